@@ -1,0 +1,3 @@
+//! MANA.
+#![no_std]
+#![allow(missing_docs)]

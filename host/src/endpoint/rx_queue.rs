@@ -1,0 +1,103 @@
+//! The receive buffers that a device posted and the host still holds.
+
+use std::collections::VecDeque;
+
+use super::{Completions, RxFlags, RxPacket, Segment};
+use crate::bindings::manatee::device::types::RxBuffer;
+
+/// Posted receive buffers, first in first out.
+#[derive(Debug, Default)]
+pub struct RxQueue {
+    buffers: VecDeque<RxBuffer>,
+    segments: VecDeque<Segment>,
+}
+
+/// The buffer at the front of an [`RxQueue`].
+#[derive(Debug)]
+pub struct Posted<'a> {
+    queue: &'a mut RxQueue,
+}
+
+impl RxQueue {
+    /// The most buffers that a queue holds.
+    pub const MAX_BUFFERS: usize = 4096;
+    /// The most segments that all buffers of a queue have together.
+    pub const MAX_SEGMENTS: usize = 16 * Self::MAX_BUFFERS;
+
+    /// An empty queue.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes as many buffers as fit, from the front, with their segments.
+    /// Returns how many, or None if the segments do not add up.
+    pub fn post(&mut self, buffers: &[RxBuffer], segments: &[Segment]) -> Option<u32> {
+        let claimed: usize = buffers.iter().map(|b| usize::from(b.segments)).sum();
+        if claimed != segments.len() || buffers.iter().any(|b| b.segments == 0) {
+            return None;
+        }
+        let mut rest = segments;
+        let mut taken = 0;
+        for buffer in buffers {
+            let count = usize::from(buffer.segments);
+            if self.buffers.len() >= Self::MAX_BUFFERS
+                || self.segments.len() + count > Self::MAX_SEGMENTS
+            {
+                break;
+            }
+            let (own, later) = rest.split_at(count);
+            self.buffers.push_back(*buffer);
+            self.segments.extend(own);
+            rest = later;
+            taken += 1;
+        }
+        Some(taken)
+    }
+
+    /// The buffer to fill next.
+    pub fn front(&mut self) -> Option<Posted<'_>> {
+        (!self.buffers.is_empty()).then_some(Posted { queue: self })
+    }
+
+    /// Number of buffers.
+    pub fn len(&self) -> usize {
+        self.buffers.len()
+    }
+
+    /// Whether no buffer is posted.
+    pub fn is_empty(&self) -> bool {
+        self.buffers.is_empty()
+    }
+
+    /// Forgets every buffer.
+    pub fn clear(&mut self) {
+        self.buffers.clear();
+        self.segments.clear();
+    }
+}
+
+impl Posted<'_> {
+    /// Where its bytes go.
+    pub fn segments(&self) -> impl Iterator<Item = Segment> + Clone + '_ {
+        self.queue.segments.iter().take(self.count()).copied()
+    }
+
+    /// How many bytes it holds.
+    pub fn capacity(&self) -> u64 {
+        self.segments().map(|s| u64::from(s.length)).sum()
+    }
+
+    /// Takes it off the queue and notes that it holds a packet of `length`
+    /// bytes on the wire.
+    pub fn complete(self, length: u32, flags: RxFlags, done: &mut Completions) {
+        let count = self.count();
+        self.queue.segments.drain(..count);
+        if let Some(buffer) = self.queue.buffers.pop_front() {
+            done.received.push(RxPacket { id: buffer.id, length, flags });
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.queue.buffers.front().map_or(0, |b| b.segments.into())
+    }
+}

@@ -1,0 +1,8 @@
+//! Manatee: a virtual network adapter as a sandboxed WebAssembly component.
+
+pub mod bindings;
+pub mod device;
+pub mod endpoint;
+pub mod interrupt;
+pub mod memory;
+pub mod pci;

@@ -63,7 +63,10 @@ impl<'a> TxBatch<'a> {
     pub fn new(packets: &'a [TxPacket], segments: &'a [Segment]) -> Result<Self, UnevenBatch> {
         let claimed = packets.iter().map(|p| usize::from(p.segments)).sum();
         if claimed != segments.len() || packets.iter().any(|p| p.segments == 0) {
-            return Err(UnevenBatch { claimed, given: segments.len() });
+            return Err(UnevenBatch {
+                claimed,
+                given: segments.len(),
+            });
         }
         Ok(Self { packets, segments })
     }

@@ -72,7 +72,10 @@ impl IoVecs {
         segments: impl IntoIterator<Item = Segment>,
     ) -> Result<Filled<'a>, Fault> {
         self.list.clear();
-        self.list.push(libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() });
+        self.list.push(libc::iovec {
+            iov_base: head.as_mut_ptr().cast(),
+            iov_len: head.len(),
+        });
         self.fill(head.len() as u64, memory, segments, Access::Write)
     }
 
@@ -94,7 +97,12 @@ impl IoVecs {
                 });
             })?;
         }
-        Ok(Filled { list, length, access, borrows: PhantomData })
+        Ok(Filled {
+            list,
+            length,
+            access,
+            borrows: PhantomData,
+        })
     }
 }
 

@@ -7,8 +7,12 @@
 //! kernel as an [`IoVecs`].
 
 mod iovec;
+mod span;
+#[cfg(test)]
+pub(crate) mod tests;
 
-pub use iovec::IoVecs;
+pub use iovec::{Filled, IoVecError, IoVecs};
+pub use span::Span;
 
 use std::fs::File;
 use std::ops::Range;
@@ -258,6 +262,32 @@ impl GuestMemory {
             slice.copy_from(now);
             rest = later;
         })
+    }
+
+    /// Copies from guest memory to guest memory; all or nothing. The ranges
+    /// may overlap; what arrives is undefined then.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if part of a range can't be accessed.
+    pub fn copy(&self, from: u64, to: u64, length: u64) -> Result<(), Fault> {
+        self.check(from, length, Access::Read)?;
+        self.check(to, length, Access::Write)?;
+        let mut at = to;
+        let mut fault = Ok(());
+        self.walk(from, length, Access::Read, |source| {
+            let mut done = 0;
+            let piece = self.walk(at, source.len() as u64, Access::Write, |target| {
+                // In bounds: the inner walk covers exactly `source`.
+                if let Ok(part) = source.subslice(done, target.len()) {
+                    part.copy_to_volatile_slice(target);
+                }
+                done += target.len();
+            });
+            fault = fault.and(piece);
+            at += source.len() as u64;
+        })?;
+        fault
     }
 
     /// Whether the whole range can be accessed.

@@ -4,12 +4,26 @@
 //! or of a posted buffer and moves the bytes there itself, so that payload
 //! never passes through the sandbox.
 
+mod checksum;
+mod counters;
+mod head;
+mod headers;
+mod loopback;
+mod null;
+mod offload;
+mod rx_flags;
 mod rx_queue;
+mod tap;
+mod vnet;
 
 pub use crate::bindings::manatee::device::types::{
     Offloads, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
+pub use counters::{Counters, RxCounters, TxCounters};
+pub use loopback::Loopback;
+pub use null::Null;
 pub use rx_queue::{Posted, RxQueue};
+pub use tap::{Tap, TapError};
 
 use std::os::fd::BorrowedFd;
 

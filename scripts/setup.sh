@@ -102,7 +102,7 @@ install_wasm() {
 }
 
 plan_build() {
-    command -v rustc cargo >/dev/null || die "Rust is missing: install it with rustup, see the README"
+    { command -v rustc && command -v cargo; } >/dev/null || die "Rust is missing: install it with rustup, see the README"
     command -v cc >/dev/null ||
         need install_linker "a C compiler and linker, which cargo calls: Debian's gcc (needs root; about 20 s)"
     if has_wasm_target; then

@@ -46,6 +46,7 @@ fn write(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
     image.console()?;
     image.program("init", include_bytes!("../guest/init"))?;
     image.program("agent", include_bytes!("../guest/agent"))?;
+    image.program("commands", include_bytes!("../guest/commands"))?;
     let tools = assets.tools();
     image.copy("busybox/busybox", &tools.join("usr/bin/busybox"))?;
     image.copy("busybox/sh", &tools.join("usr/bin/busybox"))?;

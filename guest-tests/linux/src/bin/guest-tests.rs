@@ -5,7 +5,7 @@
 //! share one; after a failure the next test gets a fresh one.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
@@ -21,6 +21,12 @@ const ONE_PORT: Plan = Plan {
     device: Device::Manatee,
     ports: 1,
     cpus: 1,
+};
+
+/// A device with two interfaces.
+const TWO_PORTS: Plan = Plan {
+    ports: 2,
+    ..ONE_PORT
 };
 
 /// Checks the device against a stock Linux guest.
@@ -115,8 +121,7 @@ impl Tests {
 
     /// Runs `test` in a guest of `plan`, the last test's if that was such a one.
     fn in_guest(&self, plan: Plan, test: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
-        // A test that panicked has left the guest in no known state.
-        let mut slot = self.lab.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slot();
         let mut lab = match slot.take() {
             Some((last, lab)) if last == plan => lab,
             other => {
@@ -127,6 +132,18 @@ impl Tests {
         test(&mut lab).map_err(|error| lab.with_evidence(error))?;
         *slot = Some((plan, lab));
         Ok(())
+    }
+
+    /// Runs `test` after taking down the last test's guest.
+    fn without_guest(&self, test: impl FnOnce(&Arc<Stage>) -> Result<()>) -> Result<()> {
+        let mut slot = self.slot();
+        *slot = None;
+        test(&self.stage)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<(Plan, Lab)>> {
+        // A test that panics has taken its guest out of the slot, and down.
+        self.lab.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

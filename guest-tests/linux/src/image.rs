@@ -29,7 +29,7 @@ const TOOLS: [&str; 4] = [
 ];
 
 /// Modules that the guest gets when its kernel has them.
-const MODULES: [&str; 4] = ["mana", "8021q", "virtio_net", "vmxnet3"];
+const MODULES: [&str; 4] = ["mana", "8021q", "virtio_net", "virtio_pci"];
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
@@ -59,6 +59,8 @@ fn write(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
             &kernel.release,
             &tree.with_dependencies(&wanted)?,
         )?;
+        let list = format!("lib/modules/{}/modules.builtin", kernel.release);
+        image.program(&list, tree.builtin().as_bytes())?;
     }
     for empty in ["dev", "proc", "sys", "tmp"] {
         image.directory(empty)?;

@@ -36,6 +36,14 @@ impl Device {
             Self::VirtioNet => "virtio_net",
         }
     }
+
+    /// The modules to load, the driver last.
+    fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Manatee => &["mana"],
+            Self::VirtioNet => &["virtio_pci", "virtio_net"],
+        }
+    }
 }
 
 /// What to set up.
@@ -133,7 +141,9 @@ impl Lab {
     /// Loads the driver and finds the interfaces.
     pub fn load_driver(&mut self) -> Result<()> {
         let vm = self.vm.as_mut().context("no machine runs")?;
-        vm.sh(&format!("modprobe {}", self.plan.device.driver()))?;
+        for module in self.plan.device.modules() {
+            vm.sh(&format!("modprobe {module}"))?;
+        }
         for port in &mut self.ports {
             port.interface = checks::interface_with(vm, &port.mac)?;
         }

@@ -13,6 +13,7 @@ use walkdir::WalkDir;
 pub struct ModuleTree {
     dir: PathBuf,
     files: BTreeMap<String, PathBuf>,
+    builtin: String,
 }
 
 /// One module, ready for a guest.
@@ -53,7 +54,17 @@ impl ModuleTree {
                 files.insert(name, path);
             }
         }
-        Ok(Self { dir, files })
+        let list = dir.join("modules.builtin");
+        let builtin = if list.exists() {
+            fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?
+        } else {
+            String::new()
+        };
+        Ok(Self {
+            dir,
+            files,
+            builtin,
+        })
     }
 
     /// The modules `names` and all they need, the needed ones first. What the
@@ -91,9 +102,15 @@ impl ModuleTree {
         Ok(())
     }
 
+    /// The list of what the kernel has built in, as modprobe reads it; empty if it
+    /// has none.
+    pub fn builtin(&self) -> &str {
+        &self.builtin
+    }
+
     fn is_builtin(&self, name: &str) -> bool {
-        let list = fs::read_to_string(self.dir.join("modules.builtin")).unwrap_or_default();
-        list.lines()
+        self.builtin
+            .lines()
             .any(|line| module_name(Path::new(line)).is_some_and(|builtin| builtin == name))
     }
 }

@@ -333,11 +333,6 @@ fn vmm_is_killed_and_another_connects(tests: &Tests) -> Result<()> {
     })
 }
 
-const TWO_PORTS: Plan = Plan {
-    ports: 2,
-    ..ONE_PORT
-};
-
 fn two_ports(tests: &Tests) -> Result<()> {
     tests.in_guest(TWO_PORTS, |lab| {
         let Parts { vm, ports, .. } = lab.parts()?;

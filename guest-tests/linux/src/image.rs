@@ -62,7 +62,7 @@ fn write(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
         let list = format!("lib/modules/{}/modules.builtin", kernel.release);
         image.program(&list, tree.builtin().as_bytes())?;
     }
-    for empty in ["dev", "proc", "sys", "tmp"] {
+    for empty in ["dev", "proc", "run", "sys", "tmp"] {
         image.directory(empty)?;
     }
     image.finish()

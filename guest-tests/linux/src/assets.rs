@@ -1,0 +1,92 @@
+//! What `scripts/setup.sh guest` has put below `target/guest`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The directory with QEMU, the tools and the kernels.
+pub struct Assets {
+    dir: PathBuf,
+}
+
+impl Assets {
+    /// Finds it beside the directory that this program was built into.
+    pub fn find() -> Result<Self> {
+        let program = env::current_exe().context("cannot tell where this program lies")?;
+        let target = program
+            .ancestors()
+            .nth(2)
+            .context("this program does not lie in a target directory")?;
+        let assets = Self {
+            dir: target.join("guest"),
+        };
+        for path in [
+            assets.qemu(),
+            assets.ip(),
+            assets.program("ping"),
+            assets.tools(),
+        ] {
+            assets.require(&path)?;
+        }
+        Ok(assets)
+    }
+
+    /// The QEMU that has vfio-user-pci.
+    pub fn qemu(&self) -> PathBuf {
+        self.program("qemu-system-x86_64")
+    }
+
+    /// The command `ip`, for the host's end.
+    pub fn ip(&self) -> PathBuf {
+        self.program("ip")
+    }
+
+    /// The command `ping` of iputils, for the host's end.
+    pub fn ping(&self) -> Command {
+        Command::new(self.program("ping"))
+    }
+
+    /// The tree of unpacked packages that the guest's image takes its tools from.
+    pub fn tools(&self) -> PathBuf {
+        self.dir.join("tools")
+    }
+
+    /// The unpacked package of Debian's kernel `version` (6.12, 6.1).
+    pub fn kernel(&self, version: &str) -> Result<PathBuf> {
+        let path = self.dir.join(format!("kernel-{version}"));
+        if !path.exists() {
+            bail!(
+                "{} is missing: run `scripts/setup.sh guest {version}`",
+                path.display()
+            );
+        }
+        Ok(path)
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.dir.join("bin").join(name)
+    }
+
+    fn require(&self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            bail!("{} is missing: run `just setup`", path.display());
+        }
+        Ok(())
+    }
+}
+
+/// The program `manatee` that was built beside this one.
+pub fn manatee_beside_this_program() -> Result<PathBuf> {
+    let path = env::current_exe()
+        .context("cannot tell where this program lies")?
+        .with_file_name("manatee");
+    if !path.exists() {
+        bail!(
+            "{} is missing: run `just build`, or name one with --manatee",
+            path.display()
+        );
+    }
+    Ok(path)
+}

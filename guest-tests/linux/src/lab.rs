@@ -1,0 +1,266 @@
+//! A guest on the network: TAP interfaces, the device's process, the machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::assets::Assets;
+use crate::checks::{self, Ping};
+use crate::netns::{Family, Subnet, Tap};
+use crate::qemu::{Machine, Nic, Vm};
+use crate::serve::{PortArgument, Serve};
+use crate::stage::Stage;
+use crate::tcp;
+
+/// How much of each log a failure shows.
+const EVIDENCE_LINES: usize = 40;
+
+/// The bytes that a quick look at the network sends each way through TCP.
+const QUICK_TCP: usize = 1 << 20;
+
+/// What emulates the guest's network adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The wasm device, served by `manatee serve`.
+    Manatee,
+    /// QEMU's own virtio-net.
+    VirtioNet,
+}
+
+impl Device {
+    /// The Linux driver for it, by the name of its module.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::Manatee => "mana",
+            Self::VirtioNet => "virtio_net",
+        }
+    }
+
+    /// The modules to load, the driver last.
+    fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Manatee => &["mana"],
+            Self::VirtioNet => &["virtio_pci", "virtio_net"],
+        }
+    }
+}
+
+/// What to set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The adapter.
+    pub device: Device,
+    /// How many ports it has, each with a TAP interface of its own.
+    pub ports: u8,
+    /// How many processors the guest has.
+    pub cpus: u8,
+}
+
+/// One port of the device.
+pub struct Port {
+    /// The host's end.
+    pub tap: Tap,
+    /// The guest's MAC address.
+    pub mac: String,
+    /// The guest's interface, once its driver is loaded.
+    pub interface: String,
+}
+
+/// The whole set-up; dropping it takes everything down.
+pub struct Lab {
+    // In the order in which they have to go.
+    vm: Option<Vm>,
+    serve: Option<Serve>,
+    ports: Vec<Port>,
+    plan: Plan,
+    dir: PathBuf,
+    stage: Arc<Stage>,
+}
+
+/// What the checks work on.
+pub struct Parts<'a> {
+    /// The running machine.
+    pub vm: &'a mut Vm,
+    /// Its ports.
+    pub ports: &'a [Port],
+    /// The host's tools.
+    pub assets: &'a Assets,
+}
+
+impl Lab {
+    /// Makes the TAP interfaces.
+    pub fn new(stage: &Arc<Stage>, plan: Plan) -> Result<Self> {
+        let ports = (0..plan.ports)
+            .map(|number| Port::create(stage, number))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            vm: None,
+            serve: None,
+            ports,
+            plan,
+            dir: stage.sandbox.run_dir().to_owned(),
+            stage: Arc::clone(stage),
+        })
+    }
+
+    /// Makes everything, up to a network that works.
+    pub fn start(stage: &Arc<Stage>, plan: Plan) -> Result<Self> {
+        let mut lab = Self::new(stage, plan)?;
+        match lab.start_all() {
+            Ok(()) => Ok(lab),
+            Err(error) => Err(lab.with_evidence(error)),
+        }
+    }
+
+    /// Starts `manatee serve` on the ports.
+    pub fn start_serve(&mut self) -> Result<()> {
+        let ports: Vec<PortArgument<'_>> = self.ports.iter().map(Port::argument).collect();
+        self.serve = Some(Serve::start(&self.stage.manatee, &self.dir, &ports)?);
+        Ok(())
+    }
+
+    /// Starts a machine and waits until its guest answers; returns its kernel's version.
+    pub fn start_vm(&mut self) -> Result<String> {
+        let machine = Machine {
+            qemu: &self.stage.assets.qemu(),
+            kernel: &self.stage.kernel.image,
+            initramfs: &self.stage.initramfs,
+            cpus: self.plan.cpus,
+            nics: &self.nics()?,
+        };
+        let vm = self.vm.insert(Vm::start(&machine, &self.dir)?);
+        vm.wait_for_boot()
+    }
+
+    /// Kills the machine without warning the device.
+    pub fn kill_vm(&mut self) {
+        self.vm = None;
+    }
+
+    /// Loads the driver and finds the interfaces.
+    pub fn load_driver(&mut self) -> Result<()> {
+        let vm = self.vm.as_mut().context("no machine runs")?;
+        for module in self.plan.device.modules() {
+            vm.sh(&format!("modprobe {module}"))?;
+        }
+        for port in &mut self.ports {
+            port.interface = checks::interface_with(vm, &port.mac)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the guest's interfaces their addresses and waits for the first answers.
+    pub fn configure(&mut self) -> Result<()> {
+        let Parts { vm, ports, .. } = self.parts()?;
+        for port in ports {
+            checks::configure(vm, &port.interface, port.tap.subnet())?;
+            checks::wait_reachable(vm, port.tap.subnet())?;
+        }
+        Ok(())
+    }
+
+    /// A quick look whether everything works: pings both ways, and TCP both ways,
+    /// with either protocol on every port.
+    pub fn network_works(&mut self) -> Result<()> {
+        let Parts { vm, ports, assets } = self.parts()?;
+        for port in ports {
+            for family in Family::BOTH {
+                checks::ping_both_ways(assets, vm, port.tap.subnet(), family, Ping::default())?;
+                tcp::there_and_back(vm, port.tap.subnet(), family, QUICK_TCP)?;
+            }
+        }
+        self.check_serve()
+    }
+
+    /// The running machine and what belongs to it.
+    pub fn parts(&mut self) -> Result<Parts<'_>> {
+        Ok(Parts {
+            vm: self.vm.as_mut().context("no machine runs")?,
+            ports: &self.ports,
+            assets: &self.stage.assets,
+        })
+    }
+
+    /// What it was made from.
+    pub fn stage(&self) -> &Arc<Stage> {
+        &self.stage
+    }
+
+    /// Fails if `manatee serve` should run and does not.
+    pub fn check_serve(&mut self) -> Result<()> {
+        self.serve.as_mut().map_or(Ok(()), Serve::check_running)
+    }
+
+    /// Stops the machine, then `manatee serve`, which has to end cleanly.
+    pub fn stop(&mut self) -> Result<()> {
+        self.kill_vm();
+        self.serve.take().map_or(Ok(()), Serve::stop)
+    }
+
+    /// Adds the ends of the guest's console and of the host's log to an error.
+    pub fn with_evidence(&self, error: anyhow::Error) -> anyhow::Error {
+        let mut text = format!("{error:#}");
+        let console = self.vm.as_ref().map(|vm| vm.console().tail(EVIDENCE_LINES));
+        let log = self
+            .serve
+            .as_ref()
+            .map(|serve| serve.log().tail(EVIDENCE_LINES));
+        for (name, end) in [("the guest's console", console), ("manatee's log", log)] {
+            if let Some(end) = end {
+                text += &format!("\n--- the end of {name}:\n{end}\n---");
+            }
+        }
+        anyhow::Error::msg(text)
+    }
+
+    fn start_all(&mut self) -> Result<()> {
+        if self.plan.device == Device::Manatee {
+            self.start_serve()?;
+        }
+        let kernel = self.start_vm()?;
+        ensure!(
+            kernel == self.stage.kernel.release,
+            "the guest runs kernel {kernel}, not {}",
+            self.stage.kernel.release
+        );
+        self.load_driver()?;
+        self.configure()
+    }
+
+    fn nics(&self) -> Result<Vec<Nic>> {
+        if self.plan.device == Device::VirtioNet {
+            return Ok(self.ports.iter().map(Port::virtio).collect());
+        }
+        let serve = self.serve.as_ref().context("manatee serve does not run")?;
+        Ok(vec![Nic::VfioUser {
+            socket: serve.socket().to_owned(),
+        }])
+    }
+}
+
+impl Port {
+    fn create(stage: &Stage, number: u8) -> Result<Self> {
+        let (name, subnet) = (format!("tap{number}"), Subnet::new(number));
+        Ok(Self {
+            tap: Tap::create(&stage.sandbox, &stage.assets.ip(), &name, subnet)?,
+            // Locally administered.
+            mac: format!("02:6d:61:6e:61:{number:02x}"),
+            interface: String::new(),
+        })
+    }
+
+    fn argument(&self) -> PortArgument<'_> {
+        PortArgument {
+            tap: self.tap.name(),
+            mac: &self.mac,
+        }
+    }
+
+    fn virtio(&self) -> Nic {
+        Nic::VirtioNet {
+            tap: self.tap.name().to_owned(),
+            mac: self.mac.clone(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a person reads: one line a step, with its time.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// Prints steps as they happen.
+pub struct Report {
+    begun: Instant,
+}
+
+impl Report {
+    /// Starts the clock.
+    pub fn begin(title: &str) -> Self {
+        println!("{title}");
+        Self {
+            begun: Instant::now(),
+        }
+    }
+
+    /// Does a step that has a result besides the words for the report.
+    pub fn step_with<T>(
+        &self,
+        name: &str,
+        step: impl FnOnce() -> Result<(T, String)>,
+    ) -> Result<T> {
+        print!("  {name:<11} ");
+        // Shown before the step begins, so that a slow one can be told by name.
+        let _ = io::stdout().flush();
+        let begun = Instant::now();
+        match step() {
+            Ok((value, words)) => {
+                println!("{words} ({})", seconds(begun.elapsed()));
+                Ok(value)
+            }
+            Err(error) => {
+                println!("FAILED ({})", seconds(begun.elapsed()));
+                Err(error).with_context(|| format!("{name} failed"))
+            }
+        }
+    }
+
+    /// Does a step; what it returns is what the report says of it.
+    pub fn step(&self, name: &str, step: impl FnOnce() -> Result<String>) -> Result<()> {
+        self.step_with(name, || Ok(((), step()?)))
+    }
+
+    /// The time since the beginning.
+    pub fn total(&self) -> String {
+        seconds(self.begun.elapsed())
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}

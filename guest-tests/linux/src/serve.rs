@@ -1,0 +1,183 @@
+//! The process under test: `manatee serve`.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::deadline::Deadline;
+use crate::process::Process;
+use crate::transcript::Transcript;
+
+/// How long it may take to be ready: it compiles the component first.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long it may take to end when told to.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a wait for readiness looks whether the process still lives.
+const LIVENESS: Duration = Duration::from_millis(100);
+
+/// A running `manatee serve`.
+pub struct Serve {
+    process: Process,
+    socket: PathBuf,
+}
+
+/// One `--port` of it.
+pub struct PortArgument<'a> {
+    /// The TAP interface.
+    pub tap: &'a str,
+    /// The guest's address on it.
+    pub mac: &'a str,
+}
+
+impl Serve {
+    /// Starts `manatee` with its sockets in `dir`, and waits until it says that it is ready.
+    pub fn start(manatee: &Path, dir: &Path, ports: &[PortArgument<'_>]) -> Result<Self> {
+        let socket = dir.join("vfio-user.sock");
+        let notify_path = dir.join("notify.sock");
+        let notify = bind(&notify_path)?;
+        let mut command = Command::new(manatee);
+        command.arg("serve").arg("--socket").arg(&socket);
+        command.arg("--control").arg(dir.join("control.sock"));
+        for port in ports {
+            command
+                .arg("--port")
+                .arg(format!("tap={},mac={}", port.tap, port.mac));
+        }
+        command.env("NOTIFY_SOCKET", &notify_path);
+        let mut serve = Self {
+            process: Process::spawn("manatee serve", command)?,
+            socket,
+        };
+        if let Err(error) = serve.wait_ready(&notify) {
+            bail!("{error:#}; it printed: {}", serve.log().tail(20));
+        }
+        Ok(serve)
+    }
+
+    /// The socket for the VMM.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> &Transcript {
+        self.process.output()
+    }
+
+    /// Fails if it has ended.
+    pub fn check_running(&mut self) -> Result<()> {
+        self.process.check_running()
+    }
+
+    /// Stops it with SIGTERM; it has to end by itself, with status 0 and its
+    /// socket removed.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.check_running()?;
+        let status = self.process.terminate(STOP_WITHIN)?;
+        if !status.success() {
+            bail!(
+                "manatee serve ended with {status} on SIGTERM; its log: {}",
+                self.log().tail(20)
+            );
+        }
+        if self.socket.exists() {
+            bail!(
+                "manatee serve has left its socket {} behind",
+                self.socket.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The systemd notification protocol: a datagram whose lines hold READY=1.
+    fn wait_ready(&mut self, notify: &UnixDatagram) -> Result<()> {
+        let deadline = Deadline::after(READY_WITHIN);
+        let mut message = [0; 4096];
+        while let Some(left) = deadline.remaining() {
+            notify.set_read_timeout(Some(left.min(LIVENESS)))?;
+            match notify.recv(&mut message) {
+                Ok(count) if is_ready(&message[..count]) => return self.check_socket(),
+                Ok(_) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+                {
+                    self.process.check_running()?;
+                }
+                Err(error) => {
+                    return Err(error).context("cannot hear whether manatee serve is ready");
+                }
+            }
+        }
+        bail!("manatee serve did not say READY=1 within {READY_WITHIN:?}")
+    }
+
+    fn check_socket(&self) -> Result<()> {
+        if !self.socket.exists() {
+            bail!(
+                "manatee serve says it is ready, but {} does not exist",
+                self.socket.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+fn bind(path: &Path) -> Result<UnixDatagram> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).context("cannot remove the last notification socket");
+        }
+        _ => {}
+    }
+    UnixDatagram::bind(path).with_context(|| format!("cannot bind {}", path.display()))
+}
+
+fn is_ready(message: &[u8]) -> bool {
+    message
+        .split(|byte| *byte == b'\n')
+        .any(|line| line == b"READY=1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something that answers to `manatee serve --socket PATH ...`.
+    fn stand_in(dir: &Path, body: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = dir.join("manatee");
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn one_that_ends_at_once_is_reported_with_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let manatee = stand_in(dir.path(), "echo no such TAP: $7; exit 1");
+        let port = PortArgument {
+            tap: "t0",
+            mac: "02:00:00:00:00:01",
+        };
+        let error = Serve::start(&manatee, dir.path(), &[port])
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("no such TAP: tap=t0,mac=02:00:00:00:00:01"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn readiness_is_a_line_of_its_own() {
+        assert!(is_ready(b"STATUS=x\nREADY=1"));
+        assert!(!is_ready(b"READY=10"));
+    }
+}

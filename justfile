@@ -1,0 +1,58 @@
+# Every task a person does. `just` alone lists them.
+
+set positional-arguments
+
+target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
+
+# List the tasks
+default:
+    @just --list --unsorted
+
+# Set up all that is missing: a wasm compiler, QEMU, tools and a kernel for the guest
+setup:
+    scripts/setup.sh
+
+# Build the component and the host, optimised
+build:
+    @scripts/setup.sh build
+    cargo build --release --workspace
+
+# Show a stock Linux guest on the network: kernel=6.12 (the default), kernel=6.1, or kernel=PATH modules=DIR
+demo *settings:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    kernel=6.12 options=()
+    for setting in "$@"; do
+        case $setting in
+            kernel=*) kernel=${setting#kernel=} ;;
+            modules=*) options+=(--modules "${setting#modules=}") ;;
+            *) echo "demo: unknown setting '$setting': give kernel=6.12, kernel=6.1, or kernel=PATH modules=DIR" >&2; exit 2 ;;
+        esac
+    done
+    scripts/setup.sh build
+    case $kernel in
+        6.12 | 6.1) scripts/setup.sh guest "$kernel" ;;
+        *) scripts/setup.sh guest none ;;
+    esac
+    cargo build --release --package manatee --package manatee-guest-linux
+    "{{target}}/release/demo" --kernel "$kernel" "${options[@]}"
+
+# Run every test: those of the workspace, then the guest's
+test: setup && test-guest
+    cargo test --workspace
+
+# Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
+test-guest *arguments:
+    @scripts/setup.sh
+    cargo build --release --package manatee --package manatee-guest-linux
+    @"{{target}}/release/guest-tests" "$@"
+
+# Check the formatting, and lint with warnings as errors
+lint:
+    @scripts/setup.sh build
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Format the code
+fmt:
+    cargo fmt --all

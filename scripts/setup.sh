@@ -1,0 +1,303 @@
+#!/usr/bin/env bash
+# Sets up what Manatee needs beyond Rust itself. Run it as often as you like:
+# it does only what is missing, and says what it does before it starts.
+#
+#   scripts/setup.sh                      everything
+#   scripts/setup.sh build                what `cargo build` needs: a compiler for wasm32-unknown-unknown
+#   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
+#                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
+#
+# The guest's part never needs root and installs nothing: Debian packages are
+# fetched with apt-get into a private state directory, from the mirror that
+# this machine already uses, and unpacked below target/guest.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+guest=${CARGO_TARGET_DIR:-$root/target}/guest
+wasm_target=wasm32-unknown-unknown
+
+# --- saying what happens ----------------------------------------------------
+
+now() { echo "${EPOCHREALTIME/[.,]/}"; }
+since() { local us=$(($(now) - $1)); printf '%d.%d s' $((us / 1000000)) $((us / 100000 % 10)); }
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
+
+steps=()   # names of the functions still to run
+plan=()    # what to tell about each of them
+
+# need STEP_FUNCTION TEXT...: remembers a step that is missing.
+need() { steps+=("$1"); shift; plan+=("$*"); }
+
+run_plan() {
+    if [ ${#steps[@]} -eq 0 ]; then
+        say "nothing is missing ($(since "$started"))"
+        return
+    fi
+    local step text begun
+    say "to do:"
+    for text in "${plan[@]}"; do say "  - $text"; done
+    for step in "${steps[@]}"; do
+        begun=$(now)
+        case $step in
+            kernel_*) fetch_kernel "${step#kernel_}" ;;
+            *) "$step" ;;
+        esac
+        say "$done_what ($(since "$begun"))"
+    done
+    say "done ($(since "$started"))"
+}
+
+# quietly COMMAND...: shows the command's output only when it fails.
+quietly() {
+    local output
+    if ! output=$("$@" 2>&1); then
+        printf '%s\n' "$output" >&2
+        die "failed: $*"
+    fi
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "this needs root and there is no sudo; as root, run: $*"
+    fi
+}
+
+apt_install() {
+    command -v apt-get >/dev/null || die "no apt-get here; install by your system's means what stands for Debian's $*"
+    quietly as_root apt-get update
+    quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
+# --- build: a compiler for wasm32-unknown-unknown ---------------------------
+
+has_wasm_target() {
+    [ -d "$(rustc --print sysroot)/lib/rustlib/$wasm_target/lib" ]
+}
+
+# Debian's own compiler, with which the standard library is built from source.
+has_debian_rust() {
+    [ -x /usr/bin/rustc ] && [ -x /usr/bin/cargo ] &&
+        [ -f "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/core/src/lib.rs" ]
+}
+
+install_linker() {
+    apt_install gcc libc6-dev
+    done_what="linker: Debian's gcc"
+}
+
+install_wasm() {
+    if command -v rustup >/dev/null && timeout 300 rustup target add "$wasm_target" >/dev/null 2>&1 && has_wasm_target; then
+        done_what="wasm compiler: rustup's own toolchain, target $wasm_target added"
+        return
+    fi
+    say "wasm compiler: rustup cannot add $wasm_target here, so Debian's own compiler is taken"
+    apt_install rustc-web cargo-web rust-web-src
+    has_debian_rust || die "Debian's rustc-web, cargo-web and rust-web-src are installed, yet the library's source is not where /usr/bin/rustc looks for it"
+    done_what="wasm compiler: Debian's rustc-web, which builds the standard library from source"
+}
+
+plan_build() {
+    { command -v rustc && command -v cargo; } >/dev/null || die "Rust is missing: install it with rustup, see the README"
+    command -v cc >/dev/null ||
+        need install_linker "a C compiler and linker, which cargo calls: Debian's gcc (needs root; about 20 s)"
+    if has_wasm_target; then
+        say "wasm compiler: rustup's own toolchain has $wasm_target"
+    elif has_debian_rust; then
+        say "wasm compiler: Debian's rustc-web"
+    else
+        need install_wasm "a compiler for $wasm_target, for the device: by rustup (10 s), or if that cannot be, Debian's rustc-web cargo-web rust-web-src (needs root; about 40 s)"
+    fi
+}
+
+# --- guest: packages fetched privately --------------------------------------
+
+# shellcheck disable=SC2016 # apt-get fills these in, not the shell
+debian_sources() {
+    apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)' 'Created-By: Packages'
+}
+
+# The mirror this machine's own apt uses for Debian itself. Before the first
+# `apt-get update` apt knows no origins yet, so the suite's name decides.
+debian_mirror() {
+    local codename
+    # shellcheck source=/dev/null
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")
+    debian_sources | awk -F'|' -v codename="$codename" '
+        $4 != "main" { next }
+        $1 == "Debian" && $2 == "Debian" { print $5; found = 1; exit }
+        !guess && $5 !~ /security/ && ($3 == codename || $3 ~ /^(stable|testing|unstable|sid)$/) { guess = $5 }
+        END { if (!found && guess) print guess }'
+}
+
+# The keyring named beside that mirror in apt's sources, or Debian's usual one.
+debian_keyring() {
+    local file keyring
+    for file in $(grep -rlsF "${1%/}" /etc/apt/sources.list /etc/apt/sources.list.d) /dev/null; do
+        keyring=$(sed -nE 's/.*[Ss]igned-[Bb]y[:=] *(\/[^] ,]+).*/\1/p' "$file" | head -n 1)
+        [ -r "$keyring" ] && echo "$keyring" && return
+    done
+    for file in /usr/share/keyrings/debian-archive-keyring.{pgp,gpg}; do
+        [ -r "$file" ] && echo "$file" && return
+    done
+    die "no keyring for Debian's archive: install debian-archive-keyring"
+}
+
+# suite NAME: makes a private apt state for that suite and prints its
+# configuration file; made once per run, so that it never grows stale.
+suite() {
+    local dir=$scratch/apt-$1 mirror keyring
+    if [ ! -e "$dir/ready" ]; then
+        command -v apt-get >/dev/null || die "no apt-get here: the guest's packages come from a Debian mirror, so run this on Debian"
+        mirror=$(debian_mirror)
+        [ -n "$mirror" ] || die "apt's sources name no Debian mirror (main), from which the guest's packages would come"
+        keyring=$(debian_keyring "$mirror")
+        mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+        : >"$dir/status"
+        echo "deb [signed-by=$keyring] $mirror $1 main" >"$dir/sources.list"
+        cat >"$dir/apt.conf" <<CONF
+Dir::State "$dir";
+Dir::State::lists "$dir/lists";
+Dir::State::status "$dir/status";
+Dir::Cache "$dir/cache";
+Dir::Etc::sourcelist "$dir/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Acquire::Languages "none";
+Acquire::Retries "3";
+APT::Sandbox::User "$(id -un)";
+APT::Install-Recommends "false";
+CONF
+        quietly apt-get -c "$dir/apt.conf" update
+        touch "$dir/ready"
+    fi
+    echo "$dir/apt.conf"
+}
+
+# unpack_with_dependencies SUITE DESTINATION PACKAGE...
+unpack_with_dependencies() {
+    local conf into=$2.part deb
+    conf=$(suite "$1")
+    quietly apt-get -c "$conf" install -y --download-only "${@:3}"
+    rm -rf "$into" "$2"
+    mkdir -p "$into"
+    for deb in "$(dirname "$conf")"/cache/archives/*.deb; do
+        dpkg-deb --extract "$deb" "$into"
+    done
+    rm "$(dirname "$conf")"/cache/archives/*.deb
+    mv "$into" "$2"
+}
+
+# wrapper NAME TREE PROGRAM [ARGUMENTS]: a command in target/guest/bin that runs
+# a program of an unpacked tree with that tree's own C library, whatever this
+# machine has. $here stands for target/guest.
+wrapper() {
+    local lib="\$here/$2/usr/lib/x86_64-linux-gnu"
+    mkdir -p "$guest/bin"
+    cat >"$guest/bin/$1.part" <<WRAPPER
+#!/bin/sh
+here=\$(dirname "\$(dirname "\$(readlink -f "\$0")")")
+exec "\$here/$2/usr/lib64/ld-linux-x86-64.so.2" --library-path "$lib" "\$here/$2/usr/$3" ${4:-} "\$@"
+WRAPPER
+    chmod +x "$guest/bin/$1.part"
+    mv "$guest/bin/$1.part" "$guest/bin/$1"
+}
+
+# --- guest: QEMU ------------------------------------------------------------
+
+has_vfio_user() { "$1" -device help 2>/dev/null | grep -q '"vfio-user-pci"'; }
+
+fetch_qemu() {
+    unpack_with_dependencies sid "$guest/qemu" qemu-system-x86
+    wrapper qemu-system-x86_64 qemu bin/qemu-system-x86_64 \
+        "-L \"\$here/qemu/usr/share/qemu\" -L \"\$here/qemu/usr/share/seabios\""
+    has_vfio_user "$guest/bin/qemu-system-x86_64" || die "Debian's QEMU in $guest/qemu does not run, or has no vfio-user-pci"
+    done_what="QEMU: Debian sid's, $("$guest/bin/qemu-system-x86_64" --version | sed -n 's/^QEMU emulator version \([^ ]*\).*/\1/p')"
+}
+
+plan_qemu() {
+    local system own=$guest/bin/qemu-system-x86_64
+    system=$(command -v qemu-system-x86_64 || true)
+    if [ -n "$system" ] && { [ "$(readlink "$own" || true)" = "$system" ] || has_vfio_user "$system"; }; then
+        ln -sfn "$system" "$own"
+        say "QEMU: the system's own, $system"
+    elif [ ! -d "$guest/qemu" ] || [ ! -x "$own" ]; then
+        need fetch_qemu "QEMU with vfio-user-pci, to run the guest: Debian sid's, unpacked privately (43 MB to fetch, about 10 s)"
+    fi
+}
+
+# --- guest: tools on both sides of the wire ---------------------------------
+
+tools=(busybox-static ethtool iproute2 iputils-ping netcat-openbsd)
+
+fetch_tools() {
+    unpack_with_dependencies trixie "$guest/tools" "${tools[@]}"
+    wrapper ip tools bin/ip
+    wrapper ping tools bin/ping
+    echo "${tools[*]}" >"$guest/tools/packages"
+    done_what="guest tools: ${tools[*]}"
+}
+
+plan_tools() {
+    [ "$(cat "$guest/tools/packages" 2>/dev/null || true)" = "${tools[*]}" ] ||
+        need fetch_tools "tools for the guest's image and the host's end of the network: ${tools[*]}, unpacked privately (12 MB to fetch, about 5 s)"
+}
+
+# --- guest: kernels ---------------------------------------------------------
+
+fetch_kernel() {
+    local suite conf package into=$guest/kernel-$1
+    case $1 in
+        6.1) suite=bookworm ;;
+        6.12) suite=trixie ;;
+    esac
+    conf=$(suite "$suite")
+    package=$(apt-cache -c "$conf" pkgnames "linux-image-$1." | grep -E -- '-cloud-amd64-unsigned$' | sort -V | tail -n 1)
+    [ -n "$package" ] || die "Debian $suite has no cloud kernel $1"
+    (cd "$scratch" && quietly apt-get -c "$conf" download "$package")
+    rm -rf "$into" "$into.part"
+    dpkg-deb --extract "$scratch/$package"_*.deb "$into.part"
+    mv "$into.part" "$into"
+    done_what="kernel: $package of Debian $suite"
+}
+
+plan_kernel() {
+    case $1 in
+        none) ;;
+        6.1 | 6.12)
+            [ -d "$guest/kernel-$1" ] ||
+                need "kernel_$1" "Debian's cloud kernel $1 with its modules, for the guest (35 MB to fetch, about 5 s)" ;;
+        *) die "unknown kernel '$1': give 6.12, 6.1 or none" ;;
+    esac
+}
+
+plan_guest() {
+    [ "$(uname -m)" = x86_64 ] || die "the guest's packages are for x86_64; this machine is $(uname -m)"
+    mkdir -p "$guest/bin"
+    exec 9>"$guest/.lock"
+    flock 9 # one set-up at a time
+    rm -rf "$guest"/scratch.* # left by one that was interrupted
+    scratch=$(mktemp -d "$guest/scratch.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    plan_qemu
+    plan_tools
+    local kernel
+    for kernel in "${@:-6.12}"; do plan_kernel "$kernel"; done
+}
+
+# ----------------------------------------------------------------------------
+
+started=$(now)
+case ${1:-all} in
+    all) plan_build; plan_guest ;;
+    build) plan_build ;;
+    guest) plan_guest "${@:2}" ;;
+    -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
+    *) die "unknown part '$1': give build, guest, or nothing for both" ;;
+esac
+run_plan

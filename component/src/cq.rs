@@ -26,7 +26,11 @@ impl Position {
     /// A new ring: the driver sees owner 0 in its zeroed memory, so the first
     /// lap is 1 (`INITIALIZED_OWNER_BIT`).
     pub fn new(entries: u32) -> Self {
-        Self { entries, head: entries, tail: entries }
+        Self {
+            entries,
+            head: entries,
+            tail: entries,
+        }
     }
 
     fn mask(self) -> u32 {
@@ -178,7 +182,11 @@ impl Cq {
             .with_is_sq(completes.is_sq)
             .with_owner(self.position.owner());
         let last = u64::from(rest) | u64::from(info.into_bits()) << 32;
-        if self.ring.publish(platform, index * CQE_SIZE, words, last).is_err() {
+        if self
+            .ring
+            .publish(platform, index * CQE_SIZE, words, last)
+            .is_err()
+        {
             self.lost.hit();
         }
         self.completed[index as usize] = completes.end;

@@ -117,7 +117,10 @@ impl<P: Platform> Device<P> {
         }
         let map = register_map();
         let mut value = [0; 8];
-        let bytes = map.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX)).take(width);
+        let bytes = map
+            .iter()
+            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
+            .take(width);
         for (to, from) in value.iter_mut().zip(bytes) {
             *to = *from;
         }
@@ -170,7 +173,9 @@ impl<P: Platform> Device<P> {
 
     /// A port's link went up or down.
     pub fn link_changed(&mut self, port: u32, up: bool) {
-        let Some(vport) = self.nic.vports.get_mut(port as usize) else { return };
+        let Some(vport) = self.nic.vports.get_mut(port as usize) else {
+            return;
+        };
         if core::mem::replace(&mut vport.config.link_up, up) == up {
             return;
         }
@@ -203,8 +208,23 @@ impl<P: Platform> Device<P> {
     }
 
     fn split(&mut self) -> (Option<&mut Hwc>, Context<'_, P>) {
-        let Self { platform, queues, regions, nic, hwc, .. } = self;
-        (hwc.as_mut(), Context { platform, queues, regions, nic })
+        let Self {
+            platform,
+            queues,
+            regions,
+            nic,
+            hwc,
+            ..
+        } = self;
+        (
+            hwc.as_mut(),
+            Context {
+                platform,
+                queues,
+                regions,
+                nic,
+            },
+        )
     }
 
     /// Ends every call: tells the driver what happened, once.
@@ -230,7 +250,10 @@ impl<P: Platform> Device<P> {
         if status != wire_smc::Status::Success {
             self.platform.log(
                 Level::Warn,
-                format_args!("shared-memory request {} failed: {status:?}", header.msg_type()),
+                format_args!(
+                    "shared-memory request {} failed: {status:?}",
+                    header.msg_type()
+                ),
             );
         }
         self.smc.respond(header, status);
@@ -243,8 +266,8 @@ impl<P: Platform> Device<P> {
         if self.hwc.is_some() {
             return Err(wire_smc::Status::AlreadyEstablished);
         }
-        let message = wire_smc::EstablishHwc::unpack(self.smc.bytes())
-            .ok_or(wire_smc::Status::BadAddress)?;
+        let message =
+            wire_smc::EstablishHwc::unpack(self.smc.bytes()).ok_or(wire_smc::Status::BadAddress)?;
         match Hwc::establish(&mut self.context(), &message) {
             Ok(hwc) => {
                 self.hwc = Some(hwc);
@@ -289,12 +312,14 @@ impl<P: Platform> Device<P> {
             doorbell::RQ_CLIENT_DATA => {}
             doorbell::CQ => {
                 let bell = RingDoorbell::from_bits(value);
-                self.queues.ring_cq(&mut self.platform, bell.id(), bell.tail(), bell.arm());
+                self.queues
+                    .ring_cq(&mut self.platform, bell.id(), bell.tail(), bell.arm());
             }
             doorbell::EQ => {
                 let bell = RingDoorbell::from_bits(value);
                 let id = bell.id() & 0xffff;
-                self.queues.ring_eq(&mut self.platform, id, bell.tail(), bell.arm());
+                self.queues
+                    .ring_eq(&mut self.platform, id, bell.tail(), bell.arm());
             }
             _ => self.stray(DOORBELLS + offset, 8),
         }
@@ -303,7 +328,9 @@ impl<P: Platform> Device<P> {
     fn ring_sq(&mut self, bell: WqDoorbell) {
         let wq = self.queues.sq(bell.id());
         let rung = wq.and_then(|wq| wq.ring_doorbell(bell.tail()).then_some(wq.client));
-        let Some(client) = rung else { return self.bad_doorbell("SQ", bell) };
+        let Some(client) = rung else {
+            return self.bad_doorbell("SQ", bell);
+        };
         match client {
             Client::Hwc => self.process_hwc(),
             Client::Nic(key) => self.process_send(key),
@@ -314,7 +341,9 @@ impl<P: Platform> Device<P> {
     fn ring_rq(&mut self, bell: WqDoorbell) {
         let wq = self.queues.rq(bell.id());
         let rung = wq.and_then(|wq| wq.ring_doorbell(bell.tail()).then_some(wq.client));
-        let Some(client) = rung else { return self.bad_doorbell("RQ", bell) };
+        let Some(client) = rung else {
+            return self.bad_doorbell("RQ", bell);
+        };
         match client {
             Client::Hwc => self.process_hwc(),
             Client::Nic(key) => rx::post_buffers(&mut self.context(), key),
@@ -335,7 +364,8 @@ impl<P: Platform> Device<P> {
     }
 
     fn bad_doorbell(&mut self, what: &str, bell: WqDoorbell) {
-        self.queues.bad_doorbell(&mut self.platform, what, bell.id(), bell.tail());
+        self.queues
+            .bad_doorbell(&mut self.platform, what, bell.id(), bell.tail());
     }
 
     fn stray(&mut self, offset: u64, width: u8) {

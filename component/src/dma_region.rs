@@ -59,7 +59,11 @@ impl Shape {
         {
             return Err(Status::InvalidParameter);
         }
-        if self.page_count > MAX_REGION_PAGES { Err(Status::NoResources) } else { Ok(()) }
+        if self.page_count > MAX_REGION_PAGES {
+            Err(Status::NoResources)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -77,9 +81,7 @@ impl DmaRegions {
         pages: &[u64],
     ) -> Result<(u64, bool), Status> {
         shape.check()?;
-        if self.regions.len() >= MAX_REGIONS
-            || self.pages + shape.page_count as usize > MAX_PAGES
-        {
+        if self.regions.len() >= MAX_REGIONS || self.pages + shape.page_count as usize > MAX_PAGES {
             return Err(Status::NoResources);
         }
         self.generation = self.generation.wrapping_add(1).max(1);
@@ -140,7 +142,11 @@ impl DmaRegions {
             && region.length == u64::from(size)
             && size >= PAGE_SIZE
             && size.is_power_of_two();
-        if fits { Ok(()) } else { Err(Status::InvalidParameter) }
+        if fits {
+            Ok(())
+        } else {
+            Err(Status::InvalidParameter)
+        }
     }
 
     /// Takes the pages of a region for a queue; the region is gone, its pages
@@ -190,7 +196,10 @@ impl Region {
         if pages.is_empty() || self.pages.len() + pages.len() > self.page_count as usize {
             return Err(Status::InvalidParameter);
         }
-        if pages.iter().any(|page| !page.is_multiple_of(PAGE_SIZE.into())) {
+        if pages
+            .iter()
+            .any(|page| !page.is_multiple_of(PAGE_SIZE.into()))
+        {
             return Err(Status::InvalidParameter);
         }
         let mut all: Vec<u64> = self.pages.iter().chain(pages).copied().collect();
@@ -199,7 +208,10 @@ impl Region {
             return Err(Status::InvalidParameter);
         }
         let mut probe = [0; 8];
-        if pages.iter().any(|page| platform.read(*page, &mut probe).is_err()) {
+        if pages
+            .iter()
+            .any(|page| platform.read(*page, &mut probe).is_err())
+        {
             return Err(Status::InvalidAddress);
         }
         self.pages.extend_from_slice(pages);

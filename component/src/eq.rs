@@ -57,7 +57,9 @@ impl Eq {
         if self.position.full() {
             return Err(Overrun);
         }
-        let info = EqeInfo::new().with_event_type(event_type).with_owner(self.position.owner());
+        let info = EqeInfo::new()
+            .with_event_type(event_type)
+            .with_owner(self.position.owner());
         let first = u64::from(details[0]) | u64::from(details[1]) << 32;
         let last = u64::from(details[2]) | u64::from(info.into_bits()) << 32;
         let at = self.position.index() * EQE_SIZE;

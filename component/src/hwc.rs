@@ -78,7 +78,9 @@ impl Channel {
     /// Posts an event on the channel's event queue; one that does not fit is
     /// counted there.
     pub fn post(&self, ctx: &mut Context<'_, impl Platform>, event_type: u8, detail: u32) {
-        let _ = ctx.queues.post_event(ctx.platform, self.eq, event_type, [detail, 0, 0]);
+        let _ = ctx
+            .queues
+            .post_event(ctx.platform, self.eq, event_type, [detail, 0, 0]);
     }
 
     /// Whether a queue is one of the channel's own.
@@ -93,7 +95,9 @@ impl Channel {
 
     /// The event queue's boot sequence (`mana_hwc_init_event_handler`).
     fn announce(&self, ctx: &mut Context<'_, impl Platform>) {
-        let ids = InitEqIdDb::new().with_eq_id(self.eq as u16).with_doorbell(0);
+        let ids = InitEqIdDb::new()
+            .with_eq_id(self.eq as u16)
+            .with_doorbell(0);
         self.post(ctx, eqe::HWC_INIT_EQ_ID_DB, ids.into_bits());
         let data = [
             (init_data::CQID, self.cq),
@@ -126,7 +130,10 @@ impl Hwc {
     ) -> Result<Self, smc::Status> {
         let mut probe = [0; 8];
         let pages = [message.eq, message.cq, message.rq, message.sq];
-        if pages.iter().any(|page| ctx.platform.read(*page, &mut probe).is_err()) {
+        if pages
+            .iter()
+            .any(|page| ctx.platform.read(*page, &mut probe).is_err())
+        {
             return Err(smc::Status::BadAddress);
         }
         let mut create = |kind, page| {
@@ -143,8 +150,14 @@ impl Hwc {
         if let Some(wq) = ctx.queues.rq(rq) {
             wq.client = Client::Hwc;
         }
-        let channel =
-            Channel { eq, cq, sq, rq, driver_caps: 0, timeout_ms: DEFAULT_TIMEOUT_MS };
+        let channel = Channel {
+            eq,
+            cq,
+            sq,
+            rq,
+            driver_caps: 0,
+            timeout_ms: DEFAULT_TIMEOUT_MS,
+        };
         channel.announce(ctx);
         let scratch = Scratch {
             sqe: Entry::default(),
@@ -174,7 +187,9 @@ impl Hwc {
     /// Takes a buffer for a response, and a request. False if either is
     /// missing.
     fn process_one(&mut self, ctx: &mut Context<'_, impl Platform>) -> bool {
-        let Some(rq) = ctx.queues.rq(self.channel.rq) else { return false };
+        let Some(rq) = ctx.queues.rq(self.channel.rq) else {
+            return false;
+        };
         match rq.fetch(ctx.platform, &mut self.scratch.rqe) {
             Fetched::Nothing => return false,
             Fetched::Entry => {}
@@ -184,7 +199,9 @@ impl Hwc {
                 return true;
             }
         }
-        let Some(sq) = ctx.queues.sq(self.channel.sq) else { return false };
+        let Some(sq) = ctx.queues.sq(self.channel.sq) else {
+            return false;
+        };
         let fetched = sq.fetch(ctx.platform, &mut self.scratch.sqe);
         let answer = match fetched {
             Fetched::Nothing => Err(""),
@@ -214,7 +231,12 @@ impl Hwc {
     /// Returns the response's length in bytes.
     fn answer(&mut self, ctx: &mut Context<'_, impl Platform>) -> Result<u32, &'static str> {
         let length = self.read_request(ctx.platform)?;
-        let Scratch { rqe, request, response, .. } = &mut *self.scratch;
+        let Scratch {
+            rqe,
+            request,
+            response,
+            ..
+        } = &mut *self.scratch;
         let message = &request[..length];
         let (header, _) =
             ReqHeader::read_from_prefix(message).map_err(|_| "it is shorter than its header")?;
@@ -264,7 +286,11 @@ impl Hwc {
             reserved: 0,
         };
         head.copy_from_slice(resp.as_bytes());
-        scatter(ctx.platform, self.scratch.rqe.sgl(), &self.scratch.response[..length as usize])?;
+        scatter(
+            ctx.platform,
+            self.scratch.rqe.sgl(),
+            &self.scratch.response[..length as usize],
+        )?;
         Ok(length)
     }
 
@@ -283,24 +309,36 @@ impl Hwc {
         let mut rest = &mut request[..length as usize];
         for sge in sqe.sgl() {
             let (now, later) = rest.split_at_mut(sge.size as usize);
-            platform.read(sge.address, now).map_err(|_| "it is not in guest memory")?;
+            platform
+                .read(sge.address, now)
+                .map_err(|_| "it is not in guest memory")?;
             rest = later;
         }
         Ok(length as usize)
     }
 
     fn complete_send(&mut self, ctx: &mut Context<'_, impl Platform>) {
-        let Some(sq) = ctx.queues.sq(self.channel.sq) else { return };
+        let Some(sq) = ctx.queues.sq(self.channel.sq) else {
+            return;
+        };
         let end = self.scratch.sqe.end;
         sq.complete_to(end);
         let reused_below = sq.reused_below();
-        let completes = Completes { wq: self.channel.sq, is_sq: true, end, reused_below };
+        let completes = Completes {
+            wq: self.channel.sq,
+            is_sq: true,
+            end,
+            reused_below,
+        };
         let words = [0; 7];
-        ctx.queues.post_completion(ctx.platform, self.channel.cq, &words, 0, completes);
+        ctx.queues
+            .post_completion(ctx.platform, self.channel.cq, &words, 0, completes);
     }
 
     fn complete_response(&mut self, ctx: &mut Context<'_, impl Platform>, length: u32) {
-        let Some(rq) = ctx.queues.rq(self.channel.rq) else { return };
+        let Some(rq) = ctx.queues.rq(self.channel.rq) else {
+            return;
+        };
         let Entry { position, end, .. } = self.scratch.rqe;
         rq.complete_to(end);
         let reused_below = rq.reused_below();
@@ -311,13 +349,22 @@ impl Hwc {
         };
         let mut words = [0; 7];
         words.as_mut_bytes()[..size_of::<RxOob>()].copy_from_slice(oob.as_bytes());
-        let completes = Completes { wq: self.channel.rq, is_sq: false, end, reused_below };
-        ctx.queues.post_completion(ctx.platform, self.channel.cq, &words, 0, completes);
+        let completes = Completes {
+            wq: self.channel.rq,
+            is_sq: false,
+            end,
+            reused_below,
+        };
+        ctx.queues
+            .post_completion(ctx.platform, self.channel.cq, &words, 0, completes);
     }
 
     fn cannot_answer(&mut self, ctx: &mut Context<'_, impl Platform>, reason: &str) {
         if self.unanswerable.hit() {
-            ctx.platform.log(Level::Warn, format_args!("can't answer a request: {reason}"));
+            ctx.platform.log(
+                Level::Warn,
+                format_args!("can't answer a request: {reason}"),
+            );
         }
     }
 }
@@ -326,14 +373,12 @@ fn total_length(sgl: &[Sge]) -> u64 {
     sgl.iter().map(|sge| u64::from(sge.size)).sum()
 }
 
-fn scatter(
-    platform: &mut impl Platform,
-    sgl: &[Sge],
-    mut data: &[u8],
-) -> Result<(), &'static str> {
+fn scatter(platform: &mut impl Platform, sgl: &[Sge], mut data: &[u8]) -> Result<(), &'static str> {
     for sge in sgl {
         let (now, later) = data.split_at(data.len().min(sge.size as usize));
-        platform.write(sge.address, now).map_err(|_| "its response buffer is not guest memory")?;
+        platform
+            .write(sge.address, now)
+            .map_err(|_| "its response buffer is not guest memory")?;
         data = later;
     }
     Ok(())

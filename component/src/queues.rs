@@ -202,7 +202,9 @@ impl Queues {
         rest: u32,
         completes: Completes,
     ) -> bool {
-        let Some(cq) = self.cqs.get_mut(key(id)) else { return false };
+        let Some(cq) = self.cqs.get_mut(key(id)) else {
+            return false;
+        };
         let was_dirty = cq.dirty;
         let posted = cq.post(platform, words, rest, completes);
         if cq.dirty && !was_dirty {
@@ -226,7 +228,8 @@ impl Queues {
     ) -> Result<(), Status> {
         let eq = self.eqs.get_mut(key(id)).ok_or(Status::InvalidHandle)?;
         let posted = eq.post(platform, event_type, details);
-        self.note_event(platform, id, posted).map_err(|Overrun| Status::NoResources)
+        self.note_event(platform, id, posted)
+            .map_err(|Overrun| Status::NoResources)
     }
 
     /// A completion queue's doorbell.
@@ -292,13 +295,17 @@ impl Queues {
     }
 
     fn flush_cq(&mut self, platform: &mut impl Platform, id: u32) {
-        let Some(cq) = self.cqs.get_mut(key(id)) else { return };
+        let Some(cq) = self.cqs.get_mut(key(id)) else {
+            return;
+        };
         cq.dirty = false;
         if !cq.event_due() {
             return;
         }
         let Some(eq_id) = cq.eq else { return };
-        let Some(eq) = self.eqs.get_mut(key(eq_id)) else { return };
+        let Some(eq) = self.eqs.get_mut(key(eq_id)) else {
+            return;
+        };
         let posted = eq.post(platform, eqe::COMPLETION, [id, 0, 0]);
         // Without room for the event the queue stays armed, and the event
         // follows when the driver has consumed some.

@@ -70,12 +70,20 @@ impl<'a> Request<'a> {
         T::read_from_prefix(&self.message[size_of::<ReqHeader>()..]).map_err(|_| Status::TooShort)
     }
 
-    fn body_and_pages<T: FromBytes>(&self, count: impl Fn(&T) -> u32) -> Result<(T, Vec<u64>), Status> {
+    fn body_and_pages<T: FromBytes>(
+        &self,
+        count: impl Fn(&T) -> u32,
+    ) -> Result<(T, Vec<u64>), Status> {
         let (body, rest) = self.body_and_rest::<T>()?;
-        let length = (count(&body) as usize).checked_mul(8).ok_or(Status::TooShort)?;
+        let length = (count(&body) as usize)
+            .checked_mul(8)
+            .ok_or(Status::TooShort)?;
         let bytes = rest.get(..length).ok_or(Status::TooShort)?;
         let (words, _) = bytes.as_chunks();
-        Ok((body, words.iter().copied().map(u64::from_le_bytes).collect()))
+        Ok((
+            body,
+            words.iter().copied().map(u64::from_le_bytes).collect(),
+        ))
     }
 }
 
@@ -104,7 +112,11 @@ pub fn respond<T: IntoBytes + Immutable>(
 ///
 /// [`Status::ResponseTooSmall`] if not.
 pub fn check_room(body: &[u8], needed: usize) -> Result<(), Status> {
-    if body.len() < needed { Err(Status::ResponseTooSmall) } else { Ok(()) }
+    if body.len() < needed {
+        Err(Status::ResponseTooSmall)
+    } else {
+        Ok(())
+    }
 }
 
 /// Acts on a request and writes the response's body, which is zeroed. Returns
@@ -154,13 +166,26 @@ fn verify_version(
     }
     let resp = VerifyVersionResp {
         protocol_ver: PROTOCOL_V1,
-        pf_cap_flags: [cap1::HWC_TIMEOUT_RECONFIG | cap1::HW_VPORT_LINK_AWARE, 0, 0, 0],
+        pf_cap_flags: [
+            cap1::HWC_TIMEOUT_RECONFIG | cap1::HW_VPORT_LINK_AWARE,
+            0,
+            0,
+            0,
+        ],
     };
     respond(body, &resp, size_of_val(&resp))?;
     channel.driver_caps = req.drv_cap_flags[0];
     let text = |bytes: &[u8; 128]| -> Vec<u8> {
         let printable = bytes.iter().take_while(|b| **b != 0);
-        printable.map(|b| if b.is_ascii_graphic() || *b == b' ' { *b } else { b'?' }).collect()
+        printable
+            .map(|b| {
+                if b.is_ascii_graphic() || *b == b' ' {
+                    *b
+                } else {
+                    b'?'
+                }
+            })
+            .collect()
     };
     let (system, release) = (text(&req.os_ver_str[0]), text(&req.os_ver_str[1]));
     ctx.platform.log(
@@ -193,8 +218,11 @@ fn query_max_resources(body: &mut [u8]) -> Result<(), Status> {
 }
 
 fn list_devices(body: &mut [u8]) -> Result<(), Status> {
-    let mut resp =
-        ListDevicesResp { num_of_devs: 2, reserved: 0, devs: [Default::default(); 64] };
+    let mut resp = ListDevicesResp {
+        num_of_devs: 2,
+        reserved: 0,
+        devs: [Default::default(); 64],
+    };
     resp.devs[0] = DEV_HWC;
     resp.devs[1] = DEV_MANA;
     // As many of the 64 places as the driver has room for.
@@ -212,8 +240,11 @@ fn register_device(
     if ctx.nic.registered {
         return Err(Status::InvalidState);
     }
-    let resp =
-        RegisterDeviceResp { pdid: MANA_PDID, gpa_mkey: MANA_MEM_KEY, db_id: MANA_DOORBELL };
+    let resp = RegisterDeviceResp {
+        pdid: MANA_PDID,
+        gpa_mkey: MANA_MEM_KEY,
+        db_id: MANA_DOORBELL,
+    };
     respond(body, &resp, size_of_val(&resp))?;
     ctx.nic.registered = true;
     Ok(())
@@ -239,7 +270,8 @@ fn generate_test_eqe(
     request: &Request<'_>,
 ) -> Result<(), Status> {
     let req: GenerateTestEqeReq = request.body()?;
-    ctx.queues.post_event(ctx.platform, req.queue_index, eqe::TEST_EVENT, [0; 3])
+    ctx.queues
+        .post_event(ctx.platform, req.queue_index, eqe::TEST_EVENT, [0; 3])
 }
 
 fn generate_reset_eqe(
@@ -248,7 +280,12 @@ fn generate_reset_eqe(
 ) -> Result<(), Status> {
     let req: GenerateResetEqeReq = request.body()?;
     let details = [req.data, 0, 0];
-    ctx.queues.post_event(ctx.platform, req.queue_index, eqe::HWC_RESET_REQUEST, details)
+    ctx.queues.post_event(
+        ctx.platform,
+        req.queue_index,
+        eqe::HWC_RESET_REQUEST,
+        details,
+    )
 }
 
 fn create_queue(
@@ -272,8 +309,13 @@ fn create_queue(
         }
     };
     ctx.queues.check(kind)?;
-    let pages = ctx.regions.take_for_queue(req.gdma_region, req.queue_size)?;
-    let id = ctx.queues.create(ctx.platform, kind, pages).map_err(|(status, _)| status)?;
+    let pages = ctx
+        .regions
+        .take_for_queue(req.gdma_region, req.queue_size)?;
+    let id = ctx
+        .queues
+        .create(ctx.platform, kind, pages)
+        .map_err(|(status, _)| status)?;
     respond(body, &CreateQueueResp { queue_index: id }, 0)
 }
 
@@ -301,7 +343,8 @@ fn disable_queue(
     if in_use {
         return Err(Status::Busy);
     }
-    ctx.queues.destroy(ctx.platform, ctx.regions, queue_type, id)
+    ctx.queues
+        .destroy(ctx.platform, ctx.regions, queue_type, id)
 }
 
 fn create_dma_region(
@@ -309,8 +352,7 @@ fn create_dma_region(
     request: &Request<'_>,
     body: &mut [u8],
 ) -> Result<(), Status> {
-    let (req, pages) =
-        request.body_and_pages(|req: &CreateDmaRegionReq| req.page_addr_list_len)?;
+    let (req, pages) = request.body_and_pages(|req: &CreateDmaRegionReq| req.page_addr_list_len)?;
     check_room(body, size_of::<DmaRegionHandle>())?;
     if req.gdma_page_type != 0 {
         return Err(Status::InvalidParameter);
@@ -321,14 +363,30 @@ fn create_dma_region(
         page_count: req.page_count,
     };
     let (handle, complete) = ctx.regions.create(ctx.platform, shape, &pages)?;
-    respond(body, &DmaRegionHandle { dma_region_handle: handle }, 0)?;
-    if complete { Ok(()) } else { Err(Status::MoreEntries) }
+    respond(
+        body,
+        &DmaRegionHandle {
+            dma_region_handle: handle,
+        },
+        0,
+    )?;
+    if complete {
+        Ok(())
+    } else {
+        Err(Status::MoreEntries)
+    }
 }
 
 fn add_pages(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>) -> Result<(), Status> {
     let (req, pages) = request.body_and_pages(|req: &AddPagesReq| req.page_addr_list_len)?;
-    let complete = ctx.regions.add_pages(ctx.platform, req.dma_region_handle, &pages)?;
-    if complete { Ok(()) } else { Err(Status::MoreEntries) }
+    let complete = ctx
+        .regions
+        .add_pages(ctx.platform, req.dma_region_handle, &pages)?;
+    if complete {
+        Ok(())
+    } else {
+        Err(Status::MoreEntries)
+    }
 }
 
 fn destroy_dma_region(
@@ -341,8 +399,13 @@ fn destroy_dma_region(
 
 fn change_msix(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>) -> Result<(), Status> {
     let req: ChangeMsixReq = request.body()?;
-    let eq = ctx.queues.eq(req.queue_index).ok_or(Status::InvalidHandle)?;
-    let vector = u16::try_from(req.msix).ok().filter(|vector| *vector < MAX_VECTORS);
+    let eq = ctx
+        .queues
+        .eq(req.queue_index)
+        .ok_or(Status::InvalidHandle)?;
+    let vector = u16::try_from(req.msix)
+        .ok()
+        .filter(|vector| *vector < MAX_VECTORS);
     eq.vector = vector.ok_or(Status::InvalidParameter)?;
     Ok(())
 }
@@ -353,8 +416,15 @@ fn query_hwc_timeout(
     body: &mut [u8],
 ) -> Result<(), Status> {
     let req: HwcTimeout = request.body()?;
-    let wanted = if req.timeout_ms == 0 { channel.timeout_ms } else { req.timeout_ms };
-    let resp = HwcTimeout { timeout_ms: wanted.min(MAX_TIMEOUT_MS), reserved: 0 };
+    let wanted = if req.timeout_ms == 0 {
+        channel.timeout_ms
+    } else {
+        req.timeout_ms
+    };
+    let resp = HwcTimeout {
+        timeout_ms: wanted.min(MAX_TIMEOUT_MS),
+        reserved: 0,
+    };
     respond(body, &resp, size_of_val(&resp))?;
     channel.timeout_ms = resp.timeout_ms;
     Ok(())
@@ -368,20 +438,30 @@ impl Channel {
             return;
         }
         self.timeout_ms = self.timeout_ms.saturating_mul(2).min(MAX_TIMEOUT_MS);
-        self.reconfigure(ctx, crate::wire::hwc::reconfig::HWC_TIMEOUT, self.timeout_ms);
+        self.reconfigure(
+            ctx,
+            crate::wire::hwc::reconfig::HWC_TIMEOUT,
+            self.timeout_ms,
+        );
     }
 
     /// Tells a driver that understands it that a link went up or down.
     pub fn link_changed(&self, ctx: &mut Context<'_, impl Platform>, up: bool) {
         use crate::wire::hwc::reconfig;
         if self.driver_caps & cap1::HW_VPORT_LINK_AWARE != 0 {
-            let kind = if up { reconfig::LINK_CONNECT } else { reconfig::LINK_DISCONNECT };
+            let kind = if up {
+                reconfig::LINK_CONNECT
+            } else {
+                reconfig::LINK_DISCONNECT
+            };
             self.reconfigure(ctx, kind, 0);
         }
     }
 
     fn reconfigure(&self, ctx: &mut Context<'_, impl Platform>, kind: u8, value: u32) {
-        let data = crate::wire::hwc::TypeData::new().with_kind(kind).with_value(value);
+        let data = crate::wire::hwc::TypeData::new()
+            .with_kind(kind)
+            .with_value(value);
         self.post(ctx, eqe::HWC_SOC_RECONFIG_DATA, data.into_bits());
     }
 }

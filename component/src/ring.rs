@@ -91,7 +91,11 @@ impl Ring {
         let offset = position & (self.size - 1);
         match &self.access {
             Access::Window { window, .. } => {
-                if window.load(offset, words) { Ok(()) } else { Err(MemoryError) }
+                if window.load(offset, words) {
+                    Ok(())
+                } else {
+                    Err(MemoryError)
+                }
             }
             Access::Copy { pages } => read_pages(platform, pages, offset, words),
         }
@@ -114,10 +118,16 @@ impl Ring {
         let offset = position & (self.size - 1);
         match &self.access {
             Access::Window { window, .. } => {
-                if window.publish(offset, words, last) { Ok(()) } else { Err(MemoryError) }
+                if window.publish(offset, words, last) {
+                    Ok(())
+                } else {
+                    Err(MemoryError)
+                }
             }
             Access::Copy { pages } => {
-                let page = pages.get((offset / PAGE_SIZE) as usize).ok_or(MemoryError)?;
+                let page = pages
+                    .get((offset / PAGE_SIZE) as usize)
+                    .ok_or(MemoryError)?;
                 let address = page + u64::from(offset % PAGE_SIZE);
                 platform.write(address, words.as_bytes())?;
                 platform.write(address + 8 * words.len() as u64, &last.to_le_bytes())

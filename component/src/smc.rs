@@ -18,7 +18,10 @@ impl Smc {
     /// Reads up to 8 bytes at an offset; bytes beyond the end are zero.
     pub fn read(&self, offset: usize, width: usize) -> u64 {
         let mut value = [0; 8];
-        for (to, from) in value.iter_mut().zip(self.bytes.iter().skip(offset).take(width)) {
+        for (to, from) in value
+            .iter_mut()
+            .zip(self.bytes.iter().skip(offset).take(width))
+        {
             *to = *from;
         }
         u64::from_le_bytes(value)

@@ -52,7 +52,10 @@ static INSTANCE: Instance = Instance(RefCell::new(None));
 fn with_device<T>(act: impl FnOnce(&mut Device<Host>) -> T) -> T {
     let mut device = INSTANCE.0.borrow_mut();
     act(device.get_or_insert_with(|| {
-        Device::new(Host { pages: pages::Pages::default(), line: String::new() })
+        Device::new(Host {
+            pages: pages::Pages::default(),
+            line: String::new(),
+        })
     }))
 }
 
@@ -154,7 +157,10 @@ impl Guest for Component {
                 revision_id: 1,
                 class_code: 0x02_00_00,
             },
-            bars: Vec::from([Bar { index: 0, size: BAR0_SIZE }]),
+            bars: Vec::from([Bar {
+                index: 0,
+                size: BAR0_SIZE,
+            }]),
             msix_vectors: MAX_VECTORS,
             max_ports: MAX_VPORTS as u32,
             saved_state_writes: None,

@@ -42,7 +42,9 @@ impl Window {
     #[must_use]
     #[inline]
     pub fn load(&self, offset: u32, words: &mut [u64]) -> bool {
-        let Some(base) = self.range(offset, 8 * words.len()) else { return false };
+        let Some(base) = self.range(offset, 8 * words.len()) else {
+            return false;
+        };
         for (index, word) in words.iter_mut().enumerate() {
             // SAFETY: `range` checked that the words lie inside the window and
             // are aligned; `new` promised that they are valid for reads.
@@ -57,7 +59,9 @@ impl Window {
     #[must_use]
     #[inline]
     pub fn publish(&self, offset: u32, words: &[u64], last: u64) -> bool {
-        let Some(base) = self.range(offset, 8 * (words.len() + 1)) else { return false };
+        let Some(base) = self.range(offset, 8 * (words.len() + 1)) else {
+            return false;
+        };
         let base = base.cast::<u64>();
         for (index, word) in words.iter().enumerate() {
             // SAFETY: as in `load`, for writes.

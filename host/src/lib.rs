@@ -1,8 +1,10 @@
 //! Manatee: a virtual network adapter as a sandboxed WebAssembly component.
 
 pub mod bindings;
+pub mod component;
 pub mod device;
 pub mod endpoint;
 pub mod interrupt;
 pub mod memory;
 pub mod pci;
+pub mod runtime;

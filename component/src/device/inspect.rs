@@ -20,8 +20,9 @@ impl<P: Platform> Device<P> {
     pub fn inspect(&self) -> Value {
         let (regions, pages) = self.regions.usage();
         let vports = self.nic.vports.iter().enumerate();
-        let vports: Map<String, Value> =
-            vports.map(|(index, vport)| (format!("{index}"), self.vport(index, vport))).collect();
+        let vports: Map<String, Value> = vports
+            .map(|(index, vport)| (format!("{index}"), self.vport(index, vport)))
+            .collect();
         json!({
             "hwc": self.inspect_hwc(),
             "queues": self.inspect_queues(),
@@ -36,7 +37,9 @@ impl<P: Platform> Device<P> {
     }
 
     fn inspect_hwc(&self) -> Value {
-        let Some(hwc) = &self.hwc else { return json!({ "established": false }) };
+        let Some(hwc) = &self.hwc else {
+            return json!({ "established": false });
+        };
         let [eq, cq, sq, rq] = hwc.queue_ids();
         json!({
             "established": true,
@@ -60,12 +63,19 @@ impl<P: Platform> Device<P> {
     }
 
     fn vport(&self, index: usize, vport: &Vport) -> Value {
-        let mac: Vec<String> = vport.config.mac.iter().map(|b| format!("{b:02x}")).collect();
+        let mac: Vec<String> = vport
+            .config
+            .mac
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         let of_type = |queue_type: QueueType| {
             let own = self.nic.objects().filter(|(_, o)| o.vport == index);
             let own = own.filter(|(_, o)| o.queue_type() == queue_type);
-            own.map(|(handle, o)| json!({ "wq": o.wq, "cq": o.cq, "handle": format!("{handle:#x}") }))
-                .collect::<Vec<_>>()
+            own.map(
+                |(handle, o)| json!({ "wq": o.wq, "cq": o.cq, "handle": format!("{handle:#x}") }),
+            )
+            .collect::<Vec<_>>()
         };
         json!({
             "mac": mac.join(":"),
@@ -152,5 +162,10 @@ const STAT_NAMES: [&str; size_of::<Stats>() / 8] = [
 fn inspect_stats(stats: &Stats) -> Value {
     let (words, _) = stats.as_bytes().as_chunks();
     let values = words.iter().copied().map(u64::from_le_bytes);
-    STAT_NAMES.iter().zip(values).map(|(name, value)| ((*name).into(), value.into())).collect::<Map<_, _>>().into()
+    STAT_NAMES
+        .iter()
+        .zip(values)
+        .map(|(name, value)| ((*name).into(), value.into()))
+        .collect::<Map<_, _>>()
+        .into()
 }

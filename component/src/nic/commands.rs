@@ -10,9 +10,9 @@ use crate::requests::{Request, check_room, respond};
 use crate::wire::bnic::{
     ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxReq, ConfigVportTxReq,
     ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp, DestroyWqObjReq, FenceRqReq,
-    INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp,
-    QueryFilterStateReq, QueryFilterStateResp, QueryStatsReq, QueryStatsResp,
-    QueryVportConfigReq, QueryVportConfigResp, code, tri_state,
+    INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp, QueryFilterStateReq,
+    QueryFilterStateResp, QueryStatsReq, QueryStatsResp, QueryVportConfigReq, QueryVportConfigResp,
+    code, tri_state,
 };
 use crate::wire::gdma::{DEV_MANA, Status};
 use crate::wire::queue::QueueType;
@@ -129,7 +129,11 @@ fn create_wq_obj(
     let req: CreateWqObjReq = request.body()?;
     check_room(body, size_of::<CreateWqObjResp>())?;
     let created = objects::create(ctx, &req)?;
-    let resp = CreateWqObjResp { wq_id: created.wq, cq_id: created.cq, wq_obj: created.handle };
+    let resp = CreateWqObjResp {
+        wq_id: created.wq,
+        cq_id: created.cq,
+        wq_obj: created.handle,
+    };
     respond(body, &resp, size_of_val(&resp))
 }
 
@@ -143,7 +147,10 @@ fn destroy_wq_obj(
 
 fn fence_rq(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>) -> Result<(), Status> {
     let req: FenceRqReq = request.body()?;
-    let (key, object) = ctx.nic.object(req.wq_obj_handle).ok_or(Status::InvalidHandle)?;
+    let (key, object) = ctx
+        .nic
+        .object(req.wq_obj_handle)
+        .ok_or(Status::InvalidHandle)?;
     if object.queue_type() != QueueType::Rq {
         return Err(Status::InvalidParameter);
     }
@@ -203,8 +210,10 @@ fn indirection_table(request: &Request<'_>, req: &ConfigVportRxReq) -> Result<Ve
 
 fn query_stats(nic: &Nic, request: &Request<'_>, body: &mut [u8]) -> Result<(), Status> {
     let req: QueryStatsReq = request.body()?;
-    let resp =
-        QueryStatsResp { reported_stats: req.req_stats & ALL_STATS, stats: nic.total_stats() };
+    let resp = QueryStatsResp {
+        reported_stats: req.req_stats & ALL_STATS,
+        stats: nic.total_stats(),
+    };
     respond(body, &resp, size_of::<u64>())
 }
 

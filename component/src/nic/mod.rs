@@ -148,7 +148,10 @@ const VPORT_TAG: u64 = 0x5650 << 48;
 impl Nic {
     /// A NIC at power-on.
     pub fn new(ports: impl IntoIterator<Item = PortConfig>) -> Self {
-        Self { vports: ports.into_iter().map(Vport::new).collect(), ..Self::default() }
+        Self {
+            vports: ports.into_iter().map(Vport::new).collect(),
+            ..Self::default()
+        }
     }
 
     /// Back to power-on, in the state of the links as it is.
@@ -189,6 +192,8 @@ impl Nic {
 
     /// Work queue objects, for inspection.
     pub fn objects(&self) -> impl Iterator<Item = (u64, &WqObject)> {
-        self.objects.iter().map(|(key, object)| (object.handle(key), object))
+        self.objects
+            .iter()
+            .map(|(key, object)| (object.handle(key), object))
     }
 }

@@ -71,7 +71,10 @@ impl Nic {
     /// The object that a handle names.
     pub fn object(&self, handle: u64) -> Option<(usize, &WqObject)> {
         let key = (handle & 0xffff) as usize;
-        self.objects.get(key).filter(|o| o.handle(key) == handle).map(|o| (key, o))
+        self.objects
+            .get(key)
+            .filter(|o| o.handle(key) == handle)
+            .map(|o| (key, o))
     }
 
     /// The receive queue object of a vport's queue, by its key.
@@ -85,10 +88,12 @@ impl Nic {
     }
 
     fn find(&self, vport: usize, queue: u32, queue_type: QueueType) -> Option<usize> {
-        let wanted = |o: &WqObject| {
-            o.vport == vport && o.queue == queue && o.queue_type() == queue_type
-        };
-        self.objects.iter().find(|(_, object)| wanted(object)).map(|(key, _)| key)
+        let wanted =
+            |o: &WqObject| o.vport == vport && o.queue == queue && o.queue_type() == queue_type;
+        self.objects
+            .iter()
+            .find(|(_, object)| wanted(object))
+            .map(|(key, _)| key)
     }
 
     /// The lowest number that no queue of this direction of a vport has.
@@ -117,13 +122,19 @@ pub fn create(
     ctx: &mut Context<'_, impl Platform>,
     req: &CreateWqObjReq,
 ) -> Result<Created, Status> {
-    let vport = ctx.nic.vport_index(req.vport).ok_or(Status::InvalidHandle)?;
+    let vport = ctx
+        .nic
+        .vport_index(req.vport)
+        .ok_or(Status::InvalidHandle)?;
     let (queue_type, kind) = match QueueType::from_wire(req.wq_type) {
         Some(QueueType::Sq) => (QueueType::Sq, Kind::Sq),
         Some(QueueType::Rq) => (QueueType::Rq, Kind::Rq),
         _ => return Err(Status::InvalidParameter),
     };
-    let queue = ctx.nic.free_queue(vport, queue_type).ok_or(Status::NoResources)?;
+    let queue = ctx
+        .nic
+        .free_queue(vport, queue_type)
+        .ok_or(Status::NoResources)?;
     let cq_kind = Kind::Cq(parent_eq(req.cq_parent_qid));
     ctx.queues.check(kind)?;
     ctx.queues.check(cq_kind)?;
@@ -133,16 +144,39 @@ pub fn create(
     ctx.regions.check_queue(req.wq_gdma_region, req.wq_size)?;
     ctx.regions.check_queue(req.cq_gdma_region, req.cq_size)?;
 
-    let wq_pages = ctx.regions.take_for_queue(req.wq_gdma_region, req.wq_size)?;
-    let cq_pages = ctx.regions.take_for_queue(req.cq_gdma_region, req.cq_size)?;
-    let wq = ctx.queues.create(ctx.platform, kind, wq_pages).map_err(|(status, _)| status)?;
-    let cq = ctx.queues.create(ctx.platform, cq_kind, cq_pages).map_err(|(status, _)| status)?;
+    let wq_pages = ctx
+        .regions
+        .take_for_queue(req.wq_gdma_region, req.wq_size)?;
+    let cq_pages = ctx
+        .regions
+        .take_for_queue(req.cq_gdma_region, req.cq_size)?;
+    let wq = ctx
+        .queues
+        .create(ctx.platform, kind, wq_pages)
+        .map_err(|(status, _)| status)?;
+    let cq = ctx
+        .queues
+        .create(ctx.platform, cq_kind, cq_pages)
+        .map_err(|(status, _)| status)?;
     let work = match queue_type {
-        QueueType::Sq => Work::Send { in_flight: VecDeque::new(), next_id: 0 },
-        _ => Work::Receive { posted: VecDeque::new(), next_id: 0 },
+        QueueType::Sq => Work::Send {
+            in_flight: VecDeque::new(),
+            next_id: 0,
+        },
+        _ => Work::Receive {
+            posted: VecDeque::new(),
+            next_id: 0,
+        },
     };
     ctx.nic.generation = ctx.nic.generation.wrapping_add(1);
-    let object = WqObject { vport, queue, wq, cq, work, generation: ctx.nic.generation };
+    let object = WqObject {
+        vport,
+        queue,
+        wq,
+        cq,
+        work,
+        generation: ctx.nic.generation,
+    };
     let key = ctx.nic.objects.insert(object);
     let queue = match queue_type {
         QueueType::Sq => ctx.queues.sq(wq),
@@ -151,7 +185,11 @@ pub fn create(
     if let Some(queue) = queue {
         queue.client = Client::Nic(key);
     }
-    Ok(Created { wq, cq, handle: ctx.nic.objects[key].handle(key) })
+    Ok(Created {
+        wq,
+        cq,
+        handle: ctx.nic.objects[key].handle(key),
+    })
 }
 
 /// Ends an object and its queues.
@@ -190,13 +228,19 @@ pub fn destroy_all(ctx: &mut Context<'_, impl Platform>) {
 }
 
 fn remove(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Status> {
-    let object = ctx.nic.objects.try_remove(key).ok_or(Status::InvalidHandle)?;
+    let object = ctx
+        .nic
+        .objects
+        .try_remove(key)
+        .ok_or(Status::InvalidHandle)?;
     let port = object.vport as u32;
     match object.work {
         Work::Send { .. } => ctx.platform.cancel_transmit(port, object.queue),
         Work::Receive { .. } => ctx.platform.cancel_receive(port, object.queue),
     }
     let queue_type = object.queue_type();
-    ctx.queues.destroy(ctx.platform, ctx.regions, queue_type, object.wq)?;
-    ctx.queues.destroy(ctx.platform, ctx.regions, QueueType::Cq, object.cq)
+    ctx.queues
+        .destroy(ctx.platform, ctx.regions, queue_type, object.wq)?;
+    ctx.queues
+        .destroy(ctx.platform, ctx.regions, QueueType::Cq, object.cq)
 }

@@ -8,8 +8,8 @@ use crate::hwc::Context;
 use crate::platform::{Level, Platform, RxBuffer, RxFlags, RxPacket, Segment};
 use crate::queues::Queues;
 use crate::wire::gdma::Status;
-use crate::wire::oob::{CqeHeader, CqeType, PerPacket, RxCompletion};
 use crate::wire::oob::RxFlags as CompletionFlags;
+use crate::wire::oob::{CqeHeader, CqeType, PerPacket, RxCompletion};
 use crate::wire::queue::Sge;
 use crate::wq::{Entry, Fetched};
 use zerocopy::IntoBytes;
@@ -40,7 +40,9 @@ pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
 fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
-    let Work::Receive { posted, next_id } = &mut object.work else { return None };
+    let Work::Receive { posted, next_id } = &mut object.work else {
+        return None;
+    };
     if !nic.vports.get(object.vport)?.steering.enabled {
         return None;
     }
@@ -65,11 +67,15 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize>
         if !bad {
             let segments = entry.sgl().iter().filter(|sge| sge.size != 0);
             let first = scratch.segments.len();
-            scratch
-                .segments
-                .extend(segments.map(|s| Segment { address: s.address, length: s.size }));
+            scratch.segments.extend(segments.map(|s| Segment {
+                address: s.address,
+                length: s.size,
+            }));
             let segments = (scratch.segments.len() - first) as u16;
-            scratch.buffers.push(RxBuffer { id: *next_id, segments });
+            scratch.buffers.push(RxBuffer {
+                id: *next_id,
+                segments,
+            });
         }
         *next_id = next_id.wrapping_add(1);
     }
@@ -78,7 +84,9 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize>
     }
     let port = object.vport as u32;
     let (buffers, segments) = (&scratch.buffers, &scratch.segments);
-    let taken = ctx.platform.post_receive(port, object.queue, buffers, segments) as usize;
+    let taken = ctx
+        .platform
+        .post_receive(port, object.queue, buffers, segments) as usize;
     if let Some(refused) = buffers.get(taken) {
         // What the host did not take is read again later.
         let keep = (before..posted.len()).find(|i| posted[*i].id == refused.id);
@@ -100,14 +108,33 @@ fn is_buffer(entry: &Entry) -> bool {
 /// Completes buffers at the front that make no sense; nothing will ever be
 /// received into them.
 fn complete_bad(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    let Nic { objects, vports, .. } = &mut *ctx.nic;
-    let Some(object) = objects.get_mut(key) else { return };
-    let Work::Receive { posted, .. } = &mut object.work else { return };
+    let Nic {
+        objects, vports, ..
+    } = &mut *ctx.nic;
+    let Some(object) = objects.get_mut(key) else {
+        return;
+    };
+    let Work::Receive { posted, .. } = &mut object.work else {
+        return;
+    };
     while let Some(front) = posted.front().copied().filter(|front| front.bad) {
         posted.pop_front();
-        let packet = RxPacket { id: front.id, length: 0, flags: RxFlags::TRUNCATED };
-        complete(ctx.platform, ctx.queues, (object.wq, object.cq), &front, packet);
-        if vports.get_mut(object.vport).is_some_and(|vport| vport.faults.hit()) {
+        let packet = RxPacket {
+            id: front.id,
+            length: 0,
+            flags: RxFlags::TRUNCATED,
+        };
+        complete(
+            ctx.platform,
+            ctx.queues,
+            (object.wq, object.cq),
+            &front,
+            packet,
+        );
+        if vports
+            .get_mut(object.vport)
+            .is_some_and(|vport| vport.faults.hit())
+        {
             ctx.platform.log(
                 Level::Warn,
                 format_args!("vport {}: a receive buffer is malformed", object.vport),
@@ -120,10 +147,20 @@ fn complete_bad(ctx: &mut Context<'_, impl Platform>, key: usize) {
 pub fn received(ctx: &mut Context<'_, impl Platform>, key: usize, packets: &[RxPacket]) {
     for packet in packets {
         complete_bad(ctx, key);
-        let Nic { objects, vports, .. } = &mut *ctx.nic;
-        let Some(object) = objects.get_mut(key) else { return };
-        let Work::Receive { posted, .. } = &mut object.work else { return };
-        let Some(front) = posted.front().copied().filter(|front| front.id == packet.id) else {
+        let Nic {
+            objects, vports, ..
+        } = &mut *ctx.nic;
+        let Some(object) = objects.get_mut(key) else {
+            return;
+        };
+        let Work::Receive { posted, .. } = &mut object.work else {
+            return;
+        };
+        let Some(front) = posted
+            .front()
+            .copied()
+            .filter(|front| front.id == packet.id)
+        else {
             ctx.platform.log(
                 Level::Error,
                 format_args!("the host received into buffer {}, out of order", packet.id),
@@ -134,7 +171,13 @@ pub fn received(ctx: &mut Context<'_, impl Platform>, key: usize, packets: &[RxP
         if let Some(vport) = vports.get_mut(object.vport) {
             count(vport, packet);
         }
-        complete(ctx.platform, ctx.queues, (object.wq, object.cq), &front, *packet);
+        complete(
+            ctx.platform,
+            ctx.queues,
+            (object.wq, object.cq),
+            &front,
+            *packet,
+        );
     }
     post_buffers(ctx, key);
 }
@@ -148,8 +191,11 @@ fn complete(
     packet: RxPacket,
 ) {
     let lost = RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT;
-    let cqe_type =
-        if packet.flags.intersects(lost) { CqeType::RxTruncated } else { CqeType::RxOkay };
+    let cqe_type = if packet.flags.intersects(lost) {
+        CqeType::RxTruncated
+    } else {
+        CqeType::RxOkay
+    };
     let Some(wq) = queues.rq(rq) else { return };
     wq.complete_to(buffer.end);
     let reused_below = wq.reused_below();
@@ -157,14 +203,22 @@ fn complete(
         header: CqeHeader::of(cqe_type).into_bits(),
         flags: completion_flags(packet.flags).into_bits(),
         packets: [
-            PerPacket { pkt_len: packet.length as u16, ..PerPacket::default() },
+            PerPacket {
+                pkt_len: packet.length as u16,
+                ..PerPacket::default()
+            },
             PerPacket::default(),
             PerPacket::default(),
             PerPacket::default(),
         ],
         rx_wqe_offset: buffer.position & (wq.ring.size() - 1),
     };
-    let completes = Completes { wq: rq, is_sq: false, end: buffer.end, reused_below };
+    let completes = Completes {
+        wq: rq,
+        is_sq: false,
+        end: buffer.end,
+        reused_below,
+    };
     post(platform, queues, cq, &completion, completes);
 }
 
@@ -176,7 +230,9 @@ fn post(
     completes: Completes,
 ) {
     let mut words = [0; 7];
-    words.as_mut_bytes().copy_from_slice(&completion.as_bytes()[..56]);
+    words
+        .as_mut_bytes()
+        .copy_from_slice(&completion.as_bytes()[..56]);
     queues.post_completion(platform, cq, &words, completion.rx_wqe_offset, completes);
 }
 
@@ -196,7 +252,10 @@ fn completion_flags(flags: RxFlags) -> CompletionFlags {
 fn count(vport: &mut Vport, packet: &RxPacket) {
     let stats = &mut vport.stats;
     let length = u64::from(packet.length);
-    if packet.flags.intersects(RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT) {
+    if packet
+        .flags
+        .intersects(RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT)
+    {
         stats.rx_discards_nowqe += 1;
         return;
     }
@@ -218,7 +277,9 @@ fn count(vport: &mut Vport, packet: &RxPacket) {
 ///
 /// [`Status::NoResources`] if the completion queue is full.
 pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Status> {
-    let Some(object) = ctx.nic.objects.get(key) else { return Err(Status::InvalidHandle) };
+    let Some(object) = ctx.nic.objects.get(key) else {
+        return Err(Status::InvalidHandle);
+    };
     let wq = ctx.queues.rq(object.wq).ok_or(Status::InvalidHandle)?;
     let (_, _, done) = wq.positions();
     let completes = Completes {
@@ -234,8 +295,13 @@ pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Sta
         rx_wqe_offset: 0,
     };
     let mut words = [0; 7];
-    words.as_mut_bytes().copy_from_slice(&completion.as_bytes()[..56]);
-    if ctx.queues.post_completion(ctx.platform, object.cq, &words, 0, completes) {
+    words
+        .as_mut_bytes()
+        .copy_from_slice(&completion.as_bytes()[..56]);
+    if ctx
+        .queues
+        .post_completion(ctx.platform, object.cq, &words, 0, completes)
+    {
         Ok(())
     } else {
         Err(Status::NoResources)
@@ -246,7 +312,9 @@ pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Sta
 pub fn steer(ctx: &mut Context<'_, impl Platform>, vport: usize, steering: Steering) {
     let was = core::mem::replace(&mut ctx.nic.vports[vport].steering, steering);
     let now = ctx.nic.vports[vport].steering.enabled;
-    let Some(key) = ctx.nic.receive_object(vport, 0) else { return };
+    let Some(key) = ctx.nic.receive_object(vport, 0) else {
+        return;
+    };
     match (was.enabled, now) {
         (false, true) => post_buffers(ctx, key),
         (true, false) => take_back(ctx, key),
@@ -257,9 +325,14 @@ pub fn steer(ctx: &mut Context<'_, impl Platform>, vport: usize, steering: Steer
 /// Takes the buffers back from the host; they are posted again when the
 /// vport receives again.
 fn take_back(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    let Some(object) = ctx.nic.objects.get_mut(key) else { return };
-    let Work::Receive { posted, .. } = &mut object.work else { return };
-    ctx.platform.cancel_receive(object.vport as u32, object.queue);
+    let Some(object) = ctx.nic.objects.get_mut(key) else {
+        return;
+    };
+    let Work::Receive { posted, .. } = &mut object.work else {
+        return;
+    };
+    ctx.platform
+        .cancel_receive(object.vport as u32, object.queue);
     if let (Some(first), Some(wq)) = (posted.front(), ctx.queues.rq(object.wq)) {
         wq.rewind_to(first.position);
     }

@@ -9,9 +9,7 @@ use crate::platform::{
     Level, Offloads, Platform, Segment, TransmitResult, TxCompletion, TxPacket, TxStatus,
 };
 use crate::queues::Queues;
-use crate::wire::oob::{
-    CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob,
-};
+use crate::wire::oob::{CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
 use crate::wire::queue::WQE_UNIT;
 use crate::wq::{Entry, Fetched};
 
@@ -41,7 +39,9 @@ pub struct InFlight {
 /// Works on a send queue. Returns true if more is posted.
 pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) -> bool {
     for _ in 0..BUDGET / BATCH {
-        let Some(taken) = process_batch(ctx, key) else { return false };
+        let Some(taken) = process_batch(ctx, key) else {
+            return false;
+        };
         if taken < BATCH {
             return false;
         }
@@ -54,7 +54,9 @@ pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) -> bool {
 fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
-    let Work::Send { in_flight, next_id } = &mut object.work else { return None };
+    let Work::Send { in_flight, next_id } = &mut object.work else {
+        return None;
+    };
     let vport = nic.vports.get_mut(object.vport)?;
     let wq = ctx.queues.sq(object.wq)?;
     let scratch = &mut nic.scratch;
@@ -80,10 +82,15 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
             Ok(checked) => {
                 sent.length = checked.length;
                 sent.suppress = checked.suppress;
-                let segments =
-                    entry.sgl().iter().map(|s| Segment { address: s.address, length: s.size });
+                let segments = entry.sgl().iter().map(|s| Segment {
+                    address: s.address,
+                    length: s.size,
+                });
                 scratch.segments.extend(segments);
-                scratch.packets.push(TxPacket { id: sent.id, ..checked.packet });
+                scratch.packets.push(TxPacket {
+                    id: sent.id,
+                    ..checked.packet
+                });
             }
             Err(outcome) => sent.outcome = Some(outcome),
         }
@@ -96,7 +103,9 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
     let mut result = TransmitResult::default();
     if !scratch.packets.is_empty() {
         let port = object.vport as u32;
-        result = ctx.platform.transmit(port, object.queue, &scratch.packets, &scratch.segments);
+        result = ctx
+            .platform
+            .transmit(port, object.queue, &scratch.packets, &scratch.segments);
     }
     apply(&mut scratch.sent, &result);
     count_destinations(vport, &result);
@@ -137,7 +146,9 @@ fn check(
         SHORT_FORMAT => None,
         LONG_FORMAT => {
             let words = entry.oob();
-            Some(TxLongOob::from_bits(*words.get(1).ok_or(CqeType::TxInvalidOob)?))
+            Some(TxLongOob::from_bits(
+                *words.get(1).ok_or(CqeType::TxInvalidOob)?,
+            ))
         }
         _ => return Err(CqeType::TxInvalidOob),
     };
@@ -167,20 +178,23 @@ fn check(
     if frame > longest || length > MAX_LSO.max(longest) {
         return Err(CqeType::TxMtuDrop);
     }
-    Ok(Checked { packet, length: length as u32, suppress: oob.suppress_txcqe_gen() })
+    Ok(Checked {
+        packet,
+        length: length as u32,
+        suppress: oob.suppress_txcqe_gen(),
+    })
 }
 
 /// What the endpoint is asked to do to a packet.
-fn offloads(
-    entry: &Entry,
-    oob: TxShortOob,
-    long: Option<TxLongOob>,
-) -> Result<TxPacket, CqeType> {
+fn offloads(entry: &Entry, oob: TxShortOob, long: Option<TxLongOob>) -> Result<TxPacket, CqeType> {
     let header = entry.header();
     let mut wanted = Offloads::empty();
     wanted.set(Offloads::IPV4, oob.is_outer_ipv4());
     wanted.set(Offloads::IPV6, oob.is_outer_ipv6());
-    wanted.set(Offloads::IP_CHECKSUM, oob.comp_iphdr_csum() && oob.is_outer_ipv4());
+    wanted.set(
+        Offloads::IP_CHECKSUM,
+        oob.comp_iphdr_csum() && oob.is_outer_ipv4(),
+    );
     wanted.set(Offloads::TCP_CHECKSUM, oob.comp_tcp_csum());
     wanted.set(Offloads::UDP_CHECKSUM, oob.comp_udp_csum());
     wanted.set(Offloads::TCP_SEGMENTATION, header.client_oob_in_sgl());
@@ -252,10 +266,16 @@ fn count_destinations(vport: &mut Vport, result: &TransmitResult) {
 
 /// Transmits that were pending have ended.
 pub fn transmitted(ctx: &mut Context<'_, impl Platform>, key: usize, done: &[TxCompletion]) {
-    let Some(object) = ctx.nic.objects.get_mut(key) else { return };
-    let Work::Send { in_flight, .. } = &mut object.work else { return };
+    let Some(object) = ctx.nic.objects.get_mut(key) else {
+        return;
+    };
+    let Work::Send { in_flight, .. } = &mut object.work else {
+        return;
+    };
     for completion in done {
-        let Some(front) = in_flight.front() else { break };
+        let Some(front) = in_flight.front() else {
+            break;
+        };
         let index = completion.id.wrapping_sub(front.id) as usize;
         if let Some(packet) = in_flight.get_mut(index) {
             packet.outcome = packet.outcome.or(outcome(completion.status));
@@ -266,10 +286,18 @@ pub fn transmitted(ctx: &mut Context<'_, impl Platform>, key: usize, done: &[TxC
 
 /// Completes transmits from the front on, as far as their outcome is known.
 fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    let Nic { objects, vports, .. } = &mut *ctx.nic;
-    let Some(object) = objects.get_mut(key) else { return };
-    let Work::Send { in_flight, .. } = &mut object.work else { return };
-    let Some(vport) = vports.get_mut(object.vport) else { return };
+    let Nic {
+        objects, vports, ..
+    } = &mut *ctx.nic;
+    let Some(object) = objects.get_mut(key) else {
+        return;
+    };
+    let Work::Send { in_flight, .. } = &mut object.work else {
+        return;
+    };
+    let Some(vport) = vports.get_mut(object.vport) else {
+        return;
+    };
     while let Some((packet, outcome)) = in_flight.front().and_then(|p| Some((*p, p.outcome?))) {
         in_flight.pop_front();
         count(vport, &packet, outcome);
@@ -280,7 +308,15 @@ fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
             );
         }
         let silent = packet.suppress && outcome == CqeType::TxOkay;
-        complete(ctx.platform, ctx.queues, object.wq, object.cq, &packet, outcome, silent);
+        complete(
+            ctx.platform,
+            ctx.queues,
+            object.wq,
+            object.cq,
+            &packet,
+            outcome,
+            silent,
+        );
     }
 }
 
@@ -304,7 +340,12 @@ fn complete(
     let mut words = [0; 7];
     words[0] = CqeHeader::of(outcome).into_bits().into();
     words[1] = u64::from(wqe_offset << 5);
-    let completes = Completes { wq: sq, is_sq: true, end: packet.end, reused_below };
+    let completes = Completes {
+        wq: sq,
+        is_sq: true,
+        end: packet.end,
+        reused_below,
+    };
     queues.post_completion(platform, cq, &words, 0, completes);
 }
 

@@ -48,7 +48,9 @@ impl Pages {
 
     /// Joins a range with the one behind it, if they touch.
     fn join(&mut self, index: usize) {
-        let Some(&(next, count)) = self.free.get(index + 1) else { return };
+        let Some(&(next, count)) = self.free.get(index + 1) else {
+            return;
+        };
         let (offset, free) = &mut self.free[index];
         if *offset as usize + *free * SIZE == next as usize {
             *free += count;
@@ -63,7 +65,8 @@ impl Pages {
         if before == usize::MAX {
             return None;
         }
-        self.free.push(((before * WASM_PAGE) as u32, wasm_pages * WASM_PAGE / SIZE));
+        self.free
+            .push(((before * WASM_PAGE) as u32, wasm_pages * WASM_PAGE / SIZE));
         Some(self.free.len() - 1)
     }
 }

@@ -58,7 +58,9 @@ pub enum Status {
 
 /// `struct gdma_msg_hdr`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct MsgHeader {
     pub hdr_type: u32,
     pub msg_type: u32,
@@ -70,20 +72,30 @@ pub struct MsgHeader {
 
 /// `struct gdma_dev_id`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct DevId {
     pub device_type: u16,
     pub instance: u16,
 }
 
 /// The hardware channel (`GDMA_DEVICE_HWC`).
-pub const DEV_HWC: DevId = DevId { device_type: 1, instance: 0 };
+pub const DEV_HWC: DevId = DevId {
+    device_type: 1,
+    instance: 0,
+};
 /// The basic NIC (`GDMA_DEVICE_MANA`).
-pub const DEV_MANA: DevId = DevId { device_type: 2, instance: 1 };
+pub const DEV_MANA: DevId = DevId {
+    device_type: 2,
+    instance: 1,
+};
 
 /// `struct gdma_req_hdr`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct ReqHeader {
     pub req: MsgHeader,
     /// What the driver expects back.
@@ -94,7 +106,9 @@ pub struct ReqHeader {
 
 /// `struct gdma_resp_hdr`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct RespHeader {
     pub response: MsgHeader,
     pub dev_id: DevId,

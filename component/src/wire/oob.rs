@@ -90,7 +90,9 @@ pub struct CqeHeader {
 impl CqeHeader {
     /// The header of a completion.
     pub fn of(cqe_type: CqeType) -> Self {
-        Self::new().with_cqe_type(cqe_type as u8).with_client_type(CLIENT_COMPLETION)
+        Self::new()
+            .with_cqe_type(cqe_type as u8)
+            .with_client_type(CLIENT_COMPLETION)
     }
 }
 

@@ -195,7 +195,10 @@ mod tests {
     #[test]
     fn entry_sizes() {
         let size = |oob, sges| {
-            WqeHeader::new().with_inline_oob_size_div4(oob).with_num_sge(sges).size()
+            WqeHeader::new()
+                .with_inline_oob_size_div4(oob)
+                .with_num_sge(sges)
+                .size()
         };
         assert_eq!(size(2, 1), 32);
         assert_eq!(size(2, 2), 64);
@@ -210,6 +213,9 @@ mod tests {
         let cq = RingDoorbell::from_bits(0x8000_0123_0000_0007);
         assert_eq!((cq.id(), cq.tail(), cq.arm()), (7, 0x123, true));
         let sq = WqDoorbell::from_bits(0xffff_ffe0_0012_3456);
-        assert_eq!((sq.id(), sq.wqe_count(), sq.tail()), (0x12_3456, 0, 0xffff_ffe0));
+        assert_eq!(
+            (sq.id(), sq.wqe_count(), sq.tail()),
+            (0x12_3456, 0, 0xffff_ffe0)
+        );
     }
 }

@@ -1,0 +1,271 @@
+//! A device's component: loaded, checked against the world, and compiled.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use wasmtime::component::Component as WasmComponent;
+
+use crate::bindings::AdapterPre;
+use crate::bindings::exports::manatee::device::device::Description;
+use crate::interrupt::{Interrupts, VectorSink};
+use crate::pci::{Function, FunctionError, Identity};
+use crate::runtime::{Failure, HostState, Instance, Limits, Runtime, RuntimeError};
+
+/// The interface that a device exports.
+const EXPORT: &str = "manatee:device/device@0.1.0";
+/// The interfaces that a device may import.
+const IMPORTS: [&str; 5] = [
+    "manatee:device/types@0.1.0",
+    "manatee:device/guest-memory@0.1.0",
+    "manatee:device/interrupts@0.1.0",
+    "manatee:device/packet-endpoint@0.1.0",
+    "manatee:device/log@0.1.0",
+];
+/// The component that this build ships.
+const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/device.wasm"));
+
+/// Why a component can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ComponentError {
+    /// The file can't be read.
+    #[error("reading {path}: {error}")]
+    Read {
+        /// Its path.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It is not wasm at all.
+    #[error("{0} is not WebAssembly; a device is a component, as `just build` makes it")]
+    NotWasm(String),
+    /// It is a core module.
+    #[error(
+        "{0} is a core WebAssembly module, not a component; make one of it with \
+         `wasm-tools component new`"
+    )]
+    CoreModule(String),
+    /// It does not compile.
+    #[error("{name} is not a valid component: {error}")]
+    Invalid {
+        /// Its path or name.
+        name: String,
+        /// What the compiler says.
+        error: String,
+    },
+    /// It imports something that no device gets.
+    #[error(
+        "{name} imports {import}; a device may import only the interfaces of the world \
+         manatee:device/adapter@0.1.0 ({}), and no WASI: build it for wasm32-unknown-unknown",
+        IMPORTS.join(", ")
+    )]
+    ForeignImport {
+        /// Its path or name.
+        name: String,
+        /// The import.
+        import: String,
+    },
+    /// It lacks the export of a device.
+    #[error("{0} does not export {EXPORT}, so it is not a device for this host")]
+    NoDevice(String),
+    /// An import or export has other types than the world's.
+    #[error("{name} does not fit the world manatee:device/adapter@0.1.0: {error}")]
+    Mismatch {
+        /// Its path or name.
+        name: String,
+        /// What differs.
+        error: String,
+    },
+    /// What it says of itself makes no sense.
+    #[error("{name} describes a device that can't be: {error}")]
+    Description {
+        /// Its path or name.
+        name: String,
+        /// What is wrong.
+        error: FunctionError,
+    },
+    /// It failed while it was asked what it is.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// This machine can't run components.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+/// A device's component, ready to be instantiated. Cheap to clone.
+#[derive(Clone)]
+pub struct Component {
+    pre: AdapterPre<HostState>,
+    name: Arc<str>,
+    imports: Arc<[String]>,
+    exports: Arc<[String]>,
+}
+
+impl Component {
+    /// Loads a component from a file.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError`], which names the file and the way out.
+    pub fn from_file(path: &Path) -> Result<Self, ComponentError> {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|error| ComponentError::Read {
+            path: name.clone(),
+            error,
+        })?;
+        Self::from_bytes(&bytes, &name)
+    }
+
+    /// The component that this build ships.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Runtime`] if this machine can't run components.
+    pub fn embedded() -> Result<Self, ComponentError> {
+        Self::from_bytes(EMBEDDED, "the embedded component")
+    }
+
+    /// Loads a component; `name` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError`].
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self, ComponentError> {
+        let name = name.to_owned();
+        match bytes {
+            [0, b'a', b's', b'm', _, _, 0, 0, ..] => {
+                return Err(ComponentError::CoreModule(name));
+            }
+            [0, b'a', b's', b'm', ..] => {}
+            _ => return Err(ComponentError::NotWasm(name)),
+        }
+        let runtime = Runtime::get()?;
+        let engine = &runtime.engine;
+        let invalid = |error: wasmtime::Error| ComponentError::Invalid {
+            name: name.clone(),
+            error: format!("{error:#}"),
+        };
+        let component = WasmComponent::from_binary(engine, bytes).map_err(invalid)?;
+        let ty = component.component_type();
+        let imports: Arc<[_]> = ty
+            .imports(engine)
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        let exports: Arc<[_]> = ty
+            .exports(engine)
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        if let Some(import) = imports
+            .iter()
+            .find(|import| !IMPORTS.contains(&import.as_str()))
+        {
+            return Err(ComponentError::ForeignImport {
+                name,
+                import: import.clone(),
+            });
+        }
+        if !exports.iter().any(|export| export == EXPORT) {
+            return Err(ComponentError::NoDevice(name));
+        }
+        let pre = runtime
+            .linker
+            .instantiate_pre(&component)
+            .and_then(AdapterPre::new);
+        let pre = pre.map_err(|error| ComponentError::Mismatch {
+            name: name.clone(),
+            error: format!("{error:#}"),
+        })?;
+        Ok(Self {
+            pre,
+            name: name.into(),
+            imports,
+            exports,
+        })
+    }
+
+    /// The interfaces that it imports.
+    pub fn imports(&self) -> &[String] {
+        &self.imports
+    }
+
+    /// The interfaces that it exports.
+    pub fn exports(&self) -> &[String] {
+        &self.exports
+    }
+
+    /// Its path, or what else it is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it says of itself, asked of a fresh instance that reaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Failed`] if it fails, [`ComponentError::Description`]
+    /// if no PCI function can be what it says.
+    pub fn describe(&self) -> Result<Description, ComponentError> {
+        // A function for the instance to sit behind, until we know its own.
+        let blank = Identity {
+            vendor_id: 0,
+            device_id: 0,
+            subsystem_vendor_id: 0,
+            subsystem_id: 0,
+            revision_id: 0,
+            class_code: 0,
+        };
+        let function = Function::new(blank, &[], 1).map_err(|error| self.undescribed(error))?;
+        let state = HostState::new(
+            function,
+            Interrupts::Vectors(Box::new(Nowhere)),
+            vec![],
+            Limits::default(),
+        );
+        let mut instance = Instance::new(&self.pre, state).map_err(|(failure, _)| failure)?;
+        let description = instance.describe()?;
+        self.function(&description)?;
+        Ok(description)
+    }
+
+    /// The PCI function that a description asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Description`] if there can be none.
+    pub fn function(&self, description: &Description) -> Result<Function, ComponentError> {
+        let identity = Identity::from(description.pci);
+        let bars: Vec<_> = description
+            .bars
+            .iter()
+            .map(|bar| (bar.index, bar.size))
+            .collect();
+        Function::new(identity, &bars, description.msix_vectors)
+            .map_err(|error| self.undescribed(error))
+    }
+
+    /// For instantiation.
+    pub(crate) fn pre(&self) -> &AdapterPre<HostState> {
+        &self.pre
+    }
+
+    fn undescribed(&self, error: FunctionError) -> ComponentError {
+        ComponentError::Description {
+            name: self.name.to_string(),
+            error,
+        }
+    }
+}
+
+impl std::fmt::Debug for Component {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Component")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a description's interrupts go.
+struct Nowhere;
+
+impl VectorSink for Nowhere {
+    fn raise(&self, _vector: u16) {}
+}

@@ -1,0 +1,367 @@
+//! What the lock of a device protects, and how it is kept going.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::DeviceError;
+use crate::component::Component;
+use crate::interrupt::Interrupts;
+use crate::pci::msix::Message;
+use crate::runtime::{Failure, HostState, Instance};
+
+/// Rounds of work until somebody else gets a turn.
+const ROUNDS: usize = 8;
+
+/// A device's instance with its host's side, or that side alone once the
+/// component could not even be instantiated again.
+#[derive(Debug)]
+enum Life {
+    Running(Instance),
+    Dead(Box<HostState>, Failure),
+    /// Only while one is made of the other.
+    Between,
+}
+
+/// A device, as its owner of the moment sees it.
+#[derive(Debug)]
+pub struct Body {
+    component: Component,
+    life: Life,
+    /// The device said that work is left.
+    work_left: bool,
+    /// Instances that failed, and fresh ones that replaced them.
+    pub failures: u64,
+    pub restarts: u64,
+}
+
+impl Body {
+    /// A device in its power-on state.
+    pub fn new(component: Component, state: HostState) -> Result<Self, DeviceError> {
+        let mut instance = Instance::new(component.pre(), state).map_err(|(failure, _)| failure)?;
+        instance.configure()?.map_err(DeviceError::Refused)?;
+        let life = Life::Running(instance);
+        Ok(Self {
+            component,
+            life,
+            work_left: false,
+            failures: 0,
+            restarts: 0,
+        })
+    }
+
+    /// The host's side.
+    pub fn state(&mut self) -> &mut HostState {
+        match &mut self.life {
+            Life::Running(instance) => instance.state(),
+            Life::Dead(state, _) => state,
+            Life::Between => unreachable!("a device is between lives only inside `restart`"),
+        }
+    }
+
+    /// The host's side, to look at.
+    pub fn state_ref(&self) -> &HostState {
+        match &self.life {
+            Life::Running(instance) => instance.state_ref(),
+            Life::Dead(state, _) => state,
+            Life::Between => unreachable!("a device is between lives only inside `restart`"),
+        }
+    }
+
+    /// The component.
+    pub fn component(&self) -> &Component {
+        &self.component
+    }
+
+    /// The instance, while it runs.
+    pub fn instance(&mut self) -> Option<&mut Instance> {
+        match &mut self.life {
+            Life::Running(instance) if instance.failure().is_none() => Some(instance),
+            _ => None,
+        }
+    }
+
+    /// Why the component failed, if it did.
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.life {
+            Life::Running(instance) => instance.failure(),
+            Life::Dead(_, failure) => Some(failure),
+            Life::Between => None,
+        }
+    }
+
+    /// For each port, what becomes readable when packets wait.
+    pub fn endpoints(&self) -> std::io::Result<Vec<Option<OwnedFd>>> {
+        let ports = self.state_ref().ports.iter();
+        ports
+            .map(|port| {
+                let fd = port.endpoint().readiness();
+                fd.map(|fd| fd.as_fd().try_clone_to_owned()).transpose()
+            })
+            .collect()
+    }
+
+    pub fn config_read(&self, offset: u64, data: &mut [u8]) {
+        self.state_ref().function.config_read(offset, data);
+    }
+
+    pub fn config_write(&mut self, offset: u64, data: &[u8]) {
+        let state = self.state();
+        let was_master = state.function.bus_master();
+        let messages = state.function.config_write(offset, data);
+        send(state, messages);
+        if !was_master && state.function.bus_master() {
+            for port in &mut state.ports {
+                port.poll = true;
+            }
+        }
+    }
+
+    pub fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let function = &self.state_ref().function;
+        if !function.memory_enabled() || !fits(function.bar_size(bar), offset, data.len()) {
+            return;
+        }
+        if bar == function.msix_bar() {
+            return function.msix_read(offset, data);
+        }
+        let Some(instance) = self.instance() else {
+            return;
+        };
+        let mut at = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let width = width(at, rest.len());
+            let (now, later) = rest.split_at_mut(width);
+            let Ok(value) = instance.read_register(bar, at, width as u8) else {
+                break;
+            };
+            now.copy_from_slice(&value.to_le_bytes()[..width]);
+            at += width as u64;
+            rest = later;
+        }
+        self.note_failure();
+    }
+
+    pub fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
+        let state = self.state();
+        let function = &mut state.function;
+        if !function.memory_enabled() || !fits(function.bar_size(bar), offset, data.len()) {
+            return;
+        }
+        if bar == function.msix_bar() {
+            let messages = function.msix_write(offset, data);
+            return send(state, messages);
+        }
+        let Some(instance) = self.instance() else {
+            return;
+        };
+        let mut at = offset;
+        let mut rest = data;
+        let mut more = false;
+        while !rest.is_empty() {
+            let width = width(at, rest.len());
+            let (now, later) = rest.split_at(width);
+            let mut value = [0; 8];
+            value[..width].copy_from_slice(now);
+            let value = u64::from_le_bytes(value);
+            let Ok(left) = instance.write_register(bar, at, width as u8, value) else {
+                break;
+            };
+            more |= left;
+            at += width as u64;
+            rest = later;
+        }
+        self.work_left |= more;
+        self.note_failure();
+    }
+
+    pub fn link_changed(&mut self, port: u32, up: bool) {
+        if let Some(instance) = self.instance() {
+            let _ = instance.link_changed(port, up);
+        }
+        self.note_failure();
+    }
+
+    /// Packets may be waiting at a port.
+    pub fn wake_port(&mut self, port: usize) {
+        if let Some(port) = self.state().ports.get_mut(port) {
+            port.poll = true;
+        }
+    }
+
+    /// Power-on state, with the ports and the guest memory that there are.
+    pub fn reset(&mut self) {
+        self.state().function.reset();
+        self.work_left = false;
+        let reset = self.instance().map(Instance::reset);
+        if matches!(reset, Some(Ok(()))) {
+            // Whatever the component did not take back is taken back here.
+            for port in &mut self.state().ports {
+                port.cancel_receive();
+                port.cancel_transmit();
+            }
+        } else {
+            self.note_failure();
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
+        let mut state = match std::mem::replace(&mut self.life, Life::Between) {
+            Life::Running(instance) => instance.into_state(),
+            Life::Dead(state, _) => *state,
+            Life::Between => unreachable!("a device is between lives only inside `restart`"),
+        };
+        state.abandon_instance();
+        self.restarts += 1;
+        tracing::info!("starting a fresh instance of {}", self.component.name());
+        self.life = match Instance::new(self.component.pre(), state) {
+            Ok(mut instance) => {
+                let configured = instance.configure();
+                if let Ok(Err(refused)) = configured {
+                    tracing::error!("the fresh instance refuses its ports: {refused:?}");
+                }
+                Life::Running(instance)
+            }
+            Err((failure, state)) => {
+                tracing::error!("{failure}");
+                Life::Dead(state, failure)
+            }
+        };
+    }
+
+    /// After each call: if the component failed, its device is off the guest's
+    /// memory and the network from now on, until it is reset.
+    fn note_failure(&mut self) {
+        let Life::Running(instance) = &mut self.life else {
+            return;
+        };
+        if instance.failure().is_none() || instance.state().linear_memory.is_none() {
+            return;
+        }
+        self.failures += 1;
+        self.work_left = false;
+        instance.state().abandon_instance();
+    }
+
+    /// Moves packets and completions until there is nothing left to do, or
+    /// others should get a turn. True if work is left.
+    #[must_use]
+    pub fn settle(&mut self) -> bool {
+        for _ in 0..ROUNDS {
+            let busy = self.settle_once();
+            self.note_failure();
+            if !busy {
+                return false;
+            }
+        }
+        self.instance().is_some()
+    }
+
+    fn settle_once(&mut self) -> bool {
+        let mut busy = false;
+        let Life::Running(instance) = &mut self.life else {
+            return false;
+        };
+        if instance.failure().is_some() {
+            return false;
+        }
+        for index in 0..instance.state().ports.len() {
+            busy |= receive(instance.state(), index);
+            match deliver(instance, index) {
+                Ok(Some(more)) => {
+                    busy = true;
+                    self.work_left |= more;
+                }
+                Ok(None) => {}
+                Err(Failure { .. }) => return false,
+            }
+        }
+        if std::mem::take(&mut self.work_left) {
+            busy = true;
+            self.work_left = instance.service().unwrap_or(false);
+        }
+        busy
+    }
+}
+
+/// Lets an endpoint write waiting packets to posted buffers. True if there
+/// may be more.
+fn receive(state: &mut HostState, index: usize) -> bool {
+    let master = state.function.bus_master();
+    let HostState { ports, memory, .. } = state;
+    let port = &mut ports[index];
+    if !master || !std::mem::take(&mut port.poll) {
+        return false;
+    }
+    let (endpoint, mut io) = port.split(memory);
+    port.poll = endpoint.receive(&mut io);
+    port.poll
+}
+
+/// Tells the device what an endpoint finished. None if that is nothing.
+fn deliver(instance: &mut Instance, index: usize) -> Result<Option<bool>, Failure> {
+    let mut done = std::mem::take(&mut instance.state().ports[index].done);
+    let mut told = None;
+    if !done.transmitted.is_empty() {
+        told = Some(instance.transmitted(index as u32, &done.transmitted)?);
+    }
+    if !done.received.is_empty() {
+        let more = instance.received(index as u32, &done.received)?;
+        told = Some(more | told.unwrap_or(false));
+    }
+    done.transmitted.clear();
+    done.received.clear();
+    // What the endpoint finished meanwhile goes behind the emptied lists,
+    // which keep their allocation.
+    let late = std::mem::replace(&mut instance.state().ports[index].done, done);
+    let now = &mut instance.state().ports[index].done;
+    now.received.extend(late.received);
+    now.transmitted.extend(late.transmitted);
+    Ok(told)
+}
+
+fn send(state: &HostState, messages: Vec<Message>) {
+    if let Interrupts::Messages(sink) = &state.interrupts {
+        for message in messages {
+            sink.send(message);
+        }
+    }
+}
+
+fn fits(size: u64, offset: u64, length: usize) -> bool {
+    offset
+        .checked_add(length as u64)
+        .is_some_and(|end| end <= size)
+}
+
+/// The widest access at an offset: a power of two that divides it, at most 8.
+fn width(offset: u64, left: usize) -> usize {
+    let aligned = 1 << offset.trailing_zeros().min(3);
+    let fitting = if left >= 8 { 8 } else { 1 << left.ilog2() };
+    aligned.min(fitting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accesses_are_split_into_aligned_ones() {
+        let widths = |offset: u64, length: usize| {
+            let (mut at, mut left, mut widths) = (offset, length, vec![]);
+            while left > 0 {
+                let width = width(at, left);
+                widths.push(width);
+                at += width as u64;
+                left -= width;
+            }
+            widths
+        };
+        assert_eq!(widths(0, 8), [8]);
+        assert_eq!(widths(4, 8), [4, 4]);
+        assert_eq!(widths(1, 8), [1, 2, 4, 1]);
+        assert_eq!(widths(8, 3), [2, 1]);
+        assert_eq!(widths(0x18, 20), [8, 8, 4]);
+    }
+}

@@ -1,0 +1,77 @@
+//! The live tree of a device.
+
+use serde_json::{Map, Value, json};
+
+use super::body::Body;
+use crate::bindings::exports::manatee::device::device::Description;
+
+/// Longest state of a component that is taken, in bytes.
+const MAX_STATE: usize = 4 << 20;
+
+impl Body {
+    /// The tree: component, PCI function, memory, ports, device, runtime.
+    pub fn inspect(&mut self, description: &Description) -> Value {
+        let device = self.inspect_component();
+        let failure = self.failure().map(|failure| failure.reason.to_string());
+        let name = self.component().name().to_owned();
+        let (failures, restarts) = (self.failures, self.restarts);
+        let state = self.state();
+        let ports: Map<String, Value> = state
+            .ports
+            .iter()
+            .enumerate()
+            .map(|(index, port)| (index.to_string(), port.inspect()))
+            .collect();
+        let regions: Vec<Value> = state
+            .memory
+            .regions()
+            .map(|(range, reachable)| {
+                json!({
+                    "address": format!("{:#x}", range.start),
+                    "size": range.end - range.start,
+                    "reachable": reachable,
+                })
+            })
+            .collect();
+        let linear_memory = state.linear_memory.as_ref().map(|memory| {
+            let (windows, mappings) = memory.usage();
+            json!({ "bytes": memory.size(), "windows": windows, "mappings": mappings })
+        });
+        json!({
+            "component": {
+                "source": name,
+                "name": String::from_utf8_lossy(&description.version.name),
+                "version": String::from_utf8_lossy(&description.version.build),
+            },
+            "pci": state.function.inspect(),
+            "memory": { "regions": regions },
+            "ports": ports,
+            "device": device,
+            "runtime": {
+                "linear_memory": linear_memory,
+                "limits": {
+                    "memory_bytes": state.limits.memory,
+                    "deadline_ms": state.limits.deadline.as_millis() as u64,
+                    "windows": state.limits.windows,
+                },
+                "failure": failure,
+                "failures": failures,
+                "restarts": restarts,
+                "interrupts_raised": state.interrupts_raised,
+                "log_lines_dropped": state.log_limit.dropped(),
+            },
+        })
+    }
+
+    fn inspect_component(&mut self) -> Value {
+        let Some(instance) = self.instance() else {
+            return Value::Null;
+        };
+        match instance.inspect() {
+            Ok(text) if text.len() > MAX_STATE => json!({ "error": "the state is too long" }),
+            Ok(text) => serde_json::from_slice(&text)
+                .unwrap_or_else(|error| json!({ "error": format!("no JSON: {error}") })),
+            Err(failure) => json!({ "error": failure.to_string() }),
+        }
+    }
+}

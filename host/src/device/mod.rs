@@ -1,0 +1,235 @@
+//! A device: an instance of a component with its PCI function, guest memory
+//! and endpoints, behind one lock.
+//!
+//! Whoever holds the lock owns the device: the VMM's thread for register
+//! accesses and memory changes, the device's own thread for packets that
+//! arrive. Each runs the device until it has nothing left to do.
+
+mod body;
+mod inspect;
+mod poller;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::bindings::exports::manatee::device::device::{ConfigureError, Description};
+use crate::component::{Component, ComponentError};
+use crate::interrupt::Interrupts;
+use crate::memory::MapError;
+use crate::runtime::{Failure, HostState, InvalidPort, Limits, Port};
+use body::Body;
+use poller::Poller;
+
+/// Why a device can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The component can't be used.
+    #[error(transparent)]
+    Component(#[from] ComponentError),
+    /// It failed while it was set up.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// A port is not one that a device can have.
+    #[error("port {0}: {1}")]
+    Port(usize, InvalidPort),
+    /// The component objects to its ports.
+    #[error("the component refuses its ports: {0:?}")]
+    Refused(ConfigureError),
+    /// Fewer than one port or more than the component has.
+    #[error("{given} ports were given; this device has 1 to {max}")]
+    PortCount {
+        /// How many were given.
+        given: usize,
+        /// The most that it has.
+        max: u32,
+    },
+    /// The thread that waits for packets can't be set up.
+    #[error("setting up the device's thread: {0}")]
+    Poller(#[from] std::io::Error),
+}
+
+/// A running device. Cheap to clone; every clone is the same device, which
+/// ends with the last one.
+#[derive(Clone, Debug)]
+pub struct Device {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    body: Mutex<Body>,
+    poller: Poller,
+    description: Description,
+    /// By index; 0 where there is none.
+    bar_sizes: [u64; 6],
+    msix_vectors: u16,
+}
+
+impl Device {
+    /// A device with the default [`Limits`].
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    pub fn new(
+        component: &Component,
+        ports: Vec<Port>,
+        interrupts: Interrupts,
+    ) -> Result<Self, DeviceError> {
+        Self::with_limits(component, ports, interrupts, Limits::default())
+    }
+
+    /// A device with limits of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    pub fn with_limits(
+        component: &Component,
+        ports: Vec<Port>,
+        interrupts: Interrupts,
+        limits: Limits,
+    ) -> Result<Self, DeviceError> {
+        let description = component.describe()?;
+        let (given, max) = (ports.len(), description.max_ports);
+        if given == 0 || given > max as usize {
+            return Err(DeviceError::PortCount { given, max });
+        }
+        for (index, port) in ports.iter().enumerate() {
+            port.check()
+                .map_err(|error| DeviceError::Port(index, error))?;
+        }
+        let function = component.function(&description)?;
+        let msix_vectors = function.msix_vectors();
+        let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
+        let ports = ports.into_iter().map(Into::into).collect();
+        let state = HostState::new(function, interrupts, ports, limits);
+        let body = Body::new(component.clone(), state)?;
+        let poller = Poller::new(body.endpoints())?;
+        let shared = Arc::new(Shared {
+            body: Mutex::new(body),
+            poller,
+            description,
+            bar_sizes,
+            msix_vectors,
+        });
+        poller::start(&shared)?;
+        Ok(Self { shared })
+    }
+
+    /// What the component says of itself.
+    pub fn description(&self) -> &Description {
+        &self.shared.description
+    }
+
+    /// Size of a BAR in bytes, 0 if there is none with this index.
+    pub fn bar_size(&self, bar: u8) -> u64 {
+        self.shared
+            .bar_sizes
+            .get(usize::from(bar))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Number of MSI-X vectors.
+    pub fn msix_vectors(&self) -> u16 {
+        self.shared.msix_vectors
+    }
+
+    /// Reads configuration space; ones beyond its 4096 bytes.
+    pub fn config_read(&self, offset: u64, data: &mut [u8]) {
+        self.shared.body.lock().config_read(offset, data);
+    }
+
+    /// Writes configuration space.
+    pub fn config_write(&self, offset: u64, data: &[u8]) {
+        self.run(|body| body.config_write(offset, data));
+    }
+
+    /// Reads a BAR by its index. Reads as ones where there is nothing, while
+    /// memory space is disabled, and once the component has failed.
+    pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        self.shared.body.lock().bar_read(bar, offset, data);
+    }
+
+    /// Writes a BAR by its index, and does the work that this starts.
+    pub fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        self.run(|body| body.bar_write(bar, offset, data));
+    }
+
+    /// Shares guest memory with the device: `size` bytes at guest-physical
+    /// `address`, which are those of `file` from the given offset on, or out
+    /// of reach if there is no file.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_memory(
+        &self,
+        address: u64,
+        size: u64,
+        file: Option<(File, u64)>,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let mut body = self.shared.body.lock();
+        let memory = &mut body.state().memory;
+        match file {
+            Some((file, offset)) => memory.map(address, size, file, offset, writable),
+            None => memory.map_unreachable(address, size),
+        }
+    }
+
+    /// Takes back all guest memory that lies inside a range. Queues of the
+    /// device that lie there stop working.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn unmap_memory(&self, address: u64, size: u64) -> Result<(), MapError> {
+        let mut body = self.shared.body.lock();
+        let gone = body.state().memory.unmap(address, size)?;
+        body.state().revoke(&gone);
+        Ok(())
+    }
+
+    /// Resets the function, as the VMM's reset line does. A component that
+    /// has failed is replaced by a fresh instance.
+    pub fn reset(&self) {
+        self.run(Body::reset);
+    }
+
+    /// The VMM is gone: resets the function and forgets all guest memory.
+    pub fn detach(&self) {
+        self.run(|body| {
+            body.reset();
+            body.state().memory.clear();
+        });
+    }
+
+    /// Tells the device that a port's link went up or down.
+    pub fn set_link(&self, port: u32, up: bool) {
+        self.run(|body| body.link_changed(port, up));
+    }
+
+    /// Why the component failed, if it did.
+    pub fn failure(&self) -> Option<Failure> {
+        self.shared.body.lock().failure().cloned()
+    }
+
+    /// The live tree, for people and tools.
+    pub fn inspect(&self) -> serde_json::Value {
+        self.shared.body.lock().inspect(&self.shared.description)
+    }
+
+    /// Does something with the device and then what follows from it.
+    fn run(&self, act: impl FnOnce(&mut Body)) {
+        let mut body = self.shared.body.lock();
+        act(&mut body);
+        if body.settle() {
+            drop(body);
+            self.shared.poller.kick();
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! An instance of a component, with the host's side of its device.
+
+use std::sync::Arc;
+
+use wasmtime::Store;
+
+use super::deadline::Ticker;
+use super::linear_memory::captured;
+use super::state::HostState;
+use super::{Runtime, RuntimeError};
+use crate::bindings::exports::manatee::device::device::{ConfigureError, Description, Guest};
+use crate::bindings::{Adapter, AdapterPre};
+use crate::endpoint::{RxPacket, TxCompletion};
+
+/// Why an instance ended.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the device's component failed: {reason}")]
+pub struct Failure {
+    /// The trap or the broken rule, with the component's backtrace.
+    pub reason: Arc<str>,
+}
+
+impl Failure {
+    fn new(error: &wasmtime::Error) -> Self {
+        Self {
+            reason: format!("{error:?}").into(),
+        }
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        Self {
+            reason: error.to_string().into(),
+        }
+    }
+}
+
+/// An instance. Once a call fails, every later one does.
+pub struct Instance {
+    store: Store<HostState>,
+    adapter: Adapter,
+    runtime: &'static Runtime,
+    deadline: u64,
+    failure: Option<Failure>,
+}
+
+impl Instance {
+    /// A fresh instance over a device's state.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`], and the state back, if it can't be instantiated within
+    /// its limits.
+    pub fn new(
+        component: &AdapterPre<HostState>,
+        state: HostState,
+    ) -> Result<Self, (Failure, Box<HostState>)> {
+        let runtime = match Runtime::get() {
+            Ok(runtime) => runtime,
+            Err(error) => return Err((error.into(), Box::new(state))),
+        };
+        let deadline = Ticker::ticks(state.limits.deadline);
+        let mut store = Store::new(&runtime.engine, state);
+        store.limiter(|state| &mut state.store_limits);
+        store.set_epoch_deadline(deadline);
+        let running = runtime.ticker.enter();
+        let (adapter, memories) = captured(|| component.instantiate(&mut store));
+        drop(running);
+        match adapter {
+            Ok(adapter) => {
+                let only = <[_; 1]>::try_from(memories).ok();
+                store.data_mut().linear_memory = only.map(|[memory]| memory);
+                Ok(Self {
+                    store,
+                    adapter,
+                    runtime,
+                    deadline,
+                    failure: None,
+                })
+            }
+            Err(error) => {
+                let failure = Failure::new(&error);
+                Err((failure, Box::new(store.into_data())))
+            }
+        }
+    }
+
+    /// The host's side.
+    pub fn state(&mut self) -> &mut HostState {
+        self.store.data_mut()
+    }
+
+    /// The host's side, to look at.
+    pub fn state_ref(&self) -> &HostState {
+        self.store.data()
+    }
+
+    /// Ends the instance; the host's side lives on.
+    pub fn into_state(self) -> HostState {
+        self.store.into_data()
+    }
+
+    /// Why the instance ended, if it did.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    fn call<T>(
+        &mut self,
+        call: impl FnOnce(&Guest, &mut Store<HostState>) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        self.store.set_epoch_deadline(self.deadline);
+        let _running = self.runtime.ticker.enter();
+        let device = self.adapter.manatee_device_device();
+        call(device, &mut self.store).map_err(|error| {
+            let failure = Failure::new(&error);
+            tracing::error!("{failure}");
+            self.failure = Some(failure.clone());
+            failure
+        })
+    }
+
+    /// What the device is.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if the component fails, here and below.
+    pub fn describe(&mut self) -> Result<Description, Failure> {
+        self.call(|device, store| device.call_describe(store))
+    }
+
+    /// Gives the device its ports, as the host's side has them.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`], or the device's own objection.
+    pub fn configure(&mut self) -> Result<Result<(), ConfigureError>, Failure> {
+        let ports: Vec<_> = self
+            .store
+            .data()
+            .ports
+            .iter()
+            .map(|port| port.config())
+            .collect();
+        self.call(|device, store| device.call_configure(store, &ports))
+    }
+
+    /// Reads a register of 1, 2, 4 or 8 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn read_register(&mut self, bar: u8, offset: u64, width: u8) -> Result<u64, Failure> {
+        self.call(|device, store| device.call_read_register(store, bar, offset, width))
+    }
+
+    /// Writes a register of 1, 2, 4 or 8 bytes. True if work is left.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn write_register(
+        &mut self,
+        bar: u8,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> Result<bool, Failure> {
+        self.call(|device, store| device.call_write_register(store, bar, offset, width, value))
+    }
+
+    /// Goes on with work that was left. True if there is still more.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn service(&mut self) -> Result<bool, Failure> {
+        self.call(|device, store| device.call_service(store))
+    }
+
+    /// Packets were received. True if work is left.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn received(&mut self, port: u32, packets: &[RxPacket]) -> Result<bool, Failure> {
+        self.call(|device, store| device.call_received(store, port, 0, packets))
+    }
+
+    /// Pending transmits ended. True if work is left.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn transmitted(&mut self, port: u32, packets: &[TxCompletion]) -> Result<bool, Failure> {
+        self.call(|device, store| device.call_transmitted(store, port, 0, packets))
+    }
+
+    /// A port's link went up or down.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn link_changed(&mut self, port: u32, up: bool) -> Result<(), Failure> {
+        self.call(|device, store| device.call_link_changed(store, port, up))
+    }
+
+    /// Back to the state after `configure`.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn reset(&mut self) -> Result<(), Failure> {
+        self.call(|device, store| device.call_reset(store))
+    }
+
+    /// The device's state as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn inspect(&mut self) -> Result<Vec<u8>, Failure> {
+        self.call(|device, store| device.call_inspect(store))
+    }
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance")
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
+    }
+}

@@ -74,14 +74,21 @@ fn watched_signals() -> SigSet {
     ])
 }
 
-/// Waits for the inner program; kills it when asked to stop.
+/// Waits for the inner program; kills it when asked to stop. Returns the status to
+/// exit with.
 fn wait(child: &mut Child, signals: &SigSet) -> Result<i32> {
+    let mut asked = None;
     loop {
-        if signals.wait().context("cannot wait for signals")? != Signal::SIGCHLD {
-            child.kill().context("cannot stop the harness")?;
+        match signals.wait().context("cannot wait for signals")? {
+            Signal::SIGCHLD => {}
+            signal => {
+                asked = Some(signal as i32);
+                child.kill().context("cannot stop the harness")?;
+            }
         }
         if let Some(status) = child.try_wait().context("cannot wait for the harness")? {
-            return Ok(status.code().unwrap_or(128 + status.signal().unwrap_or(0)));
+            let signal = asked.or(status.signal()).unwrap_or(0);
+            return Ok(status.code().unwrap_or(128 + signal));
         }
     }
 }

@@ -36,6 +36,10 @@ impl Sandbox {
             // Should the outer program be killed, this one must not go on alone.
             prctl::set_pdeathsig(Signal::SIGKILL)
                 .context("cannot tie this process to its parent")?;
+            // What is blocked is handed down, and the programs started here are to hear.
+            watched_signals()
+                .thread_unblock()
+                .context("cannot unblock signals")?;
             return Ok(Self {
                 run_dir: run_dir.into(),
             });

@@ -4,12 +4,26 @@
 //! or of a posted buffer and moves the bytes there itself, so that payload
 //! never passes through the sandbox.
 
+mod checksum;
+mod counters;
+mod head;
+mod headers;
+mod loopback;
+mod null;
+mod offload;
+mod rx_flags;
 mod rx_queue;
+mod tap;
+mod vnet;
 
 pub use crate::bindings::manatee::device::types::{
     Offloads, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
+pub use counters::{Counters, RxCounters, TxCounters};
+pub use loopback::Loopback;
+pub use null::Null;
 pub use rx_queue::{Posted, RxQueue};
+pub use tap::{Tap, TapError};
 
 use std::os::fd::BorrowedFd;
 
@@ -63,7 +77,10 @@ impl<'a> TxBatch<'a> {
     pub fn new(packets: &'a [TxPacket], segments: &'a [Segment]) -> Result<Self, UnevenBatch> {
         let claimed = packets.iter().map(|p| usize::from(p.segments)).sum();
         if claimed != segments.len() || packets.iter().any(|p| p.segments == 0) {
-            return Err(UnevenBatch { claimed, given: segments.len() });
+            return Err(UnevenBatch {
+                claimed,
+                given: segments.len(),
+            });
         }
         Ok(Self { packets, segments })
     }

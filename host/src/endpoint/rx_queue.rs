@@ -93,7 +93,11 @@ impl Posted<'_> {
         let count = self.count();
         self.queue.segments.drain(..count);
         if let Some(buffer) = self.queue.buffers.pop_front() {
-            done.received.push(RxPacket { id: buffer.id, length, flags });
+            done.received.push(RxPacket {
+                id: buffer.id,
+                length,
+                flags,
+            });
         }
     }
 

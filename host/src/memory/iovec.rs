@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::{Access, Fault, GuestMemory, Segment};
 
 /// A list of memory ranges for one `readv` or `writev`: parts of guest memory,
-/// and buffers of our own in front.
+/// and buffers of our own in front and behind.
 ///
 /// Keeps its allocation between uses, so that steady traffic allocates nothing.
 /// Borrows what it points to for as long as it holds pointers.
@@ -22,11 +22,21 @@ pub struct IoVecs {
 // holds keep what they point to alive. Between uses they are dead values.
 unsafe impl Send for IoVecs {}
 
+/// Why segments can't be handed to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IoVecError {
+    /// A segment is not in guest memory.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// They lie in more than [`IoVecs::MAX`] ranges.
+    #[error("more than {} ranges of memory in one packet", IoVecs::MAX)]
+    TooMany,
+}
+
 /// [`IoVecs`] with its pointers set; dropping it makes them dead again.
 #[derive(Debug)]
 pub struct Filled<'a> {
     list: &'a mut Vec<libc::iovec>,
-    length: u64,
     access: Access,
     borrows: PhantomData<&'a GuestMemory>,
 }
@@ -44,72 +54,86 @@ impl IoVecs {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] if a segment can't be read.
+    /// See [`IoVecError`].
     pub fn gather<'a>(
         &'a mut self,
         head: &[&'a [u8]],
         memory: &'a GuestMemory,
         segments: impl IntoIterator<Item = Segment>,
-    ) -> Result<Filled<'a>, Fault> {
+    ) -> Result<Filled<'a>, IoVecError> {
         self.list.clear();
         self.list.extend(head.iter().map(|part| libc::iovec {
             iov_base: part.as_ptr().cast_mut().cast(),
             iov_len: part.len(),
         }));
-        let own = head.iter().map(|part| part.len() as u64).sum();
-        self.fill(own, memory, segments, Access::Read)
+        self.fill(memory, segments, Access::Read)?;
+        self.filled(Access::Read)
     }
 
-    /// For `readv`: `head` first, then guest memory.
+    /// For `readv`: `head` first, then guest memory, then `tail`.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] if a segment can't be written.
+    /// See [`IoVecError`].
     pub fn scatter<'a>(
         &'a mut self,
         head: &'a mut [u8],
         memory: &'a GuestMemory,
         segments: impl IntoIterator<Item = Segment>,
-    ) -> Result<Filled<'a>, Fault> {
+        tail: &'a mut [u8],
+    ) -> Result<Filled<'a>, IoVecError> {
+        let own = |part: &mut [u8]| libc::iovec {
+            iov_base: part.as_mut_ptr().cast(),
+            iov_len: part.len(),
+        };
         self.list.clear();
-        self.list.push(libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() });
-        self.fill(head.len() as u64, memory, segments, Access::Write)
+        self.list.push(own(head));
+        self.fill(memory, segments, Access::Write)?;
+        self.list.push(own(tail));
+        self.filled(Access::Write)
     }
 
-    fn fill<'a>(
-        &'a mut self,
-        own: u64,
-        memory: &'a GuestMemory,
+    /// Adds guest memory, giving up as soon as it is too much: how long that
+    /// takes and how long the list gets is not for the guest to choose.
+    fn fill(
+        &mut self,
+        memory: &GuestMemory,
         segments: impl IntoIterator<Item = Segment>,
         access: Access,
-    ) -> Result<Filled<'a>, Fault> {
+    ) -> Result<(), IoVecError> {
         let list = &mut self.list;
-        let mut length = own;
         for segment in segments {
-            length += u64::from(segment.length);
             memory.walk(segment.address, segment.length.into(), access, |slice| {
                 list.push(libc::iovec {
                     iov_base: slice.ptr_guard_mut().as_ptr().cast(),
                     iov_len: slice.len(),
                 });
             })?;
+            if list.len() > Self::MAX {
+                return Err(IoVecError::TooMany);
+            }
         }
-        Ok(Filled { list, length, access, borrows: PhantomData })
+        Ok(())
+    }
+
+    fn filled<'a>(&'a mut self, access: Access) -> Result<Filled<'a>, IoVecError> {
+        if self.list.len() > Self::MAX {
+            return Err(IoVecError::TooMany);
+        }
+        Ok(Filled {
+            list: &mut self.list,
+            access,
+            borrows: PhantomData,
+        })
     }
 }
 
 impl Filled<'_> {
-    /// Total length in bytes.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
     /// One `readv`; returns the number of bytes.
     ///
     /// # Errors
     ///
-    /// The kernel's, or `InvalidInput` if this was filled for writing or has
-    /// more than [`IoVecs::MAX`] ranges.
+    /// The kernel's, or `InvalidInput` if this was filled for writing.
     pub fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         self.check(Access::Write)?;
         // SAFETY: every range is memory that `Filled` borrows: our own buffer,
@@ -124,8 +148,7 @@ impl Filled<'_> {
     ///
     /// # Errors
     ///
-    /// The kernel's, or `InvalidInput` if this was filled for reading or has
-    /// more than [`IoVecs::MAX`] ranges.
+    /// The kernel's, or `InvalidInput` if this was filled for reading.
     pub fn write_to(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         self.check(Access::Read)?;
         // SAFETY: every range is readable memory that `Filled` borrows, as in
@@ -135,7 +158,7 @@ impl Filled<'_> {
     }
 
     fn check(&self, access: Access) -> io::Result<()> {
-        if self.access != access || self.list.len() > IoVecs::MAX {
+        if self.access != access {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
         Ok(())

@@ -7,8 +7,12 @@
 //! kernel as an [`IoVecs`].
 
 mod iovec;
+mod span;
+#[cfg(test)]
+pub(crate) mod tests;
 
-pub use iovec::IoVecs;
+pub use iovec::{Filled, IoVecError, IoVecs};
+pub use span::Span;
 
 use std::fs::File;
 use std::ops::Range;
@@ -88,7 +92,11 @@ pub enum MapError {
 /// What backs a region.
 #[derive(Debug)]
 enum Backing {
-    Shared { map: MmapRegion, file: Arc<File>, offset: u64 },
+    Shared {
+        map: MmapRegion,
+        file: Arc<File>,
+        offset: u64,
+    },
     /// The VMM gave no file descriptor: known, but out of reach.
     None,
 }
@@ -147,15 +155,25 @@ impl GuestMemory {
         if !offset.is_multiple_of(PAGE_SIZE) {
             return Err(misfit);
         }
-        let need = offset.checked_add(size).ok_or(MapError::Wraps(address, size))?;
+        let need = offset
+            .checked_add(size)
+            .ok_or(MapError::Wraps(address, size))?;
         let failed = |e: &dyn std::fmt::Display| MapError::Mmap(address, size, e.to_string());
         let have = file.metadata().map_err(|e| failed(&e))?.len();
         if have < need {
-            return Err(MapError::FileTooShort { address, have, need });
+            return Err(MapError::FileTooShort {
+                address,
+                have,
+                need,
+            });
         }
         let length = usize::try_from(size).map_err(|e| failed(&e))?;
         let file = Arc::new(file);
-        let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        let protection = if writable {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_READ
+        };
         let map = MmapRegion::build(
             Some(FileOffset::from_arc(file.clone(), offset)),
             length,
@@ -164,7 +182,15 @@ impl GuestMemory {
         )
         .map_err(|e| failed(&e))?;
         let backing = Backing::Shared { map, file, offset };
-        self.regions.insert(at, Region { start: address, end: address + size, writable, backing });
+        self.regions.insert(
+            at,
+            Region {
+                start: address,
+                end: address + size,
+                writable,
+                backing,
+            },
+        );
         Ok(())
     }
 
@@ -175,8 +201,12 @@ impl GuestMemory {
     /// As for [`map`](Self::map).
     pub fn map_unreachable(&mut self, address: u64, size: u64) -> Result<(), MapError> {
         let at = self.check_new(address, size)?;
-        let region =
-            Region { start: address, end: address + size, writable: false, backing: Backing::None };
+        let region = Region {
+            start: address,
+            end: address + size,
+            writable: false,
+            backing: Backing::None,
+        };
         self.regions.insert(at, region);
         Ok(())
     }
@@ -187,7 +217,9 @@ impl GuestMemory {
     ///
     /// Nothing changes if a region lies inside the range only in part, or none does.
     pub fn unmap(&mut self, address: u64, size: u64) -> Result<Vec<Range<u64>>, MapError> {
-        let end = address.checked_add(size).ok_or(MapError::Wraps(address, size))?;
+        let end = address
+            .checked_add(size)
+            .ok_or(MapError::Wraps(address, size))?;
         let touched = |r: &Region| r.start < end && address < r.end;
         let whole = |r: &Region| address <= r.start && r.end <= end;
         let mut inside = self.regions.iter().filter(|r| touched(r)).peekable();
@@ -232,6 +264,32 @@ impl GuestMemory {
         })
     }
 
+    /// Copies from guest memory to guest memory; all or nothing. The ranges
+    /// may overlap; what arrives is undefined then.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if part of a range can't be accessed.
+    pub fn copy(&self, from: u64, to: u64, length: u64) -> Result<(), Fault> {
+        self.check(from, length, Access::Read)?;
+        self.check(to, length, Access::Write)?;
+        let mut at = to;
+        let mut fault = Ok(());
+        self.walk(from, length, Access::Read, |source| {
+            let mut done = 0;
+            let piece = self.walk(at, source.len() as u64, Access::Write, |target| {
+                // In bounds: the inner walk covers exactly `source`.
+                if let Ok(part) = source.subslice(done, target.len()) {
+                    part.copy_to_volatile_slice(target);
+                }
+                done += target.len();
+            });
+            fault = fault.and(piece);
+            at += source.len() as u64;
+        })?;
+        fault
+    }
+
     /// Whether the whole range can be accessed.
     ///
     /// # Errors
@@ -258,15 +316,23 @@ impl GuestMemory {
 
     /// The regions in address order: range, and whether it is in reach.
     pub fn regions(&self) -> impl Iterator<Item = (Range<u64>, bool)> {
-        self.regions.iter().map(|r| (r.start..r.end, matches!(r.backing, Backing::Shared { .. })))
+        self.regions
+            .iter()
+            .map(|r| (r.start..r.end, matches!(r.backing, Backing::Shared { .. })))
     }
 
     fn check_new(&self, address: u64, size: u64) -> Result<usize, MapError> {
         if size == 0 || !address.is_multiple_of(PAGE_SIZE) || !size.is_multiple_of(PAGE_SIZE) {
             return Err(MapError::Unaligned(address, size));
         }
-        let end = address.checked_add(size).ok_or(MapError::Wraps(address, size))?;
-        if let Some(other) = self.regions.iter().find(|r| r.start < end && address < r.end) {
+        let end = address
+            .checked_add(size)
+            .ok_or(MapError::Wraps(address, size))?;
+        if let Some(other) = self
+            .regions
+            .iter()
+            .find(|r| r.start < end && address < r.end)
+        {
             return Err(MapError::Overlaps(address, size, other.start));
         }
         if self.regions.len() >= Self::MAX_REGIONS {
@@ -289,12 +355,18 @@ impl GuestMemory {
         access: Access,
         mut visit: impl FnMut(VolatileSlice<'a, ()>),
     ) -> Result<(), Fault> {
-        let fault = Fault { address, length, access };
+        let fault = Fault {
+            address,
+            length,
+            access,
+        };
         let end = address.checked_add(length).ok_or(fault)?;
         let mut at = address;
         while at < end {
             let region = &self.regions[self.find(at).ok_or(fault)?];
-            let Backing::Shared { map, .. } = &region.backing else { return Err(fault) };
+            let Backing::Shared { map, .. } = &region.backing else {
+                return Err(fault);
+            };
             if access == Access::Write && !region.writable {
                 return Err(fault);
             }

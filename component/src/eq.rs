@@ -1,0 +1,93 @@
+//! Event queues: where the device tells the driver what happened, and the
+//! source of its interrupts.
+
+use crate::platform::{FaultCounter, Platform};
+use crate::ring::Ring;
+use crate::wire::queue::{EQE_SIZE, EqeInfo};
+
+use super::cq::Position;
+
+/// An event queue.
+#[derive(Debug)]
+pub struct Eq {
+    /// Its memory.
+    pub ring: Ring,
+    /// MSI-X vector that it raises.
+    pub vector: u16,
+    /// The driver wants an interrupt for the next event.
+    pub armed: bool,
+    /// Events posted and consumed.
+    pub position: Position,
+    /// Events that found no room, or no memory.
+    pub lost: FaultCounter,
+    /// Doorbells that made no sense.
+    pub bad_doorbells: FaultCounter,
+}
+
+/// An event did not fit: the driver has not consumed enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun;
+
+impl Eq {
+    /// A new event queue, armed, as drivers expect it.
+    pub fn new(ring: Ring, vector: u16) -> Self {
+        let position = Position::new(ring.size() / EQE_SIZE);
+        Self {
+            ring,
+            vector,
+            armed: true,
+            position,
+            lost: FaultCounter::default(),
+            bad_doorbells: FaultCounter::default(),
+        }
+    }
+
+    /// Posts an event.
+    ///
+    /// # Errors
+    ///
+    /// [`Overrun`] if the driver has not consumed the entry it would replace;
+    /// that entry is left alone.
+    pub fn post(
+        &mut self,
+        platform: &mut impl Platform,
+        event_type: u8,
+        details: [u32; 3],
+    ) -> Result<(), Overrun> {
+        if self.position.full() {
+            return Err(Overrun);
+        }
+        let info = EqeInfo::new().with_event_type(event_type).with_owner(self.position.owner());
+        let first = u64::from(details[0]) | u64::from(details[1]) << 32;
+        let last = u64::from(details[2]) | u64::from(info.into_bits()) << 32;
+        let at = self.position.index() * EQE_SIZE;
+        if self.ring.publish(platform, at, &[first], last).is_err() && self.lost.hit() {
+            platform.log(
+                crate::platform::Level::Warn,
+                format_args!("an event was lost: its queue is no longer in guest memory"),
+            );
+        }
+        self.position.advance();
+        Ok(())
+    }
+
+    /// Takes a doorbell. False if it makes no sense and was ignored.
+    #[must_use]
+    pub fn ring_doorbell(&mut self, tail: u32, arm: bool) -> bool {
+        if !self.position.consume_to(tail) {
+            self.bad_doorbells.hit();
+            return false;
+        }
+        self.armed |= arm;
+        true
+    }
+
+    /// Whether an interrupt is due: armed, with events that the driver has
+    /// not consumed. Disarms.
+    #[must_use]
+    pub fn take_interrupt(&mut self) -> bool {
+        let due = self.armed && self.position.pending() > 0;
+        self.armed &= !due;
+        due
+    }
+}

@@ -1,0 +1,99 @@
+//! What the device needs from wherever it runs: the WIT world's imports in
+//! wasm, plain memory in a native test.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+pub use crate::bindings::manatee::device::log::Level;
+pub use crate::bindings::manatee::device::types::{
+    Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
+};
+use crate::window::Window;
+
+/// An access to something that is not guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryError;
+
+/// What became of a transmitted batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransmitResult {
+    /// One status a packet, or empty if every one was sent.
+    pub statuses: Vec<TxStatus>,
+    /// Packets to a multicast address other than broadcast, and their bytes.
+    pub multicast: (u32, u64),
+    /// Packets to the broadcast address, and their bytes.
+    pub broadcast: (u32, u64),
+}
+
+/// Where the device runs. The methods are those of the WIT imports; see there
+/// for what they promise.
+pub trait Platform {
+    /// Copies from guest memory, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if part of the range is not guest memory.
+    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Copies to guest memory, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if part of the range is not guest memory.
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError>;
+
+    /// Lays pages in a row, `repeats` times over, and returns where. None if
+    /// there are no windows here; `read` and `write` do then.
+    fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window>;
+
+    /// Takes a window away.
+    fn unmap_window(&mut self, window: Window);
+
+    /// Raises MSI-X vectors.
+    fn raise(&mut self, vectors: &[u16]);
+
+    /// Hands over packets to transmit.
+    fn transmit(
+        &mut self,
+        port: u32,
+        queue: u32,
+        packets: &[TxPacket],
+        segments: &[Segment],
+    ) -> TransmitResult;
+
+    /// Hands over receive buffers; returns how many were taken.
+    fn post_receive(
+        &mut self,
+        port: u32,
+        queue: u32,
+        buffers: &[RxBuffer],
+        segments: &[Segment],
+    ) -> u32;
+
+    /// Takes back every receive buffer of a queue.
+    fn cancel_receive(&mut self, port: u32, queue: u32);
+
+    /// Gives up the pending transmits of a queue.
+    fn cancel_transmit(&mut self, port: u32, queue: u32);
+
+    /// Writes a line to the log.
+    fn log(&mut self, level: Level, message: fmt::Arguments<'_>);
+}
+
+/// Counts faults of the guest, and says when one more deserves a log line:
+/// the first few, then ever more rarely.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FaultCounter(u64);
+
+impl FaultCounter {
+    /// Counts one; true if it should be logged.
+    pub fn hit(&mut self) -> bool {
+        self.0 += 1;
+        self.0 <= 4 || self.0.is_power_of_two()
+    }
+
+    /// How many there were.
+    pub fn count(self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,361 @@
+//! All queues of the device, and how completions become events and events
+//! become interrupts.
+
+use alloc::vec::Vec;
+
+use slab::Slab;
+
+use crate::cq::{Completes, Cq};
+use crate::dma_region::DmaRegions;
+use crate::eq::{Eq, Overrun};
+use crate::platform::{FaultCounter, Level, Platform};
+use crate::ring::{Layout, Ring};
+use crate::wire::gdma::Status;
+use crate::wire::queue::{QueueType, eqe};
+use crate::wq::{Direction, Wq};
+
+/// Event queues: one a CPU, and the hardware channel's.
+pub const MAX_EQS: usize = 65;
+/// Send queues, and as many receive queues.
+pub const MAX_WQS: usize = 257;
+/// Completion queues: one a work queue.
+pub const MAX_CQS: usize = 2 * MAX_WQS;
+/// MSI-X vectors: one an event queue.
+pub const MAX_VECTORS: u16 = 65;
+
+/// The queues. Ids begin at 1, so that 0 never names one.
+#[derive(Debug, Default)]
+pub struct Queues {
+    eqs: Slab<Eq>,
+    cqs: Slab<Cq>,
+    sqs: Slab<Wq>,
+    rqs: Slab<Wq>,
+    /// Completion queues with completions since the last [`flush`](Self::flush).
+    dirty_cqs: Vec<u32>,
+    /// Event queues that may owe an interrupt.
+    dirty_eqs: Vec<u32>,
+    vectors: Vec<u16>,
+    /// Doorbells that named no queue, or made no sense.
+    pub bad_doorbells: FaultCounter,
+    /// Events that did not fit.
+    pub eq_overruns: FaultCounter,
+}
+
+fn key(id: u32) -> usize {
+    (id as usize).wrapping_sub(1)
+}
+
+fn insert<T>(slab: &mut Slab<T>, max: usize, value: T) -> Result<u32, T> {
+    if slab.len() >= max {
+        return Err(value);
+    }
+    Ok(slab.insert(value) as u32 + 1)
+}
+
+/// What a new queue is to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A send queue.
+    Sq,
+    /// A receive queue.
+    Rq,
+    /// A completion queue, with the event queue that it reports to.
+    Cq(Option<u32>),
+    /// An event queue, with its MSI-X vector.
+    Eq(u16),
+}
+
+impl Queues {
+    /// Whether a queue of this kind can be made.
+    ///
+    /// # Errors
+    ///
+    /// The status to answer with.
+    pub fn check(&self, kind: Kind) -> Result<(), Status> {
+        let room = match kind {
+            Kind::Sq => self.sqs.len() < MAX_WQS,
+            Kind::Rq => self.rqs.len() < MAX_WQS,
+            Kind::Cq(_) => self.cqs.len() < MAX_CQS,
+            Kind::Eq(_) => self.eqs.len() < MAX_EQS,
+        };
+        let fits = match kind {
+            Kind::Eq(vector) => vector < MAX_VECTORS,
+            Kind::Cq(Some(eq)) => self.eqs.contains(key(eq)),
+            _ => true,
+        };
+        match (fits, room) {
+            (false, _) => Err(Status::InvalidParameter),
+            (true, false) => Err(Status::NoResources),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// Makes a queue of guest pages, whose number is a power of two. Returns
+    /// its id.
+    ///
+    /// # Errors
+    ///
+    /// The status to answer with; the pages are given back.
+    pub fn create(
+        &mut self,
+        platform: &mut impl Platform,
+        kind: Kind,
+        pages: Vec<u64>,
+    ) -> Result<u32, (Status, Vec<u64>)> {
+        if let Err(status) = self.check(kind) {
+            return Err((status, pages));
+        }
+        let layout = match kind {
+            Kind::Sq | Kind::Rq => Layout::Wrapping,
+            Kind::Cq(_) | Kind::Eq(_) => Layout::Fixed,
+        };
+        let ring = Ring::new(platform, pages, layout);
+        let refused = match kind {
+            Kind::Sq => match insert(&mut self.sqs, MAX_WQS, Wq::new(ring, Direction::Send)) {
+                Ok(id) => return Ok(id),
+                Err(wq) => wq.ring,
+            },
+            Kind::Rq => match insert(&mut self.rqs, MAX_WQS, Wq::new(ring, Direction::Receive)) {
+                Ok(id) => return Ok(id),
+                Err(wq) => wq.ring,
+            },
+            Kind::Cq(eq) => match insert(&mut self.cqs, MAX_CQS, Cq::new(ring, eq)) {
+                Ok(id) => return Ok(id),
+                Err(cq) => cq.ring,
+            },
+            Kind::Eq(vector) => match insert(&mut self.eqs, MAX_EQS, Eq::new(ring, vector)) {
+                Ok(id) => return Ok(id),
+                Err(eq) => eq.ring,
+            },
+        };
+        Err((Status::NoResources, refused.release(platform)))
+    }
+
+    /// Ends a queue and gives its pages back to the regions' account.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::InvalidHandle`] if there is none, [`Status::Busy`] if it is
+    /// an event queue that completion queues report to.
+    pub fn destroy(
+        &mut self,
+        platform: &mut impl Platform,
+        regions: &mut DmaRegions,
+        queue_type: QueueType,
+        id: u32,
+    ) -> Result<(), Status> {
+        if queue_type == QueueType::Eq && self.cqs.iter().any(|(_, cq)| cq.eq == Some(id)) {
+            return Err(Status::Busy);
+        }
+        let ring = match queue_type {
+            QueueType::Sq => self.sqs.try_remove(key(id)).map(|q| q.ring),
+            QueueType::Rq => self.rqs.try_remove(key(id)).map(|q| q.ring),
+            QueueType::Cq => self.cqs.try_remove(key(id)).map(|q| q.ring),
+            QueueType::Eq => self.eqs.try_remove(key(id)).map(|q| q.ring),
+        };
+        let pages = ring.ok_or(Status::InvalidHandle)?.release(platform);
+        regions.release(&pages);
+        Ok(())
+    }
+
+    /// Ends every queue.
+    pub fn clear(&mut self, platform: &mut impl Platform) {
+        let rings = self.sqs.drain().map(|q| q.ring);
+        let rings = rings.chain(self.rqs.drain().map(|q| q.ring));
+        let rings = rings.chain(self.cqs.drain().map(|q| q.ring));
+        let rings = rings.chain(self.eqs.drain().map(|q| q.ring));
+        for ring in rings {
+            ring.release(platform);
+        }
+        *self = Self::default();
+    }
+
+    /// A send queue by its id.
+    #[inline]
+    pub fn sq(&mut self, id: u32) -> Option<&mut Wq> {
+        self.sqs.get_mut(key(id))
+    }
+
+    /// A receive queue by its id.
+    #[inline]
+    pub fn rq(&mut self, id: u32) -> Option<&mut Wq> {
+        self.rqs.get_mut(key(id))
+    }
+
+    /// A completion queue by its id.
+    pub fn cq(&mut self, id: u32) -> Option<&mut Cq> {
+        self.cqs.get_mut(key(id))
+    }
+
+    /// An event queue by its id.
+    pub fn eq(&mut self, id: u32) -> Option<&mut Eq> {
+        self.eqs.get_mut(key(id))
+    }
+
+    /// Posts a completion: seven words, then half a one. False if it was lost.
+    #[inline]
+    pub fn post_completion(
+        &mut self,
+        platform: &mut impl Platform,
+        id: u32,
+        words: &[u64; 7],
+        rest: u32,
+        completes: Completes,
+    ) -> bool {
+        let Some(cq) = self.cqs.get_mut(key(id)) else { return false };
+        let was_dirty = cq.dirty;
+        let posted = cq.post(platform, words, rest, completes);
+        if cq.dirty && !was_dirty {
+            self.dirty_cqs.push(id);
+        }
+        posted
+    }
+
+    /// Posts an event that is not about a completion.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::InvalidHandle`] if there is no such queue,
+    /// [`Status::NoResources`] if the event does not fit.
+    pub fn post_event(
+        &mut self,
+        platform: &mut impl Platform,
+        id: u32,
+        event_type: u8,
+        details: [u32; 3],
+    ) -> Result<(), Status> {
+        let eq = self.eqs.get_mut(key(id)).ok_or(Status::InvalidHandle)?;
+        let posted = eq.post(platform, event_type, details);
+        self.note_event(platform, id, posted).map_err(|Overrun| Status::NoResources)
+    }
+
+    /// A completion queue's doorbell.
+    pub fn ring_cq(&mut self, platform: &mut impl Platform, id: u32, tail: u32, arm: bool) {
+        let Some(cq) = self.cqs.get_mut(key(id)) else {
+            return self.bad_doorbell(platform, "CQ", id, tail);
+        };
+        if !cq.ring_doorbell(tail, arm) {
+            return self.bad_doorbell(platform, "CQ", id, tail);
+        }
+        if cq.event_due() && !core::mem::replace(&mut cq.dirty, true) {
+            self.dirty_cqs.push(id);
+        }
+    }
+
+    /// An event queue's doorbell.
+    pub fn ring_eq(&mut self, platform: &mut impl Platform, id: u32, tail: u32, arm: bool) {
+        let Some(eq) = self.eqs.get_mut(key(id)) else {
+            return self.bad_doorbell(platform, "EQ", id, tail);
+        };
+        let was_full = eq.position.full();
+        if !eq.ring_doorbell(tail, arm) {
+            return self.bad_doorbell(platform, "EQ", id, tail);
+        }
+        self.dirty_eqs.push(id);
+        if was_full {
+            self.retry_events(id);
+        }
+    }
+
+    /// Reports a doorbell that was ignored.
+    pub fn bad_doorbell(&mut self, platform: &mut impl Platform, what: &str, id: u32, tail: u32) {
+        if self.bad_doorbells.hit() {
+            platform.log(
+                Level::Warn,
+                format_args!("ignored a doorbell of {what} {id} with tail {tail:#x}"),
+            );
+        }
+    }
+
+    /// Turns completions into events and events into interrupts. Called once
+    /// at the end of every call into the device.
+    #[inline]
+    pub fn flush(&mut self, platform: &mut impl Platform) {
+        while let Some(id) = self.dirty_cqs.pop() {
+            self.flush_cq(platform, id);
+        }
+        if self.dirty_eqs.is_empty() {
+            return;
+        }
+        while let Some(id) = self.dirty_eqs.pop() {
+            if let Some(eq) = self.eqs.get_mut(key(id))
+                && eq.take_interrupt()
+                && !self.vectors.contains(&eq.vector)
+            {
+                self.vectors.push(eq.vector);
+            }
+        }
+        if !self.vectors.is_empty() {
+            platform.raise(&self.vectors);
+            self.vectors.clear();
+        }
+    }
+
+    fn flush_cq(&mut self, platform: &mut impl Platform, id: u32) {
+        let Some(cq) = self.cqs.get_mut(key(id)) else { return };
+        cq.dirty = false;
+        if !cq.event_due() {
+            return;
+        }
+        let Some(eq_id) = cq.eq else { return };
+        let Some(eq) = self.eqs.get_mut(key(eq_id)) else { return };
+        let posted = eq.post(platform, eqe::COMPLETION, [id, 0, 0]);
+        // Without room for the event the queue stays armed, and the event
+        // follows when the driver has consumed some.
+        cq.armed = posted.is_err();
+        let _ = self.note_event(platform, eq_id, posted);
+    }
+
+    fn note_event(
+        &mut self,
+        platform: &mut impl Platform,
+        eq: u32,
+        posted: Result<(), Overrun>,
+    ) -> Result<(), Overrun> {
+        if posted.is_err() && self.eq_overruns.hit() {
+            platform.log(
+                Level::Warn,
+                format_args!("event queue {eq} overrun: the driver consumes too slowly"),
+            );
+        }
+        self.dirty_eqs.push(eq);
+        posted
+    }
+
+    /// Looks again at the completion queues that report to an event queue.
+    fn retry_events(&mut self, eq: u32) {
+        for (key, cq) in &mut self.cqs {
+            if cq.eq == Some(eq) && cq.event_due() && !core::mem::replace(&mut cq.dirty, true) {
+                self.dirty_cqs.push(key as u32 + 1);
+            }
+        }
+    }
+
+    /// Each queue with its type and id, for inspection.
+    pub fn for_each(&self, mut visit: impl FnMut(QueueType, u32, QueueRef<'_>)) {
+        let id = |key: usize| key as u32 + 1;
+        for (key, queue) in &self.eqs {
+            visit(QueueType::Eq, id(key), QueueRef::Eq(queue));
+        }
+        for (key, queue) in &self.cqs {
+            visit(QueueType::Cq, id(key), QueueRef::Cq(queue));
+        }
+        for (key, queue) in &self.sqs {
+            visit(QueueType::Sq, id(key), QueueRef::Wq(queue));
+        }
+        for (key, queue) in &self.rqs {
+            visit(QueueType::Rq, id(key), QueueRef::Wq(queue));
+        }
+    }
+}
+
+/// A queue to look at.
+#[derive(Clone, Copy, Debug)]
+pub enum QueueRef<'a> {
+    /// An event queue.
+    Eq(&'a Eq),
+    /// A completion queue.
+    Cq(&'a Cq),
+    /// A send or receive queue.
+    Wq(&'a Wq),
+}

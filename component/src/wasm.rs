@@ -1,0 +1,227 @@
+//! The device as a component: the WIT world's exports on one side, its
+//! imports as the [`Platform`] on the other.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt;
+
+use crate::bindings::exports::manatee::device::device::{
+    Bar, ConfigureError as WitConfigureError, Description, Guest, PciIdentity, PortConfig, Version,
+};
+use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint};
+use crate::device::{BAR0_SIZE, ConfigureError, Device};
+use crate::nic::{self, MAX_VPORTS};
+use crate::platform::{
+    Level, MemoryError, Platform, RxBuffer, RxPacket, Segment, TransmitResult, TxCompletion,
+    TxPacket,
+};
+use crate::queues::MAX_VECTORS;
+use crate::window::Window;
+
+mod pages;
+
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let mut line = String::new();
+    let _ = fmt::write(&mut line, format_args!("{info}"));
+    log::write(Level::Error, line.as_bytes());
+    core::arch::wasm32::unreachable()
+}
+
+/// The imports.
+struct Host {
+    pages: pages::Pages,
+    /// Keeps its allocation between lines.
+    line: String,
+}
+
+/// The one adapter of this instance. A component is never entered twice at a
+/// time, so the cell is never borrowed twice.
+struct Instance(RefCell<Option<Device<Host>>>);
+
+#[allow(unsafe_code)]
+// SAFETY: wasm of this target has one thread.
+unsafe impl Sync for Instance {}
+
+static INSTANCE: Instance = Instance(RefCell::new(None));
+
+fn with_device<T>(act: impl FnOnce(&mut Device<Host>) -> T) -> T {
+    let mut device = INSTANCE.0.borrow_mut();
+    act(device.get_or_insert_with(|| {
+        Device::new(Host { pages: pages::Pages::default(), line: String::new() })
+    }))
+}
+
+impl Platform for Host {
+    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        let bytes = guest_memory::read(address, data.len() as u32).map_err(|_| MemoryError)?;
+        if bytes.len() != data.len() {
+            return Err(MemoryError);
+        }
+        data.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        guest_memory::write(address, data).map_err(|_| MemoryError)
+    }
+
+    fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
+        let count = pages.len().checked_mul(repeats)?;
+        let offset = self.pages.take(count)?;
+        let mapped = if repeats == 1 {
+            guest_memory::map_window(offset, pages)
+        } else {
+            guest_memory::map_window(offset, &pages.repeat(repeats))
+        };
+        if mapped.is_err() {
+            self.pages.give_back(offset, count);
+            return None;
+        }
+        Some(pages::window(offset, count))
+    }
+
+    fn unmap_window(&mut self, window: Window) {
+        let (base, length) = window.into_parts();
+        let offset = base.as_ptr() as usize as u32;
+        guest_memory::unmap_window(offset);
+        self.pages.give_back(offset, length as usize / pages::SIZE);
+    }
+
+    fn raise(&mut self, vectors: &[u16]) {
+        interrupts::raise(vectors);
+    }
+
+    fn transmit(
+        &mut self,
+        port: u32,
+        queue: u32,
+        packets: &[TxPacket],
+        segments: &[Segment],
+    ) -> TransmitResult {
+        let result = packet_endpoint::transmit(port, queue, packets, segments);
+        TransmitResult {
+            statuses: result.statuses,
+            multicast: (result.multicast_packets, result.multicast_bytes),
+            broadcast: (result.broadcast_packets, result.broadcast_bytes),
+        }
+    }
+
+    fn post_receive(
+        &mut self,
+        port: u32,
+        queue: u32,
+        buffers: &[RxBuffer],
+        segments: &[Segment],
+    ) -> u32 {
+        packet_endpoint::post_receive(port, queue, buffers, segments)
+    }
+
+    fn cancel_receive(&mut self, port: u32, queue: u32) {
+        packet_endpoint::cancel_receive(port, queue);
+    }
+
+    fn cancel_transmit(&mut self, port: u32, queue: u32) {
+        packet_endpoint::cancel_transmit(port, queue);
+    }
+
+    fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
+        self.line.clear();
+        let _ = fmt::write(&mut self.line, message);
+        log::write(level, self.line.as_bytes());
+    }
+}
+
+/// The exports.
+struct Component;
+
+impl Guest for Component {
+    fn describe() -> Description {
+        Description {
+            version: Version {
+                name: Vec::from(b"MANA VF"),
+                build: Vec::from(env!("CARGO_PKG_VERSION").as_bytes()),
+            },
+            pci: PciIdentity {
+                vendor_id: 0x1414,
+                device_id: 0x00ba,
+                subsystem_vendor_id: 0x1414,
+                subsystem_id: 0,
+                revision_id: 1,
+                class_code: 0x02_00_00,
+            },
+            bars: Vec::from([Bar { index: 0, size: BAR0_SIZE }]),
+            msix_vectors: MAX_VECTORS,
+            max_ports: MAX_VPORTS as u32,
+            saved_state_writes: None,
+            saved_state_reads: Vec::new(),
+        }
+    }
+
+    fn configure(ports: Vec<PortConfig>) -> Result<(), WitConfigureError> {
+        let ports: Vec<_> = ports.iter().map(port_config).collect();
+        with_device(|device| device.configure(&ports)).map_err(|error| match error {
+            ConfigureError::NoPorts => WitConfigureError::NoPorts,
+            ConfigureError::TooManyPorts => WitConfigureError::TooManyPorts,
+            ConfigureError::InvalidMac => WitConfigureError::InvalidMac,
+            ConfigureError::InvalidMtu => WitConfigureError::InvalidMtu,
+            ConfigureError::Repeated => WitConfigureError::Repeated,
+        })
+    }
+
+    fn read_register(bar: u8, offset: u64, width: u8) -> u64 {
+        if bar != 0 {
+            return 0;
+        }
+        with_device(|device| device.read_register(offset, width))
+    }
+
+    fn write_register(bar: u8, offset: u64, width: u8, value: u64) -> bool {
+        bar == 0 && with_device(|device| device.write_register(offset, width, value))
+    }
+
+    fn service() -> bool {
+        with_device(Device::service)
+    }
+
+    fn received(port: u32, queue: u32, packets: Vec<RxPacket>) -> bool {
+        with_device(|device| device.received(port, queue, &packets))
+    }
+
+    fn transmitted(port: u32, queue: u32, packets: Vec<TxCompletion>) -> bool {
+        with_device(|device| device.transmitted(port, queue, &packets))
+    }
+
+    fn link_changed(port: u32, up: bool) {
+        with_device(|device| device.link_changed(port, up));
+    }
+
+    fn reset() {
+        with_device(Device::reset);
+    }
+
+    fn inspect() -> Vec<u8> {
+        with_device(|device| serde_json::to_vec(&device.inspect()).unwrap_or_default())
+    }
+}
+
+fn port_config(port: &PortConfig) -> nic::PortConfig {
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&port.mac.to_le_bytes()[..6]);
+    nic::PortConfig {
+        mac,
+        mtu: port.mtu,
+        link_speed_mbps: port.link_speed_mbps,
+        link_up: port.link_up,
+    }
+}
+
+#[allow(unsafe_code)]
+mod export {
+    use super::Component;
+    crate::bindings::export!(Component with_types_in crate::bindings);
+}

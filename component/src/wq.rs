@@ -1,0 +1,219 @@
+//! Work queues: where the driver posts what the device is to do.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::platform::{FaultCounter, Platform};
+use crate::ring::Ring;
+use crate::wire::queue::{MAX_RQE_SIZE, MAX_SQE_SIZE, Sge, WQE_UNIT, WqeHeader};
+
+/// Which way a work queue works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// A send queue.
+    Send,
+    /// A receive queue.
+    Receive,
+}
+
+/// Who works on a queue's entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Nobody: made by `CREATE_QUEUE` and not part of an object.
+    None,
+    /// The hardware channel.
+    Hwc,
+    /// The NIC's work queue object with this key.
+    Nic(usize),
+}
+
+/// A send or receive queue.
+#[derive(Debug)]
+pub struct Wq {
+    /// Who is told of doorbells.
+    pub client: Client,
+    /// Its memory.
+    pub ring: Ring,
+    direction: Direction,
+    /// Bytes that the driver posted, modulo 2^32, as all positions here.
+    tail: u32,
+    /// Bytes that the device has read.
+    next: u32,
+    /// Bytes that the device has completed.
+    done: u32,
+    /// Doorbells that made no sense.
+    pub bad_doorbells: FaultCounter,
+    /// Entries that made no sense.
+    pub malformed: FaultCounter,
+}
+
+/// A copy of a work queue entry, checked against its queue.
+#[derive(Debug)]
+pub struct Entry {
+    words: [u64; (MAX_SQE_SIZE / 8) as usize],
+    header: WqeHeader,
+    /// Where it begins.
+    pub position: u32,
+    /// Where it ends.
+    pub end: u32,
+}
+
+/// What was at the front of a work queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// Nothing is posted.
+    Nothing,
+    /// The entry was filled.
+    Entry,
+    /// The entry's position and end were filled, but it makes no sense:
+    /// longer than an entry can be or than what is posted, or with an OOB of
+    /// no known length.
+    Malformed,
+    /// As `Malformed`, but its memory is gone.
+    Unreadable,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            words: [0; (MAX_SQE_SIZE / 8) as usize],
+            header: WqeHeader::new(),
+            position: 0,
+            end: 0,
+        }
+    }
+}
+
+impl Entry {
+    /// The first 8 bytes.
+    #[inline]
+    pub fn header(&self) -> WqeHeader {
+        self.header
+    }
+
+    /// The inline OOB; at least 8 bytes.
+    #[inline]
+    pub fn oob(&self) -> &[u64] {
+        &self.words[1..1 + self.header.oob_size().unwrap_or(8) as usize / 8]
+    }
+
+    /// The scatter/gather list.
+    #[inline]
+    pub fn sgl(&self) -> &[Sge] {
+        let first = (self.header.sgl_offset() / 8) as usize;
+        let end = first + 2 * usize::from(self.header.num_sge());
+        let bytes = self.words.get(first..end).unwrap_or_default().as_bytes();
+        <[Sge]>::ref_from_bytes(bytes).unwrap_or_default()
+    }
+}
+
+impl Wq {
+    /// A new, empty work queue.
+    pub fn new(ring: Ring, direction: Direction) -> Self {
+        Self {
+            client: Client::None,
+            ring,
+            direction,
+            tail: 0,
+            next: 0,
+            done: 0,
+            bad_doorbells: FaultCounter::default(),
+            malformed: FaultCounter::default(),
+        }
+    }
+
+    /// Takes a doorbell. False if it makes no sense (no whole units,
+    /// backwards, or more than the queue holds) and was ignored.
+    #[must_use]
+    pub fn ring_doorbell(&mut self, tail: u32) -> bool {
+        let forward = tail.wrapping_sub(self.tail);
+        let held = tail.wrapping_sub(self.done);
+        let size = self.ring.size();
+        if !tail.is_multiple_of(WQE_UNIT) || forward > size || held > size {
+            self.bad_doorbells.hit();
+            return false;
+        }
+        self.tail = tail;
+        true
+    }
+
+    /// Reads the next entry, once, into `entry`, and passes it.
+    #[inline]
+    pub fn fetch(&mut self, platform: &mut impl Platform, entry: &mut Entry) -> Fetched {
+        let posted = self.tail.wrapping_sub(self.next);
+        if posted == 0 {
+            return Fetched::Nothing;
+        }
+        entry.position = self.next;
+        let fetched = self.fetch_posted(platform, entry, posted);
+        if fetched != Fetched::Entry {
+            self.malformed.hit();
+        }
+        self.next = entry.end;
+        fetched
+    }
+
+    #[inline]
+    fn fetch_posted(
+        &self,
+        platform: &mut impl Platform,
+        entry: &mut Entry,
+        posted: u32,
+    ) -> Fetched {
+        entry.end = self.tail;
+        let (first, rest) = entry.words.split_at_mut((WQE_UNIT / 8) as usize);
+        if self.ring.read(platform, self.next, first).is_err() {
+            return Fetched::Unreadable;
+        }
+        let header = WqeHeader::from_bits(first[0]);
+        entry.header = header;
+        let size = header.size();
+        if size > posted {
+            return Fetched::Malformed;
+        }
+        entry.end = self.next.wrapping_add(size);
+        if size > self.max_entry() || header.oob_size().is_none() {
+            return Fetched::Malformed;
+        }
+        let rest = &mut rest[..((size - WQE_UNIT) / 8) as usize];
+        let behind = self.next.wrapping_add(WQE_UNIT);
+        if !rest.is_empty() && self.ring.read(platform, behind, rest).is_err() {
+            return Fetched::Unreadable;
+        }
+        Fetched::Entry
+    }
+
+    /// Goes back to `position`, so that what was read from there on is read
+    /// again.
+    pub fn rewind_to(&mut self, position: u32) {
+        self.next = position;
+    }
+
+    /// Everything before `position` is completed.
+    #[inline]
+    pub fn complete_to(&mut self, position: u32) {
+        self.done = position;
+    }
+
+    /// Whether entries are posted that were not read.
+    pub fn has_work(&self) -> bool {
+        self.tail != self.next
+    }
+
+    /// The position below which the driver has used the memory again.
+    #[inline]
+    pub fn reused_below(&self) -> u32 {
+        self.tail.wrapping_sub(self.ring.size())
+    }
+
+    /// Bytes posted, read and completed.
+    pub fn positions(&self) -> (u32, u32, u32) {
+        (self.tail, self.next, self.done)
+    }
+
+    fn max_entry(&self) -> u32 {
+        match self.direction {
+            Direction::Send => MAX_SQE_SIZE,
+            Direction::Receive => MAX_RQE_SIZE,
+        }
+    }
+}

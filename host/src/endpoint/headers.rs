@@ -1,0 +1,173 @@
+//! Where the headers of a frame are.
+
+use etherparse::{
+    IpNumber, Ipv4HeaderSlice, Ipv6ExtensionSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice, ip_number,
+};
+
+/// Destination, source, EtherType.
+pub const ETHERNET_BYTES: usize = 14;
+/// An 802.1Q or 802.1ad tag.
+pub const TAG_BYTES: usize = 4;
+/// The most tags that are looked through: 802.1ad has two.
+const MAX_TAGS: usize = 2;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// Version of the Internet protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpVersion {
+    /// RFC 791.
+    V4,
+    /// RFC 8200.
+    V6,
+}
+
+/// A transport that has its checksum offloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+impl Transport {
+    /// Where its header has the checksum.
+    pub fn checksum_offset(self) -> usize {
+        match self {
+            Self::Tcp => 16,
+            Self::Udp => 6,
+        }
+    }
+
+    /// Length of its header, without options.
+    pub fn header_bytes(self) -> usize {
+        match self {
+            Self::Tcp => 20,
+            Self::Udp => 8,
+        }
+    }
+
+    /// Its number in an IP header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => ip_number::TCP.0,
+            Self::Udp => ip_number::UDP.0,
+        }
+    }
+
+    fn from_number(number: IpNumber) -> Option<Self> {
+        match number {
+            ip_number::TCP => Some(Self::Tcp),
+            ip_number::UDP => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+/// What lies behind the IP header and its options or extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransportAt {
+    /// Which transport.
+    pub transport: Transport,
+    /// Offset of its header; the header itself need not be in sight.
+    pub offset: usize,
+}
+
+/// The headers of a frame that holds an IP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Offset of the IP header, which is whole and in sight.
+    pub ip: usize,
+    /// Its version.
+    pub version: IpVersion,
+    /// The transport, if it is one of ours and begins in this packet: not in
+    /// a fragment, and all extension headers are in sight.
+    pub transport: Option<TransportAt>,
+    /// The address that the checksum covers is not the one in the IPv6
+    /// header: there is a routing header with segments left.
+    pub routed: bool,
+}
+
+impl Layout {
+    /// Finds the headers in the beginning of a frame. None if it isn't IP or
+    /// the IP header isn't all there or not valid.
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let (ip, ethertype) = network_header(frame)?;
+        match ethertype {
+            ETHERTYPE_IPV4 => Self::parse_v4(frame, ip),
+            ETHERTYPE_IPV6 => Self::parse_v6(frame, ip),
+            _ => None,
+        }
+    }
+
+    fn parse_v4(frame: &[u8], ip: usize) -> Option<Self> {
+        let header = Ipv4HeaderSlice::from_slice(frame.get(ip..)?).ok()?;
+        let offset = ip + header.slice().len();
+        let whole = !header.is_fragmenting_payload();
+        let transport = Transport::from_number(header.protocol()).filter(|_| whole);
+        Some(Self {
+            ip,
+            version: IpVersion::V4,
+            transport: transport.map(|transport| TransportAt { transport, offset }),
+            routed: false,
+        })
+    }
+
+    fn parse_v6(frame: &[u8], ip: usize) -> Option<Self> {
+        let header = Ipv6HeaderSlice::from_slice(frame.get(ip..)?).ok()?;
+        let behind = ip + header.slice().len();
+        let mut layout = Self {
+            ip,
+            version: IpVersion::V6,
+            transport: None,
+            routed: false,
+        };
+        let parsed = Ipv6ExtensionsSlice::from_slice(header.next_header(), &frame[behind..]);
+        let Ok((extensions, number, _)) = parsed else {
+            return Some(layout);
+        };
+        if !extensions.is_fragmenting_payload() {
+            let offset = behind + extensions.slice().len();
+            let transport = Transport::from_number(number);
+            layout.transport = transport.map(|transport| TransportAt { transport, offset });
+        }
+        layout.routed = extensions.into_iter().any(|e| has_segments_left(&e));
+        Some(layout)
+    }
+}
+
+/// Length of the Ethernet header with its tags, if it is all there.
+pub fn link_header_bytes(frame: &[u8]) -> Option<usize> {
+    network_header(frame).map(|(offset, _)| offset)
+}
+
+/// Where the tags end, and the EtherType of what lies there.
+fn network_header(frame: &[u8]) -> Option<(usize, u16)> {
+    let ethertype = |end: usize| {
+        let bytes = frame.get(end - 2..end)?;
+        Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+    };
+    let mut end = ETHERNET_BYTES;
+    for _ in 0..MAX_TAGS {
+        if !is_tag(ethertype(end)?) {
+            break;
+        }
+        end += TAG_BYTES;
+    }
+    Some((end, ethertype(end)?))
+}
+
+/// Tag protocol identifiers: 802.1Q, 802.1ad, and what came before 802.1ad.
+fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
+}
+
+/// RFC 8200, section 4.4: the fourth byte of a routing header.
+fn has_segments_left(extension: &Ipv6ExtensionSlice<'_>) -> bool {
+    match extension {
+        Ipv6ExtensionSlice::Routing(header) => header.slice()[3] != 0,
+        _ => false,
+    }
+}

@@ -1,0 +1,44 @@
+//! What a received packet's headers say, as [`RxFlags`].
+
+use super::headers::{IpVersion, Layout, Transport};
+use super::{RxFlags, checksum};
+
+/// How much of a received frame is looked at: the headers of anything but
+/// IPv6 packets with many extensions.
+pub const LOOK_BYTES: usize = 128;
+
+/// What the beginning of a frame says: protocols, and whether the IP header's
+/// checksum is right. The transport's checksum is left open.
+pub fn classify(frame: &[u8]) -> RxFlags {
+    let Some(layout) = Layout::parse(frame) else {
+        return RxFlags::empty();
+    };
+    let mut flags = match layout.version {
+        IpVersion::V4 => RxFlags::IPV4 | ipv4_checksum(frame, &layout),
+        IpVersion::V6 => RxFlags::IPV6 | RxFlags::IP_CHECKSUM_GOOD,
+    };
+    match layout.transport.map(|at| at.transport) {
+        Some(Transport::Tcp) => flags |= RxFlags::TCP,
+        Some(Transport::Udp) => flags |= RxFlags::UDP,
+        None => {}
+    }
+    flags
+}
+
+/// The frame's flags once its transport checksum is known to be right. Only
+/// TCP's and UDP's are reported.
+pub fn with_good_transport_checksum(flags: RxFlags) -> RxFlags {
+    if flags.intersects(RxFlags::TCP | RxFlags::UDP) {
+        flags | RxFlags::L4_CHECKSUM_GOOD
+    } else {
+        flags
+    }
+}
+
+fn ipv4_checksum(frame: &[u8], layout: &Layout) -> RxFlags {
+    let end = layout.ip + usize::from(frame[layout.ip] & 0xf) * 4;
+    match frame.get(layout.ip..end) {
+        Some(header) if checksum::is_good(header) => RxFlags::IP_CHECKSUM_GOOD,
+        _ => RxFlags::IP_CHECKSUM_BAD,
+    }
+}

@@ -1,0 +1,153 @@
+//! Getting hold of a TAP interface.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+
+use super::ioctl;
+use crate::endpoint::vnet::VNET_HEADER_BYTES;
+
+const DRIVER: &str = "/dev/net/tun";
+
+/// Ethernet frames, no protocol word before them, a virtio-net header instead.
+const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// Room for an interface's name, the zero at its end included (`IFNAMSIZ`).
+const NAME_ROOM: usize = libc::IFNAMSIZ;
+
+/// Why there is no TAP of the name that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// Linux would not take the name, or take it for a pattern.
+    #[error(
+        "`{0}` can't be the name of a TAP interface: use 1 to 15 characters, and no `/`, `:`, `%` or white space"
+    )]
+    InvalidName(String),
+    /// The driver's node is missing.
+    #[error(
+        "there is no {DRIVER}: load the driver (`modprobe tun`), or give the container that device"
+    )]
+    NoDriver,
+    /// The driver's node can't be opened.
+    #[error("{DRIVER} can't be opened ({0}): run as a user who may read and write it")]
+    DriverClosed(std::io::Error),
+    /// The interface is missing and may not be made.
+    #[error(
+        "there is no interface `{0}`, and making one needs CAP_NET_ADMIN: `sudo ip tuntap add dev {0} mode tap user $USER`, or run as root"
+    )]
+    Missing(String),
+    /// The interface belongs to someone else.
+    #[error(
+        "the TAP interface `{0}` belongs to another user: make it again with `sudo ip tuntap add dev {0} mode tap user $USER`, or run as root"
+    )]
+    NotPermitted(String),
+    /// Another process holds the interface.
+    #[error(
+        "the TAP interface `{0}` is in use by another process: stop that one, or choose another interface"
+    )]
+    Busy(String),
+    /// The interface is no TAP.
+    #[error(
+        "the interface `{0}` exists but is no TAP (another kind of interface, or a TUN): choose another name, or make one with `sudo ip tuntap add dev NAME mode tap`"
+    )]
+    WrongKind(String),
+    /// Anything else.
+    #[error("setting up the TAP interface `{name}`: {step}: {source}")]
+    Setup {
+        /// Its name.
+        name: String,
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+}
+
+/// A TAP interface that is ours.
+#[derive(Debug)]
+pub struct Attached {
+    /// To send and receive by.
+    pub fd: OwnedFd,
+    /// Its MTU when it was attached.
+    pub mtu: u16,
+    /// It was made here, and goes away with `fd`.
+    pub created: bool,
+}
+
+/// Attaches to the TAP of this name, or makes one.
+pub fn attach(name: &str) -> Result<Attached, TapError> {
+    check_name(name)?;
+    let failed = |step| {
+        move |error: Errno| TapError::Setup {
+            name: name.to_owned(),
+            step,
+            source: error.into(),
+        }
+    };
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(failed("a socket to ask about interfaces"))?;
+    let existed = netdevice::name_to_index(&socket, name).is_ok();
+    let fd = open_driver()?;
+    claim(fd.as_fd(), name).map_err(|error| refused(name, existed, error))?;
+    ioctl::set_header_size(fd.as_fd(), VNET_HEADER_BYTES as libc::c_int)
+        .map_err(failed("TUNSETVNETHDRSZ"))?;
+    ioctl::set_little_endian(fd.as_fd()).map_err(failed("TUNSETVNETLE"))?;
+    // No segmentation offload: the device can't deliver packets longer than
+    // the MTU. Set even so, since the interface may remember another owner's.
+    ioctl::set_offload(fd.as_fd(), libc::TUN_F_CSUM).map_err(failed("TUNSETOFFLOAD"))?;
+    let mtu = ioctl::interface_mtu(socket.as_fd(), name).map_err(failed("SIOCGIFMTU"))?;
+    Ok(Attached {
+        fd,
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        created: !existed,
+    })
+}
+
+/// `dev_valid_name` of the kernel; `%` would make it choose a number.
+fn check_name(name: &str) -> Result<(), TapError> {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+    let fits = (1..NAME_ROOM).contains(&name.len());
+    if !fits || name == "." || name == ".." || name.contains(odd) {
+        return Err(TapError::InvalidName(name.to_owned()));
+    }
+    Ok(())
+}
+
+fn open_driver() -> Result<OwnedFd, TapError> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(DRIVER, flags, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT | Errno::NXIO | Errno::NODEV => TapError::NoDriver,
+        other => TapError::DriverClosed(other.into()),
+    })
+}
+
+/// Attaches to an interface of one queue, or to the first queue of one that
+/// was made with `multi_queue`: the kernel wants to hear which it is.
+fn claim(tun: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+    match ioctl::set_interface(tun, name, FLAGS) {
+        Err(Errno::INVAL) => ioctl::set_interface(tun, name, FLAGS | libc::IFF_MULTI_QUEUE),
+        done => done,
+    }
+}
+
+fn refused(name: &str, existed: bool, error: Errno) -> TapError {
+    let name = name.to_owned();
+    match error {
+        Errno::PERM | Errno::ACCESS if existed => TapError::NotPermitted(name),
+        Errno::PERM | Errno::ACCESS => TapError::Missing(name),
+        Errno::BUSY => TapError::Busy(name),
+        Errno::INVAL if existed => TapError::WrongKind(name),
+        other => TapError::Setup {
+            name,
+            step: "TUNSETIFF",
+            source: other.into(),
+        },
+    }
+}

@@ -293,6 +293,7 @@ plan_guest() {
 # ----------------------------------------------------------------------------
 
 started=$(now)
+cd "$root" # where a rust-toolchain file would be heard
 case ${1:-all} in
     all) plan_build; plan_guest ;;
     build) plan_build ;;

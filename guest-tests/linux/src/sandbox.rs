@@ -36,6 +36,10 @@ impl Sandbox {
             // Should the outer program be killed, this one must not go on alone.
             prctl::set_pdeathsig(Signal::SIGKILL)
                 .context("cannot tie this process to its parent")?;
+            // What is blocked is handed down, and the programs started here are to hear.
+            watched_signals()
+                .thread_unblock()
+                .context("cannot unblock signals")?;
             return Ok(Self {
                 run_dir: run_dir.into(),
             });
@@ -74,14 +78,21 @@ fn watched_signals() -> SigSet {
     ])
 }
 
-/// Waits for the inner program; kills it when asked to stop.
+/// Waits for the inner program; kills it when asked to stop. Returns the status to
+/// exit with.
 fn wait(child: &mut Child, signals: &SigSet) -> Result<i32> {
+    let mut asked = None;
     loop {
-        if signals.wait().context("cannot wait for signals")? != Signal::SIGCHLD {
-            child.kill().context("cannot stop the harness")?;
+        match signals.wait().context("cannot wait for signals")? {
+            Signal::SIGCHLD => {}
+            signal => {
+                asked = Some(signal as i32);
+                child.kill().context("cannot stop the harness")?;
+            }
         }
         if let Some(status) = child.try_wait().context("cannot wait for the harness")? {
-            return Ok(status.code().unwrap_or(128 + status.signal().unwrap_or(0)));
+            let signal = asked.or(status.signal()).unwrap_or(0);
+            return Ok(status.code().unwrap_or(128 + signal));
         }
     }
 }

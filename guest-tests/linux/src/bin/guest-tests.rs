@@ -295,13 +295,21 @@ fn reload(lab: &mut Lab) -> Result<()> {
 fn link_goes_down_and_up_twenty_times(tests: &Tests) -> Result<()> {
     tests.in_guest(ONE_PORT, |lab| {
         for round in 1..=20 {
-            let Parts { vm, ports, .. } = lab.parts()?;
-            vm.sh(&format!("ip link set {} down", ports[0].interface))?;
-            // It brings the link up again, and the first packets through.
-            lab.configure().with_context(|| format!("round {round}"))?;
+            bounce(lab).with_context(|| format!("round {round}"))?;
         }
         lab.network_works()
     })
+}
+
+fn bounce(lab: &mut Lab) -> Result<()> {
+    let Parts { vm, ports, .. } = lab.parts()?;
+    vm.sh(&format!("ip link set {} down", ports[0].interface))?;
+    lab.configure()?;
+    let Parts { vm, ports, assets } = lab.parts()?;
+    for family in Family::BOTH {
+        checks::ping_both_ways(assets, vm, ports[0].tap.subnet(), family, Ping::default())?;
+    }
+    Ok(())
 }
 
 fn guest_reboots(tests: &Tests) -> Result<()> {

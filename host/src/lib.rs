@@ -6,3 +6,5 @@ pub mod endpoint;
 pub mod interrupt;
 pub mod memory;
 pub mod pci;
+mod socket;
+pub mod vfio_user;

@@ -3,9 +3,8 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -46,7 +45,7 @@ pub enum BindError {
 /// A listening socket that removes its file when it is dropped.
 #[derive(Debug)]
 pub struct BoundListener {
-    listener: UnixListener,
+    listener: OwnedFd,
     /// Absolute, so that it stays right if the working directory changes.
     path: PathBuf,
     /// Device and inode of the file that we made.
@@ -84,7 +83,7 @@ impl BoundListener {
         })?;
         let file = identity(&path.symlink_metadata().map_err(kernel)?);
         Ok(Self {
-            listener: listener.into(),
+            listener,
             path: absolute,
             file,
         })
@@ -95,15 +94,9 @@ impl BoundListener {
         &self.path
     }
 
-    /// The socket; the file is removed when `self` is dropped all the same.
-    pub fn listener(&self) -> &UnixListener {
-        &self.listener
-    }
-}
-
-impl Drop for BoundListener {
-    fn drop(&mut self) {
-        // Somebody may have put another file there: only ours is removed.
+    /// Removes the file, so that nobody finds the socket any more. Does nothing
+    /// if it is gone or if somebody put another file there.
+    pub fn unlink(&self) {
         let ours = self
             .path
             .symlink_metadata()
@@ -111,6 +104,18 @@ impl Drop for BoundListener {
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "can't remove the socket");
         }
+    }
+}
+
+impl AsFd for BoundListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for BoundListener {
+    fn drop(&mut self) {
+        self.unlink();
     }
 }
 
@@ -178,7 +183,7 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
 

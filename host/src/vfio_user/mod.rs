@@ -15,9 +15,7 @@
 //!   is taken for a header, and only this session suffers.
 //!
 //! The crate takes at most 16 descriptors with a message and ends the session at
-//! more; QEMU sends one at a time, as it is told to, but Cloud Hypervisor sends
-//! all eventfds at once: with it, a device works that has at most 16 MSI-X
-//! vectors.
+//! more. QEMU sends one at a time, as it is told to, Cloud Hypervisor up to 16.
 
 mod backend;
 mod irq_request;
@@ -27,7 +25,7 @@ mod throttle;
 mod vectors;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,10 +55,10 @@ pub enum ServeError {
     Accept(#[source] io::Error),
 }
 
-/// A vfio-user socket. Its file goes when this is dropped.
+/// A vfio-user socket. Its file goes when this and every [`Stopper`] is dropped,
+/// or when it is stopped.
 #[derive(Debug)]
 pub struct Server {
-    socket: BoundListener,
     control: Arc<Control>,
 }
 
@@ -70,8 +68,7 @@ pub struct Stopper(Arc<Control>);
 
 #[derive(Debug)]
 struct Control {
-    /// The same socket as the server's.
-    listener: OwnedFd,
+    socket: BoundListener,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -91,25 +88,20 @@ impl Server {
     /// [`BindError`] if the path is taken or can't be used.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         let socket = BoundListener::bind(path, None)?;
-        let copied = socket.listener().as_fd().try_clone_to_owned();
-        let listener = copied.map_err(|source| BindError::Kernel {
-            path: path.to_owned(),
-            source,
-        })?;
         let (state, changed) = Default::default();
-        Ok(Self {
+        let control = Control {
             socket,
-            control: Arc::new(Control {
-                listener,
-                state,
-                changed,
-            }),
+            state,
+            changed,
+        };
+        Ok(Self {
+            control: Arc::new(control),
         })
     }
 
     /// Where the socket is, as an absolute path.
     pub fn path(&self) -> &Path {
-        self.socket.path()
+        self.control.socket.path()
     }
 
     /// A handle that ends [`serve`](Self::serve).
@@ -128,7 +120,7 @@ impl Server {
         let _running = Running::new(&self.control);
         let irqs = layout::irqs(vectors.count());
         let regions = layout::regions(device);
-        let listener = self.socket.listener().as_fd().try_clone_to_owned();
+        let listener = self.control.socket.as_fd().try_clone_to_owned();
         let listener = listener.map_err(ServeError::Accept)?;
         let server = vfio_user::Server::from_owned_fd(listener, true, irqs, regions);
         let mut throttle = Throttle::new();
@@ -208,7 +200,8 @@ impl Drop for Running<'_> {
 }
 
 impl Stopper {
-    /// Ends [`Server::serve`], and the session with a VMM if there is one.
+    /// Removes the socket's file and ends [`Server::serve`], and the session with
+    /// a VMM if there is one.
     /// Returns true when it has ended, false if it has not within `patience`;
     /// it still ends as soon as the VMM goes. If `serve` is only called later, it
     /// returns at once.
@@ -218,10 +211,11 @@ impl Stopper {
         let mut state = control.state.lock();
         state.stopping = true;
         control.changed.notify_all();
-        let _ = rustix::net::shutdown(&control.listener, Shutdown::Both);
+        control.socket.unlink();
+        let _ = rustix::net::shutdown(&control.socket, Shutdown::Both);
         while state.running && Instant::now() < deadline {
             // Again and again, for a connection may just be being accepted.
-            if let Err(error) = session::hang_up(control.listener.as_fd()) {
+            if let Err(error) = session::hang_up(control.socket.as_fd()) {
                 tracing::debug!(%error, "can't end the session with the VMM");
             }
             control.changed.wait_for(&mut state, STOP_RETRY);

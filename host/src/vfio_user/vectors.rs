@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use crate::interrupt::VectorSink;
 
 /// `ANON_INODE_FS_MAGIC` of `linux/magic.h`.
-const ANON_INODE_FS: i64 = 0x0904_1934;
+const ANON_INODE_FS: u32 = 0x0904_1934;
 
 /// A descriptor that is no eventfd was given for a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +48,7 @@ impl EventFd {
     fn new(fd: OwnedFd) -> Option<Self> {
         let system = rustix::fs::fstatfs(&fd).ok()?;
         let flags = rustix::fs::fcntl_getfl(&fd).ok()?;
-        let anonymous = i64::from(system.f_type) == ANON_INODE_FS;
+        let anonymous = system.f_type as u32 == ANON_INODE_FS;
         let blocking = !flags.contains(OFlags::NONBLOCK);
         anonymous.then_some(Self { fd, blocking })
     }

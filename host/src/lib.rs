@@ -2,9 +2,12 @@
 
 pub mod bindings;
 pub mod component;
+pub mod control;
 pub mod device;
 pub mod endpoint;
 pub mod interrupt;
 pub mod memory;
 pub mod pci;
 pub mod runtime;
+mod socket;
+pub mod vfio_user;

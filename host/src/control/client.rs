@@ -1,0 +1,94 @@
+//! The side that asks.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Inspect, Request, Response};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no control socket answers at {path}; is `manatee serve --control {path}` running?")]
+    Connect {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The connection broke, or the answer took too long.
+    #[error("the control socket at {0} gave no answer")]
+    Broken(PathBuf, #[source] io::Error),
+    /// What came back is no answer.
+    #[error(
+        "the answer from {0} can't be understood; is it a socket of `manatee serve --control`?"
+    )]
+    Garbled(PathBuf, #[source] serde_json::Error),
+    /// The server refuses, for the reason given.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A connection to a control socket.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the control socket at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Connect`].
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        let connect = || {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        };
+        let failed = |source| ClientError::Connect {
+            path: path.to_owned(),
+            source,
+        };
+        let stream = BufReader::new(connect().map_err(failed)?);
+        Ok(Self {
+            path: path.to_owned(),
+            stream,
+        })
+    }
+
+    /// The live tree, or the part of it that `pattern` selects.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if nothing matches the pattern.
+    pub fn inspect(&mut self, pattern: Option<String>) -> Result<Value, ClientError> {
+        self.ask(&Request::Inspect(Inspect { pattern }))
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Value, ClientError> {
+        let garbled = |error| ClientError::Garbled(self.path.clone(), error);
+        let broken = |error| ClientError::Broken(self.path.clone(), error);
+        let line = serde_json::to_string(request).map_err(garbled)?;
+        let mut answer = String::new();
+        writeln!(self.stream.get_mut(), "{line}").map_err(broken)?;
+        let length = self.stream.read_line(&mut answer).map_err(broken)?;
+        if length == 0 {
+            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match serde_json::from_str(&answer).map_err(garbled)? {
+            Response::Ok(value) => Ok(value),
+            Response::Error(reason) => Err(ClientError::Refused(reason)),
+        }
+    }
+}

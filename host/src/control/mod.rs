@@ -1,0 +1,52 @@
+//! The control socket: questions to a running `manatee serve`.
+//!
+//! A request is one line of JSON and gets one line of JSON back; a connection
+//! carries any number of them, one after the other:
+//!
+//! ```text
+//! {"inspect": {"pattern": "ports/0/*"}}
+//! {"ok": {"ports": {"0": {...}}}}
+//! {"inspect": {"pattern": "["}}
+//! {"error": "..."}
+//! ```
+
+mod client;
+mod select;
+mod server;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use client::{Client, ClientError};
+pub use select::{SelectError, select};
+pub use server::{Commands, Server};
+
+/// The longest request in bytes, its line feed not counted.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// The live tree, or part of it.
+    Inspect(Inspect),
+}
+
+/// [`Request::Inspect`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Inspect {
+    /// Which part; everything if it is missing. See [`select`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
+}
+
+/// What a client gets back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// The answer.
+    Ok(Value),
+    /// Why there is none, for people.
+    Error(String),
+}

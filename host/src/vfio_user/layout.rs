@@ -1,0 +1,114 @@
+//! What a VMM is told about the device: regions and interrupts, numbered as
+//! vfio numbers those of a PCI device (`linux/vfio.h`, `VFIO_PCI_*`).
+
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS,
+    VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
+    vfio_region_info,
+};
+use vfio_user::{IrqInfo, ServerRegion};
+
+use crate::device::Device;
+use crate::pci::CONFIG_SPACE_SIZE;
+
+/// A region that a VMM reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Region {
+    Bar(u8),
+    Config,
+    /// Expansion ROM and VGA, which the device does not have.
+    Absent,
+}
+
+impl Region {
+    pub fn from_index(index: u32) -> Self {
+        match index {
+            0..=VFIO_PCI_BAR5_REGION_INDEX => Self::Bar(index as u8),
+            VFIO_PCI_CONFIG_REGION_INDEX => Self::Config,
+            _ => Self::Absent,
+        }
+    }
+}
+
+/// The regions, in the order of their index.
+pub(super) fn regions(device: &Device) -> Vec<ServerRegion> {
+    (0..VFIO_PCI_NUM_REGIONS)
+        .map(|index| {
+            let size = match Region::from_index(index) {
+                Region::Bar(bar) => device.bar_size(bar),
+                Region::Config => CONFIG_SPACE_SIZE as u64,
+                Region::Absent => 0,
+            };
+            region(index, size)
+        })
+        .collect()
+}
+
+fn region(index: u32, size: u64) -> ServerRegion {
+    let access = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+    let region_info = vfio_region_info {
+        argsz: size_of::<vfio_region_info>() as u32,
+        flags: if size > 0 { access } else { 0 },
+        index,
+        size,
+        ..Default::default()
+    };
+    ServerRegion {
+        region_info,
+        sparse_areas: Vec::new(),
+        mmap_fd: None,
+    }
+}
+
+/// The interrupts, in the order of their index.
+///
+/// MSI-X does not say `VFIO_IRQ_INFO_NORESIZE`: it means that all vectors have
+/// to be turned off to add one, so that QEMU would do that whenever the guest
+/// uses a further vector, and we don't need it.
+///
+/// Error and request are there because QEMU warns about a device without them;
+/// this one never reports an error that way, nor asks to be given back.
+pub(super) fn irqs(msix_vectors: u32) -> Vec<IrqInfo> {
+    (0..VFIO_PCI_NUM_IRQS)
+        .map(|index| {
+            let count = irq_count(index, msix_vectors);
+            let flags = if count > 0 { VFIO_IRQ_INFO_EVENTFD } else { 0 };
+            IrqInfo {
+                index,
+                flags,
+                count,
+            }
+        })
+        .collect()
+}
+
+/// How many interrupts an index has.
+pub(super) fn irq_count(index: u32, msix_vectors: u32) -> u32 {
+    match index {
+        VFIO_PCI_MSIX_IRQ_INDEX => msix_vectors,
+        VFIO_PCI_ERR_IRQ_INDEX | VFIO_PCI_REQ_IRQ_INDEX => 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn region_indices_are_those_of_vfio_pci() {
+        assert_eq!(Region::from_index(0), Region::Bar(0));
+        assert_eq!(Region::from_index(5), Region::Bar(5));
+        assert_eq!(Region::from_index(6), Region::Absent);
+        assert_eq!(Region::from_index(7), Region::Config);
+        assert_eq!(Region::from_index(8), Region::Absent);
+        assert_eq!(Region::from_index(u32::MAX), Region::Absent);
+    }
+
+    #[test]
+    fn only_msix_has_vectors_for_the_guest() {
+        let counts: Vec<_> = irqs(33).iter().map(|irq| irq.count).collect();
+        assert_eq!(counts, [0, 0, 33, 1, 1]);
+    }
+}

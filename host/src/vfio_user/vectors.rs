@@ -1,0 +1,267 @@
+//! The eventfds that a VMM gave for its interrupt vectors.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+
+use crate::interrupt::VectorSink;
+
+/// `ANON_INODE_FS_MAGIC` of `linux/magic.h`.
+const ANON_INODE_FS: u32 = 0x0904_1934;
+
+/// A descriptor that is no eventfd was given for a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the descriptor for vector {0} is no eventfd")]
+pub struct NotAnEventFd(pub u32);
+
+/// Interrupt vectors and the eventfds behind them. Cheap to clone; every clone
+/// is the same table.
+///
+/// A vector that is raised while it is masked, or while it has no eventfd, is
+/// remembered and delivered when that changes: a VMM that emulates the MSI-X
+/// table assigns an eventfd only when the guest unmasks the vector, and a
+/// hardware table would have kept its pending bit.
+#[derive(Clone, Debug)]
+pub struct Vectors(Arc<[Mutex<Slot>]>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    eventfd: Option<EventFd>,
+    masked: bool,
+    pending: bool,
+}
+
+/// An eventfd that another process made.
+#[derive(Debug)]
+struct EventFd {
+    fd: OwnedFd,
+    /// Whether a write could block, which happens when the counter is full.
+    blocking: bool,
+}
+
+impl EventFd {
+    /// None if `fd` is something else, to which a write might do anything.
+    fn new(fd: OwnedFd) -> Option<Self> {
+        let system = rustix::fs::fstatfs(&fd).ok()?;
+        let flags = rustix::fs::fcntl_getfl(&fd).ok()?;
+        let anonymous = system.f_type as u32 == ANON_INODE_FS;
+        let blocking = !flags.contains(OFlags::NONBLOCK);
+        anonymous.then_some(Self { fd, blocking })
+    }
+
+    fn signal(&self) {
+        if self.blocking && !self.has_room() {
+            return;
+        }
+        // It fails only if the counter is full, and then the VMM has not
+        // even taken the interrupts before this one.
+        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+    }
+
+    fn has_room(&self) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::OUT)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl Slot {
+    fn raise(&mut self) {
+        match &self.eventfd {
+            Some(eventfd) if !self.masked => {
+                self.pending = false;
+                eventfd.signal();
+            }
+            _ => self.pending = true,
+        }
+    }
+
+    /// Delivers what had to wait, if nothing holds it back any more.
+    fn release(&mut self) {
+        if self.pending {
+            self.raise();
+        }
+    }
+}
+
+impl Vectors {
+    /// A table of `count` vectors without eventfds.
+    pub fn new(count: u16) -> Self {
+        Self((0..count).map(|_| Mutex::default()).collect())
+    }
+
+    /// Number of vectors.
+    pub fn count(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    /// Gives eventfds to the vectors from `start` on; all or none.
+    pub(super) fn assign(&self, start: u32, fds: Vec<OwnedFd>) -> Result<(), NotAnEventFd> {
+        let eventfds: Vec<_> = (start..)
+            .zip(fds)
+            .map(|(vector, fd)| EventFd::new(fd).ok_or(NotAnEventFd(vector)))
+            .collect::<Result<_, _>>()?;
+        for (slot, eventfd) in self.0.iter().skip(start as usize).zip(eventfds) {
+            let mut slot = slot.lock();
+            slot.eventfd = Some(eventfd);
+            slot.release();
+        }
+        Ok(())
+    }
+
+    /// Takes the eventfds of vectors away, and forgets what was pending.
+    pub(super) fn deassign(&self, vectors: Range<u32>) {
+        self.each(vectors, |slot| {
+            slot.eventfd = None;
+            slot.pending = false;
+        });
+    }
+
+    /// Back to the state after [`new`](Self::new).
+    pub(super) fn clear(&self) {
+        self.each(0..self.count(), |slot| *slot = Slot::default());
+    }
+
+    /// Forgets what is pending, as a reset of the device does; the eventfds
+    /// stay.
+    pub(super) fn forget_pending(&self) {
+        self.each(0..self.count(), |slot| slot.pending = false);
+    }
+
+    /// Raises vectors as the device does.
+    pub(super) fn trigger(&self, vectors: Range<u32>) {
+        self.each(vectors, Slot::raise);
+    }
+
+    pub(super) fn mask(&self, vectors: Range<u32>) {
+        self.each(vectors, |slot| slot.masked = true);
+    }
+
+    pub(super) fn unmask(&self, vectors: Range<u32>) {
+        self.each(vectors, |slot| {
+            slot.masked = false;
+            slot.release();
+        });
+    }
+
+    fn each(&self, vectors: Range<u32>, act: impl Fn(&mut Slot)) {
+        let slots = self.0.iter().skip(vectors.start as usize);
+        for slot in slots.take(vectors.len()) {
+            act(&mut slot.lock());
+        }
+    }
+}
+
+impl VectorSink for Vectors {
+    fn raise(&self, vector: u16) {
+        if let Some(slot) = self.0.get(usize::from(vector)) {
+            slot.lock().raise();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::EventfdFlags;
+
+    use super::*;
+
+    fn eventfd() -> OwnedFd {
+        rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap()
+    }
+
+    fn copy(fd: &OwnedFd) -> OwnedFd {
+        fd.try_clone().unwrap()
+    }
+
+    /// How often the eventfd was signalled since the last call.
+    fn count(fd: &OwnedFd) -> u64 {
+        let mut data = [0; 8];
+        rustix::io::read(fd, &mut data).map_or(0, |_| u64::from_ne_bytes(data))
+    }
+
+    #[test]
+    fn raise_signals_its_eventfd_only() {
+        let vectors = Vectors::new(2);
+        let (a, b) = (eventfd(), eventfd());
+        vectors.assign(0, vec![copy(&a), copy(&b)]).unwrap();
+        vectors.raise(1);
+        vectors.raise(1);
+        vectors.raise(2);
+        assert_eq!((count(&a), count(&b)), (0, 2));
+    }
+
+    #[test]
+    fn what_was_raised_too_early_is_delivered_once() {
+        let vectors = Vectors::new(1);
+        vectors.raise(0);
+        vectors.raise(0);
+        let fd = eventfd();
+        vectors.assign(0, vec![copy(&fd)]).unwrap();
+        assert_eq!(count(&fd), 1);
+        vectors.mask(0..1);
+        vectors.raise(0);
+        assert_eq!(count(&fd), 0);
+        vectors.unmask(0..1);
+        vectors.unmask(0..1);
+        assert_eq!(count(&fd), 1);
+    }
+
+    #[test]
+    fn reset_deassign_and_clear_forget_what_is_pending() {
+        for forget in [
+            |v: &Vectors| v.forget_pending(),
+            |v: &Vectors| v.deassign(0..1),
+            |v: &Vectors| v.clear(),
+        ] {
+            let vectors = Vectors::new(1);
+            vectors.raise(0);
+            forget(&vectors);
+            let fd = eventfd();
+            vectors.assign(0, vec![copy(&fd)]).unwrap();
+            assert_eq!(count(&fd), 0);
+        }
+    }
+
+    #[test]
+    fn only_eventfds_are_taken() {
+        let vectors = Vectors::new(2);
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let fd = eventfd();
+        assert_eq!(
+            vectors.assign(0, vec![copy(&fd), far.into()]),
+            Err(NotAnEventFd(1))
+        );
+        vectors.raise(0);
+        assert_eq!(count(&fd), 0, "all or none");
+        drop(near);
+    }
+
+    #[test]
+    fn full_blocking_eventfd_does_not_block() {
+        let vectors = Vectors::new(1);
+        let fd = rustix::event::eventfd(0, EventfdFlags::empty()).unwrap();
+        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        vectors.assign(0, vec![copy(&fd)]).unwrap();
+        vectors.raise(0);
+        assert_eq!(count(&fd), u64::MAX - 1);
+        vectors.raise(0);
+        assert_eq!(count(&fd), 1);
+    }
+
+    #[test]
+    fn ranges_beyond_the_table_are_harmless() {
+        let vectors = Vectors::new(2);
+        vectors.trigger(1..u32::MAX);
+        vectors.mask(5..9);
+        vectors.assign(2, vec![eventfd()]).unwrap();
+        assert_eq!(vectors.count(), 2);
+    }
+}

@@ -44,13 +44,13 @@ impl Sample {
 
     /// The frame, all lengths and checksums right.
     pub fn frame(&self) -> Vec<u8> {
-        self.segment(0, self.payload.len())
+        self.segment_of(0, self.payload.len(), 0)
     }
 
     /// The frame that carries `length` payload bytes from `start`, as if
-    /// TCP had cut the payload there.
-    pub fn segment(&self, start: usize, length: usize) -> Vec<u8> {
-        let index = start.checked_div(length).unwrap_or(0);
+    /// TCP had cut the payload into parts of `size`.
+    pub fn segment_of(&self, start: usize, length: usize, size: usize) -> Vec<u8> {
+        let index = start.checked_div(size).unwrap_or(0);
         let last = start + length == self.payload.len();
         let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
         let tag = |id: u16, inner| SingleVlanHeader {

@@ -261,3 +261,6 @@ impl Endpoint for Loopback {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ mod offload;
 mod rx_flags;
 mod rx_queue;
 mod tap;
+#[cfg(test)]
+mod testing;
 mod vnet;
 
 pub use crate::bindings::manatee::device::types::{

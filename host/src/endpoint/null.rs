@@ -72,3 +72,27 @@ impl Endpoint for Null {
         serde_json::json!({ "kind": "null", "counters": self.counters })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::testing::{Guest, TX_AREA, plain};
+    use crate::memory::tests::{NOWHERE, READ_ONLY, UNREACHABLE, segment};
+
+    #[test]
+    fn packets_vanish_but_must_have_been_there() {
+        let (mut guest, mut null) = (Guest::new(), Null::new());
+        guest.post();
+        let mut send = |at, length| guest.send_cut(&mut null, &[], plain(), &[segment(at, length)]);
+        assert_eq!(send(TX_AREA, 60), TxStatus::Sent);
+        assert_eq!(send(READ_ONLY, 60), TxStatus::Sent);
+        assert_eq!(send(UNREACHABLE, 60), TxStatus::MemoryFault);
+        assert_eq!(send(NOWHERE, 60), TxStatus::MemoryFault);
+        assert_eq!(send(u64::MAX, u32::MAX), TxStatus::MemoryFault);
+        assert_eq!(send(TX_AREA, 13), TxStatus::BadHeaders);
+        assert!(!null.receive(&mut guest.io()));
+        assert!(guest.received().is_empty());
+        assert_eq!(null.inspect()["counters"]["transmit"]["packets"], 2);
+        assert_eq!(null.inspect()["counters"]["transmit"]["bytes"], 120);
+    }
+}

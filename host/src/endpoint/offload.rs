@@ -307,3 +307,6 @@ fn one_of<T>(a: Option<T>, b: Option<T>) -> Result<Option<T>, Refusal> {
         (a, b) => Ok(a.or(b)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,3 +42,6 @@ fn ipv4_checksum(frame: &[u8], layout: &Layout) -> RxFlags {
         _ => RxFlags::IP_CHECKSUM_BAD,
     }
 }
+
+#[cfg(test)]
+mod tests;

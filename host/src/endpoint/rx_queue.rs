@@ -105,3 +105,6 @@ impl Posted<'_> {
         self.queue.buffers.front().map_or(0, |b| b.segments.into())
     }
 }
+
+#[cfg(test)]
+mod tests;

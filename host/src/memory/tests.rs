@@ -1,1 +1,326 @@
-//! Guest memory for tests.
+//! Guest memory of several regions, for these tests and the endpoints'.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+
+use proptest::prelude::*;
+use rustix::fs::MemfdFlags;
+
+use super::*;
+
+/// Two pages of memory, ending where [`HIGH`] begins.
+pub(crate) const LOW: u64 = 0x10_0000;
+/// Memory behind [`LOW`], of another file: what crosses lies in both.
+pub(crate) const HIGH: u64 = LOW + 2 * PAGE_SIZE;
+/// 256 KiB for larger packets.
+pub(crate) const LARGE: u64 = 0x100_0000;
+/// Its size.
+pub(crate) const LARGE_BYTES: u64 = 256 << 10;
+/// A page that may only be read.
+pub(crate) const READ_ONLY: u64 = 0x200_0000;
+/// A page that came without a descriptor.
+pub(crate) const UNREACHABLE: u64 = 0x300_0000;
+/// No memory at all.
+pub(crate) const NOWHERE: u64 = 0x400_0000;
+
+/// A file in memory.
+fn memfd(size: u64) -> File {
+    let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+    file.set_len(size).unwrap();
+    file
+}
+
+/// Memory of each kind.
+pub(crate) fn guest_memory() -> GuestMemory {
+    let mut memory = GuestMemory::new();
+    let mut map = |address, size, writable| {
+        memory.map(address, size, memfd(size), 0, writable).unwrap();
+    };
+    map(LARGE, LARGE_BYTES, true);
+    map(HIGH, 2 * PAGE_SIZE, true);
+    map(LOW, 2 * PAGE_SIZE, true);
+    map(READ_ONLY, PAGE_SIZE, false);
+    memory.map_unreachable(UNREACHABLE, PAGE_SIZE).unwrap();
+    memory
+}
+
+/// A segment.
+pub(crate) fn segment(address: u64, length: u32) -> Segment {
+    Segment { address, length }
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+#[test]
+fn an_access_may_cross_regions() {
+    let memory = guest_memory();
+    let sent = pattern(3 * PAGE_SIZE as usize);
+    let at = LOW + 100;
+    memory.write(at, &sent).unwrap();
+    let mut seen = vec![0; sent.len()];
+    memory.read(at, &mut seen).unwrap();
+    assert_eq!(sent, seen);
+}
+
+#[test]
+fn a_write_that_does_not_fit_writes_nothing() {
+    let memory = guest_memory();
+    let last = HIGH + 2 * PAGE_SIZE - 1;
+    assert_eq!(
+        memory.write(last, &[1, 2]),
+        Err(Fault {
+            address: last,
+            length: 2,
+            access: Access::Write
+        })
+    );
+    let mut byte = [9];
+    memory.read(last, &mut byte).unwrap();
+    assert_eq!(byte, [0]);
+}
+
+#[test]
+fn a_file_is_mapped_at_its_offset_and_shared() {
+    let mut file = memfd(3 * PAGE_SIZE);
+    let mut memory = GuestMemory::new();
+    let shared = file.try_clone().unwrap();
+    memory.map(0, PAGE_SIZE, shared, PAGE_SIZE, true).unwrap();
+    memory.write(5, b"from us").unwrap();
+    let mut seen = [0; 7];
+    file.seek(SeekFrom::Start(PAGE_SIZE + 5)).unwrap();
+    file.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"from us");
+    file.seek(SeekFrom::Start(PAGE_SIZE)).unwrap();
+    file.write_all(b"from the guest").unwrap();
+    let mut seen = [0; 14];
+    memory.read(0, &mut seen).unwrap();
+    assert_eq!(&seen, b"from the guest");
+    let page = memory.page(0).unwrap();
+    assert_eq!(page.offset, PAGE_SIZE);
+}
+
+#[test]
+fn reach_depends_on_the_region() {
+    let memory = guest_memory();
+    let may = |at, access| memory.check(at, 8, access).is_ok();
+    assert!(may(READ_ONLY, Access::Read));
+    assert!(!may(READ_ONLY, Access::Write));
+    assert!(!may(UNREACHABLE, Access::Read));
+    assert!(!may(UNREACHABLE, Access::Write));
+    assert!(!may(NOWHERE, Access::Read));
+    assert!(!may(LOW - 1, Access::Read));
+    assert!(!may(u64::MAX, Access::Read));
+    assert!(!may(u64::MAX - 7, Access::Read));
+}
+
+#[test]
+fn only_pages_shared_for_writing_have_a_source() {
+    let memory = guest_memory();
+    assert!(memory.page(LOW + PAGE_SIZE).is_some());
+    assert!(memory.page(LOW + 8).is_none());
+    assert!(memory.page(READ_ONLY).is_none());
+    assert!(memory.page(UNREACHABLE).is_none());
+    assert!(memory.page(NOWHERE).is_none());
+}
+
+#[test]
+fn regions_that_do_not_fit_are_refused() {
+    let mut memory = guest_memory();
+    let mut map = |at, size, offset| memory.map(at, size, memfd(PAGE_SIZE), offset, true);
+    assert!(matches!(
+        map(LOW + PAGE_SIZE, PAGE_SIZE, 0),
+        Err(MapError::Overlaps(.., LOW))
+    ));
+    assert!(matches!(map(1, PAGE_SIZE, 0), Err(MapError::Unaligned(..))));
+    assert!(matches!(map(0, 0, 0), Err(MapError::Unaligned(..))));
+    assert!(matches!(map(0, PAGE_SIZE, 1), Err(MapError::Unaligned(..))));
+    assert!(matches!(
+        map(u64::MAX - PAGE_SIZE + 1, PAGE_SIZE, 0),
+        Err(MapError::Wraps(..))
+    ));
+    assert!(matches!(
+        map(0, 2 * PAGE_SIZE, 0),
+        Err(MapError::FileTooShort { .. })
+    ));
+    assert!(matches!(
+        map(0, PAGE_SIZE, PAGE_SIZE),
+        Err(MapError::FileTooShort { .. })
+    ));
+}
+
+#[test]
+fn the_number_of_regions_is_bounded() {
+    let mut memory = GuestMemory::new();
+    for index in 0..GuestMemory::MAX_REGIONS as u64 {
+        let at = index * 2 * PAGE_SIZE;
+        memory.map_unreachable(at, PAGE_SIZE).unwrap();
+    }
+    assert!(matches!(
+        memory.map_unreachable(PAGE_SIZE, PAGE_SIZE),
+        Err(MapError::TooMany)
+    ));
+}
+
+#[test]
+fn unmapping_takes_whole_regions_only() {
+    let mut memory = guest_memory();
+    let half = memory.unmap(LOW, PAGE_SIZE);
+    assert!(matches!(half, Err(MapError::NotMapped(..))));
+    let none = memory.unmap(NOWHERE, PAGE_SIZE);
+    assert!(matches!(none, Err(MapError::NotMapped(..))));
+    let both = memory.unmap(LOW, 4 * PAGE_SIZE).unwrap();
+    assert_eq!(both, [LOW..HIGH, HIGH..HIGH + 2 * PAGE_SIZE]);
+    assert!(memory.check(LOW, 1, Access::Read).is_err());
+    assert!(memory.check(LARGE, LARGE_BYTES, Access::Write).is_ok());
+    memory.clear();
+    assert_eq!(memory.regions().count(), 0);
+}
+
+#[test]
+fn a_copy_crosses_regions_on_both_sides() {
+    let memory = guest_memory();
+    let sent = pattern(5000);
+    memory.write(LARGE, &sent).unwrap();
+    memory.copy(LARGE, HIGH - 1000, 5000).unwrap();
+    memory.copy(HIGH - 1000, LARGE + 9001, 5000).unwrap();
+    let mut seen = vec![0; 5000];
+    memory.read(LARGE + 9001, &mut seen).unwrap();
+    assert_eq!(sent, seen);
+    assert!(memory.copy(LARGE, READ_ONLY, 1).is_err());
+    assert!(memory.copy(UNREACHABLE, LARGE, 1).is_err());
+    assert!(memory.copy(READ_ONLY, LARGE, PAGE_SIZE).is_ok());
+}
+
+#[test]
+fn ranges_move_bytes_between_a_file_and_memory() {
+    let memory = guest_memory();
+    let (from, to) = std::io::pipe().unwrap();
+    let mut ranges = IoVecs::new();
+    let parts = [segment(HIGH - 3, 6), segment(READ_ONLY, 2)];
+    memory.write(HIGH - 3, b"abcdef").unwrap();
+    let sent = ranges.gather(&[b"<", b">"], &memory, parts).unwrap();
+    assert_eq!(sent.write_to(to.as_fd()).unwrap(), 10);
+    drop(sent);
+
+    let (mut head, mut tail) = ([0; 2], [0; 8]);
+    let parts = [segment(LARGE, 1), segment(HIGH - 2, 5)];
+    let mut room = ranges
+        .scatter(&mut head, &memory, parts, &mut tail)
+        .unwrap();
+    assert_eq!(room.read_from(from.as_fd()).unwrap(), 10);
+    drop(room);
+    assert_eq!(&head, b"<>");
+    let mut seen = [0; 5];
+    memory.read(HIGH - 2, &mut seen).unwrap();
+    assert_eq!(&seen, b"bcdef");
+    assert_eq!(tail, [0; 8]);
+}
+
+#[test]
+fn ranges_work_one_way_only() {
+    let memory = guest_memory();
+    let (from, to) = std::io::pipe().unwrap();
+    let mut ranges = IoVecs::new();
+    let mut filled = ranges.gather(&[], &memory, [segment(LOW, 1)]).unwrap();
+    assert!(filled.read_from(from.as_fd()).is_err());
+    drop(filled);
+    let filled = ranges
+        .scatter(&mut [], &memory, [segment(LOW, 1)], &mut [])
+        .unwrap();
+    assert!(filled.write_to(to.as_fd()).is_err());
+}
+
+#[test]
+fn ranges_are_checked_and_bounded() {
+    let memory = guest_memory();
+    let mut ranges = IoVecs::new();
+    let read_only = [segment(LOW, 1), segment(READ_ONLY, 1)];
+    assert!(matches!(
+        ranges.scatter(&mut [], &memory, read_only, &mut []),
+        Err(IoVecError::Fault(Fault {
+            address: READ_ONLY,
+            access: Access::Write,
+            ..
+        }))
+    ));
+    let many = (0..).map(|i| segment(LOW + i % 16, 1));
+    let fits = ranges.gather(&[&[0]], &memory, many.clone().take(IoVecs::MAX - 1));
+    assert!(fits.is_ok());
+    drop(fits);
+    // Endless segments: it must stop by itself.
+    assert!(matches!(
+        ranges.gather(&[], &memory, many.clone()),
+        Err(IoVecError::TooMany)
+    ));
+    let exact = ranges.scatter(&mut [], &memory, many.take(IoVecs::MAX - 1), &mut []);
+    assert!(matches!(exact, Err(IoVecError::TooMany)));
+}
+
+#[test]
+fn a_span_gives_what_is_left() {
+    let parts = [segment(10, 5), segment(100, 1), segment(200, 10)];
+    let left = |skip, most| -> Vec<_> {
+        let span = Span::new(parts).advance(skip).limit(most);
+        span.map(|s| (s.address, s.length)).collect()
+    };
+    assert_eq!(left(0, 99), [(10, 5), (100, 1), (200, 10)]);
+    assert_eq!(left(3, 4), [(13, 2), (100, 1), (200, 1)]);
+    assert_eq!(left(6, 1), [(200, 1)]);
+    assert_eq!(left(16, 1), []);
+    assert_eq!(left(99, 1), []);
+    assert_eq!(left(0, 0), []);
+}
+
+#[test]
+fn a_span_past_the_last_address_faults() {
+    let memory = guest_memory();
+    let span = || Span::new([segment(u64::MAX - 4, 64)]);
+    assert!(span().read(&memory, &mut [0; 64]).is_err());
+    assert!(span().advance(32).read(&memory, &mut [0; 1]).is_err());
+    assert!(span().advance(5).write(&memory, &[0; 9]).is_err());
+    let room = Span::new([segment(LARGE, 64)]);
+    assert!(span().copy_to(&memory, room.clone()).is_err());
+    assert!(room.copy_to(&memory, span()).is_err());
+}
+
+/// Cuts `length` bytes from `at` into segments of the given lengths.
+fn cut(at: u64, length: usize, cuts: &[usize]) -> Vec<Segment> {
+    let mut parts = Vec::new();
+    let mut done = 0;
+    for cut in cuts.iter().cycle() {
+        let part = (*cut).min(length - done);
+        if part == 0 {
+            break;
+        }
+        parts.push(segment(at + done as u64, part as u32));
+        done += part;
+    }
+    parts
+}
+
+proptest! {
+    #[test]
+    fn spans_copy_as_one_slice_does(
+        length in 1usize..6000,
+        room in 1usize..6000,
+        skip in 0usize..100,
+        from_cuts in prop::collection::vec(1usize..2000, 1..6),
+        to_cuts in prop::collection::vec(1usize..2000, 1..6),
+    ) {
+        let memory = guest_memory();
+        let sent = pattern(length);
+        let from = cut(HIGH - 50, length, &from_cuts);
+        let to = cut(LARGE + 3, room, &to_cuts);
+        prop_assert_eq!(Span::new(from.clone()).write(&memory, &sent).unwrap(), length);
+        let source = Span::new(from).advance(skip as u64);
+        let copied = source.copy_to(&memory, Span::new(to.clone())).unwrap();
+        let expected: Vec<u8> = sent.into_iter().skip(skip).take(room).collect();
+        prop_assert_eq!(copied as usize, expected.len());
+        let mut seen = vec![0; expected.len()];
+        prop_assert_eq!(Span::new(to).read(&memory, &mut seen).unwrap(), seen.len());
+        prop_assert_eq!(seen, expected);
+    }
+}

@@ -75,7 +75,7 @@ impl Tap {
 
     /// Counts a packet that lies in its buffer, completes its checksum, and
     /// says what is known of it.
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         vnet: &VnetHeader,
         length: u64,

@@ -1,0 +1,222 @@
+//! Real TAP interfaces, in a network namespace of each test's own.
+//!
+//! The interface under test is a port of a bridge; the bridge's other port is
+//! a second TAP, which nobody offloads anything to. What the kernel does for
+//! us on the way (checksums, segments) has therefore been done, byte for byte,
+//! when a frame arrives there. Nothing leaves the namespace.
+
+mod attach;
+mod kernel;
+mod receive;
+mod transmit;
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::UnshareFlags;
+
+use super::{Tap, ioctl};
+use crate::endpoint::testing::{Guest, plain};
+use crate::endpoint::vnet::{VNET_HEADER_BYTES, VnetHeader};
+use crate::endpoint::{Endpoint, RxPacket, TxStatus};
+
+/// The interface under test.
+const NAME: &str = "tap-test";
+const PEER: &str = "tap-peer";
+/// Longer than any of this takes; reached only when something is broken.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs a test in a network namespace of its own, if that is permitted.
+fn in_namespace(test: impl FnOnce() + Send) {
+    let isolated = || {
+        // The deprecated function is the safe one; what makes its successor
+        // unsafe is another flag.
+        #[expect(deprecated)]
+        let unshared = rustix::thread::unshare(UnshareFlags::NEWNET);
+        match unshared {
+            Ok(()) => test(),
+            Err(error) => skip(&format!(
+                "no network namespace of its own ({error}); run as root"
+            )),
+        }
+    };
+    // Namespaces are a thread's own.
+    let outcome = std::thread::scope(|scope| scope.spawn(isolated).join());
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Says past the test harness, which hides what a test that passes prints.
+fn skip(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a TAP test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
+}
+
+/// Runs `ip`, from iproute2.
+fn ip(arguments: &str) {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("the TAP tests need `ip`: apt-get install iproute2");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "ip {arguments}: {said}");
+}
+
+/// Keeps the kernel from sending anything of its own accord.
+fn keep_quiet() {
+    for knob in [
+        "ipv6/conf/default/disable_ipv6",
+        "ipv6/conf/all/disable_ipv6",
+    ] {
+        // Without IPv6 there is nothing to turn off.
+        let _ = std::fs::write(format!("/proc/sys/net/{knob}"), "1");
+    }
+    // Without this one, bridges do not look at IP headers anyway.
+    let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
+    let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0");
+}
+
+/// The far end of the bridge.
+#[derive(Debug)]
+struct Peer {
+    fd: OwnedFd,
+}
+
+impl Peer {
+    fn open() -> Self {
+        let fd = super::attach::attach(PEER).unwrap().fd;
+        ioctl::set_offload(fd.as_fd(), 0).unwrap();
+        Self { fd }
+    }
+
+    /// Sends a frame, with the header that goes before it.
+    fn send_with(&self, vnet: VnetHeader, frame: &[u8]) {
+        let bytes = [&vnet.to_bytes(), frame].concat();
+        assert_eq!(rustix::io::write(&self.fd, &bytes).unwrap(), bytes.len());
+    }
+
+    fn send(&self, frame: &[u8]) {
+        self.send_with(VnetHeader::default(), frame);
+    }
+
+    /// The next frame that is no probe.
+    fn receive(&self) -> Vec<u8> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let frame = self.poll(end).expect("no frame came");
+            if !is_probe(&frame) {
+                return frame;
+            }
+        }
+    }
+
+    fn poll(&self, end: Instant) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 70_000];
+        loop {
+            if let Ok(length) = rustix::io::read(&self.fd, &mut bytes) {
+                return Some(bytes[VNET_HEADER_BYTES..length].to_vec());
+            }
+            if !wait_readable(self.fd.as_fd(), end) {
+                return None;
+            }
+        }
+    }
+}
+
+/// A guest on one side of a bridge, and a peer on the other.
+struct Wire {
+    tap: Tap,
+    guest: Guest,
+    peer: Peer,
+}
+
+impl Wire {
+    /// Two TAPs with a bridge between them, over which frames already pass.
+    fn new() -> Self {
+        keep_quiet();
+        let tap = Tap::open(NAME).unwrap();
+        let peer = Peer::open();
+        ip("link add bridge type bridge mcast_snooping 0 stp_state 0 forward_delay 0");
+        for port in [NAME, PEER] {
+            ip(&format!("link set {port} master bridge up"));
+        }
+        ip("link set bridge up");
+        let guest = Guest::new();
+        let mut wire = Self { tap, guest, peer };
+        wire.wait_until_frames_pass();
+        wire
+    }
+
+    /// A port forwards once the kernel has noticed its carrier, a little later.
+    fn wait_until_frames_pass(&mut self) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            assert!(Instant::now() < end, "the bridge does not forward");
+            self.guest.send(&mut self.tap, &probe(), plain());
+            let soon = Instant::now() + Duration::from_millis(5);
+            if self.peer.poll(soon).is_some() {
+                break;
+            }
+        }
+        self.peer.send(&probe());
+        self.guest.post();
+        while !is_probe(&self.receive_frame()) {
+            self.guest.post();
+        }
+    }
+
+    fn send(&mut self, frame: &[u8], packet: crate::endpoint::TxPacket) -> TxStatus {
+        self.guest.send(&mut self.tap, frame, packet)
+    }
+
+    /// Receives a packet into the buffers that are posted.
+    fn receive(&mut self) -> RxPacket {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(packet) = self.guest.done.received.pop() {
+                assert!(self.guest.done.received.is_empty(), "more than one came");
+                return packet;
+            }
+            self.tap.receive(&mut self.guest.io());
+            if self.guest.done.received.is_empty() {
+                let readable = wait_readable(self.tap.fd.as_fd(), end);
+                assert!(readable, "no frame came");
+            }
+        }
+    }
+
+    fn receive_frame(&mut self) -> Vec<u8> {
+        let packet = self.receive();
+        self.guest.content(&packet)
+    }
+
+    /// Waits until the interface's queue holds a frame.
+    fn wait(&self) {
+        let end = Instant::now() + DEADLINE;
+        assert!(wait_readable(self.tap.fd.as_fd(), end), "no frame came");
+    }
+}
+
+/// A frame of an EtherType for experiments (IEEE 802, local experimental 1).
+fn probe() -> Vec<u8> {
+    let mut frame = vec![0; 60];
+    frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8]);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame
+}
+
+fn is_probe(frame: &[u8]) -> bool {
+    frame[12..14] == [0x88, 0xb5]
+}
+
+fn wait_readable(fd: std::os::fd::BorrowedFd<'_>, end: Instant) -> bool {
+    let left = end.saturating_duration_since(Instant::now());
+    let left = Timespec::try_from(left).unwrap();
+    let mut set = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut set, Some(&left)).unwrap() > 0
+}

@@ -1,0 +1,221 @@
+//! From the guest to the network.
+
+use std::os::fd::AsFd;
+
+use super::{NAME, Wire, in_namespace, ip, probe, wait_readable};
+use crate::endpoint::headers::{IpVersion, Transport};
+use crate::endpoint::testing::{Sample, TX_AREA, asking, kinds, plain, tagged, with_tag};
+use crate::endpoint::{Endpoint, Offloads, TxStatus};
+use crate::memory::Span;
+use crate::memory::tests::{HIGH, LOW, NOWHERE, READ_ONLY, UNREACHABLE, segment};
+
+#[test]
+fn a_frame_leaves_as_it_is() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        for payload in [0, 1, 100, 1471, 1472] {
+            let frame = Sample::new(IpVersion::V4, Transport::Udp, payload).frame();
+            assert_eq!(wire.send(&frame, plain()), TxStatus::Sent);
+            assert_eq!(wire.peer.receive(), frame);
+        }
+    });
+}
+
+#[test]
+fn a_frame_may_lie_in_many_places() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        let sample = Sample::new(IpVersion::V4, Transport::Tcp, 1001);
+        let mut frame = sample.without_checksum();
+        frame.truncate(14 + 20 + 20 + 1001);
+        let length = frame.len() as u32;
+        let cut = [
+            segment(LOW + 3, 13),
+            segment(HIGH - 100, 301),
+            segment(LOW + 100, 1),
+            segment(TX_AREA + 4000, length - 315),
+        ];
+        let Wire { tap, guest, peer } = &mut wire;
+        let status = guest.send_cut(tap, &frame, plain(), &cut);
+        assert_eq!(status, TxStatus::Sent);
+        assert_eq!(peer.receive(), frame);
+        let status = guest.send_cut(tap, &frame, sample.checksum_offload(), &cut);
+        assert_eq!(status, TxStatus::Sent);
+        assert_eq!(peer.receive(), sample.frame());
+    });
+}
+
+#[test]
+fn the_kernel_completes_checksums() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        let mut sent = 0;
+        for (version, transport) in kinds() {
+            for payload in [1, 2, 255, 1000, 1001] {
+                let mut sample = Sample::new(version, transport, payload);
+                for (tags, ip_options) in [(0, 0), (1, 0), (2, 8), (0, 24)] {
+                    sample.tags = tags;
+                    sample.ip_options = ip_options;
+                    let packet = sample.checksum_offload();
+                    let frame = sample.without_checksum();
+                    assert_eq!(wire.send(&frame, packet), TxStatus::Sent);
+                    assert_eq!(wire.peer.receive(), sample.frame(), "{sample:?}");
+                    sent += 1;
+                }
+            }
+        }
+        let counters = &wire.tap.counters().transmit;
+        assert_eq!(counters.checksum_offloads, sent);
+    });
+}
+
+#[test]
+fn the_kernel_cuts_segments() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            for (payload, size) in [(5001, 1000), (1429, 1428), (60_000, 1400), (100, 8)] {
+                for (tags, insert, cwr) in [(0, None, true), (1, None, false), (0, Some(33), false)]
+                {
+                    let mut sample = Sample::new(version, Transport::Tcp, payload);
+                    sample.tags = tags;
+                    sample.cwr = cwr;
+                    sample.tcp_options = 12;
+                    check_segments(&mut wire, &sample, size, insert);
+                }
+            }
+        }
+        assert_eq!(wire.tap.counters().transmit.segmentation_offloads, 24);
+    });
+}
+
+fn check_segments(wire: &mut Wire, sample: &Sample, size: u16, insert: Option<u16>) {
+    let mut packet = sample.segmentation_offload(size);
+    if let Some(tci) = insert {
+        packet = tagged(packet, tci);
+    }
+    assert_eq!(wire.send(&sample.unsegmented(), packet), TxStatus::Sent);
+    for start in (0..sample.payload.len()).step_by(size.into()) {
+        let length = usize::from(size).min(sample.payload.len() - start);
+        let mut expected = sample.segment_of(start, length, size.into());
+        if let Some(tci) = insert {
+            expected = with_tag(&expected, tci);
+        }
+        assert_eq!(wire.peer.receive(), expected, "at {start} of {size}");
+    }
+}
+
+#[test]
+fn tags_are_inserted() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        for (version, transport) in kinds() {
+            let sample = Sample::new(version, transport, 1400);
+            let tci = 0x7005;
+            let expected = with_tag(&sample.frame(), tci);
+            let status = wire.send(&sample.frame(), tagged(plain(), tci));
+            assert_eq!(status, TxStatus::Sent);
+            assert_eq!(wire.peer.receive(), expected);
+            let status = wire.send(
+                &sample.without_checksum(),
+                tagged(sample.checksum_offload(), tci),
+            );
+            assert_eq!(status, TxStatus::Sent);
+            assert_eq!(wire.peer.receive(), expected);
+        }
+        assert_eq!(wire.tap.counters().transmit.tags_inserted, 8);
+    });
+}
+
+#[test]
+fn wrong_packets_are_refused_and_counted() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        let Wire { tap, guest, peer } = &mut wire;
+        let frame = Sample::new(IpVersion::V4, Transport::Udp, 100).frame();
+        let mut refuse = |packet, parts: &[_]| guest.send_cut(tap, &frame, packet, parts);
+        let whole = segment(TX_AREA, frame.len() as u32);
+        for at in [NOWHERE, UNREACHABLE, u64::MAX - 3] {
+            let status = refuse(plain(), &[whole, segment(at, 60)]);
+            assert_eq!(status, TxStatus::MemoryFault);
+            let status = refuse(tagged(plain(), 1), &[whole, segment(at, 60)]);
+            assert_eq!(status, TxStatus::MemoryFault);
+        }
+        let scattered: Vec<_> = (0..1100).map(|i| segment(TX_AREA + i, 1)).collect();
+        assert_eq!(refuse(plain(), &scattered), TxStatus::MemoryFault);
+        assert_eq!(
+            refuse(plain(), &[segment(TX_AREA, 13)]),
+            TxStatus::BadHeaders
+        );
+        let tcp = asking(Offloads::TCP_CHECKSUM, 0);
+        assert_eq!(refuse(tcp, &[whole]), TxStatus::BadHeaders);
+        assert_eq!(
+            refuse(plain(), &[segment(TX_AREA, 1515)]),
+            TxStatus::TooLong
+        );
+        let endless = [segment(TX_AREA, u32::MAX), segment(TX_AREA, u32::MAX)];
+        assert_eq!(refuse(plain(), &endless), TxStatus::TooLong);
+        let counters = &tap.counters().transmit;
+        assert_eq!((counters.memory_faults, counters.bad_headers), (7, 2));
+        assert_eq!(counters.too_long, 2);
+        // Memory that can only be read may be sent. It is all zeros, which no
+        // bridge takes for a frame.
+        let status = guest.send_cut(tap, &[], plain(), &[segment(READ_ONLY, 60)]);
+        assert_eq!(status, TxStatus::Sent);
+        // Nothing of all that got out.
+        Span::new([whole]).write(&guest.memory, &frame).unwrap();
+        assert_eq!(guest.send(tap, &frame, plain()), TxStatus::Sent);
+        assert_eq!(peer.receive(), frame);
+    });
+}
+
+#[test]
+fn a_tagged_frame_may_be_four_bytes_longer() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        let mut sample = Sample::new(IpVersion::V4, Transport::Udp, 1472);
+        sample.tags = 1;
+        let mut frame = sample.frame();
+        assert_eq!(frame.len(), 1518);
+        assert_eq!(wire.send(&frame, plain()), TxStatus::Sent);
+        assert_eq!(wire.peer.receive(), frame);
+        frame.push(0);
+        assert_eq!(wire.send(&frame, plain()), TxStatus::TooLong);
+    });
+}
+
+#[test]
+fn an_interface_that_is_down_drops() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        let frame = Sample::new(IpVersion::V4, Transport::Udp, 100).frame();
+        ip(&format!("link set {NAME} down"));
+        assert_eq!(wire.tap.inspect()["link"], "up");
+        for _ in 0..3 {
+            assert_eq!(wire.send(&frame, plain()), TxStatus::Dropped);
+        }
+        assert_eq!(wire.tap.counters().transmit.dropped_down, 3);
+        assert_eq!(wire.tap.inspect()["link"], "down");
+        wire.guest.post();
+        assert!(!wire.tap.receive(&mut wire.guest.io()));
+        ip(&format!("link set {NAME} up"));
+        assert_eq!(wire.send(&probe(), plain()), TxStatus::Sent);
+        assert_eq!(wire.tap.inspect()["link"], "up");
+    });
+}
+
+#[test]
+fn a_deleted_interface_drops() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        ip(&format!("link delete {NAME}"));
+        assert_eq!(wire.send(&probe(), plain()), TxStatus::Dropped);
+        assert_eq!(wire.tap.inspect()["link"], "gone");
+        wire.guest.post();
+        assert!(!wire.tap.receive(&mut wire.guest.io()));
+        assert!(wire.guest.received().is_empty());
+        // Whoever polls learns of it, but is not called for ever.
+        let now = std::time::Instant::now();
+        wait_readable(wire.tap.readiness().unwrap().as_fd(), now);
+    });
+}

@@ -18,7 +18,8 @@ use crate::bindings::exports::manatee::device::device::{ConfigureError, Descript
 use crate::component::{Component, ComponentError};
 use crate::interrupt::Interrupts;
 use crate::memory::MapError;
-use crate::runtime::{Failure, HostState, InvalidPort, Limits, Port};
+use crate::runtime::HostState;
+pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
 use poller::Poller;
 

@@ -206,7 +206,9 @@ fn offloads(entry: &Entry, oob: TxShortOob, long: Option<TxLongOob>) -> Result<T
     {
         return Err(CqeType::TxInvalidOob);
     }
-    if checksum && oob.trans_off() < ETHERNET_HEADER {
+    // Zero leaves it to the endpoint to find the header: Linux gives the
+    // offset for TCP only (`mana_start_xmit`).
+    if checksum && (1..ETHERNET_HEADER).contains(&oob.trans_off()) {
         return Err(CqeType::TxHdrProcessingError);
     }
     if header.client_oob_in_sgl() {

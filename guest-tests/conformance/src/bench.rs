@@ -1,0 +1,95 @@
+//! A device under test and the world around it.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use manatee_device::platform::{Offloads, RxFlags, TxStatus};
+
+/// Guest memory of a bench: this many bytes at guest address 0.
+pub const MEMORY_SIZE: u64 = 16 << 20;
+
+/// A packet that the device transmitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmitted {
+    /// The frame, gathered from guest memory when it was handed over.
+    pub frame: Vec<u8>,
+    /// Number of segments it came in.
+    pub segments: u16,
+    /// What the endpoint was asked to do.
+    pub offloads: Offloads,
+    /// Offset of the transport header, 0 if the driver did not say.
+    pub l4_offset: u16,
+    /// Payload bytes a segment, for segmentation.
+    pub segment_size: u16,
+    /// Tag to insert.
+    pub vlan_tci: u16,
+}
+
+/// A device that was made for one test: configured with ports, bus master
+/// on, memory space on, at power-on otherwise.
+///
+/// Port n has the MAC address `02:00:00:00:00:0n`, an MTU of 1500, a speed of
+/// 10000 Mbit/s, and its link up. Whatever cannot be done (a trap of the
+/// component, say) panics with the reason: it fails the requirement.
+pub trait Bench {
+    /// Reads 1, 2, 4 or 8 bytes of BAR 0.
+    fn read_register(&mut self, offset: u64, width: u8) -> u64;
+
+    /// Writes 1, 2, 4 or 8 bytes of BAR 0, and lets the device go on until it
+    /// has no work left.
+    fn write_register(&mut self, offset: u64, width: u8, value: u64);
+
+    /// Copies from guest memory; the range is inside it.
+    fn read_memory(&mut self, address: u64, data: &mut [u8]);
+
+    /// Copies to guest memory; the range is inside it.
+    fn write_memory(&mut self, address: u64, data: &[u8]);
+
+    /// The MSI-X vectors raised since the last call, in order.
+    fn take_interrupts(&mut self) -> Vec<u16>;
+
+    /// The packets transmitted on a port since the last call, in order.
+    fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted>;
+
+    /// How the next transmits on a port end, in order; those after them are
+    /// `Sent`. A packet that is `Pending` waits for
+    /// [`finish_transmit`](Self::finish_transmit).
+    fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]);
+
+    /// Ends the oldest pending transmits of a port, in one call.
+    fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]);
+
+    /// Frames arrive at a port, in one batch: each is written to the buffer
+    /// at the front, as much as fits, and the device is told. `flags` come on
+    /// top of what the bench finds itself (`TRUNCATED`, `MEMORY_FAULT`).
+    /// Returns how many found a buffer.
+    fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize;
+
+    /// Number of receive buffers that the device has posted and not got back.
+    fn posted_buffers(&mut self, port: u32) -> usize;
+
+    /// The most receive buffers that a port takes from now on.
+    fn limit_buffers(&mut self, port: u32, most: usize);
+
+    /// The device was told to forget pending transmits and buffers, and did:
+    /// pending transmits of a port that were not finished or cancelled.
+    fn pending_transmits(&mut self, port: u32) -> usize;
+
+    /// A port's link goes up or down.
+    fn set_link(&mut self, port: u32, up: bool);
+
+    /// The VMM resets the device.
+    fn reset(&mut self);
+
+    /// The device's own state, as JSON text.
+    fn inspect(&mut self) -> String;
+}
+
+/// Makes a bench with this many ports, for one test.
+pub trait Workshop {
+    /// The kind of bench.
+    type Bench: Bench;
+
+    /// A new device in a new world.
+    fn bench(&self, ports: u32) -> Self::Bench;
+}

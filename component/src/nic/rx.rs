@@ -122,6 +122,7 @@ fn complete_bad(ctx: &mut Context<'_, impl Platform>, key: usize) {
         let packet = RxPacket {
             id: front.id,
             length: 0,
+            vlan_tci: 0,
             flags: RxFlags::TRUNCATED,
         };
         complete(
@@ -201,7 +202,7 @@ fn complete(
     let reused_below = wq.reused_below();
     let completion = RxCompletion {
         header: CqeHeader::of(cqe_type).into_bits(),
-        flags: completion_flags(packet.flags).into_bits(),
+        flags: completion_flags(&packet).into_bits(),
         packets: [
             PerPacket {
                 pkt_len: packet.length as u16,
@@ -236,11 +237,15 @@ fn post(
     queues.post_completion(platform, cq, &words, completion.rx_wqe_offset, completes);
 }
 
-fn completion_flags(flags: RxFlags) -> CompletionFlags {
+fn completion_flags(packet: &RxPacket) -> CompletionFlags {
+    let flags = packet.flags;
+    let tagged = flags.contains(RxFlags::VLAN);
     let good = flags.contains(RxFlags::L4_CHECKSUM_GOOD);
     let bad = flags.contains(RxFlags::L4_CHECKSUM_BAD);
     let (tcp, udp) = (flags.contains(RxFlags::TCP), flags.contains(RxFlags::UDP));
     CompletionFlags::new()
+        .with_vlantag_present(tagged)
+        .with_vlan_id(if tagged { packet.vlan_tci & 0xfff } else { 0 })
         .with_iphdr_csum_succeed(flags.contains(RxFlags::IP_CHECKSUM_GOOD))
         .with_iphdr_csum_fail(flags.contains(RxFlags::IP_CHECKSUM_BAD))
         .with_tcp_csum_succeed(tcp && good)

@@ -8,6 +8,8 @@ use etherparse::{
 pub const ETHERNET_BYTES: usize = 14;
 /// An 802.1Q or 802.1ad tag.
 pub const TAG_BYTES: usize = 4;
+/// Destination and source: what lies before a tag.
+pub const ADDRESS_BYTES: usize = 12;
 /// The most tags that are looked through: 802.1ad has two.
 const MAX_TAGS: usize = 2;
 
@@ -141,6 +143,15 @@ impl Layout {
 /// Length of the Ethernet header with its tags, if it is all there.
 pub fn link_header_bytes(frame: &[u8]) -> Option<usize> {
     network_header(frame).map(|(offset, _)| offset)
+}
+
+/// What the 802.1Q tag at the beginning of a frame says, if there is one
+/// (IEEE 802.1Q, table 9-1).
+pub fn tag_control(frame: &[u8]) -> Option<u16> {
+    match frame.get(ADDRESS_BYTES..ADDRESS_BYTES + TAG_BYTES)? {
+        [0x81, 0x00, high, low] => Some(u16::from_be_bytes([*high, *low])),
+        _ => None,
+    }
 }
 
 /// Where the tags end, and the EtherType of what lies there.

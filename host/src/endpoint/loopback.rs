@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use super::counters::Counters;
 use super::head::Head;
+use super::headers::{ADDRESS_BYTES, TAG_BYTES, tag_control};
 use super::offload::{self, Prepared, Refusal, Request};
 use super::vnet::GsoType;
 use super::{
@@ -154,8 +155,8 @@ impl Wire {
     ) -> TxStatus {
         while let Some(buffer) = io.rx.front() {
             match self.write(io.memory, segments.clone(), prepared, &buffer) {
-                Ok((length, flags)) => {
-                    buffer.complete(length, flags, io.done);
+                Ok(received) => {
+                    buffer.complete(received, io.done);
                     return TxStatus::Sent;
                 }
                 Err(Fault {
@@ -166,7 +167,7 @@ impl Wire {
                 }
                 Err(_) => {
                     self.counters.receive.memory_faults += 1;
-                    buffer.complete(0, RxFlags::MEMORY_FAULT, io.done);
+                    buffer.complete(Received::FAULT, io.done);
                 }
             }
         }
@@ -179,17 +180,25 @@ impl Wire {
         segments: impl Iterator<Item = Segment> + Clone,
         prepared: &Prepared,
         buffer: &Posted<'_>,
-    ) -> Result<(u32, RxFlags), Fault> {
+    ) -> Result<Received, Fault> {
         let head = self.head.bytes();
         let copied = self.head.copied();
         let rest = prepared.length.saturating_sub(copied);
-        Span::new(buffer.segments()).write(memory, head)?;
-        let behind = Span::new(buffer.segments()).advance(head.len() as u64);
+        // A tag goes beside the frame, as from any other wire.
+        let tag = tag_control(head);
+        let behind_tag = if tag.is_some() { ADDRESS_BYTES + TAG_BYTES } else { ADDRESS_BYTES };
+        let parts = [&head[..ADDRESS_BYTES.min(head.len())], head.get(behind_tag..).unwrap_or(&[])];
+        let mut written = 0;
+        for part in parts {
+            Span::new(buffer.segments()).advance(written as u64).write(memory, part)?;
+            written += part.len();
+        }
+        let behind = Span::new(buffer.segments()).advance(written as u64);
         Span::new(segments)
             .advance(copied as u64)
             .limit(rest as u64)
             .copy_to(memory, behind)?;
-        let length = (head.len() + rest) as u64;
+        let length = (written + rest) as u64;
         let truncated = length > buffer.capacity();
         let mut flags = rx_flags::classify(head);
         if prepared.vnet.partial.is_some() {
@@ -200,7 +209,8 @@ impl Wire {
         }
         self.counters.receive.count(length, truncated);
         // Fits: no packet is longer than `MAX_IP_BYTES` and its link header.
-        Ok((length as u32, flags))
+        flags.set(RxFlags::VLAN, tag.is_some());
+        Ok(Received { length: length as u32, flags, vlan_tci: tag.unwrap_or(0) })
     }
 }
 

@@ -24,7 +24,7 @@ pub use crate::bindings::manatee::device::types::{
 pub use counters::{Counters, RxCounters, TxCounters};
 pub use loopback::Loopback;
 pub use null::Null;
-pub use rx_queue::{Posted, RxQueue};
+pub use rx_queue::{Posted, Received, RxQueue};
 pub use tap::{Tap, TapError};
 
 use std::os::fd::BorrowedFd;

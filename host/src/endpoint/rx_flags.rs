@@ -10,10 +10,12 @@ pub const LOOK_BYTES: usize = 128;
 /// What the beginning of a frame says: protocols, and whether the IP header's
 /// checksum is right. The transport's checksum is left open.
 pub fn classify(frame: &[u8]) -> RxFlags {
+    let group = group(frame);
     let Some(layout) = Layout::parse(frame) else {
-        return RxFlags::empty();
+        return group;
     };
-    let mut flags = match layout.version {
+    let mut flags = group;
+    flags |= match layout.version {
         IpVersion::V4 => RxFlags::IPV4 | ipv4_checksum(frame, &layout),
         IpVersion::V6 => RxFlags::IPV6 | RxFlags::IP_CHECKSUM_GOOD,
     };
@@ -23,6 +25,15 @@ pub fn classify(frame: &[u8]) -> RxFlags {
         None => {}
     }
     flags
+}
+
+/// Whether the frame goes to a group.
+fn group(frame: &[u8]) -> RxFlags {
+    match frame.get(..6) {
+        Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => RxFlags::BROADCAST,
+        Some([first, ..]) if first & 1 != 0 => RxFlags::MULTICAST,
+        _ => RxFlags::empty(),
+    }
 }
 
 /// The frame's flags once its transport checksum is known to be right. Only

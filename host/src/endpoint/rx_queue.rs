@@ -12,6 +12,22 @@ pub struct RxQueue {
     segments: VecDeque<Segment>,
 }
 
+/// What a buffer holds when it is completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Length of the frame in bytes, even if it did not fit.
+    pub length: u32,
+    /// What is known of it.
+    pub flags: RxFlags,
+    /// What a tag that was taken out said, with [`RxFlags::VLAN`].
+    pub vlan_tci: u16,
+}
+
+impl Received {
+    /// A buffer that is no memory.
+    pub const FAULT: Self = Self { length: 0, flags: RxFlags::MEMORY_FAULT, vlan_tci: 0 };
+}
+
 /// The buffer at the front of an [`RxQueue`].
 #[derive(Debug)]
 pub struct Posted<'a> {
@@ -87,17 +103,13 @@ impl Posted<'_> {
         self.segments().map(|s| u64::from(s.length)).sum()
     }
 
-    /// Takes it off the queue and notes that it holds a packet of `length`
-    /// bytes on the wire.
-    pub fn complete(self, length: u32, flags: RxFlags, done: &mut Completions) {
+    /// Takes it off the queue and notes what it holds.
+    pub fn complete(self, received: Received, done: &mut Completions) {
         let count = self.count();
         self.queue.segments.drain(..count);
         if let Some(buffer) = self.queue.buffers.pop_front() {
-            done.received.push(RxPacket {
-                id: buffer.id,
-                length,
-                flags,
-            });
+            let Received { length, flags, vlan_tci } = received;
+            done.received.push(RxPacket { id: buffer.id, length, vlan_tci, flags });
         }
     }
 

@@ -116,7 +116,7 @@ impl Identity {
         json!({
             "vendor": format!("{:04x}", self.vendor_id),
             "device": format!("{:04x}", self.device_id),
-            "subsystem-vendor": format!("{:04x}", self.subsystem_vendor_id),
+            "subsystem_vendor": format!("{:04x}", self.subsystem_vendor_id),
             "subsystem": format!("{:04x}", self.subsystem_id),
             "revision": self.revision_id,
             "class": format!("{:06x}", self.class_code),

@@ -190,8 +190,8 @@ impl Function {
             .collect();
         json!({
             "identity": self.identity.inspect(),
-            "memory-enabled": self.memory_enabled(),
-            "bus-master": self.bus_master(),
+            "memory_enabled": self.memory_enabled(),
+            "bus_master": self.bus_master(),
             "bars": bars,
             "msix": {
                 "bar": self.msix_bar,

@@ -7,6 +7,10 @@ fn buffer(id: u32, segments: u16) -> RxBuffer {
     RxBuffer { id, segments }
 }
 
+fn received(length: u32, flags: RxFlags) -> Received {
+    Received { length, flags, vlan_tci: 0 }
+}
+
 #[test]
 fn buffers_complete_in_posting_order_with_their_own_segments() {
     let mut queue = RxQueue::new();
@@ -18,11 +22,11 @@ fn buffers_complete_in_posting_order_with_their_own_segments() {
     let front = queue.front().unwrap();
     assert_eq!(front.capacity(), 30);
     assert!(front.segments().eq(segments[..2].iter().copied()));
-    front.complete(25, RxFlags::IPV4, &mut done);
+    front.complete(received(25, RxFlags::IPV4), &mut done);
 
     let front = queue.front().unwrap();
     assert!(front.segments().eq(segments[2..].iter().copied()));
-    front.complete(31, RxFlags::TRUNCATED, &mut done);
+    front.complete(received(31, RxFlags::TRUNCATED), &mut done);
 
     assert!(queue.front().is_none());
     assert!(queue.is_empty());
@@ -52,7 +56,7 @@ fn a_queue_takes_so_many_buffers_and_no_more() {
     assert_eq!(queue.post(&buffers[..1], &segments[..1]), Some(0));
     let mut done = Completions::default();
     let front = queue.front().unwrap();
-    front.complete(1, RxFlags::empty(), &mut done);
+    front.complete(received(1, RxFlags::empty()), &mut done);
     assert_eq!(queue.post(&buffers[..2], &segments[..2]), Some(1));
     queue.clear();
     assert_eq!(queue.len(), 0);

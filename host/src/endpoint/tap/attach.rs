@@ -128,8 +128,9 @@ fn open_driver() -> Result<OwnedFd, TapError> {
     })
 }
 
-/// Attaches to an interface of one queue, or to the first queue of one that
-/// was made with `multi_queue`: the kernel wants to hear which it is.
+/// Attaches to an interface of one queue, or to a queue of one that
+/// was made with `multi_queue`: the kernel wants to hear which it is. Of the
+/// latter kind it gives every process a queue, and says to none that it is busy.
 fn claim(tun: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
     match ioctl::set_interface(tun, name, FLAGS) {
         Err(Errno::INVAL) => ioctl::set_interface(tun, name, FLAGS | libc::IFF_MULTI_QUEUE),

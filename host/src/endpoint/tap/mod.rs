@@ -10,6 +10,7 @@ mod receive;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod untag;
 
 pub use attach::TapError;
 
@@ -39,6 +40,8 @@ pub struct Tap {
     head: Head,
     /// Takes what a receive buffer has no room for.
     tail: Box<[u8]>,
+    /// Holds a frame while its tag is taken out.
+    untagging: Vec<u8>,
 }
 
 /// What became of the interface, as far as packets show it.
@@ -76,6 +79,7 @@ impl Tap {
             ranges: IoVecs::new(),
             head: Head::default(),
             tail: vec![0; TAIL_BYTES].into_boxed_slice(),
+            untagging: Vec::new(),
         })
     }
 

@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::untag::untag;
 use super::{Link, Tap};
 use crate::endpoint::rx_flags::{self, LOOK_BYTES};
 use crate::endpoint::vnet::{PartialChecksum, VNET_HEADER_BYTES, VnetHeader};
-use crate::endpoint::{PortIo, Posted, RECEIVE_BUDGET, RxFlags, checksum};
+use crate::endpoint::headers::TAG_BYTES;
+use crate::endpoint::{PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, checksum};
 use crate::memory::{GuestMemory, Segment, Span};
 
 /// Whether to go on.
@@ -42,14 +44,13 @@ impl Tap {
                 };
                 self.note(Link::Up);
                 let vnet = VnetHeader::received(&header);
-                let flags = self.finish(&vnet, length as u64, io.memory, &buffer);
-                // Fits: it is what one `readv` returned, less than 2 GiB.
-                buffer.complete(length as u32, flags, io.done);
+                let received = self.finish(vnet, length as u64, io.memory, &buffer);
+                buffer.complete(received, io.done);
                 Next::Go
             }
             Err(error) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {
                 self.counters.receive.memory_faults += 1;
-                buffer.complete(0, RxFlags::MEMORY_FAULT, io.done);
+                buffer.complete(Received::FAULT, io.done);
                 Next::Go
             }
             Err(error) => self.stopped(&error),
@@ -73,9 +74,33 @@ impl Tap {
         }
     }
 
-    /// Counts a packet that lies in its buffer, completes its checksum, and
-    /// says what is known of it.
+    /// Counts a packet that lies in its buffer, takes its tag out, completes
+    /// its checksum, and says what is known of it.
     pub(super) fn finish(
+        &mut self,
+        vnet: VnetHeader,
+        length: u64,
+        memory: &GuestMemory,
+        buffer: &Posted<'_>,
+    ) -> Received {
+        let (tail, scratch) = (&self.tail, &mut self.untagging);
+        let Ok(tag) = untag(memory, buffer.segments(), length, tail, scratch) else {
+            return Received::FAULT;
+        };
+        let taken = if tag.is_some() { TAG_BYTES as u16 } else { 0 };
+        let length = length - u64::from(taken);
+        let partial = vnet.partial.map(|partial| PartialChecksum {
+            start: partial.start.saturating_sub(taken),
+            ..partial
+        });
+        let vnet = VnetHeader { partial, ..vnet };
+        let mut flags = self.flags(&vnet, length, memory, buffer);
+        flags.set(RxFlags::VLAN, tag.is_some());
+        // Fits: it is at most what one `readv` returned, less than 2 GiB.
+        Received { length: length as u32, flags, vlan_tci: tag.unwrap_or(0) }
+    }
+
+    fn flags(
         &mut self,
         vnet: &VnetHeader,
         length: u64,

@@ -4,7 +4,7 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::CapabilitySet;
 
-use super::{NAME, in_namespace, ip, keep_quiet};
+use super::{CHILDREN, NAME, in_namespace, ip, keep_quiet};
 use crate::endpoint::{Endpoint, Tap, TapError};
 
 fn exists(name: &str) -> bool {
@@ -28,6 +28,7 @@ fn drop_network_capability() {
 #[test]
 fn an_interface_made_here_goes_away_again() {
     in_namespace(|| {
+        let _no_child = CHILDREN.lock();
         let tap = Tap::open(NAME).unwrap();
         assert!(exists(NAME));
         assert_eq!(tap.mtu(), Some(1500));
@@ -43,6 +44,7 @@ fn an_interface_that_was_there_stays() {
     in_namespace(|| {
         ip(&format!("tuntap add dev {NAME} mode tap"));
         ip(&format!("link set {NAME} mtu 9000"));
+        let _no_child = CHILDREN.lock();
         for _ in 0..2 {
             let tap = Tap::open(NAME).unwrap();
             assert_eq!(tap.mtu(), Some(9000));

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
 
@@ -29,8 +30,15 @@ const PEER: &str = "tap-peer";
 /// Longer than any of this takes; reached only when something is broken.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Held while a child process is around. Until it executes its program, a
+/// child has copies of all our descriptors, so that an interface stays open a
+/// little longer than the test thinks that opened it.
+static CHILDREN: Mutex<()> = Mutex::new(());
+
 /// Runs a test in a network namespace of its own, if that is permitted.
 fn in_namespace(test: impl FnOnce() + Send) {
+    let caller = std::thread::current();
+    let name = caller.name().unwrap_or("a TAP test");
     let isolated = || {
         // The deprecated function is the safe one; what makes its successor
         // unsafe is another flag.
@@ -38,9 +46,7 @@ fn in_namespace(test: impl FnOnce() + Send) {
         let unshared = rustix::thread::unshare(UnshareFlags::NEWNET);
         match unshared {
             Ok(()) => test(),
-            Err(error) => skip(&format!(
-                "no network namespace of its own ({error}); run as root"
-            )),
+            Err(error) => skip(name, error),
         }
     };
     // Namespaces are a thread's own.
@@ -50,15 +56,15 @@ fn in_namespace(test: impl FnOnce() + Send) {
     }
 }
 
-/// Says past the test harness, which hides what a test that passes prints.
-fn skip(why: &str) {
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("a TAP test").to_owned();
-    let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
+/// Says so past the test harness, which hides what passing tests print.
+fn skip(test: &str, error: rustix::io::Errno) {
+    let line = format!("skipped {test}: no network namespace of its own ({error}); run as root\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Runs `ip`, from iproute2.
 fn ip(arguments: &str) {
+    let _child = CHILDREN.lock();
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()

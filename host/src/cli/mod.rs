@@ -1,0 +1,103 @@
+//! The command line.
+
+mod describe;
+mod inspect;
+mod logging;
+mod mac;
+mod port;
+mod serve;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLE: &str = "\
+Example: a network adapter for a QEMU guest, on the TAP interface tap0
+
+  manatee serve --socket /tmp/nic.sock --port tap=tap0
+
+  qemu-system-x86_64 -machine q35,memory-backend=mem \\
+    -object memory-backend-memfd,id=mem,size=1G,share=on \\
+    -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/nic.sock\"}}' ...
+
+`manatee help COMMAND` explains a command.";
+
+/// A virtual network adapter (Microsoft's MANA) as a sandboxed WebAssembly
+/// component, for any virtual machine monitor that speaks vfio-user.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLE)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Arguments),
+    Describe(describe::Arguments),
+    Inspect(inspect::Arguments),
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Describe(arguments) => describe::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with its causes, as far as they add something.
+fn one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Prints a result. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_named_once_each() {
+        let cause = io::Error::other("no space");
+        let error = anyhow::Error::new(cause)
+            .context("writing /a: no space")
+            .context("saving");
+        assert_eq!(one_line(&*error), "saving: writing /a: no space");
+        let error = anyhow::anyhow!("no space").context("saving");
+        assert_eq!(one_line(&*error), "saving: no space");
+    }
+}

@@ -1,0 +1,227 @@
+//! `--port`: a port of the adapter.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use manatee::device::Port;
+use manatee::endpoint::{Endpoint, Loopback, Null, Tap};
+
+use super::mac::{self, InvalidMac, Mac};
+
+/// What a port that says nothing else gets, as on most networks.
+const DEFAULT_MTU: u16 = 1500;
+/// The smallest MTU of IPv4 (RFC 791).
+const MIN_MTU: u16 = 68;
+/// The largest that fits a length of 16 bits with the Ethernet header.
+const MAX_MTU: u16 = 65521;
+/// There is no wire; this is what the guest shows.
+const LINK_SPEED_MBPS: u32 = 100_000;
+
+/// `--port` as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortArgument {
+    backend: Backend,
+    mac: Option<Mac>,
+    mtu: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Backend {
+    Tap(String),
+    Loopback,
+    Null,
+}
+
+/// Why `--port` can't be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPort {
+    /// No such backend.
+    #[error(
+        "`{0}` is no kind of port: use tap=INTERFACE, loopback or null, and then, if you like, \
+         ,mac=ADDRESS and ,mtu=BYTES"
+    )]
+    Backend(String),
+    /// `tap=` without a name.
+    #[error("tap= needs the name of an interface, as in tap=tap0")]
+    NoInterface,
+    /// No such setting.
+    #[error("`{0}` is no setting of a port: there are mac=ADDRESS and mtu=BYTES")]
+    Setting(String),
+    /// A setting twice.
+    #[error("`{0}` is given twice")]
+    Repeated(&'static str),
+    /// `mac=` is wrong.
+    #[error(transparent)]
+    Mac(#[from] InvalidMac),
+    /// `mtu=` is wrong.
+    #[error("MTU `{0}` is not a number from {MIN_MTU} to {MAX_MTU}")]
+    Mtu(String),
+}
+
+impl FromStr for PortArgument {
+    type Err = InvalidPort;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPort> {
+        let mut parts = text.split(',');
+        let backend = parse_backend(parts.next().unwrap_or_default())?;
+        let mut port = Self {
+            backend,
+            mac: None,
+            mtu: None,
+        };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("mac", value)) => set(&mut port.mac, "mac", mac::parse(value)?)?,
+                Some(("mtu", value)) => set(&mut port.mtu, "mtu", parse_mtu(value)?)?,
+                _ => return Err(InvalidPort::Setting(part.to_owned())),
+            }
+        }
+        Ok(port)
+    }
+}
+
+fn set<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), InvalidPort> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(InvalidPort::Repeated(name)),
+    }
+}
+
+fn parse_backend(text: &str) -> Result<Backend, InvalidPort> {
+    match text.split_once('=') {
+        None if text == "loopback" => Ok(Backend::Loopback),
+        None if text == "null" => Ok(Backend::Null),
+        Some(("tap", "")) => Err(InvalidPort::NoInterface),
+        None if text == "tap" => Err(InvalidPort::NoInterface),
+        Some(("tap", name)) => Ok(Backend::Tap(name.to_owned())),
+        _ => Err(InvalidPort::Backend(text.to_owned())),
+    }
+}
+
+fn parse_mtu(text: &str) -> Result<u16, InvalidPort> {
+    let mtu = text
+        .parse()
+        .ok()
+        .filter(|mtu| (MIN_MTU..=MAX_MTU).contains(mtu));
+    mtu.ok_or_else(|| InvalidPort::Mtu(text.to_owned()))
+}
+
+/// Opens the endpoints of all ports of the adapter that is served at `socket`.
+///
+/// # Errors
+///
+/// If an interface can't be opened, or two ports would have the same address.
+pub fn open_all(arguments: &[PortArgument], socket: &Path) -> anyhow::Result<Vec<Port>> {
+    let mut ports: Vec<Port> = Vec::new();
+    for (index, argument) in arguments.iter().enumerate() {
+        let mac = argument.mac.unwrap_or_else(|| mac::for_port(socket, index));
+        if let Some(other) = ports.iter().position(|port| port.mac == mac) {
+            anyhow::bail!(
+                "ports {other} and {index} have the same address {}; give each its own mac=",
+                mac::format(mac)
+            );
+        }
+        ports.push(argument.open(mac)?);
+    }
+    Ok(ports)
+}
+
+impl PortArgument {
+    fn open(&self, mac: Mac) -> anyhow::Result<Port> {
+        let endpoint: Box<dyn Endpoint> = match &self.backend {
+            Backend::Tap(name) => Box::new(Tap::open(name)?),
+            Backend::Loopback => Box::new(Loopback::new()),
+            Backend::Null => Box::new(Null::new()),
+        };
+        let carried = endpoint.mtu();
+        let mtu = self.mtu.or(carried).unwrap_or(DEFAULT_MTU);
+        if carried.is_some_and(|carried| carried < mtu) {
+            tracing::warn!(
+                port = endpoint.name(),
+                mtu,
+                "the other side carries {} bytes only; longer packets are lost",
+                carried.unwrap_or_default()
+            );
+        }
+        Ok(Port {
+            mac,
+            mtu,
+            link_speed_mbps: LINK_SPEED_MBPS,
+            endpoint,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<PortArgument, InvalidPort> {
+        text.parse()
+    }
+
+    #[test]
+    fn all_kinds_are_read() {
+        let loopback = PortArgument {
+            backend: Backend::Loopback,
+            mac: None,
+            mtu: None,
+        };
+        assert_eq!(parse("loopback"), Ok(loopback));
+        let tap = PortArgument {
+            backend: Backend::Tap("tap0".to_owned()),
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            mtu: Some(9000),
+        };
+        assert_eq!(
+            parse("tap=tap0,mac=02:00:00:00:00:01,mtu=9000"),
+            Ok(tap.clone())
+        );
+        assert_eq!(parse("tap=tap0,mtu=9000,mac=02:00:00:00:00:01"), Ok(tap));
+        assert!(parse("null,mtu=68").is_ok());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for text in ["", "eth0", "tun=x", "loopback=1", "tap0"] {
+            assert_eq!(parse(text), Err(InvalidPort::Backend(text.to_owned())));
+        }
+        assert_eq!(parse("tap="), Err(InvalidPort::NoInterface));
+        assert_eq!(parse("tap"), Err(InvalidPort::NoInterface));
+        assert_eq!(parse("null,"), Err(InvalidPort::Setting(String::new())));
+        assert_eq!(
+            parse("null,speed=1"),
+            Err(InvalidPort::Setting("speed=1".to_owned()))
+        );
+        assert_eq!(
+            parse("null,mtu=99,mtu=99"),
+            Err(InvalidPort::Repeated("mtu"))
+        );
+        for mtu in ["67", "65522", "-1", "x", ""] {
+            assert_eq!(
+                parse(&format!("null,mtu={mtu}")),
+                Err(InvalidPort::Mtu(mtu.to_owned()))
+            );
+        }
+        assert!(matches!(
+            parse("null,mac=01:00:00:00:00:00"),
+            Err(InvalidPort::Mac(_))
+        ));
+    }
+
+    #[test]
+    fn two_ports_with_one_address_are_refused() {
+        let same: PortArgument = "null,mac=02:00:00:00:00:01".parse().unwrap();
+        let error = open_all(&[same.clone(), same], Path::new("/s"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("02:00:00:00:00:01"), "{error}");
+    }
+
+    #[test]
+    fn mtu_is_what_was_given_or_1500() {
+        let open = |text: &str| open_all(&[text.parse().unwrap()], Path::new("/s")).unwrap()[0].mtu;
+        assert_eq!(open("null,mtu=9000"), 9000);
+        assert_eq!(open("null"), DEFAULT_MTU);
+    }
+}

@@ -1,0 +1,96 @@
+//! Messages that the crate's client would not send.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+pub const VERSION: u16 = 1;
+pub const DMA_MAP: u16 = 2;
+pub const DMA_UNMAP: u16 = 3;
+pub const GET_IRQ_INFO: u16 = 7;
+pub const SET_IRQS: u16 = 8;
+pub const REGION_READ: u16 = 9;
+pub const REGION_WRITE: u16 = 10;
+pub const RESET: u16 = 13;
+
+pub const NO_REPLY: u32 = 1 << 4;
+
+const HEADER: usize = 16;
+
+/// A message whose header tells the truth.
+pub fn message(command: u16, flags: u32, body: &[u8]) -> Vec<u8> {
+    claiming((HEADER + body.len()) as u32, command, flags, body)
+}
+
+/// A message whose header says that it has `size` bytes.
+pub fn claiming(size: u32, command: u16, flags: u32, body: &[u8]) -> Vec<u8> {
+    [
+        words(&[u32::from(command) << 16, size, flags, 0]),
+        body.to_vec(),
+    ]
+    .concat()
+}
+
+pub fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+pub fn region_access(offset: u64, region: u32, count: u32) -> Vec<u8> {
+    [offset.to_le_bytes().to_vec(), words(&[region, count])].concat()
+}
+
+pub fn dma_map(flags: u32, address: u64, size: u64) -> Vec<u8> {
+    let places = [0, address, size].map(u64::to_le_bytes).concat();
+    [words(&[32, flags]), places].concat()
+}
+
+/// A connection without any manners.
+pub struct Raw(UnixStream);
+
+impl Raw {
+    pub fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        Self(stream)
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    /// The body of the answer; Err if it is a refusal.
+    pub fn answer(&mut self) -> Result<Vec<u8>, u32> {
+        let mut header = [0; HEADER];
+        self.0.read_exact(&mut header).unwrap();
+        let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+        let mut body = vec![0; word(4) as usize - HEADER];
+        self.0.read_exact(&mut body).unwrap();
+        if word(8) & (1 << 5) != 0 {
+            Err(word(12))
+        } else {
+            Ok(body)
+        }
+    }
+
+    pub fn ask(&mut self, command: u16, body: &[u8]) -> Result<Vec<u8>, u32> {
+        self.send(&message(command, 0, body)).unwrap();
+        self.answer()
+    }
+
+    /// Says that nothing more comes, and waits for the other side to hang up.
+    pub fn finish(mut self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Write);
+        let mut rest = Vec::new();
+        // Unread data on the other side shows as a reset.
+        match self.0.read_to_end(&mut rest) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("not hung up"),
+            _ => {}
+        }
+    }
+}

@@ -110,7 +110,9 @@ impl Port {
         mut flags: RxFlags,
     ) -> Option<RxPacket> {
         let (id, segments) = self.posted.pop_front()?;
-        let mut rest = frame;
+        let (frame, tag) = crate::bench::untag(frame);
+        flags.set(RxFlags::VLAN, tag.is_some());
+        let mut rest = &frame[..];
         for segment in &segments {
             let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
             if memory.write(segment.address, now).is_err() {
@@ -125,6 +127,7 @@ impl Port {
         Some(RxPacket {
             id,
             length: frame.len() as u32,
+            vlan_tci: tag.unwrap_or_default(),
             flags,
         })
     }

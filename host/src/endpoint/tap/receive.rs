@@ -8,9 +8,9 @@ use rustix::io::Errno;
 
 use super::untag::untag;
 use super::{Link, Tap};
+use crate::endpoint::headers::TAG_BYTES;
 use crate::endpoint::rx_flags::{self, LOOK_BYTES};
 use crate::endpoint::vnet::{PartialChecksum, VNET_HEADER_BYTES, VnetHeader};
-use crate::endpoint::headers::TAG_BYTES;
 use crate::endpoint::{PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, checksum};
 use crate::memory::{GuestMemory, Segment, Span};
 
@@ -97,7 +97,11 @@ impl Tap {
         let mut flags = self.flags(&vnet, length, memory, buffer);
         flags.set(RxFlags::VLAN, tag.is_some());
         // Fits: it is at most what one `readv` returned, less than 2 GiB.
-        Received { length: length as u32, flags, vlan_tci: tag.unwrap_or(0) }
+        Received {
+            length: length as u32,
+            flags,
+            vlan_tci: tag.unwrap_or(0),
+        }
     }
 
     fn flags(

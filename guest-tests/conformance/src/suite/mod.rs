@@ -8,13 +8,26 @@ use crate::driver::Driver;
 use crate::failure::{Failure, Outcome, check_eq};
 
 mod admin;
+mod cq;
 mod eq;
+mod hostile;
 mod hwc;
+mod links;
+mod nic;
+mod objects;
 mod queues;
 mod regions;
 mod registers;
 mod reset;
+mod rx;
 mod smc;
+mod stats;
+mod steering;
+mod tx;
+mod tx_errors;
+mod tx_offloads;
+mod vports;
+mod wq;
 
 /// Ports of the device that most requirements are tried on.
 pub const PORTS: u32 = 2;
@@ -88,6 +101,20 @@ const MODULES: &[&[Requirement]] = &[
     regions::REQUIREMENTS,
     queues::REQUIREMENTS,
     eq::REQUIREMENTS,
+    nic::REQUIREMENTS,
+    objects::REQUIREMENTS,
+    steering::REQUIREMENTS,
+    cq::REQUIREMENTS,
+    wq::REQUIREMENTS,
+    tx::REQUIREMENTS,
+    tx_errors::REQUIREMENTS,
+    tx_offloads::REQUIREMENTS,
+    rx::REQUIREMENTS,
+    stats::REQUIREMENTS,
+    vports::REQUIREMENTS,
+    links::REQUIREMENTS,
+    reset::REQUIREMENTS,
+    hostile::REQUIREMENTS,
 ];
 
 /// That a number in the device's state is this one, where it shows it.

@@ -1,0 +1,483 @@
+//! Receive: buffers, frames, completions.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use manatee_device::platform::RxFlags;
+use manatee_device::wire::gdma::Status;
+use manatee_device::wire::oob::{CqeType, RxFlags as Flags};
+use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
+
+use crate::bench::MEMORY_SIZE;
+use crate::driver::Driver;
+use crate::driver::entry::{Completion, CqeName};
+use crate::driver::nic::{Sizes, Vport};
+use crate::driver::traffic::{frame, numbered_frame};
+use crate::driver::wqe::{Wqe, sge};
+use crate::failure::{Outcome, check_eq};
+
+super::declare! { "rx":
+    takes_1_byte = "mana_en.c: mana_process_rx_cqe",
+    takes_the_shortest_frame = "mana_en.c: mana_process_rx_cqe",
+    takes_the_longest_frame = "mana_en.c: mana_process_rx_cqe",
+    takes_a_jumbo_frame = "mana_en.c: mana_get_rxbuf_cfg",
+    takes_a_frame_that_fits_exactly = "mana_en.c: mana_process_rx_cqe",
+    cuts_a_frame_that_does_not_fit = "mana.h: CQE_RX_TRUNCATED; reference: write_data panics",
+    writes_nothing_behind_a_buffer = "mana.h: CQE_RX_TRUNCATED",
+    goes_on_after_a_cut_frame = "mana_en.c: mana_process_rx_cqe, CQE_RX_TRUNCATED",
+    takes_1_to_15_pieces = "gdma.h: MAX_RX_WQE_SGL_ENTRIES",
+    skips_empty_pieces = "gdma.h: struct gdma_sge",
+    a_buffer_of_16_pieces_is_given_back = "gdma.h: GDMA_MAX_RQE_SIZE",
+    a_buffer_without_pieces_is_given_back = "issue 2: bad input, entries with zero SGEs",
+    a_buffer_of_nothing_is_given_back = "reference: process_rqe, lengths summed in 32 bits",
+    a_buffer_of_another_key_is_given_back = "gdma.h: struct gdma_sge, mem_key",
+    a_bad_buffer_keeps_its_turn = "mana_en.c: mana_process_rx_cqe (in posting order)",
+    a_buffer_outside_memory_is_given_back = "WIT: rx-flags.memory-fault",
+    fills_buffers_in_posting_order = "mana_en.c: mana_process_rx_cqe (in posting order)",
+    takes_many_frames_at_once = "mana_en.c: mana_poll_rx_cq",
+    raises_one_interrupt_for_many = "mana_en.c: mana_schedule_napi",
+    posts_many_buffers_at_once = "mana_en.c: mana_push_wqe",
+    posts_the_rest_when_the_host_has_room = "WIT: post-receive",
+    frames_wait_for_a_buffer = "mana_en.c: mana_refill_rx_oob",
+    completes_one_frame_at_a_time = "mana.h: struct mana_rxcomp_oob, ppi",
+    says_nothing_of_checksums_unless_known = "mana_en.c: mana_rx_skb",
+    says_that_a_tcp_checksum_is_good = "mana_en.c: mana_rx_skb, rx_tcp_csum_succeed",
+    says_that_a_tcp_checksum_is_bad = "mana.h: rx_tcp_csum_fail",
+    says_that_a_udp_checksum_is_good = "mana_en.c: mana_rx_skb, rx_udp_csum_succeed",
+    says_that_a_udp_checksum_is_bad = "mana.h: rx_udp_csum_fail",
+    says_that_an_ip_checksum_is_good = "mana_en.c: mana_rx_skb, rx_iphdr_csum_succeed",
+    says_that_an_ip_checksum_is_bad = "mana.h: rx_iphdr_csum_fail",
+    names_no_transport_it_does_not_know = "mana.h: struct mana_rxcomp_oob",
+    takes_a_tag_out = "mana_en.c: mana_rx_skb, rx_vlantag_present",
+    tells_only_the_number_of_a_tag = "mana.h: rx_vlan_id",
+    a_fence_completes = "mana_en.c: mana_fence_rq",
+    a_fence_follows_what_was_received = "mana_en.c: mana_fence_rq",
+    a_fence_uses_no_buffer = "mana_en.c: mana_process_rx_cqe, CQE_RX_OBJECT_FENCE",
+    a_fence_works_while_nothing_is_received = "mana_en.c: mana_dealloc_queues (fence after steering off)",
+    a_fence_needs_an_object = "mana_en.c: mana_fence_rq",
+    a_fence_needs_a_receive_object = "mana_en.c: mana_fence_rq",
+    a_fence_needs_its_body = "mana_en.c: mana_fence_rq",
+    a_fence_that_finds_no_room_fails = "mana_en.c: mana_fence_rq",
+}
+
+fn takes(driver: &mut Driver<'_>, length: usize) -> Outcome {
+    driver.start_and_open()?.receive(driver, &frame(length))
+}
+
+fn takes_1_byte(driver: &mut Driver<'_>) -> Outcome {
+    takes(driver, 1)
+}
+
+fn takes_the_shortest_frame(driver: &mut Driver<'_>) -> Outcome {
+    takes(driver, 60)
+}
+
+fn takes_the_longest_frame(driver: &mut Driver<'_>) -> Outcome {
+    takes(driver, 1514)
+}
+
+fn takes_a_jumbo_frame(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let (address, offset) = vport.post_buffer(driver, 9216)?;
+    let frame = frame(9014);
+    vport.arrive(driver, &frame, RxFlags::empty())?;
+    vport.take_frame(driver, &frame, address, offset)
+}
+
+fn takes_a_frame_that_fits_exactly(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let (address, offset) = vport.post_buffer(driver, 100)?;
+    vport.arrive(driver, &frame(100), RxFlags::empty())?;
+    vport.take_frame(driver, &frame(100), address, offset)
+}
+
+fn next(driver: &mut Driver<'_>, vport: &mut Vport, expected: CqeType) -> Outcome<Completion> {
+    let completion = vport.rx.cq.expect(driver)?;
+    vport.rx.cq.ring(driver, true);
+    completion.check_type(expected as u8)?;
+    Ok(completion)
+}
+
+fn cuts_a_frame_that_does_not_fit(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let (address, offset) = vport.post_buffer(driver, 99)?;
+    vport.arrive(driver, &frame(100), RxFlags::empty())?;
+    let found = next(driver, &mut vport, CqeType::RxTruncated)?.receive();
+    check_eq("WQE offset", found.wqe_offset, offset)?;
+    let bytes = driver.read(address, 99);
+    check_eq("the frame's beginning", &bytes[..], &frame(100)[..99])
+}
+
+fn writes_nothing_behind_a_buffer(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let address = driver.place(&[0xee; 200])?;
+    let wqe = Wqe::receive(&[sge(address + 50, 20)]);
+    vport.rx.wq.post(driver, &wqe);
+    vport.arrive(driver, &frame(100), RxFlags::empty())?;
+    let bytes = driver.read(address, 200);
+    check_eq("before the buffer", &bytes[..50], &[0xee; 50][..])?;
+    check_eq("behind the buffer", &bytes[70..], &[0xee; 130][..])
+}
+
+fn goes_on_after_a_cut_frame(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    vport.post_buffer(driver, 10)?;
+    vport.arrive(driver, &frame(100), RxFlags::empty())?;
+    next(driver, &mut vport, CqeType::RxTruncated)?;
+    vport.works(driver)
+}
+
+fn takes_1_to_15_pieces(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    for count in 1..=15u64 {
+        let address = driver.pages(1)?;
+        let pieces = (0..count).map(|n| sge(address + 200 * n, 100));
+        let sgl: Vec<_> = pieces.collect();
+        vport.rx.wq.post(driver, &Wqe::receive(&sgl));
+        let frame = frame(100 * count as usize - 3);
+        vport.arrive(driver, &frame, RxFlags::empty())?;
+        next(driver, &mut vport, CqeType::RxOkay)?;
+        let found = driver.read(address, 4096);
+        let found = found
+            .chunks(200)
+            .flat_map(|piece| &piece[..100.min(piece.len())]);
+        let found: Vec<u8> = found.copied().take(frame.len()).collect();
+        check_eq(format_args!("frame in {count} pieces"), found, frame)?;
+    }
+    Ok(())
+}
+
+fn skips_empty_pieces(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let address = driver.pages(1)?;
+    let sgl = [
+        sge(0, 0),
+        sge(address, 30),
+        sge(u64::MAX, 0),
+        sge(address + 30, 30),
+    ];
+    let offset = vport.rx.wq.post(driver, &Wqe::receive(&sgl));
+    vport.arrive(driver, &frame(60), RxFlags::empty())?;
+    vport.take_frame(driver, &frame(60), address, offset)
+}
+
+/// That a buffer is given back at once, as holding nothing, and that the
+/// vport goes on.
+fn given_back(driver: &mut Driver<'_>, wqe: &Wqe) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let offset = vport.rx.wq.post(driver, wqe);
+    let found = next(driver, &mut vport, CqeType::RxTruncated)?.receive();
+    check_eq("length", found.length, 0)?;
+    check_eq("WQE offset", found.wqe_offset, offset)?;
+    check_eq("posted buffers", driver.bench.posted_buffers(0), 0)?;
+    vport.works(driver)
+}
+
+fn a_buffer_of_16_pieces_is_given_back(driver: &mut Driver<'_>) -> Outcome {
+    let address = driver.pages(1)?;
+    given_back(driver, &Wqe::receive(&[sge(address, 100); 16]))
+}
+
+fn a_buffer_without_pieces_is_given_back(driver: &mut Driver<'_>) -> Outcome {
+    given_back(driver, &Wqe::receive(&[]))
+}
+
+fn a_buffer_of_nothing_is_given_back(driver: &mut Driver<'_>) -> Outcome {
+    given_back(driver, &Wqe::receive(&[sge(4096, 0); 3]))
+}
+
+fn a_buffer_of_another_key_is_given_back(driver: &mut Driver<'_>) -> Outcome {
+    let address = driver.pages(1)?;
+    let mut other = sge(address, 100);
+    other.mem_key ^= 7;
+    given_back(driver, &Wqe::receive(&[sge(address, 100), other]))
+}
+
+fn a_bad_buffer_keeps_its_turn(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let (first, first_offset) = vport.post_buffer(driver, 2048)?;
+    vport.rx.wq.post(driver, &Wqe::receive(&[]));
+    let (second, second_offset) = vport.post_buffer(driver, 2048)?;
+    vport.rx.cq.expect_none(driver)?;
+    vport.arrive(driver, &frame(60), RxFlags::empty())?;
+    vport.take_frame(driver, &frame(60), first, first_offset)?;
+    next(driver, &mut vport, CqeType::RxTruncated)?;
+    vport.arrive(driver, &frame(61), RxFlags::empty())?;
+    vport.take_frame(driver, &frame(61), second, second_offset)
+}
+
+fn a_buffer_outside_memory_is_given_back(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let wqe = Wqe::receive(&[sge(MEMORY_SIZE - 10, 2048)]);
+    vport.rx.wq.post(driver, &wqe);
+    driver.bench.receive(0, &[(&frame(60), RxFlags::empty())]);
+    next(driver, &mut vport, CqeType::RxTruncated)?;
+    vport.works(driver)
+}
+
+/// Posts so many buffers with one doorbell.
+fn post(driver: &mut Driver<'_>, vport: &mut Vport, count: usize) -> Outcome<Vec<(u64, u32)>> {
+    let mut buffers = Vec::new();
+    for _ in 0..count {
+        let address = driver.place(&[0; 128])?;
+        let wqe = Wqe::receive(&[sge(address, 128)]);
+        buffers.push((address, vport.rx.wq.write(driver, &wqe)));
+    }
+    vport.rx.wq.ring(driver);
+    Ok(buffers)
+}
+
+fn arrive_together(driver: &mut Driver<'_>, count: usize) -> Outcome {
+    let frames: Vec<Vec<u8>> = (0..count).map(|n| numbered_frame(60, n as u8)).collect();
+    let batch: Vec<_> = frames.iter().map(|f| (&f[..], RxFlags::empty())).collect();
+    check_eq(
+        "frames that found a buffer",
+        driver.bench.receive(0, &batch),
+        count,
+    )
+}
+
+fn take_numbered(driver: &mut Driver<'_>, vport: &mut Vport, buffers: &[(u64, u32)]) -> Outcome {
+    for (number, (address, offset)) in buffers.iter().enumerate() {
+        let frame = numbered_frame(60, number as u8);
+        vport.take_frame(driver, &frame, *address, *offset)?;
+    }
+    vport.rx.cq.expect_none(driver)
+}
+
+fn fills_buffers_in_posting_order(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let buffers = post(driver, &mut vport, 20)?;
+    for number in 0..20 {
+        let frame = numbered_frame(60, number);
+        vport.arrive(driver, &frame, RxFlags::empty())?;
+    }
+    take_numbered(driver, &mut vport, &buffers)
+}
+
+fn takes_many_frames_at_once(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let buffers = post(driver, &mut vport, 60)?;
+    arrive_together(driver, 60)?;
+    take_numbered(driver, &mut vport, &buffers)
+}
+
+fn raises_one_interrupt_for_many(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    post(driver, &mut vport, 30)?;
+    driver.expect_interrupts(vport.eq.vector, 0)?;
+    arrive_together(driver, 30)?;
+    driver.expect_interrupts(vport.eq.vector, 1)?;
+    check_eq("events", vport.eq.drain(driver)?.len(), 1)
+}
+
+fn posts_many_buffers_at_once(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let mut vport = driver.open_with(0, Sizes::LARGE)?;
+    let buffers = post(driver, &mut vport, 512)?;
+    check_eq("posted buffers", driver.bench.posted_buffers(0), 512)?;
+    arrive_together(driver, 512)?;
+    take_numbered(driver, &mut vport, &buffers)
+}
+
+fn posts_the_rest_when_the_host_has_room(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    driver.bench.limit_buffers(0, 4);
+    let buffers = post(driver, &mut vport, 20)?;
+    check_eq("posted buffers", driver.bench.posted_buffers(0), 4)?;
+    for number in 0..20 {
+        let frame = numbered_frame(60, number);
+        vport.arrive(driver, &frame, RxFlags::empty())?;
+    }
+    take_numbered(driver, &mut vport, &buffers)
+}
+
+fn frames_wait_for_a_buffer(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let found = driver.bench.receive(0, &[(&frame(60), RxFlags::empty())]);
+    check_eq("frames that found a buffer", found, 0)?;
+    vport.rx.cq.expect_none(driver)?;
+    vport.works(driver)
+}
+
+fn completes_one_frame_at_a_time(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    post(driver, &mut vport, 4)?;
+    arrive_together(driver, 4)?;
+    for completion in vport.rx.cq.drain(driver)? {
+        let found = completion.receive();
+        check_eq("type", found.cqe_type, CqeName(CqeType::RxOkay as u8))?;
+        check_eq("lengths of others", found.others, [0; 3])?;
+    }
+    Ok(())
+}
+
+/// That what the host knows is told like this.
+fn tells(driver: &mut Driver<'_>, known: RxFlags, expected: Flags) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    vport.post_buffer(driver, 2048)?;
+    vport.arrive(driver, &frame(60), known)?;
+    let found = next(driver, &mut vport, CqeType::RxOkay)?.receive().flags;
+    check_eq(
+        format_args!("flags for {known:?}, decoded {found:?}"),
+        found.into_bits(),
+        expected.into_bits(),
+    )
+}
+
+const TCP4: RxFlags = RxFlags::IPV4.union(RxFlags::TCP);
+const UDP4: RxFlags = RxFlags::IPV4.union(RxFlags::UDP);
+
+fn says_nothing_of_checksums_unless_known(driver: &mut Driver<'_>) -> Outcome {
+    tells(driver, TCP4, Flags::new())
+}
+
+fn says_that_a_tcp_checksum_is_good(driver: &mut Driver<'_>) -> Outcome {
+    let known = TCP4 | RxFlags::L4_CHECKSUM_GOOD;
+    tells(driver, known, Flags::new().with_tcp_csum_succeed(true))
+}
+
+fn says_that_a_tcp_checksum_is_bad(driver: &mut Driver<'_>) -> Outcome {
+    let known = TCP4 | RxFlags::L4_CHECKSUM_BAD;
+    tells(driver, known, Flags::new().with_tcp_csum_fail(true))
+}
+
+fn says_that_a_udp_checksum_is_good(driver: &mut Driver<'_>) -> Outcome {
+    let known = UDP4 | RxFlags::L4_CHECKSUM_GOOD;
+    tells(driver, known, Flags::new().with_udp_csum_succeed(true))
+}
+
+fn says_that_a_udp_checksum_is_bad(driver: &mut Driver<'_>) -> Outcome {
+    let known = UDP4 | RxFlags::L4_CHECKSUM_BAD;
+    tells(driver, known, Flags::new().with_udp_csum_fail(true))
+}
+
+fn says_that_an_ip_checksum_is_good(driver: &mut Driver<'_>) -> Outcome {
+    let known = RxFlags::IPV4 | RxFlags::IP_CHECKSUM_GOOD;
+    tells(driver, known, Flags::new().with_iphdr_csum_succeed(true))
+}
+
+fn says_that_an_ip_checksum_is_bad(driver: &mut Driver<'_>) -> Outcome {
+    let known = RxFlags::IPV4 | RxFlags::IP_CHECKSUM_BAD;
+    tells(driver, known, Flags::new().with_iphdr_csum_fail(true))
+}
+
+fn names_no_transport_it_does_not_know(driver: &mut Driver<'_>) -> Outcome {
+    let known = RxFlags::IPV6 | RxFlags::L4_CHECKSUM_GOOD;
+    tells(driver, known, Flags::new())
+}
+
+/// A frame with this tag, and what a driver finds.
+fn tagged(driver: &mut Driver<'_>, tci: u16) -> Outcome<Flags> {
+    let mut vport = driver.start_and_open()?;
+    let plain = frame(60);
+    let [high, low] = tci.to_be_bytes();
+    let frame = [&plain[..12], &[0x81, 0, high, low], &plain[12..]].concat();
+    let (address, _) = vport.post_buffer(driver, 2048)?;
+    vport.arrive(driver, &frame, RxFlags::empty())?;
+    let found = next(driver, &mut vport, CqeType::RxOkay)?.receive();
+    check_eq("length", found.length, 60)?;
+    check_eq("frame without its tag", driver.read(address, 60), plain)?;
+    Ok(found.flags)
+}
+
+fn takes_a_tag_out(driver: &mut Driver<'_>) -> Outcome {
+    let found = tagged(driver, 100)?;
+    check_eq("tag present", found.vlantag_present(), true)?;
+    check_eq("tag", found.vlan_id(), 100)
+}
+
+fn tells_only_the_number_of_a_tag(driver: &mut Driver<'_>) -> Outcome {
+    let found = tagged(driver, 0xffff)?;
+    let expected = Flags::new().with_vlantag_present(true).with_vlan_id(0xfff);
+    check_eq("flags", found.into_bits(), expected.into_bits())
+}
+
+fn fence(driver: &mut Driver<'_>, vport: &mut Vport) -> Outcome {
+    driver.fence(vport.rx.handle)?.expect(Status::Success)?;
+    Ok(())
+}
+
+fn a_fence_completes(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    fence(driver, &mut vport)?;
+    driver.expect_interrupts(vport.eq.vector, 1)?;
+    let found = next(driver, &mut vport, CqeType::RxObjectFence)?.receive();
+    check_eq("queue", (found.is_sq, found.wq), (false, vport.rx.wq.id))?;
+    vport.works(driver)
+}
+
+fn a_fence_follows_what_was_received(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    post(driver, &mut vport, 10)?;
+    arrive_together(driver, 5)?;
+    fence(driver, &mut vport)?;
+    let found = vport.rx.cq.drain(driver)?;
+    let types: Vec<u8> = found.iter().map(Completion::cqe_type).collect();
+    let mut expected = vec![CqeType::RxOkay as u8; 5];
+    expected.push(CqeType::RxObjectFence as u8);
+    check_eq("types of completions", types, expected)
+}
+
+fn a_fence_uses_no_buffer(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let buffers = post(driver, &mut vport, 3)?;
+    fence(driver, &mut vport)?;
+    next(driver, &mut vport, CqeType::RxObjectFence)?;
+    arrive_together(driver, 3)?;
+    take_numbered(driver, &mut vport, &buffers)
+}
+
+fn a_fence_works_while_nothing_is_received(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    post(driver, &mut vport, 3)?;
+    driver.disable_rx(vport.handle)?;
+    fence(driver, &mut vport)?;
+    next(driver, &mut vport, CqeType::RxObjectFence).map(|_| ())
+}
+
+fn a_fence_needs_an_object(driver: &mut Driver<'_>) -> Outcome {
+    let vport = driver.start_and_open()?;
+    for handle in [0, u64::MAX, vport.handle, vport.rx.handle + 7] {
+        driver.fence(handle)?.expect(Status::InvalidHandle)?;
+    }
+    Ok(())
+}
+
+fn a_fence_needs_a_receive_object(driver: &mut Driver<'_>) -> Outcome {
+    let vport = driver.start_and_open()?;
+    let answer = driver.fence(vport.tx.handle)?;
+    answer.expect(Status::InvalidParameter).map(|_| ())
+}
+
+fn a_fence_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
+    use crate::driver::message::Request;
+    use manatee_device::wire::bnic::code;
+    driver.start_and_open()?;
+    let request = Request::of_bytes(code::FENCE_RQ, &[0; 7], 0);
+    driver.refuse(&request, Status::TooShort)
+}
+
+fn a_fence_that_finds_no_room_fails(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let vport = driver.query_vport(0)?.vport;
+    let sizes = Sizes {
+        cq: PAGE_SIZE,
+        ..Sizes::LARGE
+    };
+    let mut object = driver.create_object(vport, QueueType::Rq, None, sizes)?;
+    driver.enable_rx(vport, object.handle)?;
+    // More completions than fit: the last fence of these has no room.
+    for _ in 0..object.cq.ring.entries() {
+        driver.fence(object.handle)?.expect(Status::Success)?;
+    }
+    let last = driver.fence(object.handle)?.status();
+    let found = object.cq.drain(driver)?.len();
+    let lost = last == crate::driver::message::StatusName(Status::NoResources as u32);
+    let kept = found == object.cq.ring.entries() as usize;
+    check_eq(
+        "refused, and nothing overwritten",
+        (lost, kept),
+        (true, true),
+    )
+}

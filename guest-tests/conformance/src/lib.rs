@@ -1,13 +1,30 @@
 //! What a MANA device must do, from the Linux driver's point of view.
 //!
-//! The requirements are written once, against a [`bench::Bench`]: a device
-//! with a guest's memory, an interrupt controller and a wire around it. A
-//! bench is a native device, a component in plain wasm, or a device in the
-//! host, with ring windows and without.
+//! The [requirements](suite::requirements) are written once, against a
+//! [`bench::Bench`]: a device with a guest's memory, an interrupt controller
+//! and a wire around it. A bench is a native device, a component in plain
+//! wasm, or a device in the host, with ring windows and without.
+//!
+//! ```
+//! # use manatee_conformance::{bench::Workshop, suite};
+//! fn check(workshop: &impl Workshop) -> bool {
+//!     let report = suite::run(workshop, suite::select(["hwc"]), |requirement, outcome| {
+//!         // A line for each as it ends.
+//!         let _ = (requirement.name, outcome);
+//!     });
+//!     report.is_ok()
+//! }
+//! ```
 
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "native"), forbid(unsafe_code))]
+#![cfg_attr(feature = "native", deny(unsafe_code))]
 
 extern crate alloc;
+#[cfg(feature = "native")]
+extern crate std;
 
 pub mod bench;
+pub mod driver;
+pub mod failure;
+pub mod suite;

@@ -1,0 +1,133 @@
+//! The requirements: what a driver relies on, one name each.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::bench::{Bench, Workshop};
+use crate::driver::Driver;
+use crate::failure::{Failure, Outcome};
+
+mod registers;
+
+/// Ports of the device that most requirements are tried on.
+pub const PORTS: u32 = 2;
+
+/// Something that a device must do.
+#[derive(Clone, Copy)]
+pub struct Requirement {
+    /// Unique, `module::what_it_does`.
+    pub name: &'static str,
+    /// Where it comes from: file and function of the Linux driver, or the
+    /// reference.
+    pub source: &'static str,
+    /// Ports of the device that it is tried on.
+    pub ports: u32,
+    check: fn(&mut Driver<'_>) -> Outcome,
+}
+
+impl fmt::Debug for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.source)
+    }
+}
+
+impl Requirement {
+    /// Tries it on a new device.
+    ///
+    /// # Errors
+    ///
+    /// What the device did instead.
+    pub fn run(&self, workshop: &impl Workshop) -> Outcome {
+        self.run_on(&mut workshop.bench(self.ports))
+    }
+
+    /// Tries it on a device that was made for it, with
+    /// [`ports`](Self::ports) ports.
+    ///
+    /// # Errors
+    ///
+    /// What the device did instead.
+    pub fn run_on(&self, bench: &mut dyn Bench) -> Outcome {
+        (self.check)(&mut Driver::new(bench))
+    }
+}
+
+/// The requirements of a module: `name = "where it comes from"`, with the
+/// function of that name; `name(n)` is tried with n ports.
+macro_rules! declare {
+    ($module:literal: $($name:ident $(($ports:expr))? = $source:literal,)*) => {
+        /// What this module requires.
+        pub const REQUIREMENTS: &[$crate::suite::Requirement] = &[$(
+            $crate::suite::Requirement {
+                name: concat!($module, "::", stringify!($name)),
+                source: $source,
+                ports: {
+                    let ports = $crate::suite::PORTS;
+                    $(let _ = ports; let ports = $ports;)?
+                    ports
+                },
+                check: $name,
+            },
+        )*];
+    };
+}
+use declare;
+
+const MODULES: &[&[Requirement]] = &[registers::REQUIREMENTS];
+
+/// Every requirement, in the order in which a driver meets them.
+pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {
+    MODULES.iter().copied().flatten()
+}
+
+/// The requirements whose name contains any of the patterns; every one if
+/// there are no patterns.
+pub fn select<S: AsRef<str>>(
+    patterns: impl IntoIterator<Item = S>,
+) -> impl Iterator<Item = &'static Requirement> {
+    let patterns: Vec<S> = patterns.into_iter().collect();
+    requirements().filter(move |requirement| {
+        let named = |pattern: &S| requirement.name.contains(pattern.as_ref());
+        patterns.is_empty() || patterns.iter().any(named)
+    })
+}
+
+/// The requirement with exactly this name.
+pub fn find(name: &str) -> Option<&'static Requirement> {
+    requirements().find(|requirement| requirement.name == name)
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Requirements that were met.
+    pub passed: Vec<&'static Requirement>,
+    /// Those that were not, and how.
+    pub failed: Vec<(&'static Requirement, Failure)>,
+}
+
+impl Report {
+    /// Whether every requirement was met.
+    pub fn is_ok(&self) -> bool {
+        self.failed.is_empty()
+    }
+}
+
+/// Tries requirements, each on a device of its own, and tells `each` as they
+/// end.
+pub fn run(
+    workshop: &impl Workshop,
+    requirements: impl IntoIterator<Item = &'static Requirement>,
+    mut each: impl FnMut(&'static Requirement, &Outcome),
+) -> Report {
+    let mut report = Report::default();
+    for requirement in requirements {
+        let outcome = requirement.run(workshop);
+        each(requirement, &outcome);
+        match outcome {
+            Ok(()) => report.passed.push(requirement),
+            Err(failure) => report.failed.push((requirement, failure)),
+        }
+    }
+    report
+}

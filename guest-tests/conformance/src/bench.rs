@@ -61,7 +61,8 @@ pub trait Bench {
 
     /// Frames arrive at a port, in one batch: each is written to the buffer
     /// at the front, as much as fits, and the device is told. `flags` come on
-    /// top of what the bench finds itself (`TRUNCATED`, `MEMORY_FAULT`).
+    /// top of what the bench finds itself (`TRUNCATED`, `MEMORY_FAULT`). An
+    /// 802.1Q tag is taken out first, as [`untag`] does it, and `VLAN` set.
     /// Returns how many found a buffer.
     fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize;
 
@@ -92,4 +93,15 @@ pub trait Workshop {
 
     /// A new device in a new world.
     fn bench(&self, ports: u32) -> Self::Bench;
+}
+
+/// A frame without its 802.1Q tag, and what the tag said.
+pub fn untag(frame: &[u8]) -> (Vec<u8>, Option<u16>) {
+    match frame {
+        [addresses @ .., _, _, _, _] if addresses.len() >= 12 && frame[12..14] == [0x81, 0] => {
+            let tci = u16::from_be_bytes([frame[14], frame[15]]);
+            ([&frame[..12], &frame[16..]].concat(), Some(tci))
+        }
+        _ => (frame.to_vec(), None),
+    }
 }

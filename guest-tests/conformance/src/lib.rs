@@ -27,4 +27,6 @@ extern crate std;
 pub mod bench;
 pub mod driver;
 pub mod failure;
+#[cfg(feature = "native")]
+pub mod native;
 pub mod suite;

@@ -1,16 +1,156 @@
 //! The driver's side, as Linux writes it.
+//!
+//! [`Driver`] does what `mana.ko` does, in the same order, and lets a
+//! requirement do anything else: write any register, ring any doorbell, post
+//! any bytes.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use manatee_device::wire::queue::{RingDoorbell, WqDoorbell, doorbell};
 
 use crate::bench::Bench;
+use crate::failure::{Failure, Outcome};
+use memory::{Allocator, QueueMemory};
+
+pub mod entry;
+pub mod hwc;
+pub mod memory;
+pub mod message;
+pub mod nic;
+pub mod registers;
+pub mod requests;
+pub mod ring;
+pub mod shm;
+pub mod traffic;
+pub mod wqe;
 
 /// A driver, and the device that it drives.
 pub struct Driver<'a> {
     /// The device and the world around it.
     pub bench: &'a mut dyn Bench,
+    /// Guest memory that is not used yet.
+    pub memory: Allocator,
+    /// The hardware channel, once there is one.
+    pub hwc: Option<hwc::Hwc>,
+    registers: Option<registers::RegisterMap>,
+    interrupts: Vec<u16>,
 }
 
 impl<'a> Driver<'a> {
     /// A driver that has done nothing yet.
     pub fn new(bench: &'a mut dyn Bench) -> Self {
-        Self { bench }
+        Self {
+            bench,
+            memory: Allocator::new(),
+            hwc: None,
+            registers: None,
+            interrupts: Vec::new(),
+        }
+    }
+
+    /// The register map, read once.
+    pub fn registers(&mut self) -> registers::RegisterMap {
+        let bench = &mut *self.bench;
+        *self
+            .registers
+            .get_or_insert_with(|| registers::RegisterMap::read(bench))
+    }
+
+    /// Pages in a row, zeroed.
+    ///
+    /// # Errors
+    ///
+    /// There is no more memory.
+    pub fn pages(&mut self, count: usize) -> Outcome<u64> {
+        self.memory.pages(self.bench, count)
+    }
+
+    /// Memory with this content.
+    ///
+    /// # Errors
+    ///
+    /// There is no more memory.
+    pub fn place(&mut self, content: &[u8]) -> Outcome<u64> {
+        let address = self.memory.bytes(self.bench, content.len())?;
+        self.bench.write_memory(address, content);
+        Ok(address)
+    }
+
+    /// What lies at an address.
+    pub fn read(&mut self, address: u64, length: usize) -> Vec<u8> {
+        let mut data = alloc::vec![0; length];
+        self.bench.read_memory(address, &mut data);
+        data
+    }
+
+    /// Zeroed memory for a queue, its pages out of order.
+    ///
+    /// # Errors
+    ///
+    /// There is no more memory.
+    pub fn queue_memory(&mut self, size: u32) -> Outcome<QueueMemory> {
+        QueueMemory::scattered(&mut self.memory, self.bench, size)
+    }
+
+    /// Writes 8 bytes into the doorbell page.
+    pub fn doorbell(&mut self, offset: u64, bits: u64) {
+        let base = self.registers().doorbells;
+        self.bench.write_register(base + offset, 8, bits);
+    }
+
+    /// Tells the device how far a work queue is posted.
+    pub fn ring_wq(&mut self, offset: u64, id: u32, tail: u32) {
+        let bits = WqDoorbell::new().with_id(id).with_tail(tail);
+        self.doorbell(offset, bits.into_bits());
+    }
+
+    /// Tells the device how far a completion queue is consumed.
+    pub fn ring_cq(&mut self, id: u32, tail: u32, arm: bool) {
+        let bits = RingDoorbell::new().with_id(id).with_tail(tail);
+        self.doorbell(doorbell::CQ, bits.with_arm(arm).into_bits());
+    }
+
+    /// Tells the device how far an event queue is consumed.
+    pub fn ring_eq(&mut self, id: u32, tail: u32, arm: bool) {
+        let bits = RingDoorbell::new().with_id(id).with_tail(tail);
+        self.doorbell(doorbell::EQ, bits.with_arm(arm).into_bits());
+    }
+
+    /// How many times a vector was raised since this was asked last.
+    pub fn take_interrupts(&mut self, vector: u16) -> usize {
+        self.interrupts.extend(self.bench.take_interrupts());
+        let before = self.interrupts.len();
+        self.interrupts.retain(|raised| *raised != vector);
+        before - self.interrupts.len()
+    }
+
+    /// Every vector that was raised and not asked about.
+    pub fn take_all_interrupts(&mut self) -> Vec<u16> {
+        self.interrupts.extend(self.bench.take_interrupts());
+        core::mem::take(&mut self.interrupts)
+    }
+
+    /// That a vector was raised exactly this often since it was asked last.
+    ///
+    /// # Errors
+    ///
+    /// It was raised another number of times.
+    pub fn expect_interrupts(&mut self, vector: u16, expected: usize) -> Outcome {
+        let found = self.take_interrupts(vector);
+        crate::failure::check_eq(format!("interrupts of vector {vector}"), found, expected)
+    }
+
+    /// The device's own state, and a value in it; None where this device
+    /// shows no such thing.
+    ///
+    /// # Errors
+    ///
+    /// The state is no JSON.
+    pub fn inspect(&mut self, pointer: &str) -> Outcome<Option<serde_json::Value>> {
+        let text = self.bench.inspect();
+        let tree: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::new(format!("the device's state is no JSON: {error}")))?;
+        Ok(tree.pointer(pointer).cloned())
     }
 }

@@ -1,0 +1,336 @@
+//! The basic NIC, as `mana_en.c` uses it.
+
+use alloc::vec::Vec;
+
+use manatee_device::nic::{MANA_DOORBELL, MANA_PDID};
+use manatee_device::wire::bnic::{
+    ConfigVportRxReq, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
+    DestroyWqObjReq, FenceRqReq, NO_EQ, QueryStatsReq, QueryStatsResp, QueryVportConfigReq,
+    QueryVportConfigResp, Stats, code,
+};
+use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
+
+use super::Driver;
+use super::memory::QueueMemory;
+use super::message::{Request, Response};
+use super::ring::{Cq, Eq, Wq};
+use crate::failure::{During, Outcome};
+
+/// `TRI_STATE_UNKNOWN`: leave it as it is.
+pub const UNCHANGED: u32 = u32::MAX;
+
+/// A work queue object: a send or receive queue, and its completion queue.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its work queue.
+    pub wq: Wq,
+    /// Its completion queue.
+    pub cq: Cq,
+    /// Its handle.
+    pub handle: u64,
+    /// What its work queue is.
+    pub queue_type: QueueType,
+}
+
+/// A vport that sends and receives.
+#[derive(Clone, Debug)]
+pub struct Vport {
+    /// Its handle.
+    pub handle: u64,
+    /// The bench's port.
+    pub port: u32,
+    /// Where both completion queues report to.
+    pub eq: Eq,
+    /// Its send queue.
+    pub tx: Object,
+    /// Its receive queue.
+    pub rx: Object,
+    /// What transmit OOBs name.
+    pub vp_offset: u16,
+}
+
+/// How large the queues of a vport are, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Event queue.
+    pub eq: u32,
+    /// Send and receive queue.
+    pub wq: u32,
+    /// Completion queues.
+    pub cq: u32,
+}
+
+impl Sizes {
+    /// The smallest there are: a page each.
+    pub const SMALL: Self = Self {
+        eq: PAGE_SIZE,
+        wq: PAGE_SIZE,
+        cq: PAGE_SIZE,
+    };
+    /// Room for many entries.
+    pub const LARGE: Self = Self {
+        eq: PAGE_SIZE,
+        wq: 8 * PAGE_SIZE,
+        cq: 8 * PAGE_SIZE,
+    };
+}
+
+/// A request that says how a vport receives, changing nothing.
+pub fn steering(vport: u64) -> ConfigVportRxReq {
+    ConfigVportRxReq {
+        vport,
+        num_indir_entries: 0,
+        indir_tab_offset: 0,
+        rx_enable: UNCHANGED,
+        rss_enable: UNCHANGED,
+        update_default_rxobj: 0,
+        update_hashkey: 0,
+        update_indir_tab: 0,
+        reserved: 0,
+        default_rxobj: 0,
+        hashkey: [0; 40],
+    }
+}
+
+/// A request that destroys a work queue object (`mana_destroy_wq_obj`).
+pub fn destroy_object(queue_type: QueueType, handle: u64) -> Request {
+    let body = DestroyWqObjReq {
+        wq_type: queue_type.to_wire(),
+        reserved: 0,
+        wq_obj_handle: handle,
+    };
+    Request::new(code::DESTROY_WQ_OBJ, &body, 0)
+}
+
+impl Driver<'_> {
+    /// What a vport is (`mana_query_vport_cfg`).
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn query_vport(&mut self, index: u32) -> Outcome<QueryVportConfigResp> {
+        let body = QueryVportConfigReq { vport_index: index };
+        let size = size_of::<QueryVportConfigResp>();
+        self.ask(&Request::new(code::QUERY_VPORT_CONFIG, &body, size))
+    }
+
+    /// Lets a vport transmit (`mana_cfg_vport`).
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn configure_tx(&mut self, vport: u64) -> Outcome<ConfigVportTxResp> {
+        let body = ConfigVportTxReq {
+            vport,
+            pdid: MANA_PDID,
+            doorbell_pageid: MANA_DOORBELL,
+        };
+        let size = size_of::<ConfigVportTxResp>();
+        self.ask(&Request::new(code::CONFIG_VPORT_TX, &body, size))
+    }
+
+    /// What it takes to make a work queue object: memory and regions for it.
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn prepare_object(
+        &mut self,
+        vport: u64,
+        queue_type: QueueType,
+        eq: Option<u32>,
+        sizes: Sizes,
+    ) -> Outcome<(CreateWqObjReq, QueueMemory, QueueMemory)> {
+        let wq = self.queue_memory(sizes.wq)?;
+        let cq = self.queue_memory(sizes.cq)?;
+        let body = CreateWqObjReq {
+            vport,
+            wq_type: queue_type.to_wire(),
+            reserved: 0,
+            wq_gdma_region: self.region(&wq.pages)?,
+            cq_gdma_region: self.region(&cq.pages)?,
+            wq_size: wq.size(),
+            cq_size: cq.size(),
+            cq_moderation_ctx_id: 0,
+            cq_parent_qid: eq.unwrap_or(NO_EQ),
+        };
+        Ok((body, wq, cq))
+    }
+
+    /// Makes a work queue object (`mana_create_wq_obj`).
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn create_object(
+        &mut self,
+        vport: u64,
+        queue_type: QueueType,
+        eq: Option<u32>,
+        sizes: Sizes,
+    ) -> Outcome<Object> {
+        let (body, wq, cq) = self.prepare_object(vport, queue_type, eq, sizes)?;
+        let size = size_of::<CreateWqObjResp>();
+        let resp: CreateWqObjResp = self
+            .ask(&Request::new(code::CREATE_WQ_OBJ, &body, size))
+            .during("creating a work queue object")?;
+        let wq = match queue_type {
+            QueueType::Rq => Wq::receive(resp.wq_id, wq),
+            _ => Wq::send(resp.wq_id, wq),
+        };
+        Ok(Object {
+            wq,
+            cq: Cq::new(resp.cq_id, cq),
+            handle: resp.wq_obj,
+            queue_type,
+        })
+    }
+
+    /// Destroys a work queue object.
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn destroy_object(&mut self, object: &Object) -> Outcome {
+        let request = destroy_object(object.queue_type, object.handle);
+        self.succeed(&request).map(|_| ())
+    }
+
+    /// Says how a vport receives (`mana_cfg_vport_steering`).
+    ///
+    /// # Errors
+    ///
+    /// There is no answer.
+    pub fn steer(&mut self, body: &ConfigVportRxReq) -> Outcome<Response> {
+        self.call(&Request::new(code::CONFIG_VPORT_RX, body, 0))
+    }
+
+    /// Lets a vport receive into an object.
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn enable_rx(&mut self, vport: u64, object: u64) -> Outcome {
+        let body = ConfigVportRxReq {
+            rx_enable: 1,
+            rss_enable: 0,
+            update_default_rxobj: 1,
+            default_rxobj: object,
+            ..steering(vport)
+        };
+        let request = Request::new(code::CONFIG_VPORT_RX, &body, 0);
+        self.succeed(&request)
+            .map(|_| ())
+            .during("enabling receive")
+    }
+
+    /// Lets a vport receive no more.
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn disable_rx(&mut self, vport: u64) -> Outcome {
+        let body = ConfigVportRxReq {
+            rx_enable: 0,
+            ..steering(vport)
+        };
+        let request = Request::new(code::CONFIG_VPORT_RX, &body, 0);
+        self.succeed(&request)
+            .map(|_| ())
+            .during("disabling receive")
+    }
+
+    /// Asks for a fence (`mana_fence_rq`).
+    ///
+    /// # Errors
+    ///
+    /// There is no answer.
+    pub fn fence(&mut self, object: u64) -> Outcome<Response> {
+        let body = FenceRqReq {
+            wq_obj_handle: object,
+        };
+        self.call(&Request::new(code::FENCE_RQ, &body, 0))
+    }
+
+    /// Every counter (`mana_query_gf_stats`).
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn stats(&mut self) -> Outcome<Stats> {
+        let body = QueryStatsReq {
+            req_stats: u64::MAX,
+        };
+        let size = size_of::<QueryStatsResp>();
+        let resp: QueryStatsResp = self.ask(&Request::new(code::QUERY_STATS, &body, size))?;
+        Ok(resp.stats)
+    }
+
+    /// A vport that sends and receives, with small queues, on the vector of
+    /// its index and 1. The device is started.
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn open(&mut self, port: u32) -> Outcome<Vport> {
+        self.open_with(port, Sizes::SMALL)
+    }
+
+    /// As [`open`](Self::open), with queues of these sizes (`mana_open`).
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn open_with(&mut self, port: u32, sizes: Sizes) -> Outcome<Vport> {
+        let mut eq = self.create_eq(port as u16 + 1, sizes.eq)?;
+        eq.ring(self, true);
+        let handle = self.query_vport(port)?.vport;
+        let vp_offset = self.configure_tx(handle)?.tx_vport_offset;
+        let tx = self.create_object(handle, QueueType::Sq, Some(eq.id), sizes)?;
+        let rx = self.create_object(handle, QueueType::Rq, Some(eq.id), sizes)?;
+        tx.cq.ring(self, true);
+        rx.cq.ring(self, true);
+        self.enable_rx(handle, rx.handle)?;
+        eq.drain(self)?;
+        Ok(Vport {
+            handle,
+            port,
+            eq,
+            tx,
+            rx,
+            vp_offset,
+        })
+    }
+
+    /// Takes everything of a vport away again (`mana_detach`).
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn close(&mut self, vport: &Vport) -> Outcome {
+        self.disable_rx(vport.handle)?;
+        self.destroy_object(&vport.rx)?;
+        self.destroy_object(&vport.tx)?;
+        self.destroy_queue(QueueType::Eq, vport.eq.id)
+    }
+
+    /// A started device with one open vport.
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn start_and_open(&mut self) -> Outcome<Vport> {
+        self.start()?;
+        self.open(0)
+    }
+
+    /// A started device with open vports on each of the first ports.
+    ///
+    /// # Errors
+    ///
+    /// The device does not do its part.
+    pub fn start_and_open_all(&mut self, ports: u32) -> Outcome<Vec<Vport>> {
+        self.start()?;
+        (0..ports).map(|port| self.open(port)).collect()
+    }
+}

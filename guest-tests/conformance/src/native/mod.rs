@@ -1,0 +1,271 @@
+//! A bench around a native device, for tests that are not wasm.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use manatee_device::device::Device;
+use manatee_device::nic::PortConfig;
+use manatee_device::platform::{
+    Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
+    TxStatus,
+};
+use manatee_device::queues::MAX_VECTORS;
+use manatee_device::window::Window;
+
+use crate::bench::{Bench, Transmitted, Workshop};
+use memory::GuestMemory;
+use port::Port;
+
+pub mod memory;
+pub mod port;
+
+/// Calls of `service` after which a device is taken to never end.
+const MAX_TURNS: usize = 10_000;
+
+/// What is around a native device.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Guest memory.
+    pub memory: GuestMemory,
+    /// By number.
+    pub ports: Vec<Port>,
+    /// Vectors since the test last looked.
+    pub interrupts: Vec<u16>,
+    /// Whether the device is given windows.
+    pub with_windows: bool,
+    /// Windows that the device has.
+    pub windows: usize,
+    /// Lines that the device logged.
+    pub log: Vec<(Level, String)>,
+}
+
+impl World {
+    fn port(&mut self, port: u32, queue: u32) -> &mut Port {
+        assert_eq!(queue, 0, "a queue that the device did not make");
+        &mut self.ports[port as usize]
+    }
+}
+
+impl Platform for World {
+    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.read(address, data)
+    }
+
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.memory.write(address, data)
+    }
+
+    fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
+        if !self.with_windows {
+            return None;
+        }
+        let window = self.memory.window(pages, repeats)?;
+        self.windows += 1;
+        Some(window)
+    }
+
+    fn unmap_window(&mut self, window: Window) {
+        GuestMemory::unmap(window);
+        self.windows -= 1;
+    }
+
+    fn raise(&mut self, vectors: &[u16]) {
+        for (index, vector) in vectors.iter().enumerate() {
+            assert!(*vector < MAX_VECTORS, "vector {vector} is beyond the table");
+            let again = vectors[..index].contains(vector);
+            assert!(!again, "vector {vector} raised twice in one call");
+        }
+        self.interrupts.extend(vectors);
+    }
+
+    fn transmit(
+        &mut self,
+        port: u32,
+        queue: u32,
+        packets: &[TxPacket],
+        mut segments: &[Segment],
+    ) -> TransmitResult {
+        let mut result = TransmitResult::default();
+        self.port(port, queue);
+        for packet in packets {
+            assert!(packet.segments > 0, "a packet without segments");
+            let (own, later) = segments.split_at(packet.segments.into());
+            segments = later;
+            let port = &mut self.ports[port as usize];
+            let (status, frame) = port.transmit(&self.memory, packet, own);
+            result.statuses.push(status);
+            let length = frame.len() as u64;
+            match frame.first() {
+                Some(_) if frame.starts_with(&[0xff; 6]) => {
+                    result.broadcast.0 += 1;
+                    result.broadcast.1 += length;
+                }
+                Some(first) if first & 1 == 1 => {
+                    result.multicast.0 += 1;
+                    result.multicast.1 += length;
+                }
+                _ => {}
+            }
+        }
+        assert!(segments.is_empty(), "segments that belong to no packet");
+        if result.statuses.iter().all(|s| *s == TxStatus::Sent) {
+            result.statuses.clear();
+        }
+        result
+    }
+
+    fn post_receive(
+        &mut self,
+        port: u32,
+        queue: u32,
+        buffers: &[RxBuffer],
+        segments: &[Segment],
+    ) -> u32 {
+        self.port(port, queue).post(buffers, segments)
+    }
+
+    fn cancel_receive(&mut self, port: u32, queue: u32) {
+        self.port(port, queue).posted.clear();
+    }
+
+    fn cancel_transmit(&mut self, port: u32, queue: u32) {
+        self.port(port, queue).pending.clear();
+    }
+
+    fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
+        self.log.push((level, message.to_string()));
+    }
+}
+
+/// A native device in its world.
+#[derive(Debug)]
+pub struct NativeBench {
+    /// The device.
+    pub device: Device<World>,
+}
+
+impl NativeBench {
+    fn world(&mut self) -> &mut World {
+        self.device.platform()
+    }
+
+    fn settle(&mut self, mut more: bool) {
+        for _ in 0..MAX_TURNS {
+            if !more {
+                return;
+            }
+            more = self.device.service();
+        }
+        panic!("the device still has work left after {MAX_TURNS} turns");
+    }
+}
+
+impl Bench for NativeBench {
+    fn read_register(&mut self, offset: u64, width: u8) -> u64 {
+        self.device.read_register(offset, width)
+    }
+
+    fn write_register(&mut self, offset: u64, width: u8, value: u64) {
+        let more = self.device.write_register(offset, width, value);
+        self.settle(more);
+    }
+
+    fn read_memory(&mut self, address: u64, data: &mut [u8]) {
+        let read = self.world().memory.read(address, data);
+        read.expect("the test reads guest memory");
+    }
+
+    fn write_memory(&mut self, address: u64, data: &[u8]) {
+        let written = self.world().memory.write(address, data);
+        written.expect("the test writes guest memory");
+    }
+
+    fn take_interrupts(&mut self) -> Vec<u16> {
+        core::mem::take(&mut self.world().interrupts)
+    }
+
+    fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted> {
+        core::mem::take(&mut self.world().port(port, 0).transmitted)
+    }
+
+    fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
+        self.world().port(port, 0).plan = statuses.iter().copied().collect();
+    }
+
+    fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
+        let done = self.world().port(port, 0).finish(statuses);
+        let more = self.device.transmitted(port, 0, &done);
+        self.settle(more);
+    }
+
+    fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize {
+        let World { memory, ports, .. } = self.world();
+        let port_state = &mut ports[port as usize];
+        let packets: Vec<RxPacket> = frames
+            .iter()
+            .map_while(|(frame, flags)| port_state.receive(memory, frame, *flags))
+            .collect();
+        if !packets.is_empty() {
+            let more = self.device.received(port, 0, &packets);
+            self.settle(more);
+        }
+        packets.len()
+    }
+
+    fn posted_buffers(&mut self, port: u32) -> usize {
+        self.world().port(port, 0).posted.len()
+    }
+
+    fn limit_buffers(&mut self, port: u32, most: usize) {
+        self.world().port(port, 0).limit = most;
+    }
+
+    fn pending_transmits(&mut self, port: u32) -> usize {
+        self.world().port(port, 0).pending.len()
+    }
+
+    fn set_link(&mut self, port: u32, up: bool) {
+        self.device.link_changed(port, up);
+        self.settle(true);
+    }
+
+    fn reset(&mut self) {
+        self.device.reset();
+        let windows = self.world().windows;
+        assert_eq!(windows, 0, "windows that the device kept over a reset");
+    }
+
+    fn inspect(&mut self) -> String {
+        self.device.inspect().to_string()
+    }
+}
+
+/// Makes native benches.
+#[derive(Clone, Copy, Debug)]
+pub struct NativeWorkshop {
+    /// Whether devices are given windows.
+    pub windows: bool,
+}
+
+impl Workshop for NativeWorkshop {
+    type Bench = NativeBench;
+
+    fn bench(&self, ports: u32) -> NativeBench {
+        let mut device = Device::new(World {
+            ports: (0..ports).map(|_| Port::default()).collect(),
+            with_windows: self.windows,
+            ..World::default()
+        });
+        let config = |port: u32| PortConfig {
+            mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],
+            mtu: 1500,
+            link_speed_mbps: 10_000,
+            link_up: true,
+        };
+        let configs: Vec<PortConfig> = (0..ports).map(config).collect();
+        let configured = device.configure(&configs);
+        configured.expect("ports that a device can have");
+        NativeBench { device }
+    }
+}

@@ -338,7 +338,7 @@ fn complete(
         return;
     }
     let reused_below = wq.reused_below();
-    let wqe_offset = packet.position / WQE_UNIT & (wq.ring.size() / WQE_UNIT - 1);
+    let wqe_offset = (packet.position & (wq.ring.size() - 1)) / WQE_UNIT;
     let mut words = [0; 7];
     words[0] = CqeHeader::of(outcome).into_bits().into();
     words[1] = u64::from(wqe_offset << 5);

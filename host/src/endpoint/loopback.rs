@@ -9,8 +9,8 @@ use super::headers::{ADDRESS_BYTES, TAG_BYTES, tag_control};
 use super::offload::{self, Prepared, Refusal, Request};
 use super::vnet::GsoType;
 use super::{
-    Endpoint, PortIo, Posted, RECEIVE_BUDGET, RxFlags, Segment, TxBatch, TxCompletion, TxPacket,
-    TxStatus, rx_flags,
+    Endpoint, PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, Segment, TxBatch, TxCompletion,
+    TxPacket, TxStatus, rx_flags,
 };
 use crate::memory::{Access, Fault, GuestMemory, Span};
 
@@ -186,11 +186,20 @@ impl Wire {
         let rest = prepared.length.saturating_sub(copied);
         // A tag goes beside the frame, as from any other wire.
         let tag = tag_control(head);
-        let behind_tag = if tag.is_some() { ADDRESS_BYTES + TAG_BYTES } else { ADDRESS_BYTES };
-        let parts = [&head[..ADDRESS_BYTES.min(head.len())], head.get(behind_tag..).unwrap_or(&[])];
+        let behind_tag = if tag.is_some() {
+            ADDRESS_BYTES + TAG_BYTES
+        } else {
+            ADDRESS_BYTES
+        };
+        let parts = [
+            &head[..ADDRESS_BYTES.min(head.len())],
+            head.get(behind_tag..).unwrap_or(&[]),
+        ];
         let mut written = 0;
         for part in parts {
-            Span::new(buffer.segments()).advance(written as u64).write(memory, part)?;
+            Span::new(buffer.segments())
+                .advance(written as u64)
+                .write(memory, part)?;
             written += part.len();
         }
         let behind = Span::new(buffer.segments()).advance(written as u64);
@@ -209,8 +218,14 @@ impl Wire {
         }
         self.counters.receive.count(length, truncated);
         // Fits: no packet is longer than `MAX_IP_BYTES` and its link header.
-        flags.set(RxFlags::VLAN, tag.is_some());
-        Ok(Received { length: length as u32, flags, vlan_tci: tag.unwrap_or(0) })
+        if tag.is_some() {
+            flags |= RxFlags::VLAN;
+        }
+        Ok(Received {
+            length: length as u32,
+            flags,
+            vlan_tci: tag.unwrap_or(0),
+        })
     }
 }
 

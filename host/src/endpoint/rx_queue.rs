@@ -25,7 +25,11 @@ pub struct Received {
 
 impl Received {
     /// A buffer that is no memory.
-    pub const FAULT: Self = Self { length: 0, flags: RxFlags::MEMORY_FAULT, vlan_tci: 0 };
+    pub const FAULT: Self = Self {
+        length: 0,
+        flags: RxFlags::MEMORY_FAULT,
+        vlan_tci: 0,
+    };
 }
 
 /// The buffer at the front of an [`RxQueue`].
@@ -108,8 +112,17 @@ impl Posted<'_> {
         let count = self.count();
         self.queue.segments.drain(..count);
         if let Some(buffer) = self.queue.buffers.pop_front() {
-            let Received { length, flags, vlan_tci } = received;
-            done.received.push(RxPacket { id: buffer.id, length, vlan_tci, flags });
+            let Received {
+                length,
+                flags,
+                vlan_tci,
+            } = received;
+            done.received.push(RxPacket {
+                id: buffer.id,
+                length,
+                vlan_tci,
+                flags,
+            });
         }
     }
 

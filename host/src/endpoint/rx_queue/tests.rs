@@ -8,7 +8,11 @@ fn buffer(id: u32, segments: u16) -> RxBuffer {
 }
 
 fn received(length: u32, flags: RxFlags) -> Received {
-    Received { length, flags, vlan_tci: 0 }
+    Received {
+        length,
+        flags,
+        vlan_tci: 0,
+    }
 }
 
 #[test]

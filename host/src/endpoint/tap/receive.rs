@@ -8,9 +8,9 @@ use rustix::io::Errno;
 
 use super::untag::untag;
 use super::{Link, Tap};
+use crate::endpoint::headers::TAG_BYTES;
 use crate::endpoint::rx_flags::{self, LOOK_BYTES};
 use crate::endpoint::vnet::{PartialChecksum, VNET_HEADER_BYTES, VnetHeader};
-use crate::endpoint::headers::TAG_BYTES;
 use crate::endpoint::{PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, checksum};
 use crate::memory::{GuestMemory, Segment, Span};
 
@@ -95,9 +95,15 @@ impl Tap {
         });
         let vnet = VnetHeader { partial, ..vnet };
         let mut flags = self.flags(&vnet, length, memory, buffer);
-        flags.set(RxFlags::VLAN, tag.is_some());
+        if tag.is_some() {
+            flags |= RxFlags::VLAN;
+        }
         // Fits: it is at most what one `readv` returned, less than 2 GiB.
-        Received { length: length as u32, flags, vlan_tci: tag.unwrap_or(0) }
+        Received {
+            length: length as u32,
+            flags,
+            vlan_tci: tag.unwrap_or(0),
+        }
     }
 
     fn flags(

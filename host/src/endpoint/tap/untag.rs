@@ -24,7 +24,9 @@ pub fn untag<I: Iterator<Item = Segment> + Clone>(
     let frame = || Span::new(segments.clone()).limit(length);
     let mut head = [0; ADDRESS_BYTES + TAG_BYTES];
     let seen = frame().read(memory, &mut head)?;
-    let Some(tag) = tag_control(&head[..seen]) else { return Ok(None) };
+    let Some(tag) = tag_control(&head[..seen]) else {
+        return Ok(None);
+    };
     let behind = head.len() as u64;
     // Fits: a frame is what one `readv` returned.
     scratch.resize(length.saturating_sub(behind) as usize, 0);
@@ -32,6 +34,8 @@ pub fn untag<I: Iterator<Item = Segment> + Clone>(
     let outside = &mut scratch[inside..];
     let spilled = outside.len().min(tail.len());
     outside[..spilled].copy_from_slice(&tail[..spilled]);
-    Span::new(segments).advance(ADDRESS_BYTES as u64).write(memory, scratch)?;
+    Span::new(segments)
+        .advance(ADDRESS_BYTES as u64)
+        .write(memory, scratch)?;
     Ok(Some(tag))
 }

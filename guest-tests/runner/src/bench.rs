@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use manatee_conformance::bench::{Bench, Transmitted};
+use manatee_conformance::bench::{Bench, Transmitted, untag};
 use manatee_conformance::failure::{Failure, Outcome};
 use manatee_device::platform::{RxFlags, TxStatus};
 
@@ -59,6 +59,17 @@ impl WasmBench {
     }
 }
 
+/// A frame as a host delivers it: without its tag.
+fn arrival(frame: &[u8], mut flags: RxFlags) -> control::Arrival {
+    let (frame, tag) = untag(frame);
+    flags.set(RxFlags::VLAN, tag.is_some());
+    control::Arrival {
+        frame,
+        vlan_tci: tag.unwrap_or_default(),
+        flags,
+    }
+}
+
 impl Bench for WasmBench {
     fn read_register(&mut self, offset: u64, width: u8) -> u64 {
         device::read_register(BAR, offset, width)
@@ -108,11 +119,7 @@ impl Bench for WasmBench {
     fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize {
         let frames: Vec<_> = frames
             .iter()
-            .map(|(frame, flags)| control::Arrival {
-                frame: frame.to_vec(),
-                vlan_tci: 0,
-                flags: *flags,
-            })
+            .map(|(frame, flags)| arrival(frame, *flags))
             .collect();
         let packets = control::arrive(port, &frames);
         if !packets.is_empty() {

@@ -11,6 +11,8 @@ use crate::memory::Memory;
 
 /// The most buffers that a host holds of a queue.
 pub const MAX_BUFFERS: usize = 4096;
+/// The most packets that are kept until they are taken.
+const MAX_KEPT: usize = 4096;
 
 /// A port.
 #[derive(Debug)]
@@ -65,27 +67,30 @@ impl Port {
         let packets = share(packets, |packet| packet.segments, segments)?;
         let mut outcomes = Vec::new();
         for (packet, segments) in packets {
-            let planned = self.plan.pop_front().unwrap_or(TxStatus::Sent);
             outcomes.push(match memory.gather(segments) {
-                Some(frame) => (self.take(packet, &frame, planned), frame),
+                Some(frame) => (self.take(packet, &frame), frame),
                 None => (TxStatus::MemoryFault, Vec::new()),
             });
         }
         Some(outcomes)
     }
 
-    fn take(&mut self, packet: &TxPacket, frame: &[u8], status: TxStatus) -> TxStatus {
+    fn take(&mut self, packet: &TxPacket, frame: &[u8]) -> TxStatus {
+        let status = self.plan.pop_front().unwrap_or(TxStatus::Sent);
         if status == TxStatus::Pending {
             self.pending.push_back(packet.id);
         }
-        self.transmitted.push(Transmitted {
-            frame: frame.to_vec(),
-            segments: packet.segments,
-            l4_offset: packet.l4_offset,
-            segment_size: packet.segment_size,
-            vlan_tci: packet.vlan_tci,
-            offloads: packet.offloads,
-        });
+        let room = self.transmitted.len() < MAX_KEPT;
+        if room && matches!(status, TxStatus::Sent | TxStatus::Pending) {
+            self.transmitted.push(Transmitted {
+                frame: frame.to_vec(),
+                segments: packet.segments,
+                l4_offset: packet.l4_offset,
+                segment_size: packet.segment_size,
+                vlan_tci: packet.vlan_tci,
+                offloads: packet.offloads,
+            });
+        }
         status
     }
 
@@ -212,7 +217,9 @@ mod tests {
             statuses,
             [TxStatus::Pending, TxStatus::Dropped, TxStatus::Sent]
         );
-        assert_eq!(port.take_transmitted()[0].frame, b"frame");
+        let taken = port.take_transmitted();
+        assert_eq!(taken.len(), 2, "a dropped packet is on no wire");
+        assert_eq!(taken[0].frame, b"frame");
         assert_eq!(port.pending_transmits(), 1);
         let ended = port.finish_transmits(&[TxStatus::Sent, TxStatus::Sent]);
         let expected = TxCompletion {

@@ -14,8 +14,8 @@ use crate::port::Port;
 const MAX_LOG: usize = 1000;
 /// The most offences that are kept.
 const MAX_OFFENCES: usize = 100;
-/// The most vectors and packets that are kept until they are taken, so that a
-/// device that raises and sends for ever does not end the tests.
+/// The most vectors that are kept until they are taken, so that a device that
+/// raises them for ever does not end the tests.
 const MAX_KEPT: usize = 1 << 16;
 
 /// The world of one test.

@@ -9,7 +9,8 @@ use manatee_conformance::suite::{self, Requirement};
 fn trial(requirement: &'static Requirement, kind: &str, windows: bool) -> Trial {
     let run = move || {
         let outcome = requirement.run(&NativeWorkshop { windows });
-        outcome.map_err(|failure| Failed::from(format!("{failure}\n  from: {}", requirement.source)))
+        outcome
+            .map_err(|failure| Failed::from(format!("{failure}\n  from: {}", requirement.source)))
     };
     Trial::test(requirement.name, run).with_kind(kind)
 }

@@ -9,17 +9,19 @@ use manatee_device::wire::gdma::{
     DmaRegionHandle, GenerateTestEqeReq, PROTOCOL_V1, RegisterDeviceResp, Status, VerifyVersionReq,
     VerifyVersionResp, cap1, code,
 };
+use manatee_device::wire::hwc::MAX_MESSAGE;
 use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Driver;
 use super::memory::QueueMemory;
-use super::message::{Request, Response};
+use super::message::{REQUEST_HEADER, Request, Response};
 use super::ring::{Cq, Eq, Wq};
 use crate::failure::{During, Outcome};
 
 /// Page addresses that fit into one message.
-pub const PAGES_PER_MESSAGE: usize = (4096 - 32 - 24) / 8;
+pub const PAGES_PER_MESSAGE: usize =
+    (MAX_MESSAGE as usize - REQUEST_HEADER - size_of::<CreateDmaRegionReq>()) / 8;
 
 /// A request for a region of these pages, all of which it covers; `first` of
 /// them go with the request.

@@ -5,9 +5,16 @@ use core::fmt;
 
 use crate::bench::{Bench, Workshop};
 use crate::driver::Driver;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, check_eq};
 
+mod admin;
+mod eq;
+mod hwc;
+mod queues;
+mod regions;
 mod registers;
+mod reset;
+mod smc;
 
 /// Ports of the device that most requirements are tried on.
 pub const PORTS: u32 = 2;
@@ -73,7 +80,23 @@ macro_rules! declare {
 }
 use declare;
 
-const MODULES: &[&[Requirement]] = &[registers::REQUIREMENTS];
+const MODULES: &[&[Requirement]] = &[
+    registers::REQUIREMENTS,
+    smc::REQUIREMENTS,
+    hwc::REQUIREMENTS,
+    admin::REQUIREMENTS,
+    regions::REQUIREMENTS,
+    queues::REQUIREMENTS,
+    eq::REQUIREMENTS,
+];
+
+/// That a number in the device's state is this one, where it shows it.
+fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Outcome {
+    match driver.inspect(pointer)? {
+        Some(found) => check_eq(pointer, found, expected.into()),
+        None => Ok(()),
+    }
+}
 
 /// Every requirement, in the order in which a driver meets them.
 pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {

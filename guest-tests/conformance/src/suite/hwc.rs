@@ -1,0 +1,555 @@
+//! The hardware channel: establishing it, and messages over it.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use manatee_device::wire::gdma::{HwcTimeout, Status, cap1, code};
+use manatee_device::wire::hwc::{TypeData, init_data, reconfig};
+use manatee_device::wire::queue::{PAGE_SIZE, eqe};
+use manatee_device::wire::smc::HEADER;
+use zerocopy::IntoBytes;
+
+use crate::bench::MEMORY_SIZE;
+use crate::driver::Driver;
+use crate::driver::entry::Completion;
+use crate::driver::hwc::Hwc;
+use crate::driver::message::{REQUEST_HEADER, RESPONSE_HEADER, Request, Response};
+use crate::driver::shm::report_timeout;
+use crate::driver::wqe::Wqe;
+use crate::failure::{Failure, Outcome, check, check_eq};
+
+super::declare! { "hwc":
+    announces_everything_a_driver_needs = "hw_channel.c: mana_hwc_init_event_handler",
+    announces_queues_that_exist = "hw_channel.c: mana_hwc_establish_channel",
+    announces_room_for_linux_messages = "hw_channel.c: mana_hwc_create_channel",
+    announces_more_completion_queues_than_its_own = "hw_channel.c: mana_hwc_establish_channel, max_num_cqs",
+    answers_a_request = "hw_channel.c: mana_hwc_send_request",
+    completes_the_request_and_then_the_response = "hw_channel.c: mana_hwc_comp_event",
+    raises_one_interrupt_a_request = "hw_channel.c: mana_hwc_comp_event",
+    owner_bits_hold_for_nine_laps = "gdma_main.c: mana_gd_read_cqe",
+    answers_several_requests_in_order = "hw_channel.c: mana_hwc_get_msg_index",
+    answers_as_many_requests_as_it_announced = "hw_channel.c: hwc_init_q_depth_max",
+    a_request_waits_for_a_response_buffer = "hw_channel.c: mana_hwc_handle_resp (no_wqe)",
+    takes_requests_in_pieces = "gdma.h: struct gdma_wqe_request",
+    gives_responses_in_pieces = "gdma.h: struct gdma_wqe_request",
+    uses_only_as_much_of_a_buffer_as_was_asked_for = "hw_channel.c: mana_hwc_verify_resp_msg",
+    unknown_requests_are_unsupported = "gdma_main.c: GDMA_STATUS_CMD_UNSUPPORTED",
+    failures_have_an_empty_body = "reference: handle_req",
+    a_longer_response_reads_as_zero_beyond_its_end = "reference: handle_req",
+    refuses_a_size_below_the_header = "gdma.h: struct gdma_msg_hdr, msg_size",
+    refuses_a_size_beyond_what_came = "gdma.h: struct gdma_msg_hdr, msg_size",
+    ignores_what_lies_behind_the_message = "gdma.h: struct gdma_msg_hdr, msg_size",
+    refuses_another_kind_of_header = "gdma.h: GDMA_STANDARD_HEADER_TYPE",
+    refuses_version_0 = "gdma.h: GDMA_MESSAGE_V1",
+    refuses_a_buffer_shorter_than_the_response = "hw_channel.c: mana_hwc_post_rx_wqe",
+    a_message_shorter_than_its_header_gets_no_answer = "gdma.h: struct gdma_req_hdr",
+    a_message_longer_than_a_page_gets_no_answer = "hw_channel.c: hwc_init_max_req_msg_size",
+    an_empty_message_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
+    a_message_outside_memory_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
+    a_response_outside_memory_is_lost = "hw_channel.c: mana_hwc_post_rx_wqe",
+    a_buffer_shorter_than_a_header_gets_no_answer = "hw_channel.c: mana_hwc_verify_resp_msg",
+    an_oob_of_other_queues_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
+    a_short_oob_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
+    a_malformed_entry_gets_no_answer = "gdma.h: struct gdma_wqe",
+    a_malformed_response_buffer_is_passed_over = "gdma.h: struct gdma_wqe",
+    a_response_size_of_zero_gets_a_header = "hw_channel.c: mana_hwc_verify_resp_msg",
+    a_response_size_beyond_a_page_is_cut = "hw_channel.c: hwc_init_max_resp_msg_size",
+    timeout_is_told = "gdma_main.c: mana_gd_query_hwc_timeout",
+    timeout_can_be_set = "gdma_main.c: mana_gd_query_hwc_timeout",
+    timeout_has_a_limit = "gdma_main.c: mana_gd_query_hwc_timeout",
+    timeout_request_needs_its_body = "gdma.h: struct gdma_query_hwc_timeout_req",
+    reported_timeout_is_extended = "hw_channel.c: HWC_DATA_CFG_HWC_TIMEOUT",
+    reported_timeout_stays_below_the_limit = "hw_channel.c: HWC_DATA_CFG_HWC_TIMEOUT",
+}
+
+fn announces_everything_a_driver_needs(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, _| {
+        let mut kinds: Vec<u8> = hwc.announced.kinds.into();
+        kinds.retain(|kind| *kind != 0);
+        kinds.sort_unstable();
+        let expected: Vec<u8> = (init_data::CQID..=init_data::GPA_MKEY).collect();
+        check_eq("kinds of initialisation data", kinds, expected)
+    })
+}
+
+fn announces_queues_that_exist(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, _| {
+        let found = hwc.announced;
+        let ids = [found.eq, found.cq, found.rq, found.sq];
+        check(
+            !ids.contains(&0),
+            format_args!("a queue has id 0: {found:?}"),
+        )
+    })
+}
+
+fn announces_room_for_linux_messages(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, _| {
+        let found = hwc.announced;
+        check(found.depth >= 1, "a queue depth of 0")?;
+        check_eq("longest request", found.max_request, 4096)?;
+        check_eq("longest response", found.max_response, 4096)
+    })
+}
+
+fn announces_more_completion_queues_than_its_own(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, _| {
+        let found = hwc.announced;
+        check(found.cq < found.max_cqs, format_args!("{found:?}"))
+    })
+}
+
+fn list_devices() -> Request {
+    Request::of_bytes(code::LIST_DEVICES, &[], 16)
+}
+
+fn answers_a_request(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.succeed(&list_devices()).map(|_| ())
+}
+
+fn completes_the_request_and_then_the_response(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let completions = send(driver, &list_devices().to_bytes(), 4096)?;
+    let order: Vec<bool> = completions.iter().map(|c| c.is_sq).collect();
+    check_eq("send completions in order", order, vec![true, false])
+}
+
+fn raises_one_interrupt_a_request(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    for _ in 0..10 {
+        // `call` fails unless there is exactly one.
+        driver.succeed(&list_devices())?;
+    }
+    check_eq("other interrupts", driver.take_all_interrupts(), vec![])
+}
+
+fn owner_bits_hold_for_nine_laps(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    // Two completions a request in 64 entries, one event in 256.
+    for _ in 0..9 * 256 {
+        driver.succeed(&list_devices())?;
+    }
+    Ok(())
+}
+
+/// Posts a message of any bytes and a response buffer, and waits for what
+/// comes.
+fn send(driver: &mut Driver<'_>, message: &[u8], buffer: u32) -> Outcome<Vec<Completion>> {
+    driver.with_hwc(|hwc, driver| {
+        driver.bench.write_memory(hwc.request_page, message);
+        hwc.post_response(driver, &[hwc.sge(hwc.response_page, buffer)]);
+        hwc.post_request(driver, &[hwc.sge(hwc.request_page, message.len() as u32)]);
+        hwc.wait(driver)
+    })
+}
+
+/// That a request was taken and never answered, and that its response buffer
+/// serves the next request.
+fn check_unanswered(driver: &mut Driver<'_>, completions: &[Completion]) -> Outcome {
+    let [sent] = completions else {
+        return Err(Failure::new(alloc::format!(
+            "expected a completion of the request alone, found {completions:#?}"
+        )));
+    };
+    driver.with_hwc(|hwc, driver| {
+        hwc.check_sent(sent)?;
+        // Its buffer is still posted.
+        driver
+            .bench
+            .write_memory(hwc.request_page, &list_devices().to_bytes());
+        let length = list_devices().to_bytes().len() as u32;
+        hwc.post_request(driver, &[hwc.sge(hwc.request_page, length)]);
+        check_eq("completions of the next", hwc.wait(driver)?.len(), 2)
+    })?;
+    driver.succeed(&list_devices()).map(|_| ())
+}
+
+fn post_many(driver: &mut Driver<'_>, count: u16) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, driver| {
+        let page = driver.pages(count.into())?;
+        let requests = driver.pages(1)?;
+        for id in 0..count {
+            let mut request = list_devices();
+            request.header.req.hwc_msg_id = id;
+            let bytes = request.to_bytes();
+            let at = requests + u64::from(id) * 64;
+            driver.bench.write_memory(at, &bytes);
+            let response = page + u64::from(id) * 4096;
+            hwc.rq
+                .write(driver, &Wqe::receive(&[hwc.sge(response, 4096)]));
+            let sge = hwc.sge(at, bytes.len() as u32);
+            hwc.sq
+                .write(driver, &Wqe::new(hwc.oob().as_bytes(), &[sge]));
+        }
+        hwc.rq.ring(driver);
+        hwc.sq.ring(driver);
+        let completions = hwc.wait(driver)?;
+        check_eq("completions", completions.len(), 2 * usize::from(count))?;
+        for id in 0..count {
+            let bytes = driver.read(page + u64::from(id) * 4096, RESPONSE_HEADER + 16);
+            let response = Response::from_bytes(&bytes)?.expect(Status::Success)?;
+            check_eq("hwc_msg_id", response.header.response.hwc_msg_id, id)?;
+        }
+        Ok(())
+    })
+}
+
+fn answers_several_requests_in_order(driver: &mut Driver<'_>) -> Outcome {
+    post_many(driver, 5)
+}
+
+fn answers_as_many_requests_as_it_announced(driver: &mut Driver<'_>) -> Outcome {
+    // 32 of two entries each in one page of completions.
+    post_many(driver, 32)?;
+    driver.with_hwc(|hwc, _| check_eq("announced depth", hwc.announced.depth, 32))
+}
+
+fn a_request_waits_for_a_response_buffer(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, driver| {
+        let bytes = list_devices().to_bytes();
+        driver.bench.write_memory(hwc.request_page, &bytes);
+        hwc.post_request(driver, &[hwc.sge(hwc.request_page, bytes.len() as u32)]);
+        driver.expect_interrupts(0, 0)?;
+        hwc.post_response(driver, &[hwc.sge(hwc.response_page, 4096)]);
+        check_eq("completions", hwc.wait(driver)?.len(), 2)
+    })
+}
+
+fn takes_requests_in_pieces(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, driver| {
+        let bytes = list_devices().to_bytes();
+        let mut sgl = Vec::new();
+        for piece in bytes.chunks(7) {
+            sgl.push(hwc.sge(driver.place(piece)?, piece.len() as u32));
+        }
+        let offset = hwc.post_response(driver, &[hwc.sge(hwc.response_page, 4096)]);
+        hwc.post_request(driver, &sgl);
+        let completions = hwc.wait(driver)?;
+        check_eq("completions", completions.len(), 2)?;
+        let response = hwc.response(driver, &completions[1], offset)?;
+        response.expect(Status::Success).map(|_| ())
+    })
+}
+
+fn gives_responses_in_pieces(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, driver| {
+        let length = RESPONSE_HEADER + 16;
+        // Pieces of 8 bytes with 8 between them, 15 at most.
+        let area = driver.place(&[0xee; 256])?;
+        let pieces = (0..length as u64 / 8 + 1).map(|n| area + 16 * n);
+        let sgl: Vec<_> = pieces.map(|at| hwc.sge(at, 8)).collect();
+        hwc.post_response(driver, &sgl);
+        let bytes = list_devices().to_bytes();
+        driver.bench.write_memory(hwc.request_page, &bytes);
+        hwc.post_request(driver, &[hwc.sge(hwc.request_page, bytes.len() as u32)]);
+        check_eq("completions", hwc.wait(driver)?.len(), 2)?;
+        let found = driver.read(area, 256);
+        let (runs, _) = found.as_chunks::<16>();
+        for run in runs {
+            check_eq("what lies between the pieces", &run[8..], &[0xee; 8][..])?;
+        }
+        let whole: Vec<u8> = runs.iter().flat_map(|run| &run[..8]).copied().collect();
+        Response::from_bytes(&whole[..length])?
+            .expect(Status::Success)
+            .map(|_| ())
+    })
+}
+
+fn uses_only_as_much_of_a_buffer_as_was_asked_for(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let page = driver.with_hwc(|hwc, _| Ok(hwc.response_page))?;
+    driver.bench.write_memory(page, &[0xee; 4096]);
+    let response = driver.succeed(&list_devices())?;
+    let end = RESPONSE_HEADER + response.body.len();
+    check_eq("length of the response", end, RESPONSE_HEADER + 16)?;
+    let rest = driver.read(page, 4096).split_off(end);
+    check(
+        rest.iter().all(|byte| *byte == 0xee),
+        "bytes behind the response were written",
+    )
+}
+
+fn unknown_requests_are_unsupported(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    for unknown in [0, 6, 9, 14, 24, 28, 82, 85, 0xffff] {
+        let request = Request::of_bytes(unknown, &[0; 64], 64);
+        driver.refuse(&request, Status::Unsupported)?;
+    }
+    Ok(())
+}
+
+fn failures_have_an_empty_body(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let page = driver.with_hwc(|hwc, _| Ok(hwc.response_page))?;
+    driver.bench.write_memory(page, &[0xee; 4096]);
+    let response = driver.call(&Request::of_bytes(0xffff, &[], 64))?;
+    check_eq("body", response.body, vec![0; 64])
+}
+
+fn a_longer_response_reads_as_zero_beyond_its_end(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let page = driver.with_hwc(|hwc, _| Ok(hwc.response_page))?;
+    driver.bench.write_memory(page, &[0xee; 4096]);
+    let request = Request::of_bytes(code::QUERY_MAX_RESOURCES, &[], 400);
+    let response = driver.succeed(&request)?;
+    check_eq("length of the body", response.body.len(), 400)?;
+    check_eq("what is beyond", &response.body[40..], &[0; 360][..])
+}
+
+fn spoiled(driver: &mut Driver<'_>, spoil: impl FnOnce(&mut Request), status: Status) -> Outcome {
+    driver.establish()?;
+    let mut request = list_devices();
+    spoil(&mut request);
+    driver.refuse(&request, status)?;
+    driver.succeed(&list_devices()).map(|_| ())
+}
+
+fn refuses_a_size_below_the_header(driver: &mut Driver<'_>) -> Outcome {
+    let size = REQUEST_HEADER as u32 - 1;
+    spoiled(driver, |r| r.header.req.msg_size = size, Status::TooShort)
+}
+
+fn refuses_a_size_beyond_what_came(driver: &mut Driver<'_>) -> Outcome {
+    let size = REQUEST_HEADER as u32 + 1;
+    spoiled(driver, |r| r.header.req.msg_size = size, Status::TooShort)
+}
+
+fn ignores_what_lies_behind_the_message(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let mut request = Request::new(code::QUERY_HWC_TIMEOUT, &[1u32, 0], 8);
+    // The body came, but is no part of the message.
+    request.header.req.msg_size = REQUEST_HEADER as u32;
+    driver.refuse(&request, Status::TooShort)
+}
+
+fn refuses_another_kind_of_header(driver: &mut Driver<'_>) -> Outcome {
+    let status = Status::InvalidParameter;
+    spoiled(driver, |r| r.header.req.hdr_type = 1, status)
+}
+
+fn refuses_version_0(driver: &mut Driver<'_>) -> Outcome {
+    let status = Status::VersionMismatch;
+    spoiled(driver, |r| r.header.req.msg_version = 0, status)?;
+    let mut request = list_devices();
+    request.header.resp.msg_version = 0;
+    driver.refuse(&request, status)
+}
+
+fn refuses_a_buffer_shorter_than_the_response(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let short = RESPONSE_HEADER as u32 + 8;
+    let completions = send(driver, &list_devices().to_bytes(), short)?;
+    check_eq("completions", completions.len(), 2)?;
+    driver.with_hwc(|hwc, driver| {
+        let response = hwc.response(driver, &completions[1], 0)?;
+        check_eq("length of the body", response.body.len(), 8)?;
+        response.expect(Status::ResponseTooSmall).map(|_| ())
+    })
+}
+
+fn a_message_shorter_than_its_header_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let message = list_devices().to_bytes();
+    let completions = send(driver, &message[..REQUEST_HEADER - 1], 4096)?;
+    check_unanswered(driver, &completions)
+}
+
+fn a_message_longer_than_a_page_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    unanswered_request(driver, |hwc| vec![hwc.sge(hwc.request_page, 4097)])
+}
+
+fn an_empty_message_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    unanswered_request(driver, |_| vec![])
+}
+
+fn a_message_outside_memory_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    unanswered_request(driver, |hwc| vec![hwc.sge(MEMORY_SIZE - 16, 64)])?;
+    driver.with_hwc(|hwc, driver| {
+        hwc.post_response(driver, &[hwc.sge(hwc.response_page, 4096)]);
+        hwc.post_request(driver, &[hwc.sge(u64::MAX - 15, 64)]);
+        check_eq("completions", hwc.wait(driver)?.len(), 1)
+    })
+}
+
+fn unanswered_request(
+    driver: &mut Driver<'_>,
+    sgl: impl FnOnce(&Hwc) -> Vec<manatee_device::wire::queue::Sge>,
+) -> Outcome {
+    driver.establish()?;
+    let completions = driver.with_hwc(|hwc, driver| {
+        hwc.post_response(driver, &[hwc.sge(hwc.response_page, 4096)]);
+        let sgl = sgl(hwc);
+        hwc.post_request(driver, &sgl);
+        hwc.wait(driver)
+    })?;
+    check_unanswered(driver, &completions)
+}
+
+fn a_response_outside_memory_is_lost(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, driver| {
+        let bytes = list_devices().to_bytes();
+        driver.bench.write_memory(hwc.request_page, &bytes);
+        hwc.post_response(driver, &[hwc.sge(MEMORY_SIZE, 4096)]);
+        hwc.post_request(driver, &[hwc.sge(hwc.request_page, bytes.len() as u32)]);
+        check_eq("completions", hwc.wait(driver)?.len(), 1)
+    })
+}
+
+fn a_buffer_shorter_than_a_header_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let short = RESPONSE_HEADER as u32 - 1;
+    let completions = send(driver, &list_devices().to_bytes(), short)?;
+    check_eq("completions", completions.len(), 1)
+}
+
+/// A request whose entry is spoiled, behind a good response buffer.
+fn spoiled_entry(driver: &mut Driver<'_>, entry: impl FnOnce(&Hwc) -> Vec<u8>) -> Outcome {
+    driver.establish()?;
+    let completions = driver.with_hwc(|hwc, driver| {
+        driver
+            .bench
+            .write_memory(hwc.request_page, &list_devices().to_bytes());
+        hwc.post_response(driver, &[hwc.sge(hwc.response_page, 4096)]);
+        let bytes = entry(hwc);
+        hwc.sq.write_bytes(driver, &bytes);
+        hwc.sq.ring(driver);
+        hwc.wait(driver)
+    })?;
+    check_unanswered(driver, &completions)
+}
+
+fn an_oob_of_other_queues_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    spoiled_entry(driver, |hwc| {
+        let mut oob = hwc.oob();
+        oob.vsq = 77;
+        let sge = hwc.sge(hwc.request_page, REQUEST_HEADER as u32);
+        Wqe::new(oob.as_bytes(), &[sge]).to_bytes()
+    })
+}
+
+fn a_short_oob_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    spoiled_entry(driver, |hwc| {
+        let sge = hwc.sge(hwc.request_page, REQUEST_HEADER as u32);
+        Wqe::new(&[0; 8], &[sge]).to_bytes()
+    })
+}
+
+fn a_malformed_entry_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    spoiled_entry(driver, |hwc| {
+        let sge = hwc.sge(hwc.request_page, REQUEST_HEADER as u32);
+        let mut wqe = Wqe::new(hwc.oob().as_bytes(), &[sge]);
+        wqe.header.set_inline_oob_size_div4(1);
+        wqe.to_bytes()
+    })
+}
+
+fn a_malformed_response_buffer_is_passed_over(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, driver| {
+        let mut wqe = Wqe::receive(&[hwc.sge(hwc.response_page, 4096)]);
+        wqe.header.set_inline_oob_size_div4(5);
+        hwc.rq.write(driver, &wqe);
+        Ok(())
+    })?;
+    driver.succeed(&list_devices()).map(|_| ())
+}
+
+fn a_response_size_of_zero_gets_a_header(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let mut request = Request::of_bytes(0xffff, &[], 0);
+    request.header.resp.msg_size = 0;
+    let response = driver.call(&request)?;
+    check_eq("length of the body", response.body.len(), 0)?;
+    response.expect(Status::Unsupported).map(|_| ())
+}
+
+fn a_response_size_beyond_a_page_is_cut(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let mut request = list_devices();
+    request.header.resp.msg_size = u32::MAX;
+    let response = driver.succeed(&request)?;
+    let expected = PAGE_SIZE as usize - RESPONSE_HEADER;
+    check_eq("length of the body", response.body.len(), expected)
+}
+
+fn timeout(driver: &mut Driver<'_>, timeout_ms: u32) -> Outcome<u32> {
+    let body = HwcTimeout {
+        timeout_ms,
+        reserved: 0,
+    };
+    let resp: HwcTimeout = driver.ask(&Request::new(code::QUERY_HWC_TIMEOUT, &body, 8))?;
+    Ok(resp.timeout_ms)
+}
+
+fn timeout_is_told(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let told = timeout(driver, 0)?;
+    check(told >= 1000, format_args!("a timeout of {told} ms"))?;
+    check_eq("the timeout asked again", timeout(driver, 0)?, told)
+}
+
+fn timeout_can_be_set(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    check_eq("timeout", timeout(driver, 45_000)?, 45_000)?;
+    check_eq("timeout asked again", timeout(driver, 0)?, 45_000)
+}
+
+fn timeout_has_a_limit(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let told = timeout(driver, u32::MAX)?;
+    check(told < 1 << 24, format_args!("a timeout of {told} ms"))
+}
+
+fn timeout_request_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let request = Request::of_bytes(code::QUERY_HWC_TIMEOUT, &[0; 7], 8);
+    driver.refuse(&request, Status::TooShort)?;
+    let request = Request::of_bytes(code::QUERY_HWC_TIMEOUT, &[0; 8], 7);
+    driver.refuse(&request, Status::ResponseTooSmall)
+}
+
+/// Reports a timeout; returns what the device says then.
+fn report(driver: &mut Driver<'_>) -> Outcome<u32> {
+    driver.shm_succeed(&[0; HEADER], report_timeout())?;
+    driver.expect_interrupts(0, 1)?;
+    driver.with_hwc(|hwc, driver| {
+        let events = hwc.eq.drain(driver)?;
+        hwc.eq.ring(driver, true);
+        let [event] = events[..] else {
+            return Err(Failure::new(alloc::format!(
+                "expected one event, found {events:#?}"
+            )));
+        };
+        check_eq("type", event.event_type, eqe::HWC_SOC_RECONFIG_DATA)?;
+        let data = TypeData::from_bits(event.details[0]);
+        check_eq("kind", data.kind(), reconfig::HWC_TIMEOUT)?;
+        Ok(data.value())
+    })
+}
+
+fn reported_timeout_is_extended(driver: &mut Driver<'_>) -> Outcome {
+    driver.start_with(cap1::HWC_TIMEOUT_RECONFIG)?;
+    let before = timeout(driver, 0)?;
+    let told = report(driver)?;
+    check(told > before, format_args!("{before} ms became {told} ms"))?;
+    check_eq("timeout asked", timeout(driver, 0)?, told)
+}
+
+fn reported_timeout_stays_below_the_limit(driver: &mut Driver<'_>) -> Outcome {
+    driver.start_with(cap1::HWC_TIMEOUT_RECONFIG)?;
+    let limit = timeout(driver, u32::MAX)?;
+    for _ in 0..3 {
+        check_eq("timeout", report(driver)?, limit)?;
+    }
+    Ok(())
+}

@@ -37,6 +37,14 @@ demo *settings:
     cargo build --release --package manatee --package manatee-guest-linux
     "{{target}}/release/demo" --kernel "$kernel" "${options[@]}"
 
+# Test the device as plain wasm, under the wasmtime command: names, --list, --exact, --format json
+guest-tests *arguments:
+    @scripts/setup.sh build >&2
+    @scripts/setup.sh wasmtime >&2
+    cargo build --package manatee-compose
+    @"{{target}}/debug/compose-guest-tests" "{{target}}/guest-tests.wasm"
+    @"{{target}}/tools/bin/wasmtime" run "{{target}}/guest-tests.wasm" "$@"
+
 # Run every test: those of the workspace, then the guest's
 test: setup && test-guest
     cargo test --workspace

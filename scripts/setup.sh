@@ -2,8 +2,9 @@
 # Sets up what Manatee needs beyond Rust itself. Run it as often as you like:
 # it does only what is missing, and says what it does before it starts.
 #
-#   scripts/setup.sh                      everything
+#   scripts/setup.sh                      what `build` and `guest` do
 #   scripts/setup.sh build                what `cargo build` needs: a compiler for wasm32-unknown-unknown
+#   scripts/setup.sh wasmtime             the wasmtime command, under which `just guest-tests` tests the device
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
 #                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
 #
@@ -14,6 +15,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 guest=${CARGO_TARGET_DIR:-$root/target}/guest
+tools=${CARGO_TARGET_DIR:-$root/target}/tools
 wasm_target=wasm32-unknown-unknown
 
 # --- saying what happens ----------------------------------------------------
@@ -111,6 +113,37 @@ plan_build() {
         say "wasm compiler: Debian's rustc-web"
     else
         need install_wasm "a compiler for $wasm_target, for the device: by rustup (10 s), or if that cannot be, Debian's rustc-web cargo-web rust-web-src (needs root; about 40 s)"
+    fi
+}
+
+# --- wasmtime: the command --------------------------------------------------
+
+wasmtime_version=48.0.8
+
+is_wasmtime() { [ -n "$1" ] && "$1" --version 2>/dev/null | grep -q "^wasmtime ${wasmtime_version%%.*}\."; }
+
+install_wasmtime() {
+    command -v cc >/dev/null || die "wasmtime is built from source, and there is no C compiler: run scripts/setup.sh build first"
+    quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install wasmtime-cli --version "$wasmtime_version" --locked \
+        --no-default-features --features run,component-model,cranelift,wat,cache \
+        --root "$tools" --target-dir "$tools/build"
+    rm -rf "$tools/build"
+    is_wasmtime "$tools/bin/wasmtime" || die "wasmtime was built, yet $tools/bin/wasmtime does not run"
+    done_what="wasmtime: $("$tools/bin/wasmtime" --version), in $tools/bin"
+}
+
+plan_wasmtime() {
+    local system own=$tools/bin/wasmtime
+    system=$(command -v wasmtime || true)
+    mkdir -p "$tools/bin"
+    if is_wasmtime "$own"; then
+        say "wasmtime: $own"
+    elif is_wasmtime "$system"; then
+        ln -sfn "$system" "$own"
+        say "wasmtime: the system's own, $system"
+    else
+        rm -f "$own"
+        need install_wasmtime "the wasmtime command, version $wasmtime_version, to test the device in: built from source by cargo (about 6 minutes on two cores)"
     fi
 }
 
@@ -233,19 +266,19 @@ plan_qemu() {
 
 # --- guest: tools on both sides of the wire ---------------------------------
 
-tools=(busybox-static ethtool iproute2 iputils-ping netcat-openbsd)
+guest_packages=(busybox-static ethtool iproute2 iputils-ping netcat-openbsd)
 
 fetch_tools() {
-    unpack_with_dependencies trixie "$guest/tools" "${tools[@]}"
+    unpack_with_dependencies trixie "$guest/tools" "${guest_packages[@]}"
     wrapper ip tools bin/ip
     wrapper ping tools bin/ping
-    echo "${tools[*]}" >"$guest/tools/packages"
-    done_what="guest tools: ${tools[*]}"
+    echo "${guest_packages[*]}" >"$guest/tools/packages"
+    done_what="guest tools: ${guest_packages[*]}"
 }
 
 plan_tools() {
-    [ "$(cat "$guest/tools/packages" 2>/dev/null || true)" = "${tools[*]}" ] ||
-        need fetch_tools "tools for the guest's image and the host's end of the network: ${tools[*]}, unpacked privately (12 MB to fetch, about 5 s)"
+    [ "$(cat "$guest/tools/packages" 2>/dev/null || true)" = "${guest_packages[*]}" ] ||
+        need fetch_tools "tools for the guest's image and the host's end of the network: ${guest_packages[*]}, unpacked privately (12 MB to fetch, about 5 s)"
 }
 
 # --- guest: kernels ---------------------------------------------------------
@@ -297,8 +330,9 @@ cd "$root" # where a rust-toolchain file would be heard
 case ${1:-all} in
     all) plan_build; plan_guest ;;
     build) plan_build ;;
+    wasmtime) plan_wasmtime ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, guest, or nothing for both" ;;
+    *) die "unknown part '$1': give build, wasmtime, guest, or nothing for all but wasmtime" ;;
 esac
 run_plan

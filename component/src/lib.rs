@@ -26,7 +26,7 @@ pub mod queues;
 pub mod requests;
 pub mod ring;
 pub mod smc;
-#[cfg(target_arch = "wasm32")]
+#[cfg(all(target_arch = "wasm32", feature = "component"))]
 mod wasm;
 pub mod window;
 #[allow(missing_docs)]

@@ -21,8 +21,6 @@ const IMPORTS: [&str; 5] = [
     "manatee:device/packet-endpoint@0.1.0",
     "manatee:device/log@0.1.0",
 ];
-/// The component that this build ships.
-const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/device.wasm"));
 
 /// Why a component can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +119,7 @@ impl Component {
     ///
     /// [`ComponentError::Runtime`] if this machine can't run components.
     pub fn embedded() -> Result<Self, ComponentError> {
-        Self::from_bytes(EMBEDDED, "the embedded component")
+        Self::from_bytes(manatee_component::BYTES, "the embedded component")
     }
 
     /// Loads a component; `name` is for messages.

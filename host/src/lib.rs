@@ -1,6 +1,7 @@
 //! Manatee: a virtual network adapter as a sandboxed WebAssembly component.
 
 pub mod bindings;
+pub mod check;
 pub mod component;
 pub mod control;
 pub mod device;

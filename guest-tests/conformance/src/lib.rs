@@ -27,6 +27,7 @@ extern crate std;
 pub mod bench;
 pub mod driver;
 pub mod failure;
+pub mod guest;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod suite;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 mod describe;
 mod inspect;
 mod logging;
@@ -37,18 +38,20 @@ struct Cli {
 enum Command {
     Serve(serve::Arguments),
     Describe(describe::Arguments),
+    Check(check::Arguments),
     Inspect(inspect::Arguments),
 }
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(arguments) => serve::run(&arguments),
-        Command::Describe(arguments) => describe::run(&arguments),
-        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", one_line(&*error));
             ExitCode::FAILURE

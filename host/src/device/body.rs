@@ -15,7 +15,7 @@ const ROUNDS: usize = 8;
 /// component could not even be instantiated again.
 #[derive(Debug)]
 enum Life {
-    Running(Instance),
+    Running(Box<Instance>),
     Dead(Box<HostState>, Failure),
     /// Only while one is made of the other.
     Between,
@@ -38,7 +38,7 @@ impl Body {
     pub fn new(component: Component, state: HostState) -> Result<Self, DeviceError> {
         let mut instance = Instance::new(component.pre(), state).map_err(|(failure, _)| failure)?;
         instance.configure()?.map_err(DeviceError::Refused)?;
-        let life = Life::Running(instance);
+        let life = Life::Running(Box::new(instance));
         Ok(Self {
             component,
             life,
@@ -221,7 +221,7 @@ impl Body {
                 if let Ok(Err(refused)) = configured {
                     tracing::error!("the fresh instance refuses its ports: {refused:?}");
                 }
-                Life::Running(instance)
+                Life::Running(Box::new(instance))
             }
             Err((failure, state)) => {
                 tracing::error!("{failure}");

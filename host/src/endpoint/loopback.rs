@@ -9,8 +9,8 @@ use super::headers::{ADDRESS_BYTES, TAG_BYTES, tag_control};
 use super::offload::{self, Prepared, Refusal, Request};
 use super::vnet::GsoType;
 use super::{
-    Endpoint, PortIo, Posted, RECEIVE_BUDGET, RxFlags, Segment, TxBatch, TxCompletion, TxPacket,
-    TxStatus, rx_flags,
+    Endpoint, PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, Segment, TxBatch, TxCompletion,
+    TxPacket, TxStatus, rx_flags,
 };
 use crate::memory::{Access, Fault, GuestMemory, Span};
 
@@ -218,7 +218,9 @@ impl Wire {
         }
         self.counters.receive.count(length, truncated);
         // Fits: no packet is longer than `MAX_IP_BYTES` and its link header.
-        flags.set(RxFlags::VLAN, tag.is_some());
+        if tag.is_some() {
+            flags |= RxFlags::VLAN;
+        }
         Ok(Received {
             length: length as u32,
             flags,

@@ -19,7 +19,7 @@ use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine};
 
 use crate::bindings::Adapter;
-use deadline::Ticker;
+pub(crate) use deadline::Ticker;
 
 /// What a 32-bit component can address.
 const RESERVATION: u64 = 1 << 32;

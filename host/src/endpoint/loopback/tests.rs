@@ -67,14 +67,21 @@ fn checksums_are_good_without_being_computed() {
 }
 
 #[test]
-fn a_tag_is_inserted() {
+fn tags_come_back_beside_the_frame() {
     let (mut guest, mut loopback) = (Guest::new(), Loopback::new());
     let frame = sample(900).frame();
-    guest.post();
-    let status = guest.send(&mut loopback, &frame, tagged(plain(), 0x6005));
-    assert_eq!(status, TxStatus::Sent);
-    let received = guest.received();
-    assert_eq!(guest.content(&received[0]), with_tag(&frame, 0x6005));
+    let ways = [
+        (frame.clone(), tagged(plain(), 0x6005)),
+        (with_tag(&frame, 0x6005), plain()),
+    ];
+    for (sent, packet) in ways {
+        guest.post();
+        assert_eq!(guest.send(&mut loopback, &sent, packet), TxStatus::Sent);
+        let received = guest.received().remove(0);
+        assert!(received.flags.contains(RxFlags::VLAN));
+        assert_eq!(received.vlan_tci, 0x6005);
+        assert_eq!(guest.content(&received), frame);
+    }
 }
 
 #[test]

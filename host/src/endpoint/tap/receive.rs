@@ -95,7 +95,9 @@ impl Tap {
         });
         let vnet = VnetHeader { partial, ..vnet };
         let mut flags = self.flags(&vnet, length, memory, buffer);
-        flags.set(RxFlags::VLAN, tag.is_some());
+        if tag.is_some() {
+            flags |= RxFlags::VLAN;
+        }
         // Fits: it is at most what one `readv` returned, less than 2 GiB.
         Received {
             length: length as u32,

@@ -65,6 +65,57 @@ fn a_frame_arrives_in_a_buffer_of_many_segments() {
     });
 }
 
+/// The frame as the device is to see it: its first tag is beside it.
+fn untagged(mut frame: Vec<u8>, tags: usize) -> Vec<u8> {
+    if tags > 0 {
+        frame.drain(12..16);
+    }
+    frame
+}
+
+/// A driver's buffer has room for a full frame without a tag.
+#[test]
+fn a_tag_needs_no_room_in_the_buffer() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        let mut sample = sample(1000);
+        sample.tags = 1;
+        let frame = sample.frame();
+        let bare = untagged(frame.clone(), 1);
+        let first = segment(LOW + 1, 13);
+        let rest = segment(LARGE + 5, bare.len() as u32 - 13);
+        wire.guest.post_cut(&[first, rest]);
+        wire.peer.send(&frame);
+        let packet = wire.receive();
+        assert!(packet.flags.contains(RxFlags::VLAN) && !packet.flags.contains(RxFlags::TRUNCATED));
+        assert_eq!(packet.vlan_tci.to_be_bytes(), frame[14..16]);
+        let mut seen = vec![0; bare.len()];
+        Span::new([first, rest])
+            .read(&wire.guest.memory, &mut seen)
+            .unwrap();
+        assert_eq!(seen, bare);
+    });
+}
+
+#[test]
+fn group_addresses_are_reported() {
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        for (first, group) in [
+            (0xff, RxFlags::BROADCAST),
+            (0x01, RxFlags::MULTICAST),
+            (0x02, RxFlags::empty()),
+        ] {
+            let mut frame = sample(50).frame();
+            frame[..6].fill(first);
+            wire.guest.post();
+            wire.peer.send(&frame);
+            let groups = RxFlags::BROADCAST | RxFlags::MULTICAST;
+            assert_eq!(wire.receive().flags & groups, group);
+        }
+    });
+}
+
 #[test]
 fn partial_checksums_are_completed() {
     in_namespace(|| {
@@ -79,9 +130,14 @@ fn partial_checksums_are_completed() {
                     wire.guest.post();
                     wire.peer.send_with(vnet, &frame);
                     let packet = wire.receive();
-                    assert_eq!(wire.guest.content(&packet), sample.frame());
-                    let expected = expected_flags(version, transport);
-                    assert_eq!(packet.flags, expected | RxFlags::L4_CHECKSUM_GOOD);
+                    let mut expected =
+                        expected_flags(version, transport) | RxFlags::L4_CHECKSUM_GOOD;
+                    if tags == 1 {
+                        expected |= RxFlags::VLAN;
+                        assert_eq!(packet.vlan_tci.to_be_bytes(), frame[14..16]);
+                    }
+                    assert_eq!(packet.flags, expected);
+                    assert_eq!(wire.guest.content(&packet), untagged(sample.frame(), tags));
                     count += 1;
                 }
             }
@@ -121,9 +177,9 @@ fn verified_checksums_are_reported() {
             guest.memory.write(LARGE, &frame).unwrap();
             guest.post_cut(&[segment(LARGE, 2048)]);
             let buffer = guest.rx.front().unwrap();
-            let flags = tap.finish(&vnet, frame.len() as u64, &guest.memory, &buffer);
+            let received = tap.finish(vnet, frame.len() as u64, &guest.memory, &buffer);
             let expected = expected_flags(version, transport);
-            assert_eq!(flags, expected | RxFlags::L4_CHECKSUM_GOOD);
+            assert_eq!(received.flags, expected | RxFlags::L4_CHECKSUM_GOOD);
         }
     });
 }
@@ -143,8 +199,8 @@ fn a_checksum_outside_of_the_frame_is_left_alone() {
                 ..VnetHeader::default()
             };
             let buffer = guest.rx.front().unwrap();
-            let flags = tap.finish(&vnet, frame.len() as u64, &guest.memory, &buffer);
-            assert!(!flags.contains(RxFlags::L4_CHECKSUM_GOOD));
+            let received = tap.finish(vnet, frame.len() as u64, &guest.memory, &buffer);
+            assert!(!received.flags.contains(RxFlags::L4_CHECKSUM_GOOD));
         }
         let mut seen = vec![0; frame.len() + 1];
         guest.memory.read(LARGE, &mut seen).unwrap();

@@ -1,0 +1,175 @@
+//! Builds a crate of this workspace as a wasm component. For build scripts.
+//!
+//! The crate is compiled for wasm32-unknown-unknown, by whichever toolchain
+//! has that target: the one that compiles the build script, or Debian's
+//! (`rustc-web`, `cargo-web`, `rust-web-src`), which builds the core library
+//! from source. A module for this target gets no WASI import that it did not
+//! ask for.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use wit_component::ComponentEncoder;
+
+const TARGET: &str = "wasm32-unknown-unknown";
+const PROFILE: &str = "component";
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/core";
+
+/// A crate to build.
+#[derive(Clone, Copy, Debug)]
+pub struct Crate<'a> {
+    /// Its package.
+    pub package: &'a str,
+    /// The features that it needs.
+    pub features: &'a [&'a str],
+    /// Files and folders that it is made of, as seen from the workspace. The
+    /// workspace's own manifest and lock file need not be named.
+    pub inputs: &'a [&'a str],
+}
+
+impl Crate<'_> {
+    /// Builds it, writes the component to a file in `OUT_DIR`, and has cargo
+    /// run the build script again when an input changes.
+    ///
+    /// # Errors
+    ///
+    /// If no toolchain here can build it, or it does not compile.
+    pub fn build(&self, file: &str) -> Result<()> {
+        let output = PathBuf::from(var("OUT_DIR")?).join(file);
+        let workspace = workspace()?;
+        for input in self.inputs.iter().chain(&["Cargo.toml", "Cargo.lock"]) {
+            let input = workspace.join(input);
+            println!("cargo::rerun-if-changed={}", input.display());
+        }
+        let module = self.compile(&workspace, &target_dir()?)?;
+        let module = fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
+        let component = ComponentEncoder::default()
+            .validate(true)
+            .module(&module)?
+            .encode()
+            .with_context(|| format!("making a component of {}", self.package))?;
+        fs::write(&output, component).with_context(|| format!("writing {}", output.display()))
+    }
+
+    fn compile(&self, workspace: &Path, target_dir: &Path) -> Result<PathBuf> {
+        let mut cargo = toolchain()?;
+        cargo
+            .current_dir(workspace)
+            .env("CARGO_TARGET_DIR", target_dir)
+            .args(["rustc", "--locked", "--lib", "--crate-type", "cdylib"])
+            .args(["--profile", PROFILE, "--target", TARGET])
+            .args(["--package", self.package]);
+        for feature in self.features {
+            cargo.args(["--features", feature]);
+        }
+        let output = cargo
+            .output()
+            .with_context(|| format!("running {cargo:?}"))?;
+        ensure!(
+            output.status.success(),
+            "compiling {} to wasm failed ({}):\n{}",
+            self.package,
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let module = format!("{}.wasm", self.package.replace('-', "_"));
+        Ok(target_dir.join(TARGET).join(PROFILE).join(module))
+    }
+}
+
+fn var(name: &str) -> Result<OsString> {
+    env::var_os(name).with_context(|| format!("cargo did not set {name}"))
+}
+
+/// The workspace that the crate whose build script this is belongs to.
+fn workspace() -> Result<PathBuf> {
+    let manifest = PathBuf::from(var("CARGO_MANIFEST_DIR")?);
+    let mut folders = manifest.ancestors().skip(1);
+    let root = folders.find(|folder| folder.join("Cargo.lock").is_file());
+    let root = root.with_context(|| format!("{} is in no workspace", manifest.display()))?;
+    Ok(root.to_path_buf())
+}
+
+/// A folder for the wasm build, shared by every profile of the host: below
+/// the target folder, which is where `OUT_DIR` lies four levels down.
+fn target_dir() -> Result<PathBuf> {
+    let out = PathBuf::from(var("OUT_DIR")?);
+    let target = out
+        .ancestors()
+        .nth(4)
+        .context("OUT_DIR is not below a target folder")?;
+    Ok(target.join("component"))
+}
+
+/// A cargo that can compile for the target.
+fn toolchain() -> Result<Command> {
+    let sysroot = sysroot()?;
+    if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
+        return own_toolchain();
+    }
+    let debian = [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_SOURCE];
+    if debian.iter().all(|path| Path::new(path).exists()) {
+        return Ok(debian_toolchain(&sysroot));
+    }
+    bail!(
+        "no Rust toolchain here can compile to wasm: run `just setup`, \
+         or `rustup target add {TARGET}`"
+    );
+}
+
+fn sysroot() -> Result<PathBuf> {
+    let output = Command::new(var("RUSTC")?)
+        .args(["--print", "sysroot"])
+        .output()
+        .context("asking rustc for its sysroot")?;
+    ensure!(output.status.success(), "rustc does not tell its sysroot");
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+}
+
+/// A cargo that is not told what the cargo that runs this script was told.
+fn clean(cargo: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(cargo);
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let keep = matches!(&*text, "CARGO_HOME" | "CARGO_NET_OFFLINE");
+        let told = [
+            "CARGO",
+            "RUSTC",
+            "RUSTFLAGS",
+            "RUSTDOC",
+            "CLIPPY",
+            "TARGET",
+            "PROFILE",
+        ];
+        if !keep && told.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+fn own_toolchain() -> Result<Command> {
+    let mut command = clean(var("CARGO")?);
+    command.env("RUSTC", var("RUSTC")?);
+    Ok(command)
+}
+
+fn debian_toolchain(sysroot: &Path) -> Command {
+    let mut command = clean(DEBIAN_CARGO);
+    command
+        .env("RUSTC", DEBIAN_RUSTC)
+        // Building the core library is an unstable option of cargo.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_UNSTABLE_BUILD_STD", "core,alloc");
+    let linker = sysroot.join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
+    if linker.exists() {
+        command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+    }
+    command
+}

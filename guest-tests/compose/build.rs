@@ -1,0 +1,27 @@
+//! Builds the testbed and the runner.
+
+use anyhow::Result;
+use manatee_wasm_build::Crate;
+
+fn main() -> Result<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let testbed = Crate {
+        package: "manatee-testbed",
+        features: &[],
+        inputs: &["guest-tests/testbed", "guest-tests/wit", "wit"],
+    };
+    testbed.build("testbed.wasm")?;
+    let runner = Crate {
+        package: "manatee-runner",
+        features: &[],
+        inputs: &[
+            "component/Cargo.toml",
+            "component/src",
+            "guest-tests/conformance",
+            "guest-tests/runner",
+            "guest-tests/wit",
+            "wit",
+        ],
+    };
+    runner.build("runner.wasm")
+}

@@ -1,0 +1,155 @@
+//! A device in plain wasm, with the testbed around it.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use manatee_conformance::bench::{Bench, Transmitted, untag};
+use manatee_conformance::failure::{Failure, Outcome};
+use manatee_device::platform::{RxFlags, TxStatus};
+
+use crate::bindings::manatee::device::device;
+use crate::bindings::manatee::testbed::control;
+
+/// The device's only BAR that a driver uses.
+const BAR: u8 = 0;
+/// There is one queue of each kind a port.
+const QUEUE: u32 = 0;
+/// The most calls that work which was left may take.
+const MAX_SERVICE: usize = 1 << 16;
+
+/// The bench, for one requirement.
+#[derive(Debug, Default)]
+pub struct WasmBench {
+    /// The device had work left for ever.
+    endless: bool,
+}
+
+impl WasmBench {
+    /// Whether the device kept to its contract with the host.
+    ///
+    /// # Errors
+    ///
+    /// What it did instead.
+    pub fn check(&self) -> Outcome {
+        if self.endless {
+            return Err(Failure::new(format!(
+                "the device still had work left after {MAX_SERVICE} calls of `service`"
+            )));
+        }
+        let offences = control::take_offences();
+        if offences.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "the device breaks the rules of its world: {}",
+            offences.join("; ")
+        );
+        Err(Failure::new(text))
+    }
+
+    fn finish(&mut self, mut work_left: bool) {
+        for _ in 0..MAX_SERVICE {
+            if !work_left {
+                return;
+            }
+            work_left = device::service();
+        }
+        self.endless |= work_left;
+    }
+}
+
+/// A frame as a host delivers it: without its tag.
+fn arrival(frame: &[u8], mut flags: RxFlags) -> control::Arrival {
+    let (frame, tag) = untag(frame);
+    flags.set(RxFlags::VLAN, tag.is_some());
+    control::Arrival {
+        frame,
+        vlan_tci: tag.unwrap_or_default(),
+        flags,
+    }
+}
+
+impl Bench for WasmBench {
+    fn read_register(&mut self, offset: u64, width: u8) -> u64 {
+        device::read_register(BAR, offset, width)
+    }
+
+    fn write_register(&mut self, offset: u64, width: u8, value: u64) {
+        let work_left = device::write_register(BAR, offset, width, value);
+        self.finish(work_left);
+    }
+
+    fn read_memory(&mut self, address: u64, data: &mut [u8]) {
+        data.copy_from_slice(&control::peek(address, data.len() as u32));
+    }
+
+    fn write_memory(&mut self, address: u64, data: &[u8]) {
+        control::poke(address, data);
+    }
+
+    fn take_interrupts(&mut self) -> Vec<u16> {
+        control::take_interrupts()
+    }
+
+    fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted> {
+        let packets = control::take_transmitted(port).into_iter();
+        packets
+            .map(|packet| Transmitted {
+                frame: packet.frame,
+                segments: packet.segments,
+                offloads: packet.offloads,
+                l4_offset: packet.l4_offset,
+                segment_size: packet.segment_size,
+                vlan_tci: packet.vlan_tci,
+            })
+            .collect()
+    }
+
+    fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
+        control::plan_transmits(port, statuses);
+    }
+
+    fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
+        let ended = control::finish_transmits(port, statuses);
+        let work_left = device::transmitted(port, QUEUE, &ended);
+        self.finish(work_left);
+    }
+
+    fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize {
+        let frames: Vec<_> = frames
+            .iter()
+            .map(|(frame, flags)| arrival(frame, *flags))
+            .collect();
+        let packets = control::arrive(port, &frames);
+        if !packets.is_empty() {
+            let work_left = device::received(port, QUEUE, &packets);
+            self.finish(work_left);
+        }
+        packets.len()
+    }
+
+    fn posted_buffers(&mut self, port: u32) -> usize {
+        control::posted_buffers(port) as usize
+    }
+
+    fn limit_buffers(&mut self, port: u32, most: usize) {
+        control::limit_buffers(port, u32::try_from(most).unwrap_or(u32::MAX));
+    }
+
+    fn pending_transmits(&mut self, port: u32) -> usize {
+        control::pending_transmits(port) as usize
+    }
+
+    fn set_link(&mut self, port: u32, up: bool) {
+        device::link_changed(port, up);
+    }
+
+    fn reset(&mut self) {
+        device::reset();
+    }
+
+    fn inspect(&mut self) -> String {
+        String::from_utf8_lossy(&device::inspect()).into_owned()
+    }
+}

@@ -1,0 +1,13 @@
+//! The WIT world `manatee:testbed/runner`, as `wit-bindgen` renders it.
+
+#![allow(missing_docs, unsafe_code, unsafe_op_in_unsafe_fn, clippy::all)]
+
+wit_bindgen::generate!({
+    path: ["../../wit", "../wit"],
+    world: "manatee:testbed/runner",
+    pub_export_macro: true,
+    with: {
+        "manatee:device/types@0.1.0": manatee_device::bindings::manatee::device::types,
+    },
+    generate_all,
+});

@@ -1,0 +1,25 @@
+//! The runner: drives a device as a guest does, and prints what it does not do
+//! right. The conformance suite as a program.
+//!
+//! Compiled for wasm it is a component of the WIT world
+//! `manatee:testbed/runner`; natively there is only what needs no device.
+
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod arguments;
+pub mod bindings;
+pub mod report;
+
+#[cfg(target_arch = "wasm32")]
+mod bench;
+#[cfg(target_arch = "wasm32")]
+mod device;
+#[cfg(target_arch = "wasm32")]
+mod output;
+#[cfg(target_arch = "wasm32")]
+mod wasm;

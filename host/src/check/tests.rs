@@ -64,5 +64,5 @@ fn names_select() {
             .iter()
             .all(|requirement| requirement.name.contains(first))
     );
-    assert!(select(&["nobody".to_owned()]).is_err());
+    assert!(select(&["no such requirement".to_owned()]).is_err());
 }

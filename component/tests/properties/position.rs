@@ -1,0 +1,61 @@
+//! `cq::Position` against counters that never wrap.
+
+use manatee_device::cq::Position;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Post(u32),
+    /// Consumes a share of what is there.
+    Consume(u32),
+    /// Any doorbell.
+    Any(u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1u32..600).prop_map(Step::Post),
+        any::<u32>().prop_map(Step::Consume),
+        prop_oneof![0u32..5000, any::<u32>()].prop_map(Step::Any),
+    ]
+}
+
+#[test]
+fn counts_like_counters_that_never_wrap() {
+    let entries = (0u32..9).prop_map(|log2| 1 << log2);
+    let steps = prop::collection::vec(step(), 0..60);
+    super::check(512, (entries, steps), |(entries, steps)| {
+        let mut position = Position::new(entries);
+        let period = u64::from(entries) * 8;
+        let (mut posted, mut consumed) = (0u64, 0u64);
+        for step in steps {
+            let tail = match step {
+                Step::Post(count) => {
+                    for _ in 0..count {
+                        if posted - consumed + 1 >= period {
+                            break;
+                        }
+                        prop_assert_eq!(u64::from(position.index()), posted % u64::from(entries));
+                        let lap = posted / u64::from(entries) + 1;
+                        prop_assert_eq!(u64::from(position.owner()), lap % 8);
+                        position.advance();
+                        posted += 1;
+                    }
+                    continue;
+                }
+                Step::Consume(share) => {
+                    let to = consumed + u64::from(share) % (posted - consumed + 1);
+                    ((to + u64::from(entries)) % period) as u32
+                }
+                Step::Any(tail) => tail,
+            };
+            let meant = (consumed..=posted)
+                .find(|count| (count + u64::from(entries)) % period == u64::from(tail));
+            prop_assert_eq!(position.consume_to(tail), meant.is_some());
+            consumed = meant.unwrap_or(consumed);
+            prop_assert_eq!(u64::from(position.pending()), posted - consumed);
+            prop_assert_eq!(position.full(), posted - consumed >= u64::from(entries));
+        }
+        Ok(())
+    });
+}

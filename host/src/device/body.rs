@@ -6,7 +6,7 @@ use super::DeviceError;
 use crate::component::Component;
 use crate::interrupt::Interrupts;
 use crate::pci::msix::Message;
-use crate::runtime::{Failure, HostState, Instance};
+use crate::runtime::{Failure, HostState, Instance, PortState};
 
 /// Rounds of work until somebody else gets a turn.
 const ROUNDS: usize = 8;
@@ -242,6 +242,14 @@ impl Body {
         self.failures += 1;
         self.work_left = false;
         instance.state().abandon_instance();
+    }
+
+    /// Whether [`settle`](Self::settle) would find something to do.
+    pub fn has_work(&self) -> bool {
+        let state = self.state_ref();
+        let master = state.function.bus_master();
+        let waiting = |port: &PortState| master && port.poll || !port.done.is_empty();
+        self.failure().is_none() && (self.work_left || state.ports.iter().any(waiting))
     }
 
     /// Moves packets and completions until there is nothing left to do, or

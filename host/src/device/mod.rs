@@ -214,6 +214,11 @@ impl Device {
         self.run(|body| body.link_changed(port, up));
     }
 
+    /// Whether the device has work left that its own thread is about to do.
+    pub fn has_work(&self) -> bool {
+        self.shared.body.lock().has_work()
+    }
+
     /// Why the component failed, if it did.
     pub fn failure(&self) -> Option<Failure> {
         self.shared.body.lock().failure().cloned()

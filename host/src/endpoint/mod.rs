@@ -55,6 +55,13 @@ pub struct Completions {
     pub transmitted: Vec<TxCompletion>,
 }
 
+impl Completions {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.received.is_empty() && self.transmitted.is_empty()
+    }
+}
+
 /// Packets to transmit: their segments lie in `segments` in the same order.
 #[derive(Clone, Copy, Debug)]
 pub struct TxBatch<'a> {

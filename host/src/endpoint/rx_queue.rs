@@ -6,10 +6,21 @@ use super::{Completions, RxFlags, RxPacket, Segment};
 use crate::bindings::manatee::device::types::RxBuffer;
 
 /// Posted receive buffers, first in first out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RxQueue {
     buffers: VecDeque<RxBuffer>,
     segments: VecDeque<Segment>,
+    most: usize,
+}
+
+impl Default for RxQueue {
+    fn default() -> Self {
+        Self {
+            buffers: VecDeque::new(),
+            segments: VecDeque::new(),
+            most: Self::MAX_BUFFERS,
+        }
+    }
 }
 
 /// What a buffer holds when it is completed.
@@ -49,6 +60,13 @@ impl RxQueue {
         Self::default()
     }
 
+    /// Takes no more than this many buffers from now on, and no more than
+    /// [`MAX_BUFFERS`](Self::MAX_BUFFERS), for an endpoint that has no use for
+    /// more. Those that it holds stay.
+    pub fn limit(&mut self, most: usize) {
+        self.most = most.min(Self::MAX_BUFFERS);
+    }
+
     /// Takes as many buffers as fit, from the front, with their segments.
     /// Returns how many, or None if the segments do not add up.
     pub fn post(&mut self, buffers: &[RxBuffer], segments: &[Segment]) -> Option<u32> {
@@ -60,9 +78,7 @@ impl RxQueue {
         let mut taken = 0;
         for buffer in buffers {
             let count = usize::from(buffer.segments);
-            if self.buffers.len() >= Self::MAX_BUFFERS
-                || self.segments.len() + count > Self::MAX_SEGMENTS
-            {
+            if self.buffers.len() >= self.most || self.segments.len() + count > Self::MAX_SEGMENTS {
                 break;
             }
             let (own, later) = rest.split_at(count);

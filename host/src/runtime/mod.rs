@@ -10,7 +10,7 @@ mod port;
 mod state;
 
 pub use instance::{Failure, Instance};
-pub use port::{InvalidPort, Port};
+pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits};
 
 use std::sync::{Arc, OnceLock};

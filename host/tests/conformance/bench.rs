@@ -1,0 +1,192 @@
+//! A device in the host, with a test at both of its ends.
+
+#[path = "../../examples/embed/machine.rs"]
+mod machine;
+
+use std::fs::File;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use machine::Machine;
+use manatee::component::Component;
+use manatee::device::{Device, Limits, Port};
+use manatee::interrupt::{Interrupts, VectorSink};
+use manatee_conformance::bench::{Bench, MEMORY_SIZE, Transmitted, Workshop};
+use manatee_conformance::guest::Guest;
+use manatee_device::platform::{RxFlags, TxStatus};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::wire::Wire;
+
+/// The command register, and memory space and bus master in it.
+const COMMAND: u64 = 4;
+const ENABLED: [u8; 2] = [6, 0];
+/// Longest that a device may have work left that it is not about to do.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Processor(Sender<u16>);
+
+impl VectorSink for Processor {
+    fn raise(&self, vector: u16) {
+        let _ = self.0.send(vector);
+    }
+}
+
+/// Makes devices in the host.
+pub struct HostWorkshop {
+    pub component: Component,
+    /// Whether devices are given windows.
+    pub windows: bool,
+}
+
+/// A device in the host.
+pub struct HostBench {
+    machine: Machine,
+    wires: Vec<Wire>,
+    /// Whether it is to have windows.
+    windows: bool,
+}
+
+impl Workshop for HostWorkshop {
+    type Bench = HostBench;
+
+    fn bench(&self, ports: u32) -> HostBench {
+        let (sender, interrupts) = channel();
+        let wires: Vec<Wire> = (0..ports).map(|_| Wire::new()).collect();
+        let port = |(index, wire): (usize, &Wire)| Port {
+            mac: [2, 0, 0, 0, (index >> 8) as u8, index as u8],
+            mtu: 1500,
+            link_speed_mbps: 10_000,
+            endpoint: Box::new(wire.clone()),
+        };
+        let ports = wires.iter().enumerate().map(port).collect();
+        let limits = Limits {
+            windows: self.windows,
+            ..Limits::default()
+        };
+        let sink = Interrupts::Vectors(Box::new(Processor(sender)));
+        let device = Device::with_limits(&self.component, ports, sink, limits).expect("a device");
+        let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd_create"));
+        memory.set_len(MEMORY_SIZE).expect("ftruncate");
+        let shared = memory.try_clone().expect("a descriptor");
+        device
+            .map_memory(0, MEMORY_SIZE, Some((shared, 0)), true)
+            .expect("shared memory");
+        device.config_write(COMMAND, &ENABLED);
+        HostBench {
+            machine: Machine {
+                device,
+                memory,
+                interrupts,
+            },
+            wires,
+            windows: self.windows,
+        }
+    }
+}
+
+impl HostBench {
+    /// Waits until the device has no work left, in whichever thread it does
+    /// it, and fails if the component did.
+    fn settle(&self) {
+        let device = &self.machine.device;
+        let begun = Instant::now();
+        while device.has_work() {
+            assert!(begun.elapsed() < PATIENCE, "the device still has work left");
+            std::thread::yield_now();
+        }
+        if let Some(failure) = device.failure() {
+            panic!("{failure}");
+        }
+    }
+
+    fn wire(&self, port: u32) -> &Wire {
+        &self.wires[port as usize]
+    }
+}
+
+impl Drop for HostBench {
+    /// What was tried was tried over the path that it was meant for.
+    fn drop(&mut self) {
+        if !std::thread::panicking() && !self.windows {
+            let laid =
+                self.machine.device.inspect()["runtime"]["linear_memory"]["windows"].as_u64();
+            assert_eq!(
+                laid,
+                Some(0),
+                "a window over a device that was to have none"
+            );
+        }
+    }
+}
+
+impl Bench for HostBench {
+    fn read_register(&mut self, offset: u64, width: u8) -> u64 {
+        self.machine.read_register(offset, width)
+    }
+
+    fn write_register(&mut self, offset: u64, width: u8, value: u64) {
+        self.machine.write_register(offset, width, value);
+        self.settle();
+    }
+
+    fn read_memory(&mut self, address: u64, data: &mut [u8]) {
+        self.machine.read_memory(address, data);
+    }
+
+    fn write_memory(&mut self, address: u64, data: &[u8]) {
+        self.machine.write_memory(address, data);
+    }
+
+    fn take_interrupts(&mut self) -> Vec<u16> {
+        self.machine.take_interrupts()
+    }
+
+    fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted> {
+        self.wire(port).take_transmitted()
+    }
+
+    fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
+        self.wire(port).plan(statuses);
+    }
+
+    fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
+        self.wire(port).finish(statuses);
+        self.settle();
+    }
+
+    fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize {
+        let arrived = self.wire(port).arrive(frames);
+        self.settle();
+        arrived
+    }
+
+    fn posted_buffers(&mut self, port: u32) -> usize {
+        let tree = self.machine.device.inspect();
+        let posted = tree["ports"][port.to_string()]["posted_buffers"].as_u64();
+        posted.expect("the number of posted buffers") as usize
+    }
+
+    fn limit_buffers(&mut self, port: u32, most: usize) {
+        self.wire(port).limit_buffers(most);
+    }
+
+    fn pending_transmits(&mut self, port: u32) -> usize {
+        self.wire(port).pending()
+    }
+
+    fn set_link(&mut self, port: u32, up: bool) {
+        self.machine.device.set_link(port, up);
+        self.settle();
+    }
+
+    fn reset(&mut self) {
+        self.machine.device.reset();
+        self.machine.device.config_write(COMMAND, &ENABLED);
+        self.settle();
+    }
+
+    fn inspect(&mut self) -> String {
+        self.machine.device.inspect()["device"].to_string()
+    }
+}

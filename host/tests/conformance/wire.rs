@@ -1,0 +1,294 @@
+//! The other end of a port: an endpoint that does what a test says.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use manatee::endpoint::{
+    Endpoint, PortIo, Received, RxFlags, RxQueue, Segment, TxBatch, TxCompletion, TxPacket,
+    TxStatus,
+};
+use manatee::memory::{Access, GuestMemory};
+use manatee_conformance::bench::{Transmitted, untag};
+use manatee_device::platform;
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Longest that the host may take to look at a port that has something.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What lies on a wire, as the test and the endpoint see it.
+#[derive(Default)]
+struct Lying {
+    transmitted: Vec<Transmitted>,
+    /// How the next packets end.
+    plan: VecDeque<TxStatus>,
+    /// Names of those that have not ended.
+    pending: VecDeque<u32>,
+    /// Ends of pending packets that the device was not told.
+    ended: Vec<TxCompletion>,
+    /// Frames that arrive, with what the test knows of them.
+    arriving: VecDeque<(Vec<u8>, RxFlags)>,
+    /// Frames that found a buffer.
+    arrived: usize,
+    /// The most buffers that the port takes.
+    most_buffers: usize,
+    /// Times that the host looked, and was asked to.
+    looked: u64,
+    asked: u64,
+}
+
+/// A wire: the test holds one clone and the device's endpoint another.
+#[derive(Clone)]
+pub struct Wire {
+    lying: Arc<Mutex<Lying>>,
+    looked: Arc<Condvar>,
+    ready: Arc<OwnedFd>,
+}
+
+impl Wire {
+    /// A wire with nothing on it.
+    pub fn new() -> Self {
+        let ready = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
+        let lying = Lying {
+            most_buffers: RxQueue::MAX_BUFFERS,
+            ..Lying::default()
+        };
+        Self {
+            lying: Arc::new(Mutex::new(lying)),
+            looked: Arc::default(),
+            ready: Arc::new(ready),
+        }
+    }
+
+    /// Packets since the last call.
+    pub fn take_transmitted(&self) -> Vec<Transmitted> {
+        std::mem::take(&mut self.lying.lock().transmitted)
+    }
+
+    /// How the next packets end.
+    pub fn plan(&self, statuses: &[platform::TxStatus]) {
+        self.lying.lock().plan = statuses.iter().map(|status| host_status(*status)).collect();
+    }
+
+    /// Number of packets that have not ended.
+    pub fn pending(&self) -> usize {
+        self.lying.lock().pending.len()
+    }
+
+    /// Ends the oldest pending packets.
+    pub fn finish(&self, statuses: &[platform::TxStatus]) {
+        let mut lying = self.lying.lock();
+        for status in statuses {
+            let id = lying.pending.pop_front().expect("a pending transmit");
+            let status = host_status(*status);
+            lying.ended.push(TxCompletion { id, status });
+        }
+        drop(lying);
+        self.look();
+    }
+
+    /// Frames arrive together. Returns how many found a buffer; the others
+    /// are gone.
+    pub fn arrive(&self, frames: &[(&[u8], platform::RxFlags)]) -> usize {
+        let mut lying = self.lying.lock();
+        lying.arrived = 0;
+        let frames = frames
+            .iter()
+            .map(|(frame, flags)| (frame.to_vec(), host_flags(*flags)));
+        lying.arriving.extend(frames);
+        drop(lying);
+        self.look();
+        let mut lying = self.lying.lock();
+        lying.arriving.clear();
+        lying.arrived
+    }
+
+    /// The most buffers that the port takes from now on.
+    pub fn limit_buffers(&self, most: usize) {
+        self.lying.lock().most_buffers = most;
+        self.look();
+    }
+
+    /// Has the host look at the port, and waits until it did.
+    fn look(&self) {
+        let mut lying = self.lying.lock();
+        lying.asked += 1;
+        let asked = lying.asked;
+        rustix::io::write(&*self.ready, &1u64.to_ne_bytes()).expect("eventfd");
+        while lying.looked < asked {
+            let waited = self.looked.wait_for(&mut lying, PATIENCE);
+            assert!(!waited.timed_out(), "the host did not look at its port");
+        }
+    }
+}
+
+impl Lying {
+    fn transmit(&mut self, memory: &GuestMemory, packet: &TxPacket, own: &[Segment]) -> TxStatus {
+        let mut frame = Vec::new();
+        for segment in own {
+            let length = segment.length.into();
+            let whole = memory.check(segment.address, length, Access::Read);
+            if whole.is_err() {
+                return TxStatus::MemoryFault;
+            }
+            let from = frame.len();
+            frame.resize(from + segment.length as usize, 0);
+            if memory.read(segment.address, &mut frame[from..]).is_err() {
+                return TxStatus::MemoryFault;
+            }
+        }
+        let status = self.plan.pop_front().unwrap_or(TxStatus::Sent);
+        if status == TxStatus::Pending {
+            self.pending.push_back(packet.id);
+        }
+        if matches!(status, TxStatus::Sent | TxStatus::Pending) {
+            self.transmitted.push(Transmitted {
+                frame,
+                segments: packet.segments,
+                offloads: device_offloads(packet.offloads),
+                l4_offset: packet.l4_offset,
+                segment_size: packet.segment_size,
+                vlan_tci: packet.vlan_tci,
+            });
+        }
+        status
+    }
+
+    /// Writes the next frame to the next buffer. False if either is missing.
+    fn deliver(&mut self, io: &mut PortIo<'_>) -> bool {
+        let Some(buffer) = io.rx.front() else {
+            return false;
+        };
+        let Some((frame, mut flags)) = self.arriving.pop_front() else {
+            return false;
+        };
+        let (frame, tag) = untag(&frame);
+        if tag.is_some() {
+            flags |= RxFlags::VLAN;
+        }
+        let mut rest = &frame[..];
+        for segment in buffer.segments() {
+            let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
+            if io.memory.write(segment.address, now).is_err() {
+                flags |= RxFlags::MEMORY_FAULT;
+                break;
+            }
+            rest = later;
+        }
+        if !rest.is_empty() && !flags.contains(RxFlags::MEMORY_FAULT) {
+            flags |= RxFlags::TRUNCATED;
+        }
+        let received = Received {
+            length: frame.len() as u32,
+            flags,
+            vlan_tci: tag.unwrap_or_default(),
+        };
+        buffer.complete(received, io.done);
+        self.arrived += 1;
+        true
+    }
+}
+
+impl Endpoint for Wire {
+    fn name(&self) -> String {
+        "test".into()
+    }
+
+    fn transmit(&mut self, io: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
+        let mut lying = self.lying.lock();
+        status.extend(
+            batch
+                .iter()
+                .map(|(packet, own)| lying.transmit(io.memory, packet, own)),
+        );
+    }
+
+    fn receive(&mut self, io: &mut PortIo<'_>) -> bool {
+        let mut lying = self.lying.lock();
+        io.rx.limit(lying.most_buffers);
+        io.done.transmitted.append(&mut lying.ended);
+        while lying.deliver(io) {}
+        lying.looked = lying.asked;
+        self.looked.notify_all();
+        false
+    }
+
+    fn cancel(&mut self) {
+        let mut lying = self.lying.lock();
+        lying.pending.clear();
+        lying.ended.clear();
+    }
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.as_fd())
+    }
+
+    fn mtu(&self) -> Option<u16> {
+        None
+    }
+
+    fn inspect(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}
+
+fn host_status(status: platform::TxStatus) -> TxStatus {
+    match status {
+        platform::TxStatus::Sent => TxStatus::Sent,
+        platform::TxStatus::Pending => TxStatus::Pending,
+        platform::TxStatus::Dropped => TxStatus::Dropped,
+        platform::TxStatus::MemoryFault => TxStatus::MemoryFault,
+        platform::TxStatus::TooLong => TxStatus::TooLong,
+        platform::TxStatus::BadHeaders => TxStatus::BadHeaders,
+    }
+}
+
+/// The same flags, of the host's own type.
+fn host_flags(flags: platform::RxFlags) -> RxFlags {
+    let pairs = [
+        (platform::RxFlags::TRUNCATED, RxFlags::TRUNCATED),
+        (platform::RxFlags::MEMORY_FAULT, RxFlags::MEMORY_FAULT),
+        (platform::RxFlags::IPV4, RxFlags::IPV4),
+        (platform::RxFlags::IPV6, RxFlags::IPV6),
+        (platform::RxFlags::TCP, RxFlags::TCP),
+        (platform::RxFlags::UDP, RxFlags::UDP),
+        (
+            platform::RxFlags::IP_CHECKSUM_GOOD,
+            RxFlags::IP_CHECKSUM_GOOD,
+        ),
+        (platform::RxFlags::IP_CHECKSUM_BAD, RxFlags::IP_CHECKSUM_BAD),
+        (
+            platform::RxFlags::L4_CHECKSUM_GOOD,
+            RxFlags::L4_CHECKSUM_GOOD,
+        ),
+        (platform::RxFlags::L4_CHECKSUM_BAD, RxFlags::L4_CHECKSUM_BAD),
+        (platform::RxFlags::MULTICAST, RxFlags::MULTICAST),
+        (platform::RxFlags::BROADCAST, RxFlags::BROADCAST),
+        (platform::RxFlags::VLAN, RxFlags::VLAN),
+    ];
+    let given = pairs.iter().filter(|(theirs, _)| flags.contains(*theirs));
+    given.fold(RxFlags::empty(), |all, (_, ours)| all | *ours)
+}
+
+/// The same offloads, of the device's own type.
+fn device_offloads(offloads: manatee::endpoint::Offloads) -> platform::Offloads {
+    use manatee::endpoint::Offloads;
+    let pairs = [
+        (Offloads::IPV4, platform::Offloads::IPV4),
+        (Offloads::IPV6, platform::Offloads::IPV6),
+        (Offloads::IP_CHECKSUM, platform::Offloads::IP_CHECKSUM),
+        (Offloads::TCP_CHECKSUM, platform::Offloads::TCP_CHECKSUM),
+        (Offloads::UDP_CHECKSUM, platform::Offloads::UDP_CHECKSUM),
+        (
+            Offloads::TCP_SEGMENTATION,
+            platform::Offloads::TCP_SEGMENTATION,
+        ),
+        (Offloads::INSERT_VLAN, platform::Offloads::INSERT_VLAN),
+    ];
+    let given = pairs
+        .iter()
+        .filter(|(theirs, _)| offloads.contains(*theirs));
+    given.fold(platform::Offloads::empty(), |all, (_, ours)| all | *ours)
+}

@@ -13,6 +13,7 @@ use crate::wire::smc as wire_smc;
 use crate::wq::Client;
 
 mod inspect;
+mod state;
 
 /// Size of BAR 0: a page of registers and a page of doorbells.
 pub const BAR0_SIZE: u64 = 0x2000;
@@ -109,6 +110,13 @@ impl<P: Platform> Device<P> {
         &mut self.platform
     }
 
+    /// Gives the platform back, without the device's windows; what the host
+    /// holds for the device stays.
+    pub fn into_platform(mut self) -> P {
+        self.forget();
+        self.platform
+    }
+
     /// Reads 1, 2, 4 or 8 bytes of BAR 0. What does not exist reads as zero.
     pub fn read_register(&self, offset: u64, width: u8) -> u64 {
         let width = usize::from(width.min(8));
@@ -194,10 +202,15 @@ impl<P: Platform> Device<P> {
     }
 
     fn end_hwc(&mut self) {
+        crate::nic::objects::destroy_all(&mut self.context());
+        self.forget();
+    }
+
+    /// Forgets all that a driver set up; what the host holds for it stays.
+    fn forget(&mut self) {
         self.hwc = None;
         self.hwc_waiting = false;
         self.waiting.clear();
-        crate::nic::objects::destroy_all(&mut self.context());
         self.queues.clear(&mut self.platform);
         self.regions.clear();
         self.nic.reset();

@@ -3,6 +3,7 @@
 
 use crate::platform::{FaultCounter, Platform};
 use crate::ring::Ring;
+use crate::saved::{self, Pages, RestoreError};
 use crate::wire::queue::{EQE_SIZE, EqeInfo};
 
 use super::cq::Position;
@@ -39,6 +40,41 @@ impl Eq {
             position,
             lost: FaultCounter::default(),
             bad_doorbells: FaultCounter::default(),
+        }
+    }
+
+    /// An event queue that was saved, over its memory.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`].
+    pub fn restore(ring: Ring, saved: &saved::Eq) -> Result<Self, (Ring, RestoreError)> {
+        match Position::restore(ring.size() / EQE_SIZE, &saved.ring) {
+            Ok(position) => Ok(Self {
+                armed: saved.ring.armed,
+                position,
+                lost: FaultCounter::from_count(saved.ring.lost),
+                bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
+                ..Self::new(ring, saved.vector)
+            }),
+            Err(error) => Err((ring, error)),
+        }
+    }
+
+    /// The queue, to be saved.
+    pub fn save(&self, id: u32) -> saved::Eq {
+        let (head, tail) = self.position.counts();
+        saved::Eq {
+            id,
+            ring: saved::Ring {
+                pages: Pages::from_addresses(self.ring.pages()),
+                head,
+                tail,
+                armed: self.armed,
+                lost: self.lost.count(),
+                bad_doorbells: self.bad_doorbells.count(),
+            },
+            vector: self.vector,
         }
     }
 

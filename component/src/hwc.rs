@@ -12,6 +12,7 @@ use crate::nic::Nic;
 use crate::platform::{FaultCounter, Level, Platform};
 use crate::queues::{Kind, MAX_CQS, Queues};
 use crate::requests::{self, Request};
+use crate::saved::{self, COUNTABLE, RestoreError, ensure};
 use crate::wire::gdma::{MsgHeader, ReqHeader, RespHeader, Status};
 use crate::wire::hwc::{ID_MASK, InitEqIdDb, MAX_MESSAGE, RxOob, TxOob, TypeData, init_data};
 use crate::wire::queue::{QueueType, Sge, eqe};
@@ -159,17 +160,70 @@ impl Hwc {
             timeout_ms: DEFAULT_TIMEOUT_MS,
         };
         channel.announce(ctx);
+        Ok(Self::new(channel))
+    }
+
+    fn new(channel: Channel) -> Self {
         let scratch = Scratch {
             sqe: Entry::default(),
             rqe: Entry::default(),
             request: [0; MAX_MESSAGE as usize],
             response: [0; MAX_MESSAGE as usize],
         };
-        Ok(Self {
+        Self {
             channel,
             answered: (0, 0),
             unanswerable: FaultCounter::default(),
             scratch: Box::new(scratch),
+        }
+    }
+
+    /// The channel, to be saved. A request that waits is in its send queue.
+    pub fn save(&self) -> saved::Hwc {
+        saved::Hwc {
+            queues: self.queue_ids(),
+            driver_caps: self.channel.driver_caps,
+            timeout_ms: self.channel.timeout_ms,
+            answered: self.answered,
+            unanswerable: self.unanswerable.count(),
+        }
+    }
+
+    /// A channel that was saved; its queues exist already. Their pages are on
+    /// no account, because no region was registered for them.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`].
+    pub fn restore(
+        queues: &mut Queues,
+        regions: &mut DmaRegions,
+        saved: &saved::Hwc,
+    ) -> Result<Self, RestoreError> {
+        let [eq, cq, sq, rq] = saved.queues;
+        let reports = queues.cq(cq).is_some_and(|queue| queue.eq == Some(eq));
+        ensure(reports, "a hardware channel without its queues")?;
+        let absent = RestoreError::Malformed("a hardware channel without its queues");
+        queues.sq(sq).ok_or(absent)?.client = Client::Hwc;
+        queues.rq(rq).ok_or(absent)?.client = Client::Hwc;
+        regions.release(queues.eq(eq).ok_or(absent)?.ring.pages());
+        regions.release(queues.cq(cq).ok_or(absent)?.ring.pages());
+        regions.release(queues.sq(sq).ok_or(absent)?.ring.pages());
+        regions.release(queues.rq(rq).ok_or(absent)?.ring.pages());
+        let countable = saved.answered.0.max(saved.answered.1) < COUNTABLE;
+        ensure(countable, "impossible counters")?;
+        let channel = Channel {
+            eq,
+            cq,
+            sq,
+            rq,
+            driver_caps: saved.driver_caps,
+            timeout_ms: saved.timeout_ms,
+        };
+        Ok(Self {
+            answered: saved.answered,
+            unanswerable: FaultCounter::from_count(saved.unanswerable),
+            ..Self::new(channel)
         })
     }
 

@@ -25,7 +25,10 @@ pub mod platform;
 pub mod queues;
 pub mod requests;
 pub mod ring;
+#[allow(missing_docs)]
+pub mod saved;
 pub mod smc;
+pub mod table;
 #[cfg(all(target_arch = "wasm32", feature = "component"))]
 mod wasm;
 pub mod window;

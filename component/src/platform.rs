@@ -8,6 +8,7 @@ pub use crate::bindings::manatee::device::log::Level;
 pub use crate::bindings::manatee::device::types::{
     Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
+use crate::saved::COUNTABLE;
 use crate::window::Window;
 
 /// An access to something that is not guest memory.
@@ -90,6 +91,11 @@ impl FaultCounter {
     pub fn hit(&mut self) -> bool {
         self.0 += 1;
         self.0 <= 4 || self.0.is_power_of_two()
+    }
+
+    /// Goes on from a count.
+    pub fn from_count(count: u64) -> Self {
+        Self(count.min(COUNTABLE))
     }
 
     /// How many there were.

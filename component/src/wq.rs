@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::platform::{FaultCounter, Platform};
 use crate::ring::Ring;
+use crate::saved::{self, Pages, RestoreError};
 use crate::wire::queue::{MAX_RQE_SIZE, MAX_SQE_SIZE, Sge, WQE_UNIT, WqeHeader};
 
 /// Which way a work queue works.
@@ -118,6 +119,48 @@ impl Wq {
             done: 0,
             bad_doorbells: FaultCounter::default(),
             malformed: FaultCounter::default(),
+        }
+    }
+
+    /// A work queue that was saved, over its memory; nobody's client yet.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`] if its positions can't be.
+    pub fn restore(
+        ring: Ring,
+        direction: Direction,
+        saved: &saved::Wq,
+    ) -> Result<Self, (Ring, RestoreError)> {
+        let held = saved.tail.wrapping_sub(saved.done);
+        let read = saved.next.wrapping_sub(saved.done);
+        let whole = [saved.tail, saved.next, saved.done]
+            .iter()
+            .all(|position| position.is_multiple_of(WQE_UNIT));
+        if !whole || held > ring.size() || read > held {
+            let error = RestoreError::Malformed("a work queue's positions contradict each other");
+            return Err((ring, error));
+        }
+        Ok(Self {
+            tail: saved.tail,
+            next: saved.next,
+            done: saved.done,
+            bad_doorbells: FaultCounter::from_count(saved.bad_doorbells),
+            malformed: FaultCounter::from_count(saved.malformed),
+            ..Self::new(ring, direction)
+        })
+    }
+
+    /// The queue, to be saved.
+    pub fn save(&self, id: u32) -> saved::Wq {
+        saved::Wq {
+            id,
+            pages: Pages::from_addresses(self.ring.pages()),
+            tail: self.tail,
+            next: self.next,
+            done: self.done,
+            bad_doorbells: self.bad_doorbells.count(),
+            malformed: self.malformed.count(),
         }
     }
 

@@ -25,15 +25,17 @@ const VLAN_TAG: u64 = 4;
 /// A transmit that was taken from the send queue and not yet completed.
 #[derive(Clone, Copy, Debug)]
 pub struct InFlight {
-    /// The packet's name.
-    pub id: u32,
-    position: u32,
-    end: u32,
-    length: u32,
+    /// Where its entry begins.
+    pub position: u32,
+    /// Where its entry ends, which is also the packet's name: what the host
+    /// says of a packet tells how far the queue had got.
+    pub end: u32,
+    /// Bytes of the packet.
+    pub length: u32,
     /// No completion on success.
-    suppress: bool,
+    pub suppress: bool,
     /// What to complete it with, once known.
-    outcome: Option<CqeType>,
+    pub outcome: Option<CqeType>,
 }
 
 /// Works on a send queue. Returns true if more is posted.
@@ -54,7 +56,7 @@ pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) -> bool {
 fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
-    let Work::Send { in_flight, next_id } = &mut object.work else {
+    let Work::Send { in_flight } = &mut object.work else {
         return None;
     };
     let vport = nic.vports.get_mut(object.vport)?;
@@ -70,14 +72,12 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
         }
         let entry = &scratch.entry;
         let mut sent = InFlight {
-            id: *next_id,
             position: entry.position,
             end: entry.end,
             length: 0,
             suppress: false,
             outcome: None,
         };
-        *next_id = next_id.wrapping_add(1);
         match check(fetched, entry, vport, object.wq, object.cq) {
             Ok(checked) => {
                 sent.length = checked.length;
@@ -88,7 +88,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
                 });
                 scratch.segments.extend(segments);
                 scratch.packets.push(TxPacket {
-                    id: sent.id,
+                    id: sent.end,
                     ..checked.packet
                 });
             }
@@ -271,15 +271,12 @@ pub fn transmitted(ctx: &mut Context<'_, impl Platform>, key: usize, done: &[TxC
     let Some(object) = ctx.nic.objects.get_mut(key) else {
         return;
     };
-    let Work::Send { in_flight, .. } = &mut object.work else {
+    let Work::Send { in_flight } = &mut object.work else {
         return;
     };
     for completion in done {
-        let Some(front) = in_flight.front() else {
-            break;
-        };
-        let index = completion.id.wrapping_sub(front.id) as usize;
-        if let Some(packet) = in_flight.get_mut(index) {
+        let pending = in_flight.iter_mut().find(|p| p.end == completion.id);
+        if let Some(packet) = pending {
             packet.outcome = packet.outcome.or(outcome(completion.status));
         }
     }
@@ -294,7 +291,7 @@ fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
     let Some(object) = objects.get_mut(key) else {
         return;
     };
-    let Work::Send { in_flight, .. } = &mut object.work else {
+    let Work::Send { in_flight } = &mut object.work else {
         return;
     };
     let Some(vport) = vports.get_mut(object.vport) else {

@@ -135,6 +135,37 @@ impl Position {
     }
 }
 
+/// Finds the place of the next entry in what a predecessor left in a ring:
+/// the owner bits change there, and say which lap it is. None if the ring is
+/// not guest memory any more.
+pub fn find_head(ring: &Ring, platform: &mut impl Platform, entry_size: u32) -> Option<u32> {
+    let entries = ring.size() / entry_size;
+    let mut owner = |index: u32| {
+        let mut last = [0];
+        let at = index * entry_size + entry_size - 8;
+        ring.read(platform, at, &mut last).ok()?;
+        Some((last[0] >> (64 - OWNER_BITS)) as u32)
+    };
+    let lap = owner(0)?;
+    for index in 1..entries {
+        if owner(index)? != lap {
+            return Some(lap * entries + index);
+        }
+    }
+    Some((lap + 1) * entries)
+}
+
+/// The end of the last entry of a work queue that has a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastCompleted {
+    /// From a send queue.
+    pub is_sq: bool,
+    /// Queue id.
+    pub wq: u32,
+    /// Byte position behind the entry, modulo 2^32.
+    pub end: u32,
+}
+
 /// A completion queue.
 #[derive(Debug)]
 pub struct Cq {
@@ -241,6 +272,41 @@ impl Cq {
             },
             eq: self.eq,
         }
+    }
+
+    /// Goes on behind what a predecessor left in the ring. Returns, for each
+    /// work queue, the last completion that is still there. `tail` is what
+    /// the driver said last, if it said anything since the queue was saved.
+    pub fn recover(
+        &mut self,
+        platform: &mut impl Platform,
+        tail: Option<u32>,
+    ) -> Vec<LastCompleted> {
+        let mut last: Vec<LastCompleted> = Vec::new();
+        let Some(head) = find_head(&self.ring, platform, CQE_SIZE) else {
+            return last;
+        };
+        let (_, saved) = self.position.counts();
+        let entries = self.position.entries();
+        self.position = Position::recovered(entries, head, tail.unwrap_or(saved));
+        self.armed = true;
+        for back in 1..=entries {
+            let index = self.index_back(back);
+            let mut words = [0; 2];
+            let at = index as u32 * CQE_SIZE + 8 * JOURNAL as u32;
+            if self.ring.read(platform, at, &mut words).is_err() {
+                break;
+            }
+            let end = words[0] as u32;
+            self.completed[index] = end;
+            let info = CqeInfo::from_bits((words[1] >> 32) as u32);
+            let (is_sq, wq) = (info.is_sq(), info.wq_num());
+            let known = last.iter().any(|l| (l.is_sq, l.wq) == (is_sq, wq));
+            if wq != 0 && !known {
+                last.push(LastCompleted { is_sq, wq, end });
+            }
+        }
+        last
     }
 
     /// Index of the entry that was posted this many before the next one.

@@ -6,7 +6,7 @@ use crate::ring::Ring;
 use crate::saved::{self, Pages, RestoreError};
 use crate::wire::queue::{EQE_SIZE, EqeInfo};
 
-use super::cq::Position;
+use super::cq::{Position, find_head};
 
 /// An event queue.
 #[derive(Debug)]
@@ -75,6 +75,17 @@ impl Eq {
                 bad_doorbells: self.bad_doorbells.count(),
             },
             vector: self.vector,
+        }
+    }
+
+    /// Goes on behind what a predecessor left in the ring; `tail` is as for
+    /// [`Cq::recover`](super::cq::Cq::recover).
+    pub fn recover(&mut self, platform: &mut impl Platform, tail: Option<u32>) {
+        if let Some(head) = find_head(&self.ring, platform, EQE_SIZE) {
+            let (_, saved) = self.position.counts();
+            let entries = self.position.entries();
+            self.position = Position::recovered(entries, head, tail.unwrap_or(saved));
+            self.armed = true;
         }
     }
 

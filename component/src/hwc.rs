@@ -51,6 +51,8 @@ pub struct Hwc {
     pub answered: (u64, u64),
     /// Requests that could not be answered.
     pub unanswerable: FaultCounter,
+    /// The last request changed the configuration.
+    pub changed: bool,
     scratch: Box<Scratch>,
 }
 
@@ -174,6 +176,7 @@ impl Hwc {
             channel,
             answered: (0, 0),
             unanswerable: FaultCounter::default(),
+            changed: false,
             scratch: Box::new(scratch),
         }
     }
@@ -233,9 +236,11 @@ impl Hwc {
         [eq, cq, sq, rq]
     }
 
-    /// Answers up to `budget` requests. Returns true if it stopped there.
+    /// Answers up to `budget` requests, or up to one that changes the
+    /// configuration. Returns true if it stopped there.
     pub fn process(&mut self, ctx: &mut Context<'_, impl Platform>, budget: usize) -> bool {
-        (0..budget).all(|_| self.process_one(ctx))
+        self.changed = false;
+        (0..budget).all(|_| !self.changed && self.process_one(ctx)) || self.changed
     }
 
     /// Takes a buffer for a response, and a request. False if either is
@@ -253,13 +258,15 @@ impl Hwc {
                 return true;
             }
         }
-        let Some(sq) = ctx.queues.sq(self.channel.sq) else {
+        let sq_id = self.channel.sq;
+        let Some((sq, caution)) = ctx.queues.sq_with_caution(sq_id) else {
             return false;
         };
+        let skip = caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Sq, sq_id, sq);
         let fetched = sq.fetch(ctx.platform, &mut self.scratch.sqe);
         let answer = match fetched {
             Fetched::Nothing => Err(""),
-            Fetched::Entry => self.answer(ctx),
+            Fetched::Entry => self.answer(ctx, skip),
             Fetched::Malformed => Err("its work queue entry is malformed"),
             Fetched::Unreadable => Err("its work queue is not in guest memory"),
         };
@@ -281,9 +288,13 @@ impl Hwc {
         fetched != Fetched::Nothing
     }
 
-    /// Reads the request, acts on it, and writes the response to its buffer.
-    /// Returns the response's length in bytes.
-    fn answer(&mut self, ctx: &mut Context<'_, impl Platform>) -> Result<u32, &'static str> {
+    /// Reads the request, acts on it unless it is to be skipped, and writes
+    /// the response to its buffer. Returns the response's length in bytes.
+    fn answer(
+        &mut self,
+        ctx: &mut Context<'_, impl Platform>,
+        skip: bool,
+    ) -> Result<u32, &'static str> {
         let length = self.read_request(ctx.platform)?;
         let Scratch {
             rqe,
@@ -306,6 +317,8 @@ impl Hwc {
 
         let outcome = if length < wanted {
             Err(Status::ResponseTooSmall)
+        } else if skip {
+            Err(Status::InvalidState)
         } else {
             Request::new(header, message)
                 .and_then(|request| requests::handle(&mut self.channel, ctx, &request, body))
@@ -320,6 +333,7 @@ impl Hwc {
             }
         };
         self.answered.0 += 1;
+        self.changed |= requests::changes(header.req.msg_type);
         if !matches!(status, Status::Success | Status::MoreEntries) {
             self.answered.1 += 1;
             ctx.platform.log(

@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod bindings;
+pub mod caution;
 pub mod cq;
 pub mod device;
 pub mod dma_region;

@@ -4,6 +4,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use crate::bindings::exports::manatee::device::device::{
+    HandedOver, Observations, RegisterWrite,
+};
 pub use crate::bindings::manatee::device::log::Level;
 pub use crate::bindings::manatee::device::types::{
     Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
@@ -76,6 +79,13 @@ pub trait Platform {
 
     /// Gives up the pending transmits of a queue.
     fn cancel_transmit(&mut self, port: u32, queue: u32);
+
+    /// The configuration changed: what a device that goes on after a failure
+    /// could not find out by itself.
+    fn changed(&mut self);
+
+    /// The device is about to work on this entry, and may fail.
+    fn attempt(&mut self, entry: u64);
 
     /// Writes a line to the log.
     fn log(&mut self, level: Level, message: fmt::Arguments<'_>);

@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use crate::caution::Caution;
 use crate::cq::{Completes, Cq};
 use crate::dma_region::DmaRegions;
 use crate::eq::{Eq, Overrun};
@@ -13,6 +14,7 @@ use crate::wire::gdma::Status;
 use crate::wire::queue::{QueueType, eqe};
 use crate::wq::{Direction, Wq};
 
+pub mod recover;
 mod state;
 
 /// Event queues: one a CPU, and the hardware channel's.
@@ -36,6 +38,8 @@ pub struct Queues {
     /// Event queues that may owe an interrupt.
     dirty_eqs: Vec<u32>,
     vectors: Vec<u16>,
+    /// After a failure.
+    pub caution: Caution,
     /// Doorbells that named no queue, or made no sense.
     pub bad_doorbells: FaultCounter,
     /// Events that did not fit.
@@ -156,6 +160,18 @@ impl Queues {
     #[inline]
     pub fn sq(&mut self, id: u32) -> Option<&mut Wq> {
         self.sqs.get_mut(id)
+    }
+
+    /// A send queue by its id, and how careful to be with it.
+    #[inline]
+    pub fn sq_with_caution(&mut self, id: u32) -> Option<(&mut Wq, &mut Caution)> {
+        Some((self.sqs.get_mut(id)?, &mut self.caution))
+    }
+
+    /// A receive queue by its id, and how careful to be with it.
+    #[inline]
+    pub fn rq_with_caution(&mut self, id: u32) -> Option<(&mut Wq, &mut Caution)> {
+        Some((self.rqs.get_mut(id)?, &mut self.caution))
     }
 
     /// A receive queue by its id.

@@ -164,6 +164,19 @@ impl Wq {
         }
     }
 
+    /// Goes on behind the last entry that has a completion: `tail` is what the
+    /// driver said last, and `done` where that entry ends, if known. What can't
+    /// be is not believed.
+    pub fn recover(&mut self, tail: Option<u32>, done: Option<u32>) {
+        let whole = |position: &u32| position.is_multiple_of(WQE_UNIT);
+        self.tail = tail.filter(whole).unwrap_or(self.tail);
+        let held = |done: &u32| self.tail.wrapping_sub(*done) <= self.ring.size();
+        let believed = done.filter(whole).filter(held);
+        let saved = Some(self.done).filter(held);
+        self.done = believed.or(saved).unwrap_or(self.tail);
+        self.next = self.done;
+    }
+
     /// Takes a doorbell. False if it makes no sense (no whole units,
     /// backwards, or more than the queue holds) and was ignored.
     #[must_use]
@@ -235,6 +248,11 @@ impl Wq {
     #[inline]
     pub fn complete_to(&mut self, position: u32) {
         self.done = position;
+    }
+
+    /// Where the next entry begins, if there is one.
+    pub fn next_entry(&self) -> Option<u32> {
+        self.has_work().then_some(self.next)
     }
 
     /// Whether entries are posted that were not read.

@@ -35,7 +35,7 @@ pub struct Nic {
     pub registered: bool,
     /// The vports, in the order of the host's ports.
     pub vports: Vec<Vport>,
-    objects: Slab<WqObject>,
+    pub(crate) objects: Slab<WqObject>,
     /// Number of the last object.
     sequence: u32,
     scratch: Scratch,

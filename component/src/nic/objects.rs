@@ -2,6 +2,7 @@
 //! completion queue that it reports to.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use super::{MAX_QUEUES, Nic, rx, tx};
 use crate::hwc::Context;
@@ -37,6 +38,8 @@ pub enum Work {
     Send {
         /// In order.
         in_flight: VecDeque<tx::InFlight>,
+        /// After a failure: up to here, packets were handed over already.
+        handed_over: Option<u32>,
     },
     /// Receive buffers that the host holds, in order.
     Receive {
@@ -84,6 +87,13 @@ impl Nic {
     /// The send queue object of a vport's queue, by its key.
     pub fn send_object(&self, vport: usize, queue: u32) -> Option<usize> {
         self.find(vport, queue, QueueType::Sq)
+    }
+
+    /// The keys of all send or receive objects.
+    pub fn keys(&self, queue_type: QueueType) -> Vec<usize> {
+        let objects = self.objects.iter();
+        let wanted = objects.filter(|(_, object)| object.queue_type() == queue_type);
+        wanted.map(|(key, _)| key).collect()
     }
 
     pub(super) fn find(&self, vport: usize, queue: u32, queue_type: QueueType) -> Option<usize> {
@@ -160,6 +170,7 @@ pub fn create(
     let work = match queue_type {
         QueueType::Sq => Work::Send {
             in_flight: VecDeque::new(),
+            handed_over: None,
         },
         _ => Work::Receive {
             posted: VecDeque::new(),
@@ -211,7 +222,7 @@ pub fn destroy(
 
 /// Ends every object, whatever it is doing, and every vport's configuration.
 pub fn destroy_all(ctx: &mut Context<'_, impl Platform>) {
-    let keys: alloc::vec::Vec<usize> = ctx.nic.objects.iter().map(|(key, _)| key).collect();
+    let keys: Vec<usize> = ctx.nic.objects.iter().map(|(key, _)| key).collect();
     for key in keys {
         let _ = remove(ctx, key);
     }

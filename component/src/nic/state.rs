@@ -149,7 +149,7 @@ fn units(position: u32, end: u32) -> u32 {
 
 fn save_object(object: &WqObject) -> saved::Object {
     let (in_flight, posted) = match &object.work {
-        Work::Send { in_flight } => (Some(in_flight.iter().map(save_transmit).collect()), None),
+        Work::Send { in_flight, .. } => (Some(in_flight.iter().map(save_transmit).collect()), None),
         Work::Receive { posted } => (None, Some(posted.iter().map(save_buffer).collect())),
     };
     saved::Object {
@@ -219,7 +219,10 @@ fn restore_work(wq: &Wq, saved: &saved::Object) -> Result<Work, RestoreError> {
                 .iter()
                 .map(|packet| restore_transmit(&mut walk, packet));
             let in_flight = packets.collect::<Result<VecDeque<_>, _>>()?;
-            Work::Send { in_flight }
+            Work::Send {
+                in_flight,
+                handed_over: None,
+            }
         }
         None => {
             let buffers = saved.posted.iter().flatten();

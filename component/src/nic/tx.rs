@@ -10,7 +10,7 @@ use crate::platform::{
 };
 use crate::queues::Queues;
 use crate::wire::oob::{CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
-use crate::wire::queue::WQE_UNIT;
+use crate::wire::queue::{QueueType, WQE_UNIT};
 use crate::wq::{Entry, Fetched};
 
 /// Packets handed over in one call.
@@ -41,31 +41,40 @@ pub struct InFlight {
 /// Works on a send queue. Returns true if more is posted.
 pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) -> bool {
     for _ in 0..BUDGET / BATCH {
-        let Some(taken) = process_batch(ctx, key) else {
-            return false;
-        };
-        if taken < BATCH {
+        let most = batch(ctx.queues);
+        if process_batch(ctx, key, most) != Some(most) {
             return false;
         }
     }
     true
 }
 
-/// Takes a batch, hands it over, and completes what is done. Returns how many
+/// Packets to take at a time.
+fn batch(queues: &Queues) -> usize {
+    if queues.caution.is_on() { 1 } else { BATCH }
+}
+
+/// Takes up to `most` entries, hands them over, and completes what is done. Returns how many
 /// entries it took.
-fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
+fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
-    let Work::Send { in_flight } = &mut object.work else {
+    let Work::Send {
+        in_flight,
+        handed_over,
+    } = &mut object.work
+    else {
         return None;
     };
     let vport = nic.vports.get_mut(object.vport)?;
-    let wq = ctx.queues.sq(object.wq)?;
+    let (wq, caution) = ctx.queues.sq_with_caution(object.wq)?;
     let scratch = &mut nic.scratch;
     scratch.packets.clear();
     scratch.segments.clear();
     scratch.sent.clear();
-    while scratch.sent.len() < BATCH {
+    while scratch.sent.len() < most {
+        let skip =
+            caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Sq, object.wq, wq);
         let fetched = wq.fetch(ctx.platform, &mut scratch.entry);
         if fetched == Fetched::Nothing {
             break;
@@ -79,6 +88,12 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
             outcome: None,
         };
         match check(fetched, entry, vport, object.wq, object.cq) {
+            _ if skip => sent.outcome = Some(CqeType::TxGdmaError),
+            Ok(checked) if was_handed_over(handed_over, &sent) => {
+                sent.length = checked.length;
+                sent.suppress = checked.suppress;
+                sent.outcome = Some(CqeType::TxOkay);
+            }
             Ok(checked) => {
                 sent.length = checked.length;
                 sent.suppress = checked.suppress;
@@ -112,6 +127,14 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
     in_flight.extend(&scratch.sent);
     complete_front(ctx, key);
     Some(taken)
+}
+
+/// Whether a packet went out already before a failure; forgets about that
+/// with the first that did not.
+fn was_handed_over(handed_over: &mut Option<u32>, packet: &InFlight) -> bool {
+    let ahead = |last: u32| last.wrapping_sub(packet.end) < 1 << 31;
+    *handed_over = handed_over.filter(|last| ahead(*last));
+    handed_over.is_some()
 }
 
 /// What a send queue entry asks for, once it is known to make sense.
@@ -271,7 +294,7 @@ pub fn transmitted(ctx: &mut Context<'_, impl Platform>, key: usize, done: &[TxC
     let Some(object) = ctx.nic.objects.get_mut(key) else {
         return;
     };
-    let Work::Send { in_flight } = &mut object.work else {
+    let Work::Send { in_flight, .. } = &mut object.work else {
         return;
     };
     for completion in done {
@@ -291,7 +314,7 @@ fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
     let Some(object) = objects.get_mut(key) else {
         return;
     };
-    let Work::Send { in_flight } = &mut object.work else {
+    let Work::Send { in_flight, .. } = &mut object.work else {
         return;
     };
     let Some(vport) = vports.get_mut(object.vport) else {

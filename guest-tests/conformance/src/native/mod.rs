@@ -40,6 +40,10 @@ pub struct World {
     pub with_windows: bool,
     /// Windows that the device has.
     pub windows: usize,
+    /// Times that the device said that its configuration changed.
+    pub changes: u64,
+    /// The last entry that the device announced after a failure.
+    pub attempted: Option<u64>,
     /// Lines that the device logged.
     pub log: Vec<(Level, String)>,
 }
@@ -135,6 +139,14 @@ impl Platform for World {
 
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
         self.port(port, queue).pending.clear();
+    }
+
+    fn changed(&mut self) {
+        self.changes += 1;
+    }
+
+    fn attempt(&mut self, entry: u64) {
+        self.attempted = Some(entry);
     }
 
     fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {

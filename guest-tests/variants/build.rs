@@ -11,5 +11,11 @@ fn main() -> Result<()> {
         build: Some(concat!(env!("CARGO_PKG_VERSION"), "+next")),
         inputs: &["component/src", "component/Cargo.toml", "wit"],
     };
-    next.build("next.wasm")
+    next.build("next.wasm")?;
+    let faulty = Crate {
+        features: &["component", "faults"],
+        build: Some(concat!(env!("CARGO_PKG_VERSION"), "+faults")),
+        ..next
+    };
+    faulty.build("faulty.wasm")
 }

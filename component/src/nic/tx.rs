@@ -94,6 +94,13 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
             }
             Err(outcome) => sent.outcome = Some(outcome),
         }
+        #[cfg(feature = "faults")]
+        crate::faults::meet(
+            ctx.platform,
+            wq,
+            (sent.position, sent.end),
+            &mut scratch.segments,
+        );
         scratch.sent.push(sent);
     }
     let taken = scratch.sent.len();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use crate::assets::Assets;
-use crate::checks::{self, Ping};
+use crate::checks::{self, Health, Ping};
 use crate::control::Control;
 use crate::netns::{Family, Subnet, Tap};
 use crate::qemu::{Machine, Nic, Vm};
@@ -190,6 +190,13 @@ impl Lab {
         self.check_serve()
     }
 
+    /// How the guest and its interfaces are.
+    pub fn health(&mut self) -> Result<Vec<Health>> {
+        let Parts { vm, ports, .. } = self.parts()?;
+        let looks = ports.iter().map(|port| checks::health(vm, &port.interface));
+        looks.collect()
+    }
+
     /// The running machine and what belongs to it.
     pub fn parts(&mut self) -> Result<Parts<'_>> {
         Ok(Parts {
@@ -211,6 +218,11 @@ impl Lab {
             .get(number)
             .context("manatee serve does not run")?;
         Ok(Control::new(&self.stage.manatee, serve.control()))
+    }
+
+    /// The process ids of those `manatee serve` that run.
+    pub fn serve_pids(&self) -> Vec<u32> {
+        self.serves.iter().map(Serve::pid).collect()
     }
 
     /// Fails if a `manatee serve` should run and does not.

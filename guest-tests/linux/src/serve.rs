@@ -94,6 +94,11 @@ impl Serve {
         self.process.output()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Fails if it has ended.
     pub fn check_running(&mut self) -> Result<()> {
         self.process.check_running()

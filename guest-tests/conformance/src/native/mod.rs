@@ -23,6 +23,10 @@ pub mod port;
 /// Calls of `service` after which a device is taken to never end.
 const MAX_TURNS: usize = 10_000;
 
+/// From this many calls on, only every so many are followed by a move: a
+/// device with a thousand queues takes its time to move.
+const MANY_CALLS: u32 = 1000;
+
 /// What is around a native device.
 #[derive(Debug, Default)]
 pub struct World {
@@ -36,6 +40,10 @@ pub struct World {
     pub with_windows: bool,
     /// Windows that the device has.
     pub windows: usize,
+    /// Times that the device said that its configuration changed.
+    pub changes: u64,
+    /// The last entry that the device announced after a failure.
+    pub attempted: Option<u64>,
     /// Lines that the device logged.
     pub log: Vec<(Level, String)>,
 }
@@ -133,6 +141,14 @@ impl Platform for World {
         self.port(port, queue).pending.clear();
     }
 
+    fn changed(&mut self) {
+        self.changes += 1;
+    }
+
+    fn attempt(&mut self, entry: u64) {
+        self.attempted = Some(entry);
+    }
+
     fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
         self.log.push((level, message.to_string()));
     }
@@ -143,6 +159,10 @@ impl Platform for World {
 pub struct NativeBench {
     /// The device.
     pub device: Device<World>,
+    /// Whether calls are followed by a move to a new device.
+    pub moves: bool,
+    /// Calls so far.
+    calls: u32,
 }
 
 impl NativeBench {
@@ -152,6 +172,11 @@ impl NativeBench {
 
     fn settle(&mut self, mut more: bool) {
         for _ in 0..MAX_TURNS {
+            self.calls += 1;
+            let often = self.calls < MANY_CALLS || self.calls.is_multiple_of(MANY_CALLS);
+            if self.moves && often {
+                self.move_on();
+            }
             if !more {
                 return;
             }
@@ -159,6 +184,36 @@ impl NativeBench {
         }
         panic!("the device still has work left after {MAX_TURNS} turns");
     }
+
+    /// Saves the device and goes on with a new one that was restored.
+    ///
+    /// # Panics
+    ///
+    /// If that fails, or the new device's state is another.
+    pub fn move_on(&mut self) {
+        let state = self.device.save();
+        let ports = self.world().ports.len() as u32;
+        let old = core::mem::replace(&mut self.device, Device::new(World::default()));
+        self.device = configured(old.into_platform(), ports);
+        let restored = self.device.restore(&state);
+        restored.expect("the device reads what it wrote");
+        assert!(self.device.save() == state, "the state changed on its way");
+    }
+}
+
+/// A new device with ports.
+fn configured(world: World, ports: u32) -> Device<World> {
+    let mut device = Device::new(world);
+    let config = |port: u32| PortConfig {
+        mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],
+        mtu: 1500,
+        link_speed_mbps: 10_000,
+        link_up: true,
+    };
+    let configs: Vec<PortConfig> = (0..ports).map(config).collect();
+    let configured = device.configure(&configs);
+    configured.expect("ports that a device can have");
+    device
 }
 
 impl Bench for NativeBench {
@@ -246,26 +301,23 @@ impl Bench for NativeBench {
 pub struct NativeWorkshop {
     /// Whether devices are given windows.
     pub windows: bool,
+    /// Whether a device is saved after its calls, and a new one goes on.
+    pub moves: bool,
 }
 
 impl Workshop for NativeWorkshop {
     type Bench = NativeBench;
 
     fn bench(&self, ports: u32) -> NativeBench {
-        let mut device = Device::new(World {
+        let world = World {
             ports: (0..ports).map(|_| Port::default()).collect(),
             with_windows: self.windows,
             ..World::default()
-        });
-        let config = |port: u32| PortConfig {
-            mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],
-            mtu: 1500,
-            link_speed_mbps: 10_000,
-            link_up: true,
         };
-        let configs: Vec<PortConfig> = (0..ports).map(config).collect();
-        let configured = device.configure(&configs);
-        configured.expect("ports that a device can have");
-        NativeBench { device }
+        NativeBench {
+            device: configured(world, ports),
+            moves: self.moves,
+            calls: 0,
+        }
     }
 }

@@ -40,6 +40,8 @@ pub struct Recovery {
     pub lost_transmits: u64,
     /// Packets to the guest that were in the device, and are lost.
     pub lost_receives: u64,
+    /// Entries of queues that are passed over, because they crashed it twice.
+    pub skipped: u64,
 }
 
 impl Control {

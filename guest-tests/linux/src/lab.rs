@@ -13,6 +13,7 @@ use crate::qemu::{Machine, Nic, Vm};
 use crate::serve::{PortArgument, Serve, Start};
 use crate::stage::Stage;
 use crate::tcp;
+use crate::transcript::Transcript;
 
 /// How much of each log a failure shows.
 const EVIDENCE_LINES: usize = 40;
@@ -218,6 +219,12 @@ impl Lab {
             .get(number)
             .context("manatee serve does not run")?;
         Ok(Control::new(&self.stage.manatee, serve.control()))
+    }
+
+    /// What the `manatee serve` with that number has logged.
+    pub fn log(&self, number: usize) -> Result<&Transcript> {
+        let serve = self.serves.get(number);
+        Ok(serve.context("manatee serve does not run")?.log())
     }
 
     /// The process ids of those `manatee serve` that run.

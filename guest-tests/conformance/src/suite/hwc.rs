@@ -33,7 +33,7 @@ super::declare! { "hwc":
     takes_requests_in_pieces = "gdma.h: struct gdma_wqe_request",
     gives_responses_in_pieces = "gdma.h: struct gdma_wqe_request",
     uses_only_as_much_of_a_buffer_as_was_asked_for = "hw_channel.c: mana_hwc_verify_resp_msg",
-    unknown_requests_are_unsupported = "gdma_main.c: GDMA_STATUS_CMD_UNSUPPORTED",
+    unknown_requests_are_unsupported = "hw_channel.c: mana_hwc_send_request, GDMA_STATUS_CMD_UNSUPPORTED",
     failures_have_an_empty_body = "reference: handle_req",
     a_longer_response_reads_as_zero_beyond_its_end = "reference: handle_req",
     refuses_a_size_below_the_header = "gdma.h: struct gdma_msg_hdr, msg_size",

@@ -10,7 +10,7 @@ use crate::queues::Queues;
 use crate::wire::gdma::Status;
 use crate::wire::oob::RxFlags as CompletionFlags;
 use crate::wire::oob::{CqeHeader, CqeType, PerPacket, RxCompletion};
-use crate::wire::queue::Sge;
+use crate::wire::queue::{QueueType, Sge};
 use crate::wq::{Entry, Fetched};
 use zerocopy::IntoBytes;
 
@@ -22,44 +22,50 @@ const MAX_POSTED: usize = 2048;
 /// A receive queue entry that was read and not yet completed.
 #[derive(Clone, Copy, Debug)]
 pub struct Posted {
-    /// The buffer's name.
-    pub id: u32,
-    position: u32,
-    end: u32,
+    /// Where its entry begins.
+    pub position: u32,
+    /// Where its entry ends, which is also the buffer's name.
+    pub end: u32,
     /// It made no sense, and the host does not hold it.
-    bad: bool,
+    pub bad: bool,
 }
 
 /// Hands receive queue entries to the host, if the vport receives.
 pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    while post_batch(ctx, key) == Some(BATCH) {}
+    loop {
+        let most = if ctx.queues.caution.is_on() { 1 } else { BATCH };
+        if post_batch(ctx, key, most) != Some(most) {
+            break;
+        }
+    }
     complete_bad(ctx, key);
 }
 
 /// Returns how many entries it took.
-fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
+fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
-    let Work::Receive { posted, next_id } = &mut object.work else {
+    let Work::Receive { posted } = &mut object.work else {
         return None;
     };
     if !nic.vports.get(object.vport)?.steering.enabled {
         return None;
     }
-    let wq = ctx.queues.rq(object.wq)?;
+    let (wq, caution) = ctx.queues.rq_with_caution(object.wq)?;
     let scratch = &mut nic.scratch;
     scratch.buffers.clear();
     scratch.segments.clear();
     let before = posted.len();
-    while scratch.buffers.len() < BATCH && posted.len() < MAX_POSTED {
+    while scratch.buffers.len() < most && posted.len() < MAX_POSTED {
+        let skip =
+            caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Rq, object.wq, wq);
         let fetched = wq.fetch(ctx.platform, &mut scratch.entry);
         if fetched == Fetched::Nothing {
             break;
         }
         let entry = &scratch.entry;
-        let bad = fetched != Fetched::Entry || !is_buffer(entry);
+        let bad = skip || fetched != Fetched::Entry || !is_buffer(entry);
         posted.push_back(Posted {
-            id: *next_id,
             position: entry.position,
             end: entry.end,
             bad,
@@ -73,11 +79,10 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize>
             }));
             let segments = (scratch.segments.len() - first) as u16;
             scratch.buffers.push(RxBuffer {
-                id: *next_id,
+                id: entry.end,
                 segments,
             });
         }
-        *next_id = next_id.wrapping_add(1);
     }
     if scratch.buffers.is_empty() {
         return Some(0);
@@ -89,10 +94,9 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize>
         .post_receive(port, object.queue, buffers, segments) as usize;
     if let Some(refused) = buffers.get(taken) {
         // What the host did not take is read again later.
-        let keep = (before..posted.len()).find(|i| posted[*i].id == refused.id);
+        let keep = (before..posted.len()).find(|i| posted[*i].end == refused.id);
         let keep = keep.unwrap_or(before);
         wq.rewind_to(posted[keep].position);
-        *next_id = refused.id;
         posted.truncate(keep);
         return Some(0);
     }
@@ -114,13 +118,13 @@ fn complete_bad(ctx: &mut Context<'_, impl Platform>, key: usize) {
     let Some(object) = objects.get_mut(key) else {
         return;
     };
-    let Work::Receive { posted, .. } = &mut object.work else {
+    let Work::Receive { posted } = &mut object.work else {
         return;
     };
     while let Some(front) = posted.front().copied().filter(|front| front.bad) {
         posted.pop_front();
         let packet = RxPacket {
-            id: front.id,
+            id: front.end,
             length: 0,
             vlan_tci: 0,
             flags: RxFlags::TRUNCATED,
@@ -154,13 +158,13 @@ pub fn received(ctx: &mut Context<'_, impl Platform>, key: usize, packets: &[RxP
         let Some(object) = objects.get_mut(key) else {
             return;
         };
-        let Work::Receive { posted, .. } = &mut object.work else {
+        let Work::Receive { posted } = &mut object.work else {
             return;
         };
         let Some(front) = posted
             .front()
             .copied()
-            .filter(|front| front.id == packet.id)
+            .filter(|front| front.end == packet.id)
         else {
             ctx.platform.log(
                 Level::Error,
@@ -333,7 +337,7 @@ fn take_back(ctx: &mut Context<'_, impl Platform>, key: usize) {
     let Some(object) = ctx.nic.objects.get_mut(key) else {
         return;
     };
-    let Work::Receive { posted, .. } = &mut object.work else {
+    let Work::Receive { posted } = &mut object.work else {
         return;
     };
     ctx.platform

@@ -10,7 +10,7 @@ use crate::platform::{
 };
 use crate::queues::Queues;
 use crate::wire::oob::{CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
-use crate::wire::queue::WQE_UNIT;
+use crate::wire::queue::{QueueType, WQE_UNIT};
 use crate::wq::{Entry, Fetched};
 
 /// Packets handed over in one call.
@@ -25,60 +25,75 @@ const VLAN_TAG: u64 = 4;
 /// A transmit that was taken from the send queue and not yet completed.
 #[derive(Clone, Copy, Debug)]
 pub struct InFlight {
-    /// The packet's name.
-    pub id: u32,
-    position: u32,
-    end: u32,
-    length: u32,
+    /// Where its entry begins.
+    pub position: u32,
+    /// Where its entry ends, which is also the packet's name: what the host
+    /// says of a packet tells how far the queue had got.
+    pub end: u32,
+    /// Bytes of the packet.
+    pub length: u32,
     /// No completion on success.
-    suppress: bool,
+    pub suppress: bool,
     /// What to complete it with, once known.
-    outcome: Option<CqeType>,
+    pub outcome: Option<CqeType>,
 }
 
 /// Works on a send queue. Returns true if more is posted.
 pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) -> bool {
     for _ in 0..BUDGET / BATCH {
-        let Some(taken) = process_batch(ctx, key) else {
-            return false;
-        };
-        if taken < BATCH {
+        let most = batch(ctx.queues);
+        if process_batch(ctx, key, most) != Some(most) {
             return false;
         }
     }
     true
 }
 
-/// Takes a batch, hands it over, and completes what is done. Returns how many
+/// Packets to take at a time.
+fn batch(queues: &Queues) -> usize {
+    if queues.caution.is_on() { 1 } else { BATCH }
+}
+
+/// Takes up to `most` entries, hands them over, and completes what is done. Returns how many
 /// entries it took.
-fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
+fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
-    let Work::Send { in_flight, next_id } = &mut object.work else {
+    let Work::Send {
+        in_flight,
+        handed_over,
+    } = &mut object.work
+    else {
         return None;
     };
     let vport = nic.vports.get_mut(object.vport)?;
-    let wq = ctx.queues.sq(object.wq)?;
+    let (wq, caution) = ctx.queues.sq_with_caution(object.wq)?;
     let scratch = &mut nic.scratch;
     scratch.packets.clear();
     scratch.segments.clear();
     scratch.sent.clear();
-    while scratch.sent.len() < BATCH {
+    while scratch.sent.len() < most {
+        let skip =
+            caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Sq, object.wq, wq);
         let fetched = wq.fetch(ctx.platform, &mut scratch.entry);
         if fetched == Fetched::Nothing {
             break;
         }
         let entry = &scratch.entry;
         let mut sent = InFlight {
-            id: *next_id,
             position: entry.position,
             end: entry.end,
             length: 0,
             suppress: false,
             outcome: None,
         };
-        *next_id = next_id.wrapping_add(1);
         match check(fetched, entry, vport, object.wq, object.cq) {
+            _ if skip => sent.outcome = Some(CqeType::TxGdmaError),
+            Ok(checked) if was_handed_over(handed_over, &sent) => {
+                sent.length = checked.length;
+                sent.suppress = checked.suppress;
+                sent.outcome = Some(CqeType::TxOkay);
+            }
             Ok(checked) => {
                 sent.length = checked.length;
                 sent.suppress = checked.suppress;
@@ -88,7 +103,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
                 });
                 scratch.segments.extend(segments);
                 scratch.packets.push(TxPacket {
-                    id: sent.id,
+                    id: sent.end,
                     ..checked.packet
                 });
             }
@@ -112,6 +127,14 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
     in_flight.extend(&scratch.sent);
     complete_front(ctx, key);
     Some(taken)
+}
+
+/// Whether a packet went out already before a failure; forgets about that
+/// with the first that did not.
+fn was_handed_over(handed_over: &mut Option<u32>, packet: &InFlight) -> bool {
+    let ahead = |last: u32| last.wrapping_sub(packet.end) < 1 << 31;
+    *handed_over = handed_over.filter(|last| ahead(*last));
+    handed_over.is_some()
 }
 
 /// What a send queue entry asks for, once it is known to make sense.
@@ -275,11 +298,8 @@ pub fn transmitted(ctx: &mut Context<'_, impl Platform>, key: usize, done: &[TxC
         return;
     };
     for completion in done {
-        let Some(front) = in_flight.front() else {
-            break;
-        };
-        let index = completion.id.wrapping_sub(front.id) as usize;
-        if let Some(packet) = in_flight.get_mut(index) {
+        let pending = in_flight.iter_mut().find(|p| p.end == completion.id);
+        if let Some(packet) = pending {
             packet.outcome = packet.outcome.or(outcome(completion.status));
         }
     }

@@ -53,6 +53,9 @@ pub struct Hwc {
     pub unanswerable: FaultCounter,
     /// The last request changed the configuration.
     pub changed: bool,
+    /// After a failure: up to here, requests were answered that the state may
+    /// not know of.
+    pub replay_until: Option<u32>,
     scratch: Box<Scratch>,
 }
 
@@ -177,6 +180,7 @@ impl Hwc {
             answered: (0, 0),
             unanswerable: FaultCounter::default(),
             changed: false,
+            replay_until: None,
             scratch: Box::new(scratch),
         }
     }
@@ -241,6 +245,48 @@ impl Hwc {
     pub fn process(&mut self, ctx: &mut Context<'_, impl Platform>, budget: usize) -> bool {
         self.changed = false;
         (0..budget).all(|_| !self.changed && self.process_one(ctx)) || self.changed
+    }
+
+    /// Acts again on requests that were answered after the state was saved,
+    /// as far as they changed anything, and answers none of them again.
+    pub fn replay(&mut self, ctx: &mut Context<'_, impl Platform>) {
+        let Some(until) = self.replay_until.take() else {
+            return;
+        };
+        loop {
+            let Some(sq) = ctx.queues.sq(self.channel.sq) else {
+                return;
+            };
+            let (_, next, _) = sq.positions();
+            let left = until.wrapping_sub(next);
+            if left == 0 || left > sq.ring.size() {
+                return sq.rewind_to(until);
+            }
+            if sq.fetch(ctx.platform, &mut self.scratch.sqe) == Fetched::Entry {
+                self.act_silently(ctx);
+            }
+        }
+    }
+
+    fn act_silently(&mut self, ctx: &mut Context<'_, impl Platform>) {
+        let Ok(length) = self.read_request(ctx.platform) else {
+            return;
+        };
+        let Scratch {
+            request, response, ..
+        } = &mut *self.scratch;
+        let message = &request[..length];
+        let Ok((header, _)) = ReqHeader::read_from_prefix(message) else {
+            return;
+        };
+        if !requests::changes(header.req.msg_type) {
+            return;
+        }
+        response.fill(0);
+        let body = &mut response[RESPONSE_HEADER as usize..];
+        // How it ended was told before.
+        let _ = Request::new(header, message)
+            .and_then(|request| requests::handle(&mut self.channel, ctx, &request, body));
     }
 
     /// Takes a buffer for a response, and a request. False if either is

@@ -7,18 +7,18 @@ use wasmtime::component::Component as WasmComponent;
 
 use crate::bindings::AdapterPre;
 use crate::bindings::exports::manatee::device::device::Description;
-use crate::interrupt::{Interrupts, VectorSink};
 use crate::pci::{Function, FunctionError, Identity};
 use crate::runtime::{Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 
 /// The interface that a device exports.
 const EXPORT: &str = "manatee:device/device@0.1.0";
 /// The interfaces that a device may import.
-const IMPORTS: [&str; 5] = [
+const IMPORTS: [&str; 6] = [
     "manatee:device/types@0.1.0",
     "manatee:device/guest-memory@0.1.0",
     "manatee:device/interrupts@0.1.0",
     "manatee:device/packet-endpoint@0.1.0",
+    "manatee:device/recovery@0.1.0",
     "manatee:device/log@0.1.0",
 ];
 
@@ -202,22 +202,8 @@ impl Component {
     /// [`ComponentError::Failed`] if it fails, [`ComponentError::Description`]
     /// if no PCI function can be what it says.
     pub fn describe(&self) -> Result<Description, ComponentError> {
-        // A function for the instance to sit behind, until we know its own.
-        let blank = Identity {
-            vendor_id: 0,
-            device_id: 0,
-            subsystem_vendor_id: 0,
-            subsystem_id: 0,
-            revision_id: 0,
-            class_code: 0,
-        };
-        let function = Function::new(blank, &[], 1).map_err(|error| self.undescribed(error))?;
-        let state = HostState::new(
-            function,
-            Interrupts::Vectors(Box::new(Nowhere)),
-            vec![],
-            Limits::default(),
-        );
+        let state = HostState::vacant(Limits::default());
+        let state = state.map_err(|error| self.undescribed(error))?;
         let mut instance = Instance::new(&self.pre, state).map_err(|(failure, _)| failure)?;
         let description = instance.describe()?;
         self.function(&description)?;
@@ -259,11 +245,4 @@ impl std::fmt::Debug for Component {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-/// Where a description's interrupts go.
-struct Nowhere;
-
-impl VectorSink for Nowhere {
-    fn raise(&self, _vector: u16) {}
 }

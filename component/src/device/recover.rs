@@ -22,6 +22,7 @@ impl<P: Platform> Device<P> {
     /// [`RestoreError`]; the device is as it was after `configure`.
     pub fn recover(&mut self, state: &[u8], seen: &Observations) -> Result<(), RestoreError> {
         self.restore(state)?;
+        let answered = self.channel_done();
         let doorbells = seen.doorbells.iter().filter(|write| write.bar == 0);
         let rung: Vec<(u64, u64)> = doorbells
             .filter_map(|write| Some((write.offset.checked_sub(DOORBELLS)?, write.value)))
@@ -45,8 +46,30 @@ impl<P: Platform> Device<P> {
                 Work::Receive { posted } => posted.clear(),
             }
         }
+        self.replay_from(answered);
         self.recovered = true;
         Ok(())
+    }
+
+    /// Where the last answered request of the hardware channel ends.
+    fn channel_done(&mut self) -> Option<u32> {
+        let [_, _, sq, _] = self.hwc.as_ref()?.queue_ids();
+        let (_, _, done) = self.queues.sq(sq)?.positions();
+        Some(done)
+    }
+
+    /// Has the channel act again on what was answered since `answered`.
+    fn replay_from(&mut self, answered: Option<u32>) {
+        let now = self.channel_done();
+        if let (Some(hwc), Some(answered)) = (&mut self.hwc, answered)
+            && now != Some(answered)
+        {
+            let [_, _, sq, _] = hwc.queue_ids();
+            if let Some(sq) = self.queues.sq(sq) {
+                sq.rewind_to(answered);
+                hwc.replay_until = now;
+            }
+        }
     }
 
     /// Asks the driver to reset the device.
@@ -60,6 +83,11 @@ impl<P: Platform> Device<P> {
 
     /// Works on every queue, whether or not a doorbell rings.
     pub(super) fn look_at_everything(&mut self) {
+        let (hwc, mut ctx) = self.split();
+        if let Some(hwc) = hwc {
+            hwc.replay(&mut ctx);
+            ctx.platform.changed();
+        }
         self.hwc_waiting = self.hwc.is_some();
         for key in self.nic.keys(QueueType::Sq) {
             self.process_send(key);

@@ -7,6 +7,7 @@ mod logging;
 mod mac;
 mod port;
 mod serve;
+mod swap;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -40,6 +41,8 @@ enum Command {
     Describe(describe::Arguments),
     Check(check::Arguments),
     Inspect(inspect::Arguments),
+    Swap(swap::Arguments),
+    Rollback(swap::RollbackArguments),
 }
 
 /// Does what the command line says.
@@ -49,6 +52,8 @@ pub fn run() -> ExitCode {
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,

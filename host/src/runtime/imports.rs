@@ -3,13 +3,14 @@
 use wasmtime::bail;
 
 use super::linear_memory::WindowError;
-use super::state::HostState;
+use super::state::{HostState, Phase};
 use crate::bindings::manatee::device::guest_memory::{
     self, MemoryError, WindowError as WitWindowError,
 };
 use crate::bindings::manatee::device::interrupts;
 use crate::bindings::manatee::device::log::{self, Level};
 use crate::bindings::manatee::device::packet_endpoint::{self, TransmitResult};
+use crate::bindings::manatee::device::recovery;
 use crate::bindings::manatee::device::types::{self, RxBuffer, Segment, TxPacket, TxStatus};
 use crate::endpoint::TxBatch;
 use crate::memory::{Access, GuestMemory};
@@ -40,6 +41,7 @@ impl guest_memory::Host for HostState {
     }
 
     fn write(&mut self, address: u64, data: Vec<u8>) -> wasmtime::Result<Result<(), MemoryError>> {
+        self.loud("wrote guest memory")?;
         if data.len() > MAX_COPY {
             return Ok(Err(MemoryError::TooLong));
         }
@@ -80,7 +82,27 @@ impl guest_memory::Host for HostState {
     }
 }
 
+impl recovery::Host for HostState {
+    fn changed(&mut self) -> wasmtime::Result<()> {
+        self.changed = true;
+        Ok(())
+    }
+
+    fn attempt(&mut self, entry: u64) -> wasmtime::Result<()> {
+        self.attempt = Some(entry);
+        Ok(())
+    }
+}
+
 impl HostState {
+    /// Fails if the instance is to keep quiet.
+    fn loud(&self, what: &str) -> wasmtime::Result<()> {
+        if self.phase == Phase::Quiet {
+            bail!("it {what} while it saved or took over a state");
+        }
+        Ok(())
+    }
+
     fn may_access(&self, address: u64, length: usize, access: Access) -> bool {
         self.function.bus_master() && self.memory.check(address, length as u64, access).is_ok()
     }
@@ -88,6 +110,7 @@ impl HostState {
 
 impl interrupts::Host for HostState {
     fn raise(&mut self, vectors: Vec<u16>) -> wasmtime::Result<()> {
+        self.loud("raised interrupts")?;
         let table = usize::from(self.function.msix_vectors());
         if vectors.len() > table {
             bail!(
@@ -110,12 +133,16 @@ impl packet_endpoint::Host for HostState {
         packets: Vec<TxPacket>,
         segments: Vec<Segment>,
     ) -> wasmtime::Result<TransmitResult> {
+        self.loud("transmitted")?;
         let bus_master = self.function.bus_master();
         let batch = TxBatch::new(&packets, &segments)?;
         let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
             bail!("transmitted on port {port}, queue {queue}, which does not exist");
         };
         self.statuses.clear();
+        if let Some(last) = packets.last() {
+            state.handed_over = Some(last.id);
+        }
         if bus_master {
             let (endpoint, mut io) = state.split(&self.memory);
             endpoint.transmit(&mut io, batch, &mut self.statuses);
@@ -136,6 +163,7 @@ impl packet_endpoint::Host for HostState {
         buffers: Vec<RxBuffer>,
         segments: Vec<Segment>,
     ) -> wasmtime::Result<u32> {
+        self.loud("posted buffers")?;
         let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
             bail!("posted to port {port}, queue {queue}, which does not exist");
         };
@@ -147,6 +175,7 @@ impl packet_endpoint::Host for HostState {
     }
 
     fn cancel_receive(&mut self, port: u32, _queue: u32) -> wasmtime::Result<()> {
+        self.loud("took buffers back")?;
         if let Some(state) = self.ports.get_mut(port as usize) {
             state.cancel_receive();
         }
@@ -154,6 +183,7 @@ impl packet_endpoint::Host for HostState {
     }
 
     fn cancel_transmit(&mut self, port: u32, _queue: u32) -> wasmtime::Result<()> {
+        self.loud("gave up transmits")?;
         if let Some(state) = self.ports.get_mut(port as usize) {
             state.cancel_transmit();
         }

@@ -11,7 +11,7 @@ mod state;
 
 pub use instance::{Failure, Instance};
 pub use port::{InvalidPort, Port, PortState};
-pub use state::{HostState, Limits};
+pub use state::{HostState, Limits, Phase};
 
 use std::sync::{Arc, OnceLock};
 

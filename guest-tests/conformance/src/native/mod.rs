@@ -44,11 +44,37 @@ pub struct World {
     pub changes: u64,
     /// The last entry that the device announced after a failure.
     pub attempted: Option<u64>,
+    /// The last packet that each port was handed.
+    pub handed_over: Vec<Option<u32>>,
+    /// Times that the device may enter or leave the platform until it fails.
+    pub fuse: Option<u32>,
+    /// The device fails when it hands over a frame with this number.
+    pub poison: Option<u8>,
     /// Lines that the device logged.
     pub log: Vec<(Level, String)>,
 }
 
 impl World {
+    /// Fails the device if it is time: as a trap would, in the middle of what
+    /// it does.
+    fn burn(&mut self) {
+        if let Some(left) = self.fuse.as_mut() {
+            *left = left.saturating_sub(1);
+            assert!(*left > 0, "the fuse is blown");
+        }
+    }
+
+    /// Whether a frame has the number that fails the device.
+    fn is_poisoned(&self, frames: &[Segment]) -> bool {
+        self.poison.is_some_and(|number| {
+            frames.iter().any(|frame| {
+                let mut found = [0];
+                let read = self.memory.read(frame.address + 14, &mut found);
+                read.is_ok() && found[0] == number
+            })
+        })
+    }
+
     fn port(&mut self, port: u32, queue: u32) -> &mut Port {
         assert_eq!(queue, 0, "a queue that the device did not make");
         &mut self.ports[port as usize]
@@ -57,10 +83,12 @@ impl World {
 
 impl Platform for World {
     fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.burn();
         self.memory.read(address, data)
     }
 
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.burn();
         self.memory.write(address, data)
     }
 
@@ -79,6 +107,7 @@ impl Platform for World {
     }
 
     fn raise(&mut self, vectors: &[u16]) {
+        self.burn();
         for (index, vector) in vectors.iter().enumerate() {
             assert!(*vector < MAX_VECTORS, "vector {vector} is beyond the table");
             let again = vectors[..index].contains(vector);
@@ -94,8 +123,12 @@ impl Platform for World {
         packets: &[TxPacket],
         mut segments: &[Segment],
     ) -> TransmitResult {
+        self.burn();
+        assert!(!self.is_poisoned(segments), "the fuse is blown");
         let mut result = TransmitResult::default();
         self.port(port, queue);
+        self.handed_over.resize(self.ports.len(), None);
+        self.handed_over[port as usize] = packets.last().map(|packet| packet.id);
         for packet in packets {
             assert!(packet.segments > 0, "a packet without segments");
             let (own, later) = segments.split_at(packet.segments.into());
@@ -120,6 +153,7 @@ impl Platform for World {
         if result.statuses.iter().all(|s| *s == TxStatus::Sent) {
             result.statuses.clear();
         }
+        self.burn();
         result
     }
 
@@ -130,7 +164,10 @@ impl Platform for World {
         buffers: &[RxBuffer],
         segments: &[Segment],
     ) -> u32 {
-        self.port(port, queue).post(buffers, segments)
+        self.burn();
+        let taken = self.port(port, queue).post(buffers, segments);
+        self.burn();
+        taken
     }
 
     fn cancel_receive(&mut self, port: u32, queue: u32) {
@@ -170,7 +207,13 @@ impl NativeBench {
         self.device.platform()
     }
 
-    fn settle(&mut self, mut more: bool) {
+    /// Lets the device go on until it has no work left, of which there is
+    /// some or not.
+    ///
+    /// # Panics
+    ///
+    /// If there is no end to it.
+    pub fn settle(&mut self, mut more: bool) {
         for _ in 0..MAX_TURNS {
             self.calls += 1;
             let often = self.calls < MANY_CALLS || self.calls.is_multiple_of(MANY_CALLS);
@@ -202,7 +245,11 @@ impl NativeBench {
 }
 
 /// A new device with ports.
-fn configured(world: World, ports: u32) -> Device<World> {
+///
+/// # Panics
+///
+/// If it refuses them.
+pub fn configured(world: World, ports: u32) -> Device<World> {
     let mut device = Device::new(world);
     let config = |port: u32| PortConfig {
         mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],

@@ -223,6 +223,7 @@ fn complete(
         is_sq: false,
         end: buffer.end,
         reused_below,
+        note: 0,
     };
     post(platform, queues, cq, &completion, completes);
 }
@@ -296,6 +297,7 @@ pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Sta
         is_sq: false,
         end: done,
         reused_below: wq.reused_below(),
+        note: 0,
     };
     let completion = RxCompletion {
         header: CqeHeader::of(CqeType::RxObjectFence).into_bits(),

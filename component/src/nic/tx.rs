@@ -374,6 +374,7 @@ fn complete(
         is_sq: true,
         end: packet.end,
         reused_below,
+        note: 0,
     };
     queues.post_completion(platform, cq, &words, 0, completes);
 }

@@ -29,7 +29,7 @@ impl Failure {
     /// A failure for a reason of the host's own.
     pub fn because(reason: &str) -> Self {
         Self {
-            reason: reason.into(),
+            reason: printable(reason.as_bytes()).into(),
         }
     }
 
@@ -58,6 +58,15 @@ impl From<RuntimeError> for Failure {
             reason: error.to_string().into(),
         }
     }
+}
+
+/// Text that came from a component, for people: 1 KiB at most, and nothing that
+/// plays tricks on a terminal.
+pub fn printable(text: &[u8]) -> String {
+    const MOST: usize = 1024;
+    let text = String::from_utf8_lossy(&text[..text.len().min(MOST)]);
+    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    shown.collect()
 }
 
 /// An instance. Once a call fails, every later one does.
@@ -174,26 +183,14 @@ impl Instance {
         self.call(|device, store| device.call_configure(store, ports))
     }
 
-    /// The whole state.
+    /// The whole state; None if it has more than [`MAX_STATE`] bytes.
     ///
     /// # Errors
     ///
-    /// [`Failure`]; a state of more than [`MAX_STATE`] bytes is one.
-    pub fn save(&mut self) -> Result<Vec<u8>, Failure> {
+    /// [`Failure`].
+    pub fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         let saved = self.quietly(|instance| instance.call(|device, store| device.call_save(store)));
-        let saved = saved?;
-        if saved.len() > MAX_STATE {
-            let reason = format!(
-                "its state has {} bytes; {MAX_STATE} are allowed",
-                saved.len()
-            );
-            let failure = Failure {
-                reason: reason.into(),
-            };
-            self.failure = Some(failure.clone());
-            return Err(failure);
-        }
-        Ok(saved)
+        Ok(saved.map(|state| Some(state).filter(|state| state.len() <= MAX_STATE))?)
     }
 
     /// Takes over a state, right after `configure`.

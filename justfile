@@ -63,6 +63,12 @@ guest-tests *arguments:
     @"{{target}}/debug/compose-guest-tests" "{{target}}/guest-tests.wasm"
     @"{{target}}/tools/bin/wasmtime" run "{{target}}/guest-tests.wasm" "$@"
 
+# Seed faults into a copy of the device, and show the share that the suite catches: names, --list, --format json
+guest-tests-mutants *arguments:
+    @scripts/setup.sh build >&2
+    cargo build --package manatee-mutants
+    @"{{target}}/debug/guest-tests-mutants" "$@"
+
 # Run every test: those of the workspace, then the guest's
 test: setup && test-guest
     cargo test --workspace

@@ -13,7 +13,7 @@ use manatee_guest_linux::checks;
 use manatee_guest_linux::control::Recovery;
 use manatee_guest_linux::deadline::Deadline;
 use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
-use manatee_guest_linux::opening;
+use manatee_guest_linux::opening::{self, unaware};
 use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::spread::Spread;
 use manatee_guest_linux::stage::{Options, Stage};
@@ -122,15 +122,7 @@ fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
     for fault in &FAULTS {
         report.step(fault.name, || crashes.by(fault))?;
     }
-    report.step("guest", || {
-        lab.check_serve()?;
-        let now = lab.health()?;
-        ensure!(now == healthy, "the guest was {healthy:?} and is {now:?}");
-        let pid = lab.serve_pids()[0];
-        Ok(format!(
-            "saw no reset and no link change; `manatee serve` is still process {pid}"
-        ))
-    })?;
+    report.step("guest", || unaware(lab, &healthy))?;
     let (crashed, beside) = report.step_with("end of it", || {
         let Parts { vm, ports, .. } = lab.parts()?;
         let outcomes = (

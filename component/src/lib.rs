@@ -20,6 +20,8 @@ pub mod cq;
 pub mod device;
 pub mod dma_region;
 pub mod eq;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod hwc;
 pub mod nic;
 pub mod platform;

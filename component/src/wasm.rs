@@ -35,6 +35,13 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()
 }
 
+/// What the build is called: `MANATEE_BUILD` at compile time, or the package's
+/// version.
+const BUILD: &str = match option_env!("MANATEE_BUILD") {
+    Some(build) => build,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// The imports.
 struct Host {
     pages: pages::Pages,
@@ -158,7 +165,7 @@ impl Guest for Component {
         Description {
             version: Version {
                 name: Vec::from(b"MANA VF"),
-                build: Vec::from(env!("CARGO_PKG_VERSION").as_bytes()),
+                build: Vec::from(BUILD.as_bytes()),
             },
             pci: PciIdentity {
                 vendor_id: 0x1414,

@@ -199,6 +199,9 @@ impl Wq {
         if posted == 0 {
             return Fetched::Nothing;
         }
+        if posted > self.ring.size() {
+            self.contradiction();
+        }
         entry.position = self.next;
         let fetched = self.fetch_posted(platform, entry, posted);
         if fetched != Fetched::Entry {
@@ -236,6 +239,17 @@ impl Wq {
             return Fetched::Unreadable;
         }
         Fetched::Entry
+    }
+
+    /// What the device knows of this queue can't be: its memory was corrupted.
+    /// Better no device than one that acts on it.
+    #[cold]
+    #[inline(never)]
+    fn contradiction(&self) -> ! {
+        let Self {
+            tail, next, done, ..
+        } = self;
+        panic!("positions contradict each other: {done:#x}, {next:#x}, {tail:#x}")
     }
 
     /// Goes back to `position`, so that what was read from there on is read

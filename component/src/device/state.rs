@@ -44,6 +44,7 @@ impl<P: Platform> Device<P> {
         let restored = self.take_over(&state);
         if restored.is_err() {
             self.forget();
+            self.regions = DmaRegions::default();
         }
         restored
     }

@@ -106,6 +106,13 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
                     id: sent.end,
                     ..checked.packet
                 });
+                #[cfg(feature = "faults")]
+                crate::faults::meet(
+                    ctx.platform,
+                    (wq, caution),
+                    (sent.position, sent.end),
+                    &mut scratch.segments,
+                );
             }
             Err(outcome) => sent.outcome = Some(outcome),
         }

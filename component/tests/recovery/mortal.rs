@@ -42,7 +42,7 @@ impl Mortal {
             windows,
             moves: false,
         };
-        let mut bench = workshop.bench(1);
+        let bench = workshop.bench(1);
         let checkpoint = bench.device.save();
         Self {
             bench,

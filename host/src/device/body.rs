@@ -286,6 +286,18 @@ impl Body {
         self.instance().is_some()
     }
 
+    /// Tells the device of everything that endpoints have finished.
+    pub(super) fn deliver_all(&mut self) {
+        for index in 0..self.state_ref().ports.len() {
+            if let Some(instance) = self.instance()
+                && let Ok(Some(more)) = deliver(instance, index)
+            {
+                self.work_left |= more;
+            }
+            self.note_failure();
+        }
+    }
+
     fn settle_once(&mut self) -> bool {
         let mut busy = false;
         let Life::Running(instance) = &mut self.life else {

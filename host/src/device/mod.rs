@@ -11,6 +11,7 @@ mod inspect;
 mod life;
 mod poller;
 mod recovery;
+mod snapshot;
 mod swap;
 
 use std::fs::File;
@@ -28,6 +29,7 @@ pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
 use poller::Poller;
 pub use recovery::CrashPolicy;
+pub use snapshot::RestoreError;
 use swap::Candidate;
 pub use swap::{RestoreText, Swap, SwapError, SwapOptions};
 
@@ -264,6 +266,37 @@ impl Device {
     pub fn swap(&self, component: &Component, options: SwapOptions) -> Result<Swap, SwapError> {
         let _only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
         self.replace(component, options, false)
+    }
+
+    /// The whole state of the device, for [`restore`](Self::restore) in
+    /// another process, say. What is in its ports is not part of it: transmits
+    /// that an endpoint has not finished are lost.
+    ///
+    /// From then on nothing may touch the guest's memory but the device that
+    /// is restored: drop this one, or [`reset`](Self::reset) it, before that
+    /// goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError::Down`] or [`SwapError::Save`].
+    pub fn save(&self) -> Result<Vec<u8>, SwapError> {
+        self.shared.body.lock().snapshot()
+    }
+
+    /// Goes on where another device was when it was saved. This one was just
+    /// made, with the same ports, and the guest's memory is mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is at power-on.
+    pub fn restore(&self, state: &[u8]) -> Result<(), RestoreError> {
+        let mut body = self.shared.body.lock();
+        let restored = body.restore(state);
+        if body.settle() {
+            drop(body);
+            self.shared.poller.kick();
+        }
+        restored
     }
 
     /// Goes back to the component that ran before the last swap.

@@ -9,7 +9,7 @@ mod log_limit;
 mod port;
 mod state;
 
-pub use instance::{Failure, Instance};
+pub use instance::{Failure, Instance, MAX_STATE};
 pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits, Phase};
 

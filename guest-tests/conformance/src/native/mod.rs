@@ -64,6 +64,17 @@ impl World {
         }
     }
 
+    /// Whether a frame has the number that fails the device.
+    fn is_poisoned(&self, frames: &[Segment]) -> bool {
+        self.poison.is_some_and(|number| {
+            frames.iter().any(|frame| {
+                let mut found = [0];
+                let read = self.memory.read(frame.address + 14, &mut found);
+                read.is_ok() && found[0] == number
+            })
+        })
+    }
+
     fn port(&mut self, port: u32, queue: u32) -> &mut Port {
         assert_eq!(queue, 0, "a queue that the device did not make");
         &mut self.ports[port as usize]
@@ -113,6 +124,7 @@ impl Platform for World {
         mut segments: &[Segment],
     ) -> TransmitResult {
         self.burn();
+        assert!(!self.is_poisoned(segments), "the fuse is blown");
         let mut result = TransmitResult::default();
         self.port(port, queue);
         self.handed_over.resize(self.ports.len(), None);
@@ -124,8 +136,6 @@ impl Platform for World {
             let port = &mut self.ports[port as usize];
             let (status, frame) = port.transmit(&self.memory, packet, own);
             result.statuses.push(status);
-            let poisoned = self.poison.is_some() && frame.get(14).copied() == self.poison;
-            assert!(!poisoned, "the fuse is blown");
             let length = frame.len() as u64;
             match frame.first() {
                 Some(_) if frame.starts_with(&[0xff; 6]) => {

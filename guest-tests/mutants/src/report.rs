@@ -48,17 +48,24 @@ pub fn total(results: &[(Fault, Verdict)]) -> Tally {
 
 /// What a verdict says, in words.
 pub fn words(fault: &Fault, verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Hung => "caught by the time limit".to_owned(),
-        Verdict::Crashed(how) => format!("caught by a crash: {how}"),
-        Verdict::Ended(failed) => match (&failed[..], &fault.accepted) {
-            ([], None) => "SURVIVED".to_owned(),
-            ([], Some(reason)) => format!("SURVIVED: {reason}"),
-            ([only], _) => format!("caught by 1 requirement: {only}"),
-            ([first, ..], _) => {
-                format!("caught by {} requirements, first: {first}", failed.len())
-            }
-        },
+    match (verdict, &fault.accepted) {
+        (Verdict::Crashed(how), _) => format!("caught by a crash: {how}"),
+        (Verdict::Hung(failed), _) if failed.is_empty() => "caught by the time limit".to_owned(),
+        (Verdict::Hung(failed), _) => format!("{}, and the time limit", by(failed)),
+        (Verdict::Ended(failed), _) if !failed.is_empty() => by(failed),
+        (Verdict::Ended(_), Some(reason)) => format!("SURVIVED: {reason}"),
+        (Verdict::Ended(_), None) => "SURVIVED".to_owned(),
+    }
+}
+
+fn by(failed: &[String]) -> String {
+    match failed {
+        [only] => format!("caught by 1 requirement: {only}"),
+        _ => format!(
+            "caught by {} requirements, first: {}",
+            failed.len(),
+            failed[0]
+        ),
     }
 }
 
@@ -107,8 +114,7 @@ impl<'a> Record<'a> {
     pub fn new(fault: &'a Fault, verdict: &'a Verdict) -> Self {
         let (crashed, failed) = match verdict {
             Verdict::Crashed(how) => (Some(how.as_str()), &[][..]),
-            Verdict::Ended(failed) => (None, &failed[..]),
-            Verdict::Hung => (None, &[][..]),
+            Verdict::Ended(failed) | Verdict::Hung(failed) => (None, &failed[..]),
         };
         Self {
             name: &fault.name,
@@ -116,7 +122,7 @@ impl<'a> Record<'a> {
             file: &fault.file,
             effect: &fault.effect,
             caught: verdict.is_caught(),
-            hung: *verdict == Verdict::Hung,
+            hung: matches!(verdict, Verdict::Hung(_)),
             crashed,
             failed,
             accepted: fault.accepted.as_deref(),
@@ -157,7 +163,13 @@ mod tests {
             words(&plain, &caught(&["a", "b"])),
             "caught by 2 requirements, first: a"
         );
-        assert_eq!(words(&plain, &Verdict::Hung), "caught by the time limit");
+        let hung = Verdict::Hung(Vec::new());
+        assert_eq!(words(&plain, &hung), "caught by the time limit");
+        let hung = Verdict::Hung(vec!["a".to_owned()]);
+        assert_eq!(
+            words(&plain, &hung),
+            "caught by 1 requirement: a, and the time limit"
+        );
     }
 
     #[test]
@@ -173,7 +185,7 @@ mod tests {
         let results = [
             (fault(Area::Tx, None), caught(&["a"])),
             (fault(Area::Tx, None), caught(&[])),
-            (fault(Area::Rx, None), Verdict::Hung),
+            (fault(Area::Rx, None), Verdict::Hung(Vec::new())),
         ];
         assert_eq!(
             table(&results),

@@ -77,6 +77,8 @@ pub struct Recoverer {
     pub doorbells: Doorbells,
     /// Entries that failed twice.
     skip: Vec<u64>,
+    /// How many of them were added since the last recovery.
+    newly_skipped: u64,
     /// Failures without much success between them.
     tries: u32,
     /// Calls since the last failure that went well, as far as they matter.
@@ -95,6 +97,7 @@ impl Recoverer {
             checkpoint: None,
             doorbells,
             skip: Vec::new(),
+            newly_skipped: 0,
             tries: 0,
             successes: 0,
             failures: 0,
@@ -150,6 +153,7 @@ impl Recoverer {
                 self.skip.remove(0);
             }
             self.skip.push(entry);
+            self.newly_skipped += 1;
         }
         let CrashPolicy {
             recoveries,
@@ -185,6 +189,7 @@ impl Recoverer {
         asked_for_reset: bool,
     ) {
         self.recoveries += 1;
+        let lost_transmits = lost_transmits + std::mem::take(&mut self.newly_skipped);
         if self.history.len() >= MAX_HISTORY {
             self.history.pop_front();
         }

@@ -33,16 +33,18 @@ impl Failure {
         }
     }
 
-    /// What it was, without the backtrace.
+    /// What it was and where, without the rest of the backtrace.
     pub fn summary(&self) -> String {
+        let lines = || self.reason.lines().map(str::trim);
         // The cause comes last, behind the frames that it ended.
-        let cause = self
-            .reason
-            .lines()
-            .rev()
-            .find(|line| !line.trim().is_empty());
-        let cause = cause.unwrap_or_default().trim();
-        cause.trim_start_matches("0: ").to_owned()
+        let cause = lines().rev().find(|line| !line.is_empty());
+        let cause = cause.unwrap_or_default().trim_start_matches("0: ");
+        // `0: 0x1234 - module!function`
+        let frame = lines().find_map(|line| line.strip_prefix("0:")?.split_once(" - "));
+        match frame {
+            Some((_, frame)) => printable(format!("{cause}, in {frame}").as_bytes()),
+            None => printable(cause.as_bytes()),
+        }
     }
 
     fn new(error: &wasmtime::Error) -> Self {
@@ -129,9 +131,16 @@ impl Instance {
         self.store.data()
     }
 
-    /// Ends the instance; the host's side lives on.
-    pub fn into_state(self) -> HostState {
-        self.store.into_data()
+    /// Ends the instance; the host's side lives on, and need not wait for
+    /// what the instance leaves to be cleared away.
+    pub fn into_state(mut self) -> HostState {
+        let limits = self.state_ref().limits;
+        let Ok(mut state) = HostState::vacant(limits) else {
+            return self.store.into_data();
+        };
+        self.state().trade_places(&mut state);
+        super::reaper::drop_later(self);
+        state
     }
 
     /// Why the instance ended, if it did.
@@ -190,7 +199,7 @@ impl Instance {
     /// [`Failure`].
     pub fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         let saved = self.quietly(|instance| instance.call(|device, store| device.call_save(store)));
-        Ok(saved.map(|state| Some(state).filter(|state| state.len() <= MAX_STATE))?)
+        saved.map(|state| Some(state).filter(|state| state.len() <= MAX_STATE))
     }
 
     /// Takes over a state, right after `configure`.

@@ -7,6 +7,7 @@ mod instance;
 mod linear_memory;
 mod log_limit;
 mod port;
+mod reaper;
 mod state;
 
 pub use instance::{Failure, Instance, MAX_STATE, printable};

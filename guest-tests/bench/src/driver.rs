@@ -120,6 +120,15 @@ impl<M: Machine> Thin<M> {
         })
     }
 
+    /// The same driver in another machine, which holds this one.
+    pub fn map<N: Machine>(self, wrap: impl FnOnce(M) -> N) -> Thin<N> {
+        Thin {
+            machine: wrap(self.machine),
+            ports: self.ports,
+            doorbells: self.doorbells,
+        }
+    }
+
     /// Number of ports.
     pub fn ports(&self) -> usize {
         self.ports.len()

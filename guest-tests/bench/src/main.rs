@@ -18,6 +18,7 @@ use clap::{Parser, ValueEnum};
 
 use report::{Host, Report};
 use rows::Row;
+use rows::instructions::Probe;
 
 /// Measures the device against its native build, the kernel, and QEMU's adapters.
 #[derive(Parser)]
@@ -25,10 +26,18 @@ use rows::Row;
 struct Arguments {
     /// The rows to measure [default: all of them]
     rows: Vec<Row>,
+    /// Does what the row `instructions` counts, to be run by callgrind.
+    #[arg(long, hide = true)]
+    probe: Option<Probe>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(probe) = arguments.probe {
+        return probe.run();
+    }
+    let dir = output_dir()?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     let begun = Instant::now();
     let rows = match &arguments.rows[..] {
         [] => Row::value_variants(),
@@ -36,7 +45,7 @@ fn main() -> Result<()> {
     };
     let mut figures = Vec::new();
     for row in rows {
-        let measured = row.run();
+        let measured = row.run(&dir);
         for figure in measured.with_context(|| format!("row {row:?}"))? {
             print!("{}", figure.lines());
             figures.push(figure);
@@ -47,11 +56,10 @@ fn main() -> Result<()> {
         seconds: begun.elapsed().as_secs_f64(),
         figures,
     };
-    write(&report, &output_dir()?)
+    write(&report, &dir)
 }
 
 fn write(report: &Report, dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     report.write(&dir.join("report.json"))?;
     chart::draw(report, &dir.join("chart.svg"))?;
     let missed = report.missed();

@@ -15,7 +15,7 @@ use crate::sample::{Contender, Measured, alternate};
 use crate::sandboxed::Sandboxed;
 
 /// Packets a doorbell.
-const BATCH: u32 = PACKETS as u32;
+pub const BATCH: u32 = PACKETS as u32;
 const ROUNDS: usize = 301;
 /// Doorbells in a sample.
 const TIMES: u32 = 200;
@@ -28,7 +28,12 @@ const OF_COPIES: Bound = Bound::AtLeast(3.0);
 const TRANSMIT_SHAPE: Bound = Bound::AtMost(90.0);
 const ROUND_TRIP_SHAPE: Bound = Bound::AtMost(200.0);
 
-fn sandboxed(endpoint: impl Endpoint + 'static, windows: bool) -> Result<Thin<Sandboxed>> {
+/// A sandboxed device behind one port, with windows or without.
+///
+/// # Errors
+///
+/// It can't be made.
+pub fn sandboxed(endpoint: impl Endpoint + 'static, windows: bool) -> Result<Thin<Sandboxed>> {
     let limits = Limits {
         windows,
         ..Limits::default()
@@ -39,7 +44,12 @@ fn sandboxed(endpoint: impl Endpoint + 'static, windows: bool) -> Result<Thin<Sa
     Thin::new(machine, 1, Sizes::LARGE, layout)
 }
 
-fn native(endpoint: impl Endpoint + 'static) -> Result<Thin<Native>> {
+/// A native device behind one port.
+///
+/// # Errors
+///
+/// It can't be made.
+pub fn native(endpoint: impl Endpoint + 'static) -> Result<Thin<Native>> {
     let layout = Layout::of(64);
     let machine = Native::new(vec![Box::new(endpoint)], layout.ram())?;
     Thin::new(machine, 1, Sizes::LARGE, layout)

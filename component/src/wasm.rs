@@ -20,6 +20,7 @@ use crate::queues::MAX_VECTORS;
 use crate::window::Window;
 
 mod pages;
+mod transmit;
 
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
@@ -35,6 +36,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 /// The imports.
 struct Host {
     pages: pages::Pages,
+    batch: transmit::Batch,
     /// Keeps its allocation between lines.
     line: String,
 }
@@ -54,6 +56,7 @@ fn with_device<T>(act: impl FnOnce(&mut Device<Host>) -> T) -> T {
     act(device.get_or_insert_with(|| {
         Device::new(Host {
             pages: pages::Pages::default(),
+            batch: transmit::Batch::default(),
             line: String::new(),
         })
     }))
@@ -106,12 +109,7 @@ impl Platform for Host {
         packets: &[TxPacket],
         segments: &[Segment],
     ) -> TransmitResult {
-        let result = packet_endpoint::transmit(port, queue, packets, segments);
-        TransmitResult {
-            statuses: result.statuses,
-            multicast: (result.multicast_packets, result.multicast_bytes),
-            broadcast: (result.broadcast_packets, result.broadcast_bytes),
-        }
+        self.batch.transmit(port, queue, packets, segments)
     }
 
     fn post_receive(

@@ -37,15 +37,11 @@ pub enum Work {
     Send {
         /// In order.
         in_flight: VecDeque<tx::InFlight>,
-        /// Name of the next one.
-        next_id: u32,
     },
     /// Receive buffers that the host holds, in order.
     Receive {
         /// In order.
         posted: VecDeque<rx::Posted>,
-        /// Name of the next one.
-        next_id: u32,
     },
 }
 
@@ -161,11 +157,9 @@ pub fn create(
     let work = match queue_type {
         QueueType::Sq => Work::Send {
             in_flight: VecDeque::new(),
-            next_id: 0,
         },
         _ => Work::Receive {
             posted: VecDeque::new(),
-            next_id: 0,
         },
     };
     ctx.nic.generation = ctx.nic.generation.wrapping_add(1);

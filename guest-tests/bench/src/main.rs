@@ -29,12 +29,18 @@ struct Arguments {
     /// Does what the row `instructions` counts, to be run by callgrind.
     #[arg(long, hide = true)]
     probe: Option<Probe>,
+    /// Makes so many devices, for the row `scale`.
+    #[arg(long, hide = true)]
+    scale: Option<usize>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(probe) = arguments.probe {
         return probe.run();
+    }
+    if let Some(count) = arguments.scale {
+        return rows::scale::probe(count);
     }
     let dir = output_dir()?;
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{FileOffset, Le64, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// Size of a guest page, the granularity of regions and windows.
 pub const PAGE_SIZE: u64 = 4096;
@@ -247,6 +247,18 @@ impl GuestMemory {
             slice.copy_to(now);
             rest = later;
         })
+    }
+
+    /// The 8 bytes at an address as a little-endian number, in one load. None
+    /// if they do not all lie in one region that can be read.
+    #[inline]
+    pub fn load(&self, address: u64) -> Option<u64> {
+        let region = &self.regions[self.find(address)?];
+        let Backing::Shared { map, .. } = &region.backing else {
+            return None;
+        };
+        let bytes = map.get_ref::<Le64>((address - region.start) as usize);
+        bytes.ok().map(|bytes| bytes.load().into())
     }
 
     /// Copies to guest memory; all or nothing.

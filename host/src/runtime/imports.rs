@@ -9,10 +9,8 @@ use crate::bindings::manatee::device::guest_memory::{
 };
 use crate::bindings::manatee::device::interrupts;
 use crate::bindings::manatee::device::log::{self, Level};
-use crate::bindings::manatee::device::packet_endpoint::{self, TransmitResult};
-use crate::bindings::manatee::device::types::{self, RxBuffer, Segment, TxPacket, TxStatus};
-use crate::endpoint::TxBatch;
-use crate::memory::{Access, GuestMemory};
+use crate::bindings::manatee::device::types;
+use crate::memory::Access;
 
 /// Longest copy in one call.
 const MAX_COPY: usize = 1 << 20;
@@ -100,103 +98,6 @@ impl interrupts::Host for HostState {
         }
         Ok(())
     }
-}
-
-impl packet_endpoint::Host for HostState {
-    fn transmit(
-        &mut self,
-        port: u32,
-        queue: u32,
-        packets: Vec<TxPacket>,
-        segments: Vec<Segment>,
-    ) -> wasmtime::Result<TransmitResult> {
-        let bus_master = self.function.bus_master();
-        let batch = TxBatch::new(&packets, &segments)?;
-        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
-            bail!("transmitted on port {port}, queue {queue}, which does not exist");
-        };
-        self.statuses.clear();
-        if bus_master {
-            let (endpoint, mut io) = state.split(&self.memory);
-            endpoint.transmit(&mut io, batch, &mut self.statuses);
-        } else {
-            self.statuses.resize(packets.len(), TxStatus::MemoryFault);
-        }
-        let mut result = count_groups(batch, &self.statuses, &self.memory);
-        if self.statuses.iter().any(|status| *status != TxStatus::Sent) {
-            result.statuses.clone_from(&self.statuses);
-        }
-        Ok(result)
-    }
-
-    fn post_receive(
-        &mut self,
-        port: u32,
-        queue: u32,
-        buffers: Vec<RxBuffer>,
-        segments: Vec<Segment>,
-    ) -> wasmtime::Result<u32> {
-        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
-            bail!("posted to port {port}, queue {queue}, which does not exist");
-        };
-        state.poll |= state.rx().is_empty();
-        match state.rx().post(&buffers, &segments) {
-            Some(taken) => Ok(taken),
-            None => bail!("posted buffers that do not add up to their segments"),
-        }
-    }
-
-    fn cancel_receive(&mut self, port: u32, _queue: u32) -> wasmtime::Result<()> {
-        if let Some(state) = self.ports.get_mut(port as usize) {
-            state.cancel_receive();
-        }
-        Ok(())
-    }
-
-    fn cancel_transmit(&mut self, port: u32, _queue: u32) -> wasmtime::Result<()> {
-        if let Some(state) = self.ports.get_mut(port as usize) {
-            state.cancel_transmit();
-        }
-        Ok(())
-    }
-}
-
-/// Counts packets to group addresses, which the device does not see.
-fn count_groups(batch: TxBatch<'_>, statuses: &[TxStatus], memory: &GuestMemory) -> TransmitResult {
-    let mut result = TransmitResult {
-        statuses: Vec::new(),
-        multicast_packets: 0,
-        multicast_bytes: 0,
-        broadcast_packets: 0,
-        broadcast_bytes: 0,
-    };
-    for ((_, segments), status) in batch.iter().zip(statuses) {
-        if !matches!(
-            status,
-            TxStatus::Sent | TxStatus::Pending | TxStatus::Dropped
-        ) {
-            continue;
-        }
-        let Some(first) = segments.first().filter(|first| first.length >= 6) else {
-            continue;
-        };
-        let mut destination = [0; 6];
-        if memory.read(first.address, &mut destination).is_err() || destination[0] & 1 == 0 {
-            continue;
-        }
-        let bytes = segments
-            .iter()
-            .map(|segment| u64::from(segment.length))
-            .sum::<u64>();
-        if destination == [0xff; 6] {
-            result.broadcast_packets += 1;
-            result.broadcast_bytes += bytes;
-        } else {
-            result.multicast_packets += 1;
-            result.multicast_bytes += bytes;
-        }
-    }
-    result
 }
 
 impl log::Host for HostState {

@@ -1,8 +1,12 @@
 //! The rows of the table, one file each.
 
 pub mod device;
+mod growth;
 pub mod instructions;
+mod latency;
+pub mod scale;
 mod source;
+mod start;
 
 use std::path::Path;
 
@@ -20,6 +24,14 @@ pub enum Row {
     Windows,
     /// Two shapes that OpenVMM's native emulator was measured with
     Shapes,
+    /// Doorbell to interrupt, a hardware-channel request, a register read
+    Latency,
+    /// Exec to listening, making a device, compiling the component
+    Start,
+    /// 1 to 1000 devices in one process
+    Scale,
+    /// More queues, segments and guest memory
+    Growth,
     /// Instructions a packet; needs valgrind
     Instructions,
 }
@@ -35,6 +47,10 @@ impl Row {
             Self::Device => device::run(),
             Self::Windows => device::run_windows(),
             Self::Shapes => device::run_shapes(),
+            Self::Latency => latency::run(),
+            Self::Start => start::run(dir),
+            Self::Scale => scale::run(),
+            Self::Growth => growth::run(),
             Self::Instructions => instructions::run(dir),
         }
     }

@@ -266,12 +266,13 @@ plan_qemu() {
 
 # --- guest: tools on both sides of the wire ---------------------------------
 
-guest_packages=(busybox-static ethtool iproute2 iputils-ping netcat-openbsd)
+guest_packages=(busybox-static ethtool iperf3 iproute2 iputils-ping netcat-openbsd)
 
 fetch_tools() {
     unpack_with_dependencies trixie "$guest/tools" "${guest_packages[@]}"
     wrapper ip tools bin/ip
     wrapper ping tools bin/ping
+    wrapper iperf3 tools bin/iperf3
     echo "${guest_packages[*]}" >"$guest/tools/packages"
     done_what="guest tools: ${guest_packages[*]}"
 }

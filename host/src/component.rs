@@ -1,7 +1,7 @@
 //! A device's component: loaded, checked against the world, and compiled.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::Component as WasmComponent;
 
@@ -96,6 +96,8 @@ pub struct Component {
     name: Arc<str>,
     imports: Arc<[String]>,
     exports: Arc<[String]>,
+    /// Once it was asked for.
+    description: Arc<OnceLock<Description>>,
 }
 
 impl Component {
@@ -177,6 +179,7 @@ impl Component {
             name: name.into(),
             imports,
             exports,
+            description: Arc::default(),
         })
     }
 
@@ -195,13 +198,22 @@ impl Component {
         &self.name
     }
 
-    /// What it says of itself, asked of a fresh instance that reaches nothing.
+    /// What it says of itself, asked once, of a fresh instance that reaches
+    /// nothing.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Failed`] if it fails, [`ComponentError::Description`]
     /// if no PCI function can be what it says.
     pub fn describe(&self) -> Result<Description, ComponentError> {
+        if let Some(description) = self.description.get() {
+            return Ok(description.clone());
+        }
+        let description = self.ask()?;
+        Ok(self.description.get_or_init(|| description).clone())
+    }
+
+    fn ask(&self) -> Result<Description, ComponentError> {
         // A function for the instance to sit behind, until we know its own.
         let blank = Identity {
             vendor_id: 0,

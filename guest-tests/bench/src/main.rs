@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use manatee_guest_linux::stage::{Options, Stage};
 
 use report::{Host, Report};
 use rows::Row;
@@ -26,6 +27,8 @@ use rows::instructions::Probe;
 struct Arguments {
     /// The rows to measure [default: all of them]
     rows: Vec<Row>,
+    #[command(flatten)]
+    options: Options,
     /// Does what the row `instructions` counts, to be run by callgrind.
     #[arg(long, hide = true)]
     probe: Option<Probe>,
@@ -49,9 +52,15 @@ fn main() -> Result<()> {
         [] => Row::value_variants(),
         rows => rows,
     };
+    // Namespaces come before the first thread.
+    let stage = if rows.iter().any(|row| row.needs_stage()) {
+        Some(Stage::set(&arguments.options)?)
+    } else {
+        None
+    };
     let mut figures = Vec::new();
     for row in rows {
-        let measured = row.run(&dir);
+        let measured = row.run(&dir, stage.as_ref());
         for figure in measured.with_context(|| format!("row {row:?}"))? {
             print!("{}", figure.lines());
             figures.push(figure);

@@ -33,6 +33,18 @@ impl<'a> Contender<'a> {
         })
     }
 
+    /// The same contender, each run of it after something that does not count.
+    pub fn after(self, mut prepare: impl FnMut() + 'a) -> Self {
+        let mut run = self.run;
+        Self {
+            name: self.name,
+            run: Box::new(move || {
+                prepare();
+                run()
+            }),
+        }
+    }
+
     /// The same contender with its samples divided by `units`: the packets of
     /// one act, say.
     pub fn per(self, units: f64) -> Self {

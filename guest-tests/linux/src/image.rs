@@ -21,15 +21,16 @@ const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Programs of the tools' tree, beside busybox.
-const TOOLS: [&str; 4] = [
+const TOOLS: [&str; 5] = [
     "usr/sbin/ethtool",
     "usr/bin/ip",
+    "usr/bin/iperf3",
     "usr/bin/ping",
     "usr/bin/nc.openbsd",
 ];
 
 /// Modules that the guest gets when its kernel has them.
-const MODULES: [&str; 4] = ["mana", "8021q", "virtio_net", "virtio_pci"];
+const MODULES: [&str; 5] = ["mana", "8021q", "virtio_net", "virtio_pci", "vmxnet3"];
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;

@@ -2,16 +2,19 @@
 
 pub mod device;
 mod growth;
+mod guest;
 pub mod instructions;
 mod latency;
 pub mod scale;
 mod source;
 mod start;
+mod tap;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
+use manatee_guest_linux::stage::Stage;
 
 use crate::report::Figure;
 
@@ -26,6 +29,10 @@ pub enum Row {
     Shapes,
     /// Doorbell to interrupt, a hardware-channel request, a register read
     Latency,
+    /// A TAP through the device, against system calls; needs `just setup`
+    Tap,
+    /// A stock guest, against QEMU's own adapters; needs `just setup`
+    Guest,
     /// Exec to listening, making a device, compiling the component
     Start,
     /// 1 to 1000 devices in one process
@@ -37,17 +44,24 @@ pub enum Row {
 }
 
 impl Row {
+    /// Whether it needs a network, and so a [`Stage`].
+    pub fn needs_stage(self) -> bool {
+        matches!(self, Self::Tap | Self::Guest)
+    }
+
     /// Measures it; files go to `dir`.
     ///
     /// # Errors
     ///
     /// Something that it needs is missing, or does not work.
-    pub fn run(self, dir: &Path) -> Result<Vec<Figure>> {
+    pub fn run(self, dir: &Path, stage: Option<&Stage>) -> Result<Vec<Figure>> {
         match self {
             Self::Device => device::run(),
             Self::Windows => device::run_windows(),
             Self::Shapes => device::run_shapes(),
             Self::Latency => latency::run(),
+            Self::Tap => tap::run(stage.context("no network namespace")?),
+            Self::Guest => guest::run(stage.context("no network namespace")?),
             Self::Start => start::run(dir),
             Self::Scale => scale::run(),
             Self::Growth => growth::run(),

@@ -10,7 +10,6 @@ use manatee::device::Limits;
 use manatee::endpoint::Null;
 use manatee_conformance::driver::nic::Sizes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::device;
@@ -33,7 +32,7 @@ const LINEAR: Bound = Bound::AtMost(1.25);
 pub struct Found {
     /// KiB a device, page tables included.
     memory: f64,
-    /// Microseconds of processor time in a second, of all devices.
+    /// Microseconds of processor time in a second, of all devices' threads.
     idle: f64,
     /// Microseconds to make one.
     creation: f64,
@@ -54,7 +53,7 @@ pub fn probe(count: usize) -> Result<()> {
         let endpoints = vec![Box::new(Null::new()) as Box<_>];
         let machine = Sandboxed::new(&component, endpoints, layout.ram(), Limits::default())?;
         let took = begun.elapsed();
-        let mut thin = Thin::new(machine, 1, Sizes::LARGE, layout)?;
+        let mut thin = Thin::new(machine, 1, Sizes::SMALL, layout)?;
         device::transmit(&mut thin);
         anyhow::Ok((thin, took))
     };
@@ -71,9 +70,9 @@ pub fn probe(count: usize) -> Result<()> {
     let memory = resident()? - before;
     // The deadlines' thread goes to sleep first.
     sleep(IDLE / 2);
-    let busy = processor_time();
+    let busy = other_threads_time()?;
     sleep(IDLE);
-    let idle = processor_time() - busy;
+    let idle = other_threads_time()? - busy;
     let found = Found {
         memory: memory / count as f64,
         idle,
@@ -92,10 +91,20 @@ fn raise_descriptor_limit() -> Result<()> {
     setrlimit(Resource::Nofile, all).context("cannot raise the limit of descriptors")
 }
 
-/// Microseconds of this process.
-fn processor_time() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+/// Microseconds that every thread but this one had a processor so far.
+fn other_threads_time() -> Result<f64> {
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let mut nanoseconds = 0.0;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        let thread = thread?;
+        if thread.file_name() == *own {
+            continue;
+        }
+        let text = std::fs::read_to_string(thread.path().join("schedstat"))?;
+        let first = text.split_whitespace().next().unwrap_or_default();
+        nanoseconds += first.parse::<f64>().context("a thread's time")?;
+    }
+    Ok(nanoseconds / 1e3)
 }
 
 /// KiB of this process: its own memory and page tables; guest memory, which

@@ -89,6 +89,7 @@ pub struct CqeHeader {
 
 impl CqeHeader {
     /// The header of a completion.
+    #[inline]
     pub fn of(cqe_type: CqeType) -> Self {
         Self::new()
             .with_cqe_type(cqe_type as u8)

@@ -7,6 +7,7 @@
 use anyhow::{Result, anyhow};
 use manatee_conformance::driver::Driver;
 use manatee_conformance::driver::nic::{Object, Sizes, Vport};
+use manatee_conformance::driver::ring::Ring;
 use manatee_conformance::failure::Failure;
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
 use manatee_device::nic::MANA_MEM_KEY;
@@ -75,6 +76,9 @@ struct Port {
 struct Posted {
     id: u32,
     ring: View,
+    /// Header and size of an entry.
+    header: u64,
+    size: u32,
     /// Bytes posted.
     head: u32,
     /// Entries posted.
@@ -86,6 +90,8 @@ struct Consumed {
     id: u32,
     ring: View,
     entry: usize,
+    /// Number of entries, a power of two of which this is the exponent.
+    exponent: u32,
     /// Entries consumed, from the first lap on.
     head: u32,
     /// Entries consumed since the device was told.
@@ -142,7 +148,7 @@ impl<M: Machine> Thin<M> {
         } = &mut self.ports[port];
         for _ in 0..count {
             let address = layout.packets.0 + send.count % PACKETS * layout.packets.1;
-            send.post(*oob, address, layout.segments.0, layout.segments.1);
+            send.post(*oob, address, layout.segments);
         }
     }
 
@@ -173,7 +179,7 @@ impl<M: Machine> Thin<M> {
         } = &mut self.ports[port];
         for _ in 0..count {
             let address = layout.buffers.0 + receive.count % PACKETS * layout.buffers.1;
-            receive.post(0, address, 1, layout.room);
+            receive.post(0, address, (1, layout.room));
         }
     }
 
@@ -230,17 +236,11 @@ impl Port {
     fn new(ram: &Ram, vport: &Vport, layout: Layout) -> Result<Self> {
         let oob = vport.oob().with_pkt_fmt(SHORT_FORMAT).into_bits();
         Ok(Self {
-            send: Posted::new(ram, &vport.tx)?,
-            sent: Consumed::completions(ram, &vport.tx)?,
-            receive: Posted::new(ram, &vport.rx)?,
-            received: Consumed::completions(ram, &vport.rx)?,
-            events: Consumed {
-                id: vport.eq.id,
-                ring: ram.view(&vport.eq.ring.memory.pages)?,
-                entry: EQE_SIZE as usize,
-                head: vport.eq.ring.head,
-                untold: 0,
-            },
+            send: Posted::new(ram, &vport.tx, layout.segments.0)?,
+            sent: Consumed::new(ram, vport.tx.cq.id, &vport.tx.cq.ring, CQE_SIZE)?,
+            receive: Posted::new(ram, &vport.rx, 1)?,
+            received: Consumed::new(ram, vport.rx.cq.id, &vport.rx.cq.ring, CQE_SIZE)?,
+            events: Consumed::new(ram, vport.eq.id, &vport.eq.ring, EQE_SIZE)?,
             layout,
             oob,
         })
@@ -248,10 +248,16 @@ impl Port {
 }
 
 impl Posted {
-    fn new(ram: &Ram, object: &Object) -> Result<Self> {
+    /// A queue whose entries have this many segments.
+    fn new(ram: &Ram, object: &Object, segments: u32) -> Result<Self> {
+        let header = WqeHeader::new()
+            .with_num_sge(segments as u8)
+            .with_inline_oob_size_div4(2);
         Ok(Self {
             id: object.wq.id,
             ring: ram.view(&object.wq.memory.pages)?,
+            header: header.into_bits(),
+            size: header.size(),
             head: object.wq.head,
             count: 0,
         })
@@ -259,13 +265,10 @@ impl Posted {
 
     /// Writes an entry whose segments lie in a row.
     #[inline]
-    fn post(&mut self, oob: u64, address: u64, segments: u32, length: u32) {
-        let header = WqeHeader::new()
-            .with_num_sge(segments as u8)
-            .with_inline_oob_size_div4(2);
+    fn post(&mut self, oob: u64, address: u64, (segments, length): (u32, u32)) {
         let mask = self.ring.size() - 1;
         let at = self.head as usize;
-        self.ring.store(at & mask, header.into_bits());
+        self.ring.store(at & mask, self.header);
         self.ring.store((at + 8) & mask, oob);
         for segment in 0..segments {
             let at = at + 16 + 16 * segment as usize;
@@ -274,7 +277,7 @@ impl Posted {
             let key_and_size = u64::from(MANA_MEM_KEY) | u64::from(length) << 32;
             self.ring.store((at + 8) & mask, key_and_size);
         }
-        self.head = self.head.wrapping_add(header.size());
+        self.head = self.head.wrapping_add(self.size);
         self.count += 1;
     }
 
@@ -286,19 +289,20 @@ impl Posted {
 }
 
 impl Consumed {
-    fn completions(ram: &Ram, object: &Object) -> Result<Self> {
+    fn new(ram: &Ram, id: u32, queue: &Ring, entry: u32) -> Result<Self> {
         Ok(Self {
-            id: object.cq.id,
-            ring: ram.view(&object.cq.ring.memory.pages)?,
-            entry: CQE_SIZE as usize,
-            head: object.cq.ring.head,
+            id,
+            ring: ram.view(&queue.memory.pages)?,
+            entry: entry as usize,
+            exponent: queue.entries().trailing_zeros(),
+            head: queue.head,
             untold: 0,
         })
     }
 
     #[inline]
     fn entries(&self) -> u32 {
-        (self.ring.size() / self.entry) as u32
+        1 << self.exponent
     }
 
     /// The first word of the next entry, if there is one.
@@ -306,7 +310,7 @@ impl Consumed {
     fn next(&mut self) -> Option<u64> {
         let at = (self.head as usize * self.entry) & (self.ring.size() - 1);
         let owner = self.ring.load(at + self.entry - 8) >> (64 - OWNER_BITS);
-        let lap = u64::from(self.head / self.entries()) & ((1 << OWNER_BITS) - 1);
+        let lap = u64::from(self.head >> self.exponent) & ((1 << OWNER_BITS) - 1);
         if owner != lap {
             return None;
         }

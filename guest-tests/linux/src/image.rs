@@ -29,6 +29,10 @@ const TOOLS: [&str; 5] = [
     "usr/bin/nc.openbsd",
 ];
 
+/// A library that is loaded only once a program needs it (the C library's
+/// `pthread_cancel`).
+const LOADED_LATE: &str = "libgcc_s.so.1";
+
 /// Modules that the guest gets when its kernel has them.
 const MODULES: [&str; 5] = ["mana", "8021q", "virtio_net", "virtio_pci", "vmxnet3"];
 
@@ -72,7 +76,8 @@ fn write(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
 fn add_tools(image: &mut Archive, tree: &Path) -> Result<()> {
     let loader = tree.join("usr").join(&LOADER[1..]);
     image.copy(&LOADER[1..], &loader)?;
-    let mut libraries = BTreeSet::new();
+    let late = tree.join(LIBRARIES).join(LOADED_LATE);
+    let mut libraries = BTreeSet::from([late]);
     for tool in TOOLS {
         image.copy(tool, &tree.join(tool))?;
         libraries.extend(libraries_of(&loader, tree, tool)?);

@@ -53,6 +53,8 @@ impl Lab {
     fn new(stage: &Stage, bytes: u32) -> Result<Self> {
         let ip = stage.assets.ip();
         let interface = netns::Tap::create(&stage.sandbox, &ip, NAME, Subnet::new(15))?;
+        // Without IPv6 the kernel says nothing here by itself.
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6"), "1")?;
         let tap = Tap::open(NAME)?;
         let bare = tap.readiness().context("a TAP without a descriptor")?;
         let bare = bare.try_clone_to_owned()?;
@@ -65,7 +67,7 @@ impl Lab {
             let address = layout.packets.0 + packet * layout.packets.1;
             device.machine.ram().write(address, &FRAME);
         }
-        // What the kernel says by itself on a new interface.
+        // What it has said already.
         while readv(&bare, &mut [IoSliceMut::new(&mut [0; 2048])]).is_ok() {}
         Ok(Self {
             device,

@@ -16,6 +16,8 @@ setup:
 build:
     @scripts/setup.sh build
     cargo build --release --workspace
+    @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
+    cargo build --release --workspace
 
 # Show a stock Linux guest on the network: kernel=6.12 (the default), kernel=6.1, or kernel=PATH modules=DIR
 demo *settings:
@@ -34,8 +36,26 @@ demo *settings:
         6.12 | 6.1) scripts/setup.sh guest "$kernel" ;;
         *) scripts/setup.sh guest none ;;
     esac
-    cargo build --release --package manatee --package manatee-guest-linux
+    just guest-programs
     "{{target}}/release/demo" --kernel "$kernel" "${options[@]}"
+
+# Replace the device 100 times under a stock guest that talks, and count what is lost: --swaps N, --kernel 6.1
+swap-demo *arguments:
+    @scripts/setup.sh
+    @just guest-programs
+    @"{{target}}/release/swap-demo" "$@"
+
+# Crash the device in every way under a stock guest that talks: --kernel 6.1
+fault-demo *arguments:
+    @scripts/setup.sh
+    @just guest-programs
+    @"{{target}}/release/fault-demo" "$@"
+
+# Build what the stock guest's demonstrations and tests run, with the guest's own program linked statically
+[private]
+guest-programs:
+    cargo build --release --package manatee --package manatee-guest-linux
+    cargo rustc --release --package manatee-traffic --bin traffic -- -C target-feature=+crt-static -C strip=symbols
 
 # Test the device as plain wasm, under the wasmtime command: names, --list, --exact, --format json
 guest-tests *arguments:
@@ -45,6 +65,15 @@ guest-tests *arguments:
     @"{{target}}/debug/compose-guest-tests" "{{target}}/guest-tests.wasm"
     @"{{target}}/tools/bin/wasmtime" run "{{target}}/guest-tests.wasm" "$@"
 
+# Measure all rows (5 minutes at most), or some: device windows shapes latency tap guest start scale growth instructions
+bench *rows:
+    @scripts/setup.sh
+    @scripts/setup.sh bench
+    cargo build --release --package manatee --package manatee-bench
+    @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
+    cargo build --release --package manatee --package manatee-bench
+    @"{{target}}/release/bench" "$@"
+
 # Run every test: those of the workspace, then the guest's
 test: setup && test-guest
     cargo test --workspace
@@ -52,7 +81,7 @@ test: setup && test-guest
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
 test-guest *arguments:
     @scripts/setup.sh
-    cargo build --release --package manatee --package manatee-guest-linux
+    @just guest-programs
     @"{{target}}/release/guest-tests" "$@"
 
 # Check the formatting, and lint with warnings as errors

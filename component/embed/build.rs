@@ -16,6 +16,7 @@ fn main() -> Result<()> {
         let device = Crate {
             package: "manatee-device",
             features: &["component"],
+            build: None,
             inputs: &["component/src", "component/Cargo.toml", "wit"],
         };
         return device.build(OUTPUT);

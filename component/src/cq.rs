@@ -5,7 +5,13 @@ use alloc::vec::Vec;
 
 use crate::platform::{FaultCounter, Level, Platform};
 use crate::ring::Ring;
-use crate::wire::queue::{CQE_SIZE, CqeInfo, OWNER_BITS};
+use crate::saved::{self, Pages, RestoreError, ensure};
+use crate::wire::queue::{CQE_SIZE, CqeInfo, OWNER_BITS, WQE_UNIT};
+
+/// Word of an entry whose lower half no kind of completion uses: it says where
+/// the work queue entry ended. Drivers ignore it; a device whose predecessor
+/// failed learns from it how far that had got.
+const JOURNAL: usize = 6;
 
 /// How far a ring of entries is posted and consumed.
 ///
@@ -93,10 +99,72 @@ impl Position {
         self.entries
     }
 
-    /// Posted and consumed counts, for people.
+    /// A ring that was saved.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`] if its counts can't be.
+    pub fn restore(entries: u32, saved: &saved::Ring) -> Result<Self, RestoreError> {
+        let position = Self {
+            entries,
+            head: saved.head,
+            tail: saved.tail,
+        };
+        let possible = saved.head.max(saved.tail) <= position.mask();
+        ensure(possible, "a ring's position beyond its last lap")?;
+        Ok(position)
+    }
+
+    /// The lap and place at which the next entry goes, and what the driver
+    /// said last, as they were found after a failure.
+    pub fn recovered(entries: u32, head: u32, tail: u32) -> Self {
+        let position = Self {
+            entries,
+            head,
+            tail,
+        };
+        let head = head & position.mask();
+        let consumed = Self { head, ..position };
+        // A tail that makes no sense is one that the driver never said.
+        let tail = if consumed.exhausted() { head } else { tail };
+        Self { tail, ..consumed }
+    }
+
+    /// Posted and consumed counts.
     pub fn counts(self) -> (u32, u32) {
         (self.head, self.tail)
     }
+}
+
+/// Finds the place of the next entry in what a predecessor left in a ring:
+/// the owner bits change there, and say which lap it is. None if the ring is
+/// not guest memory any more.
+pub fn find_head(ring: &Ring, platform: &mut impl Platform, entry_size: u32) -> Option<u32> {
+    let entries = ring.size() / entry_size;
+    let mut owner = |index: u32| {
+        let mut last = [0];
+        let at = index * entry_size + entry_size - 8;
+        ring.read(platform, at, &mut last).ok()?;
+        Some((last[0] >> (64 - OWNER_BITS)) as u32)
+    };
+    let lap = owner(0)?;
+    for index in 1..entries {
+        if owner(index)? != lap {
+            return Some(lap * entries + index);
+        }
+    }
+    Some((lap + 1) * entries)
+}
+
+/// The end of the last entry of a work queue that has a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastCompleted {
+    /// From a send queue.
+    pub is_sq: bool,
+    /// Queue id.
+    pub wq: u32,
+    /// Byte position behind the entry, modulo 2^32.
+    pub end: u32,
 }
 
 /// A completion queue.
@@ -153,6 +221,106 @@ impl Cq {
         }
     }
 
+    /// A completion queue that was saved, over its memory.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`].
+    pub fn restore(ring: Ring, saved: &saved::Cq) -> Result<Self, (Ring, RestoreError)> {
+        let position = match Position::restore(ring.size() / CQE_SIZE, &saved.ring) {
+            Ok(position) => position,
+            Err(error) => return Err((ring, error)),
+        };
+        let mut cq = Self {
+            armed: saved.ring.armed,
+            position,
+            lost: FaultCounter::from_count(saved.ring.lost),
+            bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
+            ..Self::new(ring, saved.eq)
+        };
+        let known = saved.completed.len() as u32;
+        if known != position.pending().min(position.entries()) {
+            let error = RestoreError::Malformed("a completion queue's history of another length");
+            return Err((cq.ring, error));
+        }
+        let mut end = 0u32;
+        for (distance, back) in saved.completed.iter().zip((1..=known).rev()) {
+            end = end.wrapping_add(distance.cast_unsigned().wrapping_mul(WQE_UNIT));
+            cq.note_completed(back, end);
+        }
+        Ok(cq)
+    }
+
+    /// The queue, to be saved.
+    pub fn save(&self, id: u32) -> saved::Cq {
+        let (head, tail) = self.position.counts();
+        let known = self.position.pending().min(self.position.entries());
+        let mut end = 0u32;
+        let completed = (1..=known).rev().map(|back| {
+            let before = core::mem::replace(&mut end, self.completed[self.index_back(back)]);
+            end.wrapping_sub(before).cast_signed() / WQE_UNIT.cast_signed()
+        });
+        saved::Cq {
+            id,
+            completed: completed.collect(),
+            ring: saved::Ring {
+                pages: Pages::from_addresses(self.ring.pages()),
+                head,
+                tail,
+                armed: self.armed,
+                lost: self.lost.count(),
+                bad_doorbells: self.bad_doorbells.count(),
+            },
+            eq: self.eq,
+        }
+    }
+
+    /// Goes on behind what a predecessor left in the ring. Returns, for each
+    /// work queue, the last completion that is still there. `tail` is what
+    /// the driver said last, if it said anything since the queue was saved.
+    pub fn recover(
+        &mut self,
+        platform: &mut impl Platform,
+        tail: Option<u32>,
+    ) -> Vec<LastCompleted> {
+        let mut last: Vec<LastCompleted> = Vec::new();
+        let Some(head) = find_head(&self.ring, platform, CQE_SIZE) else {
+            return last;
+        };
+        let (_, saved) = self.position.counts();
+        let entries = self.position.entries();
+        self.position = Position::recovered(entries, head, tail.unwrap_or(saved));
+        self.armed = true;
+        for back in 1..=entries {
+            let index = self.index_back(back);
+            let mut words = [0; 2];
+            let at = index as u32 * CQE_SIZE + 8 * JOURNAL as u32;
+            if self.ring.read(platform, at, &mut words).is_err() {
+                break;
+            }
+            let end = words[0] as u32;
+            self.completed[index] = end;
+            let info = CqeInfo::from_bits((words[1] >> 32) as u32);
+            let (is_sq, wq) = (info.is_sq(), info.wq_num());
+            let known = last.iter().any(|l| (l.is_sq, l.wq) == (is_sq, wq));
+            if wq != 0 && !known {
+                last.push(LastCompleted { is_sq, wq, end });
+            }
+        }
+        last
+    }
+
+    /// Index of the entry that was posted this many before the next one.
+    fn index_back(&self, back: u32) -> usize {
+        let (head, _) = self.position.counts();
+        (head.wrapping_sub(back) & (self.position.entries() - 1)) as usize
+    }
+
+    fn note_completed(&mut self, back: u32, end: u32) {
+        let index = self.index_back(back);
+        self.completed[index] = end;
+    }
+
     /// Posts a completion: 60 bytes as seven words and a half. False if the
     /// driver has not consumed the entry it would replace; that entry is left
     /// alone, and the completion is lost and counted.
@@ -174,9 +342,11 @@ impl Cq {
             .with_is_sq(completes.is_sq)
             .with_owner(self.position.owner());
         let last = u64::from(rest) | u64::from(info.into_bits()) << 32;
+        let mut words = *words;
+        words[JOURNAL] |= u64::from(completes.end);
         if self
             .ring
-            .publish(platform, index * CQE_SIZE, words, last)
+            .publish(platform, index * CQE_SIZE, &words, last)
             .is_err()
         {
             self.lost.hit();

@@ -13,6 +13,8 @@ use crate::wire::smc as wire_smc;
 use crate::wq::Client;
 
 mod inspect;
+mod recover;
+mod state;
 
 /// Size of BAR 0: a page of registers and a page of doorbells.
 pub const BAR0_SIZE: u64 = 0x2000;
@@ -20,8 +22,9 @@ pub const BAR0_SIZE: u64 = 0x2000;
 const SHARED_MEMORY: u64 = 0x40;
 const SHARED_MEMORY_END: u64 = SHARED_MEMORY + wire_smc::APERTURE as u64;
 /// Where the doorbell page lies (`GDMA_REG_DB_PAGE_OFFSET` says so).
-const DOORBELLS: u64 = 0x1000;
-const DOORBELL_PAGE_SIZE: u64 = 0x1000;
+pub const DOORBELLS: u64 = 0x1000;
+/// Its size in bytes.
+pub const DOORBELL_PAGE_SIZE: u64 = 0x1000;
 /// Version of the register map: major, minor, micro.
 const REGISTERS_VERSION: (u8, u8, u16) = (1, 0, 1);
 /// Requests answered before other work gets a turn.
@@ -56,6 +59,8 @@ pub struct Device<P> {
     /// Send objects with entries that wait for their turn.
     waiting: Vec<usize>,
     hwc_waiting: bool,
+    /// Recovered, and not yet looked at everything.
+    recovered: bool,
     /// Reads and writes of BAR 0 that hit nothing.
     stray_accesses: FaultCounter,
 }
@@ -73,6 +78,7 @@ impl<P: Platform> Device<P> {
             doorbell_low: None,
             waiting: Vec::new(),
             hwc_waiting: false,
+            recovered: false,
             stray_accesses: FaultCounter::default(),
         }
     }
@@ -107,6 +113,13 @@ impl<P: Platform> Device<P> {
     /// The platform, for whoever made it.
     pub fn platform(&mut self) -> &mut P {
         &mut self.platform
+    }
+
+    /// Gives the platform back, without the device's windows; what the host
+    /// holds for the device stays.
+    pub fn into_platform(mut self) -> P {
+        self.forget();
+        self.platform
     }
 
     /// Reads 1, 2, 4 or 8 bytes of BAR 0. What does not exist reads as zero.
@@ -146,6 +159,9 @@ impl<P: Platform> Device<P> {
 
     /// Goes on with work that was left. True if there is still more.
     pub fn service(&mut self) -> bool {
+        if core::mem::take(&mut self.recovered) {
+            self.look_at_everything();
+        }
         if core::mem::take(&mut self.hwc_waiting) {
             self.process_hwc();
         }
@@ -182,6 +198,7 @@ impl<P: Platform> Device<P> {
         let (hwc, mut ctx) = self.split();
         if let Some(hwc) = hwc {
             hwc.channel.link_changed(&mut ctx, up);
+            ctx.platform.changed();
         }
         self.finish();
     }
@@ -194,10 +211,16 @@ impl<P: Platform> Device<P> {
     }
 
     fn end_hwc(&mut self) {
+        crate::nic::objects::destroy_all(&mut self.context());
+        self.forget();
+    }
+
+    /// Forgets all that a driver set up; what the host holds for it stays.
+    fn forget(&mut self) {
         self.hwc = None;
         self.hwc_waiting = false;
+        self.recovered = false;
         self.waiting.clear();
-        crate::nic::objects::destroy_all(&mut self.context());
         self.queues.clear(&mut self.platform);
         self.regions.clear();
         self.nic.reset();
@@ -231,7 +254,7 @@ impl<P: Platform> Device<P> {
     #[inline]
     fn finish(&mut self) -> bool {
         self.queues.flush(&mut self.platform);
-        self.hwc_waiting || !self.waiting.is_empty()
+        self.hwc_waiting || self.recovered || !self.waiting.is_empty()
     }
 
     fn shared_memory_request(&mut self, header: wire_smc::Header) {
@@ -257,6 +280,7 @@ impl<P: Platform> Device<P> {
             );
         }
         self.smc.respond(header, status);
+        self.platform.changed();
     }
 
     fn establish(&mut self, header: wire_smc::Header) -> Result<(), wire_smc::Status> {
@@ -352,8 +376,13 @@ impl<P: Platform> Device<P> {
     }
 
     fn process_hwc(&mut self) {
-        let (hwc, mut ctx) = self.split();
-        let more = hwc.is_some_and(|hwc| hwc.process(&mut ctx, HWC_BUDGET));
+        let (Some(hwc), mut ctx) = self.split() else {
+            return;
+        };
+        let more = hwc.process(&mut ctx, HWC_BUDGET);
+        if hwc.changed {
+            ctx.platform.changed();
+        }
         self.hwc_waiting = more;
     }
 

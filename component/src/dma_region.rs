@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use slab::Slab;
 
 use crate::platform::Platform;
+use crate::saved::{self, Pages, RestoreError, ensure};
 use crate::wire::gdma::Status;
 use crate::wire::queue::PAGE_SIZE;
 
@@ -15,6 +16,14 @@ const MAX_REGIONS: usize = 1024;
 const MAX_REGION_PAGES: u32 = 4096;
 /// The most pages of all regions and queues together: 256 MiB.
 pub const MAX_PAGES: usize = 65536;
+/// Pages of a hardware channel's queues, which no region was registered for.
+const CHANNEL_PAGES: usize = 4;
+
+/// Set in every region's handle, so that none is zero
+/// (`GDMA_INVALID_DMA_REGION`) and no other handle is one.
+const REGION_TAG: u64 = 0x4452 << 48;
+/// More regions than a device makes in its life.
+const LAST_NUMBER: u64 = 1 << 48;
 
 /// A region that no queue uses yet.
 #[derive(Debug)]
@@ -25,15 +34,16 @@ struct Region {
     page_count: u32,
     /// May still be short of `page_count`.
     pages: Vec<u64>,
-    /// Upper half of the handle.
-    generation: u32,
+    /// Which one it is: the lower part of its handle.
+    number: u64,
 }
 
 /// The registered regions, and how many pages are in use altogether.
 #[derive(Debug, Default)]
 pub struct DmaRegions {
     regions: Slab<Region>,
-    generation: u32,
+    /// Number of the last region.
+    sequence: u64,
     /// Pages of regions and of the queues made from them.
     pages: usize,
 }
@@ -84,19 +94,20 @@ impl DmaRegions {
         if self.regions.len() >= MAX_REGIONS || self.pages + shape.page_count as usize > MAX_PAGES {
             return Err(Status::NoResources);
         }
-        self.generation = self.generation.wrapping_add(1).max(1);
+        let number = self.sequence + 1;
         let mut region = Region {
             length: shape.length,
             offset_in_page: shape.offset_in_page,
             page_count: shape.page_count,
             pages: Vec::with_capacity(shape.page_count as usize),
-            generation: self.generation,
+            number,
         };
         region.extend(platform, pages)?;
         self.pages += shape.page_count as usize;
+        self.sequence = number;
         let complete = region.is_complete();
-        let key = self.regions.insert(region);
-        Ok((handle(key, self.generation), complete))
+        self.regions.insert(region);
+        Ok((REGION_TAG | number, complete))
     }
 
     /// Adds pages to a region. Returns whether it has all its pages now.
@@ -178,11 +189,83 @@ impl DmaRegions {
     }
 
     fn find(&self, handle: u64) -> Result<usize, Status> {
-        let key = (handle as u32 as usize).wrapping_sub(1);
-        match self.regions.get(key) {
-            Some(region) if u64::from(region.generation) == handle >> 32 => Ok(key),
-            _ => Err(Status::InvalidHandle),
+        let mut regions = self.regions.iter();
+        let found = regions.find(|(_, region)| REGION_TAG | region.number == handle);
+        found.map(|(key, _)| key).ok_or(Status::InvalidHandle)
+    }
+
+    /// The regions, to be saved.
+    pub fn save(&self) -> saved::Regions {
+        let region = |region: &Region| saved::Region {
+            number: region.number,
+            length: region.length,
+            offset_in_page: region.offset_in_page,
+            page_count: region.page_count,
+            pages: Pages::from_addresses(&region.pages),
+        };
+        let mut regions: Vec<_> = self.regions.iter().map(|(_, r)| region(r)).collect();
+        regions.sort_by_key(|region| region.number);
+        saved::Regions {
+            sequence: self.sequence,
+            regions,
         }
+    }
+
+    /// Regions that were saved, without those that queues are made of.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`].
+    pub fn restore(saved: &saved::Regions) -> Result<Self, RestoreError> {
+        ensure(saved.regions.len() <= MAX_REGIONS, "too many regions")?;
+        ensure(saved.sequence < LAST_NUMBER, "an impossible region")?;
+        let mut restored = Self {
+            sequence: saved.sequence,
+            ..Self::default()
+        };
+        let mut last = 0;
+        for region in &saved.regions {
+            let number = region.number;
+            ensure(
+                number > last && number <= saved.sequence,
+                "regions out of order",
+            )?;
+            last = number;
+            let shape = Shape {
+                length: region.length,
+                offset_in_page: region.offset_in_page,
+                page_count: region.page_count,
+            };
+            ensure(shape.check().is_ok(), "an impossible region")?;
+            let pages = region.pages.addresses(region.page_count as usize)?;
+            restored.reserve(region.page_count as usize)?;
+            restored.regions.insert(Region {
+                length: region.length,
+                offset_in_page: region.offset_in_page,
+                page_count: region.page_count,
+                pages,
+                number,
+            });
+        }
+        Ok(restored)
+    }
+
+    /// The pages of a restored queue: a power of two of at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`].
+    pub fn restore_queue(&mut self, pages: &Pages) -> Result<Vec<u64>, RestoreError> {
+        let pages = pages.addresses(MAX_REGION_PAGES as usize)?;
+        ensure(pages.len().is_power_of_two(), "an impossible queue size")?;
+        self.reserve(pages.len())?;
+        Ok(pages)
+    }
+
+    fn reserve(&mut self, pages: usize) -> Result<(), RestoreError> {
+        self.pages += pages;
+        // The channel's own are taken off the account once it is restored.
+        ensure(self.pages <= MAX_PAGES + CHANNEL_PAGES, "too many pages")
     }
 }
 
@@ -217,9 +300,4 @@ impl Region {
         self.pages.extend_from_slice(pages);
         Ok(())
     }
-}
-
-/// Never zero (`GDMA_INVALID_DMA_REGION`), and not repeated for 2^32 regions.
-fn handle(key: usize, generation: u32) -> u64 {
-    u64::from(generation) << 32 | (key as u64 + 1)
 }

@@ -3,9 +3,10 @@
 
 use crate::platform::{FaultCounter, Platform};
 use crate::ring::Ring;
+use crate::saved::{self, Pages, RestoreError};
 use crate::wire::queue::{EQE_SIZE, EqeInfo};
 
-use super::cq::Position;
+use super::cq::{Position, find_head};
 
 /// An event queue.
 #[derive(Debug)]
@@ -39,6 +40,52 @@ impl Eq {
             position,
             lost: FaultCounter::default(),
             bad_doorbells: FaultCounter::default(),
+        }
+    }
+
+    /// An event queue that was saved, over its memory.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`].
+    pub fn restore(ring: Ring, saved: &saved::Eq) -> Result<Self, (Ring, RestoreError)> {
+        match Position::restore(ring.size() / EQE_SIZE, &saved.ring) {
+            Ok(position) => Ok(Self {
+                armed: saved.ring.armed,
+                position,
+                lost: FaultCounter::from_count(saved.ring.lost),
+                bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
+                ..Self::new(ring, saved.vector)
+            }),
+            Err(error) => Err((ring, error)),
+        }
+    }
+
+    /// The queue, to be saved.
+    pub fn save(&self, id: u32) -> saved::Eq {
+        let (head, tail) = self.position.counts();
+        saved::Eq {
+            id,
+            ring: saved::Ring {
+                pages: Pages::from_addresses(self.ring.pages()),
+                head,
+                tail,
+                armed: self.armed,
+                lost: self.lost.count(),
+                bad_doorbells: self.bad_doorbells.count(),
+            },
+            vector: self.vector,
+        }
+    }
+
+    /// Goes on behind what a predecessor left in the ring; `tail` is as for
+    /// [`Cq::recover`](super::cq::Cq::recover).
+    pub fn recover(&mut self, platform: &mut impl Platform, tail: Option<u32>) {
+        if let Some(head) = find_head(&self.ring, platform, EQE_SIZE) {
+            let (_, saved) = self.position.counts();
+            let entries = self.position.entries();
+            self.position = Position::recovered(entries, head, tail.unwrap_or(saved));
+            self.armed = true;
         }
     }
 

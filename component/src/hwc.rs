@@ -12,6 +12,7 @@ use crate::nic::Nic;
 use crate::platform::{FaultCounter, Level, Platform};
 use crate::queues::{Kind, MAX_CQS, Queues};
 use crate::requests::{self, Request};
+use crate::saved::{self, COUNTABLE, RestoreError, ensure};
 use crate::wire::gdma::{MsgHeader, ReqHeader, RespHeader, Status};
 use crate::wire::hwc::{ID_MASK, InitEqIdDb, MAX_MESSAGE, RxOob, TxOob, TypeData, init_data};
 use crate::wire::queue::{QueueType, Sge, eqe};
@@ -50,6 +51,11 @@ pub struct Hwc {
     pub answered: (u64, u64),
     /// Requests that could not be answered.
     pub unanswerable: FaultCounter,
+    /// The last request changed the configuration.
+    pub changed: bool,
+    /// After a failure: up to here, requests were answered that the state may
+    /// not know of.
+    pub replay_until: Option<u32>,
     scratch: Box<Scratch>,
 }
 
@@ -159,17 +165,72 @@ impl Hwc {
             timeout_ms: DEFAULT_TIMEOUT_MS,
         };
         channel.announce(ctx);
+        Ok(Self::new(channel))
+    }
+
+    fn new(channel: Channel) -> Self {
         let scratch = Scratch {
             sqe: Entry::default(),
             rqe: Entry::default(),
             request: [0; MAX_MESSAGE as usize],
             response: [0; MAX_MESSAGE as usize],
         };
-        Ok(Self {
+        Self {
             channel,
             answered: (0, 0),
             unanswerable: FaultCounter::default(),
+            changed: false,
+            replay_until: None,
             scratch: Box::new(scratch),
+        }
+    }
+
+    /// The channel, to be saved. A request that waits is in its send queue.
+    pub fn save(&self) -> saved::Hwc {
+        saved::Hwc {
+            queues: self.queue_ids(),
+            driver_caps: self.channel.driver_caps,
+            timeout_ms: self.channel.timeout_ms,
+            answered: self.answered,
+            unanswerable: self.unanswerable.count(),
+        }
+    }
+
+    /// A channel that was saved; its queues exist already. Their pages are on
+    /// no account, because no region was registered for them.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`].
+    pub fn restore(
+        queues: &mut Queues,
+        regions: &mut DmaRegions,
+        saved: &saved::Hwc,
+    ) -> Result<Self, RestoreError> {
+        let [eq, cq, sq, rq] = saved.queues;
+        let reports = queues.cq(cq).is_some_and(|queue| queue.eq == Some(eq));
+        ensure(reports, "a hardware channel without its queues")?;
+        let absent = RestoreError::Malformed("a hardware channel without its queues");
+        queues.sq(sq).ok_or(absent)?.client = Client::Hwc;
+        queues.rq(rq).ok_or(absent)?.client = Client::Hwc;
+        regions.release(queues.eq(eq).ok_or(absent)?.ring.pages());
+        regions.release(queues.cq(cq).ok_or(absent)?.ring.pages());
+        regions.release(queues.sq(sq).ok_or(absent)?.ring.pages());
+        regions.release(queues.rq(rq).ok_or(absent)?.ring.pages());
+        let countable = saved.answered.0.max(saved.answered.1) < COUNTABLE;
+        ensure(countable, "impossible counters")?;
+        let channel = Channel {
+            eq,
+            cq,
+            sq,
+            rq,
+            driver_caps: saved.driver_caps,
+            timeout_ms: saved.timeout_ms,
+        };
+        Ok(Self {
+            answered: saved.answered,
+            unanswerable: FaultCounter::from_count(saved.unanswerable),
+            ..Self::new(channel)
         })
     }
 
@@ -179,9 +240,53 @@ impl Hwc {
         [eq, cq, sq, rq]
     }
 
-    /// Answers up to `budget` requests. Returns true if it stopped there.
+    /// Answers up to `budget` requests, or up to one that changes the
+    /// configuration. Returns true if it stopped there.
     pub fn process(&mut self, ctx: &mut Context<'_, impl Platform>, budget: usize) -> bool {
-        (0..budget).all(|_| self.process_one(ctx))
+        self.changed = false;
+        (0..budget).all(|_| !self.changed && self.process_one(ctx)) || self.changed
+    }
+
+    /// Acts again on requests that were answered after the state was saved,
+    /// as far as they changed anything, and answers none of them again.
+    pub fn replay(&mut self, ctx: &mut Context<'_, impl Platform>) {
+        let Some(until) = self.replay_until.take() else {
+            return;
+        };
+        loop {
+            let Some(sq) = ctx.queues.sq(self.channel.sq) else {
+                return;
+            };
+            let (_, next, _) = sq.positions();
+            let left = until.wrapping_sub(next);
+            if left == 0 || left > sq.ring.size() {
+                return sq.rewind_to(until);
+            }
+            if sq.fetch(ctx.platform, &mut self.scratch.sqe) == Fetched::Entry {
+                self.act_silently(ctx);
+            }
+        }
+    }
+
+    fn act_silently(&mut self, ctx: &mut Context<'_, impl Platform>) {
+        let Ok(length) = self.read_request(ctx.platform) else {
+            return;
+        };
+        let Scratch {
+            request, response, ..
+        } = &mut *self.scratch;
+        let message = &request[..length];
+        let Ok((header, _)) = ReqHeader::read_from_prefix(message) else {
+            return;
+        };
+        if !requests::changes(header.req.msg_type) {
+            return;
+        }
+        response.fill(0);
+        let body = &mut response[RESPONSE_HEADER as usize..];
+        // How it ended was told before.
+        let _ = Request::new(header, message)
+            .and_then(|request| requests::handle(&mut self.channel, ctx, &request, body));
     }
 
     /// Takes a buffer for a response, and a request. False if either is
@@ -199,13 +304,15 @@ impl Hwc {
                 return true;
             }
         }
-        let Some(sq) = ctx.queues.sq(self.channel.sq) else {
+        let sq_id = self.channel.sq;
+        let Some((sq, caution)) = ctx.queues.sq_with_caution(sq_id) else {
             return false;
         };
+        let skip = caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Sq, sq_id, sq);
         let fetched = sq.fetch(ctx.platform, &mut self.scratch.sqe);
         let answer = match fetched {
             Fetched::Nothing => Err(""),
-            Fetched::Entry => self.answer(ctx),
+            Fetched::Entry => self.answer(ctx, skip),
             Fetched::Malformed => Err("its work queue entry is malformed"),
             Fetched::Unreadable => Err("its work queue is not in guest memory"),
         };
@@ -227,9 +334,13 @@ impl Hwc {
         fetched != Fetched::Nothing
     }
 
-    /// Reads the request, acts on it, and writes the response to its buffer.
-    /// Returns the response's length in bytes.
-    fn answer(&mut self, ctx: &mut Context<'_, impl Platform>) -> Result<u32, &'static str> {
+    /// Reads the request, acts on it unless it is to be skipped, and writes
+    /// the response to its buffer. Returns the response's length in bytes.
+    fn answer(
+        &mut self,
+        ctx: &mut Context<'_, impl Platform>,
+        skip: bool,
+    ) -> Result<u32, &'static str> {
         let length = self.read_request(ctx.platform)?;
         let Scratch {
             rqe,
@@ -252,6 +363,8 @@ impl Hwc {
 
         let outcome = if length < wanted {
             Err(Status::ResponseTooSmall)
+        } else if skip {
+            Err(Status::InvalidState)
         } else {
             Request::new(header, message)
                 .and_then(|request| requests::handle(&mut self.channel, ctx, &request, body))
@@ -266,6 +379,7 @@ impl Hwc {
             }
         };
         self.answered.0 += 1;
+        self.changed |= requests::changes(header.req.msg_type);
         if !matches!(status, Status::Success | Status::MoreEntries) {
             self.answered.1 += 1;
             ctx.platform.log(

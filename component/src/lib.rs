@@ -15,17 +15,23 @@ extern crate alloc;
 extern crate std;
 
 pub mod bindings;
+pub mod caution;
 pub mod cq;
 pub mod device;
 pub mod dma_region;
 pub mod eq;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod hwc;
 pub mod nic;
 pub mod platform;
 pub mod queues;
 pub mod requests;
 pub mod ring;
+#[allow(missing_docs)]
+pub mod saved;
 pub mod smc;
+pub mod table;
 #[cfg(all(target_arch = "wasm32", feature = "component"))]
 mod wasm;
 pub mod window;

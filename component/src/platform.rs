@@ -4,10 +4,14 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use crate::bindings::exports::manatee::device::device::{
+    HandedOver, Observations, RegisterWrite,
+};
 pub use crate::bindings::manatee::device::log::Level;
 pub use crate::bindings::manatee::device::types::{
     Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
+use crate::saved::COUNTABLE;
 use crate::window::Window;
 
 /// An access to something that is not guest memory.
@@ -76,6 +80,13 @@ pub trait Platform {
     /// Gives up the pending transmits of a queue.
     fn cancel_transmit(&mut self, port: u32, queue: u32);
 
+    /// The configuration changed: what a device that goes on after a failure
+    /// could not find out by itself.
+    fn changed(&mut self);
+
+    /// The device is about to work on this entry, and may fail.
+    fn attempt(&mut self, entry: u64);
+
     /// Writes a line to the log.
     fn log(&mut self, level: Level, message: fmt::Arguments<'_>);
 }
@@ -90,6 +101,11 @@ impl FaultCounter {
     pub fn hit(&mut self) -> bool {
         self.0 += 1;
         self.0 <= 4 || self.0.is_power_of_two()
+    }
+
+    /// Goes on from a count.
+    pub fn from_count(count: u64) -> Self {
+        Self(count.min(COUNTABLE))
     }
 
     /// How many there were.

@@ -3,16 +3,19 @@
 
 use alloc::vec::Vec;
 
-use slab::Slab;
-
+use crate::caution::Caution;
 use crate::cq::{Completes, Cq};
 use crate::dma_region::DmaRegions;
 use crate::eq::{Eq, Overrun};
 use crate::platform::{FaultCounter, Level, Platform};
 use crate::ring::{Layout, Ring};
+use crate::table::Table;
 use crate::wire::gdma::Status;
 use crate::wire::queue::{QueueType, eqe};
 use crate::wq::{Direction, Wq};
+
+pub mod recover;
+mod state;
 
 /// Event queues: one a CPU, and the hardware channel's.
 pub const MAX_EQS: usize = 65;
@@ -26,30 +29,21 @@ pub const MAX_VECTORS: u16 = 65;
 /// The queues. Ids begin at 1, so that 0 never names one.
 #[derive(Debug, Default)]
 pub struct Queues {
-    eqs: Slab<Eq>,
-    cqs: Slab<Cq>,
-    sqs: Slab<Wq>,
-    rqs: Slab<Wq>,
+    eqs: Table<Eq>,
+    cqs: Table<Cq>,
+    sqs: Table<Wq>,
+    rqs: Table<Wq>,
     /// Completion queues with completions since the last [`flush`](Self::flush).
     dirty_cqs: Vec<u32>,
     /// Event queues that may owe an interrupt.
     dirty_eqs: Vec<u32>,
     vectors: Vec<u16>,
+    /// After a failure.
+    pub caution: Caution,
     /// Doorbells that named no queue, or made no sense.
     pub bad_doorbells: FaultCounter,
     /// Events that did not fit.
     pub eq_overruns: FaultCounter,
-}
-
-fn key(id: u32) -> usize {
-    (id as usize).wrapping_sub(1)
-}
-
-fn insert<T>(slab: &mut Slab<T>, max: usize, value: T) -> Result<u32, T> {
-    if slab.len() >= max {
-        return Err(value);
-    }
-    Ok(slab.insert(value) as u32 + 1)
 }
 
 /// What a new queue is to be.
@@ -80,7 +74,7 @@ impl Queues {
         };
         let fits = match kind {
             Kind::Eq(vector) => vector < MAX_VECTORS,
-            Kind::Cq(Some(eq)) => self.eqs.contains(key(eq)),
+            Kind::Cq(Some(eq)) => self.eqs.get(eq).is_some(),
             _ => true,
         };
         match (fits, room) {
@@ -110,25 +104,12 @@ impl Queues {
             Kind::Cq(_) | Kind::Eq(_) => Layout::Fixed,
         };
         let ring = Ring::new(platform, pages, layout);
-        let refused = match kind {
-            Kind::Sq => match insert(&mut self.sqs, MAX_WQS, Wq::new(ring, Direction::Send)) {
-                Ok(id) => return Ok(id),
-                Err(wq) => wq.ring,
-            },
-            Kind::Rq => match insert(&mut self.rqs, MAX_WQS, Wq::new(ring, Direction::Receive)) {
-                Ok(id) => return Ok(id),
-                Err(wq) => wq.ring,
-            },
-            Kind::Cq(eq) => match insert(&mut self.cqs, MAX_CQS, Cq::new(ring, eq)) {
-                Ok(id) => return Ok(id),
-                Err(cq) => cq.ring,
-            },
-            Kind::Eq(vector) => match insert(&mut self.eqs, MAX_EQS, Eq::new(ring, vector)) {
-                Ok(id) => return Ok(id),
-                Err(eq) => eq.ring,
-            },
-        };
-        Err((Status::NoResources, refused.release(platform)))
+        Ok(match kind {
+            Kind::Sq => self.sqs.insert(Wq::new(ring, Direction::Send)),
+            Kind::Rq => self.rqs.insert(Wq::new(ring, Direction::Receive)),
+            Kind::Cq(eq) => self.cqs.insert(Cq::new(ring, eq)),
+            Kind::Eq(vector) => self.eqs.insert(Eq::new(ring, vector)),
+        })
     }
 
     /// Ends a queue and gives its pages back to the regions' account.
@@ -148,14 +129,19 @@ impl Queues {
             return Err(Status::Busy);
         }
         let ring = match queue_type {
-            QueueType::Sq => self.sqs.try_remove(key(id)).map(|q| q.ring),
-            QueueType::Rq => self.rqs.try_remove(key(id)).map(|q| q.ring),
-            QueueType::Cq => self.cqs.try_remove(key(id)).map(|q| q.ring),
-            QueueType::Eq => self.eqs.try_remove(key(id)).map(|q| q.ring),
+            QueueType::Sq => self.sqs.remove(id).map(|q| q.ring),
+            QueueType::Rq => self.rqs.remove(id).map(|q| q.ring),
+            QueueType::Cq => self.cqs.remove(id).map(|q| q.ring),
+            QueueType::Eq => self.eqs.remove(id).map(|q| q.ring),
         };
         let pages = ring.ok_or(Status::InvalidHandle)?.release(platform);
         regions.release(&pages);
         Ok(())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.eqs.is_empty() && self.cqs.is_empty() && self.sqs.is_empty() && self.rqs.is_empty()
     }
 
     /// Ends every queue.
@@ -173,23 +159,35 @@ impl Queues {
     /// A send queue by its id.
     #[inline]
     pub fn sq(&mut self, id: u32) -> Option<&mut Wq> {
-        self.sqs.get_mut(key(id))
+        self.sqs.get_mut(id)
+    }
+
+    /// A send queue by its id, and how careful to be with it.
+    #[inline]
+    pub fn sq_with_caution(&mut self, id: u32) -> Option<(&mut Wq, &mut Caution)> {
+        Some((self.sqs.get_mut(id)?, &mut self.caution))
+    }
+
+    /// A receive queue by its id, and how careful to be with it.
+    #[inline]
+    pub fn rq_with_caution(&mut self, id: u32) -> Option<(&mut Wq, &mut Caution)> {
+        Some((self.rqs.get_mut(id)?, &mut self.caution))
     }
 
     /// A receive queue by its id.
     #[inline]
     pub fn rq(&mut self, id: u32) -> Option<&mut Wq> {
-        self.rqs.get_mut(key(id))
+        self.rqs.get_mut(id)
     }
 
     /// A completion queue by its id.
     pub fn cq(&mut self, id: u32) -> Option<&mut Cq> {
-        self.cqs.get_mut(key(id))
+        self.cqs.get_mut(id)
     }
 
     /// An event queue by its id.
     pub fn eq(&mut self, id: u32) -> Option<&mut Eq> {
-        self.eqs.get_mut(key(id))
+        self.eqs.get_mut(id)
     }
 
     /// Completes entries of a send queue: `act` has the queue, and the
@@ -201,13 +199,8 @@ impl Queues {
         cq: u32,
         act: impl FnOnce(&mut Wq, &mut Cq) -> T,
     ) -> Option<T> {
-        let wq = self.sqs.get_mut(key(sq));
-        complete(
-            wq,
-            (cq, self.cqs.get_mut(key(cq))),
-            &mut self.dirty_cqs,
-            act,
-        )
+        let wq = self.sqs.get_mut(sq);
+        complete(wq, (cq, self.cqs.get_mut(cq)), &mut self.dirty_cqs, act)
     }
 
     /// Completes entries of a receive queue, as
@@ -219,13 +212,8 @@ impl Queues {
         cq: u32,
         act: impl FnOnce(&mut Wq, &mut Cq) -> T,
     ) -> Option<T> {
-        let wq = self.rqs.get_mut(key(rq));
-        complete(
-            wq,
-            (cq, self.cqs.get_mut(key(cq))),
-            &mut self.dirty_cqs,
-            act,
-        )
+        let wq = self.rqs.get_mut(rq);
+        complete(wq, (cq, self.cqs.get_mut(cq)), &mut self.dirty_cqs, act)
     }
 
     /// Posts a completion: seven words, then half a one. False if it was lost.
@@ -238,7 +226,7 @@ impl Queues {
         rest: u32,
         completes: Completes,
     ) -> bool {
-        let Some(cq) = self.cqs.get_mut(key(id)) else {
+        let Some(cq) = self.cqs.get_mut(id) else {
             return false;
         };
         let was_dirty = cq.dirty;
@@ -262,7 +250,7 @@ impl Queues {
         event_type: u8,
         details: [u32; 3],
     ) -> Result<(), Status> {
-        let eq = self.eqs.get_mut(key(id)).ok_or(Status::InvalidHandle)?;
+        let eq = self.eqs.get_mut(id).ok_or(Status::InvalidHandle)?;
         let posted = eq.post(platform, event_type, details);
         self.note_event(platform, id, posted)
             .map_err(|Overrun| Status::NoResources)
@@ -270,7 +258,7 @@ impl Queues {
 
     /// A completion queue's doorbell.
     pub fn ring_cq(&mut self, platform: &mut impl Platform, id: u32, tail: u32, arm: bool) {
-        let Some(cq) = self.cqs.get_mut(key(id)) else {
+        let Some(cq) = self.cqs.get_mut(id) else {
             return self.bad_doorbell(platform, "CQ", id, tail);
         };
         if !cq.ring_doorbell(tail, arm) {
@@ -283,7 +271,7 @@ impl Queues {
 
     /// An event queue's doorbell.
     pub fn ring_eq(&mut self, platform: &mut impl Platform, id: u32, tail: u32, arm: bool) {
-        let Some(eq) = self.eqs.get_mut(key(id)) else {
+        let Some(eq) = self.eqs.get_mut(id) else {
             return self.bad_doorbell(platform, "EQ", id, tail);
         };
         let was_full = eq.position.full();
@@ -317,7 +305,7 @@ impl Queues {
             return;
         }
         while let Some(id) = self.dirty_eqs.pop() {
-            if let Some(eq) = self.eqs.get_mut(key(id))
+            if let Some(eq) = self.eqs.get_mut(id)
                 && eq.take_interrupt()
                 && !self.vectors.contains(&eq.vector)
             {
@@ -331,7 +319,7 @@ impl Queues {
     }
 
     fn flush_cq(&mut self, platform: &mut impl Platform, id: u32) {
-        let Some(cq) = self.cqs.get_mut(key(id)) else {
+        let Some(cq) = self.cqs.get_mut(id) else {
             return;
         };
         cq.dirty = false;
@@ -339,7 +327,7 @@ impl Queues {
             return;
         }
         let Some(eq_id) = cq.eq else { return };
-        let Some(eq) = self.eqs.get_mut(key(eq_id)) else {
+        let Some(eq) = self.eqs.get_mut(eq_id) else {
             return;
         };
         let posted = eq.post(platform, eqe::COMPLETION, [id, 0, 0]);
@@ -367,27 +355,26 @@ impl Queues {
 
     /// Looks again at the completion queues that report to an event queue.
     fn retry_events(&mut self, eq: u32) {
-        for (key, cq) in &mut self.cqs {
+        for (id, cq) in self.cqs.iter_mut() {
             if cq.eq == Some(eq) && cq.event_due() && !core::mem::replace(&mut cq.dirty, true) {
-                self.dirty_cqs.push(key as u32 + 1);
+                self.dirty_cqs.push(id);
             }
         }
     }
 
     /// Each queue with its type and id, for inspection.
     pub fn for_each(&self, mut visit: impl FnMut(QueueType, u32, QueueRef<'_>)) {
-        let id = |key: usize| key as u32 + 1;
-        for (key, queue) in &self.eqs {
-            visit(QueueType::Eq, id(key), QueueRef::Eq(queue));
+        for (id, queue) in self.eqs.iter() {
+            visit(QueueType::Eq, id, QueueRef::Eq(queue));
         }
-        for (key, queue) in &self.cqs {
-            visit(QueueType::Cq, id(key), QueueRef::Cq(queue));
+        for (id, queue) in self.cqs.iter() {
+            visit(QueueType::Cq, id, QueueRef::Cq(queue));
         }
-        for (key, queue) in &self.sqs {
-            visit(QueueType::Sq, id(key), QueueRef::Wq(queue));
+        for (id, queue) in self.sqs.iter() {
+            visit(QueueType::Sq, id, QueueRef::Wq(queue));
         }
-        for (key, queue) in &self.rqs {
-            visit(QueueType::Rq, id(key), QueueRef::Wq(queue));
+        for (id, queue) in self.rqs.iter() {
+            visit(QueueType::Rq, id, QueueRef::Wq(queue));
         }
     }
 }

@@ -154,6 +154,23 @@ pub fn handle(
     Ok(1)
 }
 
+/// Whether a request may change the configuration.
+pub fn changes(msg_type: u32) -> bool {
+    use crate::wire::bnic::code as nic_code;
+    !matches!(
+        msg_type,
+        code::QUERY_MAX_RESOURCES
+            | code::LIST_DEVICES
+            | code::GENERATE_TEST_EQE
+            | code::GENERATE_RESET_REQUEST_EQE
+            | nic_code::QUERY_DEV_CONFIG
+            | nic_code::QUERY_STATS
+            | nic_code::QUERY_VPORT_CONFIG
+            | nic_code::FENCE_RQ
+            | nic_code::VTL2_QUERY_FILTER_STATE
+    )
+}
+
 fn verify_version(
     channel: &mut Channel,
     ctx: &mut Context<'_, impl Platform>,
@@ -443,6 +460,12 @@ impl Channel {
             crate::wire::hwc::reconfig::HWC_TIMEOUT,
             self.timeout_ms,
         );
+    }
+
+    /// Asks the driver to reset the device.
+    pub fn request_reset(&self, ctx: &mut Context<'_, impl Platform>) {
+        self.post(ctx, eqe::HWC_RESET_REQUEST, 0);
+        self.link_changed(ctx, false);
     }
 
     /// Tells a driver that understands it that a link went up or down.

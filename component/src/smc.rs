@@ -37,6 +37,11 @@ impl Smc {
         (offset + width >= APERTURE).then(|| self.header())
     }
 
+    /// An aperture that was saved.
+    pub fn from_bytes(bytes: [u8; APERTURE]) -> Self {
+        Self { bytes }
+    }
+
     /// The whole aperture.
     pub fn bytes(&self) -> &[u8; APERTURE] {
         &self.bytes

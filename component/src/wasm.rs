@@ -7,17 +7,20 @@ use core::cell::RefCell;
 use core::fmt;
 
 use crate::bindings::exports::manatee::device::device::{
-    Bar, ConfigureError as WitConfigureError, Description, Guest, PciIdentity, PortConfig, Version,
+    Bar, ConfigureError as WitConfigureError, Description, Doorbells, Guest, PciIdentity,
+    PortConfig, RestoreError as WitRestoreError, Version,
 };
-use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint};
-use crate::device::{BAR0_SIZE, ConfigureError, Device};
+use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint, recovery};
+use crate::device::{BAR0_SIZE, ConfigureError, DOORBELL_PAGE_SIZE, DOORBELLS, Device};
 use crate::nic::{self, MAX_VPORTS};
 use crate::platform::{
-    Level, MemoryError, Platform, RxBuffer, RxPacket, Segment, TransmitResult, TxCompletion,
-    TxPacket,
+    Level, MemoryError, Observations, Platform, RxBuffer, RxPacket, Segment, TransmitResult,
+    TxCompletion, TxPacket,
 };
 use crate::queues::MAX_VECTORS;
+use crate::saved::{self, RestoreError};
 use crate::window::Window;
+use crate::wire::queue::WqDoorbell;
 
 mod pages;
 mod transmit;
@@ -32,6 +35,13 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     log::write(Level::Error, line.as_bytes());
     core::arch::wasm32::unreachable()
 }
+
+/// What the build is called: `MANATEE_BUILD` at compile time, or the package's
+/// version.
+const BUILD: &str = match option_env!("MANATEE_BUILD") {
+    Some(build) => build,
+    None => env!("CARGO_PKG_VERSION"),
+};
 
 /// The imports.
 struct Host {
@@ -130,6 +140,14 @@ impl Platform for Host {
         packet_endpoint::cancel_transmit(port, queue);
     }
 
+    fn changed(&mut self) {
+        recovery::changed();
+    }
+
+    fn attempt(&mut self, entry: u64) {
+        recovery::attempt(entry);
+    }
+
     fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
         self.line.clear();
         let _ = fmt::write(&mut self.line, message);
@@ -145,7 +163,7 @@ impl Guest for Component {
         Description {
             version: Version {
                 name: Vec::from(b"MANA VF"),
-                build: Vec::from(env!("CARGO_PKG_VERSION").as_bytes()),
+                build: Vec::from(BUILD.as_bytes()),
             },
             pci: PciIdentity {
                 vendor_id: 0x1414,
@@ -161,8 +179,14 @@ impl Guest for Component {
             }]),
             msix_vectors: MAX_VECTORS,
             max_ports: MAX_VPORTS as u32,
-            saved_state_writes: None,
-            saved_state_reads: Vec::new(),
+            saved_state_writes: Some(saved::VERSION),
+            saved_state_reads: saved::READS.to_vec(),
+            doorbells: Vec::from([Doorbells {
+                bar: 0,
+                offset: DOORBELLS,
+                length: DOORBELL_PAGE_SIZE,
+                key: WqDoorbell::new().with_id(!0 >> 8).into_bits(),
+            }]),
         }
     }
 
@@ -208,8 +232,33 @@ impl Guest for Component {
         with_device(Device::reset);
     }
 
+    fn save() -> Vec<u8> {
+        with_device(|device| device.save())
+    }
+
+    fn restore(state: Vec<u8>) -> Result<(), WitRestoreError> {
+        with_device(|device| device.restore(&state)).map_err(restore_error)
+    }
+
+    fn recover(state: Vec<u8>, seen: Observations) -> Result<(), WitRestoreError> {
+        with_device(|device| device.recover(&state, &seen)).map_err(restore_error)
+    }
+
+    fn request_reset() {
+        with_device(Device::request_reset);
+    }
+
     fn inspect() -> Vec<u8> {
         with_device(|device| serde_json::to_vec(&device.inspect()).unwrap_or_default())
+    }
+}
+
+fn restore_error(error: RestoreError) -> WitRestoreError {
+    match error {
+        RestoreError::NotConfigured => WitRestoreError::NotConfigured,
+        RestoreError::Version(version) => WitRestoreError::Version(version),
+        RestoreError::Malformed(what) => WitRestoreError::Malformed(Vec::from(what)),
+        RestoreError::Mismatch(what) => WitRestoreError::Mismatch(Vec::from(what)),
     }
 }
 

@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::platform::{FaultCounter, Platform};
 use crate::ring::Ring;
+use crate::saved::{self, Pages, RestoreError};
 use crate::wire::queue::{MAX_RQE_SIZE, MAX_SQE_SIZE, Sge, WQE_UNIT, WqeHeader};
 
 /// Which way a work queue works.
@@ -121,6 +122,61 @@ impl Wq {
         }
     }
 
+    /// A work queue that was saved, over its memory; nobody's client yet.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError::Malformed`] if its positions can't be.
+    pub fn restore(
+        ring: Ring,
+        direction: Direction,
+        saved: &saved::Wq,
+    ) -> Result<Self, (Ring, RestoreError)> {
+        let held = saved.tail.wrapping_sub(saved.done);
+        let read = saved.next.wrapping_sub(saved.done);
+        let whole = [saved.tail, saved.next, saved.done]
+            .iter()
+            .all(|position| position.is_multiple_of(WQE_UNIT));
+        if !whole || held > ring.size() || read > held {
+            let error = RestoreError::Malformed("a work queue's positions contradict each other");
+            return Err((ring, error));
+        }
+        Ok(Self {
+            tail: saved.tail,
+            next: saved.next,
+            done: saved.done,
+            bad_doorbells: FaultCounter::from_count(saved.bad_doorbells),
+            malformed: FaultCounter::from_count(saved.malformed),
+            ..Self::new(ring, direction)
+        })
+    }
+
+    /// The queue, to be saved.
+    pub fn save(&self, id: u32) -> saved::Wq {
+        saved::Wq {
+            id,
+            pages: Pages::from_addresses(self.ring.pages()),
+            tail: self.tail,
+            next: self.next,
+            done: self.done,
+            bad_doorbells: self.bad_doorbells.count(),
+            malformed: self.malformed.count(),
+        }
+    }
+
+    /// Goes on behind the last entry that has a completion: `tail` is what the
+    /// driver said last, and `done` where that entry ends, if known. What can't
+    /// be is not believed.
+    pub fn recover(&mut self, tail: Option<u32>, done: Option<u32>) {
+        let whole = |position: &u32| position.is_multiple_of(WQE_UNIT);
+        self.tail = tail.filter(whole).unwrap_or(self.tail);
+        let held = |done: &u32| self.tail.wrapping_sub(*done) <= self.ring.size();
+        let believed = done.filter(whole).filter(held);
+        let saved = Some(self.done).filter(held);
+        self.done = believed.or(saved).unwrap_or(self.tail);
+        self.next = self.done;
+    }
+
     /// Takes a doorbell. False if it makes no sense (no whole units,
     /// backwards, or more than the queue holds) and was ignored.
     #[must_use]
@@ -142,6 +198,9 @@ impl Wq {
         let posted = self.tail.wrapping_sub(self.next);
         if posted == 0 {
             return Fetched::Nothing;
+        }
+        if posted > self.ring.size() {
+            self.contradiction();
         }
         entry.position = self.next;
         let fetched = self.fetch_posted(platform, entry, posted);
@@ -182,6 +241,17 @@ impl Wq {
         Fetched::Entry
     }
 
+    /// What the device knows of this queue can't be: its memory was corrupted.
+    /// Better no device than one that acts on it.
+    #[cold]
+    #[inline(never)]
+    fn contradiction(&self) -> ! {
+        let Self {
+            tail, next, done, ..
+        } = self;
+        panic!("positions contradict each other: {done:#x}, {next:#x}, {tail:#x}")
+    }
+
     /// Goes back to `position`, so that what was read from there on is read
     /// again.
     pub fn rewind_to(&mut self, position: u32) {
@@ -192,6 +262,11 @@ impl Wq {
     #[inline]
     pub fn complete_to(&mut self, position: u32) {
         self.done = position;
+    }
+
+    /// Where the next entry begins, if there is one.
+    pub fn next_entry(&self) -> Option<u32> {
+        self.has_work().then_some(self.next)
     }
 
     /// Whether entries are posted that were not read.

@@ -1,4 +1,5 @@
-//! The conformance suite on a native device, without windows and with them.
+//! The conformance suite on a native device: without windows, with them, and
+//! with every call followed by a save and a restore into a new device.
 
 use std::process::ExitCode;
 
@@ -6,9 +7,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use manatee_conformance::native::NativeWorkshop;
 use manatee_conformance::suite::{self, Requirement};
 
-fn trial(requirement: &'static Requirement, kind: &str, windows: bool) -> Trial {
+fn trial(requirement: &'static Requirement, kind: &str, workshop: NativeWorkshop) -> Trial {
     let run = move || {
-        let outcome = requirement.run(&NativeWorkshop { windows });
+        let outcome = requirement.run(&workshop);
         outcome
             .map_err(|failure| Failed::from(format!("{failure}\n  from: {}", requirement.source)))
     };
@@ -17,7 +18,17 @@ fn trial(requirement: &'static Requirement, kind: &str, windows: bool) -> Trial 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let copies = suite::requirements().map(|r| trial(r, "copies", false));
-    let windows = suite::requirements().map(|r| trial(r, "windows", true));
-    libtest_mimic::run(&arguments, copies.chain(windows).collect()).exit_code()
+    let kinds = [
+        ("copies", false, false),
+        ("windows", true, false),
+        ("moves", true, true),
+    ];
+    let trials = kinds.iter().flat_map(|(kind, windows, moves)| {
+        let workshop = NativeWorkshop {
+            windows: *windows,
+            moves: *moves,
+        };
+        suite::requirements().map(move |r| trial(r, kind, workshop))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

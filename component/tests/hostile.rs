@@ -278,7 +278,11 @@ fn try_all(windows: bool) {
     };
     let sequence = prop::collection::vec(action(), 1..60);
     let tried = runner.run(&sequence, |actions| {
-        let mut bench = NativeWorkshop { windows }.bench(PORTS);
+        let mut bench = NativeWorkshop {
+            windows,
+            moves: false,
+        }
+        .bench(PORTS);
         survives(&mut bench, &actions).map_err(|failure| TestCaseError::fail(failure.to_string()))
     });
     if let Err(error) = tried {

@@ -8,12 +8,14 @@ fn main() -> Result<()> {
     let testbed = Crate {
         package: "manatee-testbed",
         features: &[],
+        build: None,
         inputs: &["guest-tests/testbed", "guest-tests/wit", "wit"],
     };
     testbed.build("testbed.wasm")?;
     let runner = Crate {
         package: "manatee-runner",
         features: &[],
+        build: None,
         inputs: &[
             "component/Cargo.toml",
             "component/src",

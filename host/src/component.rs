@@ -7,18 +7,19 @@ use wasmtime::component::Component as WasmComponent;
 
 use crate::bindings::AdapterPre;
 use crate::bindings::exports::manatee::device::device::Description;
-use crate::interrupt::{Interrupts, VectorSink};
 use crate::pci::{Function, FunctionError, Identity};
+use crate::precompiled;
 use crate::runtime::{Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 
 /// The interface that a device exports.
 const EXPORT: &str = "manatee:device/device@0.1.0";
 /// The interfaces that a device may import.
-const IMPORTS: [&str; 5] = [
+const IMPORTS: [&str; 6] = [
     "manatee:device/types@0.1.0",
     "manatee:device/guest-memory@0.1.0",
     "manatee:device/interrupts@0.1.0",
     "manatee:device/packet-endpoint@0.1.0",
+    "manatee:device/recovery@0.1.0",
     "manatee:device/log@0.1.0",
 ];
 
@@ -121,7 +122,27 @@ impl Component {
     ///
     /// [`ComponentError::Runtime`] if this machine can't run components.
     pub fn embedded() -> Result<Self, ComponentError> {
-        Self::from_bytes(manatee_component::BYTES, "the embedded component")
+        let (bytes, name) = (manatee_component::BYTES, "the embedded component");
+        let runtime = Runtime::get()?;
+        match precompiled::load(&runtime.engine, bytes) {
+            Some(component) => Self::from_compiled(runtime, component, name.to_owned()),
+            None => Self::from_bytes(bytes, name),
+        }
+    }
+
+    /// The component that this build ships, compiled for a later build to
+    /// embed.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Runtime`] if this machine can't run components.
+    pub fn precompile() -> Result<Vec<u8>, ComponentError> {
+        let engine = &Runtime::get()?.engine;
+        let bytes = manatee_component::BYTES;
+        precompiled::precompile(engine, bytes).map_err(|error| ComponentError::Invalid {
+            name: "the embedded component".to_owned(),
+            error: format!("{error:#}"),
+        })
     }
 
     /// Loads a component; `name` is for messages.
@@ -139,12 +160,21 @@ impl Component {
             _ => return Err(ComponentError::NotWasm(name)),
         }
         let runtime = Runtime::get()?;
-        let engine = &runtime.engine;
         let invalid = |error: wasmtime::Error| ComponentError::Invalid {
             name: name.clone(),
             error: format!("{error:#}"),
         };
-        let component = WasmComponent::from_binary(engine, bytes).map_err(invalid)?;
+        let component = WasmComponent::from_binary(&runtime.engine, bytes).map_err(invalid)?;
+        Self::from_compiled(runtime, component, name)
+    }
+
+    /// Checks what a component imports and exports.
+    fn from_compiled(
+        runtime: &Runtime,
+        component: WasmComponent,
+        name: String,
+    ) -> Result<Self, ComponentError> {
+        let engine = &runtime.engine;
         let ty = component.component_type();
         let imports: Arc<[_]> = ty
             .imports(engine)
@@ -214,22 +244,8 @@ impl Component {
     }
 
     fn ask(&self) -> Result<Description, ComponentError> {
-        // A function for the instance to sit behind, until we know its own.
-        let blank = Identity {
-            vendor_id: 0,
-            device_id: 0,
-            subsystem_vendor_id: 0,
-            subsystem_id: 0,
-            revision_id: 0,
-            class_code: 0,
-        };
-        let function = Function::new(blank, &[], 1).map_err(|error| self.undescribed(error))?;
-        let state = HostState::new(
-            function,
-            Interrupts::Vectors(Box::new(Nowhere)),
-            vec![],
-            Limits::default(),
-        );
+        let state = HostState::vacant(Limits::default());
+        let state = state.map_err(|error| self.undescribed(error))?;
         let mut instance = Instance::new(&self.pre, state).map_err(|(failure, _)| failure)?;
         let description = instance.describe()?;
         self.function(&description)?;
@@ -271,11 +287,4 @@ impl std::fmt::Debug for Component {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-/// Where a description's interrupts go.
-struct Nowhere;
-
-impl VectorSink for Nowhere {
-    fn raise(&self, _vector: u16) {}
 }

@@ -3,6 +3,7 @@
 pub mod commands;
 pub mod objects;
 pub mod rx;
+mod state;
 pub mod tx;
 
 use alloc::vec::Vec;
@@ -34,8 +35,9 @@ pub struct Nic {
     pub registered: bool,
     /// The vports, in the order of the host's ports.
     pub vports: Vec<Vport>,
-    objects: Slab<WqObject>,
-    generation: u32,
+    pub(crate) objects: Slab<WqObject>,
+    /// Number of the last object.
+    sequence: u32,
     scratch: Scratch,
 }
 
@@ -194,6 +196,6 @@ impl Nic {
     pub fn objects(&self) -> impl Iterator<Item = (u64, &WqObject)> {
         self.objects
             .iter()
-            .map(|(key, object)| (object.handle(key), object))
+            .map(|(_, object)| (object.handle(), object))
     }
 }

@@ -2,6 +2,7 @@
 //! completion queue that it reports to.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use super::{MAX_QUEUES, Nic, rx, tx};
 use crate::hwc::Context;
@@ -26,8 +27,8 @@ pub struct WqObject {
     pub cq: u32,
     /// What it is in the middle of.
     pub work: Work,
-    /// Part of the handle.
-    generation: u32,
+    /// Which one it is: the lower part of its handle.
+    pub number: u32,
 }
 
 /// What a work queue object is in the middle of.
@@ -37,6 +38,8 @@ pub enum Work {
     Send {
         /// In order.
         in_flight: VecDeque<tx::InFlight>,
+        /// After a failure: up to here, packets were handed over already.
+        handed_over: Option<u32>,
     },
     /// Receive buffers that the host holds, in order.
     Receive {
@@ -50,8 +53,8 @@ const OBJECT_TAG: u64 = 0x4f42 << 48;
 
 impl WqObject {
     /// The handle by which the driver names it.
-    pub fn handle(&self, key: usize) -> u64 {
-        OBJECT_TAG | u64::from(self.generation) << 16 | key as u64
+    pub fn handle(&self) -> u64 {
+        OBJECT_TAG | u64::from(self.number)
     }
 
     /// Type of its work queue.
@@ -66,11 +69,14 @@ impl WqObject {
 impl Nic {
     /// The object that a handle names.
     pub fn object(&self, handle: u64) -> Option<(usize, &WqObject)> {
-        let key = (handle & 0xffff) as usize;
         self.objects
-            .get(key)
-            .filter(|o| o.handle(key) == handle)
-            .map(|o| (key, o))
+            .iter()
+            .find(|(_, object)| object.handle() == handle)
+    }
+
+    /// The handle of an object, by its key.
+    pub fn handle_of(&self, key: usize) -> Option<u64> {
+        self.objects.get(key).map(WqObject::handle)
     }
 
     /// The receive queue object of a vport's queue, by its key.
@@ -83,7 +89,14 @@ impl Nic {
         self.find(vport, queue, QueueType::Sq)
     }
 
-    fn find(&self, vport: usize, queue: u32, queue_type: QueueType) -> Option<usize> {
+    /// The keys of all send or receive objects.
+    pub fn keys(&self, queue_type: QueueType) -> Vec<usize> {
+        let objects = self.objects.iter();
+        let wanted = objects.filter(|(_, object)| object.queue_type() == queue_type);
+        wanted.map(|(key, _)| key).collect()
+    }
+
+    pub(super) fn find(&self, vport: usize, queue: u32, queue_type: QueueType) -> Option<usize> {
         let wanted =
             |o: &WqObject| o.vport == vport && o.queue == queue && o.queue_type() == queue_type;
         self.objects
@@ -157,20 +170,22 @@ pub fn create(
     let work = match queue_type {
         QueueType::Sq => Work::Send {
             in_flight: VecDeque::new(),
+            handed_over: None,
         },
         _ => Work::Receive {
             posted: VecDeque::new(),
         },
     };
-    ctx.nic.generation = ctx.nic.generation.wrapping_add(1);
+    ctx.nic.sequence = ctx.nic.sequence.wrapping_add(1);
     let object = WqObject {
         vport,
         queue,
         wq,
         cq,
         work,
-        generation: ctx.nic.generation,
+        number: ctx.nic.sequence,
     };
+    let handle = object.handle();
     let key = ctx.nic.objects.insert(object);
     let queue = match queue_type {
         QueueType::Sq => ctx.queues.sq(wq),
@@ -179,11 +194,7 @@ pub fn create(
     if let Some(queue) = queue {
         queue.client = Client::Nic(key);
     }
-    Ok(Created {
-        wq,
-        cq,
-        handle: ctx.nic.objects[key].handle(key),
-    })
+    Ok(Created { wq, cq, handle })
 }
 
 /// Ends an object and its queues.
@@ -211,7 +222,7 @@ pub fn destroy(
 
 /// Ends every object, whatever it is doing, and every vport's configuration.
 pub fn destroy_all(ctx: &mut Context<'_, impl Platform>) {
-    let keys: alloc::vec::Vec<usize> = ctx.nic.objects.iter().map(|(key, _)| key).collect();
+    let keys: Vec<usize> = ctx.nic.objects.iter().map(|(key, _)| key).collect();
     for key in keys {
         let _ = remove(ctx, key);
     }

@@ -12,7 +12,7 @@ use crate::platform::{Level, Platform, RxBuffer, RxFlags, RxPacket, Segment};
 use crate::wire::gdma::Status;
 use crate::wire::oob::RxFlags as CompletionFlags;
 use crate::wire::oob::{CqeHeader, CqeType, RxCompletion};
-use crate::wire::queue::Sge;
+use crate::wire::queue::{QueueType, Sge};
 use crate::wq::{Fetched, Wq};
 
 /// Buffers handed over in one call.
@@ -33,12 +33,17 @@ pub struct Posted {
 
 /// Hands receive queue entries to the host, if the vport receives.
 pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    while post_batch(ctx, key) == Some(BATCH) {}
+    loop {
+        let most = if ctx.queues.caution.is_on() { 1 } else { BATCH };
+        if post_batch(ctx, key, most) != Some(most) {
+            break;
+        }
+    }
     complete_bad(ctx, key);
 }
 
 /// Returns how many entries it took.
-fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
+fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
     let Work::Receive { posted } = &mut object.work else {
@@ -47,19 +52,21 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize>
     if !nic.vports.get(object.vport)?.steering.enabled {
         return None;
     }
-    let wq = ctx.queues.rq(object.wq)?;
+    let (wq, caution) = ctx.queues.rq_with_caution(object.wq)?;
     let scratch = &mut nic.scratch;
     scratch.buffers.clear();
     scratch.segments.clear();
     let before = posted.len();
-    while scratch.buffers.len() < BATCH && posted.len() < MAX_POSTED {
+    while scratch.buffers.len() < most && posted.len() < MAX_POSTED {
+        let skip =
+            caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Rq, object.wq, wq);
         let fetched = wq.fetch(ctx.platform, &mut scratch.entry);
         if fetched == Fetched::Nothing {
             break;
         }
         let entry = &scratch.entry;
         let first = scratch.segments.len();
-        let bad = fetched != Fetched::Entry || !gather(entry.sgl(), &mut scratch.segments);
+        let bad = skip || fetched != Fetched::Entry || !gather(entry.sgl(), &mut scratch.segments);
         if bad {
             scratch.segments.truncate(first);
         } else {

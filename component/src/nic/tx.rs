@@ -12,7 +12,7 @@ use crate::platform::{
 };
 use crate::queues::Queues;
 use crate::wire::oob::{CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
-use crate::wire::queue::{Sge, WQE_UNIT, WqeHeader};
+use crate::wire::queue::{QueueType, Sge, WQE_UNIT, WqeHeader};
 use crate::wq::{Entry, Fetched};
 
 /// Packets handed over in one call.
@@ -43,32 +43,41 @@ pub struct InFlight {
 /// Works on a send queue. Returns true if more is posted.
 pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) -> bool {
     for _ in 0..BUDGET / BATCH {
-        let Some(taken) = process_batch(ctx, key) else {
-            return false;
-        };
-        if taken < BATCH {
+        let most = batch(ctx.queues);
+        if process_batch(ctx, key, most) != Some(most) {
             return false;
         }
     }
     true
 }
 
-/// Takes a batch, hands it over, and completes what is done. Returns how many
+/// Packets to take at a time.
+fn batch(queues: &Queues) -> usize {
+    if queues.caution.is_on() { 1 } else { BATCH }
+}
+
+/// Takes up to `most` entries, hands them over, and completes what is done. Returns how many
 /// entries it took.
-fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usize> {
+fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<usize> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
-    let Work::Send { in_flight } = &mut object.work else {
+    let Work::Send {
+        in_flight,
+        handed_over,
+    } = &mut object.work
+    else {
         return None;
     };
     let vport = nic.vports.get_mut(object.vport)?;
-    let wq = ctx.queues.sq(object.wq)?;
+    let (wq, caution) = ctx.queues.sq_with_caution(object.wq)?;
     let scratch = &mut nic.scratch;
     let rules = Rules::of(vport, object.wq, object.cq);
     scratch.packets.clear();
     scratch.segments.clear();
     scratch.sent.clear();
-    while scratch.sent.len() < BATCH {
+    while scratch.sent.len() < most {
+        let skip =
+            caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Sq, object.wq, wq);
         let fetched = wq.fetch(ctx.platform, &mut scratch.entry);
         if fetched == Fetched::Nothing {
             break;
@@ -83,15 +92,27 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
         };
         let first = scratch.segments.len();
         match rules.check(fetched, entry, &mut scratch.segments) {
+            _ if skip => sent.outcome = Some(CqeType::TxGdmaError),
             Ok(checked) => {
                 sent.length = checked.length;
                 sent.suppress = checked.suppress;
-                scratch.packets.push(checked.packet);
+                if was_handed_over(handed_over, &sent) {
+                    sent.outcome = Some(CqeType::TxOkay);
+                } else {
+                    scratch.packets.push(checked.packet);
+                    #[cfg(feature = "faults")]
+                    crate::faults::meet(
+                        ctx.platform,
+                        (wq, caution),
+                        (sent.position, sent.end),
+                        &mut scratch.segments,
+                    );
+                }
             }
-            Err(outcome) => {
-                scratch.segments.truncate(first);
-                sent.outcome = Some(outcome);
-            }
+            Err(outcome) => sent.outcome = Some(outcome),
+        }
+        if sent.outcome.is_some() {
+            scratch.segments.truncate(first);
         }
         scratch.sent.push(sent);
     }
@@ -119,6 +140,14 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize) -> Option<usi
     complete(ctx.platform, ctx.queues, vport, place, now.iter().copied());
     complete_front(ctx, key);
     Some(taken)
+}
+
+/// Whether a packet went out already before a failure; forgets about that
+/// with the first that did not.
+fn was_handed_over(handed_over: &mut Option<u32>, packet: &InFlight) -> bool {
+    let ahead = |last: u32| last.wrapping_sub(packet.end) < 1 << 31;
+    *handed_over = handed_over.filter(|last| ahead(*last));
+    handed_over.is_some()
 }
 
 /// What a send queue entry asks for, once it is known to make sense.
@@ -327,7 +356,7 @@ pub fn transmitted(ctx: &mut Context<'_, impl Platform>, key: usize, done: &[TxC
     let Some(object) = ctx.nic.objects.get_mut(key) else {
         return;
     };
-    let Work::Send { in_flight } = &mut object.work else {
+    let Work::Send { in_flight, .. } = &mut object.work else {
         return;
     };
     for completion in done {
@@ -347,7 +376,7 @@ fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
     let Some(object) = objects.get_mut(key) else {
         return;
     };
-    let Work::Send { in_flight } = &mut object.work else {
+    let Work::Send { in_flight, .. } = &mut object.work else {
         return;
     };
     let Some(vport) = vports.get_mut(object.vport) else {
@@ -355,6 +384,9 @@ fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
     };
     let place = (object.vport, object.wq, object.cq);
     let done = decided(in_flight.iter());
+    if done == 0 {
+        return;
+    }
     let packets = in_flight.drain(..done);
     complete(ctx.platform, ctx.queues, vport, place, packets);
 }

@@ -73,6 +73,22 @@ pub enum CqeType {
     TxGdmaError = 42,
 }
 
+impl CqeType {
+    /// The type of a transmit's completion, from the number on the wire.
+    pub fn of_transmit(value: u8) -> Option<Self> {
+        let all = [
+            Self::TxOkay,
+            Self::TxMtuDrop,
+            Self::TxInvalidOob,
+            Self::TxHdrProcessingError,
+            Self::TxVportIdxOutOfRange,
+            Self::TxVportDisabled,
+            Self::TxGdmaError,
+        ];
+        all.into_iter().find(|cqe_type| *cqe_type as u8 == value)
+    }
+}
+
 /// `MANA_CQE_COMPLETION`.
 pub const CLIENT_COMPLETION: u8 = 1;
 

@@ -8,7 +8,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,6 +28,9 @@ pub struct Crate<'a> {
     pub package: &'a str,
     /// The features that it needs.
     pub features: &'a [&'a str],
+    /// The build's version that the component tells (`MANATEE_BUILD`), if not
+    /// the package's.
+    pub build: Option<&'a str>,
     /// Files and folders that it is made of, as seen from the workspace. The
     /// workspace's own manifest and lock file need not be named.
     pub inputs: &'a [&'a str],
@@ -48,7 +51,6 @@ impl Crate<'_> {
             println!("cargo::rerun-if-changed={}", input.display());
         }
         let module = self.compile(&workspace, &target_dir()?)?;
-        let module = fs::read(&module).with_context(|| format!("reading {}", module.display()))?;
         let component = ComponentEncoder::default()
             .validate(true)
             .module(&module)?
@@ -57,7 +59,8 @@ impl Crate<'_> {
         fs::write(&output, component).with_context(|| format!("writing {}", output.display()))
     }
 
-    fn compile(&self, workspace: &Path, target_dir: &Path) -> Result<PathBuf> {
+    /// Returns the module's bytes.
+    fn compile(&self, workspace: &Path, target_dir: &Path) -> Result<Vec<u8>> {
         let mut cargo = toolchain()?;
         cargo
             .current_dir(workspace)
@@ -68,6 +71,11 @@ impl Crate<'_> {
         for feature in self.features {
             cargo.args(["--features", feature]);
         }
+        cargo.env_remove("MANATEE_BUILD");
+        cargo.envs(self.build.map(|build| ("MANATEE_BUILD", build)));
+        // Another build script may build the same crate otherwise; the file is
+        // called the same, so it has to be read first.
+        let _lock = lock(target_dir)?;
         let output = cargo
             .output()
             .with_context(|| format!("running {cargo:?}"))?;
@@ -79,8 +87,21 @@ impl Crate<'_> {
             String::from_utf8_lossy(&output.stderr)
         );
         let module = format!("{}.wasm", self.package.replace('-', "_"));
-        Ok(target_dir.join(TARGET).join(PROFILE).join(module))
+        let module = target_dir.join(TARGET).join(PROFILE).join(module);
+        fs::read(&module).with_context(|| format!("reading {}", module.display()))
     }
+}
+
+/// Waits until no other build script builds here; held until it is dropped.
+fn lock(target_dir: &Path) -> Result<File> {
+    let path = target_dir.join(".build-script-lock");
+    let lock = || {
+        fs::create_dir_all(target_dir)?;
+        let file = File::create(&path)?;
+        file.lock()?;
+        Ok::<_, std::io::Error>(file)
+    };
+    lock().with_context(|| format!("locking {}", path.display()))
 }
 
 fn var(name: &str) -> Result<OsString> {

@@ -269,6 +269,11 @@ impl Platform for Host {
         self.ports[port as usize].endpoint.cancel();
     }
 
+    // Nobody saves or recovers this device.
+    fn changed(&mut self) {}
+
+    fn attempt(&mut self, _entry: u64) {}
+
     fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
         eprintln!("the native device ({level:?}): {message}");
     }

@@ -190,7 +190,7 @@ impl Host {
             processor: field("/proc/cpuinfo", "model name")?,
             processors: std::thread::available_parallelism().map_or(1, Into::into),
             memory_gib: kibibytes >> 20,
-            kernel: rustix::system::uname()
+            kernel: nix::sys::utsname::uname()?
                 .release()
                 .to_string_lossy()
                 .into_owned(),

@@ -1,7 +1,7 @@
 //! Taking samples: contenders alternate, so that whatever else the machine
 //! does meets them all.
 
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// Something to measure; a run returns one sample.
@@ -58,8 +58,8 @@ impl<'a> Contender<'a> {
 
 /// Nanoseconds that this thread had a processor so far.
 fn thread_time() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock that Linux has");
+    time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64
 }
 
 /// What a contender's samples say.

@@ -83,16 +83,13 @@ impl Assets {
     }
 }
 
-/// The program `manatee` that was built beside this one.
-pub fn manatee_beside_this_program() -> Result<PathBuf> {
+/// The program `name` that was built beside this one, by the task `task`.
+pub fn beside_this_program(name: &str, task: &str) -> Result<PathBuf> {
     let path = env::current_exe()
         .context("cannot tell where this program lies")?
-        .with_file_name("manatee");
+        .with_file_name(name);
     if !path.exists() {
-        bail!(
-            "{} is missing: run `just build`, or name one with --manatee",
-            path.display()
-        );
+        bail!("{} is missing: run `just {task}`", path.display());
     }
     Ok(path)
 }

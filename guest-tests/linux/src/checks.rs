@@ -130,6 +130,25 @@ pub fn wait_reachable(vm: &mut Vm, subnet: Subnet) -> Result<()> {
     Ok(())
 }
 
+/// What a guest would notice of a device in trouble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// How often the link went up or down.
+    carrier_changes: String,
+    /// The kernel's warnings about drivers, devices and queues that stand still.
+    warnings: String,
+}
+
+/// Looks how a guest and its interface are.
+pub fn health(vm: &mut Vm, interface: &str) -> Result<Health> {
+    let carrier_changes = vm.sh(&format!("cat /sys/class/net/{interface}/carrier_changes"))?;
+    let warnings = vm.sh("dmesg | grep -iE 'warning|watchdog|reset|oops|bug:|hung' || true")?;
+    Ok(Health {
+        carrier_changes,
+        warnings,
+    })
+}
+
 /// Reads ping's summary: as many answers as requests, each once.
 fn no_loss(printed: &str) -> Result<String> {
     let summary = printed

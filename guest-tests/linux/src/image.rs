@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cpio::newc;
 
 use crate::assets::Assets;
@@ -40,13 +40,14 @@ const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Writes an initramfs for `kernel` to `path`.
-pub fn build(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
-    write(assets, kernel, path)
+/// Writes an initramfs for `kernel` to `path`, with the guest's end of the traffic,
+/// the program `traffic`.
+pub fn build(assets: &Assets, kernel: &Kernel, traffic: &Path, path: &Path) -> Result<()> {
+    write(assets, kernel, traffic, path)
         .with_context(|| format!("cannot make the guest's image {}", path.display()))
 }
 
-fn write(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
+fn write(assets: &Assets, kernel: &Kernel, traffic: &Path, path: &Path) -> Result<()> {
     let mut image = Archive::create(path)?;
     image.console()?;
     image.program("init", include_bytes!("../guest/init"))?;
@@ -56,6 +57,7 @@ fn write(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
     image.copy("busybox/busybox", &tools.join("usr/bin/busybox"))?;
     image.copy("busybox/sh", &tools.join("usr/bin/busybox"))?;
     add_tools(&mut image, &tools)?;
+    image.program("usr/bin/traffic", &static_program(traffic)?)?;
     if let Some(tree) = &kernel.modules {
         let wanted = MODULES.map(|name| tree.has(name).then_some(name));
         let wanted: Vec<&str> = wanted.into_iter().flatten().collect();
@@ -71,6 +73,20 @@ fn write(assets: &Assets, kernel: &Kernel, path: &Path) -> Result<()> {
         image.directory(empty)?;
     }
     image.finish()
+}
+
+/// A program that needs no library of the machine it was built on.
+fn static_program(path: &Path) -> Result<Vec<u8>> {
+    let elf = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let wants_loader = elf
+        .windows(LOADER.len())
+        .any(|bytes| bytes == LOADER.as_bytes());
+    ensure!(
+        !wants_loader,
+        "{} is linked dynamically, and the guest has other libraries: run `just guest-programs`",
+        path.display()
+    );
+    Ok(elf)
 }
 
 fn add_tools(image: &mut Archive, tree: &Path) -> Result<()> {

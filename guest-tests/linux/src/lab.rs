@@ -1,17 +1,19 @@
 //! A guest on the network: TAP interfaces, the device's process, the machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::assets::Assets;
-use crate::checks::{self, Ping};
+use crate::checks::{self, Health, Ping};
+use crate::control::Control;
 use crate::netns::{Family, Subnet, Tap};
 use crate::qemu::{Machine, Nic, Vm};
-use crate::serve::{PortArgument, Serve};
+use crate::serve::{PortArgument, Serve, Start};
 use crate::stage::Stage;
 use crate::tcp;
+use crate::transcript::Transcript;
 
 /// How much of each log a failure shows.
 const EVIDENCE_LINES: usize = 40;
@@ -51,8 +53,10 @@ impl Device {
 pub struct Plan {
     /// The adapter.
     pub device: Device,
-    /// How many ports it has, each with a TAP interface of its own.
+    /// How many ports there are, each with a TAP interface of its own.
     pub ports: u8,
+    /// Whether each port is on an adapter of its own, with a `manatee serve` of its own.
+    pub apart: bool,
     /// How many processors the guest has.
     pub cpus: u8,
 }
@@ -71,7 +75,7 @@ pub struct Port {
 pub struct Lab {
     // In the order in which they have to go.
     vm: Option<Vm>,
-    serve: Option<Serve>,
+    serves: Vec<Serve>,
     ports: Vec<Port>,
     plan: Plan,
     dir: PathBuf,
@@ -96,7 +100,7 @@ impl Lab {
             .collect::<Result<_>>()?;
         Ok(Self {
             vm: None,
-            serve: None,
+            serves: Vec::new(),
             ports,
             plan,
             dir: stage.sandbox.run_dir().to_owned(),
@@ -113,10 +117,24 @@ impl Lab {
         }
     }
 
-    /// Starts `manatee serve` on the ports.
+    /// Starts `manatee serve` on the ports, with the component that is built in.
     pub fn start_serve(&mut self) -> Result<()> {
-        let ports: Vec<PortArgument<'_>> = self.ports.iter().map(Port::argument).collect();
-        self.serve = Some(Serve::start(&self.stage.manatee, &self.dir, &ports)?);
+        self.start_serve_with(&[])
+    }
+
+    /// The same, with the first of `components` in the first process, and so on.
+    pub fn start_serve_with(&mut self, components: &[&Path]) -> Result<()> {
+        let arguments: Vec<PortArgument<'_>> = self.ports.iter().map(Port::argument).collect();
+        let each = if self.plan.apart { 1 } else { arguments.len() };
+        for (number, ports) in arguments.chunks(each).enumerate() {
+            self.serves.push(Serve::start(&Start {
+                manatee: &self.stage.manatee,
+                dir: &self.dir,
+                number,
+                component: components.get(number).copied(),
+                ports,
+            })?);
+        }
         Ok(())
     }
 
@@ -173,6 +191,13 @@ impl Lab {
         self.check_serve()
     }
 
+    /// How the guest and its interfaces are.
+    pub fn health(&mut self) -> Result<Vec<Health>> {
+        let Parts { vm, ports, .. } = self.parts()?;
+        let looks = ports.iter().map(|port| checks::health(vm, &port.interface));
+        looks.collect()
+    }
+
     /// The running machine and what belongs to it.
     pub fn parts(&mut self) -> Result<Parts<'_>> {
         Ok(Parts {
@@ -187,29 +212,51 @@ impl Lab {
         &self.stage
     }
 
-    /// Fails if `manatee serve` should run and does not.
+    /// The control socket of the `manatee serve` with that number.
+    pub fn control(&self, number: usize) -> Result<Control> {
+        let serve = self
+            .serves
+            .get(number)
+            .context("manatee serve does not run")?;
+        Ok(Control::new(&self.stage.manatee, serve.control()))
+    }
+
+    /// What the `manatee serve` with that number has logged.
+    pub fn log(&self, number: usize) -> Result<&Transcript> {
+        let serve = self.serves.get(number);
+        Ok(serve.context("manatee serve does not run")?.log())
+    }
+
+    /// The process ids of those `manatee serve` that run.
+    pub fn serve_pids(&self) -> Vec<u32> {
+        self.serves.iter().map(Serve::pid).collect()
+    }
+
+    /// Fails if a `manatee serve` should run and does not.
     pub fn check_serve(&mut self) -> Result<()> {
-        self.serve.as_mut().map_or(Ok(()), Serve::check_running)
+        self.serves.iter_mut().try_for_each(Serve::check_running)
     }
 
     /// Stops the machine, then `manatee serve`, which has to end cleanly.
     pub fn stop(&mut self) -> Result<()> {
         self.kill_vm();
-        self.serve.take().map_or(Ok(()), Serve::stop)
+        self.serves.drain(..).try_for_each(Serve::stop)
     }
 
     /// Adds the ends of the guest's console and of the host's log to an error.
     pub fn with_evidence(&self, error: anyhow::Error) -> anyhow::Error {
         let mut text = format!("{error:#}");
-        let console = self.vm.as_ref().map(|vm| vm.console().tail(EVIDENCE_LINES));
-        let log = self
-            .serve
-            .as_ref()
-            .map(|serve| serve.log().tail(EVIDENCE_LINES));
-        for (name, end) in [("the guest's console", console), ("manatee's log", log)] {
-            if let Some(end) = end {
-                text += &format!("\n--- the end of {name}:\n{end}\n---");
-            }
+        let console = self
+            .vm
+            .iter()
+            .map(|vm| ("the guest's console", vm.console()));
+        let logs = self
+            .serves
+            .iter()
+            .map(|serve| ("manatee's log", serve.log()));
+        for (name, transcript) in console.chain(logs) {
+            let end = transcript.tail(EVIDENCE_LINES);
+            text += &format!("\n--- the end of {name}:\n{end}\n---");
         }
         anyhow::Error::msg(text)
     }
@@ -232,10 +279,11 @@ impl Lab {
         if self.plan.device == Device::VirtioNet {
             return Ok(self.ports.iter().map(Port::virtio).collect());
         }
-        let serve = self.serve.as_ref().context("manatee serve does not run")?;
-        Ok(vec![Nic::VfioUser {
+        ensure!(!self.serves.is_empty(), "manatee serve does not run");
+        let nic = |serve: &Serve| Nic::VfioUser {
             socket: serve.socket().to_owned(),
-        }])
+        };
+        Ok(self.serves.iter().map(nic).collect())
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::process::output_of;
 use crate::sandbox::Sandbox;
@@ -118,6 +119,27 @@ impl Tap {
     /// The addresses of its two ends.
     pub fn subnet(&self) -> Subnet {
         self.subnet
+    }
+
+    /// Makes room for so many packets to wait for the device. One that finds no
+    /// room is lost before the device sees it.
+    pub fn make_room(&self, packets: u32) -> Result<()> {
+        let Interface { ip, name } = &self.interface;
+        run(
+            ip,
+            &["link", "set", name, "txqueuelen", &packets.to_string()],
+        )
+    }
+
+    /// How many packets found no room.
+    pub fn dropped(&self) -> Result<u64> {
+        let path = ["-json", "-statistics", "link", "show", &self.interface.name];
+        let mut command = Command::new(&self.interface.ip);
+        command.args(path);
+        let links: Value = serde_json::from_str(&output_of(command)?)?;
+        links[0]["stats64"]["tx"]["dropped"]
+            .as_u64()
+            .with_context(|| format!("ip tells no drops: {links}"))
     }
 
     fn set_up(inside: &Sandbox, ip: &Path, name: &str, subnet: Subnet) -> Result<Self> {

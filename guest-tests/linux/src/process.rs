@@ -53,6 +53,11 @@ impl Process {
         &self.output
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Fails if the process has ended, saying how.
     pub fn check_running(&mut self) -> Result<()> {
         match self

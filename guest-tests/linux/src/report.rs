@@ -1,6 +1,7 @@
 //! What a person reads: one line a step, with its time.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -49,6 +50,20 @@ impl Report {
     /// The time since the beginning.
     pub fn total(&self) -> String {
         seconds(self.begun.elapsed())
+    }
+}
+
+/// Says how the program `name` went, in its last line.
+pub fn conclude(name: &str, result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => {
+            println!("{name}: ok");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error:#}\n{name}: failed");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -25,6 +25,21 @@ const LIVENESS: Duration = Duration::from_millis(100);
 pub struct Serve {
     process: Process,
     socket: PathBuf,
+    control: PathBuf,
+}
+
+/// What to start.
+pub struct Start<'a> {
+    /// The program `manatee`.
+    pub manatee: &'a Path,
+    /// Where its sockets go.
+    pub dir: &'a Path,
+    /// What tells its sockets from those of others there.
+    pub number: usize,
+    /// The component, if not the one that is built in.
+    pub component: Option<&'a Path>,
+    /// Its ports.
+    pub ports: &'a [PortArgument<'a>],
 }
 
 /// One `--port` of it.
@@ -36,15 +51,18 @@ pub struct PortArgument<'a> {
 }
 
 impl Serve {
-    /// Starts `manatee` with its sockets in `dir`, and waits until it says that it is ready.
-    pub fn start(manatee: &Path, dir: &Path, ports: &[PortArgument<'_>]) -> Result<Self> {
-        let socket = dir.join("vfio-user.sock");
-        let notify_path = dir.join("notify.sock");
+    /// Starts it, and waits until it says that it is ready.
+    pub fn start(start: &Start<'_>) -> Result<Self> {
+        let path = |name: &str| start.dir.join(format!("{name}-{}.sock", start.number));
+        let (socket, control, notify_path) = (path("vfio-user"), path("control"), path("notify"));
         let notify = bind(&notify_path)?;
-        let mut command = Command::new(manatee);
+        let mut command = Command::new(start.manatee);
         command.arg("serve").arg("--socket").arg(&socket);
-        command.arg("--control").arg(dir.join("control.sock"));
-        for port in ports {
+        command.arg("--control").arg(&control);
+        if let Some(component) = start.component {
+            command.arg("--component").arg(component);
+        }
+        for port in start.ports {
             command
                 .arg("--port")
                 .arg(format!("tap={},mac={}", port.tap, port.mac));
@@ -53,6 +71,7 @@ impl Serve {
         let mut serve = Self {
             process: Process::spawn("manatee serve", command)?,
             socket,
+            control,
         };
         if let Err(error) = serve.wait_ready(&notify) {
             bail!("{error:#}; it printed: {}", serve.log().tail(20));
@@ -65,9 +84,19 @@ impl Serve {
         &self.socket
     }
 
+    /// The socket for its operator.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
     /// What it has logged.
     pub fn log(&self) -> &Transcript {
         self.process.output()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Fails if it has ended.
@@ -165,10 +194,14 @@ mod tests {
             tap: "t0",
             mac: "02:00:00:00:00:01",
         };
-        let error = Serve::start(&manatee, dir.path(), &[port])
-            .err()
-            .unwrap()
-            .to_string();
+        let start = Start {
+            manatee: &manatee,
+            dir: dir.path(),
+            number: 0,
+            component: None,
+            ports: &[port],
+        };
+        let error = Serve::start(&start).err().unwrap().to_string();
         assert!(
             error.contains("no such TAP: tap=t0,mac=02:00:00:00:00:01"),
             "{error}"

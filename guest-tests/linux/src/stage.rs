@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::assets::{Assets, manatee_beside_this_program};
+use crate::assets::{Assets, beside_this_program};
 use crate::image;
 use crate::kernel::Kernel;
 use crate::sandbox::Sandbox;
@@ -48,10 +48,11 @@ impl Stage {
         let manatee = options
             .manatee
             .clone()
-            .map_or_else(manatee_beside_this_program, Ok)?;
+            .map_or_else(|| beside_this_program("manatee", "build"), Ok)?;
+        let traffic = beside_this_program("traffic", "guest-programs")?;
         let sandbox = Sandbox::enter()?;
         let initramfs = sandbox.run_dir().join("initramfs");
-        image::build(&assets, &kernel, &initramfs)?;
+        image::build(&assets, &kernel, &traffic, &initramfs)?;
         Ok(Self {
             sandbox,
             assets,

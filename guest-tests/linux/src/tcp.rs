@@ -3,12 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use manatee_traffic::connections;
 use sha2::{Digest, Sha256};
 
 use crate::netns::{Family, Subnet};
@@ -161,14 +160,7 @@ fn with_guest<T: Send>(
 }
 
 fn accept(listener: &TcpListener) -> Result<TcpStream> {
-    let timeout = PollTimeout::try_from(CONNECT_WITHIN).context("too long a wait")?;
-    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut waiting, timeout).context("cannot wait for the guest")? == 0 {
-        bail!("the guest did not connect within {CONNECT_WITHIN:?}");
-    }
-    let (stream, _) = listener
-        .accept()
-        .context("cannot accept the guest's connection")?;
+    let stream = connections::accept(listener, CONNECT_WITHIN)?;
     stream.set_read_timeout(Some(STALL))?;
     stream.set_write_timeout(Some(STALL))?;
     Ok(stream)

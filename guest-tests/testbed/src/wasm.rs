@@ -7,7 +7,7 @@ use spin::{Lazy, Mutex};
 
 use crate::bindings::exports::manatee::device::guest_memory::{self, MemoryError, WindowError};
 use crate::bindings::exports::manatee::device::packet_endpoint::{self, TransmitResult};
-use crate::bindings::exports::manatee::device::{interrupts, log};
+use crate::bindings::exports::manatee::device::{interrupts, log, recovery};
 use crate::bindings::exports::manatee::testbed::control::{
     self, AccessFault, Arrival, Transmitted, WindowRefusal,
 };
@@ -83,6 +83,13 @@ impl packet_endpoint::Guest for Testbed {
     fn cancel_transmit(port: u32, _queue: u32) {
         with_port(port, Port::cancel_transmit);
     }
+}
+
+/// Nothing of the testbed outlives a device that fails.
+impl recovery::Guest for Testbed {
+    fn changed() {}
+
+    fn attempt(_entry: u64) {}
 }
 
 impl log::Guest for Testbed {

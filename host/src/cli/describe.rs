@@ -156,6 +156,7 @@ mod tests {
             msix_vectors: 65,
             max_ports: 16,
             saved_state_writes: None,
+            doorbells: vec![],
             saved_state_reads: vec![],
         }
     }

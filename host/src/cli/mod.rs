@@ -6,7 +6,9 @@ mod inspect;
 mod logging;
 mod mac;
 mod port;
+mod precompile;
 mod serve;
+mod swap;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -40,6 +42,9 @@ enum Command {
     Describe(describe::Arguments),
     Check(check::Arguments),
     Inspect(inspect::Arguments),
+    Swap(swap::Arguments),
+    Rollback(swap::RollbackArguments),
+    Precompile(precompile::Arguments),
 }
 
 /// Does what the command line says.
@@ -49,6 +54,9 @@ pub fn run() -> ExitCode {
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Precompile(arguments) => precompile::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Inspect, Request, Response};
+use super::{Inspect, Request, Response, Swap};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a swap may take: the new component is checked and compiled.
+const SWAP_PATIENCE: Duration = Duration::from_secs(900);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,33 @@ impl Client {
     /// [`ClientError`]; `Refused` if nothing matches the pattern.
     pub fn inspect(&mut self, pattern: Option<String>) -> Result<Value, ClientError> {
         self.ask(&Request::Inspect(Inspect { pattern }))
+    }
+
+    /// Replaces the device's component; what came of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if the old one goes on.
+    pub fn swap(&mut self, swap: Swap) -> Result<Value, ClientError> {
+        self.wait_for_long()?;
+        self.ask(&Request::Swap(swap))
+    }
+
+    /// Goes back to the component before; what came of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if there is none or it can't go on.
+    pub fn rollback(&mut self) -> Result<Value, ClientError> {
+        self.wait_for_long()?;
+        self.ask(&Request::Rollback)
+    }
+
+    fn wait_for_long(&self) -> Result<(), ClientError> {
+        let stream = self.stream.get_ref();
+        stream
+            .set_read_timeout(Some(SWAP_PATIENCE))
+            .map_err(|error| ClientError::Broken(self.path.clone(), error))
     }
 
     fn ask(&mut self, request: &Request) -> Result<Value, ClientError> {

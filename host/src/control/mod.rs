@@ -8,11 +8,17 @@
 //! {"ok": {"ports": {"0": {...}}}}
 //! {"inspect": {"pattern": "["}}
 //! {"error": "..."}
+//! {"swap": {"file": "/opt/new.wasm", "check": true, "probation-ms": 10000}}
+//! {"ok": {"from": "0.1.0", "to": "0.2.0", "pause_us": 210, ...}}
+//! "rollback"
+//! {"ok": {"from": "0.2.0", "to": "0.1.0", ...}}
 //! ```
 
 mod client;
 mod select;
 mod server;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -30,6 +36,10 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 pub enum Request {
     /// The live tree, or part of it.
     Inspect(Inspect),
+    /// Replaces the device's component.
+    Swap(Swap),
+    /// Goes back to the component before.
+    Rollback,
 }
 
 /// [`Request::Inspect`].
@@ -39,6 +49,18 @@ pub struct Inspect {
     /// Which part; everything if it is missing. See [`select`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
+}
+
+/// [`Request::Swap`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Swap {
+    /// The new component's file: an absolute path, as the server sees it.
+    pub file: PathBuf,
+    /// Whether the conformance suite is run on it first.
+    pub check: bool,
+    /// If it fails within this time, the old one goes on; in milliseconds.
+    pub probation_ms: u64,
 }
 
 /// What a client gets back.

@@ -13,14 +13,18 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{Inspect, MAX_REQUEST, Request, Response, select};
-use crate::device::Device;
+use super::{Inspect, MAX_REQUEST, Request, Response, Swap, select};
+use crate::check::{self, Limits};
+use crate::component::Component;
+use crate::device::{Device, SwapOptions};
 use crate::socket::{BindError, BoundListener};
 
 /// The most clients at a time; others wait.
 const MAX_CLIENTS: usize = 16;
 /// A client that sends or takes nothing for this long is disconnected.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Missed requirements that a refusal names.
+const SOME: usize = 5;
 /// How long to wait before accepting again when the kernel could not.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,12 +32,78 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub trait Commands: Send + Sync + 'static {
     /// The live tree, for people and tools.
     fn inspect(&self) -> Value;
+
+    /// Replaces the component.
+    ///
+    /// # Errors
+    ///
+    /// Why the old one goes on, for people.
+    fn swap(&self, swap: &Swap) -> Result<Value, String>;
+
+    /// Goes back to the component before.
+    ///
+    /// # Errors
+    ///
+    /// Why the one that runs goes on, for people.
+    fn rollback(&self) -> Result<Value, String>;
 }
 
 impl Commands for Device {
     fn inspect(&self) -> Value {
         Device::inspect(self)
     }
+
+    fn swap(&self, swap: &Swap) -> Result<Value, String> {
+        let name = swap.file.display().to_string();
+        let component = load(swap, &name)?;
+        let options = SwapOptions {
+            probation: Duration::from_millis(swap.probation_ms),
+        };
+        let swapped = Device::swap(self, &component, options);
+        let swapped = swapped.map_err(|error| error.to_string());
+        if let Err(reason) = &swapped {
+            tracing::warn!(component = name, reason, "a swap was refused");
+        }
+        Ok(swapped?.to_json())
+    }
+
+    fn rollback(&self) -> Result<Value, String> {
+        let swapped = Device::rollback(self).map_err(|error| error.to_string())?;
+        Ok(swapped.to_json())
+    }
+}
+
+/// Compiles a candidate and, if asked to, runs the conformance suite on it:
+/// on the very bytes that were read, whatever becomes of the file.
+fn load(swap: &Swap, name: &str) -> Result<Component, String> {
+    let bytes = std::fs::read(&swap.file).map_err(|error| format!("reading {name}: {error}"))?;
+    let component = Component::from_bytes(&bytes, name).map_err(|error| error.to_string())?;
+    if swap.check {
+        let mut missed = Vec::new();
+        let every = check::select(&[]).map_err(|error| error.to_string())?;
+        let passed = check::check(&bytes, name, &every, &Limits::default(), |verdict| {
+            if verdict.missed.is_some() {
+                missed.push(verdict.name);
+            }
+        });
+        if !passed.map_err(|error| error.to_string())? {
+            return Err(refusal(name, &missed));
+        }
+    }
+    Ok(component)
+}
+
+fn refusal(name: &str, missed: &[&str]) -> String {
+    let some = missed.iter().take(SOME).copied();
+    let more = match missed.len().saturating_sub(SOME) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let some = some.collect::<Vec<_>>().join(", ");
+    format!(
+        "{name} fails the conformance suite: {some}{more}; \
+         `manatee check {name}` says how, and --no-check swaps all the same"
+    )
 }
 
 /// A control socket. Its file, which only the owner may use, goes when this is
@@ -144,6 +214,8 @@ fn carry_out(request: Request, commands: &dyn Commands) -> Result<Value, String>
                 None => Ok(tree),
             }
         }
+        Request::Swap(swap) => commands.swap(&swap),
+        Request::Rollback => commands.rollback(),
     }
 }
 
@@ -162,6 +234,14 @@ mod tests {
     impl Commands for Fixed {
         fn inspect(&self) -> Value {
             json!({ "ports": [{ "mac": "a" }], "pci": {} })
+        }
+
+        fn swap(&self, swap: &Swap) -> Result<Value, String> {
+            Err(format!("{} is not wanted", swap.file.display()))
+        }
+
+        fn rollback(&self) -> Result<Value, String> {
+            Ok(json!({ "to": "0.1.0" }))
         }
     }
 
@@ -209,6 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn swap_and_rollback_are_carried_out() {
+        with_server(|path| {
+            let mut client = Client::connect(path).unwrap();
+            let swap = Swap {
+                file: "/new.wasm".into(),
+                check: false,
+                probation_ms: 0,
+            };
+            let error = client.swap(swap).unwrap_err().to_string();
+            assert_eq!(error, "/new.wasm is not wanted");
+            assert_eq!(client.rollback().unwrap(), json!({ "to": "0.1.0" }));
+        });
+    }
+
+    #[test]
     fn bad_requests_get_an_error_and_do_not_end_the_connection() {
         with_server(|path| {
             let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
@@ -218,6 +313,7 @@ mod tests {
                 "{",
                 "[]",
                 r#"{"explode":{}}"#,
+                r#"{"swap":{"file":1}}"#,
                 r#"{"inspect":{"patern":1}}"#,
                 "\u{1}",
             ] {

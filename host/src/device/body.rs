@@ -1,9 +1,15 @@
 //! What the lock of a device protects, and how it is kept going.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::DeviceError;
+use super::doorbells::Doorbells;
+use super::recovery::{CrashPolicy, Recoverer};
+use super::swap::{SwapError, Swaps};
+use crate::bindings::exports::manatee::device::device::{Description, PortConfig};
 use crate::component::Component;
+use crate::endpoint::Completions;
 use crate::interrupt::Interrupts;
 use crate::pci::msix::Message;
 use crate::runtime::{Failure, HostState, Instance, PortState};
@@ -14,7 +20,7 @@ const ROUNDS: usize = 8;
 /// A device's instance with its host's side, or that side alone once the
 /// component could not even be instantiated again.
 #[derive(Debug)]
-enum Life {
+pub(super) enum Life {
     Running(Box<Instance>),
     Dead(Box<HostState>, Failure),
     /// Only while one is made of the other.
@@ -24,28 +30,75 @@ enum Life {
 /// A device, as its owner of the moment sees it.
 #[derive(Debug)]
 pub struct Body {
-    component: Component,
-    life: Life,
+    pub(super) component: Component,
+    pub(super) description: Arc<Description>,
+    pub(super) life: Life,
     /// The device said that work is left.
-    work_left: bool,
-    /// Instances that failed, and fresh ones that replaced them.
-    pub failures: u64,
+    pub(super) work_left: bool,
+    pub(super) recoverer: Recoverer,
+    pub(super) swaps: Swaps,
+    /// Instances that began anew, at power-on.
     pub restarts: u64,
 }
 
 impl Body {
     /// A device in its power-on state.
-    pub fn new(component: Component, state: HostState) -> Result<Self, DeviceError> {
+    pub fn new(
+        component: Component,
+        description: Description,
+        state: HostState,
+        policy: CrashPolicy,
+    ) -> Result<Self, DeviceError> {
         let mut instance = Instance::new(component.pre(), state).map_err(|(failure, _)| failure)?;
-        instance.configure()?.map_err(DeviceError::Refused)?;
+        let ports = port_configs(instance.state_ref());
+        instance.configure(&ports)?.map_err(DeviceError::Refused)?;
         let life = Life::Running(Box::new(instance));
+        let doorbells = Doorbells::new(&description.doorbells);
         Ok(Self {
             component,
+            description: Arc::new(description),
             life,
             work_left: false,
-            failures: 0,
+            recoverer: Recoverer::new(policy, doorbells),
+            swaps: Swaps::default(),
             restarts: 0,
         })
+    }
+
+    /// What the device is told of its ports.
+    pub fn ports(&self) -> Vec<PortConfig> {
+        port_configs(self.state_ref())
+    }
+
+    /// Instances that failed.
+    pub fn failures(&self) -> u64 {
+        self.recoverer.failures
+    }
+
+    /// The component's state.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError::Down`] or [`SwapError::Save`].
+    pub fn save(&mut self) -> Result<Vec<u8>, SwapError> {
+        if let Some(failure) = self.failure() {
+            return Err(SwapError::Down(failure.clone()));
+        }
+        let saved = self.instance().map(Instance::save);
+        self.note_failure();
+        match saved {
+            Some(Ok(state)) => Ok(state),
+            Some(Err(failure)) => Err(SwapError::Save(failure)),
+            None => Err(SwapError::Busy),
+        }
+    }
+
+    /// Goes on with another instance. Returns the one that ran.
+    pub(super) fn switch_to(&mut self, instance: Box<Instance>) -> Box<Instance> {
+        match std::mem::replace(&mut self.life, Life::Running(instance)) {
+            Life::Running(old) => old,
+            Life::Dead(..) | Life::Between => unreachable!("only a running device is replaced"),
+        }
     }
 
     /// The host's side.
@@ -152,9 +205,6 @@ impl Body {
             let messages = function.msix_write(offset, data);
             return send(state, messages);
         }
-        let Some(instance) = self.instance() else {
-            return;
-        };
         let mut at = offset;
         let mut rest = data;
         let mut more = false;
@@ -164,6 +214,12 @@ impl Body {
             let mut value = [0; 8];
             value[..width].copy_from_slice(now);
             let value = u64::from_le_bytes(value);
+            if width == 8 {
+                self.recoverer.doorbells.note(bar, at, value);
+            }
+            let Some(instance) = self.instance() else {
+                break;
+            };
             let Ok(left) = instance.write_register(bar, at, width as u8, value) else {
                 break;
             };
@@ -192,56 +248,20 @@ impl Body {
     /// Power-on state, with the ports and the guest memory that there are.
     pub fn reset(&mut self) {
         self.state().function.reset();
+        self.recoverer.forget();
         self.work_left = false;
         let reset = self.instance().map(Instance::reset);
         if matches!(reset, Some(Ok(()))) {
             // Whatever the component did not take back is taken back here.
-            for port in &mut self.state().ports {
+            let state = self.state();
+            state.changed = false;
+            for port in &mut state.ports {
                 port.cancel_receive();
                 port.cancel_transmit();
             }
         } else {
-            self.note_failure();
             self.restart();
         }
-    }
-
-    fn restart(&mut self) {
-        let mut state = match std::mem::replace(&mut self.life, Life::Between) {
-            Life::Running(instance) => instance.into_state(),
-            Life::Dead(state, _) => *state,
-            Life::Between => unreachable!("a device is between lives only inside `restart`"),
-        };
-        state.abandon_instance();
-        self.restarts += 1;
-        tracing::info!("starting a fresh instance of {}", self.component.name());
-        self.life = match Instance::new(self.component.pre(), state) {
-            Ok(mut instance) => {
-                let configured = instance.configure();
-                if let Ok(Err(refused)) = configured {
-                    tracing::error!("the fresh instance refuses its ports: {refused:?}");
-                }
-                Life::Running(Box::new(instance))
-            }
-            Err((failure, state)) => {
-                tracing::error!("{failure}");
-                Life::Dead(state, failure)
-            }
-        };
-    }
-
-    /// After each call: if the component failed, its device is off the guest's
-    /// memory and the network from now on, until it is reset.
-    fn note_failure(&mut self) {
-        let Life::Running(instance) = &mut self.life else {
-            return;
-        };
-        if instance.failure().is_none() || instance.state().linear_memory.is_none() {
-            return;
-        }
-        self.failures += 1;
-        self.work_left = false;
-        instance.state().abandon_instance();
     }
 
     /// Whether [`settle`](Self::settle) would find something to do.
@@ -293,6 +313,10 @@ impl Body {
     }
 }
 
+pub(super) fn port_configs(state: &HostState) -> Vec<PortConfig> {
+    state.ports.iter().map(PortState::config).collect()
+}
+
 /// Lets an endpoint write waiting packets to posted buffers. True if there
 /// may be more.
 fn receive(state: &mut HostState, index: usize) -> bool {
@@ -310,13 +334,11 @@ fn receive(state: &mut HostState, index: usize) -> bool {
 /// Tells the device what an endpoint finished. None if that is nothing.
 fn deliver(instance: &mut Instance, index: usize) -> Result<Option<bool>, Failure> {
     let mut done = std::mem::take(&mut instance.state().ports[index].done);
-    let mut told = None;
-    if !done.transmitted.is_empty() {
-        told = Some(instance.transmitted(index as u32, &done.transmitted)?);
-    }
-    if !done.received.is_empty() {
-        let more = instance.received(index as u32, &done.received)?;
-        told = Some(more | told.unwrap_or(false));
+    let told = tell(instance, index as u32, &done);
+    if told.is_err() {
+        // It is counted as lost there.
+        instance.state().ports[index].done = done;
+        return told;
     }
     done.transmitted.clear();
     done.received.clear();
@@ -326,6 +348,18 @@ fn deliver(instance: &mut Instance, index: usize) -> Result<Option<bool>, Failur
     let now = &mut instance.state().ports[index].done;
     now.received.extend(late.received);
     now.transmitted.extend(late.transmitted);
+    told
+}
+
+fn tell(instance: &mut Instance, port: u32, done: &Completions) -> Result<Option<bool>, Failure> {
+    let mut told = None;
+    if !done.transmitted.is_empty() {
+        told = Some(instance.transmitted(port, &done.transmitted)?);
+    }
+    if !done.received.is_empty() {
+        let more = instance.received(port, &done.received)?;
+        told = Some(more | told.unwrap_or(false));
+    }
     Ok(told)
 }
 

@@ -3,18 +3,28 @@
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
-use crate::bindings::exports::manatee::device::device::Description;
+use super::swap::version;
 
 /// Longest state of a component that is taken, in bytes.
 const MAX_STATE: usize = 4 << 20;
 
 impl Body {
     /// The tree: component, PCI function, memory, ports, device, runtime.
-    pub fn inspect(&mut self, description: &Description) -> Value {
+    pub fn inspect(&mut self) -> Value {
         let device = self.inspect_component();
         let failure = self.failure().map(|failure| failure.reason.to_string());
         let name = self.component().name().to_owned();
-        let (failures, restarts) = (self.failures, self.restarts);
+        let description = self.description.clone();
+        let (failures, restarts) = (self.failures(), self.restarts);
+        let condition = if failure.is_some() { "down" } else { "running" };
+        let (recovery_count, recoveries) = self.recoverer.inspect();
+        let checkpoint_bytes = self.recoverer.checkpoint.as_ref().map(Vec::len);
+        let (swap_count, swaps) = self.swaps.inspect();
+        let previous = self
+            .swaps
+            .previous
+            .as_ref()
+            .map(|p| version(&p.description));
         let state = self.state();
         let ports: Map<String, Value> = state
             .ports
@@ -54,9 +64,16 @@ impl Body {
                     "deadline_ms": state.limits.deadline.as_millis() as u64,
                     "windows": state.limits.windows,
                 },
+                "state": condition,
                 "failure": failure,
                 "failures": failures,
                 "restarts": restarts,
+                "recovery_count": recovery_count,
+                "recoveries": recoveries,
+                "checkpoint_bytes": checkpoint_bytes,
+                "swap_count": swap_count,
+                "swaps": swaps,
+                "previous_version": previous,
                 "interrupts_raised": state.interrupts_raised,
                 "log_lines_dropped": state.log_limit.dropped(),
             },

@@ -6,11 +6,16 @@
 //! arrive. Each runs the device until it has nothing left to do.
 
 mod body;
+mod doorbells;
 mod inspect;
+mod life;
 mod poller;
+mod recovery;
+mod swap;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -22,6 +27,9 @@ use crate::runtime::HostState;
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
 use poller::Poller;
+pub use recovery::CrashPolicy;
+use swap::Candidate;
+pub use swap::{RestoreText, Swap, SwapError, SwapOptions};
 
 /// Why a device can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +70,8 @@ pub struct Device {
 struct Shared {
     body: Mutex<Body>,
     poller: Poller,
-    description: Description,
+    /// Held by whoever replaces the component.
+    swapping: Mutex<()>,
     /// By index; 0 where there is none.
     bar_sizes: [u64; 6],
     msix_vectors: u16,
@@ -82,7 +91,8 @@ impl Device {
         Self::with_limits(component, ports, interrupts, Limits::default())
     }
 
-    /// A device with limits of the caller's choice.
+    /// A device with limits of the caller's choice and the default
+    /// [`CrashPolicy`].
     ///
     /// # Errors
     ///
@@ -92,6 +102,21 @@ impl Device {
         ports: Vec<Port>,
         interrupts: Interrupts,
         limits: Limits,
+    ) -> Result<Self, DeviceError> {
+        Self::with_policy(component, ports, interrupts, limits, CrashPolicy::default())
+    }
+
+    /// A device with limits and a crash policy of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    pub fn with_policy(
+        component: &Component,
+        ports: Vec<Port>,
+        interrupts: Interrupts,
+        limits: Limits,
+        policy: CrashPolicy,
     ) -> Result<Self, DeviceError> {
         let description = component.describe()?;
         let (given, max) = (ports.len(), description.max_ports);
@@ -107,12 +132,12 @@ impl Device {
         let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
         let ports = ports.into_iter().map(Into::into).collect();
         let state = HostState::new(function, interrupts, ports, limits);
-        let body = Body::new(component.clone(), state)?;
+        let body = Body::new(component.clone(), description, state, policy)?;
         let poller = Poller::new(body.endpoints())?;
         let shared = Arc::new(Shared {
             body: Mutex::new(body),
             poller,
-            description,
+            swapping: Mutex::new(()),
             bar_sizes,
             msix_vectors,
         });
@@ -121,8 +146,8 @@ impl Device {
     }
 
     /// What the component says of itself.
-    pub fn description(&self) -> &Description {
-        &self.shared.description
+    pub fn description(&self) -> Arc<Description> {
+        self.shared.body.lock().description.clone()
     }
 
     /// Size of a BAR in bytes, 0 if there is none with this index.
@@ -226,7 +251,71 @@ impl Device {
 
     /// The live tree, for people and tools.
     pub fn inspect(&self) -> serde_json::Value {
-        self.shared.body.lock().inspect(&self.shared.description)
+        self.shared.body.lock().inspect()
+    }
+
+    /// Replaces the component while the guest goes on: it sees a pause.
+    /// Checking and compiling `component` is done before this, or here but
+    /// before the pause.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`]; the component that ran goes on.
+    pub fn swap(&self, component: &Component, options: SwapOptions) -> Result<Swap, SwapError> {
+        let _only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
+        self.replace(component, options, false)
+    }
+
+    /// Goes back to the component that ran before the last swap.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`]; the component that ran goes on.
+    pub fn rollback(&self) -> Result<Swap, SwapError> {
+        let _only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
+        let previous = self.shared.body.lock().swaps.previous.clone();
+        let previous = previous.ok_or(SwapError::NoPrevious)?;
+        let options = SwapOptions {
+            probation: Duration::ZERO,
+        };
+        self.replace(&previous.component, options, true)
+    }
+
+    fn replace(
+        &self,
+        component: &Component,
+        options: SwapOptions,
+        rollback: bool,
+    ) -> Result<Swap, SwapError> {
+        let (running, ports, limits) = {
+            let body = self.shared.body.lock();
+            (
+                body.description.clone(),
+                body.ports(),
+                body.state_ref().limits,
+            )
+        };
+        let candidate = Candidate::new(component, &running, &ports, limits)?;
+        if !options.probation.is_zero() {
+            candidate.check_way_back(&running)?;
+        }
+        let mut body = self.shared.body.lock();
+        if !Arc::ptr_eq(&body.description, &running) {
+            // It went back to the one before by itself, just now.
+            return Err(SwapError::Busy);
+        }
+        let replaced = body.replace(candidate, options, rollback);
+        let more = body.settle();
+        drop(body);
+        if more {
+            self.shared.poller.kick();
+        }
+        // The instance that is left over is dropped here, while the guest
+        // goes on.
+        match replaced {
+            Ok((swap, _old)) => Ok(swap),
+            Err((error, _candidate)) => Err(error),
+        }
     }
 
     /// Does something with the device and then what follows from it.

@@ -80,6 +80,10 @@ impl Waiting {
         }
     }
 
+    fn len(&self) -> usize {
+        self.packets.len()
+    }
+
     fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
@@ -261,6 +265,10 @@ impl Endpoint for Loopback {
             self.waiting.pop();
         }
         !self.waiting.is_empty()
+    }
+
+    fn pending(&self) -> usize {
+        self.waiting.len()
     }
 
     fn cancel(&mut self) {

@@ -135,6 +135,11 @@ pub trait Endpoint: Send {
     /// and should be called again.
     fn receive(&mut self, io: &mut PortIo<'_>) -> bool;
 
+    /// Transmits that are [`TxStatus::Pending`].
+    fn pending(&self) -> usize {
+        0
+    }
+
     /// Gives up pending transmits: their memory is not touched any more.
     fn cancel(&mut self);
 

@@ -1,14 +1,15 @@
 //! The imports of the world, on behalf of one device.
 
-use wasmtime::bail;
+use wasmtime::component::{Linker, WasmList};
+use wasmtime::{StoreContextMut, bail};
 
 use super::linear_memory::WindowError;
-use super::state::HostState;
+use super::state::{HostState, Phase};
 use crate::bindings::manatee::device::guest_memory::{
     self, MemoryError, WindowError as WitWindowError,
 };
-use crate::bindings::manatee::device::interrupts;
 use crate::bindings::manatee::device::log::{self, Level};
+use crate::bindings::manatee::device::recovery;
 use crate::bindings::manatee::device::types;
 use crate::memory::Access;
 
@@ -38,6 +39,7 @@ impl guest_memory::Host for HostState {
     }
 
     fn write(&mut self, address: u64, data: Vec<u8>) -> wasmtime::Result<Result<(), MemoryError>> {
+        self.loud("wrote guest memory")?;
         if data.len() > MAX_COPY {
             return Ok(Err(MemoryError::TooLong));
         }
@@ -78,26 +80,52 @@ impl guest_memory::Host for HostState {
     }
 }
 
+impl recovery::Host for HostState {
+    fn changed(&mut self) -> wasmtime::Result<()> {
+        self.changed = true;
+        Ok(())
+    }
+
+    fn attempt(&mut self, entry: u64) -> wasmtime::Result<()> {
+        self.attempt = Some(entry);
+        Ok(())
+    }
+}
+
 impl HostState {
+    /// Fails if the instance is to keep quiet.
+    pub(super) fn loud(&self, what: &str) -> wasmtime::Result<()> {
+        if self.phase == Phase::Quiet {
+            bail!("it {what} while it saved or took over a state");
+        }
+        Ok(())
+    }
+
     fn may_access(&self, address: u64, length: usize, access: Access) -> bool {
         self.function.bus_master() && self.memory.check(address, length as u64, access).is_ok()
     }
 }
 
-impl interrupts::Host for HostState {
-    fn raise(&mut self, vectors: Vec<u16>) -> wasmtime::Result<()> {
-        let table = usize::from(self.function.msix_vectors());
-        if vectors.len() > table {
-            bail!(
-                "raised {} vectors at once; there are {table}",
-                vectors.len()
-            );
-        }
-        for vector in vectors {
-            HostState::raise(self, vector);
-        }
-        Ok(())
+/// Defines the interface `interrupts`, whose list is read where it lies.
+pub fn add_interrupts_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    let mut interface = linker.instance("manatee:device/interrupts@0.1.0")?;
+    interface.func_wrap("raise", raise)
+}
+
+fn raise(
+    mut store: StoreContextMut<'_, HostState>,
+    (vectors,): (WasmList<u16>,),
+) -> wasmtime::Result<()> {
+    store.data().loud("raised interrupts")?;
+    let (count, table) = (vectors.len(), store.data().function.msix_vectors());
+    if count > usize::from(table) {
+        bail!("raised {count} vectors at once; there are {table}");
     }
+    for index in 0..count {
+        let vector = u16::from_le(vectors.as_le_slice(&store)[index]);
+        store.data_mut().raise(vector);
+    }
+    Ok(())
 }
 
 impl log::Host for HostState {

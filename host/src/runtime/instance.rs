@@ -7,11 +7,16 @@ use wasmtime::Store;
 use super::deadline::Ticker;
 use super::linear_memory::captured;
 use super::records::{Encoded, Received};
-use super::state::HostState;
+use super::state::{HostState, Phase};
 use super::{Runtime, RuntimeError};
-use crate::bindings::exports::manatee::device::device::{ConfigureError, Description, Guest};
+use crate::bindings::exports::manatee::device::device::{
+    ConfigureError, Description, Guest, Observations, PortConfig, RestoreError,
+};
 use crate::bindings::{Adapter, AdapterPre};
 use crate::endpoint::{RxPacket, TxCompletion};
+
+/// Longest state that is taken from a component, in bytes.
+pub const MAX_STATE: usize = 1 << 20;
 
 /// Why an instance ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,6 +27,25 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A failure for a reason of the host's own.
+    pub fn because(reason: &str) -> Self {
+        Self {
+            reason: reason.into(),
+        }
+    }
+
+    /// What it was, without the backtrace.
+    pub fn summary(&self) -> String {
+        // The cause comes last, behind the frames that it ended.
+        let cause = self
+            .reason
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty());
+        let cause = cause.unwrap_or_default().trim();
+        cause.trim_start_matches("0: ").to_owned()
+    }
+
     fn new(error: &wasmtime::Error) -> Self {
         Self {
             reason: format!("{error:?}").into(),
@@ -112,6 +136,11 @@ impl Instance {
         self.failure.as_ref()
     }
 
+    /// Ends it for a reason of the host's own.
+    pub fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+    }
+
     fn call<T>(
         &mut self,
         call: impl FnOnce(&Guest, &mut Store<HostState>) -> wasmtime::Result<T>,
@@ -127,10 +156,10 @@ impl Instance {
             return Err(failure.clone());
         }
         self.store.set_epoch_deadline(self.deadline);
+        self.store.data_mut().attempt = None;
         let _running = self.runtime.ticker.enter();
         call(self).map_err(|error| {
             let failure = Failure::new(&error);
-            tracing::error!("{failure}");
             self.failure = Some(failure.clone());
             failure
         })
@@ -145,20 +174,78 @@ impl Instance {
         self.call(|device, store| device.call_describe(store))
     }
 
-    /// Gives the device its ports, as the host's side has them.
+    /// Gives the device its ports.
     ///
     /// # Errors
     ///
     /// [`Failure`], or the device's own objection.
-    pub fn configure(&mut self) -> Result<Result<(), ConfigureError>, Failure> {
-        let ports: Vec<_> = self
-            .store
-            .data()
-            .ports
-            .iter()
-            .map(|port| port.config())
-            .collect();
-        self.call(|device, store| device.call_configure(store, &ports))
+    pub fn configure(
+        &mut self,
+        ports: &[PortConfig],
+    ) -> Result<Result<(), ConfigureError>, Failure> {
+        self.call(|device, store| device.call_configure(store, ports))
+    }
+
+    /// The whole state.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`]; a state of more than [`MAX_STATE`] bytes is one.
+    pub fn save(&mut self) -> Result<Vec<u8>, Failure> {
+        let saved = self.quietly(|instance| instance.call(|device, store| device.call_save(store)));
+        let saved = saved?;
+        if saved.len() > MAX_STATE {
+            let reason = format!(
+                "its state has {} bytes; {MAX_STATE} are allowed",
+                saved.len()
+            );
+            let failure = Failure {
+                reason: reason.into(),
+            };
+            self.failure = Some(failure.clone());
+            return Err(failure);
+        }
+        Ok(saved)
+    }
+
+    /// Takes over a state, right after `configure`.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`], or the device's own objection.
+    pub fn restore(&mut self, state: &[u8]) -> Result<Result<(), RestoreError>, Failure> {
+        self.quietly(|instance| instance.call(|device, store| device.call_restore(store, state)))
+    }
+
+    /// Takes over an older state and what the host saw since.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`], or the device's own objection.
+    pub fn recover(
+        &mut self,
+        state: &[u8],
+        seen: &Observations,
+    ) -> Result<Result<(), RestoreError>, Failure> {
+        self.quietly(|instance| {
+            instance.call(|device, store| device.call_recover(store, state, seen))
+        })
+    }
+
+    /// Asks the guest's driver to reset the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn request_reset(&mut self) -> Result<(), Failure> {
+        self.call(|device, store| device.call_request_reset(store))
+    }
+
+    fn quietly<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.state().phase = Phase::Quiet;
+        let result = act(self);
+        self.state().phase = Phase::Running;
+        result
     }
 
     /// Reads a register of 1, 2, 4 or 8 bytes.

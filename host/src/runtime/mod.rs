@@ -13,14 +13,14 @@ mod state;
 
 pub use instance::{Failure, Instance};
 pub use port::{InvalidPort, Port, PortState};
-pub use state::{HostState, Limits};
+pub use state::{HostState, Limits, Phase};
 
 use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine};
 
-use crate::bindings::manatee::device::{guest_memory, interrupts, log};
+use crate::bindings::manatee::device::{guest_memory, log, recovery};
 pub(crate) use deadline::Ticker;
 
 /// What a 32-bit component can address.
@@ -72,8 +72,9 @@ impl Runtime {
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
         guest_memory::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-        interrupts::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        imports::add_interrupts_to_linker(&mut linker)?;
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        recovery::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         packets::add_to_linker(&mut linker)?;
         let ticker = Ticker::start(&engine)?;
         Ok(Self {

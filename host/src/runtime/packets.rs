@@ -24,6 +24,7 @@ pub fn add_to_linker(linker: &mut Linker<HostState>) -> Result<()> {
     interface.func_wrap("transmit", transmit)?;
     interface.func_wrap("post-receive", post_receive)?;
     interface.func_wrap("cancel-receive", |mut store, (port, _queue): (u32, u32)| {
+        store.data().loud("took buffers back")?;
         if let Some(port) = port_of(&mut store, port) {
             port.cancel_receive();
         }
@@ -81,11 +82,15 @@ fn post_receive(
 
 impl HostState {
     fn transmit(&mut self, port: u32, queue: u32, scratch: &mut Scratch) -> Result<TransmitResult> {
+        self.loud("transmitted")?;
         let bus_master = self.function.bus_master();
         let batch = TxBatch::new(&scratch.packets, &scratch.segments)?;
         let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
             bail!("transmitted on port {port}, queue {queue}, which does not exist");
         };
+        if let Some(last) = scratch.packets.last() {
+            state.handed_over = Some(last.id);
+        }
         let statuses = &mut scratch.statuses;
         statuses.clear();
         if bus_master {
@@ -110,6 +115,7 @@ impl HostState {
     }
 
     fn post_receive(&mut self, port: u32, queue: u32, scratch: &Scratch) -> Result<u32> {
+        self.loud("posted buffers")?;
         let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
             bail!("posted to port {port}, queue {queue}, which does not exist");
         };

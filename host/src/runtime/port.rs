@@ -72,6 +72,8 @@ pub struct PortState {
     pub done: Completions,
     /// Buffers came where there were none: packets may be waiting.
     pub poll: bool,
+    /// The last packet that was handed over.
+    pub handed_over: Option<u32>,
 }
 
 impl From<Port> for PortState {
@@ -81,6 +83,7 @@ impl From<Port> for PortState {
             rx: RxQueue::new(),
             done: Completions::default(),
             poll: false,
+            handed_over: None,
         }
     }
 }
@@ -125,6 +128,13 @@ impl PortState {
 
     /// Gives up pending transmits.
     pub fn cancel_transmit(&mut self) {
+        self.handed_over = None;
+        self.give_up_transmits();
+    }
+
+    /// As [`cancel_transmit`](Self::cancel_transmit), but still knows which
+    /// packet was the last.
+    pub fn give_up_transmits(&mut self) {
         self.port.endpoint.cancel();
         self.done.transmitted.clear();
     }

@@ -10,9 +10,9 @@ use super::linear_memory::Reservation;
 use super::log_limit::LogLimit;
 use super::packets::Scratch;
 use super::port::PortState;
-use crate::interrupt::Interrupts;
+use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
-use crate::pci::Function;
+use crate::pci::{Function, FunctionError, Identity};
 
 /// Bounds of what one device may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,16 @@ impl Default for Limits {
             windows: true,
         }
     }
+}
+
+/// What an instance may do at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Everything.
+    Running,
+    /// Look at guest memory and lay windows, and nothing that anybody else
+    /// could see: it is saving or taking over a state.
+    Quiet,
 }
 
 /// The host's side of a device, which outlives an instance that failed.
@@ -60,6 +70,12 @@ pub struct HostState {
     pub scratch: Scratch,
     /// Interrupts raised.
     pub interrupts_raised: u64,
+    /// What the instance may do.
+    pub phase: Phase,
+    /// The instance said that its configuration changed.
+    pub changed: bool,
+    /// The entry that it said it was about to work on, in the current call.
+    pub attempt: Option<u64>,
 }
 
 impl HostState {
@@ -81,7 +97,53 @@ impl HostState {
             log_limit: LogLimit::default(),
             scratch: Scratch::default(),
             interrupts_raised: 0,
+            phase: Phase::Running,
+            changed: false,
+            attempt: None,
         }
+    }
+
+    /// The state of an instance that has no device yet.
+    ///
+    /// # Errors
+    ///
+    /// Never in fact: a function without BARs is one.
+    pub fn vacant(limits: Limits) -> Result<Self, FunctionError> {
+        let identity = Identity {
+            vendor_id: 0,
+            device_id: 0,
+            subsystem_vendor_id: 0,
+            subsystem_id: 0,
+            revision_id: 0,
+            class_code: 0,
+        };
+        let function = Function::new(identity, &[], 1)?;
+        let interrupts = Interrupts::Vectors(Box::new(Nowhere));
+        Ok(Self::new(function, interrupts, vec![], limits))
+    }
+
+    /// Hands the device over to another instance's state, and takes its.
+    /// What belongs to the instances stays with them.
+    pub fn trade_places(&mut self, other: &mut Self) {
+        std::mem::swap(self, other);
+        std::mem::swap(&mut self.linear_memory, &mut other.linear_memory);
+        std::mem::swap(&mut self.store_limits, &mut other.store_limits);
+    }
+
+    /// Transmits that an endpoint still works on.
+    pub fn pending_transmits(&self) -> u64 {
+        let pending = self.ports.iter().map(|port| port.endpoint().pending());
+        pending.sum::<usize>() as u64
+    }
+
+    /// What became of packets that a failed instance had in its hands is not
+    /// known; how many they are.
+    pub fn undelivered(&self) -> (u64, u64) {
+        let count = |of: fn(&PortState) -> usize| self.ports.iter().map(of).sum::<usize>() as u64;
+        (
+            count(|port| port.done.transmitted.len()),
+            count(|port| port.done.received.len()),
+        )
     }
 
     /// Raises an MSI-X vector; one beyond the table is ignored.
@@ -105,7 +167,7 @@ impl HostState {
     pub fn abandon_instance(&mut self) {
         for port in &mut self.ports {
             port.cancel_receive();
-            port.cancel_transmit();
+            port.give_up_transmits();
         }
         self.linear_memory = None;
         self.store_limits = store_limits(&self.limits);
@@ -124,6 +186,13 @@ impl HostState {
             );
         }
     }
+}
+
+/// Where the interrupts of no device go.
+struct Nowhere;
+
+impl VectorSink for Nowhere {
+    fn raise(&self, _vector: u16) {}
 }
 
 fn store_limits(limits: &Limits) -> StoreLimits {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use machine::Machine;
 use manatee::component::Component;
-use manatee::device::{Device, Limits, Port};
+use manatee::device::{Device, Limits, Port, SwapOptions};
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::bench::{Bench, MEMORY_SIZE, Transmitted, Workshop};
 use manatee_conformance::guest::Guest;
@@ -24,6 +24,10 @@ const ENABLED: [u8; 2] = [6, 0];
 /// Longest that a device may have work left that it is not about to do.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// From this many calls on, only every so many are followed by a swap: a
+/// device with a thousand queues takes its time.
+const MANY_CALLS: u32 = 400;
+
 struct Processor(Sender<u16>);
 
 impl VectorSink for Processor {
@@ -37,6 +41,8 @@ pub struct HostWorkshop {
     pub component: Component,
     /// Whether devices are given windows.
     pub windows: bool,
+    /// Whether the component is replaced after every call.
+    pub swaps: bool,
 }
 
 /// A device in the host.
@@ -45,6 +51,10 @@ pub struct HostBench {
     wires: Vec<Wire>,
     /// Whether it is to have windows.
     windows: bool,
+    /// What it is replaced by after every call.
+    successor: Option<Component>,
+    /// Calls so far.
+    calls: u32,
 }
 
 impl Workshop for HostWorkshop {
@@ -81,6 +91,8 @@ impl Workshop for HostWorkshop {
             },
             wires,
             windows: self.windows,
+            successor: self.swaps.then(|| self.component.clone()),
+            calls: 0,
         }
     }
 }
@@ -88,7 +100,7 @@ impl Workshop for HostWorkshop {
 impl HostBench {
     /// Waits until the device has no work left, in whichever thread it does
     /// it, and fails if the component did.
-    fn settle(&self) {
+    fn settle(&mut self) {
         let device = &self.machine.device;
         let begun = Instant::now();
         while device.has_work() {
@@ -97,6 +109,12 @@ impl HostBench {
         }
         if let Some(failure) = device.failure() {
             panic!("{failure}");
+        }
+        self.calls += 1;
+        let often = self.calls < MANY_CALLS || self.calls.is_multiple_of(MANY_CALLS);
+        if let Some(successor) = self.successor.as_ref().filter(|_| often) {
+            let swapped = device.swap(successor, SwapOptions::default());
+            swapped.expect("a component that can take over from itself");
         }
     }
 

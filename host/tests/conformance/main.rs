@@ -1,5 +1,5 @@
-//! The conformance suite on the component in the host, over both memory
-//! paths: copies, and ring windows.
+//! The conformance suite on the component in the host: over copies, over ring
+//! windows, and with the component replaced after every call.
 
 mod bench;
 mod wire;
@@ -15,10 +15,13 @@ use manatee_conformance::suite::{self, Requirement};
 static COMPONENT: LazyLock<Component> =
     LazyLock::new(|| Component::embedded().expect("the embedded component is a device"));
 
-fn trial(requirement: &'static Requirement, kind: &str, windows: bool) -> Trial {
+fn trial(requirement: &'static Requirement, kind: &str, windows: bool, swaps: bool) -> Trial {
     let run = move || {
-        let component = COMPONENT.clone();
-        let outcome = requirement.run(&HostWorkshop { component, windows });
+        let outcome = requirement.run(&HostWorkshop {
+            component: COMPONENT.clone(),
+            windows,
+            swaps,
+        });
         outcome
             .map_err(|failure| Failed::from(format!("{failure}\n  from: {}", requirement.source)))
     };
@@ -27,7 +30,13 @@ fn trial(requirement: &'static Requirement, kind: &str, windows: bool) -> Trial 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let copies = suite::requirements().map(|r| trial(r, "copies", false));
-    let windows = suite::requirements().map(|r| trial(r, "windows", true));
-    libtest_mimic::run(&arguments, copies.chain(windows).collect()).exit_code()
+    let kinds = [
+        ("copies", false, false),
+        ("windows", true, false),
+        ("swaps", true, true),
+    ];
+    let trials = kinds.iter().flat_map(|(kind, windows, swaps)| {
+        suite::requirements().map(|r| trial(r, kind, *windows, *swaps))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

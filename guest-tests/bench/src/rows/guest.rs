@@ -6,7 +6,7 @@ use manatee_guest_linux::checks;
 use manatee_guest_linux::netns::{Family, Subnet, Tap};
 use manatee_guest_linux::process::Process;
 use manatee_guest_linux::qemu::{Machine, Nic, Vm};
-use manatee_guest_linux::serve::{PortArgument, Serve};
+use manatee_guest_linux::serve::{PortArgument, Serve, Start};
 use manatee_guest_linux::stage::Stage;
 use std::time::Duration;
 
@@ -82,7 +82,13 @@ impl Lab {
             tap: taps[0].name(),
             mac: &mac(0),
         };
-        let serve = Serve::start(&stage.manatee, dir, &[port])?;
+        let serve = Serve::start(&Start {
+            manatee: &stage.manatee,
+            dir,
+            number: 0,
+            component: None,
+            ports: &[port],
+        })?;
         let on = |number: usize| (taps[number].name().to_owned(), mac(number));
         let ((virtio, virtio_mac), (vmxnet, vmxnet_mac)) = (on(1), on(2));
         let nics = [

@@ -10,7 +10,7 @@ use manatee::component::Component;
 use manatee::device::Device;
 use manatee::endpoint::Null;
 use manatee::interrupt::Interrupts;
-use manatee_guest_linux::assets::manatee_beside_this_program;
+use manatee_guest_linux::assets::beside_this_program;
 
 use crate::machine::InterruptController;
 use crate::report::{Bound, Figure};
@@ -55,7 +55,7 @@ fn listening(manatee: &Path, dir: &Path) -> Result<f64> {
 ///
 /// `manatee serve` does not start.
 pub fn run(dir: &Path) -> Result<Vec<Figure>> {
-    let manatee = manatee_beside_this_program()?;
+    let manatee = beside_this_program("manatee", "bench")?;
     listening(&manatee, dir)?;
     let served = (0..21).map(|_| listening(&manatee, dir));
     let served = Measured::of("manatee serve", served.collect::<Result<_>>()?);

@@ -23,6 +23,10 @@ pub mod port;
 /// Calls of `service` after which a device is taken to never end.
 const MAX_TURNS: usize = 10_000;
 
+/// From this many calls on, only every so many are followed by a move: a
+/// device with a thousand queues takes its time to move.
+const MANY_CALLS: u32 = 1000;
+
 /// What is around a native device.
 #[derive(Debug, Default)]
 pub struct World {
@@ -36,11 +40,41 @@ pub struct World {
     pub with_windows: bool,
     /// Windows that the device has.
     pub windows: usize,
+    /// Times that the device said that its configuration changed.
+    pub changes: u64,
+    /// The last entry that the device announced after a failure.
+    pub attempted: Option<u64>,
+    /// The last packet that each port was handed.
+    pub handed_over: Vec<Option<u32>>,
+    /// Times that the device may enter or leave the platform until it fails.
+    pub fuse: Option<u32>,
+    /// The device fails when it hands over a frame with this number.
+    pub poison: Option<u8>,
     /// Lines that the device logged.
     pub log: Vec<(Level, String)>,
 }
 
 impl World {
+    /// Fails the device if it is time: as a trap would, in the middle of what
+    /// it does.
+    fn burn(&mut self) {
+        if let Some(left) = self.fuse.as_mut() {
+            *left = left.saturating_sub(1);
+            assert!(*left > 0, "the fuse is blown");
+        }
+    }
+
+    /// Whether a frame has the number that fails the device.
+    fn is_poisoned(&self, frames: &[Segment]) -> bool {
+        self.poison.is_some_and(|number| {
+            frames.iter().any(|frame| {
+                let mut found = [0];
+                let read = self.memory.read(frame.address + 14, &mut found);
+                read.is_ok() && found[0] == number
+            })
+        })
+    }
+
     fn port(&mut self, port: u32, queue: u32) -> &mut Port {
         assert_eq!(queue, 0, "a queue that the device did not make");
         &mut self.ports[port as usize]
@@ -49,10 +83,12 @@ impl World {
 
 impl Platform for World {
     fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.burn();
         self.memory.read(address, data)
     }
 
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.burn();
         self.memory.write(address, data)
     }
 
@@ -71,6 +107,7 @@ impl Platform for World {
     }
 
     fn raise(&mut self, vectors: &[u16]) {
+        self.burn();
         for (index, vector) in vectors.iter().enumerate() {
             assert!(*vector < MAX_VECTORS, "vector {vector} is beyond the table");
             let again = vectors[..index].contains(vector);
@@ -86,8 +123,12 @@ impl Platform for World {
         packets: &[TxPacket],
         mut segments: &[Segment],
     ) -> TransmitResult {
+        self.burn();
+        assert!(!self.is_poisoned(segments), "the fuse is blown");
         let mut result = TransmitResult::default();
         self.port(port, queue);
+        self.handed_over.resize(self.ports.len(), None);
+        self.handed_over[port as usize] = packets.last().map(|packet| packet.id);
         for packet in packets {
             assert!(packet.segments > 0, "a packet without segments");
             let (own, later) = segments.split_at(packet.segments.into());
@@ -112,6 +153,7 @@ impl Platform for World {
         if result.statuses.iter().all(|s| *s == TxStatus::Sent) {
             result.statuses.clear();
         }
+        self.burn();
         result
     }
 
@@ -122,7 +164,10 @@ impl Platform for World {
         buffers: &[RxBuffer],
         segments: &[Segment],
     ) -> u32 {
-        self.port(port, queue).post(buffers, segments)
+        self.burn();
+        let taken = self.port(port, queue).post(buffers, segments);
+        self.burn();
+        taken
     }
 
     fn cancel_receive(&mut self, port: u32, queue: u32) {
@@ -131,6 +176,14 @@ impl Platform for World {
 
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
         self.port(port, queue).pending.clear();
+    }
+
+    fn changed(&mut self) {
+        self.changes += 1;
+    }
+
+    fn attempt(&mut self, entry: u64) {
+        self.attempted = Some(entry);
     }
 
     fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
@@ -143,6 +196,10 @@ impl Platform for World {
 pub struct NativeBench {
     /// The device.
     pub device: Device<World>,
+    /// Whether calls are followed by a move to a new device.
+    pub moves: bool,
+    /// Calls so far.
+    calls: u32,
 }
 
 impl NativeBench {
@@ -150,8 +207,19 @@ impl NativeBench {
         self.device.platform()
     }
 
-    fn settle(&mut self, mut more: bool) {
+    /// Lets the device go on until it has no work left, of which there is
+    /// some or not.
+    ///
+    /// # Panics
+    ///
+    /// If there is no end to it.
+    pub fn settle(&mut self, mut more: bool) {
         for _ in 0..MAX_TURNS {
+            self.calls += 1;
+            let often = self.calls < MANY_CALLS || self.calls.is_multiple_of(MANY_CALLS);
+            if self.moves && often {
+                self.move_on();
+            }
             if !more {
                 return;
             }
@@ -159,6 +227,40 @@ impl NativeBench {
         }
         panic!("the device still has work left after {MAX_TURNS} turns");
     }
+
+    /// Saves the device and goes on with a new one that was restored.
+    ///
+    /// # Panics
+    ///
+    /// If that fails, or the new device's state is another.
+    pub fn move_on(&mut self) {
+        let state = self.device.save();
+        let ports = self.world().ports.len() as u32;
+        let old = core::mem::replace(&mut self.device, Device::new(World::default()));
+        self.device = configured(old.into_platform(), ports);
+        let restored = self.device.restore(&state);
+        restored.expect("the device reads what it wrote");
+        assert!(self.device.save() == state, "the state changed on its way");
+    }
+}
+
+/// A new device with ports.
+///
+/// # Panics
+///
+/// If it refuses them.
+pub fn configured(world: World, ports: u32) -> Device<World> {
+    let mut device = Device::new(world);
+    let config = |port: u32| PortConfig {
+        mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],
+        mtu: 1500,
+        link_speed_mbps: 10_000,
+        link_up: true,
+    };
+    let configs: Vec<PortConfig> = (0..ports).map(config).collect();
+    let configured = device.configure(&configs);
+    configured.expect("ports that a device can have");
+    device
 }
 
 impl Bench for NativeBench {
@@ -246,26 +348,23 @@ impl Bench for NativeBench {
 pub struct NativeWorkshop {
     /// Whether devices are given windows.
     pub windows: bool,
+    /// Whether a device is saved after its calls, and a new one goes on.
+    pub moves: bool,
 }
 
 impl Workshop for NativeWorkshop {
     type Bench = NativeBench;
 
     fn bench(&self, ports: u32) -> NativeBench {
-        let mut device = Device::new(World {
+        let world = World {
             ports: (0..ports).map(|_| Port::default()).collect(),
             with_windows: self.windows,
             ..World::default()
-        });
-        let config = |port: u32| PortConfig {
-            mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],
-            mtu: 1500,
-            link_speed_mbps: 10_000,
-            link_up: true,
         };
-        let configs: Vec<PortConfig> = (0..ports).map(config).collect();
-        let configured = device.configure(&configs);
-        configured.expect("ports that a device can have");
-        NativeBench { device }
+        NativeBench {
+            device: configured(world, ports),
+            moves: self.moves,
+            calls: 0,
+        }
     }
 }

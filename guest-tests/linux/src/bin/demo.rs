@@ -8,7 +8,8 @@ use clap::Parser;
 use manatee_guest_linux::checks::{self, Ping};
 use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
 use manatee_guest_linux::netns::Family;
-use manatee_guest_linux::report::Report;
+use manatee_guest_linux::opening;
+use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::stage::{Options, Stage};
 use manatee_guest_linux::tcp;
 
@@ -18,6 +19,7 @@ const TCP_BYTES: usize = 64 << 20;
 const PLAN: Plan = Plan {
     device: Device::Manatee,
     ports: 1,
+    apart: false,
     cpus: 1,
 };
 
@@ -30,16 +32,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match show(&Arguments::parse().options) {
-        Ok(()) => {
-            println!("demo: ok");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error:#}\ndemo: failed");
-            ExitCode::FAILURE
-        }
-    }
+    report::conclude("demo", show(&Arguments::parse().options))
 }
 
 fn show(options: &Options) -> Result<()> {
@@ -48,13 +41,7 @@ fn show(options: &Options) -> Result<()> {
         "A stock Linux {} on the network through the wasm device",
         stage.kernel.release
     ));
-    let mut lab = report.step_with("network", || {
-        let lab = Lab::new(&stage, PLAN)?;
-        Ok((
-            lab,
-            "a network namespace of its own with the TAP interface tap0".to_owned(),
-        ))
-    })?;
+    let mut lab = opening::network(&report, &stage, PLAN)?;
     match steps(&report, &mut lab) {
         Ok(()) => {
             println!("  all of it in {}", report.total());
@@ -65,19 +52,7 @@ fn show(options: &Options) -> Result<()> {
 }
 
 fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
-    report.step("manatee", || {
-        lab.start_serve()?;
-        Ok("`manatee serve` is ready for a virtual machine".to_owned())
-    })?;
-    report.step("boot", || {
-        let kernel = lab.start_vm()?;
-        Ok(format!("QEMU is attached, and Linux {kernel} is up"))
-    })?;
-    report.step("driver", || load_driver(lab))?;
-    report.step("addresses", || {
-        lab.configure()?;
-        Ok("the guest's first packets are answered".to_owned())
-    })?;
+    opening::guest(report, lab, PLAN, &[])?;
     for family in Family::BOTH {
         report.step(&format!("ping {family}"), || ping(lab, family))?;
     }
@@ -86,17 +61,6 @@ fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
         lab.stop()?;
         Ok("`manatee serve` ended cleanly on SIGTERM".to_owned())
     })
-}
-
-fn load_driver(lab: &mut Lab) -> Result<String> {
-    lab.load_driver()?;
-    let Parts { vm, ports, .. } = lab.parts()?;
-    let port = &ports[0];
-    let driver = checks::driver_is(vm, &port.interface, PLAN.device.driver())?;
-    Ok(format!(
-        "{} has the MAC {}, and ethtool says {driver}",
-        port.interface, port.mac
-    ))
 }
 
 fn ping(lab: &mut Lab, family: Family) -> Result<String> {

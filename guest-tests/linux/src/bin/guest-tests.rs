@@ -20,6 +20,7 @@ use manatee_guest_linux::tcp;
 const ONE_PORT: Plan = Plan {
     device: Device::Manatee,
     ports: 1,
+    apart: false,
     cpus: 1,
 };
 

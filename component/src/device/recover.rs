@@ -1,0 +1,107 @@
+//! Going on after a failure, from an older state and what is outside of the
+//! device: the guest's rings, and what the host saw.
+
+use alloc::vec::Vec;
+
+use super::{DOORBELLS, Device};
+use crate::nic::objects::Work;
+use crate::nic::rx;
+use crate::platform::{HandedOver, Observations, Platform};
+use crate::queues::Queues;
+use crate::queues::recover::Doorbells;
+use crate::saved::RestoreError;
+use crate::wire::queue::QueueType;
+
+impl<P: Platform> Device<P> {
+    /// Goes on where a device was that failed after it was saved. What it had
+    /// received and not completed is lost; what it had handed over is not
+    /// handed over again. Work is left afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is as it was after `configure`.
+    pub fn recover(&mut self, state: &[u8], seen: &Observations) -> Result<(), RestoreError> {
+        self.restore(state)?;
+        let answered = self.channel_done();
+        let doorbells = seen.doorbells.iter().filter(|write| write.bar == 0);
+        let rung: Vec<(u64, u64)> = doorbells
+            .filter_map(|write| Some((write.offset.checked_sub(DOORBELLS)?, write.value)))
+            .collect();
+        let doorbells = Doorbells { rung: &rung };
+        self.queues
+            .recover(&mut self.platform, doorbells, &seen.skip);
+        self.waiting.clear();
+        for (_, object) in &mut self.nic.objects {
+            let (vport, queue) = (object.vport as u32, object.queue);
+            match &mut object.work {
+                Work::Send {
+                    in_flight,
+                    handed_over,
+                } => {
+                    in_flight.clear();
+                    let mut told = seen.transmitted.iter();
+                    let last = told.find(|t| (t.port, t.queue) == (vport, queue));
+                    *handed_over = last.and_then(|last| ahead(&mut self.queues, object.wq, last));
+                }
+                Work::Receive { posted } => posted.clear(),
+            }
+        }
+        self.replay_from(answered);
+        self.recovered = true;
+        Ok(())
+    }
+
+    /// Where the last answered request of the hardware channel ends.
+    fn channel_done(&mut self) -> Option<u32> {
+        let [_, _, sq, _] = self.hwc.as_ref()?.queue_ids();
+        let (_, _, done) = self.queues.sq(sq)?.positions();
+        Some(done)
+    }
+
+    /// Has the channel act again on what was answered since `answered`.
+    fn replay_from(&mut self, answered: Option<u32>) {
+        let now = self.channel_done();
+        if let (Some(hwc), Some(answered)) = (&mut self.hwc, answered)
+            && now != Some(answered)
+        {
+            let [_, _, sq, _] = hwc.queue_ids();
+            if let Some(sq) = self.queues.sq(sq) {
+                sq.rewind_to(answered);
+                hwc.replay_until = now;
+            }
+        }
+    }
+
+    /// Asks the driver to reset the device.
+    pub fn request_reset(&mut self) {
+        let (hwc, mut ctx) = self.split();
+        if let Some(hwc) = hwc {
+            hwc.channel.request_reset(&mut ctx);
+        }
+        self.queues.flush(&mut self.platform);
+    }
+
+    /// Works on every queue, whether or not a doorbell rings.
+    pub(super) fn look_at_everything(&mut self) {
+        let (hwc, mut ctx) = self.split();
+        if let Some(hwc) = hwc {
+            hwc.replay(&mut ctx);
+            ctx.platform.changed();
+        }
+        self.hwc_waiting = self.hwc.is_some();
+        for key in self.nic.keys(QueueType::Sq) {
+            self.process_send(key);
+        }
+        for key in self.nic.keys(QueueType::Rq) {
+            rx::post_buffers(&mut self.context(), key);
+        }
+    }
+}
+
+/// The end of the last packet that was handed over, if it is among those that
+/// have no completion yet.
+fn ahead(queues: &mut Queues, sq: u32, last: &HandedOver) -> Option<u32> {
+    let (tail, _, done) = queues.sq(sq)?.positions();
+    let (posted, handed) = (tail.wrapping_sub(done), last.id.wrapping_sub(done));
+    (handed > 0 && handed <= posted).then_some(last.id)
+}

@@ -1,0 +1,156 @@
+//! Saved queues, regions, and the hardware channel.
+
+use alloc::vec::Vec;
+
+use minicbor::{Decode, Encode};
+
+use super::Pages;
+
+/// A hardware channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Hwc {
+    /// Ids of its event, completion, send and receive queue.
+    #[n(0)]
+    pub queues: [u32; 4],
+    /// What the driver said it can do.
+    #[n(1)]
+    pub driver_caps: u64,
+    /// How long the driver waits for an answer, in milliseconds.
+    #[n(2)]
+    pub timeout_ms: u32,
+    /// Requests answered, and those among them with an error.
+    #[n(3)]
+    pub answered: (u64, u64),
+    /// Requests that could not be answered.
+    #[n(4)]
+    pub unanswerable: u64,
+}
+
+/// Registered memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Regions {
+    /// Number of the last region.
+    #[n(0)]
+    pub sequence: u64,
+    /// Regions that no queue uses.
+    #[n(1)]
+    pub regions: Vec<Region>,
+}
+
+/// A region.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Region {
+    /// Part of its handle.
+    #[n(0)]
+    pub number: u64,
+    /// In bytes.
+    #[n(1)]
+    pub length: u64,
+    /// In bytes.
+    #[n(2)]
+    pub offset_in_page: u32,
+    /// Pages that it will have.
+    #[n(3)]
+    pub page_count: u32,
+    /// Pages that it has.
+    #[n(4)]
+    pub pages: Pages,
+}
+
+/// All queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Queues {
+    #[n(0)]
+    pub eqs: Vec<Eq>,
+    #[n(1)]
+    pub cqs: Vec<Cq>,
+    #[n(2)]
+    pub sqs: Vec<Wq>,
+    #[n(3)]
+    pub rqs: Vec<Wq>,
+    #[n(4)]
+    pub bad_doorbells: u64,
+    #[n(5)]
+    pub eq_overruns: u64,
+}
+
+/// A ring of entries that the driver consumes. Counts run modulo the number
+/// of entries times 8.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Ring {
+    #[n(0)]
+    pub pages: Pages,
+    /// Entries posted.
+    #[n(1)]
+    pub head: u32,
+    /// Entries consumed.
+    #[n(2)]
+    pub tail: u32,
+    /// The driver wants to be told.
+    #[n(3)]
+    pub armed: bool,
+    /// Entries that found no room.
+    #[n(4)]
+    pub lost: u64,
+    #[n(5)]
+    pub bad_doorbells: u64,
+}
+
+/// An event queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Eq {
+    #[n(0)]
+    pub id: u32,
+    #[n(1)]
+    pub ring: Ring,
+    /// MSI-X vector.
+    #[n(2)]
+    pub vector: u16,
+}
+
+/// A completion queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Cq {
+    #[n(0)]
+    pub id: u32,
+    #[n(1)]
+    pub ring: Ring,
+    /// Event queue that it reports to.
+    #[n(2)]
+    pub eq: Option<u32>,
+    /// For the newest entries that the driver has not consumed, oldest first:
+    /// where the work queue entry ended, in units of 32 bytes, as the
+    /// distance from the one before.
+    #[n(3)]
+    pub completed: Vec<i32>,
+}
+
+/// A send or receive queue. Positions are in bytes modulo 2^32.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Wq {
+    #[n(0)]
+    pub id: u32,
+    #[n(1)]
+    pub pages: Pages,
+    /// Posted.
+    #[n(2)]
+    pub tail: u32,
+    /// Read.
+    #[n(3)]
+    pub next: u32,
+    /// Completed.
+    #[n(4)]
+    pub done: u32,
+    #[n(5)]
+    pub bad_doorbells: u64,
+    #[n(6)]
+    pub malformed: u64,
+}

@@ -1,0 +1,207 @@
+//! A native device that fails when a fuse blows, and what a host does then.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use manatee_conformance::bench::{Bench, Transmitted, Workshop};
+use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
+use manatee_device::device::{DOORBELLS, Device};
+use manatee_device::platform::{HandedOver, Observations, RegisterWrite, RxFlags, TxStatus};
+
+/// Failures in a row without an end.
+const MAX_FAILURES: usize = 10;
+
+/// Steps until the device fails, for a test that has lent the bench away.
+#[derive(Clone, Default)]
+pub struct Fuse(Rc<Cell<Option<u32>>>);
+
+impl Fuse {
+    /// Lets the device fail after this many steps in and out of the platform.
+    pub fn light(&self, steps: u32) {
+        self.0.set(Some(steps));
+    }
+}
+
+/// A device that fails and is brought back.
+pub struct Mortal {
+    bench: NativeBench,
+    fuse: Fuse,
+    checkpoint: Vec<u8>,
+    changes: u64,
+    doorbells: Vec<RegisterWrite>,
+    skip: Vec<u64>,
+    failures: usize,
+    in_hand: usize,
+}
+
+impl Mortal {
+    /// A device with one port.
+    pub fn new(windows: bool) -> Self {
+        let workshop = NativeWorkshop {
+            windows,
+            moves: false,
+        };
+        let bench = workshop.bench(1);
+        let checkpoint = bench.device.save();
+        Self {
+            bench,
+            fuse: Fuse::default(),
+            checkpoint,
+            changes: 0,
+            doorbells: Vec::new(),
+            skip: Vec::new(),
+            failures: 0,
+            in_hand: 0,
+        }
+    }
+
+    /// What makes it fail.
+    pub fn fuse(&self) -> Fuse {
+        self.fuse.clone()
+    }
+
+    /// Makes it fail whenever it hands over a frame with this number.
+    pub fn poison(&mut self, number: u8) {
+        self.bench.device.platform().poison = Some(number);
+    }
+
+    /// Times that it failed.
+    pub fn failures(&self) -> usize {
+        self.failures
+    }
+
+    /// Received packets that it had in its hands when it failed.
+    pub fn in_hand(&self) -> usize {
+        self.in_hand
+    }
+
+    /// Does something with the device, and then what is left to do; brings it
+    /// back as often as it fails.
+    fn attempt<T: Default>(
+        &mut self,
+        in_hand: usize,
+        act: impl FnOnce(&mut NativeBench) -> T,
+    ) -> T {
+        self.bench.device.platform().fuse = self.fuse.0.get();
+        let result = catch_unwind(AssertUnwindSafe(|| act(&mut self.bench)));
+        if result.is_err() {
+            self.in_hand += in_hand;
+        }
+        let mut failed = result.is_err();
+        let result = result.unwrap_or_default();
+        let begun = self.failures;
+        loop {
+            if failed {
+                self.failures += 1;
+                assert!(self.failures - begun < MAX_FAILURES, "it fails for ever");
+                self.bring_back();
+            }
+            let settled = catch_unwind(AssertUnwindSafe(|| self.bench.settle(failed)));
+            failed = settled.is_err();
+            if !failed {
+                break;
+            }
+        }
+        let world = self.bench.device.platform();
+        self.fuse.0.set(world.fuse.take());
+        if core::mem::replace(&mut self.changes, world.changes) != world.changes {
+            self.checkpoint = self.bench.device.save();
+        }
+        result
+    }
+
+    fn bring_back(&mut self) {
+        let dead = core::mem::replace(&mut self.bench.device, Device::new(World::default()));
+        let mut world = dead.into_platform();
+        world.fuse = None;
+        self.skip.extend(world.attempted.take());
+        let mut transmitted = Vec::new();
+        for (port, state) in (0..).zip(&mut world.ports) {
+            state.posted.clear();
+            state.pending.clear();
+            let last = world.handed_over.get(port as usize).copied().flatten();
+            transmitted.extend(last.map(|id| HandedOver { port, queue: 0, id }));
+        }
+        let seen = Observations {
+            doorbells: self.doorbells.clone(),
+            transmitted,
+            skip: self.skip.clone(),
+        };
+        self.bench.device = configured(world, 1);
+        let recovered = self.bench.device.recover(&self.checkpoint, &seen);
+        recovered.expect("a device recovers from its own state");
+    }
+}
+
+impl Bench for Mortal {
+    fn read_register(&mut self, offset: u64, width: u8) -> u64 {
+        self.bench.read_register(offset, width)
+    }
+
+    fn write_register(&mut self, offset: u64, width: u8, value: u64) {
+        if width == 8 && offset >= DOORBELLS {
+            let key = |w: &RegisterWrite| (w.offset, w.value & 0xff_ffff);
+            let write = RegisterWrite {
+                bar: 0,
+                offset,
+                value,
+            };
+            self.doorbells.retain(|other| key(other) != key(&write));
+            self.doorbells.push(write);
+        }
+        self.attempt(0, |bench| bench.write_register(offset, width, value));
+    }
+
+    fn read_memory(&mut self, address: u64, data: &mut [u8]) {
+        self.bench.read_memory(address, data);
+    }
+
+    fn write_memory(&mut self, address: u64, data: &[u8]) {
+        self.bench.write_memory(address, data);
+    }
+
+    fn take_interrupts(&mut self) -> Vec<u16> {
+        self.bench.take_interrupts()
+    }
+
+    fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted> {
+        self.bench.take_transmitted(port)
+    }
+
+    fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
+        self.bench.plan_transmits(port, statuses);
+    }
+
+    fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
+        self.attempt(0, |bench| bench.finish_transmit(port, statuses));
+    }
+
+    fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize {
+        self.attempt(frames.len(), |bench| bench.receive(port, frames))
+    }
+
+    fn posted_buffers(&mut self, port: u32) -> usize {
+        self.bench.posted_buffers(port)
+    }
+
+    fn limit_buffers(&mut self, port: u32, most: usize) {
+        self.bench.limit_buffers(port, most);
+    }
+
+    fn pending_transmits(&mut self, port: u32) -> usize {
+        self.bench.pending_transmits(port)
+    }
+
+    fn set_link(&mut self, port: u32, up: bool) {
+        self.attempt(0, |bench| bench.set_link(port, up));
+    }
+
+    fn reset(&mut self) {
+        self.bench.reset();
+    }
+
+    fn inspect(&mut self) -> String {
+        self.bench.inspect()
+    }
+}

@@ -1,0 +1,169 @@
+//! Replaces the device under a stock Linux guest, again and again, while it talks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use manatee_guest_linux::control::{Control, Swap};
+use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
+use manatee_guest_linux::opening;
+use manatee_guest_linux::report::{self, Report};
+use manatee_guest_linux::spread::Spread;
+use manatee_guest_linux::stage::{Options, Stage};
+use manatee_guest_linux::traffic::{SETTINGS, Traffic};
+
+const PLAN: Plan = Plan {
+    device: Device::Manatee,
+    ports: 1,
+    apart: false,
+    cpus: 1,
+};
+
+/// How many datagrams have to come both ways between two swaps.
+const BETWEEN: u64 = 20;
+
+/// How long these may take.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Replaces the device under a stock Linux guest that talks, and counts what is lost.
+#[derive(Parser)]
+#[command(name = "swap-demo")]
+struct Arguments {
+    /// How many times the device is replaced
+    #[arg(long, default_value_t = 100)]
+    swaps: usize,
+    /// Replace nothing, and only show that the rest of the set-up loses nothing either
+    #[arg(long)]
+    control_run: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    report::conclude("swap-demo", show(&Arguments::parse()))
+}
+
+fn show(arguments: &Arguments) -> Result<()> {
+    let stage = Arc::new(Stage::set(&arguments.options)?);
+    let what = match arguments.control_run {
+        false => format!("{} replacements of the device", arguments.swaps),
+        true => "No replacement of the device".to_owned(),
+    };
+    let kernel = &stage.kernel.release;
+    let report = Report::begin(&format!("{what} under a stock Linux {kernel}"));
+    let mut lab = opening::network(&report, &stage, PLAN)?;
+    match steps(&report, &mut lab, arguments) {
+        Ok(()) => {
+            println!("  all of it in {}", report.total());
+            Ok(())
+        }
+        Err(error) => Err(lab.with_evidence(error)),
+    }
+}
+
+fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
+    let builds = Builds::write(lab.stage().sandbox.run_dir())?;
+    opening::guest(report, lab, PLAN, &[])?;
+    let traffic = report.step_with("traffic", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let traffic = Traffic::start(vm, &ports[0])?;
+        let words = format!(
+            "{} datagrams a second of {} bytes, and TCP at full speed, both ways at once",
+            SETTINGS.rate, SETTINGS.size
+        );
+        Ok((traffic, words))
+    })?;
+    report.step("swaps", || {
+        let control = lab.control(0)?;
+        let words = match arguments.control_run {
+            false => swap(&control, &traffic, &builds, arguments.swaps)?,
+            true => wait(&traffic, arguments.swaps)?,
+        };
+        lab.check_serve()?;
+        Ok(words)
+    })?;
+    let outcome = report.step_with("end of it", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let outcome = traffic.finish(vm, &ports[0])?;
+        Ok((outcome, "both ends have told what they received".to_owned()))
+    })?;
+    for (name, way) in [
+        ("to guest", outcome.to_guest),
+        ("from guest", outcome.from_guest),
+    ] {
+        report.step(name, || {
+            way.check_datagrams()?;
+            way.check_bytes()?;
+            Ok(way.to_string())
+        })?;
+    }
+    report.step("end", || {
+        lab.stop()?;
+        Ok("`manatee serve` ended cleanly on SIGTERM".to_owned())
+    })
+}
+
+/// The two builds that take turns, as files.
+struct Builds {
+    /// The one that is built into `manatee`, which begins.
+    own: PathBuf,
+    /// The same code by another version.
+    next: PathBuf,
+}
+
+impl Builds {
+    fn write(dir: &Path) -> Result<Self> {
+        let builds = Self {
+            own: dir.join("device.wasm"),
+            next: dir.join("next.wasm"),
+        };
+        fs::write(&builds.own, manatee_component::BYTES)?;
+        fs::write(&builds.next, manatee_variants::NEXT)?;
+        Ok(builds)
+    }
+}
+
+/// Has the builds take turns. Each is checked before it comes for the first time.
+fn swap(control: &Control, traffic: &Traffic, builds: &Builds, swaps: usize) -> Result<String> {
+    let mut done = Vec::new();
+    for number in 0..swaps {
+        traffic.wait_for_more(BETWEEN, WITHIN)?;
+        let wasm = [&builds.next, &builds.own][number % 2];
+        let swap = control.swap(wasm, number < 2);
+        let swap = swap.with_context(|| format!("swap {} of {swaps}", number + 1))?;
+        ensure!(swap.from != swap.to, "{} replaces itself", swap.to);
+        let running: String = control.inspect("component/version")?;
+        let wanted = &swap.to;
+        ensure!(
+            running == *wanted,
+            "{running} runs after a swap to {wanted}"
+        );
+        done.push(swap);
+    }
+    traffic.wait_for_more(BETWEEN, WITHIN)?;
+    sum_up(&done)
+}
+
+fn sum_up(swaps: &[Swap]) -> Result<String> {
+    let pause = Spread::of(swaps.iter().map(|swap| swap.pause_us)).context("no swap was made")?;
+    let state = swaps.iter().map(|swap| swap.state_bytes).max();
+    Ok(format!(
+        "{}, {} and {} in turn: pause {pause}; state at most {} bytes",
+        swaps.len(),
+        swaps[0].to,
+        swaps[0].from,
+        state.unwrap_or_default()
+    ))
+}
+
+/// Has the traffic go on for about as long as so many swaps take.
+fn wait(traffic: &Traffic, swaps: usize) -> Result<String> {
+    for _ in 0..swaps {
+        traffic.wait_for_more(5 * BETWEEN, WITHIN)?;
+    }
+    Ok("none".to_owned())
+}

@@ -1,0 +1,84 @@
+//! What an operator asks of a running `manatee serve`, by the commands for it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::process::output_of;
+
+/// The control socket of a `manatee serve`.
+pub struct Control {
+    manatee: PathBuf,
+    socket: PathBuf,
+}
+
+/// A replacement of the device's component by another.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Swap {
+    /// The version before.
+    pub from: String,
+    /// The version after.
+    pub to: String,
+    /// How long the device stood still.
+    pub pause_us: u64,
+    /// The size of the state that was handed over.
+    pub state_bytes: u64,
+}
+
+/// A crash of the device, and how it went on.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Recovery {
+    /// Why it crashed.
+    pub reason: String,
+    /// From the crash to the next packet.
+    pub from_trap_us: u64,
+    /// Packets of the guest's that were in the device, and are lost.
+    pub lost_transmits: u64,
+    /// Packets to the guest that were in the device, and are lost.
+    pub lost_receives: u64,
+    /// Entries of queues that are passed over, because they crashed it twice.
+    pub skipped: u64,
+}
+
+impl Control {
+    /// For the program `manatee` and the socket that its `serve` listens on.
+    pub fn new(manatee: &Path, socket: &Path) -> Self {
+        Self {
+            manatee: manatee.to_owned(),
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Replaces the component by that in the file `wasm`, checked or not.
+    pub fn swap(&self, wasm: &Path, check: bool) -> Result<Swap> {
+        let mut command = self.command("swap");
+        command.arg(wasm).args(["--format", "json"]);
+        if !check {
+            command.arg("--no-check");
+        }
+        let printed = output_of(command)?;
+        serde_json::from_str(&printed).with_context(|| format!("manatee swap printed: {printed}"))
+    }
+
+    /// The part of the device's state at `path`: names joined by `/`.
+    pub fn inspect<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let mut command = self.command("inspect");
+        command.arg(path);
+        let mut tree: Value = serde_json::from_str(&output_of(command)?)?;
+        let pointer = format!("/{path}");
+        let part = tree.pointer_mut(&pointer).map(Value::take);
+        let part = part.with_context(|| format!("manatee inspect shows no {path}"))?;
+        let text = part.to_string();
+        serde_json::from_value(part).with_context(|| format!("{path} is {text}"))
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.manatee);
+        command.arg(name).arg("--control").arg(&self.socket);
+        command
+    }
+}

@@ -1,0 +1,122 @@
+//! The last value of each doorbell, for a fresh instance to go on from.
+
+use std::collections::HashMap;
+
+use crate::bindings::exports::manatee::device::device::{Doorbells as Range, RegisterWrite};
+
+/// The most doorbells that are kept: more than a device has queues.
+const MAX_DOORBELLS: usize = 4096;
+
+/// What rings where: BAR, offset, and the bits of the value that tell one
+/// doorbell from another.
+type Key = (u8, u64, u64);
+
+/// The doorbells of a device.
+#[derive(Debug, Default)]
+pub struct Doorbells {
+    ranges: Vec<Range>,
+    last: HashMap<Key, u64>,
+}
+
+impl Doorbells {
+    /// Keeps doorbells in these ranges.
+    pub fn new(ranges: &[Range]) -> Self {
+        Self {
+            ranges: ranges.to_vec(),
+            last: HashMap::new(),
+        }
+    }
+
+    /// Notes a write of 8 bytes, if it is to a doorbell. A guest that rings
+    /// more than there are is not kept up with.
+    pub fn note(&mut self, bar: u8, offset: u64, value: u64) {
+        let inside =
+            |range: &&Range| range.bar == bar && offset.wrapping_sub(range.offset) < range.length;
+        let Some(range) = self.ranges.iter().find(inside) else {
+            return;
+        };
+        let key = (bar, offset, value & range.key);
+        if let Some(last) = self.last.get_mut(&key) {
+            *last = value;
+        } else if self.last.len() < MAX_DOORBELLS {
+            self.last.insert(key, value);
+        }
+    }
+
+    /// Forgets all values.
+    pub fn clear(&mut self) {
+        self.last.clear();
+    }
+
+    /// The last values, in no order.
+    pub fn writes(&self) -> Vec<RegisterWrite> {
+        let writes = self
+            .last
+            .iter()
+            .map(|((bar, offset, _), value)| RegisterWrite {
+                bar: *bar,
+                offset: *offset,
+                value: *value,
+            });
+        writes.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doorbells() -> Doorbells {
+        Doorbells::new(&[Range {
+            bar: 0,
+            offset: 0x1000,
+            length: 0x1000,
+            key: 0xff,
+        }])
+    }
+
+    #[test]
+    fn the_last_value_of_each_is_kept() {
+        let mut doorbells = doorbells();
+        for (offset, value) in [
+            (0x1000, 0x101),
+            (0x1000, 0x102),
+            (0x1000, 0x201),
+            (0x1008, 0x301),
+        ] {
+            doorbells.note(0, offset, value);
+        }
+        let mut kept: Vec<_> = doorbells
+            .writes()
+            .iter()
+            .map(|w| (w.offset, w.value))
+            .collect();
+        kept.sort_unstable();
+        assert_eq!(kept, [(0x1000, 0x102), (0x1000, 0x201), (0x1008, 0x301)]);
+        doorbells.clear();
+        assert!(doorbells.writes().is_empty());
+    }
+
+    #[test]
+    fn other_registers_are_not() {
+        let mut doorbells = doorbells();
+        doorbells.note(0, 0xff8, 1);
+        doorbells.note(0, 0x2000, 1);
+        doorbells.note(2, 0x1000, 1);
+        assert!(doorbells.writes().is_empty());
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let mut doorbells = Doorbells::new(&[Range {
+            bar: 0,
+            offset: 0,
+            length: 8,
+            key: u64::MAX,
+        }]);
+        for value in 0..2 * MAX_DOORBELLS as u64 {
+            doorbells.note(0, 0, value);
+        }
+        assert_eq!(doorbells.writes().len(), MAX_DOORBELLS);
+    }
+}

@@ -1,0 +1,269 @@
+//! Going on after a component failed: which tries are made, and what is known
+//! of them.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::doorbells::Doorbells;
+use crate::bindings::exports::manatee::device::device::{HandedOver, Observations};
+use crate::runtime::{Failure, HostState};
+
+/// How a device whose component fails goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashPolicy {
+    /// Fresh instances that may fail one after the other before the guest is
+    /// asked to reset the device. 0: the device is down with the first
+    /// failure, until it is reset.
+    pub recoveries: u32,
+    /// Fresh instances that may fail after that before the device is down.
+    pub last_tries: u32,
+}
+
+impl Default for CrashPolicy {
+    /// Four, and then two.
+    fn default() -> Self {
+        Self {
+            recoveries: 4,
+            last_tries: 2,
+        }
+    }
+}
+
+/// Calls that a fresh instance has to survive before earlier failures are
+/// forgotten.
+const TRUSTED_AFTER: u32 = 256;
+/// Entries that are passed over at a time.
+const MAX_SKIPPED: usize = 64;
+/// Recoveries that are remembered.
+const MAX_HISTORY: usize = 256;
+/// Failures that are logged in full; then ever fewer.
+const LOGGED_FAILURES: u64 = 8;
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A fresh instance goes on.
+    Recover,
+    /// A fresh instance asks the guest to reset the device.
+    AskForReset,
+    /// The device is down until it is reset.
+    GiveUp,
+}
+
+/// A failure that was recovered from.
+#[derive(Clone, Debug)]
+struct Recovery {
+    reason: String,
+    took: Duration,
+    lost_transmits: u64,
+    lost_receives: u64,
+    skipped: usize,
+    asked_for_reset: bool,
+}
+
+/// What is kept for when the component fails.
+#[derive(Debug)]
+pub struct Recoverer {
+    policy: CrashPolicy,
+    /// The last state, taken after each change of the configuration.
+    pub checkpoint: Option<Vec<u8>>,
+    /// The last doorbells.
+    pub doorbells: Doorbells,
+    /// Entries that failed twice.
+    skip: Vec<u64>,
+    /// Failures without much success between them.
+    tries: u32,
+    /// Calls since the last failure that went well, as far as they matter.
+    successes: u32,
+    /// Instances that failed.
+    pub failures: u64,
+    recoveries: u64,
+    history: std::collections::VecDeque<Recovery>,
+}
+
+impl Recoverer {
+    /// For a device with these doorbells.
+    pub fn new(policy: CrashPolicy, doorbells: Doorbells) -> Self {
+        Self {
+            policy,
+            checkpoint: None,
+            doorbells,
+            skip: Vec::new(),
+            tries: 0,
+            successes: 0,
+            failures: 0,
+            recoveries: 0,
+            history: std::collections::VecDeque::new(),
+        }
+    }
+
+    /// The device is at power-on: what was before is of no use.
+    pub fn forget(&mut self) {
+        self.checkpoint = None;
+        self.doorbells.clear();
+        self.skip.clear();
+        self.tries = 0;
+    }
+
+    /// A call went well.
+    #[inline]
+    pub fn succeeded(&mut self) {
+        if self.tries > 0 {
+            self.successes += 1;
+            if self.successes >= TRUSTED_AFTER {
+                self.tries = 0;
+                self.skip.clear();
+            }
+        }
+    }
+
+    /// Counts a failure, and says what to do about it.
+    pub fn failed(&mut self, failure: &Failure, attempt: Option<u64>) -> Next {
+        self.failures += 1;
+        self.tries += 1;
+        self.successes = 0;
+        if self.failures <= LOGGED_FAILURES || self.failures.is_power_of_two() {
+            tracing::error!(failures = self.failures, "{failure}");
+        } else {
+            tracing::debug!(failures = self.failures, "{failure}");
+        }
+        if let Some(entry) = attempt.filter(|entry| !self.skip.contains(entry)) {
+            if self.skip.len() >= MAX_SKIPPED {
+                self.skip.remove(0);
+            }
+            self.skip.push(entry);
+        }
+        let CrashPolicy {
+            recoveries,
+            last_tries,
+        } = self.policy;
+        match self.tries {
+            tries if tries <= recoveries => Next::Recover,
+            tries if recoveries > 0 && tries <= recoveries + last_tries => Next::AskForReset,
+            _ => Next::GiveUp,
+        }
+    }
+
+    /// What a fresh instance is told.
+    pub fn observations(&self, state: &HostState) -> Observations {
+        let ports = (0..).zip(&state.ports);
+        let transmitted = ports.filter_map(|(port, state)| {
+            let id = state.handed_over?;
+            Some(HandedOver { port, queue: 0, id })
+        });
+        Observations {
+            doorbells: self.doorbells.writes(),
+            transmitted: transmitted.collect(),
+            skip: self.skip.clone(),
+        }
+    }
+
+    /// Remembers a recovery.
+    pub fn recovered(
+        &mut self,
+        failure: &Failure,
+        begun: Instant,
+        (lost_transmits, lost_receives): (u64, u64),
+        asked_for_reset: bool,
+    ) {
+        self.recoveries += 1;
+        if self.history.len() >= MAX_HISTORY {
+            self.history.pop_front();
+        }
+        let recovery = Recovery {
+            reason: failure.summary(),
+            took: begun.elapsed(),
+            lost_transmits,
+            lost_receives,
+            skipped: self.skip.len(),
+            asked_for_reset,
+        };
+        tracing::info!(
+            took_us = recovery.took.as_micros() as u64,
+            lost_transmits,
+            lost_receives,
+            asked_for_reset,
+            "a fresh instance goes on"
+        );
+        self.history.push_back(recovery);
+    }
+
+    /// For `manatee inspect`: number of recoveries, and the last of them.
+    pub fn inspect(&self) -> (u64, Value) {
+        let history = self.history.iter().map(|recovery| {
+            json!({
+                "reason": recovery.reason,
+                "from_trap_us": recovery.took.as_micros() as u64,
+                "lost_transmits": recovery.lost_transmits,
+                "lost_receives": recovery.lost_receives,
+                "skipped": recovery.skipped,
+                "asked_for_reset": recovery.asked_for_reset,
+            })
+        });
+        (self.recoveries, history.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recoverer() -> Recoverer {
+        Recoverer::new(CrashPolicy::default(), Doorbells::default())
+    }
+
+    fn failure() -> Failure {
+        Failure::because("wasm trap")
+    }
+
+    #[test]
+    fn tries_end() {
+        let mut recoverer = recoverer();
+        let next: Vec<_> = (0..7).map(|_| recoverer.failed(&failure(), None)).collect();
+        use Next::{AskForReset, GiveUp, Recover};
+        let expected = [
+            Recover,
+            Recover,
+            Recover,
+            Recover,
+            AskForReset,
+            AskForReset,
+            GiveUp,
+        ];
+        assert_eq!(next, expected);
+    }
+
+    #[test]
+    fn success_forgets_failures() {
+        let mut recoverer = recoverer();
+        for _ in 0..100 {
+            assert_eq!(recoverer.failed(&failure(), Some(1)), Next::Recover);
+            (0..TRUSTED_AFTER).for_each(|_| recoverer.succeeded());
+            assert!(recoverer.skip.is_empty());
+        }
+    }
+
+    #[test]
+    fn no_recoveries_means_down_at_once() {
+        let policy = CrashPolicy {
+            recoveries: 0,
+            last_tries: 2,
+        };
+        let mut recoverer = Recoverer::new(policy, Doorbells::default());
+        assert_eq!(recoverer.failed(&failure(), None), Next::GiveUp);
+    }
+
+    #[test]
+    fn an_entry_is_passed_over_once_it_was_attempted() {
+        let mut recoverer = recoverer();
+        recoverer.failed(&failure(), None);
+        recoverer.failed(&failure(), Some(7));
+        recoverer.failed(&failure(), Some(7));
+        assert_eq!(recoverer.skip, [7]);
+        (0..2 * MAX_SKIPPED as u64).for_each(|entry| {
+            recoverer.failed(&failure(), Some(entry));
+        });
+        assert_eq!(recoverer.skip.len(), MAX_SKIPPED);
+    }
+}

@@ -1,0 +1,358 @@
+//! Replacing the component of a running device.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::body::Body;
+use crate::bindings::exports::manatee::device::device::{
+    ConfigureError, Description, PortConfig, RestoreError,
+};
+use crate::component::{Component, ComponentError};
+use crate::runtime::{Failure, HostState, Instance, Limits};
+
+/// Swaps that are remembered.
+const MAX_HISTORY: usize = 1024;
+
+/// How a component is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwapOptions {
+    /// If the new component fails this soon, the old one goes on.
+    pub probation: Duration,
+}
+
+impl Default for SwapOptions {
+    /// Ten seconds.
+    fn default() -> Self {
+        Self {
+            probation: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A component was replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// Version of the build that ran.
+    pub from: String,
+    /// Version of the build that runs now.
+    pub to: String,
+    /// How long the guest had no device.
+    pub pause: Duration,
+    /// Size of the state that was moved, in bytes.
+    pub state_bytes: usize,
+    /// Because the new component failed in its probation, or on demand.
+    pub rollback: bool,
+}
+
+impl Swap {
+    /// As JSON, for `manatee swap` and `manatee inspect`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "from": self.from,
+            "to": self.to,
+            "pause_us": self.pause.as_micros() as u64,
+            "state_bytes": self.state_bytes,
+            "rollback": self.rollback,
+        })
+    }
+}
+
+/// Why a component was not replaced. The device goes on as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapError {
+    /// The candidate can't be used at all.
+    #[error(transparent)]
+    Component(#[from] ComponentError),
+    /// It is another device for the guest.
+    #[error(
+        "{name} is another device: its {what} differs ({running} runs, {candidate} is offered)"
+    )]
+    Identity {
+        /// The candidate.
+        name: String,
+        /// What differs.
+        what: &'static str,
+        /// The running component's.
+        running: String,
+        /// The candidate's.
+        candidate: String,
+    },
+    /// It can't go on from the running component's state.
+    #[error("{name} reads saved states of format {reads:?}; the running device writes {}",
+        writes.map_or("none".into(), |format| format!("format {format}")))]
+    Format {
+        /// The candidate.
+        name: String,
+        /// The formats that it reads.
+        reads: Vec<u32>,
+        /// The format that the running component writes.
+        writes: Option<u32>,
+    },
+    /// It could not be rolled back.
+    #[error(
+        "the running device does not read the states that {0} writes, so it could not go on if \
+         that fails; swap without a probation (--probation 0) if you mean it"
+    )]
+    NoWayBack(String),
+    /// It failed while it was set up.
+    #[error("{0} can't take over: {1}")]
+    Failed(String, Failure),
+    /// It objects to the ports.
+    #[error("{0} refuses the device's ports: {1:?}")]
+    Refused(String, ConfigureError),
+    /// It objects to the state.
+    #[error("{0} refuses the device's state: {1}")]
+    State(String, Box<RestoreText>),
+    /// The running component failed when its state was taken.
+    #[error("the running device could not be saved: {0}")]
+    Save(Failure),
+    /// The running component has failed already.
+    #[error("the device is down; reset it first: {0}")]
+    Down(Failure),
+    /// Another swap is going on.
+    #[error("another swap is under way; wait for it")]
+    Busy,
+    /// There is nothing to go back to.
+    #[error("no component ran here before this one")]
+    NoPrevious,
+}
+
+/// A component's objection to a state, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreText(pub RestoreError);
+
+impl std::fmt::Display for RestoreText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            RestoreError::NotConfigured => write!(f, "it was not configured"),
+            RestoreError::Version(version) => write!(f, "it does not read format {version}"),
+            RestoreError::Malformed(what) => {
+                write!(f, "malformed: {}", String::from_utf8_lossy(what))
+            }
+            RestoreError::Mismatch(what) => {
+                write!(f, "of another device: {}", String::from_utf8_lossy(what))
+            }
+        }
+    }
+}
+
+/// A component that can take over, with an instance that has its ports.
+pub struct Candidate {
+    component: Component,
+    description: Arc<Description>,
+    instance: Box<Instance>,
+}
+
+impl Candidate {
+    /// Makes an instance and checks that it fits the running device, which it
+    /// does not touch.
+    pub fn new(
+        component: &Component,
+        running: &Description,
+        ports: &[PortConfig],
+        limits: Limits,
+    ) -> Result<Self, SwapError> {
+        let name = component.name();
+        let description = component.describe()?;
+        check_identity(name, running, &description)?;
+        let reads = &description.saved_state_reads;
+        if running
+            .saved_state_writes
+            .is_none_or(|format| !reads.contains(&format))
+        {
+            return Err(SwapError::Format {
+                name: name.to_owned(),
+                reads: reads.clone(),
+                writes: running.saved_state_writes,
+            });
+        }
+        let failed = |failure| SwapError::Failed(name.to_owned(), failure);
+        let state = HostState::vacant(limits)
+            .map_err(|error| failed(Failure::because(&error.to_string())))?;
+        let made = Instance::new(component.pre(), state);
+        let mut instance = made.map_err(|(failure, _)| failed(failure))?;
+        let configured = instance.configure(ports).map_err(failed)?;
+        configured.map_err(|error| SwapError::Refused(name.to_owned(), error))?;
+        Ok(Self {
+            component: component.clone(),
+            description: Arc::new(description),
+            instance: Box::new(instance),
+        })
+    }
+
+    /// Whether the running component could go on from this one's state.
+    pub fn check_way_back(&self, running: &Description) -> Result<(), SwapError> {
+        let writes = self.description.saved_state_writes;
+        let readable = writes.is_some_and(|format| running.saved_state_reads.contains(&format));
+        if readable {
+            Ok(())
+        } else {
+            Err(SwapError::NoWayBack(self.component.name().to_owned()))
+        }
+    }
+}
+
+fn check_identity(
+    name: &str,
+    running: &Description,
+    candidate: &Description,
+) -> Result<(), SwapError> {
+    let differs = |what, running: String, candidate: String| SwapError::Identity {
+        name: name.to_owned(),
+        what,
+        running,
+        candidate,
+    };
+    let (a, b) = (running, candidate);
+    if a.pci != b.pci {
+        return Err(differs(
+            "PCI identity",
+            format!("{:x?}", a.pci),
+            format!("{:x?}", b.pci),
+        ));
+    }
+    if a.bars != b.bars {
+        return Err(differs(
+            "set of BARs",
+            format!("{:?}", a.bars),
+            format!("{:?}", b.bars),
+        ));
+    }
+    if a.msix_vectors != b.msix_vectors {
+        let (a, b) = (a.msix_vectors, b.msix_vectors);
+        return Err(differs(
+            "number of MSI-X vectors",
+            a.to_string(),
+            b.to_string(),
+        ));
+    }
+    if a.doorbells != b.doorbells {
+        return Err(differs(
+            "doorbells",
+            format!("{:?}", a.doorbells),
+            format!("{:?}", b.doorbells),
+        ));
+    }
+    Ok(())
+}
+
+/// A component that ran before, and until when a failure brings it back.
+#[derive(Clone, Debug)]
+pub struct Previous {
+    pub component: Component,
+    pub description: Arc<Description>,
+    pub until: Option<Instant>,
+}
+
+/// The swaps of a device.
+#[derive(Debug, Default)]
+pub struct Swaps {
+    pub previous: Option<Previous>,
+    history: std::collections::VecDeque<Swap>,
+    count: u64,
+}
+
+impl Swaps {
+    /// Remembers a swap.
+    pub fn note(&mut self, swap: Swap) {
+        tracing::info!(
+            from = swap.from,
+            to = swap.to,
+            pause_us = swap.pause.as_micros() as u64,
+            state_bytes = swap.state_bytes,
+            rollback = swap.rollback,
+            "the device's component was replaced"
+        );
+        self.count += 1;
+        if self.history.len() >= MAX_HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(swap);
+    }
+
+    /// The component to go back to after a failure now, if the one that runs
+    /// is in its probation. It is taken: there is one way back.
+    pub fn take_probation(&mut self) -> Option<Previous> {
+        let in_time =
+            |previous: &Previous| previous.until.is_some_and(|until| Instant::now() < until);
+        if self.previous.as_ref().is_some_and(in_time) {
+            self.previous.take()
+        } else {
+            None
+        }
+    }
+
+    /// For `manatee inspect`: number of swaps, and the last of them.
+    pub fn inspect(&self) -> (u64, Value) {
+        (self.count, self.history.iter().map(Swap::to_json).collect())
+    }
+}
+
+impl Body {
+    /// Moves the device to the candidate's instance. Returns what has become
+    /// superfluous, for the caller to drop once others may go on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`]; the device goes on as it was.
+    pub fn replace(
+        &mut self,
+        candidate: Candidate,
+        options: SwapOptions,
+        rollback: bool,
+    ) -> Result<(Swap, Box<Instance>), (SwapError, Box<Instance>)> {
+        let Candidate {
+            component,
+            description,
+            mut instance,
+        } = candidate;
+        let begun = Instant::now();
+        let state = match self.save() {
+            Ok(state) => state,
+            Err(error) => return Err((error, instance)),
+        };
+        // Taking over happens inside the candidate, on the device's own side
+        // of the host; if it fails, that goes back to where it was.
+        let Some(running) = self.instance() else {
+            return Err((SwapError::Busy, instance));
+        };
+        running.state().trade_places(instance.state());
+        let restored = instance.restore(&state);
+        if !matches!(restored, Ok(Ok(()))) {
+            running.state().trade_places(instance.state());
+            let name = component.name().to_owned();
+            let error = match restored {
+                Err(failure) => SwapError::Failed(name, failure),
+                Ok(Err(error)) => SwapError::State(name, Box::new(RestoreText(error))),
+                Ok(Ok(())) => unreachable!("checked above"),
+            };
+            return Err((error, instance));
+        }
+        let old_instance = self.switch_to(instance);
+        let state_bytes = state.len();
+        self.recoverer.checkpoint = Some(state);
+        let pause = begun.elapsed();
+        let old = Previous {
+            component: std::mem::replace(&mut self.component, component),
+            description: std::mem::replace(&mut self.description, description),
+            until: Some(begun + options.probation).filter(|_| !options.probation.is_zero()),
+        };
+        let swap = Swap {
+            from: version(&old.description),
+            to: version(&self.description),
+            pause,
+            state_bytes,
+            rollback,
+        };
+        self.swaps.previous = Some(old);
+        self.swaps.note(swap.clone());
+        Ok((swap, old_instance))
+    }
+}
+
+/// The version of the build that a description is of.
+pub fn version(description: &Description) -> String {
+    String::from_utf8_lossy(&description.version.build).into_owned()
+}

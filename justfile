@@ -71,6 +71,7 @@ bench *rows:
     @scripts/setup.sh bench
     cargo build --release --package manatee --package manatee-bench
     @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
+    @just guest-programs
     cargo build --release --package manatee --package manatee-bench
     @"{{target}}/release/bench" "$@"
 

@@ -20,12 +20,21 @@ pub enum Bound {
 }
 
 impl Bound {
+    /// Whether a value is what it must be.
+    pub fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => value >= bound,
+            Self::AtMost(bound) => value <= bound,
+        }
+    }
+
     /// How many times better than required a value is; below 1 it misses.
     pub fn margin(self, value: f64) -> f64 {
         match self {
             Self::AtLeast(bound) => value / bound,
-            // Nothing is as little as it gets.
-            Self::AtMost(bound) => bound / value.max(bound / 1000.0),
+            // Nothing is as little as it gets, and just what may be required.
+            Self::AtMost(_) if value == 0.0 => 1.0,
+            Self::AtMost(bound) => bound / value,
         }
     }
 }
@@ -45,7 +54,7 @@ impl Verdict {
     /// Whether it is what it must be, if it must be anything.
     pub fn met(&self) -> Option<bool> {
         let bound = self.bound?;
-        Some(bound.margin(self.value) >= 1.0)
+        Some(bound.is_met(self.value))
     }
 }
 

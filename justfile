@@ -16,6 +16,8 @@ setup:
 build:
     @scripts/setup.sh build
     cargo build --release --workspace
+    @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
+    cargo build --release --workspace
 
 # Show a stock Linux guest on the network: kernel=6.12 (the default), kernel=6.1, or kernel=PATH modules=DIR
 demo *settings:
@@ -68,6 +70,16 @@ guest-tests-mutants *arguments:
     @scripts/setup.sh build >&2
     cargo build --package manatee-mutants
     @"{{target}}/debug/guest-tests-mutants" "$@"
+
+# Measure all rows (5 minutes at most), or some: device windows shapes latency tap guest start scale growth instructions
+bench *rows:
+    @scripts/setup.sh
+    @scripts/setup.sh bench
+    cargo build --release --package manatee --package manatee-bench
+    @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
+    @just guest-programs
+    cargo build --release --package manatee --package manatee-bench
+    @"{{target}}/release/bench" "$@"
 
 # Run every test: those of the workspace, then the guest's
 test: setup && test-guest

@@ -53,7 +53,8 @@ impl Position {
     /// The owner bits of the next entry.
     #[inline]
     pub fn owner(self) -> u8 {
-        (self.head / self.entries) as u8
+        // A division, as the number of entries is a power of two.
+        (self.head >> self.entries.trailing_zeros()) as u8
     }
 
     /// Entries that the driver has not said it consumed.
@@ -358,16 +359,7 @@ impl Cq {
     ) -> bool {
         let index = self.position.index();
         if self.position.full() && !self.seen(index, completes.reused_below) {
-            if self.lost.hit() {
-                platform.log(
-                    Level::Warn,
-                    format_args!(
-                        "completion queue of {} entries overrun by queue {}: the driver consumes too slowly",
-                        self.position.entries(),
-                        completes.wq
-                    ),
-                );
-            }
+            self.note_overrun(platform, completes.wq);
             return false;
         }
         let info = CqeInfo::new()
@@ -388,6 +380,19 @@ impl Cq {
         self.position.advance();
         self.dirty = true;
         true
+    }
+
+    #[cold]
+    fn note_overrun(&mut self, platform: &mut impl Platform, wq: u32) {
+        if self.lost.hit() {
+            platform.log(
+                Level::Warn,
+                format_args!(
+                    "completion queue of {} entries overrun by queue {wq}: the driver consumes too slowly",
+                    self.position.entries(),
+                ),
+            );
+        }
     }
 
     /// Whether the driver consumed the entry at `index` for sure, although

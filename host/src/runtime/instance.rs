@@ -6,6 +6,7 @@ use wasmtime::Store;
 
 use super::deadline::Ticker;
 use super::linear_memory::captured;
+use super::records::{Encoded, Received};
 use super::state::{HostState, Phase};
 use super::{Runtime, RuntimeError};
 use crate::bindings::exports::manatee::device::device::{
@@ -75,6 +76,9 @@ pub fn printable(text: &[u8]) -> String {
 pub struct Instance {
     store: Store<HostState>,
     adapter: Adapter,
+    received: Received,
+    /// Keeps its allocation between calls.
+    words: Vec<u32>,
     runtime: &'static Runtime,
     deadline: u64,
     failure: Option<Failure>,
@@ -100,15 +104,17 @@ impl Instance {
         store.limiter(|state| &mut state.store_limits);
         store.set_epoch_deadline(deadline);
         let running = runtime.ticker.enter();
-        let (adapter, memories) = captured(|| component.instantiate(&mut store));
+        let (adapter, memories) = captured(|| instantiate(component, &mut store));
         drop(running);
         match adapter {
-            Ok(adapter) => {
+            Ok((adapter, received)) => {
                 let only = <[_; 1]>::try_from(memories).ok();
                 store.data_mut().linear_memory = only.map(|[memory]| memory);
                 Ok(Self {
                     store,
                     adapter,
+                    received,
+                    words: Vec::new(),
                     runtime,
                     deadline,
                     failure: None,
@@ -157,14 +163,20 @@ impl Instance {
         &mut self,
         call: impl FnOnce(&Guest, &mut Store<HostState>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
+        self.enter(|this| call(this.adapter.manatee_device_device(), &mut this.store))
+    }
+
+    fn enter<T>(
+        &mut self,
+        call: impl FnOnce(&mut Self) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
         self.store.set_epoch_deadline(self.deadline);
         self.store.data_mut().attempt = None;
         let _running = self.runtime.ticker.enter();
-        let device = self.adapter.manatee_device_device();
-        call(device, &mut self.store).map_err(|error| {
+        call(self).map_err(|error| {
             let failure = Failure::new(&error);
             self.failure = Some(failure.clone());
             failure
@@ -281,7 +293,10 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn received(&mut self, port: u32, packets: &[RxPacket]) -> Result<bool, Failure> {
-        self.call(|device, store| device.call_received(store, port, 0, packets))
+        self.enter(|this| {
+            let packets = Encoded::packets(packets, &mut this.words);
+            this.received.call(&mut this.store, port, packets)
+        })
     }
 
     /// Pending transmits ended. True if work is left.
@@ -319,6 +334,15 @@ impl Instance {
     pub fn inspect(&mut self) -> Result<Vec<u8>, Failure> {
         self.call(|device, store| device.call_inspect(store))
     }
+}
+
+fn instantiate(
+    component: &AdapterPre<HostState>,
+    store: &mut Store<HostState>,
+) -> wasmtime::Result<(Adapter, Received)> {
+    let instance = component.instance_pre().instantiate(&mut *store)?;
+    let adapter = Adapter::new(&mut *store, &instance)?;
+    Ok((adapter, Received::of(&instance, store)?))
 }
 
 impl std::fmt::Debug for Instance {

@@ -76,6 +76,13 @@ impl Sandboxed {
     }
 }
 
+impl Sandboxed {
+    /// The device.
+    pub fn device(&self) -> Device {
+        self.device.clone()
+    }
+}
+
 impl Machine for Sandboxed {
     #[inline]
     fn write_register(&mut self, offset: u64, width: u8, value: u64) {

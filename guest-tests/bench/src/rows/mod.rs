@@ -5,6 +5,7 @@ mod growth;
 mod guest;
 pub mod instructions;
 mod latency;
+mod replacement;
 pub mod scale;
 mod source;
 mod start;
@@ -39,6 +40,8 @@ pub enum Row {
     Scale,
     /// More queues, segments and guest memory
     Growth,
+    /// The pause of a live replacement, and a crash
+    Swap,
     /// Instructions a packet; needs valgrind
     Instructions,
 }
@@ -65,6 +68,7 @@ impl Row {
             Self::Start => start::run(dir),
             Self::Scale => scale::run(),
             Self::Growth => growth::run(),
+            Self::Swap => replacement::run(),
             Self::Instructions => instructions::run(dir),
         }
     }

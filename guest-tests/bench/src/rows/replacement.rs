@@ -1,6 +1,5 @@
 //! How long the guest has no device: a live replacement, and a crash.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -42,9 +41,9 @@ fn thin(component: &Component, ports: u32, limits: Limits) -> Result<Thin<Sandbo
 }
 
 /// Sends a batch on each port in turn, until told to stop.
-fn load(thin: &mut Thin<Sandboxed>, stop: &AtomicBool) {
+fn load(thin: &mut Thin<Sandboxed>, stop: impl Fn() -> bool) {
     let mut port = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while !stop() {
         thin.post_packets(port, BATCH);
         thin.ring_send(port);
         thin.take_sent(port, BATCH);
@@ -72,12 +71,10 @@ fn swap_with(ports: u32, successors: &[Component; 2]) -> Result<Vec<Figure>> {
     let mut thin = thin(&successors[1], ports, Limits::default())?;
     let device = thin.machine().device();
     let (idle, state) = swaps(&device, successors)?;
-    let stop = AtomicBool::new(false);
     let (busy, busy_state) = std::thread::scope(|scope| {
-        scope.spawn(|| load(&mut thin, &stop));
-        let swapped = swaps(&device, successors);
-        stop.store(true, Ordering::Relaxed);
-        swapped
+        let swapping = scope.spawn(|| swaps(&device, successors));
+        load(&mut thin, || swapping.is_finished());
+        swapping.join().expect("no panic")
     })?;
     let state = state.max(busy_state) as f64;
     let pairs = format!(

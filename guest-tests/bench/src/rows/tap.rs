@@ -3,6 +3,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use manatee::component::Component;
@@ -32,6 +33,9 @@ const NAME: &str = "bench0";
 const HEADER: usize = 10;
 /// An EtherType that nobody takes: the kernel drops the frame once it has it.
 const FRAME: [u8; 14] = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
+
+/// How long frames may be on their way.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const OF_BARE: Bound = Bound::AtLeast(0.9);
 
@@ -127,7 +131,12 @@ fn receive_all(device: &mut Thin<Sandboxed>) {
     device.post_buffers(0, BATCH);
     device.ring_receive(0);
     let mut count = device.take_received(0);
+    let begun = Instant::now();
     while count < BATCH {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "frames that were sent do not arrive"
+        );
         std::thread::yield_now();
         count += device.take_received(0);
     }
@@ -180,11 +189,16 @@ fn received(stage: &Stage, bytes: u32) -> Result<Figure> {
         for _ in 0..BATCH {
             let mut header = [0; HEADER];
             let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut buffer)];
+            let begun = Instant::now();
             let read = loop {
                 // The last frames may still be on their way.
                 if let Ok(read) = readv(bare.as_fd(), &mut parts) {
                     break read;
                 }
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "frames that were sent do not arrive"
+                );
             };
             assert_eq!(read, HEADER + bytes as usize);
         }

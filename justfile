@@ -36,19 +36,19 @@ demo *settings:
         6.12 | 6.1) scripts/setup.sh guest "$kernel" ;;
         *) scripts/setup.sh guest none ;;
     esac
-    just guest-programs
+    {{just_executable()}} guest-programs
     "{{target}}/release/demo" --kernel "$kernel" "${options[@]}"
 
 # Replace the device 100 times under a stock guest that talks, and count what is lost: --swaps N, --kernel 6.1
 swap-demo *arguments:
     @scripts/setup.sh
-    @just guest-programs
+    @{{just_executable()}} guest-programs
     @"{{target}}/release/swap-demo" "$@"
 
 # Crash the device in every way under a stock guest that talks: --kernel 6.1
 fault-demo *arguments:
     @scripts/setup.sh
-    @just guest-programs
+    @{{just_executable()}} guest-programs
     @"{{target}}/release/fault-demo" "$@"
 
 # Build what the stock guest's demonstrations and tests run, with the guest's own program linked statically
@@ -64,6 +64,12 @@ guest-tests *arguments:
     cargo build --package manatee-compose
     @"{{target}}/debug/compose-guest-tests" "{{target}}/guest-tests.wasm"
     @"{{target}}/tools/bin/wasmtime" run "{{target}}/guest-tests.wasm" "$@"
+
+# Seed faults into a copy of the device, and show the share that the suite catches: names, --list, --format json
+guest-tests-mutants *arguments:
+    @scripts/setup.sh build >&2
+    cargo build --package manatee-mutants
+    @"{{target}}/debug/guest-tests-mutants" "$@"
 
 # Measure all rows (5 minutes at most), or some: device windows shapes latency tap guest start scale growth instructions
 bench *rows:
@@ -82,7 +88,7 @@ test: setup && test-guest
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
 test-guest *arguments:
     @scripts/setup.sh
-    @just guest-programs
+    @{{just_executable()}} guest-programs
     @"{{target}}/release/guest-tests" "$@"
 
 # Check the formatting, and lint with warnings as errors

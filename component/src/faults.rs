@@ -13,7 +13,7 @@ use crate::platform::{Level, Platform, Segment};
 use crate::wq::Wq;
 
 /// The bytes of a send queue from one fault to the next.
-const DISTANCE: u32 = 1 << 19;
+const DISTANCE: u32 = 1 << 17;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,13 +17,14 @@ use crate::wq::{Direction, Wq};
 pub mod recover;
 mod state;
 
-/// Event queues: one a CPU, and the hardware channel's.
-pub const MAX_EQS: usize = 65;
+/// Event queues: the hardware channel's, and one for every vport, which is
+/// also enough for drivers that have one a CPU and share it.
+pub const MAX_EQS: usize = 257;
 /// Send queues, and as many receive queues.
 pub const MAX_WQS: usize = 257;
 /// Completion queues: one a work queue.
 pub const MAX_CQS: usize = 2 * MAX_WQS;
-/// MSI-X vectors: one an event queue.
+/// MSI-X vectors: the hardware channel's, and one a CPU.
 pub const MAX_VECTORS: u16 = 65;
 
 /// The queues. Ids begin at 1, so that 0 never names one.

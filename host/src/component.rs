@@ -1,5 +1,7 @@
 //! A device's component: loaded, checked against the world, and compiled.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -90,6 +92,34 @@ pub enum ComponentError {
     Runtime(#[from] RuntimeError),
 }
 
+/// Largest file that is taken for a component, in bytes.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Reads a component's file.
+///
+/// # Errors
+///
+/// [`ComponentError::Read`] if it can't be read, is no regular file, or has more
+/// than 64 MiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, ComponentError> {
+    let failed = |error| ComponentError::Read {
+        path: path.display().to_string(),
+        error,
+    };
+    let kind = std::fs::metadata(path).map_err(failed)?;
+    if !kind.is_file() {
+        return Err(failed(std::io::Error::other("it is no regular file")));
+    }
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    let mut limited = file.take(MAX_FILE + 1);
+    limited.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(failed(std::io::Error::other("it has more than 64 MiB")));
+    }
+    Ok(bytes)
+}
+
 /// A device's component, ready to be instantiated. Cheap to clone.
 #[derive(Clone)]
 pub struct Component {
@@ -109,11 +139,7 @@ impl Component {
     /// [`ComponentError`], which names the file and the way out.
     pub fn from_file(path: &Path) -> Result<Self, ComponentError> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| ComponentError::Read {
-            path: name.clone(),
-            error,
-        })?;
-        Self::from_bytes(&bytes, &name)
+        Self::from_bytes(&read(path)?, &name)
     }
 
     /// The component that this build ships.

@@ -43,7 +43,9 @@ pub fn handle(
     if request.header.dev_id != DEV_MANA {
         return Err(Status::NoSuchDevice);
     }
-    if !ctx.nic.registered {
+    // Linux 7.2 asks for the configuration before it registers, to
+    // share out its vectors (`mana_gd_query_max_resources`).
+    if !ctx.nic.registered && command != code::QUERY_DEV_CONFIG {
         return Err(Status::InvalidState);
     }
     match command {

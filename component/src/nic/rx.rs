@@ -218,6 +218,7 @@ impl Completer<'_> {
             is_sq: false,
             end: buffer.end,
             reused_below: self.wq.reused_below(),
+            note: 0,
         };
         self.cq.post(platform, &words, offset, completes);
     }
@@ -279,6 +280,7 @@ pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Sta
         is_sq: false,
         end: done,
         reused_below: wq.reused_below(),
+        note: 0,
     };
     let header = CqeHeader::of(CqeType::RxObjectFence);
     let words = RxCompletion::words(header, CompletionFlags::new(), 0);

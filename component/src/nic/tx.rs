@@ -425,6 +425,7 @@ fn complete<P: Platform>(
                 is_sq: true,
                 end: packet.end,
                 reused_below,
+                note: 0,
             };
             cq.post(platform, &words, 0, completes);
         }

@@ -124,13 +124,7 @@ pub struct State {
 impl State {
     /// The state as bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let state = encode(self);
-        encode(&Envelope {
-            format: FORMAT,
-            version: VERSION,
-            checksum: crc32fast::hash(&state),
-            state: &state,
-        })
+        seal(&encode(self))
     }
 
     /// Reads a state. What the numbers mean is not checked here.
@@ -139,18 +133,37 @@ impl State {
     ///
     /// [`RestoreError::Version`] or [`RestoreError::Malformed`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RestoreError> {
-        ensure(bytes.len() <= MAX_SIZE, "it is longer than 1 MiB")?;
-        let envelope: Envelope<'_> = decode(bytes, "it is not a saved state")?;
-        ensure(envelope.format == FORMAT, "it is a state of something else")?;
-        if !READS.contains(&envelope.version) {
-            return Err(RestoreError::Version(envelope.version));
-        }
-        ensure(
-            crc32fast::hash(envelope.state) == envelope.checksum,
-            "its checksum is wrong",
-        )?;
-        decode(envelope.state, "its content is not a device's state")
+        decode(open(bytes)?, "its content is not a device's state")
     }
+}
+
+/// Puts what is around a state around one that is encoded.
+pub fn seal(state: &[u8]) -> Vec<u8> {
+    encode(&Envelope {
+        format: FORMAT,
+        version: VERSION,
+        checksum: crc32fast::hash(state),
+        state,
+    })
+}
+
+/// Takes away what is around a state, which is right.
+///
+/// # Errors
+///
+/// [`RestoreError::Version`] or [`RestoreError::Malformed`].
+pub fn open(bytes: &[u8]) -> Result<&[u8], RestoreError> {
+    ensure(bytes.len() <= MAX_SIZE, "it is longer than 1 MiB")?;
+    let envelope: Envelope<'_> = decode(bytes, "it is not a saved state")?;
+    ensure(envelope.format == FORMAT, "it is a state of something else")?;
+    if !READS.contains(&envelope.version) {
+        return Err(RestoreError::Version(envelope.version));
+    }
+    ensure(
+        crc32fast::hash(envelope.state) == envelope.checksum,
+        "its checksum is wrong",
+    )?;
+    Ok(envelope.state)
 }
 
 fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {

@@ -13,7 +13,7 @@ pub mod code {
     pub const REGISTER_DEVICE: u32 = 4;
     pub const DEREGISTER_DEVICE: u32 = 5;
     pub const GENERATE_TEST_EQE: u32 = 10;
-    /// Not in any public header; the number between its neighbours.
+    /// Only in OpenVMM, where it was named `GDMA_GENERATE_RECONFIG_VF_EVENT` first.
     pub const GENERATE_RESET_REQUEST_EQE: u32 = 11;
     pub const CREATE_QUEUE: u32 = 12;
     pub const DISABLE_QUEUE: u32 = 13;

@@ -15,6 +15,7 @@ fn completes(end: u32, reused_below: u32) -> Completes {
         is_sq: true,
         end,
         reused_below,
+        note: 0,
     }
 }
 

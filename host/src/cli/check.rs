@@ -1,7 +1,8 @@
 //! `manatee check`.
 
+use std::borrow::Cow;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use anyhow::Context;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use manatee::check::{self, Limits, Verdict};
 use serde_json::json;
+
+const EMBEDDED: &str = "the embedded device";
 
 /// Test a device component against the conformance suite
 #[derive(Debug, clap::Args)]
@@ -19,8 +22,8 @@ use serde_json::json;
     Exit status 0 means that it may be shown to a guest."
 )]
 pub struct Arguments {
-    /// The component
-    #[arg(value_name = "FILE.wasm", required_unless_present = "list")]
+    /// The component; the embedded device if none is named
+    #[arg(value_name = "FILE.wasm")]
     file: Option<PathBuf>,
 
     /// Try only the requirements with one of these in their name
@@ -57,18 +60,17 @@ fn seconds() -> impl TypedValueParser<Value = Duration> {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let requirements = check::select(&arguments.names)?;
-    let Some(file) = arguments.file.as_ref().filter(|_| !arguments.list) else {
+    if arguments.list {
         let names = requirements.iter().map(|r| format!("{}\n", r.name));
         super::print(&names.collect::<String>())?;
         return Ok(ExitCode::SUCCESS);
-    };
+    }
     let limits = Limits {
         requirement: arguments.requirement_limit,
         total: arguments.time_limit,
         memory: usize::from(arguments.memory_limit) << 20,
     };
-    let name = file.display().to_string();
-    let bytes = fs::read(file).with_context(|| format!("reading {name}"))?;
+    let (bytes, name) = component(arguments.file.as_deref())?;
     let begun = Instant::now();
     let mut verdicts = Vec::new();
     let passed = check::check(&bytes, &name, &requirements, &limits, |verdict| {
@@ -84,6 +86,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The component to test, and what messages call it.
+fn component(file: Option<&Path>) -> anyhow::Result<(Cow<'static, [u8]>, String)> {
+    let Some(file) = file else {
+        return Ok((manatee_component::BYTES.into(), EMBEDDED.to_owned()));
+    };
+    let name = file.display().to_string();
+    let bytes = fs::read(file).with_context(|| format!("reading {name}"))?;
+    Ok((bytes.into(), name))
 }
 
 fn as_text(name: &str, verdicts: &[Verdict], took: Duration) -> String {

@@ -11,6 +11,7 @@ mod inspect;
 mod life;
 mod poller;
 mod recovery;
+mod snapshot;
 mod swap;
 
 use std::fs::File;
@@ -28,6 +29,7 @@ pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
 use poller::Poller;
 pub use recovery::CrashPolicy;
+pub use snapshot::RestoreError;
 use swap::Candidate;
 pub use swap::{RestoreText, Swap, SwapError, SwapOptions};
 
@@ -177,7 +179,9 @@ impl Device {
     /// Reads a BAR by its index. Reads as ones where there is nothing, while
     /// memory space is disabled, and once the component has failed.
     pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        self.shared.body.lock().bar_read(bar, offset, data);
+        let mut body = self.shared.body.lock();
+        body.bar_read(bar, offset, data);
+        self.follow_up(&body);
     }
 
     /// Writes a BAR by its index, and does the work that this starts.
@@ -251,7 +255,10 @@ impl Device {
 
     /// The live tree, for people and tools.
     pub fn inspect(&self) -> serde_json::Value {
-        self.shared.body.lock().inspect()
+        let mut body = self.shared.body.lock();
+        let tree = body.inspect();
+        self.follow_up(&body);
+        tree
     }
 
     /// Replaces the component while the guest goes on: it sees a pause.
@@ -264,6 +271,40 @@ impl Device {
     pub fn swap(&self, component: &Component, options: SwapOptions) -> Result<Swap, SwapError> {
         let _only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
         self.replace(component, options, false)
+    }
+
+    /// The whole state of the device, for [`restore`](Self::restore) in
+    /// another process, say. What is in its ports is not part of it: transmits
+    /// that an endpoint has not finished are lost.
+    ///
+    /// From then on nothing may touch the guest's memory but the device that
+    /// is restored: drop this one, or [`reset`](Self::reset) it, before that
+    /// goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError::Down`] or [`SwapError::Save`].
+    pub fn save(&self) -> Result<Vec<u8>, SwapError> {
+        let mut body = self.shared.body.lock();
+        let state = body.snapshot();
+        self.follow_up(&body);
+        state
+    }
+
+    /// Goes on where another device was when it was saved. This one was just
+    /// made, with the same ports, and the guest's memory is mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is at power-on.
+    pub fn restore(&self, state: &[u8]) -> Result<(), RestoreError> {
+        let mut body = self.shared.body.lock();
+        let restored = body.restore(state);
+        if body.settle() {
+            drop(body);
+            self.shared.poller.kick();
+        }
+        restored
     }
 
     /// Goes back to the component that ran before the last swap.
@@ -315,6 +356,13 @@ impl Device {
         match replaced {
             Ok((swap, _old)) => Ok(swap),
             Err((error, _candidate)) => Err(error),
+        }
+    }
+
+    /// Leaves to the device's own thread what came of a look at it.
+    fn follow_up(&self, body: &Body) {
+        if body.has_work() {
+            self.shared.poller.kick();
         }
     }
 

@@ -8,10 +8,11 @@ mod linear_memory;
 mod log_limit;
 mod packets;
 mod port;
+mod reaper;
 mod records;
 mod state;
 
-pub use instance::{Failure, Instance};
+pub use instance::{Failure, Instance, MAX_STATE, printable};
 pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits, Phase};
 

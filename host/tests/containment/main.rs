@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use machine::Machine;
 use manatee::component::Component;
-use manatee::device::{Device, Limits, Port};
+use manatee::device::{CrashPolicy, Device, Limits, Port};
 use manatee::endpoint::Loopback;
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
@@ -29,6 +29,10 @@ impl VectorSink for Channel {
 }
 
 fn machine(windows: bool) -> Machine {
+    machine_with(windows, CrashPolicy::default())
+}
+
+fn machine_with(windows: bool, policy: CrashPolicy) -> Machine {
     let component = Component::embedded().unwrap();
     let (sender, interrupts) = channel();
     let port = Port {
@@ -42,7 +46,7 @@ fn machine(windows: bool) -> Machine {
         ..Limits::default()
     };
     let sink = Interrupts::Vectors(Box::new(Channel(sender)));
-    let device = Device::with_limits(&component, vec![port], sink, limits).unwrap();
+    let device = Device::with_policy(&component, vec![port], sink, limits, policy).unwrap();
     let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
     memory.set_len(MEMORY_SIZE).unwrap();
     let machine = Machine {
@@ -92,7 +96,12 @@ fn both_memory_paths_carry_packets() {
 #[test]
 fn memory_taken_away_under_a_window_is_a_trap_of_that_device_alone() {
     let other = machine(true);
-    let mut victim = Unwired(machine(true));
+    // No instance can go on without its queues.
+    let policy = CrashPolicy {
+        recoveries: 0,
+        ..CrashPolicy::default()
+    };
+    let mut victim = Unwired(machine_with(true, policy));
     let device = victim.0.device.clone();
     let mut driver = Driver::new(&mut victim);
     echo(&mut driver).unwrap();

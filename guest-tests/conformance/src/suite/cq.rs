@@ -20,6 +20,7 @@ super::declare! { "cq":
     arming_raises_an_event_for_what_is_left = "mana_en.c: mana_cq_handler, SET_ARM_BIT",
     arming_raises_nothing_if_all_is_consumed = "mana_en.c: mana_cq_handler",
     consuming_does_not_arm = "mana_en.c: mana_cq_handler (doorbell without arm bit)",
+    consuming_does_not_disarm = "gdma_main.c: mana_gd_ring_cq, arm_bit",
     an_event_waits_for_an_armed_event_queue = "gdma_main.c: mana_gd_process_eq_events",
     two_queues_share_one_interrupt = "mana_en.c: mana_create_txq (one EQ for both)",
     wraps_at_1_page = "gdma_main.c: mana_gd_read_cqe",
@@ -119,6 +120,15 @@ fn consuming_does_not_arm(driver: &mut Driver<'_>) -> Outcome {
     let (wqe, cq) = (packet(driver, &vport)?, vport.tx.cq.id);
     vport.tx.wq.post(driver, &wqe);
     vport.tx.cq.expect(driver)?;
+    vport.tx.cq.ring(driver, false);
+    vport.tx.wq.post(driver, &wqe);
+    expect_events(driver, &mut vport, cq, 1)
+}
+
+fn consuming_does_not_disarm(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let (wqe, cq) = (packet(driver, &vport)?, vport.tx.cq.id);
+    vport.tx.cq.ring(driver, true);
     vport.tx.cq.ring(driver, false);
     vport.tx.wq.post(driver, &wqe);
     expect_events(driver, &mut vport, cq, 1)

@@ -17,8 +17,8 @@ super::declare! { "eq":
     arming_raises_for_what_is_left = "gdma_main.c: mana_gd_process_eq_events, SET_ARM_BIT",
     arming_raises_nothing_if_all_is_consumed = "gdma_main.c: mana_gd_process_eq_events",
     arming_twice_raises_once = "gdma_main.c: mana_gd_process_eq_events",
-    consuming_does_not_arm = "gdma_main.c: mana_gd_ring_doorbell, arm_bit",
-    consuming_does_not_disarm = "gdma_main.c: mana_gd_ring_doorbell, arm_bit",
+    consuming_does_not_arm = "gdma_main.c: mana_gd_ring_cq, arm_bit",
+    consuming_does_not_disarm = "gdma_main.c: mana_gd_ring_cq, arm_bit",
     wraps_at_1_page = "gdma_main.c: mana_gd_process_eq_events",
     wraps_at_2_pages = "gdma_main.c: mana_gd_process_eq_events",
     wraps_at_4_pages = "gdma_main.c: mana_gd_process_eq_events",
@@ -30,9 +30,9 @@ super::declare! { "eq":
     ignores_doorbells_beyond_eight_laps = "gdma_main.c: GDMA_EQE_OWNER_BITS",
     ignores_doorbells_of_no_queue = "issue 2: bad input, id 0",
     forgets_a_queue_that_ended = "gdma_main.c: mana_gd_disable_queue",
-    moves_to_another_vector = "openvmm gdma: GDMA_CHANGE_MSIX_FOR_EQ",
-    moves_to_no_vector_beyond_the_table = "openvmm gdma: GDMA_CHANGE_MSIX_FOR_EQ",
-    moves_no_unknown_queue = "openvmm gdma: GDMA_CHANGE_MSIX_FOR_EQ",
+    moves_to_another_vector = "openvmm gdma_defs: GDMA_CHANGE_MSIX_FOR_EQ",
+    moves_to_no_vector_beyond_the_table = "openvmm gdma_defs: GDMA_CHANGE_MSIX_FOR_EQ",
+    moves_no_unknown_queue = "openvmm gdma_defs: GDMA_CHANGE_MSIX_FOR_EQ",
 }
 
 fn post(driver: &mut Driver<'_>, eq: &Eq) -> Outcome {

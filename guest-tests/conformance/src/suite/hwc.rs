@@ -3,10 +3,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::wire::gdma::{HwcTimeout, Status, cap1, code};
-use manatee_device::wire::hwc::{TypeData, init_data, reconfig};
-use manatee_device::wire::queue::{PAGE_SIZE, eqe};
-use manatee_device::wire::smc::HEADER;
+use manatee_device::wire::gdma::{Status, code};
+use manatee_device::wire::hwc::init_data;
+use manatee_device::wire::queue::PAGE_SIZE;
 use zerocopy::IntoBytes;
 
 use crate::bench::MEMORY_SIZE;
@@ -14,7 +13,6 @@ use crate::driver::Driver;
 use crate::driver::entry::Completion;
 use crate::driver::hwc::Hwc;
 use crate::driver::message::{REQUEST_HEADER, RESPONSE_HEADER, Request, Response};
-use crate::driver::shm::report_timeout;
 use crate::driver::wqe::Wqe;
 use crate::failure::{Failure, Outcome, check, check_eq};
 
@@ -33,7 +31,7 @@ super::declare! { "hwc":
     takes_requests_in_pieces = "gdma.h: struct gdma_wqe_request",
     gives_responses_in_pieces = "gdma.h: struct gdma_wqe_request",
     uses_only_as_much_of_a_buffer_as_was_asked_for = "hw_channel.c: mana_hwc_verify_resp_msg",
-    unknown_requests_are_unsupported = "gdma_main.c: GDMA_STATUS_CMD_UNSUPPORTED",
+    unknown_requests_are_unsupported = "hw_channel.c: mana_hwc_send_request, GDMA_STATUS_CMD_UNSUPPORTED",
     failures_have_an_empty_body = "reference: handle_req",
     a_longer_response_reads_as_zero_beyond_its_end = "reference: handle_req",
     refuses_a_size_below_the_header = "gdma.h: struct gdma_msg_hdr, msg_size",
@@ -54,12 +52,6 @@ super::declare! { "hwc":
     a_malformed_response_buffer_is_passed_over = "gdma.h: struct gdma_wqe",
     a_response_size_of_zero_gets_a_header = "hw_channel.c: mana_hwc_verify_resp_msg",
     a_response_size_beyond_a_page_is_cut = "hw_channel.c: hwc_init_max_resp_msg_size",
-    timeout_is_told = "gdma_main.c: mana_gd_query_hwc_timeout",
-    timeout_can_be_set = "gdma_main.c: mana_gd_query_hwc_timeout",
-    timeout_has_a_limit = "gdma_main.c: mana_gd_query_hwc_timeout",
-    timeout_request_needs_its_body = "gdma.h: struct gdma_query_hwc_timeout_req",
-    reported_timeout_is_extended = "hw_channel.c: HWC_DATA_CFG_HWC_TIMEOUT",
-    reported_timeout_stays_below_the_limit = "hw_channel.c: HWC_DATA_CFG_HWC_TIMEOUT",
 }
 
 fn announces_everything_a_driver_needs(driver: &mut Driver<'_>) -> Outcome {
@@ -480,76 +472,4 @@ fn a_response_size_beyond_a_page_is_cut(driver: &mut Driver<'_>) -> Outcome {
     let response = driver.succeed(&request)?;
     let expected = PAGE_SIZE as usize - RESPONSE_HEADER;
     check_eq("length of the body", response.body.len(), expected)
-}
-
-fn timeout(driver: &mut Driver<'_>, timeout_ms: u32) -> Outcome<u32> {
-    let body = HwcTimeout {
-        timeout_ms,
-        reserved: 0,
-    };
-    let resp: HwcTimeout = driver.ask(&Request::new(code::QUERY_HWC_TIMEOUT, &body, 8))?;
-    Ok(resp.timeout_ms)
-}
-
-fn timeout_is_told(driver: &mut Driver<'_>) -> Outcome {
-    driver.establish()?;
-    let told = timeout(driver, 0)?;
-    check(told >= 1000, format_args!("a timeout of {told} ms"))?;
-    check_eq("the timeout asked again", timeout(driver, 0)?, told)
-}
-
-fn timeout_can_be_set(driver: &mut Driver<'_>) -> Outcome {
-    driver.establish()?;
-    check_eq("timeout", timeout(driver, 45_000)?, 45_000)?;
-    check_eq("timeout asked again", timeout(driver, 0)?, 45_000)
-}
-
-fn timeout_has_a_limit(driver: &mut Driver<'_>) -> Outcome {
-    driver.establish()?;
-    let told = timeout(driver, u32::MAX)?;
-    check(told < 1 << 24, format_args!("a timeout of {told} ms"))
-}
-
-fn timeout_request_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
-    driver.establish()?;
-    let request = Request::of_bytes(code::QUERY_HWC_TIMEOUT, &[0; 7], 8);
-    driver.refuse(&request, Status::TooShort)?;
-    let request = Request::of_bytes(code::QUERY_HWC_TIMEOUT, &[0; 8], 7);
-    driver.refuse(&request, Status::ResponseTooSmall)
-}
-
-/// Reports a timeout; returns what the device says then.
-fn report(driver: &mut Driver<'_>) -> Outcome<u32> {
-    driver.shm_succeed(&[0; HEADER], report_timeout())?;
-    driver.expect_interrupts(0, 1)?;
-    driver.with_hwc(|hwc, driver| {
-        let events = hwc.eq.drain(driver)?;
-        hwc.eq.ring(driver, true);
-        let [event] = events[..] else {
-            return Err(Failure::new(alloc::format!(
-                "expected one event, found {events:#?}"
-            )));
-        };
-        check_eq("type", event.event_type, eqe::HWC_SOC_RECONFIG_DATA)?;
-        let data = TypeData::from_bits(event.details[0]);
-        check_eq("kind", data.kind(), reconfig::HWC_TIMEOUT)?;
-        Ok(data.value())
-    })
-}
-
-fn reported_timeout_is_extended(driver: &mut Driver<'_>) -> Outcome {
-    driver.start_with(cap1::HWC_TIMEOUT_RECONFIG)?;
-    let before = timeout(driver, 0)?;
-    let told = report(driver)?;
-    check(told > before, format_args!("{before} ms became {told} ms"))?;
-    check_eq("timeout asked", timeout(driver, 0)?, told)
-}
-
-fn reported_timeout_stays_below_the_limit(driver: &mut Driver<'_>) -> Outcome {
-    driver.start_with(cap1::HWC_TIMEOUT_RECONFIG)?;
-    let limit = timeout(driver, u32::MAX)?;
-    for _ in 0..3 {
-        check_eq("timeout", report(driver)?, limit)?;
-    }
-    Ok(())
 }

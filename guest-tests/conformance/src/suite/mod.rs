@@ -12,6 +12,7 @@ mod cq;
 mod eq;
 mod hostile;
 mod hwc;
+mod hwc_timeout;
 mod links;
 mod nic;
 mod objects;
@@ -97,6 +98,7 @@ const MODULES: &[&[Requirement]] = &[
     registers::REQUIREMENTS,
     smc::REQUIREMENTS,
     hwc::REQUIREMENTS,
+    hwc_timeout::REQUIREMENTS,
     admin::REQUIREMENTS,
     regions::REQUIREMENTS,
     queues::REQUIREMENTS,

@@ -14,19 +14,20 @@ use crate::driver::message::{Request, Response};
 use crate::failure::{Outcome, check, check_eq};
 
 super::declare! { "nic":
-    tells_its_configuration = "mana_en.c: mana_query_device_cfg",
-    tells_the_oldest_layout = "mana_en.c: mana_query_device_cfg, GDMA_MESSAGE_V1",
-    tells_the_second_layout = "mana_en.c: mana_query_device_cfg, GDMA_MESSAGE_V2",
-    tells_the_newest_layout = "mana_en.c: mana_query_device_cfg, GDMA_MESSAGE_V3",
+    tells_its_configuration = "mana_en.c: mana_gd_query_device_cfg",
+    tells_the_oldest_layout = "mana_en.c: mana_gd_query_device_cfg, GDMA_MESSAGE_V1",
+    tells_the_second_layout = "mana_en.c: mana_gd_query_device_cfg, GDMA_MESSAGE_V2",
+    tells_the_newest_layout = "mana_en.c: mana_gd_query_device_cfg, GDMA_MESSAGE_V3",
     answers_a_newer_version_with_its_newest = "mana_en.c: mana_verify_resp_hdr",
     the_oldest_layout_reads_as_zero_beyond_its_end = "reference: handle_req",
     the_newest_layout_reads_as_zero_beyond_its_end = "reference: handle_req",
-    configuration_needs_room_for_its_layout = "mana_en.c: mana_query_device_cfg",
-    configuration_needs_its_body = "mana_en.c: mana_query_device_cfg",
-    counts_as_many_vports_as_ports(5) = "mana_en.c: mana_query_device_cfg, max_num_vports",
-    commands_need_a_registered_device = "mana_en.c: mana_send_request",
-    commands_need_the_nics_name = "mana_en.c: mana_send_request, dev_id",
-    unknown_commands_are_unsupported = "gdma_main.c: GDMA_STATUS_CMD_UNSUPPORTED",
+    configuration_needs_room_for_its_layout = "mana_en.c: mana_gd_query_device_cfg",
+    configuration_needs_its_body = "mana_en.c: mana_gd_query_device_cfg",
+    counts_as_many_vports_as_ports(5) = "mana_en.c: mana_gd_query_device_cfg, max_num_vports",
+    tells_its_configuration_before_it_is_registered = "gdma_main.c: mana_gd_query_max_resources, mana_gd_query_device_cfg",
+    commands_need_a_registered_device = "mana_en.c: gdma_mana_send_request",
+    commands_need_the_nics_name = "mana_en.c: gdma_mana_send_request, dev_id",
+    unknown_commands_are_unsupported = "hw_channel.c: mana_hwc_send_request, GDMA_STATUS_CMD_UNSUPPORTED",
     pf_commands_are_unsupported = "mana.h: MANA_REGISTER_HW_PORT",
     tells_each_vport = "mana_en.c: mana_query_vport_cfg",
     vports_have_handles_of_their_own = "mana_en.c: mana_query_vport_cfg, vport",
@@ -164,10 +165,18 @@ fn commands() -> impl Iterator<Item = u32> {
     (0x20001..=0x20008).chain(0x27801..=0x27803)
 }
 
+fn tells_its_configuration_before_it_is_registered(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.verify_version(0)?;
+    let found: QueryDevConfigResp = driver.ask(&config_request(3, CONFIG))?;
+    check_eq("vports", found.max_num_vports, 2)?;
+    driver.register().map(|_| ())
+}
+
 fn commands_need_a_registered_device(driver: &mut Driver<'_>) -> Outcome {
     driver.establish()?;
     driver.verify_version(0)?;
-    for command in commands() {
+    for command in commands().filter(|command| *command != code::QUERY_DEV_CONFIG) {
         let request = Request::of_bytes(command, &[0; 128], 256);
         driver.refuse(&request, Status::InvalidState)?;
     }

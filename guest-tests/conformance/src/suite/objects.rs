@@ -14,7 +14,7 @@ super::declare! { "objects":
     are_created_and_destroyed = "mana_en.c: mana_create_wq_obj, mana_destroy_wq_obj",
     have_handles_and_ids_of_their_own = "mana_en.c: mana_create_wq_obj",
     work_after_they_were_made_again = "mana_en.c: mana_detach, mana_attach",
-    take_their_regions = "mana_en.c: mana_create_wq_obj (dma_region_handle = INVALID)",
+    take_their_regions = "mana_en.c: mana_create_txq, GDMA_INVALID_DMA_REGION",
     report_to_no_event_queue_if_told_so = "mana.h: GDMA_CQ_NO_EQ",
     need_a_vport = "mana_en.c: mana_create_wq_obj, vport",
     are_send_or_receive_queues = "mana_en.c: mana_create_wq_obj, wq_type",

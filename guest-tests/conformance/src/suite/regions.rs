@@ -48,7 +48,7 @@ super::declare! { "regions":
     have_a_largest_size = "reference: limits",
     run_out_and_come_back = "reference: limits",
     pages_run_out_and_come_back = "reference: limits",
-    belong_to_the_queue_made_of_them = "gdma_main.c: mana_gd_create_mana_eq (dma_region_handle = INVALID)",
+    belong_to_the_queue_made_of_them = "gdma_main.c: mana_gd_create_hw_eq, GDMA_INVALID_DMA_REGION",
 }
 
 fn are_created_and_destroyed(driver: &mut Driver<'_>) -> Outcome {

@@ -7,7 +7,7 @@ use crate::driver::registers::RegisterMap;
 use crate::failure::{Outcome, check, check_eq};
 
 super::declare! { "registers":
-    version_is_one = "openvmm gdma: register map version",
+    version_is_one = "openvmm gdma_defs: RegMap",
     doorbell_page_is_a_page = "gdma_main.c: mana_gd_init_vf_regs",
     doorbells_lie_behind_the_registers = "gdma_main.c: mana_gd_init_vf_regs",
     shared_memory_is_aligned = "shm_channel.c: mana_smc_setup_hwc",
@@ -20,7 +20,7 @@ super::declare! { "registers":
     half_a_doorbell_rings_nothing = "gdma_main.c: mana_gd_ring_doorbell (writeq on 32-bit machines)",
     halves_of_different_doorbells_do_not_join = "gdma_main.c: mana_gd_ring_doorbell (writeq on 32-bit machines)",
     unknown_doorbells_are_ignored = "gdma_main.c: mana_gd_ring_doorbell",
-    receive_client_data_doorbell_is_accepted = "gdma.h: DOORBELL_OFFSET_RQ_CLNT",
+    receive_client_data_doorbell_is_accepted = "openvmm gdma_defs: DB_RQ_CLIENT_DATA",
 }
 
 fn version_is_one(driver: &mut Driver<'_>) -> Outcome {

@@ -25,14 +25,14 @@ super::declare! { "smc":
     refuses_each_page_outside_memory = "shm_channel.c: mana_smc_setup_hwc",
     refuses_a_frame_beyond_the_address_space = "shm_channel.c: mana_smc_setup_hwc",
     reads_the_high_bits_of_each_frame = "shm_channel.c: mana_smc_setup_hwc, PAGE_FRAME_H4_WIDTH_BITS",
-    refuses_a_vector_beyond_the_table = "shm_channel.c: mana_smc_setup_hwc, msix_index",
-    uses_the_vector_it_was_given = "shm_channel.c: mana_smc_setup_hwc, msix_index",
+    refuses_a_vector_beyond_the_table = "shm_channel.c: mana_smc_setup_hwc, eq_msix_index",
+    uses_the_vector_it_was_given = "shm_channel.c: mana_smc_setup_hwc, eq_msix_index",
     a_refused_channel_leaves_nothing = "shm_channel.c: mana_smc_setup_hwc",
     destroy_ends_the_channel = "shm_channel.c: mana_smc_teardown_hwc",
     destroy_without_a_channel_succeeds = "shm_channel.c: mana_smc_teardown_hwc",
-    report_of_a_timeout_is_answered = "openvmm gdma: SMC_MSG_TYPE_REPORT_HWC_TIMEOUT",
-    report_of_version_0_is_refused = "openvmm gdma: SMC_MSG_TYPE_REPORT_HWC_TIMEOUT",
-    report_without_a_channel_is_harmless = "openvmm gdma: SMC_MSG_TYPE_REPORT_HWC_TIMEOUT",
+    report_of_a_timeout_is_answered = "openvmm gdma_defs: SMC_MSG_TYPE_REPORT_HWC_TIMEOUT",
+    report_of_version_0_is_refused = "openvmm gdma_defs: SMC_MSG_TYPE_REPORT_HWC_TIMEOUT",
+    report_without_a_channel_is_harmless = "openvmm gdma_defs: SMC_MSG_TYPE_REPORT_HWC_TIMEOUT",
 }
 
 fn belongs_to_the_driver_at_first(driver: &mut Driver<'_>) -> Outcome {

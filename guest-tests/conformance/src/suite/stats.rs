@@ -13,12 +13,12 @@ use crate::failure::{Outcome, check_eq};
 
 super::declare! { "stats":
     begin_at_zero = "mana_en.c: mana_query_gf_stats",
-    count_unicast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_ucast_packets",
-    count_multicast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_mcast_packets",
-    count_broadcast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_bcast_packets",
-    count_unicast_received = "mana.h: struct mana_query_gf_stat_resp, hc_rx_ucast_packets",
-    count_multicast_received = "mana.h: struct mana_query_gf_stat_resp, hc_rx_mcast_packets",
-    count_broadcast_received = "mana.h: struct mana_query_gf_stat_resp, hc_rx_bcast_packets",
+    count_unicast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_ucast_pkts",
+    count_multicast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_mcast_pkts",
+    count_broadcast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_bcast_pkts",
+    count_unicast_received = "mana.h: struct mana_query_gf_stat_resp, hc_rx_ucast_pkts",
+    count_multicast_received = "mana.h: struct mana_query_gf_stat_resp, hc_rx_mcast_pkts",
+    count_broadcast_received = "mana.h: struct mana_query_gf_stat_resp, hc_rx_bcast_pkts",
     count_frames_that_were_cut = "mana.h: struct mana_query_gf_stat_resp, rx_discards_nowqe",
     count_frames_too_long = "mana.h: struct mana_query_gf_stat_resp, tx_err_mtu_violation",
     count_invalid_oobs = "mana.h: struct mana_query_gf_stat_resp, tx_err_inval_oob",

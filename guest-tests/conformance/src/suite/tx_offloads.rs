@@ -12,7 +12,7 @@ use crate::driver::wqe::{Wqe, sge};
 use crate::failure::{Outcome, check_eq};
 
 super::declare! { "tx_offloads":
-    nothing_is_asked_for_without_flags = "mana_en.c: mana_start_xmit (CHECKSUM_NONE)",
+    nothing_is_asked_for_without_flags = "mana_en.c: mana_start_xmit, CHECKSUM_PARTIAL",
     tcp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     tcp_checksum_over_ipv6 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     udp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_udp_csum",
@@ -29,10 +29,10 @@ super::declare! { "tx_offloads":
     inserts_every_bit_of_a_tag = "mana.h: struct mana_tx_long_oob, pcp, dei, vlan_id",
     inserts_no_tag_unless_asked = "mana.h: struct mana_tx_long_oob, inject_vlan_pri_tag",
     inserts_no_tag_from_a_short_oob = "mana.h: MANA_SHORT_PKT_FMT",
-    cuts_into_segments = "mana_en.c: mana_start_xmit, client_oob_in_sgl",
-    cuts_the_longest_packet = "mana_en.c: mana_start_xmit, GSO_MAX_SIZE",
+    cuts_into_segments = "gdma_main.c: mana_gd_write_client_oob, client_oob_in_sgl",
+    cuts_the_longest_packet = "mana_en.c: mana_probe_port, GSO_MAX_SIZE",
     cuts_with_a_tag = "mana_en.c: mana_start_xmit",
-    cuts_ipv6 = "mana_en.c: mana_start_xmit, skb_is_gso_v6",
+    cuts_ipv6 = "mana_en.c: mana_start_xmit, is_outer_ipv6",
     refuses_to_cut_headers_alone = "reference: process_sqe, client_oob_in_sgl without two entries",
     refuses_to_cut_into_nothing = "gdma.h: struct gdma_wqe, client_data_unit",
     refuses_to_cut_without_a_tcp_checksum = "mana.h: CQE_TX_INVALID_OOB",

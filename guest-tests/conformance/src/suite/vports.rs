@@ -12,6 +12,7 @@ use crate::failure::{Outcome, check_eq};
 super::declare! { "vports":
     all_work_at_once(8) = "mana_en.c: mana_probe_port",
     there_may_be_256(256) = "mana.h: MAX_PORTS_IN_MANA_DEV",
+    each_of_256_may_have_its_event_queue(256) = "mana_en.c: mana_create_eq",
     packets_leave_by_their_own_port = "mana_en.c: mana_start_xmit",
     frames_arrive_at_their_own_vport = "mana_en.c: mana_process_rx_cqe",
     interrupts_are_their_own = "mana_en.c: mana_create_eq",
@@ -46,6 +47,17 @@ fn there_may_be_256(driver: &mut Driver<'_>) -> Outcome {
         for queue_type in [QueueType::Sq, QueueType::Rq] {
             driver.create_object(handle, queue_type, Some(eq.id), sizes)?;
         }
+    }
+    Ok(())
+}
+
+fn each_of_256_may_have_its_event_queue(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    for port in 0..256 {
+        let handle = driver.query_vport(port)?.vport;
+        let eq = driver.create_eq(1, 4096)?;
+        let sizes = crate::driver::nic::Sizes::SMALL;
+        driver.create_object(handle, QueueType::Rq, Some(eq.id), sizes)?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ super::declare! { "wq":
     ignores_receive_doorbells_of_part_of_a_unit = "gdma.h: GDMA_WQE_BU_SIZE",
     ignores_doorbells_of_no_queue = "issue 2: bad input, id 0",
     ignores_doorbells_of_the_other_type = "gdma_main.c: mana_gd_ring_doorbell",
-    a_count_in_the_doorbell_changes_nothing = "gdma_main.c: mana_gd_ring_doorbell, num_req",
+    a_count_in_the_doorbell_changes_nothing = "gdma_main.c: mana_gd_ring_doorbell, wqe_cnt",
     counts_what_waits_as_posted = "gdma_main.c: mana_gd_wq_avail_space",
     a_queue_of_no_object_does_nothing = "gdma_main.c: mana_gd_create_mana_wq_cq",
     bad_doorbells_are_counted = "issue 2: bad input",

@@ -1,0 +1,182 @@
+//! The state of a whole device, for a VMM's own save and restore.
+//!
+//! It holds what the guest can see: configuration space, the MSI-X table, and the
+//! component's state. What the host held for the device
+//! (receive buffers) is found again in the guest's rings.
+
+use minicbor::{Decode, Encode};
+
+use super::body::Body;
+use super::swap::{RestoreText, SwapError};
+use crate::runtime::{Failure, MAX_STATE};
+
+const FORMAT: &str = "manatee-device";
+const VERSION: u32 = 1;
+/// Longest state of a device, in bytes: a component's, and what is around it.
+const MAX_SIZE: usize = 2 * MAX_STATE;
+/// The part of configuration space that has registers, in bytes.
+const CONFIG_SIZE: usize = 256;
+/// Bytes of an MSI-X table entry.
+const MSIX_ENTRY: usize = 16;
+
+/// Why a device could not go on from a state.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// It is no such state.
+    #[error("this is not the saved state of a device: {0}")]
+    Malformed(String),
+    /// It is one of a newer version of this library, say.
+    #[error("the state has version {0}; this library reads version {VERSION}")]
+    Version(u32),
+    /// It is the state of a function of another kind.
+    #[error("the state is of PCI function {saved:04x?}, and this is {own:04x?}")]
+    Identity {
+        /// Vendor and device id in the state.
+        saved: [u16; 2],
+        /// Vendor and device id here.
+        own: [u16; 2],
+    },
+    /// The device is not at power-on.
+    #[error("a state is restored into a device that was just made or reset")]
+    InUse,
+    /// The component objects.
+    #[error("the component refuses the state: {0}")]
+    Refused(RestoreText),
+    /// The component failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Snapshot {
+    #[n(0)]
+    format: String,
+    #[n(1)]
+    version: u32,
+    #[n(2)]
+    #[cbor(with = "minicbor::bytes")]
+    config: Vec<u8>,
+    #[n(3)]
+    #[cbor(with = "minicbor::bytes")]
+    msix: Vec<u8>,
+    #[n(4)]
+    #[cbor(with = "minicbor::bytes")]
+    component: Vec<u8>,
+    /// Port, and the last packet it was handed.
+    #[n(5)]
+    handed_over: Vec<(u32, u32)>,
+}
+
+impl Snapshot {
+    fn decode(bytes: &[u8]) -> Result<Self, RestoreError> {
+        let malformed = |error: &dyn std::fmt::Display| RestoreError::Malformed(error.to_string());
+        if bytes.len() > MAX_SIZE {
+            return Err(malformed(&format!("it has more than {MAX_SIZE} bytes")));
+        }
+        let mut decoder = minicbor::Decoder::new(bytes);
+        let snapshot: Self = decoder.decode().map_err(|error| malformed(&error))?;
+        if decoder.position() != bytes.len() {
+            return Err(malformed(&"bytes follow it"));
+        }
+        if snapshot.format != FORMAT {
+            return Err(malformed(&"it is the state of something else"));
+        }
+        if snapshot.version != VERSION {
+            return Err(RestoreError::Version(snapshot.version));
+        }
+        Ok(snapshot)
+    }
+}
+
+fn identity(config: &[u8]) -> [u16; 2] {
+    let word = |at: usize| {
+        config
+            .get(at..at + 2)
+            .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
+    };
+    [word(0), word(2)]
+}
+
+impl Body {
+    /// The whole device's state. Packets that the device was not told of yet
+    /// are told first.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError::Down`] or [`SwapError::Save`].
+    pub fn snapshot(&mut self) -> Result<Vec<u8>, SwapError> {
+        self.deliver_all();
+        let component = self.save()?;
+        let state = self.state_ref();
+        let mut config = vec![0; CONFIG_SIZE];
+        state.function.config_read(0, &mut config);
+        let mut msix = vec![0; MSIX_ENTRY * usize::from(state.function.msix_vectors())];
+        state.function.msix_read(0, &mut msix);
+        let ports = (0..).zip(&state.ports);
+        let snapshot = Snapshot {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            config,
+            msix,
+            component,
+            handed_over: ports
+                .filter_map(|(port, state)| Some((port, state.handed_over?)))
+                .collect(),
+        };
+        // Writing to a vector can't fail.
+        Ok(minicbor::to_vec(&snapshot).unwrap_or_default())
+    }
+
+    /// Goes on where a saved device was; guest memory is there already.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is at power-on.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        let snapshot = Snapshot::decode(bytes)?;
+        if self.recoverer.checkpoint.is_some() {
+            return Err(RestoreError::InUse);
+        }
+        let state = self.state();
+        let mut own = vec![0; CONFIG_SIZE];
+        state.function.config_read(0, &mut own);
+        let (saved, own) = (identity(&snapshot.config), identity(&own));
+        if saved != own {
+            return Err(RestoreError::Identity { saved, own });
+        }
+        let table = MSIX_ENTRY * usize::from(state.function.msix_vectors());
+        if snapshot.msix.len() != table {
+            let text = "its MSI-X table has another size".to_owned();
+            return Err(RestoreError::Malformed(text));
+        }
+        // What is read-only stays as it is; interrupts that were held back
+        // were sent before the state was saved, or come again.
+        let _ = state.function.msix_write(0, &snapshot.msix);
+        let _ = state.function.config_write(0, &snapshot.config);
+        for (port, last) in &snapshot.handed_over {
+            if let Some(state) = state.ports.get_mut(*port as usize) {
+                state.handed_over = Some(*last);
+            }
+        }
+        let restored = self.take_over(&snapshot.component);
+        if restored.is_err() {
+            self.reset();
+        }
+        restored
+    }
+
+    fn take_over(&mut self, component: &[u8]) -> Result<(), RestoreError> {
+        let seen = self.recoverer.observations(self.state_ref());
+        let Some(instance) = self.instance() else {
+            return Err(RestoreError::InUse);
+        };
+        instance
+            .recover(component, &seen)?
+            .map_err(|error| RestoreError::Refused(RestoreText(error)))?;
+        let more = instance.service()?;
+        self.work_left = more;
+        self.recoverer.keep(component.to_vec());
+        Ok(())
+    }
+}

@@ -32,6 +32,7 @@ super::declare! { "cq":
     goes_on_after_an_overrun = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_is_counted = "issue 2: overrun of a CQ detected and reported",
     an_event_that_finds_no_room_comes_later = "gdma_main.c: mana_gd_process_eq_events",
+    events_that_find_no_room_all_come_later = "gdma_main.c: mana_gd_process_eq_events",
     ignores_doorbells_that_go_backwards = "issue 2: bad input, tails that go backwards",
     ignores_doorbells_beyond_what_was_posted = "issue 2: bad input, tails too far",
     ignores_doorbells_beyond_eight_laps = "gdma_main.c: GDMA_CQE_OWNER_BITS",
@@ -275,6 +276,25 @@ fn an_event_that_finds_no_room_comes_later(driver: &mut Driver<'_>) -> Outcome {
     let cq = vport.tx.cq.id;
     expect_events(driver, &mut vport, cq, 1)?;
     vport.tx.cq.expect(driver).map(|_| ())
+}
+
+fn events_that_find_no_room_all_come_later(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    vport.post_buffer(driver, 2048)?;
+    for _ in 0..vport.eq.ring.entries() {
+        driver.test_eq(vport.eq.id)?.expect(Status::Success)?;
+    }
+    let wqe = packet(driver, &vport)?;
+    vport.tx.wq.post(driver, &wqe);
+    vport.arrive(driver, &frame(60), RxFlags::empty())?;
+    vport.eq.drain(driver)?;
+    vport.eq.ring(driver, true);
+    let events = vport.eq.drain(driver)?;
+    let mut queues: Vec<u32> = events.iter().map(|e| e.details[0]).collect();
+    queues.sort_unstable();
+    let mut expected = [vport.tx.cq.id, vport.rx.cq.id];
+    expected.sort_unstable();
+    check_eq("queues", queues, expected.into())
 }
 
 /// One completion consumed and told; then a doorbell that makes no sense: it

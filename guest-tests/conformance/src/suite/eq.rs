@@ -13,6 +13,7 @@ super::declare! { "eq":
     is_armed_when_new = "gdma_main.c: mana_gd_create_eq",
     raises_the_vector_it_was_made_with = "gdma_main.c: mana_gd_register_irq",
     queues_may_share_a_vector = "gdma_main.c: mana_gd_register_irq",
+    queues_that_share_a_vector_raise_it_once_together = "gdma_main.c: mana_gd_intr",
     raises_nothing_until_armed_again = "gdma_main.c: mana_gd_process_eq_events, SET_ARM_BIT",
     arming_raises_for_what_is_left = "gdma_main.c: mana_gd_process_eq_events, SET_ARM_BIT",
     arming_raises_nothing_if_all_is_consumed = "gdma_main.c: mana_gd_process_eq_events",
@@ -91,6 +92,18 @@ fn queues_may_share_a_vector(driver: &mut Driver<'_>) -> Outcome {
     driver.expect_interrupts(9, 1)?;
     expect_tests(driver, &mut first, 1)?;
     expect_tests(driver, &mut second, 1)
+}
+
+fn queues_that_share_a_vector_raise_it_once_together(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    // The channel's own vector: the event and the answer come together.
+    let mut eq = driver.create_eq(0, 4096)?;
+    for _ in 0..3 {
+        post(driver, &eq)?;
+        expect_tests(driver, &mut eq, 1)?;
+        eq.ring(driver, true);
+    }
+    check_eq("interrupts", driver.take_all_interrupts(), [].into())
 }
 
 fn raises_nothing_until_armed_again(driver: &mut Driver<'_>) -> Outcome {

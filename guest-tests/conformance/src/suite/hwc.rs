@@ -42,6 +42,7 @@ super::declare! { "hwc":
     refuses_a_buffer_shorter_than_the_response = "hw_channel.c: mana_hwc_post_rx_wqe",
     a_message_shorter_than_its_header_gets_no_answer = "gdma.h: struct gdma_req_hdr",
     a_message_longer_than_a_page_gets_no_answer = "hw_channel.c: hwc_init_max_req_msg_size",
+    lengths_that_overflow_get_no_answer = "issue 2: bad input, lengths that overflow",
     an_empty_message_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_message_outside_memory_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_response_outside_memory_is_lost = "hw_channel.c: mana_hwc_post_rx_wqe",
@@ -49,6 +50,7 @@ super::declare! { "hwc":
     an_oob_of_other_queues_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_short_oob_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_malformed_entry_gets_no_answer = "gdma.h: struct gdma_wqe",
+    a_request_behind_many_bad_ones_is_answered = "issue 2: bad input",
     a_malformed_response_buffer_is_passed_over = "gdma.h: struct gdma_wqe",
     a_response_size_of_zero_gets_a_header = "hw_channel.c: mana_hwc_verify_resp_msg",
     a_response_size_beyond_a_page_is_cut = "hw_channel.c: hwc_init_max_resp_msg_size",
@@ -294,7 +296,11 @@ fn a_longer_response_reads_as_zero_beyond_its_end(driver: &mut Driver<'_>) -> Ou
     let request = Request::of_bytes(code::QUERY_MAX_RESOURCES, &[], 400);
     let response = driver.succeed(&request)?;
     check_eq("length of the body", response.body.len(), 400)?;
-    check_eq("what is beyond", &response.body[40..], &[0; 360][..])
+    check_eq("what is beyond", &response.body[40..], &[0; 360][..])?;
+    // Nor does what that response held show in the next.
+    let request = Request::of_bytes(code::QUERY_HWC_TIMEOUT, &[0; 8], 400);
+    let response = driver.succeed(&request)?;
+    check_eq("what is beyond", &response.body[8..], &[0; 392][..])
 }
 
 fn spoiled(driver: &mut Driver<'_>, spoil: impl FnOnce(&mut Request), status: Status) -> Outcome {
@@ -357,6 +363,13 @@ fn a_message_shorter_than_its_header_gets_no_answer(driver: &mut Driver<'_>) -> 
 
 fn a_message_longer_than_a_page_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
     unanswered_request(driver, |hwc| vec![hwc.sge(hwc.request_page, 4097)])
+}
+
+fn lengths_that_overflow_get_no_answer(driver: &mut Driver<'_>) -> Outcome {
+    unanswered_request(driver, |hwc| {
+        let half = |more| hwc.sge(hwc.request_page, (1 << 31) + more);
+        vec![half(0), half(REQUEST_HEADER as u32)]
+    })
 }
 
 fn an_empty_message_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
@@ -442,6 +455,26 @@ fn a_malformed_entry_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
         let mut wqe = Wqe::new(hwc.oob().as_bytes(), &[sge]);
         wqe.header.set_inline_oob_size_div4(1);
         wqe.to_bytes()
+    })
+}
+
+fn a_request_behind_many_bad_ones_is_answered(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    driver.with_hwc(|hwc, driver| {
+        let bytes = list_devices().to_bytes();
+        driver.bench.write_memory(hwc.request_page, &bytes);
+        hwc.post_response(driver, &[hwc.sge(hwc.response_page, 4096)]);
+        let empty = Wqe::new(hwc.oob().as_bytes(), &[]);
+        for _ in 0..PAGE_SIZE / 32 - 2 {
+            hwc.sq.write(driver, &empty);
+        }
+        hwc.post_request(driver, &[hwc.sge(hwc.request_page, bytes.len() as u32)]);
+        Ok(())
+    })?;
+    driver.with_hwc(|hwc, driver| {
+        let page = hwc.response_page;
+        let found = Response::from_bytes(&driver.read(page, RESPONSE_HEADER + 16))?;
+        check_eq("type", found.header.response.msg_type, code::LIST_DEVICES)
     })
 }
 

@@ -35,6 +35,7 @@ super::declare! { "queues":
     the_channels_own_cannot_be_ended = "gdma_main.c: mana_gd_disable_queue",
     those_of_objects_cannot_be_ended = "mana_en.c: mana_destroy_wq_obj",
     run_out_and_come_back = "gdma_main.c: mana_gd_query_max_resources",
+    fit_into_the_drivers_table = "mana_en.c: mana_create_txq, max_num_cqs",
     give_their_pages_back = "gdma_main.c: mana_gd_disable_queue",
 }
 
@@ -337,6 +338,23 @@ fn run_out_and_come_back(driver: &mut Driver<'_>) -> Outcome {
         driver.destroy_queue(QueueType::Eq, id)?;
     }
     make(driver, QueueType::Eq).map(|_| ())
+}
+
+fn fit_into_the_drivers_table(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let places = driver.with_hwc(|hwc, _| Ok(hwc.announced.max_cqs))?;
+    let page = driver.page_list(1)?;
+    loop {
+        let region = driver.region(&page)?;
+        let body = create_queue(QueueType::Cq, region, 4096);
+        let response = driver.call(&Request::new(code::CREATE_QUEUE, &body, 4))?;
+        if response.header.status != 0 {
+            return response.expect(Status::NoResources).map(|_| ());
+        }
+        let id = response.parse::<CreateQueueResp>()?.queue_index;
+        let text = alloc::format!("completion queue {id}, and a table of {places}");
+        check(id < places, text)?;
+    }
 }
 
 fn give_their_pages_back(driver: &mut Driver<'_>) -> Outcome {

@@ -289,7 +289,8 @@ fn posts_the_rest_when_the_host_has_room(driver: &mut Driver<'_>) -> Outcome {
         let frame = numbered_frame(60, number);
         vport.arrive(driver, &frame, RxFlags::empty())?;
     }
-    take_numbered(driver, &mut vport, &buffers)
+    take_numbered(driver, &mut vport, &buffers)?;
+    vport.works(driver)
 }
 
 fn frames_wait_for_a_buffer(driver: &mut Driver<'_>) -> Outcome {

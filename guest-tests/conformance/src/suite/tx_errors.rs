@@ -189,12 +189,15 @@ fn an_entry_longer_than_the_most(driver: &mut Driver<'_>) -> Outcome {
 
 fn an_entry_longer_than_what_is_posted(driver: &mut Driver<'_>) -> Outcome {
     let (mut vport, piece) = new(driver)?;
-    let mut bytes = vport.packet(&[piece; 20]).to_bytes();
-    bytes.truncate(64);
-    vport.tx.wq.write_bytes(driver, &bytes);
-    vport.tx.wq.ring(driver);
-    let completion = vport.tx.cq.expect(driver)?;
-    completion.check_type(CqeType::TxInvalidOob as u8)?;
+    // By many units, and by one.
+    for (pieces, posted) in [(20, 64), (2, 32)] {
+        let mut bytes = vport.packet(&alloc::vec![piece; pieces]).to_bytes();
+        bytes.truncate(posted);
+        vport.tx.wq.write_bytes(driver, &bytes);
+        vport.tx.wq.ring(driver);
+        let completion = vport.tx.cq.expect(driver)?;
+        completion.check_type(CqeType::TxInvalidOob as u8)?;
+    }
     vport.works(driver)
 }
 

@@ -22,6 +22,7 @@ super::declare! { "wq":
     ignores_send_doorbells_that_go_backwards = "issue 2: bad input, tails that go backwards",
     ignores_send_doorbells_that_go_too_far = "issue 2: bad input, tails too far",
     ignores_send_doorbells_of_part_of_a_unit = "gdma.h: GDMA_WQE_BU_SIZE",
+    ignores_send_doorbells_that_take_back_what_waits = "issue 2: bad input, tails that go backwards",
     ignores_receive_doorbells_that_go_backwards = "issue 2: bad input, tails that go backwards",
     ignores_receive_doorbells_that_go_too_far = "issue 2: bad input, tails too far",
     ignores_receive_doorbells_of_part_of_a_unit = "gdma.h: GDMA_WQE_BU_SIZE",
@@ -162,6 +163,22 @@ fn ignores_send_doorbells_of_part_of_a_unit(driver: &mut Driver<'_>) -> Outcome 
     ignores_send(driver, |head| head - 1)
 }
 
+fn ignores_send_doorbells_that_take_back_what_waits(driver: &mut Driver<'_>) -> Outcome {
+    use manatee_device::platform::TxStatus;
+    let mut vport = driver.start_and_open()?;
+    let wqe = packet(driver, &vport)?;
+    driver.bench.plan_transmits(0, &[TxStatus::Pending; 4]);
+    for _ in 0..4 {
+        vport.tx.wq.post(driver, &wqe);
+    }
+    let two_less = vport.tx.wq.head - 64;
+    driver.ring_wq(doorbell::SQ, vport.tx.wq.id, two_less);
+    driver.bench.finish_transmit(0, &[TxStatus::Sent; 4]);
+    check_eq("completions", vport.tx.cq.drain(driver)?.len(), 4)?;
+    check_eq("packets", driver.bench.take_transmitted(0).len(), 4)?;
+    vport.works(driver)
+}
+
 fn ignores_receive(driver: &mut Driver<'_>, wrong: impl FnOnce(u32) -> u32) -> Outcome {
     let mut vport = driver.start_and_open()?;
     vport.works(driver)?;
@@ -232,7 +249,7 @@ fn counts_what_waits_as_posted(driver: &mut Driver<'_>) -> Outcome {
     use manatee_device::platform::TxStatus;
     let mut vport = driver.start_and_open()?;
     let wqe = packet(driver, &vport)?;
-    driver.bench.plan_transmits(0, &[TxStatus::Pending; 128]);
+    driver.bench.plan_transmits(0, &[TxStatus::Pending; 129]);
     for _ in 0..128 {
         vport.tx.wq.write(driver, &wqe);
     }
@@ -241,7 +258,7 @@ fn counts_what_waits_as_posted(driver: &mut Driver<'_>) -> Outcome {
     // The first is not completed: there is no room for another one.
     vport.tx.wq.post(driver, &wqe);
     check_eq("pending", driver.bench.pending_transmits(0), 128)?;
-    driver.bench.finish_transmit(0, &[TxStatus::Sent]);
+    driver.bench.finish_transmit(0, &[TxStatus::Sent; 128]);
     vport.tx.wq.ring(driver);
     let sent = driver.bench.take_transmitted(0).len();
     check_eq("packets", sent, 129)

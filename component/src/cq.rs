@@ -353,7 +353,7 @@ impl Cq {
     pub fn post(
         &mut self,
         platform: &mut impl Platform,
-        words: &[u64; 7],
+        words: &mut [u64; 7],
         rest: u32,
         completes: Completes,
     ) -> bool {
@@ -367,11 +367,10 @@ impl Cq {
             .with_is_sq(completes.is_sq)
             .with_owner(self.position.owner());
         let last = u64::from(rest) | u64::from(info.into_bits()) << 32;
-        let mut words = *words;
         words[JOURNAL] |= u64::from(completes.end) | u64::from(completes.note) << 32;
         if self
             .ring
-            .publish(platform, index * CQE_SIZE, &words, last)
+            .publish(platform, index * CQE_SIZE, words, last)
             .is_err()
         {
             self.lost.hit();

@@ -211,7 +211,7 @@ impl Completer<'_> {
         };
         self.wq.complete_to(buffer.end);
         let flags = completion_flags(packet);
-        let words = RxCompletion::words(CqeHeader::of(cqe_type), flags, packet.length as u16);
+        let mut words = RxCompletion::words(CqeHeader::of(cqe_type), flags, packet.length as u16);
         let offset = buffer.position & (self.wq.ring.size() - 1);
         let completes = Completes {
             wq: self.id,
@@ -220,7 +220,7 @@ impl Completer<'_> {
             reused_below: self.wq.reused_below(),
             note: 0,
         };
-        self.cq.post(platform, &words, offset, completes);
+        self.cq.post(platform, &mut words, offset, completes);
     }
 }
 
@@ -283,10 +283,10 @@ pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Sta
         note: 0,
     };
     let header = CqeHeader::of(CqeType::RxObjectFence);
-    let words = RxCompletion::words(header, CompletionFlags::new(), 0);
+    let mut words = RxCompletion::words(header, CompletionFlags::new(), 0);
     if ctx
         .queues
-        .post_completion(ctx.platform, object.cq, &words, 0, completes)
+        .post_completion(ctx.platform, object.cq, &mut words, 0, completes)
     {
         Ok(())
     } else {

@@ -427,7 +427,7 @@ fn complete<P: Platform>(
                 reused_below,
                 note: 0,
             };
-            cq.post(platform, &words, 0, completes);
+            cq.post(platform, &mut words, 0, completes);
         }
     });
 }

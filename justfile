@@ -96,6 +96,7 @@ lint:
     @scripts/setup.sh build
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --package manatee-device --features faults -- -D warnings
 
 # Format the code
 fmt:

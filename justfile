@@ -16,6 +16,8 @@ setup:
 build:
     @scripts/setup.sh build
     cargo build --release --workspace
+    @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
+    cargo build --release --workspace
 
 # Show a stock Linux guest on the network: kernel=6.12 (the default), kernel=6.1, or kernel=PATH modules=DIR
 demo *settings:
@@ -34,19 +36,19 @@ demo *settings:
         6.12 | 6.1) scripts/setup.sh guest "$kernel" ;;
         *) scripts/setup.sh guest none ;;
     esac
-    just guest-programs
+    {{just_executable()}} guest-programs
     "{{target}}/release/demo" --kernel "$kernel" "${options[@]}"
 
 # Replace the device 100 times under a stock guest that talks, and count what is lost: --swaps N, --kernel 6.1
 swap-demo *arguments:
     @scripts/setup.sh
-    @just guest-programs
+    @{{just_executable()}} guest-programs
     @"{{target}}/release/swap-demo" "$@"
 
 # Crash the device in every way under a stock guest that talks: --kernel 6.1
 fault-demo *arguments:
     @scripts/setup.sh
-    @just guest-programs
+    @{{just_executable()}} guest-programs
     @"{{target}}/release/fault-demo" "$@"
 
 # Build what the stock guest's demonstrations and tests run, with the guest's own program linked statically
@@ -69,6 +71,16 @@ guest-tests-mutants *arguments:
     cargo build --package manatee-mutants
     @"{{target}}/debug/guest-tests-mutants" "$@"
 
+# Measure all rows (5 minutes at most), or some: device windows shapes latency tap guest start scale growth swap instructions
+bench *rows:
+    @scripts/setup.sh
+    @scripts/setup.sh bench
+    cargo build --release --package manatee --package manatee-bench
+    @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
+    @just guest-programs
+    cargo build --release --package manatee --package manatee-bench
+    @"{{target}}/release/bench" "$@"
+
 # Run every test: those of the workspace, then the guest's
 test: setup && test-guest
     cargo test --workspace
@@ -76,7 +88,7 @@ test: setup && test-guest
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
 test-guest *arguments:
     @scripts/setup.sh
-    @just guest-programs
+    @{{just_executable()}} guest-programs
     @"{{target}}/release/guest-tests" "$@"
 
 # Check the formatting, and lint with warnings as errors

@@ -5,6 +5,7 @@
 #   scripts/setup.sh                      what `build` and `guest` do
 #   scripts/setup.sh build                what `cargo build` needs: a compiler for wasm32-unknown-unknown
 #   scripts/setup.sh wasmtime             the wasmtime command, under which `just guest-tests` tests the device
+#   scripts/setup.sh bench                valgrind, with which `just bench` counts instructions
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
 #                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
 #
@@ -147,6 +148,18 @@ plan_wasmtime() {
     fi
 }
 
+# --- bench: valgrind --------------------------------------------------------
+
+install_valgrind() {
+    apt_install valgrind
+    done_what="valgrind: $(valgrind --version)"
+}
+
+plan_bench() {
+    command -v valgrind >/dev/null ||
+        need install_valgrind "valgrind, to count instructions: Debian's (needs root; about 15 s)"
+}
+
 # --- guest: packages fetched privately --------------------------------------
 
 # shellcheck disable=SC2016 # apt-get fills these in, not the shell
@@ -266,12 +279,13 @@ plan_qemu() {
 
 # --- guest: tools on both sides of the wire ---------------------------------
 
-guest_packages=(busybox-static ethtool iproute2 iputils-ping netcat-openbsd)
+guest_packages=(busybox-static ethtool iperf3 iproute2 iputils-ping netcat-openbsd)
 
 fetch_tools() {
     unpack_with_dependencies trixie "$guest/tools" "${guest_packages[@]}"
     wrapper ip tools bin/ip
     wrapper ping tools bin/ping
+    wrapper iperf3 tools bin/iperf3
     echo "${guest_packages[*]}" >"$guest/tools/packages"
     done_what="guest tools: ${guest_packages[*]}"
 }
@@ -331,8 +345,9 @@ case ${1:-all} in
     all) plan_build; plan_guest ;;
     build) plan_build ;;
     wasmtime) plan_wasmtime ;;
+    bench) plan_bench ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, guest, or nothing for all but wasmtime" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, guest, or nothing for build and guest" ;;
 esac
 run_plan

@@ -8,8 +8,9 @@ use crate::ring::Ring;
 use crate::saved::{self, Pages, RestoreError, ensure};
 use crate::wire::queue::{CQE_SIZE, CqeInfo, OWNER_BITS, WQE_UNIT};
 
-/// Word of an entry whose lower half no kind of completion uses: it says where
-/// the work queue entry ended. Drivers ignore it; a device whose predecessor
+/// Word of an entry whose lower half no kind of completion uses, and whose upper
+/// half those of the hardware channel do not: it says where the work queue entry
+/// ended, and something about it. Drivers ignore it; a device whose predecessor
 /// failed learns from it how far that had got.
 const JOURNAL: usize = 6;
 
@@ -52,7 +53,8 @@ impl Position {
     /// The owner bits of the next entry.
     #[inline]
     pub fn owner(self) -> u8 {
-        (self.head / self.entries) as u8
+        // A division, as the number of entries is a power of two.
+        (self.head >> self.entries.trailing_zeros()) as u8
     }
 
     /// Entries that the driver has not said it consumed.
@@ -117,16 +119,17 @@ impl Position {
     /// The lap and place at which the next entry goes, and what the driver
     /// said last, as they were found after a failure.
     pub fn recovered(entries: u32, head: u32, tail: u32) -> Self {
-        let position = Self {
+        let mut position = Self {
             entries,
             head,
             tail,
         };
-        let head = head & position.mask();
-        let consumed = Self { head, ..position };
-        // A tail that makes no sense is one that the driver never said.
-        let tail = if consumed.exhausted() { head } else { tail };
-        Self { tail, ..consumed }
+        position.head &= position.mask();
+        // A tail that makes no sense is one that was ignored.
+        if tail > position.mask() || position.exhausted() {
+            position.tail = position.head;
+        }
+        position
     }
 
     /// Posted and consumed counts.
@@ -164,7 +167,13 @@ pub struct LastCompleted {
     pub wq: u32,
     /// Byte position behind the entry, modulo 2^32.
     pub end: u32,
+    /// [`Completes::note`] of the completion.
+    pub note: u32,
 }
+
+/// A completion queue reports for at most this many work queues: those of the
+/// hardware channel.
+const MAX_WQS_OF_A_CQ: usize = 2;
 
 /// A completion queue.
 #[derive(Debug)]
@@ -201,6 +210,9 @@ pub struct Completes {
     /// The oldest position whose memory the driver may still be using:
     /// what it posted last less the size of its queue.
     pub reused_below: u32,
+    /// What a successor should know of the entry besides; 0 where the kind of
+    /// completion has no room for it.
+    pub note: u32,
 }
 
 impl Cq {
@@ -237,15 +249,19 @@ impl Cq {
             bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
             ..Self::new(ring, saved.eq)
         };
-        let known = saved.completed.len() as u32;
-        if known != position.pending().min(position.entries()) {
+        let known = position.pending().min(position.entries());
+        let counts = saved.completed.iter().map(|(_, count)| u64::from(*count));
+        if counts.sum::<u64>() != u64::from(known) {
             let error = RestoreError::Malformed("a completion queue's history of another length");
             return Err((cq.ring, error));
         }
+        let runs = saved.completed.iter();
+        let distances = runs.flat_map(|(distance, count)| (0..*count).map(move |_| *distance));
         let mut end = 0u32;
-        for (distance, back) in saved.completed.iter().zip((1..=known).rev()) {
+        for (distance, back) in distances.zip((1..=known).rev()) {
             end = end.wrapping_add(distance.cast_unsigned().wrapping_mul(WQE_UNIT));
-            cq.note_completed(back, end);
+            let index = cq.index_back(back);
+            cq.completed[index] = end;
         }
         Ok(cq)
     }
@@ -253,15 +269,9 @@ impl Cq {
     /// The queue, to be saved.
     pub fn save(&self, id: u32) -> saved::Cq {
         let (head, tail) = self.position.counts();
-        let known = self.position.pending().min(self.position.entries());
-        let mut end = 0u32;
-        let completed = (1..=known).rev().map(|back| {
-            let before = core::mem::replace(&mut end, self.completed[self.index_back(back)]);
-            end.wrapping_sub(before).cast_signed() / WQE_UNIT.cast_signed()
-        });
         saved::Cq {
             id,
-            completed: completed.collect(),
+            completed: self.save_completed(),
             ring: saved::Ring {
                 pages: Pages::from_addresses(self.ring.pages()),
                 head,
@@ -272,6 +282,22 @@ impl Cq {
             },
             eq: self.eq,
         }
+    }
+
+    fn save_completed(&self) -> Vec<(i32, u32)> {
+        let known = self.position.pending().min(self.position.entries());
+        let mut runs: Vec<(i32, u32)> = Vec::new();
+        let mut before = 0u32;
+        for back in (1..=known).rev() {
+            let end = self.completed[self.index_back(back)];
+            let distance = end.wrapping_sub(before).cast_signed() / WQE_UNIT.cast_signed();
+            before = end;
+            match runs.last_mut() {
+                Some((same, count)) if *same == distance => *count += 1,
+                _ => runs.push((distance, 1)),
+            }
+        }
+        runs
     }
 
     /// Goes on behind what a predecessor left in the ring. Returns, for each
@@ -297,13 +323,18 @@ impl Cq {
             if self.ring.read(platform, at, &mut words).is_err() {
                 break;
             }
-            let end = words[0] as u32;
+            let (end, note) = (words[0] as u32, (words[0] >> 32) as u32);
             self.completed[index] = end;
             let info = CqeInfo::from_bits((words[1] >> 32) as u32);
             let (is_sq, wq) = (info.is_sq(), info.wq_num());
             let known = last.iter().any(|l| (l.is_sq, l.wq) == (is_sq, wq));
-            if wq != 0 && !known {
-                last.push(LastCompleted { is_sq, wq, end });
+            if wq != 0 && !known && last.len() < MAX_WQS_OF_A_CQ {
+                last.push(LastCompleted {
+                    is_sq,
+                    wq,
+                    end,
+                    note,
+                });
             }
         }
         last
@@ -315,11 +346,6 @@ impl Cq {
         (head.wrapping_sub(back) & (self.position.entries() - 1)) as usize
     }
 
-    fn note_completed(&mut self, back: u32, end: u32) {
-        let index = self.index_back(back);
-        self.completed[index] = end;
-    }
-
     /// Posts a completion: 60 bytes as seven words and a half. False if the
     /// driver has not consumed the entry it would replace; that entry is left
     /// alone, and the completion is lost and counted.
@@ -327,22 +353,13 @@ impl Cq {
     pub fn post(
         &mut self,
         platform: &mut impl Platform,
-        words: &[u64; 7],
+        words: &mut [u64; 7],
         rest: u32,
         completes: Completes,
     ) -> bool {
         let index = self.position.index();
         if self.position.full() && !self.seen(index, completes.reused_below) {
-            if self.lost.hit() {
-                platform.log(
-                    Level::Warn,
-                    format_args!(
-                        "completion queue of {} entries overrun by queue {}: the driver consumes too slowly",
-                        self.position.entries(),
-                        completes.wq
-                    ),
-                );
-            }
+            self.note_overrun(platform, completes.wq);
             return false;
         }
         let info = CqeInfo::new()
@@ -350,11 +367,10 @@ impl Cq {
             .with_is_sq(completes.is_sq)
             .with_owner(self.position.owner());
         let last = u64::from(rest) | u64::from(info.into_bits()) << 32;
-        let mut words = *words;
-        words[JOURNAL] |= u64::from(completes.end);
+        words[JOURNAL] |= u64::from(completes.end) | u64::from(completes.note) << 32;
         if self
             .ring
-            .publish(platform, index * CQE_SIZE, &words, last)
+            .publish(platform, index * CQE_SIZE, words, last)
             .is_err()
         {
             self.lost.hit();
@@ -363,6 +379,19 @@ impl Cq {
         self.position.advance();
         self.dirty = true;
         true
+    }
+
+    #[cold]
+    fn note_overrun(&mut self, platform: &mut impl Platform, wq: u32) {
+        if self.lost.hit() {
+            platform.log(
+                Level::Warn,
+                format_args!(
+                    "completion queue of {} entries overrun by queue {wq}: the driver consumes too slowly",
+                    self.position.entries(),
+                ),
+            );
+        }
     }
 
     /// Whether the driver consumed the entry at `index` for sure, although

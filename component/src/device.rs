@@ -322,7 +322,7 @@ impl<P: Platform> Device<P> {
             return;
         }
         match self.doorbell_low.take() {
-            Some((at, low)) if at + 4 == offset => {
+            Some((at, low)) if at.checked_add(4) == Some(offset) => {
                 self.ring(at, u64::from(low) | u64::from(half) << 32);
             }
             _ => self.stray(DOORBELLS + offset, 4),

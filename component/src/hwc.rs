@@ -15,7 +15,7 @@ use crate::requests::{self, Request};
 use crate::saved::{self, COUNTABLE, RestoreError, ensure};
 use crate::wire::gdma::{MsgHeader, ReqHeader, RespHeader, Status};
 use crate::wire::hwc::{ID_MASK, InitEqIdDb, MAX_MESSAGE, RxOob, TxOob, TypeData, init_data};
-use crate::wire::queue::{QueueType, Sge, eqe};
+use crate::wire::queue::{QueueType, Sge, WQE_UNIT, eqe};
 use crate::wire::smc::{self, EstablishHwc};
 use crate::wq::{Client, Entry, Fetched};
 
@@ -53,10 +53,26 @@ pub struct Hwc {
     pub unanswerable: FaultCounter,
     /// The last request changed the configuration.
     pub changed: bool,
-    /// After a failure: up to here, requests were answered that the state may
+    /// After a failure: a request that was answered, and that the state does
     /// not know of.
-    pub replay_until: Option<u32>,
+    pub replay: Option<Answered>,
     scratch: Box<Scratch>,
+}
+
+/// Where an answered request lies in the send queue, in bytes modulo 2^32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Where its entry begins.
+    pub position: u32,
+    /// Where it ends.
+    pub end: u32,
+}
+
+/// What the completion of a request notes if it changed the configuration: the
+/// length of its entry, in units. 0 otherwise.
+fn note(changed: bool, entry: &Entry) -> u32 {
+    let units = entry.end.wrapping_sub(entry.position) / WQE_UNIT;
+    if changed { units } else { 0 }
 }
 
 /// The channel's queues, and what was agreed over it.
@@ -180,7 +196,7 @@ impl Hwc {
             answered: (0, 0),
             unanswerable: FaultCounter::default(),
             changed: false,
-            replay_until: None,
+            replay: None,
             scratch: Box::new(scratch),
         }
     }
@@ -247,24 +263,21 @@ impl Hwc {
         (0..budget).all(|_| !self.changed && self.process_one(ctx)) || self.changed
     }
 
-    /// Acts again on requests that were answered after the state was saved,
-    /// as far as they changed anything, and answers none of them again.
+    /// Acts again on the last request that was answered, if it changed
+    /// something that the state does not know of, and does not answer it again.
     pub fn replay(&mut self, ctx: &mut Context<'_, impl Platform>) {
-        let Some(until) = self.replay_until.take() else {
+        let Some(answered) = self.replay.take() else {
             return;
         };
-        loop {
-            let Some(sq) = ctx.queues.sq(self.channel.sq) else {
-                return;
-            };
-            let (_, next, _) = sq.positions();
-            let left = until.wrapping_sub(next);
-            if left == 0 || left > sq.ring.size() {
-                return sq.rewind_to(until);
-            }
-            if sq.fetch(ctx.platform, &mut self.scratch.sqe) == Fetched::Entry {
-                self.act_silently(ctx);
-            }
+        let Some(sq) = ctx.queues.sq(self.channel.sq) else {
+            return;
+        };
+        sq.rewind_to(answered.position);
+        let fetched = sq.fetch(ctx.platform, &mut self.scratch.sqe);
+        let same = self.scratch.sqe.end == answered.end;
+        sq.rewind_to(answered.end);
+        if fetched == Fetched::Entry && same {
+            self.act_silently(ctx);
         }
     }
 
@@ -443,10 +456,11 @@ impl Hwc {
             is_sq: true,
             end,
             reused_below,
+            note: note(self.changed, &self.scratch.sqe),
         };
-        let words = [0; 7];
+        let mut words = [0; 7];
         ctx.queues
-            .post_completion(ctx.platform, self.channel.cq, &words, 0, completes);
+            .post_completion(ctx.platform, self.channel.cq, &mut words, 0, completes);
     }
 
     fn complete_response(&mut self, ctx: &mut Context<'_, impl Platform>, length: u32) {
@@ -468,9 +482,10 @@ impl Hwc {
             is_sq: false,
             end,
             reused_below,
+            note: 0,
         };
         ctx.queues
-            .post_completion(ctx.platform, self.channel.cq, &words, 0, completes);
+            .post_completion(ctx.platform, self.channel.cq, &mut words, 0, completes);
     }
 
     fn cannot_answer(&mut self, ctx: &mut Context<'_, impl Platform>, reason: &str) {

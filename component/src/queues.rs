@@ -191,13 +191,39 @@ impl Queues {
         self.eqs.get_mut(id)
     }
 
+    /// Completes entries of a send queue: `act` has the queue, and the
+    /// completion queue to post to. None if either does not exist.
+    #[inline]
+    pub fn complete_sends<T>(
+        &mut self,
+        sq: u32,
+        cq: u32,
+        act: impl FnOnce(&mut Wq, &mut Cq) -> T,
+    ) -> Option<T> {
+        let wq = self.sqs.get_mut(sq);
+        complete(wq, (cq, self.cqs.get_mut(cq)), &mut self.dirty_cqs, act)
+    }
+
+    /// Completes entries of a receive queue, as
+    /// [`complete_sends`](Self::complete_sends) does.
+    #[inline]
+    pub fn complete_receives<T>(
+        &mut self,
+        rq: u32,
+        cq: u32,
+        act: impl FnOnce(&mut Wq, &mut Cq) -> T,
+    ) -> Option<T> {
+        let wq = self.rqs.get_mut(rq);
+        complete(wq, (cq, self.cqs.get_mut(cq)), &mut self.dirty_cqs, act)
+    }
+
     /// Posts a completion: seven words, then half a one. False if it was lost.
     #[inline]
     pub fn post_completion(
         &mut self,
         platform: &mut impl Platform,
         id: u32,
-        words: &[u64; 7],
+        words: &mut [u64; 7],
         rest: u32,
         completes: Completes,
     ) -> bool {
@@ -352,6 +378,23 @@ impl Queues {
             visit(QueueType::Rq, id, QueueRef::Wq(queue));
         }
     }
+}
+
+/// Has `act` complete entries, and remembers the completion queue if it did.
+#[inline]
+fn complete<T>(
+    wq: Option<&mut Wq>,
+    (id, cq): (u32, Option<&mut Cq>),
+    dirty_cqs: &mut Vec<u32>,
+    act: impl FnOnce(&mut Wq, &mut Cq) -> T,
+) -> Option<T> {
+    let (wq, cq) = wq.zip(cq)?;
+    let was_dirty = cq.dirty;
+    let done = act(wq, cq);
+    if cq.dirty && !was_dirty {
+        dirty_cqs.push(id);
+    }
+    Some(done)
 }
 
 /// A queue to look at.

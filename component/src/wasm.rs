@@ -23,6 +23,7 @@ use crate::window::Window;
 use crate::wire::queue::WqDoorbell;
 
 mod pages;
+mod transmit;
 
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
@@ -45,6 +46,7 @@ const BUILD: &str = match option_env!("MANATEE_BUILD") {
 /// The imports.
 struct Host {
     pages: pages::Pages,
+    batch: transmit::Batch,
     /// Keeps its allocation between lines.
     line: String,
 }
@@ -64,6 +66,7 @@ fn with_device<T>(act: impl FnOnce(&mut Device<Host>) -> T) -> T {
     act(device.get_or_insert_with(|| {
         Device::new(Host {
             pages: pages::Pages::default(),
+            batch: transmit::Batch::default(),
             line: String::new(),
         })
     }))
@@ -116,12 +119,7 @@ impl Platform for Host {
         packets: &[TxPacket],
         segments: &[Segment],
     ) -> TransmitResult {
-        let result = packet_endpoint::transmit(port, queue, packets, segments);
-        TransmitResult {
-            statuses: result.statuses,
-            multicast: (result.multicast_packets, result.multicast_bytes),
-            broadcast: (result.broadcast_packets, result.broadcast_bytes),
-        }
+        self.batch.transmit(port, queue, packets, segments)
     }
 
     fn post_receive(

@@ -165,15 +165,15 @@ impl Wq {
     }
 
     /// Goes on behind the last entry that has a completion: `tail` is what the
-    /// driver said last, and `done` where that entry ends, if known. What can't
-    /// be is not believed.
+    /// driver said last, and `done` where that entry ends, if known. A tail that
+    /// can't be is one that was ignored.
     pub fn recover(&mut self, tail: Option<u32>, done: Option<u32>) {
         let whole = |position: &u32| position.is_multiple_of(WQE_UNIT);
-        self.tail = tail.filter(whole).unwrap_or(self.tail);
-        let held = |done: &u32| self.tail.wrapping_sub(*done) <= self.ring.size();
-        let believed = done.filter(whole).filter(held);
-        let saved = Some(self.done).filter(held);
-        self.done = believed.or(saved).unwrap_or(self.tail);
+        self.done = done.filter(whole).unwrap_or(self.done);
+        let held = |tail: &u32| tail.wrapping_sub(self.done) <= self.ring.size();
+        let said = tail.filter(whole).filter(held);
+        let saved = Some(self.tail).filter(held);
+        self.tail = said.or(saved).unwrap_or(self.done);
         self.next = self.done;
     }
 

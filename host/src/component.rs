@@ -1,13 +1,16 @@
 //! A device's component: loaded, checked against the world, and compiled.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::Component as WasmComponent;
 
 use crate::bindings::AdapterPre;
 use crate::bindings::exports::manatee::device::device::Description;
 use crate::pci::{Function, FunctionError, Identity};
+use crate::precompiled;
 use crate::runtime::{Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 
 /// The interface that a device exports.
@@ -89,6 +92,34 @@ pub enum ComponentError {
     Runtime(#[from] RuntimeError),
 }
 
+/// Largest file that is taken for a component, in bytes.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Reads a component's file.
+///
+/// # Errors
+///
+/// [`ComponentError::Read`] if it can't be read, is no regular file, or has more
+/// than 64 MiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, ComponentError> {
+    let failed = |error| ComponentError::Read {
+        path: path.display().to_string(),
+        error,
+    };
+    let kind = std::fs::metadata(path).map_err(failed)?;
+    if !kind.is_file() {
+        return Err(failed(std::io::Error::other("it is no regular file")));
+    }
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    let mut limited = file.take(MAX_FILE + 1);
+    limited.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(failed(std::io::Error::other("it has more than 64 MiB")));
+    }
+    Ok(bytes)
+}
+
 /// A device's component, ready to be instantiated. Cheap to clone.
 #[derive(Clone)]
 pub struct Component {
@@ -96,6 +127,8 @@ pub struct Component {
     name: Arc<str>,
     imports: Arc<[String]>,
     exports: Arc<[String]>,
+    /// Once it was asked for.
+    description: Arc<OnceLock<Description>>,
 }
 
 impl Component {
@@ -106,11 +139,7 @@ impl Component {
     /// [`ComponentError`], which names the file and the way out.
     pub fn from_file(path: &Path) -> Result<Self, ComponentError> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| ComponentError::Read {
-            path: name.clone(),
-            error,
-        })?;
-        Self::from_bytes(&bytes, &name)
+        Self::from_bytes(&read(path)?, &name)
     }
 
     /// The component that this build ships.
@@ -119,7 +148,27 @@ impl Component {
     ///
     /// [`ComponentError::Runtime`] if this machine can't run components.
     pub fn embedded() -> Result<Self, ComponentError> {
-        Self::from_bytes(manatee_component::BYTES, "the embedded component")
+        let (bytes, name) = (manatee_component::BYTES, "the embedded component");
+        let runtime = Runtime::get()?;
+        match precompiled::load(&runtime.engine, bytes) {
+            Some(component) => Self::from_compiled(runtime, component, name.to_owned()),
+            None => Self::from_bytes(bytes, name),
+        }
+    }
+
+    /// The component that this build ships, compiled for a later build to
+    /// embed.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Runtime`] if this machine can't run components.
+    pub fn precompile() -> Result<Vec<u8>, ComponentError> {
+        let engine = &Runtime::get()?.engine;
+        let bytes = manatee_component::BYTES;
+        precompiled::precompile(engine, bytes).map_err(|error| ComponentError::Invalid {
+            name: "the embedded component".to_owned(),
+            error: format!("{error:#}"),
+        })
     }
 
     /// Loads a component; `name` is for messages.
@@ -137,12 +186,21 @@ impl Component {
             _ => return Err(ComponentError::NotWasm(name)),
         }
         let runtime = Runtime::get()?;
-        let engine = &runtime.engine;
         let invalid = |error: wasmtime::Error| ComponentError::Invalid {
             name: name.clone(),
             error: format!("{error:#}"),
         };
-        let component = WasmComponent::from_binary(engine, bytes).map_err(invalid)?;
+        let component = WasmComponent::from_binary(&runtime.engine, bytes).map_err(invalid)?;
+        Self::from_compiled(runtime, component, name)
+    }
+
+    /// Checks what a component imports and exports.
+    fn from_compiled(
+        runtime: &Runtime,
+        component: WasmComponent,
+        name: String,
+    ) -> Result<Self, ComponentError> {
+        let engine = &runtime.engine;
         let ty = component.component_type();
         let imports: Arc<[_]> = ty
             .imports(engine)
@@ -177,6 +235,7 @@ impl Component {
             name: name.into(),
             imports,
             exports,
+            description: Arc::default(),
         })
     }
 
@@ -195,13 +254,22 @@ impl Component {
         &self.name
     }
 
-    /// What it says of itself, asked of a fresh instance that reaches nothing.
+    /// What it says of itself, asked once, of a fresh instance that reaches
+    /// nothing.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Failed`] if it fails, [`ComponentError::Description`]
     /// if no PCI function can be what it says.
     pub fn describe(&self) -> Result<Description, ComponentError> {
+        if let Some(description) = self.description.get() {
+            return Ok(description.clone());
+        }
+        let description = self.ask()?;
+        Ok(self.description.get_or_init(|| description).clone())
+    }
+
+    fn ask(&self) -> Result<Description, ComponentError> {
         let state = HostState::vacant(Limits::default());
         let state = state.map_err(|error| self.undescribed(error))?;
         let mut instance = Instance::new(&self.pre, state).map_err(|(failure, _)| failure)?;

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod interrupt;
 pub mod memory;
 pub mod pci;
+mod precompiled;
 pub mod runtime;
 mod socket;
 pub mod vfio_user;

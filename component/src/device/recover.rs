@@ -4,13 +4,15 @@
 use alloc::vec::Vec;
 
 use super::{DOORBELLS, Device};
+use crate::cq::LastCompleted;
+use crate::hwc::Answered;
 use crate::nic::objects::Work;
 use crate::nic::rx;
 use crate::platform::{HandedOver, Observations, Platform};
 use crate::queues::Queues;
 use crate::queues::recover::Doorbells;
 use crate::saved::RestoreError;
-use crate::wire::queue::QueueType;
+use crate::wire::queue::{MAX_SQE_SIZE, QueueType, WQE_UNIT};
 
 impl<P: Platform> Device<P> {
     /// Goes on where a device was that failed after it was saved. What it had
@@ -28,7 +30,8 @@ impl<P: Platform> Device<P> {
             .filter_map(|write| Some((write.offset.checked_sub(DOORBELLS)?, write.value)))
             .collect();
         let doorbells = Doorbells { rung: &rung };
-        self.queues
+        let last = self
+            .queues
             .recover(&mut self.platform, doorbells, &seen.skip);
         self.waiting.clear();
         for (_, object) in &mut self.nic.objects {
@@ -46,7 +49,7 @@ impl<P: Platform> Device<P> {
                 Work::Receive { posted } => posted.clear(),
             }
         }
-        self.replay_from(answered);
+        self.note_unsaved_request(answered, &last);
         self.recovered = true;
         Ok(())
     }
@@ -58,17 +61,22 @@ impl<P: Platform> Device<P> {
         Some(done)
     }
 
-    /// Has the channel act again on what was answered since `answered`.
-    fn replay_from(&mut self, answered: Option<u32>) {
-        let now = self.channel_done();
-        if let (Some(hwc), Some(answered)) = (&mut self.hwc, answered)
-            && now != Some(answered)
-        {
-            let [_, _, sq, _] = hwc.queue_ids();
-            if let Some(sq) = self.queues.sq(sq) {
-                sq.rewind_to(answered);
-                hwc.replay_until = now;
-            }
+    /// Has the channel act again on the last request, if that is one that the
+    /// state does not know of: `answered` is how far that knows.
+    fn note_unsaved_request(&mut self, answered: Option<u32>, last: &[LastCompleted]) {
+        let (Some(hwc), Some(answered)) = (&mut self.hwc, answered) else {
+            return;
+        };
+        let [_, _, sq, _] = hwc.queue_ids();
+        let Some(request) = last.iter().find(|l| l.is_sq && l.wq == sq) else {
+            return;
+        };
+        let length = request.note.wrapping_mul(WQE_UNIT);
+        if length != 0 && length <= MAX_SQE_SIZE && request.end != answered {
+            hwc.replay = Some(Answered {
+                position: request.end.wrapping_sub(length),
+                end: request.end,
+            });
         }
     }
 

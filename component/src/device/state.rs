@@ -57,7 +57,8 @@ impl<P: Platform> Device<P> {
         self.hwc = hwc
             .map(|hwc| Hwc::restore(&mut self.queues, &mut self.regions, hwc))
             .transpose()?;
-        self.nic.restore(&mut self.queues, &state.nic)?;
+        let channel_cq = state.hwc.as_ref().map(|hwc| hwc.queues[1]);
+        self.nic.restore(&mut self.queues, channel_cq, &state.nic)?;
         for handle in &state.waiting {
             let (key, _) = self.nic.object(*handle).ok_or(RestoreError::Malformed(
                 "an object that does not exist waits",

@@ -1,18 +1,19 @@
 //! Receive: from receive queue entries to buffers for the host, and from
 //! packets to completions.
 
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
 use super::objects::Work;
-use super::{MANA_MEM_KEY, Nic, Steering, Vport};
-use crate::cq::Completes;
+use super::{MANA_MEM_KEY, Steering, Vport};
+use crate::cq::{Completes, Cq};
 use crate::hwc::Context;
 use crate::platform::{Level, Platform, RxBuffer, RxFlags, RxPacket, Segment};
-use crate::queues::Queues;
 use crate::wire::gdma::Status;
 use crate::wire::oob::RxFlags as CompletionFlags;
-use crate::wire::oob::{CqeHeader, CqeType, PerPacket, RxCompletion};
+use crate::wire::oob::{CqeHeader, CqeType, RxCompletion};
 use crate::wire::queue::{QueueType, Sge};
-use crate::wq::{Entry, Fetched};
-use zerocopy::IntoBytes;
+use crate::wq::{Fetched, Wq};
 
 /// Buffers handed over in one call.
 const BATCH: usize = 256;
@@ -64,25 +65,21 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> 
             break;
         }
         let entry = &scratch.entry;
-        let bad = skip || fetched != Fetched::Entry || !is_buffer(entry);
+        let first = scratch.segments.len();
+        let bad = skip || fetched != Fetched::Entry || !gather(entry.sgl(), &mut scratch.segments);
+        if bad {
+            scratch.segments.truncate(first);
+        } else {
+            scratch.buffers.push(RxBuffer {
+                id: entry.end,
+                segments: (scratch.segments.len() - first) as u16,
+            });
+        }
         posted.push_back(Posted {
             position: entry.position,
             end: entry.end,
             bad,
         });
-        if !bad {
-            let segments = entry.sgl().iter().filter(|sge| sge.size != 0);
-            let first = scratch.segments.len();
-            scratch.segments.extend(segments.map(|s| Segment {
-                address: s.address,
-                length: s.size,
-            }));
-            let segments = (scratch.segments.len() - first) as u16;
-            scratch.buffers.push(RxBuffer {
-                id: entry.end,
-                segments,
-            });
-        }
     }
     if scratch.buffers.is_empty() {
         return Some(0);
@@ -103,144 +100,131 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> 
     Some(buffers.len())
 }
 
-fn is_buffer(entry: &Entry) -> bool {
-    let usable = |sge: &Sge| sge.size == 0 || sge.mem_key == MANA_MEM_KEY;
-    let sgl = entry.sgl();
-    sgl.iter().all(usable) && sgl.iter().any(|sge| sge.size != 0)
+/// Adds a buffer's segments to `segments`. False if it has none, or one that
+/// is no memory of the NIC's.
+#[inline]
+fn gather(sgl: &[Sge], segments: &mut Vec<Segment>) -> bool {
+    let mut found = false;
+    for sge in sgl.iter().filter(|sge| sge.size != 0) {
+        if sge.mem_key != MANA_MEM_KEY {
+            return false;
+        }
+        found = true;
+        segments.push(Segment {
+            address: sge.address,
+            length: sge.size,
+        });
+    }
+    found
 }
 
 /// Completes buffers at the front that make no sense; nothing will ever be
 /// received into them.
 fn complete_bad(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    let Nic {
-        objects, vports, ..
-    } = &mut *ctx.nic;
-    let Some(object) = objects.get_mut(key) else {
-        return;
-    };
-    let Work::Receive { posted } = &mut object.work else {
-        return;
-    };
-    while let Some(front) = posted.front().copied().filter(|front| front.bad) {
-        posted.pop_front();
-        let packet = RxPacket {
-            id: front.end,
-            length: 0,
-            vlan_tci: 0,
-            flags: RxFlags::TRUNCATED,
-        };
-        complete(
-            ctx.platform,
-            ctx.queues,
-            (object.wq, object.cq),
-            &front,
-            packet,
-        );
-        if vports
-            .get_mut(object.vport)
-            .is_some_and(|vport| vport.faults.hit())
-        {
-            ctx.platform.log(
-                Level::Warn,
-                format_args!("vport {}: a receive buffer is malformed", object.vport),
-            );
-        }
-    }
+    complete_received(ctx, key, &[]);
 }
 
 /// Packets were received into buffers that the host held.
 pub fn received(ctx: &mut Context<'_, impl Platform>, key: usize, packets: &[RxPacket]) {
-    for packet in packets {
-        complete_bad(ctx, key);
-        let Nic {
-            objects, vports, ..
-        } = &mut *ctx.nic;
-        let Some(object) = objects.get_mut(key) else {
-            return;
-        };
-        let Work::Receive { posted } = &mut object.work else {
-            return;
-        };
-        let Some(front) = posted
-            .front()
-            .copied()
-            .filter(|front| front.end == packet.id)
-        else {
-            ctx.platform.log(
-                Level::Error,
-                format_args!("the host received into buffer {}, out of order", packet.id),
-            );
-            return;
-        };
-        posted.pop_front();
-        if let Some(vport) = vports.get_mut(object.vport) {
-            count(vport, packet);
-        }
-        complete(
-            ctx.platform,
-            ctx.queues,
-            (object.wq, object.cq),
-            &front,
-            *packet,
-        );
-    }
+    complete_received(ctx, key, packets);
     post_buffers(ctx, key);
 }
 
+/// Completes buffers from the front on: those of `packets`, and those that
+/// make no sense.
+fn complete_received<P: Platform>(
+    ctx: &mut Context<'_, P>,
+    key: usize,
+    packets: &[RxPacket],
+) -> Option<()> {
+    let nic = &mut *ctx.nic;
+    let object = nic.objects.get_mut(key)?;
+    let Work::Receive { posted } = &mut object.work else {
+        return None;
+    };
+    let vport = nic.vports.get_mut(object.vport)?;
+    let (port, platform) = (object.vport, &mut *ctx.platform);
+    ctx.queues
+        .complete_receives(object.wq, object.cq, |wq, cq| {
+            let mut completer = Completer {
+                wq,
+                cq,
+                id: object.wq,
+            };
+            completer.complete_bad(platform, posted, vport, port);
+            for packet in packets {
+                let Some(front) = posted.pop_front_if(|front| front.end == packet.id) else {
+                    platform.log(
+                        Level::Error,
+                        format_args!("the host received into buffer {}, out of order", packet.id),
+                    );
+                    return;
+                };
+                count(vport, packet);
+                completer.complete(platform, front, packet);
+                completer.complete_bad(platform, posted, vport, port);
+            }
+        })
+}
+
+/// Posts completions of a receive queue.
+struct Completer<'a> {
+    wq: &'a mut Wq,
+    cq: &'a mut Cq,
+    /// The receive queue's.
+    id: u32,
+}
+
+impl Completer<'_> {
+    #[inline]
+    fn complete_bad(
+        &mut self,
+        platform: &mut impl Platform,
+        posted: &mut VecDeque<Posted>,
+        vport: &mut Vport,
+        port: usize,
+    ) {
+        while let Some(front) = posted.pop_front_if(|front| front.bad) {
+            let packet = RxPacket {
+                id: front.end,
+                length: 0,
+                vlan_tci: 0,
+                flags: RxFlags::TRUNCATED,
+            };
+            self.complete(platform, front, &packet);
+            if vport.faults.hit() {
+                platform.log(
+                    Level::Warn,
+                    format_args!("vport {port}: a receive buffer is malformed"),
+                );
+            }
+        }
+    }
+
+    #[inline]
+    fn complete(&mut self, platform: &mut impl Platform, buffer: Posted, packet: &RxPacket) {
+        let lost = RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT;
+        let cqe_type = if packet.flags.intersects(lost) {
+            CqeType::RxTruncated
+        } else {
+            CqeType::RxOkay
+        };
+        self.wq.complete_to(buffer.end);
+        let flags = completion_flags(packet);
+        let mut words = RxCompletion::words(CqeHeader::of(cqe_type), flags, packet.length as u16);
+        let offset = buffer.position & (self.wq.ring.size() - 1);
+        let completes = Completes {
+            wq: self.id,
+            is_sq: false,
+            end: buffer.end,
+            reused_below: self.wq.reused_below(),
+            note: 0,
+        };
+        self.cq.post(platform, &mut words, offset, completes);
+    }
+}
+
 #[inline]
-fn complete(
-    platform: &mut impl Platform,
-    queues: &mut Queues,
-    (rq, cq): (u32, u32),
-    buffer: &Posted,
-    packet: RxPacket,
-) {
-    let lost = RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT;
-    let cqe_type = if packet.flags.intersects(lost) {
-        CqeType::RxTruncated
-    } else {
-        CqeType::RxOkay
-    };
-    let Some(wq) = queues.rq(rq) else { return };
-    wq.complete_to(buffer.end);
-    let reused_below = wq.reused_below();
-    let completion = RxCompletion {
-        header: CqeHeader::of(cqe_type).into_bits(),
-        flags: completion_flags(&packet).into_bits(),
-        packets: [
-            PerPacket {
-                pkt_len: packet.length as u16,
-                ..PerPacket::default()
-            },
-            PerPacket::default(),
-            PerPacket::default(),
-            PerPacket::default(),
-        ],
-        rx_wqe_offset: buffer.position & (wq.ring.size() - 1),
-    };
-    let completes = Completes {
-        wq: rq,
-        is_sq: false,
-        end: buffer.end,
-        reused_below,
-    };
-    post(platform, queues, cq, &completion, completes);
-}
-
-fn post(
-    platform: &mut impl Platform,
-    queues: &mut Queues,
-    cq: u32,
-    completion: &RxCompletion,
-    completes: Completes,
-) {
-    let mut words = [0; 7];
-    words
-        .as_mut_bytes()
-        .copy_from_slice(&completion.as_bytes()[..56]);
-    queues.post_completion(platform, cq, &words, completion.rx_wqe_offset, completes);
-}
-
 fn completion_flags(packet: &RxPacket) -> CompletionFlags {
     let flags = packet.flags;
     let tagged = flags.contains(RxFlags::VLAN);
@@ -296,20 +280,13 @@ pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Sta
         is_sq: false,
         end: done,
         reused_below: wq.reused_below(),
+        note: 0,
     };
-    let completion = RxCompletion {
-        header: CqeHeader::of(CqeType::RxObjectFence).into_bits(),
-        flags: 0,
-        packets: [PerPacket::default(); 4],
-        rx_wqe_offset: 0,
-    };
-    let mut words = [0; 7];
-    words
-        .as_mut_bytes()
-        .copy_from_slice(&completion.as_bytes()[..56]);
+    let header = CqeHeader::of(CqeType::RxObjectFence);
+    let mut words = RxCompletion::words(header, CompletionFlags::new(), 0);
     if ctx
         .queues
-        .post_completion(ctx.platform, object.cq, &words, 0, completes)
+        .post_completion(ctx.platform, object.cq, &mut words, 0, completes)
     {
         Ok(())
     } else {

@@ -28,13 +28,18 @@ impl Nic {
         }
     }
 
-    /// Takes over what was saved; the queues exist already, and the vports
-    /// are as they were configured.
+    /// Takes over what was saved; the queues exist already, one of which is
+    /// the hardware channel's, and the vports are as they were configured.
     ///
     /// # Errors
     ///
     /// [`RestoreError`].
-    pub fn restore(&mut self, queues: &mut Queues, saved: &saved::Nic) -> Result<(), RestoreError> {
+    pub fn restore(
+        &mut self,
+        queues: &mut Queues,
+        channel_cq: Option<u32>,
+        saved: &saved::Nic,
+    ) -> Result<(), RestoreError> {
         if saved.vports.len() != self.vports.len() {
             return Err(RestoreError::Mismatch("it has another number of ports"));
         }
@@ -49,7 +54,7 @@ impl Nic {
             last = Some(object.number);
             let known = object.number <= saved.sequence;
             ensure(known, "an object that was never made")?;
-            self.restore_object(queues, object)?;
+            self.restore_object(queues, channel_cq, object)?;
         }
         Ok(())
     }
@@ -57,12 +62,15 @@ impl Nic {
     fn restore_object(
         &mut self,
         queues: &mut Queues,
+        channel_cq: Option<u32>,
         saved: &saved::Object,
     ) -> Result<(), RestoreError> {
         let vport = saved.vport as usize;
         ensure(vport < self.vports.len(), "an object of no vport")?;
         ensure(saved.queue < MAX_QUEUES, "a queue number beyond the last")?;
-        let has_cq = queues.cq(saved.cq).is_some() && !self.uses_cq(saved.cq);
+        let has_cq = channel_cq != Some(saved.cq)
+            && queues.cq(saved.cq).is_some()
+            && !self.uses_cq(saved.cq);
         ensure(has_cq, "an object without a completion queue of its own")?;
         let (queue_type, wq) = match (&saved.in_flight, &saved.posted) {
             (Some(_), None) => (QueueType::Sq, queues.sq(saved.wq)),
@@ -160,6 +168,10 @@ fn save_object(object: &WqObject) -> saved::Object {
         cq: object.cq,
         in_flight,
         posted,
+        handed_over: match object.work {
+            Work::Send { handed_over, .. } => handed_over,
+            Work::Receive { .. } => None,
+        },
     }
 }
 
@@ -221,7 +233,7 @@ fn restore_work(wq: &Wq, saved: &saved::Object) -> Result<Work, RestoreError> {
             let in_flight = packets.collect::<Result<VecDeque<_>, _>>()?;
             Work::Send {
                 in_flight,
-                handed_over: None,
+                handed_over: saved.handed_over,
             }
         }
         None => {

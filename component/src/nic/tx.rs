@@ -1,6 +1,8 @@
 //! Transmit: from send queue entries to packets for the host, and from what
 //! became of them to completions.
 
+use alloc::vec::Vec;
+
 use super::objects::Work;
 use super::{MANA_MEM_KEY, Nic, TX_VPORT_OFFSET, Vport};
 use crate::cq::Completes;
@@ -10,7 +12,7 @@ use crate::platform::{
 };
 use crate::queues::Queues;
 use crate::wire::oob::{CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
-use crate::wire::queue::{QueueType, WQE_UNIT};
+use crate::wire::queue::{QueueType, Sge, WQE_UNIT, WqeHeader};
 use crate::wq::{Entry, Fetched};
 
 /// Packets handed over in one call.
@@ -69,6 +71,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
     let vport = nic.vports.get_mut(object.vport)?;
     let (wq, caution) = ctx.queues.sq_with_caution(object.wq)?;
     let scratch = &mut nic.scratch;
+    let rules = Rules::of(vport, object.wq, object.cq);
     scratch.packets.clear();
     scratch.segments.clear();
     scratch.sent.clear();
@@ -87,34 +90,29 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
             suppress: false,
             outcome: None,
         };
-        match check(fetched, entry, vport, object.wq, object.cq) {
+        let first = scratch.segments.len();
+        match rules.check(fetched, entry, &mut scratch.segments) {
             _ if skip => sent.outcome = Some(CqeType::TxGdmaError),
-            Ok(checked) if was_handed_over(handed_over, &sent) => {
-                sent.length = checked.length;
-                sent.suppress = checked.suppress;
-                sent.outcome = Some(CqeType::TxOkay);
-            }
             Ok(checked) => {
                 sent.length = checked.length;
                 sent.suppress = checked.suppress;
-                let segments = entry.sgl().iter().map(|s| Segment {
-                    address: s.address,
-                    length: s.size,
-                });
-                scratch.segments.extend(segments);
-                scratch.packets.push(TxPacket {
-                    id: sent.end,
-                    ..checked.packet
-                });
-                #[cfg(feature = "faults")]
-                crate::faults::meet(
-                    ctx.platform,
-                    (wq, caution),
-                    (sent.position, sent.end),
-                    &mut scratch.segments,
-                );
+                if was_handed_over(handed_over, &sent) {
+                    sent.outcome = Some(CqeType::TxOkay);
+                } else {
+                    scratch.packets.push(checked.packet);
+                    #[cfg(feature = "faults")]
+                    crate::faults::meet(
+                        ctx.platform,
+                        (wq, caution),
+                        (sent.position, sent.end),
+                        &mut scratch.segments,
+                    );
+                }
             }
             Err(outcome) => sent.outcome = Some(outcome),
+        }
+        if sent.outcome.is_some() {
+            scratch.segments.truncate(first);
         }
         scratch.sent.push(sent);
     }
@@ -131,7 +129,15 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
     }
     apply(&mut scratch.sent, &result);
     count_destinations(vport, &result);
-    in_flight.extend(&scratch.sent);
+    // Completions come in order: behind those that wait, these wait too.
+    let done = match in_flight.is_empty() {
+        true => decided(scratch.sent.iter()),
+        false => 0,
+    };
+    let (now, later) = scratch.sent.split_at(done);
+    in_flight.extend(later);
+    let place = (object.vport, object.wq, object.cq);
+    complete(ctx.platform, ctx.queues, vport, place, now.iter().copied());
     complete_front(ctx, key);
     Some(taken)
 }
@@ -151,73 +157,106 @@ struct Checked {
     suppress: bool,
 }
 
-/// Checks a send queue entry, the copy that is also acted upon.
-fn check(
-    fetched: Fetched,
-    entry: &Entry,
-    vport: &Vport,
-    sq: u32,
+/// What an entry must fit, the same for all of a queue.
+struct Rules {
     cq: u32,
-) -> Result<Checked, CqeType> {
-    match fetched {
-        Fetched::Entry => {}
-        Fetched::Malformed => return Err(CqeType::TxInvalidOob),
-        Fetched::Nothing | Fetched::Unreadable => return Err(CqeType::TxGdmaError),
-    }
-    let header = entry.header();
-    let sgl = entry.sgl();
-    let length: u64 = sgl.iter().map(|sge| u64::from(sge.size)).sum();
-    let good = |sge: &crate::wire::queue::Sge| sge.size != 0 && sge.mem_key == MANA_MEM_KEY;
-    if sgl.is_empty() || !sgl.iter().all(good) {
-        return Err(CqeType::TxGdmaError);
-    }
-    let oob = TxShortOob::from_bits(entry.oob()[0]);
-    let long = match oob.pkt_fmt() {
-        SHORT_FORMAT => None,
-        LONG_FORMAT => {
-            let words = entry.oob();
-            Some(TxLongOob::from_bits(
-                *words.get(1).ok_or(CqeType::TxInvalidOob)?,
-            ))
+    vsq_frame: u16,
+    tx_enabled: bool,
+    /// Longest frame in bytes.
+    longest: u64,
+}
+
+impl Rules {
+    fn of(vport: &Vport, sq: u32, cq: u32) -> Self {
+        Self {
+            cq,
+            vsq_frame: (sq >> 10 & 0x3fff) as u16,
+            tx_enabled: vport.tx_enabled,
+            longest: u64::from(vport.config.max_frame()) + VLAN_TAG,
         }
-        _ => return Err(CqeType::TxInvalidOob),
-    };
-    let queues_match = oob.vcq_num() == cq && oob.vsq_frame() == (sq >> 10 & 0x3fff) as u16;
-    if !queues_match || long.is_some_and(|long| long.is_encap()) {
-        return Err(CqeType::TxInvalidOob);
     }
-    let offset = match long {
-        // A driver that needs no long offset leaves the short one in place.
-        Some(long) if long.long_vp_offset() != 0 => long.long_vp_offset(),
-        _ => oob.short_vp_offset().into(),
-    };
-    if offset != TX_VPORT_OFFSET {
-        return Err(CqeType::TxVportIdxOutOfRange);
+
+    /// Checks a send queue entry, the copy that is also acted upon, and adds
+    /// its segments to `segments`, some of them even if it fails.
+    #[inline]
+    fn check(
+        &self,
+        fetched: Fetched,
+        entry: &Entry,
+        segments: &mut Vec<Segment>,
+    ) -> Result<Checked, CqeType> {
+        match fetched {
+            Fetched::Entry => {}
+            Fetched::Malformed => return Err(CqeType::TxInvalidOob),
+            Fetched::Nothing | Fetched::Unreadable => return Err(CqeType::TxGdmaError),
+        }
+        let header = entry.header();
+        let sgl = entry.sgl();
+        let first = sgl.first().ok_or(CqeType::TxGdmaError)?;
+        let mut length = 0;
+        for sge in sgl {
+            if sge.size == 0 || sge.mem_key != MANA_MEM_KEY {
+                return Err(CqeType::TxGdmaError);
+            }
+            length += u64::from(sge.size);
+            segments.push(Segment {
+                address: sge.address,
+                length: sge.size,
+            });
+        }
+        let words = entry.oob();
+        let oob = TxShortOob::from_bits(words[0]);
+        let long = match oob.pkt_fmt() {
+            SHORT_FORMAT => None,
+            LONG_FORMAT => {
+                let word = words.get(1).ok_or(CqeType::TxInvalidOob)?;
+                Some(TxLongOob::from_bits(*word))
+            }
+            _ => return Err(CqeType::TxInvalidOob),
+        };
+        let queues_match = oob.vcq_num() == self.cq && oob.vsq_frame() == self.vsq_frame;
+        if !queues_match || long.is_some_and(|long| long.is_encap()) {
+            return Err(CqeType::TxInvalidOob);
+        }
+        let offset = match long {
+            // A driver that needs no long offset leaves the short one in place.
+            Some(long) if long.long_vp_offset() != 0 => long.long_vp_offset(),
+            _ => oob.short_vp_offset().into(),
+        };
+        if offset != TX_VPORT_OFFSET {
+            return Err(CqeType::TxVportIdxOutOfRange);
+        }
+        if !self.tx_enabled {
+            return Err(CqeType::TxVportDisabled);
+        }
+        let packet = TxPacket {
+            id: entry.end,
+            segments: header.num_sge().into(),
+            l4_offset: oob.trans_off(),
+            segment_size: header.client_data_unit(),
+            vlan_tci: long.map_or(0, vlan_tci),
+            offloads: offloads(oob, long, header),
+        };
+        check_offloads(&packet, sgl)?;
+        let frame = if header.client_oob_in_sgl() {
+            u64::from(first.size) + u64::from(header.client_data_unit())
+        } else {
+            length
+        };
+        if frame > self.longest || length > MAX_LSO.max(self.longest) {
+            return Err(CqeType::TxMtuDrop);
+        }
+        Ok(Checked {
+            packet,
+            length: length as u32,
+            suppress: oob.suppress_txcqe_gen(),
+        })
     }
-    if !vport.tx_enabled {
-        return Err(CqeType::TxVportDisabled);
-    }
-    let packet = offloads(entry, oob, long)?;
-    let segmented = packet.offloads.contains(Offloads::TCP_SEGMENTATION);
-    let frame = if segmented {
-        u64::from(sgl[0].size) + u64::from(header.client_data_unit())
-    } else {
-        length
-    };
-    let longest = u64::from(vport.config.max_frame()) + VLAN_TAG;
-    if frame > longest || length > MAX_LSO.max(longest) {
-        return Err(CqeType::TxMtuDrop);
-    }
-    Ok(Checked {
-        packet,
-        length: length as u32,
-        suppress: oob.suppress_txcqe_gen(),
-    })
 }
 
 /// What the endpoint is asked to do to a packet.
-fn offloads(entry: &Entry, oob: TxShortOob, long: Option<TxLongOob>) -> Result<TxPacket, CqeType> {
-    let header = entry.header();
+#[inline]
+fn offloads(oob: TxShortOob, long: Option<TxLongOob>, header: WqeHeader) -> Offloads {
     let mut wanted = Offloads::empty();
     wanted.set(Offloads::IPV4, oob.is_outer_ipv4());
     wanted.set(Offloads::IPV6, oob.is_outer_ipv6());
@@ -228,41 +267,52 @@ fn offloads(entry: &Entry, oob: TxShortOob, long: Option<TxLongOob>) -> Result<T
     wanted.set(Offloads::TCP_CHECKSUM, oob.comp_tcp_csum());
     wanted.set(Offloads::UDP_CHECKSUM, oob.comp_udp_csum());
     wanted.set(Offloads::TCP_SEGMENTATION, header.client_oob_in_sgl());
-    let checksum = oob.comp_tcp_csum() || oob.comp_udp_csum();
-    let both = |a: bool, b: bool| a && b;
-    if both(oob.is_outer_ipv4(), oob.is_outer_ipv6())
-        || both(oob.comp_tcp_csum(), oob.comp_udp_csum())
-        || (checksum && !oob.is_outer_ipv4() && !oob.is_outer_ipv6())
+    let tag = long.is_some_and(|long| long.inject_vlan_pri_tag());
+    wanted.set(Offloads::INSERT_VLAN, tag);
+    wanted
+}
+
+fn vlan_tci(long: TxLongOob) -> u16 {
+    if !long.inject_vlan_pri_tag() {
+        return 0;
+    }
+    u16::from(long.pcp()) << 13 | u16::from(long.dei()) << 12 | long.vlan_id()
+}
+
+/// Checks that what is asked for goes together.
+#[inline]
+fn check_offloads(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
+    let wanted = packet.offloads;
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let families = Offloads::IPV4 | Offloads::IPV6;
+    let checksums = Offloads::TCP_CHECKSUM | Offloads::UDP_CHECKSUM;
+    let checksum = wanted.intersects(checksums);
+    if wanted.contains(families)
+        || wanted.contains(checksums)
+        || (checksum && !wanted.intersects(families))
     {
         return Err(CqeType::TxInvalidOob);
     }
     // Zero leaves it to the endpoint to find the header: Linux gives the
     // offset for TCP only (`mana_start_xmit`).
-    if checksum && (1..ETHERNET_HEADER).contains(&oob.trans_off()) {
+    if checksum && (1..ETHERNET_HEADER).contains(&packet.l4_offset) {
         return Err(CqeType::TxHdrProcessingError);
     }
-    if header.client_oob_in_sgl() {
+    if wanted.contains(Offloads::TCP_SEGMENTATION) {
         // The headers are alone in the first SGE; the payload follows.
-        if entry.sgl().len() < 2 || header.client_data_unit() == 0 || !oob.comp_tcp_csum() {
+        let [headers, _, ..] = sgl else {
+            return Err(CqeType::TxInvalidOob);
+        };
+        if packet.segment_size == 0 || !wanted.contains(Offloads::TCP_CHECKSUM) {
             return Err(CqeType::TxInvalidOob);
         }
-        if entry.sgl()[0].size <= oob.trans_off().into() {
+        if headers.size <= packet.l4_offset.into() {
             return Err(CqeType::TxHdrProcessingError);
         }
     }
-    let mut vlan_tci = 0;
-    if let Some(long) = long.filter(|long| long.inject_vlan_pri_tag()) {
-        wanted |= Offloads::INSERT_VLAN;
-        vlan_tci = u16::from(long.pcp()) << 13 | u16::from(long.dei()) << 12 | long.vlan_id();
-    }
-    Ok(TxPacket {
-        id: 0,
-        segments: header.num_sge().into(),
-        l4_offset: oob.trans_off(),
-        segment_size: header.client_data_unit(),
-        vlan_tci,
-        offloads: wanted,
-    })
+    Ok(())
 }
 
 /// The completion that a status of the host becomes; None while pending.
@@ -286,6 +336,11 @@ fn apply(sent: &mut [InFlight], result: &TransmitResult) {
             None => Some(CqeType::TxOkay),
         };
     }
+}
+
+/// How many packets from the front on have an outcome.
+fn decided<'a>(packets: impl Iterator<Item = &'a InFlight>) -> usize {
+    packets.take_while(|p| p.outcome.is_some()).count()
 }
 
 fn count_destinations(vport: &mut Vport, result: &TransmitResult) {
@@ -327,69 +382,78 @@ fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
     let Some(vport) = vports.get_mut(object.vport) else {
         return;
     };
-    while let Some((packet, outcome)) = in_flight.front().and_then(|p| Some((*p, p.outcome?))) {
-        in_flight.pop_front();
-        count(vport, &packet, outcome);
-        if outcome != CqeType::TxOkay && vport.faults.hit() {
-            ctx.platform.log(
-                Level::Warn,
-                format_args!("vport {}: transmit failed: {outcome:?}", object.vport),
-            );
-        }
-        let silent = packet.suppress && outcome == CqeType::TxOkay;
-        complete(
-            ctx.platform,
-            ctx.queues,
-            object.wq,
-            object.cq,
-            &packet,
-            outcome,
-            silent,
-        );
+    let place = (object.vport, object.wq, object.cq);
+    let done = decided(in_flight.iter());
+    if done == 0 {
+        return;
     }
+    let packets = in_flight.drain(..done);
+    complete(ctx.platform, ctx.queues, vport, place, packets);
+}
+
+/// Completes packets that have an outcome.
+#[inline]
+fn complete<P: Platform>(
+    platform: &mut P,
+    queues: &mut Queues,
+    vport: &mut Vport,
+    (index, sq, cq): (usize, u32, u32),
+    packets: impl Iterator<Item = InFlight>,
+) {
+    queues.complete_sends(sq, cq, |wq, cq| {
+        let reused_below = wq.reused_below();
+        let mask = wq.ring.size() - 1;
+        for packet in packets {
+            let Some(outcome) = packet.outcome else {
+                continue;
+            };
+            wq.complete_to(packet.end);
+            if outcome == CqeType::TxOkay {
+                count(vport, packet.length);
+                if packet.suppress {
+                    continue;
+                }
+            } else {
+                count_failure(platform, vport, index, outcome);
+            }
+            let wqe_offset = (packet.position & mask) / WQE_UNIT;
+            let mut words = [0; 7];
+            words[0] = CqeHeader::of(outcome).into_bits().into();
+            words[1] = u64::from(wqe_offset << 5);
+            let completes = Completes {
+                wq: sq,
+                is_sq: true,
+                end: packet.end,
+                reused_below,
+                note: 0,
+            };
+            cq.post(platform, &mut words, 0, completes);
+        }
+    });
 }
 
 #[inline]
-fn complete(
-    platform: &mut impl Platform,
-    queues: &mut Queues,
-    sq: u32,
-    cq: u32,
-    packet: &InFlight,
-    outcome: CqeType,
-    silent: bool,
-) {
-    let Some(wq) = queues.sq(sq) else { return };
-    wq.complete_to(packet.end);
-    if silent {
-        return;
-    }
-    let reused_below = wq.reused_below();
-    let wqe_offset = (packet.position & (wq.ring.size() - 1)) / WQE_UNIT;
-    let mut words = [0; 7];
-    words[0] = CqeHeader::of(outcome).into_bits().into();
-    words[1] = u64::from(wqe_offset << 5);
-    let completes = Completes {
-        wq: sq,
-        is_sq: true,
-        end: packet.end,
-        reused_below,
-    };
-    queues.post_completion(platform, cq, &words, 0, completes);
+fn count(vport: &mut Vport, length: u32) {
+    let stats = &mut vport.stats;
+    stats.tx_bytes += u64::from(length);
+    stats.tx_ucast_pkts += 1;
+    stats.tx_ucast_bytes += u64::from(length);
 }
 
-fn count(vport: &mut Vport, packet: &InFlight, outcome: CqeType) {
+#[cold]
+fn count_failure(platform: &mut impl Platform, vport: &mut Vport, index: usize, outcome: CqeType) {
     let stats = &mut vport.stats;
     match outcome {
         CqeType::TxMtuDrop => stats.tx_err_mtu_violation += 1,
         CqeType::TxInvalidOob | CqeType::TxHdrProcessingError => stats.tx_err_inval_oob += 1,
         CqeType::TxVportIdxOutOfRange => stats.tx_err_inval_vport_offset += 1,
         CqeType::TxVportDisabled => stats.tx_err_vport_disabled += 1,
-        CqeType::TxGdmaError => stats.tx_err_gdma += 1,
-        _ => {
-            stats.tx_bytes += u64::from(packet.length);
-            stats.tx_ucast_pkts += 1;
-            stats.tx_ucast_bytes += u64::from(packet.length);
-        }
+        _ => stats.tx_err_gdma += 1,
+    }
+    if vport.faults.hit() {
+        platform.log(
+            Level::Warn,
+            format_args!("vport {index}: transmit failed: {outcome:?}"),
+        );
     }
 }

@@ -36,13 +36,14 @@ impl Doorbells<'_> {
 impl Queues {
     /// Goes on from what the guest's rings and the doorbells say. Every queue
     /// is armed, and every event that may be due is: a driver looks once too
-    /// often rather than never again.
+    /// often rather than never again. Returns the last completion of each work
+    /// queue.
     pub fn recover(
         &mut self,
         platform: &mut impl Platform,
         doorbells: Doorbells<'_>,
         skip: &[u64],
-    ) {
+    ) -> Vec<LastCompleted> {
         for (id, eq) in self.eqs.iter_mut() {
             eq.recover(platform, doorbells.ring(doorbell::EQ, id));
             self.dirty_eqs.push(id);
@@ -65,5 +66,6 @@ impl Queues {
             }
         }
         self.caution = Caution::after_failure(skip);
+        last
     }
 }

@@ -91,6 +91,9 @@ pub struct Object {
     /// Buffers that were read and not completed, in order; a receive object.
     #[n(6)]
     pub posted: Option<Vec<Posted>>,
+    /// Soon after a failure: up to here, packets went out already.
+    #[n(7)]
+    pub handed_over: Option<u32>,
 }
 
 /// A transmit that was read and not completed.

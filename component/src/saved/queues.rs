@@ -127,9 +127,9 @@ pub struct Cq {
     pub eq: Option<u32>,
     /// For the newest entries that the driver has not consumed, oldest first:
     /// where the work queue entry ended, in units of 32 bytes, as the
-    /// distance from the one before.
+    /// distance from the one before, and how many have that distance.
     #[n(3)]
-    pub completed: Vec<i32>,
+    pub completed: Vec<(i32, u32)>,
 }
 
 /// A send or receive queue. Positions are in bytes modulo 2^32.

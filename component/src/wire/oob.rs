@@ -105,6 +105,7 @@ pub struct CqeHeader {
 
 impl CqeHeader {
     /// The header of a completion.
+    #[inline]
     pub fn of(cqe_type: CqeType) -> Self {
         Self::new()
             .with_cqe_type(cqe_type as u8)
@@ -163,9 +164,44 @@ pub struct RxCompletion {
     pub rx_wqe_offset: u32,
 }
 
+impl RxCompletion {
+    /// The first 56 bytes of a completion of one packet; the last 4 are
+    /// `rx_wqe_offset`.
+    #[inline]
+    pub fn words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 7] {
+        let first = u64::from(header.into_bits()) | u64::from(flags.into_bits()) << 32;
+        [first, length.into(), 0, 0, 0, 0, 0]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_a_receive_completion_are_its_bytes() {
+        let (header, flags) = (
+            CqeHeader::of(CqeType::RxOkay),
+            RxFlags::new().with_vlan_id(7),
+        );
+        let per_packet = PerPacket {
+            pkt_len: 1514,
+            ..PerPacket::default()
+        };
+        let completion = RxCompletion {
+            header: header.into_bits(),
+            flags: flags.into_bits(),
+            packets: [
+                per_packet,
+                PerPacket::default(),
+                PerPacket::default(),
+                PerPacket::default(),
+            ],
+            rx_wqe_offset: 0,
+        };
+        let words = RxCompletion::words(header, flags, 1514);
+        assert_eq!(words.as_bytes(), &completion.as_bytes()[..56]);
+    }
 
     #[test]
     fn sizes_fit_a_completion() {

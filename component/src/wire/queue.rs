@@ -77,6 +77,7 @@ pub struct WqeHeader {
 impl WqeHeader {
     /// Length of the inline OOB in bytes; None for a length that no entry has
     /// (`INLINE_OOB_SMALL_SIZE`, `INLINE_OOB_LARGE_SIZE`, and 32).
+    #[inline]
     pub fn oob_size(self) -> Option<u32> {
         match self.inline_oob_size_div4() {
             2 => Some(8),
@@ -87,11 +88,13 @@ impl WqeHeader {
     }
 
     /// Where the SGEs begin: behind header and OOB, on the next multiple of 16.
+    #[inline]
     pub fn sgl_offset(self) -> u32 {
         (8 + self.oob_size().unwrap_or(8)).next_multiple_of(16)
     }
 
     /// Length of the whole entry in bytes, a multiple of [`WQE_UNIT`].
+    #[inline]
     pub fn size(self) -> u32 {
         (self.sgl_offset() + 16 * u32::from(self.num_sge())).next_multiple_of(WQE_UNIT)
     }

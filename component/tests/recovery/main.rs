@@ -138,10 +138,16 @@ fn traffic_survives_a_failure_anywhere() {
     }
 }
 
+/// Queues come and go, and new ones have the ids of old ones.
 fn opens_and_closes(driver: &mut Driver<'_>) -> Outcome {
-    let mut vport = driver.open_with(0, Sizes::SMALL)?;
-    vport.send(driver, &numbered_frame(60, 1))?;
-    driver.close(&vport)
+    driver.deregister()?;
+    driver.register()?;
+    for number in 0..3 {
+        let mut vport = driver.open_with(0, Sizes::SMALL)?;
+        vport.send(driver, &numbered_frame(60, number))?;
+        driver.close(&vport)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -106,7 +106,9 @@ impl Mortal {
         let world = self.bench.device.platform();
         self.fuse.0.set(world.fuse.take());
         if core::mem::replace(&mut self.changes, world.changes) != world.changes {
+            // It knows of every doorbell that rang so far.
             self.checkpoint = self.bench.device.save();
+            self.doorbells.clear();
         }
         result
     }

@@ -26,6 +26,7 @@ impl Assets {
             assets.qemu(),
             assets.ip(),
             assets.program("ping"),
+            assets.program("iperf3"),
             assets.tools(),
         ] {
             assets.require(&path)?;
@@ -46,6 +47,11 @@ impl Assets {
     /// The command `ping` of iputils, for the host's end.
     pub fn ping(&self) -> Command {
         Command::new(self.program("ping"))
+    }
+
+    /// The command `iperf3`, for the host's end.
+    pub fn iperf3(&self) -> Command {
+        Command::new(self.program("iperf3"))
     }
 
     /// The tree of unpacked packages that the guest's image takes its tools from.

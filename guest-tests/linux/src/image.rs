@@ -21,15 +21,20 @@ const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// Programs of the tools' tree, beside busybox.
-const TOOLS: [&str; 4] = [
+const TOOLS: [&str; 5] = [
     "usr/sbin/ethtool",
     "usr/bin/ip",
+    "usr/bin/iperf3",
     "usr/bin/ping",
     "usr/bin/nc.openbsd",
 ];
 
+/// A library that is loaded only once a program needs it (the C library's
+/// `pthread_cancel`).
+const LOADED_LATE: &str = "libgcc_s.so.1";
+
 /// Modules that the guest gets when its kernel has them.
-const MODULES: [&str; 4] = ["mana", "8021q", "virtio_net", "virtio_pci"];
+const MODULES: [&str; 5] = ["mana", "8021q", "virtio_net", "virtio_pci", "vmxnet3"];
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
@@ -87,7 +92,8 @@ fn static_program(path: &Path) -> Result<Vec<u8>> {
 fn add_tools(image: &mut Archive, tree: &Path) -> Result<()> {
     let loader = tree.join("usr").join(&LOADER[1..]);
     image.copy(&LOADER[1..], &loader)?;
-    let mut libraries = BTreeSet::new();
+    let late = tree.join(LIBRARIES).join(LOADED_LATE);
+    let mut libraries = BTreeSet::from([late]);
     for tool in TOOLS {
         image.copy(tool, &tree.join(tool))?;
         libraries.extend(libraries_of(&loader, tree, tool)?);

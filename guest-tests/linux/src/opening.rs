@@ -1,11 +1,12 @@
-//! How every demonstration begins: from nothing to a guest on the network.
+//! How every demonstration begins, from nothing to a guest on the network, and
+//! what the guest may not notice of it.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::checks;
+use crate::checks::{self, Health};
 use crate::lab::{Lab, Parts, Plan};
 use crate::report::Report;
 use crate::stage::Stage;
@@ -43,6 +44,18 @@ pub fn guest(report: &Report, lab: &mut Lab, plan: Plan, components: &[&Path]) -
         lab.configure()?;
         Ok("the guest's first packets are answered".to_owned())
     })
+}
+
+/// Checks that neither a guest, which was `healthy`, nor the processes that serve it
+/// have noticed anything.
+pub fn unaware(lab: &mut Lab, healthy: &[Health]) -> Result<String> {
+    lab.check_serve()?;
+    let now = lab.health()?;
+    ensure!(now == healthy, "the guest was {healthy:?} and is {now:?}");
+    let pid = lab.serve_pids()[0];
+    Ok(format!(
+        "saw no reset and no link change; `manatee serve` is still process {pid}"
+    ))
 }
 
 fn load_driver(lab: &mut Lab, plan: Plan) -> Result<String> {

@@ -45,6 +45,13 @@ pub enum Nic {
         /// Its MAC address.
         mac: String,
     },
+    /// QEMU's own vmxnet3, for comparison.
+    Vmxnet3 {
+        /// The TAP interface it is connected to.
+        tap: String,
+        /// Its MAC address.
+        mac: String,
+    },
 }
 
 /// What machine to start.
@@ -222,13 +229,18 @@ impl Nic {
                 command.args(["-device", &device]);
             }
             Self::VirtioNet { tap, mac } => {
-                let backend =
-                    format!("tap,id=net{number},ifname={tap},script=no,downscript=no,vhost=off");
-                let device = format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=");
-                command.args(["-netdev", &backend, "-device", &device]);
+                on_tap(command, number, "virtio-net-pci", tap, mac);
             }
+            Self::Vmxnet3 { tap, mac } => on_tap(command, number, "vmxnet3", tap, mac),
         }
     }
+}
+
+/// One of QEMU's own adapters on a TAP interface.
+fn on_tap(command: &mut Command, number: usize, model: &str, tap: &str, mac: &str) {
+    let backend = format!("tap,id=net{number},ifname={tap},script=no,downscript=no,vhost=off");
+    let device = format!("{model},netdev=net{number},mac={mac},romfile=");
+    command.args(["-netdev", &backend, "-device", &device]);
 }
 
 fn option(prefix: &str, path: &Path) -> OsString {

@@ -118,8 +118,9 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "datagrams: {}; TCP: {} MiB, SHA-256 equal",
+            "datagrams: {}, longest silence {} ms; TCP: {} MiB, SHA-256 equal",
             self.0.datagrams,
+            self.0.datagrams.longest_gap_us / 1000,
             self.0.received.bytes >> 20
         )
     }

@@ -6,6 +6,7 @@ mod inspect;
 mod logging;
 mod mac;
 mod port;
+mod precompile;
 mod serve;
 mod swap;
 
@@ -43,6 +44,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
+    Precompile(precompile::Arguments),
 }
 
 /// Does what the command line says.
@@ -53,6 +55,7 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Precompile(arguments) => precompile::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {

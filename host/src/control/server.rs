@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{Inspect, MAX_REQUEST, Request, Response, Swap, select};
 use crate::check::{self, Limits};
-use crate::component::Component;
+use crate::component::{self, Component};
 use crate::device::{Device, SwapOptions};
 use crate::socket::{BindError, BoundListener};
 
@@ -76,7 +76,7 @@ impl Commands for Device {
 /// Compiles a candidate and, if asked to, runs the conformance suite on it:
 /// on the very bytes that were read, whatever becomes of the file.
 fn load(swap: &Swap, name: &str) -> Result<Component, String> {
-    let bytes = std::fs::read(&swap.file).map_err(|error| format!("reading {name}: {error}"))?;
+    let bytes = component::read(&swap.file).map_err(|error| error.to_string())?;
     let component = Component::from_bytes(&bytes, name).map_err(|error| error.to_string())?;
     if swap.check {
         let mut missed = Vec::new();

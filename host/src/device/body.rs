@@ -35,6 +35,8 @@ pub struct Body {
     pub(super) life: Life,
     /// The device said that work is left.
     pub(super) work_left: bool,
+    /// No more instances are tried until the device is reset.
+    pub(super) down: bool,
     pub(super) recoverer: Recoverer,
     pub(super) swaps: Swaps,
     /// Instances that began anew, at power-on.
@@ -59,6 +61,7 @@ impl Body {
             description: Arc::new(description),
             life,
             work_left: false,
+            down: false,
             recoverer: Recoverer::new(policy, doorbells),
             swaps: Swaps::default(),
             restarts: 0,
@@ -87,7 +90,8 @@ impl Body {
         let saved = self.instance().map(Instance::save);
         self.note_failure();
         match saved {
-            Some(Ok(state)) => Ok(state),
+            Some(Ok(Some(state))) => Ok(state),
+            Some(Ok(None)) => Err(SwapError::TooLarge),
             Some(Err(failure)) => Err(SwapError::Save(failure)),
             None => Err(SwapError::Busy),
         }
@@ -214,8 +218,10 @@ impl Body {
             let mut value = [0; 8];
             value[..width].copy_from_slice(now);
             let value = u64::from_le_bytes(value);
-            if width == 8 {
-                self.recoverer.doorbells.note(bar, at, value);
+            match width {
+                8 => self.recoverer.doorbells.note(bar, at, value),
+                4 => self.recoverer.doorbells.note_half(bar, at, value),
+                _ => {}
             }
             let Some(instance) = self.instance() else {
                 break;
@@ -260,7 +266,7 @@ impl Body {
                 port.cancel_transmit();
             }
         } else {
-            self.restart();
+            self.begin_anew();
         }
     }
 
@@ -279,7 +285,7 @@ impl Body {
         for _ in 0..ROUNDS {
             let busy = self.settle_once();
             self.note_failure();
-            if !busy {
+            if !busy && !self.work_left {
                 return false;
             }
         }

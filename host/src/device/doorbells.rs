@@ -16,6 +16,8 @@ type Key = (u8, u64, u64);
 pub struct Doorbells {
     ranges: Vec<Range>,
     last: HashMap<Key, u64>,
+    /// BAR, offset and value of a lower half whose upper one has not come.
+    low: Option<(u8, u64, u64)>,
 }
 
 impl Doorbells {
@@ -24,6 +26,20 @@ impl Doorbells {
         Self {
             ranges: ranges.to_vec(),
             last: HashMap::new(),
+            low: None,
+        }
+    }
+
+    /// Notes a write of 4 bytes, which may be half of a doorbell: the upper one
+    /// rings, right behind the lower one.
+    pub fn note_half(&mut self, bar: u8, offset: u64, half: u64) {
+        if offset.is_multiple_of(8) {
+            self.low = Some((bar, offset, half & 0xffff_ffff));
+            return;
+        }
+        let before = (bar, offset - 4);
+        if let Some((bar, offset, low)) = self.low.take().filter(|low| (low.0, low.1) == before) {
+            self.note(bar, offset, low | half << 32);
         }
     }
 
@@ -95,6 +111,18 @@ mod tests {
         assert_eq!(kept, [(0x1000, 0x102), (0x1000, 0x201), (0x1008, 0x301)]);
         doorbells.clear();
         assert!(doorbells.writes().is_empty());
+    }
+
+    #[test]
+    fn halves_are_joined() {
+        let mut doorbells = doorbells();
+        doorbells.note_half(0, 0x1004, 9);
+        doorbells.note_half(0, 0x1000, 7);
+        doorbells.note_half(0, 0x100c, 9);
+        assert!(doorbells.writes().is_empty());
+        doorbells.note_half(0, 0x1000, 7);
+        doorbells.note_half(0, 0x1004, 8);
+        assert_eq!(doorbells.writes()[0].value, 7 | 8 << 32);
     }
 
     #[test]

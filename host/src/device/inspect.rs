@@ -12,6 +12,7 @@ impl Body {
     /// The tree: component, PCI function, memory, ports, device, runtime.
     pub fn inspect(&mut self) -> Value {
         let device = self.inspect_component();
+        self.note_failure();
         let failure = self.failure().map(|failure| failure.reason.to_string());
         let name = self.component().name().to_owned();
         let description = self.description.clone();

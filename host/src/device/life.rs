@@ -10,10 +10,26 @@ use crate::bindings::exports::manatee::device::device::{Observations, PortConfig
 use crate::runtime::{Failure, HostState, Instance};
 
 impl Body {
+    /// A reset finds the component failed, or fails it.
+    pub(super) fn begin_anew(&mut self) {
+        if let Some(failure) = self.failure().cloned()
+            && !self.down
+        {
+            self.recoverer.failed(&failure, None);
+            self.go_back_if_in_probation();
+        }
+        self.recoverer.forget();
+        self.restart();
+    }
+
     /// A fresh instance at power-on.
-    pub(super) fn restart(&mut self) {
+    fn restart(&mut self) {
         let mut state = self.take_state();
         state.abandon_instance();
+        for port in &mut state.ports {
+            port.cancel_transmit();
+        }
+        self.down = false;
         self.restarts += 1;
         tracing::info!("starting a fresh instance of {}", self.component.name());
         let ports = port_configs(&state);
@@ -46,14 +62,19 @@ impl Body {
         let Life::Running(instance) = &mut self.life else {
             return;
         };
+        if self.down {
+            return;
+        }
         if instance.failure().is_none() {
             self.recoverer.succeeded();
             if !std::mem::take(&mut instance.state().changed) {
                 return;
             }
-            if let Ok(state) = instance.save() {
-                self.recoverer.checkpoint = Some(state);
-                return;
+            match instance.save() {
+                Ok(Some(state)) => return self.recoverer.keep(state),
+                // It is too large; the one before has to do.
+                Ok(None) => return,
+                Err(_) => {}
             }
         }
         self.recover();
@@ -63,29 +84,28 @@ impl Body {
     fn recover(&mut self) {
         let begun = Instant::now();
         let mut lost = self.state_ref().undelivered();
-        while let Life::Running(instance) = &mut self.life {
-            let Some(failure) = instance.failure().cloned() else {
-                return;
-            };
-            let attempt = instance.state().attempt;
+        lost.0 += self.state_ref().pending_transmits();
+        while let Some(failure) = self.failure().cloned() {
             self.work_left = false;
+            let attempt = self.state().attempt;
             let mut next = self.recoverer.failed(&failure, attempt);
-            if self.recoverer.checkpoint.is_none() {
-                // No driver has set anything up that could go on.
+            if self.go_back_if_in_probation() {
+                next = self.recoverer.anew();
+            }
+            if self.recoverer.checkpoint.is_none() || matches!(self.life, Life::Dead(..)) {
+                // There is nothing that could go on.
                 next = Next::GiveUp;
             }
-            lost.0 += instance.state().pending_transmits();
             if next == Next::GiveUp {
-                instance.state().abandon_instance();
+                self.down = true;
+                self.state().abandon_instance();
                 tracing::error!("the device is down until it is reset");
                 return;
             }
-            self.go_back_if_in_probation();
             match self.resume(next) {
                 Ok(()) => {
-                    self.work_left = true;
                     let asked = next == Next::AskForReset;
-                    return self.recoverer.recovered(&failure, begun, lost, asked);
+                    self.recoverer.recovered(&failure, begun, lost, asked);
                 }
                 Err(failure) => self.fail(failure),
             }
@@ -93,9 +113,10 @@ impl Body {
     }
 
     /// In its probation a component that fails makes way for the one before.
-    fn go_back_if_in_probation(&mut self) {
+    /// True if it did.
+    fn go_back_if_in_probation(&mut self) -> bool {
         let Some(previous) = self.swaps.take_probation() else {
-            return;
+            return false;
         };
         let swap = Swap {
             from: version(&self.description),
@@ -107,6 +128,7 @@ impl Body {
         self.component = previous.component;
         self.description = previous.description;
         self.swaps.note(swap);
+        true
     }
 
     /// Has a fresh instance go on from the checkpoint.
@@ -125,7 +147,8 @@ impl Body {
         };
         let resumed = resume_in(&mut instance, &ports, &checkpoint, &seen, next);
         self.life = Life::Running(instance);
-        resumed
+        self.work_left = resumed?;
+        Ok(())
     }
 
     /// The instance is of no use, although no call of it failed.
@@ -136,14 +159,15 @@ impl Body {
     }
 }
 
-/// Lets a fresh instance take over.
+/// Lets a fresh instance take over, and look at everything once. True if work
+/// is left.
 fn resume_in(
     instance: &mut Instance,
     ports: &[PortConfig],
     checkpoint: &[u8],
     seen: &Observations,
     next: Next,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     if let Err(refused) = instance.configure(ports)? {
         return Err(Failure::because(&format!(
             "it refuses its ports: {refused:?}"
@@ -155,8 +179,11 @@ fn resume_in(
             "it refuses its own state: {refused}"
         )));
     }
-    match next {
-        Next::AskForReset => instance.request_reset(),
-        Next::Recover | Next::GiveUp => Ok(()),
+    // Before anybody else gets a turn: what the guest waits for is looked at
+    // here, and only here.
+    let more = instance.service()?;
+    if next == Next::AskForReset {
+        instance.request_reset()?;
     }
+    Ok(more)
 }

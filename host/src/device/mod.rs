@@ -179,7 +179,9 @@ impl Device {
     /// Reads a BAR by its index. Reads as ones where there is nothing, while
     /// memory space is disabled, and once the component has failed.
     pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        self.shared.body.lock().bar_read(bar, offset, data);
+        let mut body = self.shared.body.lock();
+        body.bar_read(bar, offset, data);
+        self.follow_up(&body);
     }
 
     /// Writes a BAR by its index, and does the work that this starts.
@@ -253,7 +255,10 @@ impl Device {
 
     /// The live tree, for people and tools.
     pub fn inspect(&self) -> serde_json::Value {
-        self.shared.body.lock().inspect()
+        let mut body = self.shared.body.lock();
+        let tree = body.inspect();
+        self.follow_up(&body);
+        tree
     }
 
     /// Replaces the component while the guest goes on: it sees a pause.
@@ -280,7 +285,10 @@ impl Device {
     ///
     /// [`SwapError::Down`] or [`SwapError::Save`].
     pub fn save(&self) -> Result<Vec<u8>, SwapError> {
-        self.shared.body.lock().snapshot()
+        let mut body = self.shared.body.lock();
+        let state = body.snapshot();
+        self.follow_up(&body);
+        state
     }
 
     /// Goes on where another device was when it was saved. This one was just
@@ -348,6 +356,13 @@ impl Device {
         match replaced {
             Ok((swap, _old)) => Ok(swap),
             Err((error, _candidate)) => Err(error),
+        }
+    }
+
+    /// Leaves to the device's own thread what came of a look at it.
+    fn follow_up(&self, body: &Body) {
+        if body.has_work() {
+            self.shared.poller.kick();
         }
     }
 

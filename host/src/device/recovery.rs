@@ -40,6 +40,11 @@ const MAX_HISTORY: usize = 256;
 /// Failures that are logged in full; then ever fewer.
 const LOGGED_FAILURES: u64 = 8;
 
+/// Whether the n-th of something that a component causes deserves a line.
+fn is_logged(n: u64) -> bool {
+    n <= LOGGED_FAILURES || n.is_power_of_two()
+}
+
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -72,6 +77,8 @@ pub struct Recoverer {
     pub doorbells: Doorbells,
     /// Entries that failed twice.
     skip: Vec<u64>,
+    /// How many of them were added since the last recovery.
+    newly_skipped: u64,
     /// Failures without much success between them.
     tries: u32,
     /// Calls since the last failure that went well, as far as they matter.
@@ -90,12 +97,25 @@ impl Recoverer {
             checkpoint: None,
             doorbells,
             skip: Vec::new(),
+            newly_skipped: 0,
             tries: 0,
             successes: 0,
             failures: 0,
             recoveries: 0,
             history: std::collections::VecDeque::new(),
         }
+    }
+
+    /// Keeps a state. What the host saw before it was taken is in it.
+    pub fn keep(&mut self, state: Vec<u8>) {
+        self.checkpoint = Some(state);
+        self.doorbells.clear();
+    }
+
+    /// Another component goes on: its tries are its own.
+    pub fn anew(&mut self) -> Next {
+        self.tries = 1;
+        Next::Recover
     }
 
     /// The device is at power-on: what was before is of no use.
@@ -123,7 +143,7 @@ impl Recoverer {
         self.failures += 1;
         self.tries += 1;
         self.successes = 0;
-        if self.failures <= LOGGED_FAILURES || self.failures.is_power_of_two() {
+        if is_logged(self.failures) {
             tracing::error!(failures = self.failures, "{failure}");
         } else {
             tracing::debug!(failures = self.failures, "{failure}");
@@ -133,6 +153,7 @@ impl Recoverer {
                 self.skip.remove(0);
             }
             self.skip.push(entry);
+            self.newly_skipped += 1;
         }
         let CrashPolicy {
             recoveries,
@@ -168,6 +189,7 @@ impl Recoverer {
         asked_for_reset: bool,
     ) {
         self.recoveries += 1;
+        let lost_transmits = lost_transmits + std::mem::take(&mut self.newly_skipped);
         if self.history.len() >= MAX_HISTORY {
             self.history.pop_front();
         }
@@ -179,13 +201,16 @@ impl Recoverer {
             skipped: self.skip.len(),
             asked_for_reset,
         };
-        tracing::info!(
-            took_us = recovery.took.as_micros() as u64,
-            lost_transmits,
-            lost_receives,
-            asked_for_reset,
-            "a fresh instance goes on"
-        );
+        if is_logged(self.recoveries) {
+            tracing::info!(
+                recoveries = self.recoveries,
+                took_us = recovery.took.as_micros() as u64,
+                lost_transmits,
+                lost_receives,
+                asked_for_reset,
+                "a fresh instance goes on"
+            );
+        }
         self.history.push_back(recovery);
     }
 

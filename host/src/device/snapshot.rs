@@ -1,7 +1,7 @@
 //! The state of a whole device, for a VMM's own save and restore.
 //!
-//! It holds what the guest can see: configuration space, the MSI-X table, the
-//! component's state, and the doorbells. What the host held for the device
+//! It holds what the guest can see: configuration space, the MSI-X table, and the
+//! component's state. What the host held for the device
 //! (receive buffers) is found again in the guest's rings.
 
 use minicbor::{Decode, Encode};
@@ -63,11 +63,8 @@ struct Snapshot {
     #[n(4)]
     #[cbor(with = "minicbor::bytes")]
     component: Vec<u8>,
-    /// BAR, offset, value.
-    #[n(5)]
-    doorbells: Vec<(u8, u64, u64)>,
     /// Port, and the last packet it was handed.
-    #[n(6)]
+    #[n(5)]
     handed_over: Vec<(u32, u32)>,
 }
 
@@ -111,8 +108,6 @@ impl Body {
     pub fn snapshot(&mut self) -> Result<Vec<u8>, SwapError> {
         self.deliver_all();
         let component = self.save()?;
-        let doorbells = self.recoverer.doorbells.writes();
-        let doorbells = doorbells.iter().map(|w| (w.bar, w.offset, w.value));
         let state = self.state_ref();
         let mut config = vec![0; CONFIG_SIZE];
         state.function.config_read(0, &mut config);
@@ -125,7 +120,6 @@ impl Body {
             config,
             msix,
             component,
-            doorbells: doorbells.collect(),
             handed_over: ports
                 .filter_map(|(port, state)| Some((port, state.handed_over?)))
                 .collect(),
@@ -165,9 +159,6 @@ impl Body {
                 state.handed_over = Some(*last);
             }
         }
-        for (bar, offset, value) in &snapshot.doorbells {
-            self.recoverer.doorbells.note(*bar, *offset, *value);
-        }
         let restored = self.take_over(&snapshot.component);
         if restored.is_err() {
             self.reset();
@@ -183,8 +174,9 @@ impl Body {
         instance
             .recover(component, &seen)?
             .map_err(|error| RestoreError::Refused(RestoreText(error)))?;
-        self.recoverer.checkpoint = Some(component.to_vec());
-        self.work_left = true;
+        let more = instance.service()?;
+        self.work_left = more;
+        self.recoverer.keep(component.to_vec());
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::bindings::exports::manatee::device::device::{
     ConfigureError, Description, PortConfig, RestoreError,
 };
 use crate::component::{Component, ComponentError};
-use crate::runtime::{Failure, HostState, Instance, Limits};
+use crate::runtime::{Failure, HostState, Instance, Limits, MAX_STATE, printable};
 
 /// Swaps that are remembered.
 const MAX_HISTORY: usize = 1024;
@@ -108,6 +108,9 @@ pub enum SwapError {
     /// The running component failed when its state was taken.
     #[error("the running device could not be saved: {0}")]
     Save(Failure),
+    /// Its state is larger than any that is moved.
+    #[error("the running device's state has more than {} bytes", MAX_STATE)]
+    TooLarge,
     /// The running component has failed already.
     #[error("the device is down; reset it first: {0}")]
     Down(Failure),
@@ -129,10 +132,10 @@ impl std::fmt::Display for RestoreText {
             RestoreError::NotConfigured => write!(f, "it was not configured"),
             RestoreError::Version(version) => write!(f, "it does not read format {version}"),
             RestoreError::Malformed(what) => {
-                write!(f, "malformed: {}", String::from_utf8_lossy(what))
+                write!(f, "malformed: {}", printable(what))
             }
             RestoreError::Mismatch(what) => {
-                write!(f, "of another device: {}", String::from_utf8_lossy(what))
+                write!(f, "of another device: {}", printable(what))
             }
         }
     }
@@ -332,12 +335,14 @@ impl Body {
         }
         let old_instance = self.switch_to(instance);
         let state_bytes = state.len();
-        self.recoverer.checkpoint = Some(state);
+        self.recoverer.keep(state);
         let pause = begun.elapsed();
         let old = Previous {
             component: std::mem::replace(&mut self.component, component),
             description: std::mem::replace(&mut self.description, description),
-            until: Some(begun + options.probation).filter(|_| !options.probation.is_zero()),
+            until: begun
+                .checked_add(options.probation)
+                .filter(|_| !options.probation.is_zero()),
         };
         let swap = Swap {
             from: version(&old.description),
@@ -354,5 +359,5 @@ impl Body {
 
 /// The version of the build that a description is of.
 pub fn version(description: &Description) -> String {
-    String::from_utf8_lossy(&description.version.build).into_owned()
+    printable(&description.version.build)
 }

@@ -190,15 +190,10 @@ impl Wire {
         let rest = prepared.length.saturating_sub(copied);
         // A tag goes beside the frame, as from any other wire.
         let tag = tag_control(head);
-        let behind_tag = if tag.is_some() {
-            ADDRESS_BYTES + TAG_BYTES
-        } else {
-            ADDRESS_BYTES
+        let parts = match tag {
+            Some(_) => [&head[..ADDRESS_BYTES], &head[ADDRESS_BYTES + TAG_BYTES..]],
+            None => [head, &[]],
         };
-        let parts = [
-            &head[..ADDRESS_BYTES.min(head.len())],
-            head.get(behind_tag..).unwrap_or(&[]),
-        ];
         let mut written = 0;
         for part in parts {
             Span::new(buffer.segments())
@@ -206,11 +201,13 @@ impl Wire {
                 .write(memory, part)?;
             written += part.len();
         }
-        let behind = Span::new(buffer.segments()).advance(written as u64);
-        Span::new(segments)
-            .advance(copied as u64)
-            .limit(rest as u64)
-            .copy_to(memory, behind)?;
+        if rest > 0 {
+            let behind = Span::new(buffer.segments()).advance(written as u64);
+            Span::new(segments)
+                .advance(copied as u64)
+                .limit(rest as u64)
+                .copy_to(memory, behind)?;
+        }
         let length = (written + rest) as u64;
         let truncated = length > buffer.capacity();
         let mut flags = rx_flags::classify(head);

@@ -6,6 +6,7 @@
 
 mod checksum;
 mod counters;
+mod groups;
 mod head;
 mod headers;
 mod loopback;
@@ -22,6 +23,7 @@ pub use crate::bindings::manatee::device::types::{
     Offloads, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
 pub use counters::{Counters, RxCounters, TxCounters};
+pub use groups::Groups;
 pub use loopback::Loopback;
 pub use null::Null;
 pub use rx_queue::{Posted, Received, RxQueue};

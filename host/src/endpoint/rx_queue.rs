@@ -74,20 +74,18 @@ impl RxQueue {
         if claimed != segments.len() || buffers.iter().any(|b| b.segments == 0) {
             return None;
         }
-        let mut rest = segments;
-        let mut taken = 0;
+        let (mut taken, mut used) = (0, 0);
         for buffer in buffers {
-            let count = usize::from(buffer.segments);
-            if self.buffers.len() >= self.most || self.segments.len() + count > Self::MAX_SEGMENTS {
+            let end = used + usize::from(buffer.segments);
+            let full = self.buffers.len() + taken >= self.most;
+            if full || self.segments.len() + end > Self::MAX_SEGMENTS {
                 break;
             }
-            let (own, later) = rest.split_at(count);
-            self.buffers.push_back(*buffer);
-            self.segments.extend(own);
-            rest = later;
-            taken += 1;
+            (taken, used) = (taken + 1, end);
         }
-        Some(taken)
+        self.buffers.extend(&buffers[..taken]);
+        self.segments.extend(&segments[..used]);
+        Some(taken as u32)
     }
 
     /// The buffer to fill next.
@@ -125,8 +123,9 @@ impl Posted<'_> {
 
     /// Takes it off the queue and notes what it holds.
     pub fn complete(self, received: Received, done: &mut Completions) {
-        let count = self.count();
-        self.queue.segments.drain(..count);
+        for _ in 0..self.count() {
+            self.queue.segments.pop_front();
+        }
         if let Some(buffer) = self.queue.buffers.pop_front() {
             let Received {
                 length,

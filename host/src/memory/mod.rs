@@ -18,7 +18,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{FileOffset, Le64, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// Size of a guest page, the granularity of regions and windows.
 pub const PAGE_SIZE: u64 = 4096;
@@ -241,6 +241,10 @@ impl GuestMemory {
     ///
     /// A [`Fault`] if part of the range can't be read; `data` is undefined then.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Fault> {
+        if let Some(slice) = self.slice(address, data.len() as u64, Access::Read) {
+            slice.copy_to(data);
+            return Ok(());
+        }
         let mut rest = data;
         self.walk(address, rest.len() as u64, Access::Read, |slice| {
             let (now, later) = std::mem::take(&mut rest).split_at_mut(slice.len());
@@ -249,12 +253,28 @@ impl GuestMemory {
         })
     }
 
+    /// The 8 bytes at an address as a little-endian number, in one load. None
+    /// if they do not all lie in one region that can be read.
+    #[inline]
+    pub fn load(&self, address: u64) -> Option<u64> {
+        let region = &self.regions[self.find(address)?];
+        let Backing::Shared { map, .. } = &region.backing else {
+            return None;
+        };
+        let bytes = map.get_ref::<Le64>((address - region.start) as usize);
+        bytes.ok().map(|bytes| bytes.load().into())
+    }
+
     /// Copies to guest memory; all or nothing.
     ///
     /// # Errors
     ///
     /// A [`Fault`] if part of the range can't be written.
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), Fault> {
+        if let Some(slice) = self.slice(address, data.len() as u64, Access::Write) {
+            slice.copy_from(data);
+            return Ok(());
+        }
         self.check(address, data.len() as u64, Access::Write)?;
         let mut rest = data;
         self.walk(address, data.len() as u64, Access::Write, |slice| {
@@ -271,6 +291,11 @@ impl GuestMemory {
     ///
     /// A [`Fault`] if part of a range can't be accessed.
     pub fn copy(&self, from: u64, to: u64, length: u64) -> Result<(), Fault> {
+        let source = self.slice(from, length, Access::Read);
+        if let (Some(source), Some(target)) = (source, self.slice(to, length, Access::Write)) {
+            source.copy_to_volatile_slice(target);
+            return Ok(());
+        }
         self.check(from, length, Access::Read)?;
         self.check(to, length, Access::Write)?;
         let mut at = to;
@@ -295,7 +320,11 @@ impl GuestMemory {
     /// # Errors
     ///
     /// A [`Fault`] that names the range if not.
+    #[inline]
     pub fn check(&self, address: u64, length: u64, access: Access) -> Result<(), Fault> {
+        if self.slice(address, length, access).is_some() {
+            return Ok(());
+        }
         self.walk(address, length, access, |_| {})
     }
 
@@ -345,6 +374,21 @@ impl GuestMemory {
         let after = self.regions.partition_point(|r| r.start <= address);
         let index = after.checked_sub(1)?;
         (address < self.regions[index].end).then_some(index)
+    }
+
+    /// The range, if all of it lies in one region, as nearly every range does.
+    #[inline]
+    fn slice(&self, address: u64, length: u64, access: Access) -> Option<VolatileSlice<'_, ()>> {
+        let region = &self.regions[self.find(address)?];
+        let Backing::Shared { map, .. } = &region.backing else {
+            return None;
+        };
+        let fits = length <= region.end - address;
+        if !fits || (access == Access::Write && !region.writable) {
+            return None;
+        }
+        let offset = (address - region.start) as usize;
+        map.get_slice(offset, length as usize).ok()
     }
 
     /// Calls `visit` with the pieces of a range, in order.

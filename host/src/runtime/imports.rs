@@ -1,19 +1,17 @@
 //! The imports of the world, on behalf of one device.
 
-use wasmtime::bail;
+use wasmtime::component::{Linker, WasmList};
+use wasmtime::{StoreContextMut, bail};
 
 use super::linear_memory::WindowError;
 use super::state::{HostState, Phase};
 use crate::bindings::manatee::device::guest_memory::{
     self, MemoryError, WindowError as WitWindowError,
 };
-use crate::bindings::manatee::device::interrupts;
 use crate::bindings::manatee::device::log::{self, Level};
-use crate::bindings::manatee::device::packet_endpoint::{self, TransmitResult};
 use crate::bindings::manatee::device::recovery;
-use crate::bindings::manatee::device::types::{self, RxBuffer, Segment, TxPacket, TxStatus};
-use crate::endpoint::TxBatch;
-use crate::memory::{Access, GuestMemory};
+use crate::bindings::manatee::device::types;
+use crate::memory::Access;
 
 /// Longest copy in one call.
 const MAX_COPY: usize = 1 << 20;
@@ -96,7 +94,7 @@ impl recovery::Host for HostState {
 
 impl HostState {
     /// Fails if the instance is to keep quiet.
-    fn loud(&self, what: &str) -> wasmtime::Result<()> {
+    pub(super) fn loud(&self, what: &str) -> wasmtime::Result<()> {
         if self.phase == Phase::Quiet {
             bail!("it {what} while it saved or took over a state");
         }
@@ -108,125 +106,26 @@ impl HostState {
     }
 }
 
-impl interrupts::Host for HostState {
-    fn raise(&mut self, vectors: Vec<u16>) -> wasmtime::Result<()> {
-        self.loud("raised interrupts")?;
-        let table = usize::from(self.function.msix_vectors());
-        if vectors.len() > table {
-            bail!(
-                "raised {} vectors at once; there are {table}",
-                vectors.len()
-            );
-        }
-        for vector in vectors {
-            HostState::raise(self, vector);
-        }
-        Ok(())
-    }
+/// Defines the interface `interrupts`, whose list is read where it lies.
+pub fn add_interrupts_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    let mut interface = linker.instance("manatee:device/interrupts@0.1.0")?;
+    interface.func_wrap("raise", raise)
 }
 
-impl packet_endpoint::Host for HostState {
-    fn transmit(
-        &mut self,
-        port: u32,
-        queue: u32,
-        packets: Vec<TxPacket>,
-        segments: Vec<Segment>,
-    ) -> wasmtime::Result<TransmitResult> {
-        self.loud("transmitted")?;
-        let bus_master = self.function.bus_master();
-        let batch = TxBatch::new(&packets, &segments)?;
-        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
-            bail!("transmitted on port {port}, queue {queue}, which does not exist");
-        };
-        self.statuses.clear();
-        if let Some(last) = packets.last() {
-            state.handed_over = Some(last.id);
-        }
-        if bus_master {
-            let (endpoint, mut io) = state.split(&self.memory);
-            endpoint.transmit(&mut io, batch, &mut self.statuses);
-        } else {
-            self.statuses.resize(packets.len(), TxStatus::MemoryFault);
-        }
-        let mut result = count_groups(batch, &self.statuses, &self.memory);
-        if self.statuses.iter().any(|status| *status != TxStatus::Sent) {
-            result.statuses.clone_from(&self.statuses);
-        }
-        Ok(result)
+fn raise(
+    mut store: StoreContextMut<'_, HostState>,
+    (vectors,): (WasmList<u16>,),
+) -> wasmtime::Result<()> {
+    store.data().loud("raised interrupts")?;
+    let (count, table) = (vectors.len(), store.data().function.msix_vectors());
+    if count > usize::from(table) {
+        bail!("raised {count} vectors at once; there are {table}");
     }
-
-    fn post_receive(
-        &mut self,
-        port: u32,
-        queue: u32,
-        buffers: Vec<RxBuffer>,
-        segments: Vec<Segment>,
-    ) -> wasmtime::Result<u32> {
-        self.loud("posted buffers")?;
-        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
-            bail!("posted to port {port}, queue {queue}, which does not exist");
-        };
-        state.poll |= state.rx().is_empty();
-        match state.rx().post(&buffers, &segments) {
-            Some(taken) => Ok(taken),
-            None => bail!("posted buffers that do not add up to their segments"),
-        }
+    for index in 0..count {
+        let vector = u16::from_le(vectors.as_le_slice(&store)[index]);
+        store.data_mut().raise(vector);
     }
-
-    fn cancel_receive(&mut self, port: u32, _queue: u32) -> wasmtime::Result<()> {
-        self.loud("took buffers back")?;
-        if let Some(state) = self.ports.get_mut(port as usize) {
-            state.cancel_receive();
-        }
-        Ok(())
-    }
-
-    fn cancel_transmit(&mut self, port: u32, _queue: u32) -> wasmtime::Result<()> {
-        self.loud("gave up transmits")?;
-        if let Some(state) = self.ports.get_mut(port as usize) {
-            state.cancel_transmit();
-        }
-        Ok(())
-    }
-}
-
-/// Counts packets to group addresses, which the device does not see.
-fn count_groups(batch: TxBatch<'_>, statuses: &[TxStatus], memory: &GuestMemory) -> TransmitResult {
-    let mut result = TransmitResult {
-        statuses: Vec::new(),
-        multicast_packets: 0,
-        multicast_bytes: 0,
-        broadcast_packets: 0,
-        broadcast_bytes: 0,
-    };
-    for ((_, segments), status) in batch.iter().zip(statuses) {
-        if !matches!(
-            status,
-            TxStatus::Sent | TxStatus::Pending | TxStatus::Dropped
-        ) {
-            continue;
-        }
-        let Some(first) = segments.first().filter(|first| first.length >= 6) else {
-            continue;
-        };
-        let mut destination = [0; 6];
-        if memory.read(first.address, &mut destination).is_err() || destination[0] & 1 == 0 {
-            continue;
-        }
-        let bytes = segments
-            .iter()
-            .map(|segment| u64::from(segment.length))
-            .sum::<u64>();
-        if destination == [0xff; 6] {
-            result.broadcast_packets += 1;
-            result.broadcast_bytes += bytes;
-        } else {
-            result.multicast_packets += 1;
-            result.multicast_bytes += bytes;
-        }
-    }
-    result
+    Ok(())
 }
 
 impl log::Host for HostState {

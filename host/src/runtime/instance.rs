@@ -6,6 +6,7 @@ use wasmtime::Store;
 
 use super::deadline::Ticker;
 use super::linear_memory::captured;
+use super::records::{Encoded, Received};
 use super::state::{HostState, Phase};
 use super::{Runtime, RuntimeError};
 use crate::bindings::exports::manatee::device::device::{
@@ -29,20 +30,22 @@ impl Failure {
     /// A failure for a reason of the host's own.
     pub fn because(reason: &str) -> Self {
         Self {
-            reason: reason.into(),
+            reason: printable(reason.as_bytes()).into(),
         }
     }
 
-    /// What it was, without the backtrace.
+    /// What it was and where, without the rest of the backtrace.
     pub fn summary(&self) -> String {
+        let lines = || self.reason.lines().map(str::trim);
         // The cause comes last, behind the frames that it ended.
-        let cause = self
-            .reason
-            .lines()
-            .rev()
-            .find(|line| !line.trim().is_empty());
-        let cause = cause.unwrap_or_default().trim();
-        cause.trim_start_matches("0: ").to_owned()
+        let cause = lines().rev().find(|line| !line.is_empty());
+        let cause = cause.unwrap_or_default().trim_start_matches("0: ");
+        // `0: 0x1234 - module!function`
+        let frame = lines().find_map(|line| line.strip_prefix("0:")?.split_once(" - "));
+        match frame {
+            Some((_, frame)) => printable(format!("{cause}, in {frame}").as_bytes()),
+            None => printable(cause.as_bytes()),
+        }
     }
 
     fn new(error: &wasmtime::Error) -> Self {
@@ -60,10 +63,22 @@ impl From<RuntimeError> for Failure {
     }
 }
 
+/// Text that came from a component, for people: 1 KiB at most, and nothing that
+/// plays tricks on a terminal.
+pub fn printable(text: &[u8]) -> String {
+    const MOST: usize = 1024;
+    let text = String::from_utf8_lossy(&text[..text.len().min(MOST)]);
+    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    shown.collect()
+}
+
 /// An instance. Once a call fails, every later one does.
 pub struct Instance {
     store: Store<HostState>,
     adapter: Adapter,
+    received: Received,
+    /// Keeps its allocation between calls.
+    words: Vec<u32>,
     runtime: &'static Runtime,
     deadline: u64,
     failure: Option<Failure>,
@@ -89,15 +104,17 @@ impl Instance {
         store.limiter(|state| &mut state.store_limits);
         store.set_epoch_deadline(deadline);
         let running = runtime.ticker.enter();
-        let (adapter, memories) = captured(|| component.instantiate(&mut store));
+        let (adapter, memories) = captured(|| instantiate(component, &mut store));
         drop(running);
         match adapter {
-            Ok(adapter) => {
+            Ok((adapter, received)) => {
                 let only = <[_; 1]>::try_from(memories).ok();
                 store.data_mut().linear_memory = only.map(|[memory]| memory);
                 Ok(Self {
                     store,
                     adapter,
+                    received,
+                    words: Vec::new(),
                     runtime,
                     deadline,
                     failure: None,
@@ -120,9 +137,16 @@ impl Instance {
         self.store.data()
     }
 
-    /// Ends the instance; the host's side lives on.
-    pub fn into_state(self) -> HostState {
-        self.store.into_data()
+    /// Ends the instance; the host's side lives on, and need not wait for
+    /// what the instance leaves to be cleared away.
+    pub fn into_state(mut self) -> HostState {
+        let limits = self.state_ref().limits;
+        let Ok(mut state) = HostState::vacant(limits) else {
+            return self.store.into_data();
+        };
+        self.state().trade_places(&mut state);
+        super::reaper::drop_later(self);
+        state
     }
 
     /// Why the instance ended, if it did.
@@ -139,14 +163,20 @@ impl Instance {
         &mut self,
         call: impl FnOnce(&Guest, &mut Store<HostState>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
+        self.enter(|this| call(this.adapter.manatee_device_device(), &mut this.store))
+    }
+
+    fn enter<T>(
+        &mut self,
+        call: impl FnOnce(&mut Self) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
         self.store.set_epoch_deadline(self.deadline);
         self.store.data_mut().attempt = None;
         let _running = self.runtime.ticker.enter();
-        let device = self.adapter.manatee_device_device();
-        call(device, &mut self.store).map_err(|error| {
+        call(self).map_err(|error| {
             let failure = Failure::new(&error);
             self.failure = Some(failure.clone());
             failure
@@ -174,26 +204,14 @@ impl Instance {
         self.call(|device, store| device.call_configure(store, ports))
     }
 
-    /// The whole state.
+    /// The whole state; None if it has more than [`MAX_STATE`] bytes.
     ///
     /// # Errors
     ///
-    /// [`Failure`]; a state of more than [`MAX_STATE`] bytes is one.
-    pub fn save(&mut self) -> Result<Vec<u8>, Failure> {
+    /// [`Failure`].
+    pub fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         let saved = self.quietly(|instance| instance.call(|device, store| device.call_save(store)));
-        let saved = saved?;
-        if saved.len() > MAX_STATE {
-            let reason = format!(
-                "its state has {} bytes; {MAX_STATE} are allowed",
-                saved.len()
-            );
-            let failure = Failure {
-                reason: reason.into(),
-            };
-            self.failure = Some(failure.clone());
-            return Err(failure);
-        }
-        Ok(saved)
+        saved.map(|state| Some(state).filter(|state| state.len() <= MAX_STATE))
     }
 
     /// Takes over a state, right after `configure`.
@@ -275,7 +293,10 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn received(&mut self, port: u32, packets: &[RxPacket]) -> Result<bool, Failure> {
-        self.call(|device, store| device.call_received(store, port, 0, packets))
+        self.enter(|this| {
+            let packets = Encoded::packets(packets, &mut this.words);
+            this.received.call(&mut this.store, port, packets)
+        })
     }
 
     /// Pending transmits ended. True if work is left.
@@ -313,6 +334,15 @@ impl Instance {
     pub fn inspect(&mut self) -> Result<Vec<u8>, Failure> {
         self.call(|device, store| device.call_inspect(store))
     }
+}
+
+fn instantiate(
+    component: &AdapterPre<HostState>,
+    store: &mut Store<HostState>,
+) -> wasmtime::Result<(Adapter, Received)> {
+    let instance = component.instance_pre().instantiate(&mut *store)?;
+    let adapter = Adapter::new(&mut *store, &instance)?;
+    Ok((adapter, Received::of(&instance, store)?))
 }
 
 impl std::fmt::Debug for Instance {

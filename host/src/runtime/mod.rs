@@ -6,10 +6,13 @@ mod imports;
 mod instance;
 mod linear_memory;
 mod log_limit;
+mod packets;
 mod port;
+mod reaper;
+mod records;
 mod state;
 
-pub use instance::{Failure, Instance, MAX_STATE};
+pub use instance::{Failure, Instance, MAX_STATE, printable};
 pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits, Phase};
 
@@ -18,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine};
 
-use crate::bindings::Adapter;
+use crate::bindings::manatee::device::{guest_memory, log, recovery};
 pub(crate) use deadline::Ticker;
 
 /// What a 32-bit component can address.
@@ -69,7 +72,11 @@ impl Runtime {
             .with_host_memory(Arc::new(linear_memory::Creator));
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
-        Adapter::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        guest_memory::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        imports::add_interrupts_to_linker(&mut linker)?;
+        log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        recovery::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        packets::add_to_linker(&mut linker)?;
         let ticker = Ticker::start(&engine)?;
         Ok(Self {
             engine,

@@ -8,8 +8,8 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
 use super::linear_memory::Reservation;
 use super::log_limit::LogLimit;
+use super::packets::Scratch;
 use super::port::PortState;
-use crate::endpoint::TxStatus;
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
 use crate::pci::{Function, FunctionError, Identity};
@@ -66,8 +66,8 @@ pub struct HostState {
     pub store_limits: StoreLimits,
     /// How much it may log.
     pub log_limit: LogLimit,
-    /// Keeps its allocation between batches.
-    pub statuses: Vec<TxStatus>,
+    /// Where the lists of a call are copied to.
+    pub scratch: Scratch,
     /// Interrupts raised.
     pub interrupts_raised: u64,
     /// What the instance may do.
@@ -95,7 +95,7 @@ impl HostState {
             limits,
             store_limits: store_limits(&limits),
             log_limit: LogLimit::default(),
-            statuses: Vec::new(),
+            scratch: Scratch::default(),
             interrupts_raised: 0,
             phase: Phase::Running,
             changed: false,

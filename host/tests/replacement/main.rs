@@ -19,6 +19,7 @@ use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::failure::Outcome;
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
 use manatee_device::wire::oob::CqeType;
+use manatee_device::wire::queue::eqe;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Memory space and bus master, in the command register.
@@ -50,6 +51,14 @@ fn machine(component: &Component) -> Machine {
 }
 
 fn machine_at(component: &Component, endpoint: Box<dyn Endpoint>) -> Machine {
+    machine_with(component, endpoint, CrashPolicy::default())
+}
+
+fn machine_with(
+    component: &Component,
+    endpoint: Box<dyn Endpoint>,
+    policy: CrashPolicy,
+) -> Machine {
     let (sender, interrupts) = channel();
     let port = Port {
         mac: [2, 0, 0, 0, 0, 1],
@@ -62,7 +71,6 @@ fn machine_at(component: &Component, endpoint: Box<dyn Endpoint>) -> Machine {
         ..Limits::default()
     };
     let sink = Interrupts::Vectors(Box::new(Channel(sender)));
-    let policy = CrashPolicy::default();
     let device = Device::with_policy(component, vec![port], sink, limits, policy);
     let device = device.expect("a device");
     let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
@@ -310,6 +318,74 @@ fn every_seeded_fault_is_survived() {
         (4..=6).contains(&errors),
         "{errors} of {sent} packets failed"
     );
+}
+
+#[test]
+fn the_guest_is_asked_to_reset_a_device_that_does_not_go_on() {
+    let faulty = component(manatee_variants::FAULTY, "faulty.wasm");
+    let policy = CrashPolicy {
+        recoveries: 1,
+        last_tries: 1,
+    };
+    let mut machine = Unwired(machine_with(&faulty, Box::new(Null::default()), policy));
+    let device = machine.0.device.clone();
+    let mut driver = Driver::new(&mut machine);
+    driver.start().unwrap();
+    // The first fault recurs: the second instance that meets it is the last
+    // that is only told to go on.
+    send_through_faults(&device, &mut driver, 2);
+    let mut hwc = driver.hwc.take().unwrap();
+    let events = hwc.eq.drain(&mut driver).unwrap();
+    let asked = events
+        .iter()
+        .any(|event| event.event_type == eqe::HWC_RESET_REQUEST);
+    assert!(asked, "{events:?}");
+    let recoveries = &device.inspect()["runtime"]["recoveries"];
+    assert_eq!(recoveries[1]["asked_for_reset"], true, "{recoveries:#}");
+}
+
+#[test]
+fn a_device_that_can_not_go_on_is_down_until_it_is_reset() {
+    let faulty = component(manatee_variants::FAULTY, "faulty.wasm");
+    let policy = CrashPolicy {
+        recoveries: 1,
+        last_tries: 0,
+    };
+    let mut machine = Unwired(machine_with(&faulty, Box::new(Null::default()), policy));
+    let device = machine.0.device.clone();
+    let mut driver = Driver::new(&mut machine);
+    driver.start().unwrap();
+    let mut vport = driver.open(0).unwrap();
+    let address = driver.place(&traffic::frame(60)).unwrap();
+    while device.failure().is_none() {
+        let packet = vport.packet(&[sge(address, 60)]);
+        vport.tx.wq.post(&mut driver, &packet);
+        while device.has_work() {
+            std::thread::yield_now();
+        }
+        vport.tx.cq.drain(&mut driver).unwrap();
+        vport.tx.cq.ring(&mut driver, true);
+    }
+    drop(driver);
+    let down = device.inspect()["runtime"].clone();
+    assert_eq!(
+        (&down["state"], &down["failures"]),
+        (&"down".into(), &2.into())
+    );
+    let mut register = [0; 4];
+    (0..1000).for_each(|_| device.bar_read(0, 0, &mut register));
+    assert_eq!(register, [0xff; 4]);
+    assert_eq!(device.inspect()["runtime"]["failures"], 2);
+    assert!(matches!(
+        device.swap(&next(), NO_PROBATION),
+        Err(SwapError::Down(_))
+    ));
+
+    device.reset();
+    device.config_write(COMMAND.0, &COMMAND.1);
+    let mut driver = Driver::new(&mut machine);
+    driver.start_and_open().unwrap();
+    assert_eq!(device.inspect()["runtime"]["state"], "running");
 }
 
 #[test]

@@ -176,6 +176,9 @@ impl Platform for World {
 
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
         self.port(port, queue).pending.clear();
+        if let Some(last) = self.handed_over.get_mut(port as usize) {
+            *last = None;
+        }
     }
 
     fn changed(&mut self) {

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use manatee_guest_linux::checks;
 use manatee_guest_linux::control::Recovery;
 use manatee_guest_linux::deadline::Deadline;
 use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
-use manatee_guest_linux::opening;
+use manatee_guest_linux::opening::{self, unaware};
 use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::spread::Spread;
 use manatee_guest_linux::stage::{Options, Stage};
@@ -29,18 +29,51 @@ const PLAN: Plan = Plan {
     cpus: 1,
 };
 
-/// What goes wrong, in people's words and in those of `component/src/faults.rs`.
-const FAULTS: [(&str, &str); 5] = [
-    ("trap", "Trap"),
-    ("endless loop", "Loop"),
-    ("endless growth", "Grow"),
-    ("corrupt tables", "Corrupt"),
-    ("garbage to the host", "Garbage"),
+/// A way to crash, of `component/src/faults.rs`.
+struct Fault {
+    /// For the report.
+    name: &'static str,
+    /// What the component calls it in the log.
+    seeded: &'static str,
+    /// What the host takes it for.
+    reason: &'static str,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault {
+        name: "trap",
+        seeded: "Trap",
+        reason: "unreachable",
+    },
+    Fault {
+        name: "loop",
+        seeded: "Loop",
+        reason: "interrupt",
+    },
+    Fault {
+        name: "growth",
+        seeded: "Grow",
+        reason: "unreachable",
+    },
+    Fault {
+        name: "corruption",
+        seeded: "Corrupt",
+        reason: "unreachable",
+    },
+    Fault {
+        name: "garbage",
+        seeded: "Garbage",
+        reason: "segments",
+    },
 ];
 
-/// Whether an entry of the queue crashes the device whenever it is met, or only
-/// the first time.
-const FLAVOURS: [&str; 2] = ["Recurring", "Once"];
+/// Whether an entry of a queue crashes whoever works on it, or only a device that
+/// has no crash behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flavour {
+    Recurring,
+    Once,
+}
 
 /// How many datagrams have to come both ways between two looks at the device.
 const BETWEEN: u64 = 100;
@@ -85,16 +118,11 @@ fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
     opening::guest(report, lab, PLAN, &[&faulty])?;
     let healthy = lab.health()?;
     let (traffic, beside) = report.step_with("traffic", || start_traffic(lab))?;
-    let recoveries = report.step_with("crashes", || crash(lab, &traffic))?;
-    report.step("guest", || {
-        lab.check_serve()?;
-        let now = lab.health()?;
-        ensure!(now == healthy, "the guest was {healthy:?} and is {now:?}");
-        let pid = lab.serve_pids()[0];
-        Ok(format!(
-            "saw no reset and no link change; `manatee serve` is still process {pid}"
-        ))
-    })?;
+    let crashes = report.step_with("crashes", || crash(lab, &traffic))?;
+    for fault in &FAULTS {
+        report.step(fault.name, || crashes.by(fault))?;
+    }
+    report.step("guest", || unaware(lab, &healthy))?;
     let (crashed, beside) = report.step_with("end of it", || {
         let Parts { vm, ports, .. } = lab.parts()?;
         let outcomes = (
@@ -106,7 +134,7 @@ fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
             "both ends have told what they received".to_owned(),
         ))
     })?;
-    report_losses(report, &crashed, &recoveries)?;
+    report_losses(report, &crashed, &crashes)?;
     report.step("beside it", || unaffected(&beside))?;
     report.step("end", || {
         lab.stop()?;
@@ -134,7 +162,7 @@ fn start_traffic(lab: &mut Lab) -> Result<((Traffic, Traffic), String)> {
 }
 
 /// Lets the traffic run until each fault was met, and has the guest answer all along.
-fn crash(lab: &mut Lab, traffic: &Traffic) -> Result<(Vec<Recovery>, String)> {
+fn crash(lab: &mut Lab, traffic: &Traffic) -> Result<(Crashes, String)> {
     let control = lab.control(0)?;
     let deadline = Deadline::after(ALL_WITHIN);
     loop {
@@ -142,72 +170,110 @@ fn crash(lab: &mut Lab, traffic: &Traffic) -> Result<(Vec<Recovery>, String)> {
         let Parts { vm, ports, .. } = lab.parts()?;
         checks::wait_reachable(vm, ports[0].tap.subnet())?;
         lab.check_serve()?;
-        let met = Met::so_far(lab.log(0)?);
         let state: String = control.inspect("runtime/state")?;
-        ensure!(state == "running", "the device is {state}, after {met}");
+        ensure!(state == "running", "the device is {state}");
+        // In this order: each fault that was met has a recovery soon.
+        let met = met_so_far(lab.log(0)?);
         let recoveries: Vec<Recovery> = control.inspect("runtime/recoveries")?;
-        if met.all() && recoveries.len() >= met.total() {
-            let words = sum_up(&met, &recoveries);
-            return Ok((recoveries, words));
+        if all_met(&met) && recoveries.len() == met.len() {
+            let crashes = Crashes(met.into_iter().zip(recoveries).collect());
+            let words = crashes.to_string();
+            return Ok((crashes, words));
         }
         ensure!(
             deadline.remaining().is_some(),
-            "within {ALL_WITHIN:?}, the device met only {met}, and recovered {} times",
+            "within {ALL_WITHIN:?}, the device met only {} faults, and recovered {} times",
+            met.len(),
             recoveries.len()
         );
     }
 }
 
-/// How often the device met each fault, by flavour.
-struct Met([[usize; FLAVOURS.len()]; FAULTS.len()]);
+/// A fault that was met: its index, and its flavour.
+type MetFault = (usize, Flavour);
 
-impl Met {
-    /// The component says so when it meets one.
-    fn so_far(log: &Transcript) -> Self {
-        let log = log.tail(usize::MAX);
-        Self(FAULTS.map(|(_, fault)| {
-            FLAVOURS.map(|flavour| {
-                log.matches(&format!("seeded fault {fault} {flavour} at "))
-                    .count()
-            })
-        }))
-    }
-
-    fn all(&self) -> bool {
-        self.0.as_flattened().iter().all(|count| *count > 0)
-    }
-
-    fn total(&self) -> usize {
-        self.0.as_flattened().iter().sum()
-    }
+/// The faults that the device has met, in order: the component says so in the log.
+fn met_so_far(log: &Transcript) -> Vec<MetFault> {
+    let log = log.tail(usize::MAX);
+    let seeded = log
+        .lines()
+        .filter_map(|line| line.split_once("seeded fault "));
+    let parse = |(_, words): (&str, &str)| {
+        let mut words = words.split(' ');
+        let (fault, flavour) = (words.next()?, words.next()?);
+        let flavours = [Flavour::Recurring, Flavour::Once];
+        let flavour = flavours.into_iter().find(|f| format!("{f:?}") == flavour)?;
+        let fault = FAULTS.iter().position(|f| f.seeded == fault)?;
+        Some((fault, flavour))
+    };
+    seeded.filter_map(parse).collect()
 }
 
-impl fmt::Display for Met {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, ((name, _), [recurring, once])) in FAULTS.iter().zip(self.0).enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{name} {recurring}+{once}")?;
+fn all_met(met: &[MetFault]) -> bool {
+    let wanted = (0..FAULTS.len())
+        .flat_map(|fault| [Flavour::Recurring, Flavour::Once].map(|flavour| (fault, flavour)));
+    wanted.into_iter().all(|fault| met.contains(&fault))
+}
+
+/// What crashed the device, each with how it went on.
+struct Crashes(Vec<(MetFault, Recovery)>);
+
+impl Crashes {
+    /// Those by one fault, each of which the host took for what it was.
+    fn by(&self, fault: &Fault) -> Result<String> {
+        let mut counts = [0, 0];
+        let mut times = Vec::new();
+        let mut reason = "";
+        for ((index, flavour), recovery) in &self.0 {
+            if FAULTS[*index].name != fault.name {
+                continue;
+            }
+            ensure!(
+                recovery.reason.contains(fault.reason),
+                "the host took it for: {}",
+                recovery.reason
+            );
+            counts[*flavour as usize] += 1;
+            times.push(recovery.from_trap_us);
+            reason = &recovery.reason;
         }
-        Ok(())
+        let [recurring, once] = counts;
+        ensure!(
+            recurring >= 2,
+            "an entry that crashes every instance has crashed only {recurring}"
+        );
+        let times = Spread::of(times).context("it was not met")?;
+        Ok(format!(
+            "{recurring} by a recurring one, {once} by one that passes: {reason}; recovered within {:.2} ms",
+            times.max as f64 / 1e3
+        ))
+    }
+
+    fn sum(&self, lost: fn(&Recovery) -> u64) -> u64 {
+        self.0.iter().map(|(_, recovery)| lost(recovery)).sum()
     }
 }
 
-fn sum_up(met: &Met, recoveries: &[Recovery]) -> String {
-    let pause = Spread::of(recoveries.iter().map(|recovery| recovery.from_trap_us));
-    format!(
-        "{} (recurring+once: {met}), all recovered from: {}",
-        met.total(),
-        pause.map(|pause| pause.to_string()).unwrap_or_default()
-    )
+impl fmt::Display for Crashes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, and each time a fresh instance went on",
+            self.0.len()
+        )?;
+        match Spread::of(self.0.iter().map(|(_, r)| r.from_trap_us)) {
+            Some(times) => write!(f, ", after {times}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What was lost was in the device at a crash, and TCP made good for it.
-fn report_losses(report: &Report, outcome: &Outcome, recoveries: &[Recovery]) -> Result<()> {
+fn report_losses(report: &Report, outcome: &Outcome, crashes: &Crashes) -> Result<()> {
     let (to_guest, from_guest) = (&outcome.to_guest, &outcome.from_guest);
-    let inside = |lost: fn(&Recovery) -> u64| recoveries.iter().map(lost).sum::<u64>();
     // A packet that crashes the device again is passed over.
-    let transmits = inside(|r| r.lost_transmits + u64::from(r.skipped > 0));
-    let receives = inside(|r| r.lost_receives);
+    let transmits = crashes.sum(|r| r.lost_transmits + u64::from(r.skipped > 0));
+    let receives = crashes.sum(|r| r.lost_receives);
     for (name, way, inside) in [
         ("to guest", to_guest, receives),
         ("from guest", from_guest, transmits),
@@ -240,7 +306,7 @@ fn unaffected(outcome: &Outcome) -> Result<String> {
         way.check_bytes()?;
     }
     Ok(format!(
-        "the other adapter lost nothing: to the guest {}; from it {}",
+        "the other adapter lost nothing. To the guest: {}. From it: {}",
         outcome.to_guest, outcome.from_guest
     ))
 }

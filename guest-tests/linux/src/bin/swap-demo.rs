@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use manatee_guest_linux::control::{Control, Swap};
 use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
-use manatee_guest_linux::opening;
+use manatee_guest_linux::opening::{self, unaware};
 use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::spread::Spread;
 use manatee_guest_linux::stage::{Options, Stage};
@@ -68,6 +68,7 @@ fn show(arguments: &Arguments) -> Result<()> {
 fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
     let builds = Builds::write(lab.stage().sandbox.run_dir())?;
     opening::guest(report, lab, PLAN, &[])?;
+    let healthy = lab.health()?;
     let traffic = report.step_with("traffic", || {
         let Parts { vm, ports, .. } = lab.parts()?;
         let traffic = Traffic::start(vm, &ports[0])?;
@@ -86,6 +87,7 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
         lab.check_serve()?;
         Ok(words)
     })?;
+    report.step("guest", || unaware(lab, &healthy))?;
     let outcome = report.step_with("end of it", || {
         let Parts { vm, ports, .. } = lab.parts()?;
         let outcome = traffic.finish(vm, &ports[0])?;

@@ -1,0 +1,75 @@
+//! The rows of the table, one file each.
+
+pub mod device;
+mod growth;
+mod guest;
+pub mod instructions;
+mod latency;
+mod replacement;
+pub mod scale;
+mod source;
+mod start;
+mod tap;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use manatee_guest_linux::stage::Stage;
+
+use crate::report::Figure;
+
+/// A row, or several that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Row {
+    /// Transmit and receive, wasm against native
+    Device,
+    /// Ring windows against copies
+    Windows,
+    /// Two shapes that OpenVMM's native emulator was measured with
+    Shapes,
+    /// Doorbell to interrupt, a hardware-channel request, a register read
+    Latency,
+    /// A TAP through the device, against system calls; needs `just setup`
+    Tap,
+    /// A stock guest, against QEMU's own adapters; needs `just setup`
+    Guest,
+    /// Exec to listening, making a device, compiling the component
+    Start,
+    /// 1 to 1000 devices in one process
+    Scale,
+    /// More queues, segments and guest memory
+    Growth,
+    /// The pause of a live replacement, and a crash
+    Swap,
+    /// Instructions a packet; needs valgrind
+    Instructions,
+}
+
+impl Row {
+    /// Whether it needs a network, and so a [`Stage`].
+    pub fn needs_stage(self) -> bool {
+        matches!(self, Self::Tap | Self::Guest)
+    }
+
+    /// Measures it; files go to `dir`.
+    ///
+    /// # Errors
+    ///
+    /// Something that it needs is missing, or does not work.
+    pub fn run(self, dir: &Path, stage: Option<&Stage>) -> Result<Vec<Figure>> {
+        match self {
+            Self::Device => device::run(),
+            Self::Windows => device::run_windows(),
+            Self::Shapes => device::run_shapes(),
+            Self::Latency => latency::run(),
+            Self::Tap => tap::run(stage.context("no network namespace")?),
+            Self::Guest => guest::run(stage.context("no network namespace")?),
+            Self::Start => start::run(dir),
+            Self::Scale => scale::run(),
+            Self::Growth => growth::run(),
+            Self::Swap => replacement::run(),
+            Self::Instructions => instructions::run(dir),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A whole device in steady state: what the host allocates for it (nothing).
+
+#[path = "../examples/embed/machine.rs"]
+mod machine;
+
+use std::fs::File;
+use std::sync::mpsc::{Sender, channel};
+
+use allocation_counter::measure;
+use machine::Machine;
+use manatee::component::Component;
+use manatee::device::{Device, Port};
+use manatee::endpoint::{Endpoint, Loopback, Null};
+use manatee::interrupt::{Interrupts, VectorSink};
+use manatee_conformance::driver::nic::{Sizes, Vport};
+use manatee_conformance::driver::ring::Wq;
+use manatee_conformance::driver::wqe::{Wqe, sge};
+use manatee_conformance::driver::{Driver, traffic};
+use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
+use manatee_device::wire::queue::WqDoorbell;
+
+const PACKETS: usize = 64;
+/// Rounds after which every buffer has grown to its size.
+const WARM_UP: usize = 4;
+const ROUNDS: usize = 8;
+
+struct Processor(Sender<u16>);
+
+impl VectorSink for Processor {
+    fn raise(&self, vector: u16) {
+        let _ = self.0.send(vector);
+    }
+}
+
+fn machine(endpoint: Box<dyn Endpoint>) -> Machine {
+    let (sender, interrupts) = channel();
+    let port = Port {
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        link_speed_mbps: 10_000,
+        endpoint,
+    };
+    let component = Component::embedded().unwrap();
+    let sink = Interrupts::Vectors(Box::new(Processor(sender)));
+    let device = Device::new(&component, vec![port], sink).unwrap();
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let memory = File::from(rustix::fs::memfd_create("guest", flags).unwrap());
+    memory.set_len(MEMORY_SIZE).unwrap();
+    let shared = Some((memory.try_clone().unwrap(), 0));
+    device.map_memory(0, MEMORY_SIZE, shared, true).unwrap();
+    device.config_write(4, &6u16.to_le_bytes());
+    Machine {
+        device,
+        memory,
+        interrupts,
+    }
+}
+
+/// Posts entries, and counts what the doorbell allocates.
+fn ring(device: &Device, driver: &mut Driver<'_>, queue: &mut Wq, entry: &Wqe) -> u64 {
+    for _ in 0..PACKETS {
+        queue.write(driver, entry);
+    }
+    let bell = WqDoorbell::new().with_id(queue.id).with_tail(queue.head);
+    let offset = driver.registers().doorbells + queue.doorbell;
+    measure(|| device.bar_write(0, offset, &bell.into_bits().to_le_bytes())).count_total
+}
+
+/// What a round allocates, once the device has settled. `receives` says
+/// whether what is sent comes back.
+fn allocations(endpoint: Box<dyn Endpoint>, receives: bool) -> u64 {
+    let machine = machine(endpoint);
+    let device = machine.device.clone();
+    let mut guest = Unwired(machine);
+    let mut driver = Driver::new(&mut guest);
+    driver.start().unwrap();
+    let mut vport = driver.open_with(0, Sizes::LARGE).unwrap();
+    let frame = driver.place(&traffic::frame(64)).unwrap();
+    let room = driver.pages(1).unwrap();
+    let (packet, buffer) = (
+        vport.packet(&[sge(frame, 64)]),
+        Wqe::receive(&[sge(room, 2048)]),
+    );
+    let mut total = 0;
+    for round in 0..WARM_UP + ROUNDS {
+        let Vport { tx, rx, .. } = &mut vport;
+        let mut counted = 0;
+        if receives {
+            counted += ring(&device, &mut driver, &mut rx.wq, &buffer);
+        }
+        counted += ring(&device, &mut driver, &mut tx.wq, &packet);
+        assert_eq!(tx.cq.drain(&mut driver).unwrap().len(), PACKETS);
+        tx.cq.ring(&mut driver, false);
+        if receives {
+            assert_eq!(rx.cq.drain(&mut driver).unwrap().len(), PACKETS);
+            rx.cq.ring(&mut driver, false);
+        }
+        if round >= WARM_UP {
+            total += counted;
+        }
+    }
+    total
+}
+
+#[test]
+fn transmit_allocates_nothing() {
+    assert_eq!(allocations(Box::new(Null::new()), false), 0);
+}
+
+#[test]
+fn receive_allocates_nothing() {
+    assert_eq!(allocations(Box::new(Loopback::new()), true), 0);
+}

@@ -145,7 +145,11 @@ fn refuse_a_size_that_is_not_the_regions(driver: &mut Driver<'_>) -> Outcome {
             spoiled(driver, queue_type, |q| q.queue_size = size, status)?;
         }
     }
-    Ok(())
+    let pages = driver.page_list(2)?;
+    let region = driver.region(&pages)?;
+    let half = create_queue(QueueType::Eq, region, 4096);
+    let request = Request::new(code::CREATE_QUEUE, &half, 4);
+    driver.refuse(&request, Status::InvalidParameter)
 }
 
 fn refuse_a_size_that_is_no_power_of_two(driver: &mut Driver<'_>) -> Outcome {

@@ -250,7 +250,10 @@ fn completes_behind_suppressed_ones(driver: &mut Driver<'_>) -> Outcome {
 fn suppresses_no_errors(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let wqe = suppressed(driver, &vport, 0)?;
-    vport.fail(driver, &wqe, CqeType::TxGdmaError)
+    vport.fail(driver, &wqe, CqeType::TxGdmaError)?;
+    driver.bench.plan_transmits(0, &[TxStatus::TooLong]);
+    let wqe = suppressed(driver, &vport, 60)?;
+    vport.transmit(driver, &wqe)?.expect(CqeType::TxMtuDrop)
 }
 
 const PENDING: TxStatus = TxStatus::Pending;

@@ -82,10 +82,10 @@ impl Body {
 
     /// Tries fresh instances until one goes on, or no more are to be tried.
     fn recover(&mut self) {
-        let begun = Instant::now();
-        let mut lost = self.state_ref().undelivered();
-        lost.0 += self.state_ref().pending_transmits();
         while let Some(failure) = self.failure().cloned() {
+            let begun = Instant::now();
+            let mut lost = self.state_ref().undelivered();
+            lost.0 += self.state_ref().pending_transmits();
             self.work_left = false;
             let attempt = self.state().attempt;
             let mut next = self.recoverer.failed(&failure, attempt);
@@ -102,10 +102,15 @@ impl Body {
                 tracing::error!("the device is down until it is reset");
                 return;
             }
-            match self.resume(next) {
+            match self.resume() {
                 Ok(()) => {
                     let asked = next == Next::AskForReset;
-                    self.recoverer.recovered(&failure, begun, lost, asked);
+                    let stands = begun.elapsed();
+                    self.go_on(asked);
+                    // One that fails again at once did not go on any longer.
+                    let failed = self.failure().is_some();
+                    let took = if failed { stands } else { begun.elapsed() };
+                    self.recoverer.recovered(&failure, took, lost, asked);
                 }
                 Err(failure) => self.fail(failure),
             }
@@ -132,7 +137,7 @@ impl Body {
     }
 
     /// Has a fresh instance go on from the checkpoint.
-    fn resume(&mut self, next: Next) -> Result<(), Failure> {
+    fn resume(&mut self) -> Result<(), Failure> {
         let mut state = self.take_state();
         state.abandon_instance();
         let checkpoint = self.recoverer.checkpoint.clone().unwrap_or_default();
@@ -145,10 +150,22 @@ impl Body {
                 return Err(failure);
             }
         };
-        let resumed = resume_in(&mut instance, &ports, &checkpoint, &seen, next);
+        let resumed = resume_in(&mut instance, &ports, &checkpoint, &seen);
         self.life = Life::Running(instance);
-        self.work_left = resumed?;
-        Ok(())
+        resumed
+    }
+
+    /// Has the fresh instance look at everything, before anybody else gets a
+    /// turn: what the guest waits for is looked at here, and only here. If it
+    /// fails at that, it is the next to be replaced.
+    fn go_on(&mut self, ask_for_reset: bool) {
+        if let Some(instance) = self.instance() {
+            let more = instance.service();
+            if ask_for_reset && more.is_ok() {
+                let _ = instance.request_reset();
+            }
+            self.work_left = more.unwrap_or(false);
+        }
     }
 
     /// The instance is of no use, although no call of it failed.
@@ -159,15 +176,13 @@ impl Body {
     }
 }
 
-/// Lets a fresh instance take over, and look at everything once. True if work
-/// is left.
+/// Lets a fresh instance take over.
 fn resume_in(
     instance: &mut Instance,
     ports: &[PortConfig],
     checkpoint: &[u8],
     seen: &Observations,
-    next: Next,
-) -> Result<bool, Failure> {
+) -> Result<(), Failure> {
     if let Err(refused) = instance.configure(ports)? {
         return Err(Failure::because(&format!(
             "it refuses its ports: {refused:?}"
@@ -179,11 +194,5 @@ fn resume_in(
             "it refuses its own state: {refused}"
         )));
     }
-    // Before anybody else gets a turn: what the guest waits for is looked at
-    // here, and only here.
-    let more = instance.service()?;
-    if next == Next::AskForReset {
-        instance.request_reset()?;
-    }
-    Ok(more)
+    Ok(())
 }

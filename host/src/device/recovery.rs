@@ -1,7 +1,7 @@
 //! Going on after a component failed: which tries are made, and what is known
 //! of them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -184,7 +184,7 @@ impl Recoverer {
     pub fn recovered(
         &mut self,
         failure: &Failure,
-        begun: Instant,
+        took: Duration,
         (lost_transmits, lost_receives): (u64, u64),
         asked_for_reset: bool,
     ) {
@@ -195,7 +195,7 @@ impl Recoverer {
         }
         let recovery = Recovery {
             reason: failure.summary(),
-            took: begun.elapsed(),
+            took,
             lost_transmits,
             lost_receives,
             skipped: self.skip.len(),

@@ -14,7 +14,9 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use crate::memory::{GuestMemory, PAGE_SIZE, PageSource};
@@ -25,6 +27,9 @@ const MAX_WINDOWS: usize = 2048;
 /// that lie behind one another in guest memory is one mapping. The kernel
 /// allows 65530 for the whole process by default.
 const MAX_MAPPINGS: usize = 8192;
+
+/// Bytes that are given back in one system call.
+const DISCARDED_AT_ONCE: usize = 1 << 20;
 
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -203,6 +208,22 @@ impl Reservation {
             }
         }
         revoked
+    }
+
+    /// Gives back what the memory holds, a little at a time: unmapped at once,
+    /// it would keep everybody waiting who maps something meanwhile. For a
+    /// memory that nobody uses any more; what it held is lost.
+    pub fn discard(&self) {
+        let size = self.size();
+        for offset in (0..size).step_by(DISCARDED_AT_ONCE) {
+            let length = DISCARDED_AT_ONCE.min(size - offset);
+            // SAFETY: the range lies inside the reservation; pages that are
+            // read again would be zero, or those of the guest.
+            let discarded = unsafe { madvise(self.at(offset), length, Advice::LinuxDontNeed) };
+            if discarded.is_err() {
+                return;
+            }
+        }
     }
 
     /// Number of windows and of the mappings they are made of.

@@ -22,10 +22,16 @@ pub fn drop_later(instance: Instance) {
     }
 }
 
+fn clear_away(instance: Instance) {
+    if let Some(memory) = &instance.state_ref().linear_memory {
+        memory.discard();
+    }
+}
+
 fn start() -> Option<SyncSender<Instance>> {
     let (sender, instances) = sync_channel(MAX_WAITING);
     let spawned = thread::Builder::new()
         .name("reaper".into())
-        .spawn(move || instances.into_iter().for_each(drop));
+        .spawn(move || instances.into_iter().for_each(clear_away));
     spawned.is_ok().then_some(sender)
 }

@@ -18,7 +18,7 @@ const LIST: &str = "guest-tests/mutants/faults.toml";
 /// Seeds faults into a copy of the device's source, one at a time, and runs
 /// the conformance suite on each.
 ///
-/// Exits with 0 if the suite catches at least 90 % of them.
+/// Exits with 0 if every fault compiles and the suite catches at least 90 % of them.
 #[derive(Parser)]
 #[command(name = "guest-tests-mutants")]
 struct Arguments {
@@ -63,12 +63,17 @@ fn run(arguments: &Arguments) -> Result<bool> {
     }
     let limit = Duration::from_secs(arguments.time_limit);
     let laboratory = Laboratory::new(&root, limit)?;
+    laboratory.check(&faults)?;
     let count = faults.len();
     let mut results = Vec::with_capacity(count);
     for (index, fault) in faults.into_iter().enumerate() {
-        let verdict = laboratory
-            .try_fault(&fault)
-            .with_context(|| fault.name.clone())?;
+        let verdict = match laboratory.try_fault(&fault) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                eprintln!("error: {}: {error:#}", fault.name);
+                continue;
+            }
+        };
         match arguments.format {
             Format::Text => {
                 let words = report::words(&fault, &verdict);
@@ -91,7 +96,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             serde_json::json!({ "tried": tally.tried, "caught": tally.caught, "share": tally.share() })
         ),
     }
-    Ok(tally.reaches_goal())
+    Ok(tally.tried == count && tally.reaches_goal())
 }
 
 fn list(faults: &[Fault]) {
@@ -126,6 +131,13 @@ impl Laboratory {
         let seconds = begun.elapsed().as_secs_f64();
         eprintln!("the device without a fault passes ({seconds:.1} s)");
         Ok(laboratory)
+    }
+
+    /// That no fault is stale.
+    fn check(&self, faults: &[Fault]) -> Result<()> {
+        faults
+            .iter()
+            .try_for_each(|fault| self.scratch.check(fault))
     }
 
     fn try_fault(&self, fault: &Fault) -> Result<Verdict> {

@@ -44,20 +44,36 @@ impl Scratch {
         &self.root
     }
 
+    /// That a fault can be applied.
+    ///
+    /// # Errors
+    ///
+    /// If it is stale, or its file cannot be read.
+    pub fn check(&self, fault: &Fault) -> Result<()> {
+        let (_, good) = self.read(fault)?;
+        fault.apply(&good)?;
+        Ok(())
+    }
+
     /// Runs `work` while the copy has the fault in it.
     ///
     /// # Errors
     ///
     /// If the fault is stale, or the copy cannot be written; those of `work`.
     pub fn with<T>(&self, fault: &Fault, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let path = self.root.join(&fault.file);
-        let good =
-            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let (path, good) = self.read(fault)?;
         fs::write(&path, fault.apply(&good)?)
             .with_context(|| format!("writing {}", path.display()))?;
         let result = work();
         fs::write(&path, good).with_context(|| format!("restoring {}", path.display()))?;
         result
+    }
+
+    fn read(&self, fault: &Fault) -> Result<(PathBuf, String)> {
+        let path = self.root.join(&fault.file);
+        let good =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok((path, good))
     }
 
     fn mirror(&self, from: &Path, source: &str) -> Result<()> {

@@ -147,11 +147,10 @@ impl Reservation {
         if pages.is_empty() || !offset.is_multiple_of(PAGE) || end > contents.size {
             return Err(WindowError::Invalid);
         }
-        if contents
-            .windows
-            .iter()
-            .any(|(at, w)| *at < end && offset < w.range(*at).end)
-        {
+        // Windows do not overlap, so only the last that begins before the end
+        // of this one could.
+        let before = contents.windows.range(..end).next_back();
+        if before.is_some_and(|(at, window)| offset < window.range(*at).end) {
             return Err(WindowError::Invalid);
         }
         let runs = runs(pages, memory).ok_or(WindowError::Invalid)?;

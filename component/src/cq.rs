@@ -349,12 +349,44 @@ impl Cq {
     /// Posts a completion: 60 bytes as seven words and a half. False if the
     /// driver has not consumed the entry it would replace; that entry is left
     /// alone, and the completion is lost and counted.
-    #[inline]
+    #[inline(always)]
     pub fn post(
         &mut self,
         platform: &mut impl Platform,
-        words: &mut [u64; 7],
+        mut words: [u64; 7],
         rest: u32,
+        completes: Completes,
+    ) -> bool {
+        let last = u64::from(rest) | u64::from(self.info(completes).into_bits()) << 32;
+        words[JOURNAL] |= u64::from(completes.end) | u64::from(completes.note) << 32;
+        let index = self.position.index();
+        let at = index * CQE_SIZE;
+        if let Some(window) = self.ring.window()
+            && !self.position.full()
+            && let Some(completed) = self.completed.get_mut(index as usize)
+            && window.publish(at, &words, last)
+        {
+            *completed = completes.end;
+            self.position.advance();
+            self.dirty = true;
+            return true;
+        }
+        self.post_slowly(platform, words, last, completes)
+    }
+
+    #[inline]
+    fn info(&self, completes: Completes) -> CqeInfo {
+        CqeInfo::of(completes.wq, completes.is_sq, self.position.owner())
+    }
+
+    /// As `post`, where there is no window, the driver has not said that
+    /// there is room, or the memory is gone.
+    #[inline(never)]
+    fn post_slowly(
+        &mut self,
+        platform: &mut impl Platform,
+        words: [u64; 7],
+        last: u64,
         completes: Completes,
     ) -> bool {
         let index = self.position.index();
@@ -362,15 +394,9 @@ impl Cq {
             self.note_overrun(platform, completes.wq);
             return false;
         }
-        let info = CqeInfo::new()
-            .with_wq_num(completes.wq)
-            .with_is_sq(completes.is_sq)
-            .with_owner(self.position.owner());
-        let last = u64::from(rest) | u64::from(info.into_bits()) << 32;
-        words[JOURNAL] |= u64::from(completes.end) | u64::from(completes.note) << 32;
         if self
             .ring
-            .publish(platform, index * CQE_SIZE, words, last)
+            .publish(platform, index * CQE_SIZE, &words, last)
             .is_err()
         {
             self.lost.hit();

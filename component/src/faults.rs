@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::hint::black_box;
 
 use crate::caution::Caution;
+use crate::nic::batch::List;
 use crate::platform::{Level, Platform, Segment};
 use crate::wq::Wq;
 
@@ -67,7 +68,7 @@ pub fn meet(
     platform: &mut impl Platform,
     (wq, caution): (&mut Wq, &Caution),
     (position, end): (u32, u32),
-    segments: &mut Vec<Segment>,
+    segments: &mut List<Segment>,
 ) {
     let Some((fault, flavour)) = at(position, end) else {
         return;
@@ -84,10 +85,12 @@ pub fn meet(
         Fault::Loop => loop_for_ever(),
         Fault::Grow => grow_for_ever(),
         Fault::Corrupt => corrupt(wq, position),
-        Fault::Garbage => segments.push(Segment {
-            address: u64::MAX,
-            length: u32::MAX,
-        }),
+        Fault::Garbage => {
+            let _ = segments.push(Segment {
+                address: u64::MAX,
+                length: u32::MAX,
+            });
+        }
     }
 }
 

@@ -458,9 +458,8 @@ impl Hwc {
             reused_below,
             note: note(self.changed, &self.scratch.sqe),
         };
-        let mut words = [0; 7];
         ctx.queues
-            .post_completion(ctx.platform, self.channel.cq, &mut words, 0, completes);
+            .post_completion(ctx.platform, self.channel.cq, [0; 7], 0, completes);
     }
 
     fn complete_response(&mut self, ctx: &mut Context<'_, impl Platform>, length: u32) {
@@ -485,7 +484,7 @@ impl Hwc {
             note: 0,
         };
         ctx.queues
-            .post_completion(ctx.platform, self.channel.cq, &mut words, 0, completes);
+            .post_completion(ctx.platform, self.channel.cq, words, 0, completes);
     }
 
     fn cannot_answer(&mut self, ctx: &mut Context<'_, impl Platform>, reason: &str) {

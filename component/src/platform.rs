@@ -9,7 +9,7 @@ pub use crate::bindings::exports::manatee::device::device::{
 };
 pub use crate::bindings::manatee::device::log::Level;
 pub use crate::bindings::manatee::device::types::{
-    Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
+    Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxStatus,
 };
 use crate::saved::COUNTABLE;
 use crate::window::Window;
@@ -17,6 +17,41 @@ use crate::window::Window;
 /// An access to something that is not guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryError;
+
+/// A packet to transmit: the WIT world's `tx-packet`, as the canonical ABI lays
+/// it out in memory, so that a batch need not be copied on its way out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxPacket {
+    /// Its name while it is in flight.
+    pub id: u32,
+    /// Number of segments, at least 1.
+    pub segments: u16,
+    /// Offset of the TCP or UDP header from the start of the frame in bytes, 0
+    /// if unknown.
+    pub l4_offset: u16,
+    /// TCP payload bytes a segment, for a large send.
+    pub segment_size: u16,
+    /// For a tag to be inserted.
+    pub vlan_tci: u16,
+    /// What to do to it.
+    pub offloads: Offloads,
+}
+
+impl TxPacket {
+    /// A packet for which no numbers matter.
+    #[inline]
+    pub fn plain(id: u32, segments: u16, offloads: Offloads) -> Self {
+        Self {
+            id,
+            segments,
+            l4_offset: 0,
+            segment_size: 0,
+            vlan_tci: 0,
+            offloads,
+        }
+    }
+}
 
 /// What became of a transmitted batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -223,7 +223,7 @@ impl Queues {
         &mut self,
         platform: &mut impl Platform,
         id: u32,
-        words: &mut [u64; 7],
+        words: [u64; 7],
         rest: u32,
         completes: Completes,
     ) -> bool {

@@ -63,6 +63,15 @@ impl Ring {
         self.size
     }
 
+    /// The window, if one is in use.
+    #[inline]
+    pub fn window(&self) -> Option<&Window> {
+        match &self.access {
+            Access::Window { window, .. } => Some(window),
+            Access::Copy { .. } => None,
+        }
+    }
+
     /// Whether a window is in use.
     pub fn has_window(&self) -> bool {
         matches!(self.access, Access::Window { .. })

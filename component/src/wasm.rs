@@ -46,7 +46,6 @@ const BUILD: &str = match option_env!("MANATEE_BUILD") {
 /// The imports.
 struct Host {
     pages: pages::Pages,
-    batch: transmit::Batch,
     /// Keeps its allocation between lines.
     line: String,
 }
@@ -66,7 +65,6 @@ fn with_device<T>(act: impl FnOnce(&mut Device<Host>) -> T) -> T {
     act(device.get_or_insert_with(|| {
         Device::new(Host {
             pages: pages::Pages::default(),
-            batch: transmit::Batch::default(),
             line: String::new(),
         })
     }))
@@ -119,7 +117,7 @@ impl Platform for Host {
         packets: &[TxPacket],
         segments: &[Segment],
     ) -> TransmitResult {
-        self.batch.transmit(port, queue, packets, segments)
+        transmit::transmit(port, queue, packets, segments)
     }
 
     fn post_receive(

@@ -58,6 +58,20 @@ pub struct Entry {
     pub end: u32,
 }
 
+/// An entry of the most common shape: one unit, with an inline OOB of 8 bytes
+/// and one SGE.
+#[derive(Clone, Copy, Debug)]
+pub struct Simple {
+    /// Where it begins.
+    pub position: u32,
+    /// Where it ends.
+    pub end: u32,
+    /// The inline OOB.
+    pub oob: u64,
+    /// The SGE.
+    pub sge: Sge,
+}
+
 /// What was at the front of a work queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetched {
@@ -97,11 +111,18 @@ impl Entry {
         &self.words[1..1 + self.header.oob_size().unwrap_or(8) as usize / 8]
     }
 
+    /// The first 8 bytes of the inline OOB, and the next if there are more.
+    #[inline]
+    pub fn oob_words(&self) -> (u64, Option<u64>) {
+        let long = self.header.sgl_offset() > 16;
+        (self.words[1], long.then_some(self.words[2]))
+    }
+
     /// The scatter/gather list.
     #[inline]
     pub fn sgl(&self) -> &[Sge] {
         let first = (self.header.sgl_offset() / 8) as usize;
-        let end = first + 2 * usize::from(self.header.num_sge());
+        let end = first + 2 * self.header.sges() as usize;
         let bytes = self.words.get(first..end).unwrap_or_default().as_bytes();
         <[Sge]>::ref_from_bytes(bytes).unwrap_or_default()
     }
@@ -192,6 +213,35 @@ impl Wq {
         true
     }
 
+    /// Reads the next entry, once, and passes it, if it is a simple one in a
+    /// window. None, and nothing passed, if it is not, or there is none:
+    /// [`fetch`](Self::fetch) knows.
+    #[inline(always)]
+    pub fn fetch_simple(&mut self) -> Option<Simple> {
+        let window = self.ring.window()?;
+        let posted = self.tail.wrapping_sub(self.next);
+        let size = self.ring.size();
+        let mut words = [0; (WQE_UNIT / 8) as usize];
+        let readable = posted.wrapping_sub(WQE_UNIT) <= size.wrapping_sub(WQE_UNIT)
+            && window.load(self.next & (size - 1), &mut words);
+        let [header, oob, address, rest] = words;
+        if !readable || !WqeHeader::from_bits(header).is_simple() {
+            return None;
+        }
+        let position = self.next;
+        self.next = position.wrapping_add(WQE_UNIT);
+        Some(Simple {
+            position,
+            end: self.next,
+            oob,
+            sge: Sge {
+                address,
+                mem_key: rest as u32,
+                size: (rest >> 32) as u32,
+            },
+        })
+    }
+
     /// Reads the next entry, once, into `entry`, and passes it.
     #[inline]
     pub fn fetch(&mut self, platform: &mut impl Platform, entry: &mut Entry) -> Fetched {
@@ -230,7 +280,7 @@ impl Wq {
             return Fetched::Malformed;
         }
         entry.end = self.next.wrapping_add(size);
-        if size > self.max_entry() || header.oob_size().is_none() {
+        if size > self.max_entry() || !header.is_known() {
             return Fetched::Malformed;
         }
         let rest = &mut rest[..((size - WQE_UNIT) / 8) as usize];

@@ -1,5 +1,6 @@
 //! The basic NIC: vports with a send and a receive queue each.
 
+pub(crate) mod batch;
 pub mod commands;
 pub mod objects;
 pub mod rx;
@@ -10,9 +11,9 @@ use alloc::vec::Vec;
 
 use slab::Slab;
 
-use crate::platform::{FaultCounter, RxBuffer, Segment, TxPacket};
+use crate::platform::FaultCounter;
 use crate::wire::bnic::{HASH_KEY_SIZE, INDIRECTION_ENTRIES, Stats};
-use crate::wq::Entry;
+use batch::Batch;
 use objects::WqObject;
 
 /// Protection domain of the NIC.
@@ -38,17 +39,7 @@ pub struct Nic {
     pub(crate) objects: Slab<WqObject>,
     /// Number of the last object.
     sequence: u32,
-    scratch: Scratch,
-}
-
-/// Buffers that keep their allocation between calls.
-#[derive(Debug, Default)]
-struct Scratch {
-    entry: Entry,
-    packets: Vec<TxPacket>,
-    segments: Vec<Segment>,
-    sent: Vec<tx::InFlight>,
-    buffers: Vec<RxBuffer>,
+    batch: Batch,
 }
 
 /// What the host says of a port.

@@ -2,10 +2,11 @@
 //! packets to completions.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
+use super::batch::{BUFFERS, Batch, List, MOST_SEGMENTS};
 use super::objects::Work;
 use super::{MANA_MEM_KEY, Steering, Vport};
+use crate::caution::Caution;
 use crate::cq::{Completes, Cq};
 use crate::hwc::Context;
 use crate::platform::{Level, Platform, RxBuffer, RxFlags, RxPacket, Segment};
@@ -15,8 +16,6 @@ use crate::wire::oob::{CqeHeader, CqeType, RxCompletion};
 use crate::wire::queue::{QueueType, Sge};
 use crate::wq::{Fetched, Wq};
 
-/// Buffers handed over in one call.
-const BATCH: usize = 256;
 /// The most buffers that the host holds at a time.
 const MAX_POSTED: usize = 2048;
 
@@ -34,16 +33,20 @@ pub struct Posted {
 /// Hands receive queue entries to the host, if the vport receives.
 pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
     loop {
-        let most = if ctx.queues.caution.is_on() { 1 } else { BATCH };
-        if post_batch(ctx, key, most) != Some(most) {
+        let most = if ctx.queues.caution.is_on() {
+            1
+        } else {
+            BUFFERS
+        };
+        if post_batch(ctx, key, most) != Some(true) {
             break;
         }
     }
     complete_bad(ctx, key);
 }
 
-/// Returns how many entries it took.
-fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<usize> {
+/// Takes up to `most` entries. True if there may be more to take.
+fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<bool> {
     let nic = &mut *ctx.nic;
     let object = nic.objects.get_mut(key)?;
     let Work::Receive { posted } = &mut object.work else {
@@ -53,39 +56,21 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> 
         return None;
     }
     let (wq, caution) = ctx.queues.rq_with_caution(object.wq)?;
-    let scratch = &mut nic.scratch;
-    scratch.buffers.clear();
-    scratch.segments.clear();
     let before = posted.len();
-    while scratch.buffers.len() < most && posted.len() < MAX_POSTED {
-        let skip =
-            caution.is_on() && caution.attempt_next(ctx.platform, QueueType::Rq, object.wq, wq);
-        let fetched = wq.fetch(ctx.platform, &mut scratch.entry);
-        if fetched == Fetched::Nothing {
-            break;
-        }
-        let entry = &scratch.entry;
-        let first = scratch.segments.len();
-        let bad = skip || fetched != Fetched::Entry || !gather(entry.sgl(), &mut scratch.segments);
-        if bad {
-            scratch.segments.truncate(first);
-        } else {
-            scratch.buffers.push(RxBuffer {
-                id: entry.end,
-                segments: (scratch.segments.len() - first) as u16,
-            });
-        }
-        posted.push_back(Posted {
-            position: entry.position,
-            end: entry.end,
-            bad,
-        });
+    let most = most.min(MAX_POSTED.saturating_sub(before));
+    nic.batch.begin();
+    let more = gather(
+        ctx.platform,
+        &mut nic.batch,
+        (object.wq, wq, caution),
+        posted,
+        most,
+    );
+    let buffers = nic.batch.buffers.as_slice();
+    if buffers.is_empty() {
+        return Some(more);
     }
-    if scratch.buffers.is_empty() {
-        return Some(0);
-    }
-    let port = object.vport as u32;
-    let (buffers, segments) = (&scratch.buffers, &scratch.segments);
+    let (port, segments) = (object.vport as u32, nic.batch.segments.as_slice());
     let taken = ctx
         .platform
         .post_receive(port, object.queue, buffers, segments) as usize;
@@ -95,25 +80,99 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> 
         let keep = keep.unwrap_or(before);
         wq.rewind_to(posted[keep].position);
         posted.truncate(keep);
-        return Some(0);
+        return Some(false);
     }
-    Some(buffers.len())
+    Some(more)
+}
+
+/// Fills a batch with up to `most` entries of a receive queue. True if there
+/// may be more of them.
+fn gather(
+    platform: &mut impl Platform,
+    batch: &mut Batch,
+    (id, wq, caution): (u32, &mut Wq, &mut Caution),
+    posted: &mut VecDeque<Posted>,
+    most: usize,
+) -> bool {
+    let cautious = caution.is_on();
+    let end = posted.len() + most;
+    while posted.len() < end && batch.has_room() {
+        if !cautious && gather_simple(batch, wq, posted, end) > 0 {
+            continue;
+        }
+        let skip = cautious && caution.attempt_next(platform, QueueType::Rq, id, wq);
+        let entry = &mut batch.entry;
+        let fetched = wq.fetch(platform, entry);
+        if fetched == Fetched::Nothing {
+            return false;
+        }
+        let first = batch.segments.len();
+        let bad = skip || fetched != Fetched::Entry || !add(entry.sgl(), &mut batch.segments);
+        if bad {
+            batch.segments.truncate(first);
+        } else {
+            let segments = (batch.segments.len() - first) as u16;
+            let id = entry.end;
+            // There is room for as many buffers as entries are taken at most.
+            let _ = batch.buffers.push(RxBuffer { id, segments });
+        }
+        posted.push_back(Posted {
+            position: entry.position,
+            end: entry.end,
+            bad,
+        });
+    }
+    most > 0
+}
+
+/// Takes simple entries for as long as they are good, until `end` are posted.
+/// Returns how many there were.
+fn gather_simple(
+    batch: &mut Batch,
+    wq: &mut Wq,
+    posted: &mut VecDeque<Posted>,
+    end: usize,
+) -> usize {
+    let room = batch.segments.room().saturating_sub(MOST_SEGMENTS);
+    let most = (end - posted.len()).min(room);
+    let slots = batch.buffers.spare().iter_mut();
+    let mut count = 0;
+    for (buffer, segment) in slots.zip(batch.segments.spare()).take(most) {
+        let Some(simple) = wq.fetch_simple() else {
+            break;
+        };
+        let sge = simple.sge;
+        if sge.size == 0 || sge.mem_key != MANA_MEM_KEY {
+            wq.rewind_to(simple.position);
+            break;
+        }
+        (buffer.id, buffer.segments) = (simple.end, 1);
+        (segment.address, segment.length) = (sge.address, sge.size);
+        posted.push_back(Posted {
+            position: simple.position,
+            end: simple.end,
+            bad: false,
+        });
+        count += 1;
+    }
+    batch.buffers.add(count);
+    batch.segments.add(count);
+    count
 }
 
 /// Adds a buffer's segments to `segments`. False if it has none, or one that
 /// is no memory of the NIC's.
-#[inline]
-fn gather(sgl: &[Sge], segments: &mut Vec<Segment>) -> bool {
+fn add(sgl: &[Sge], segments: &mut List<Segment>) -> bool {
     let mut found = false;
     for sge in sgl.iter().filter(|sge| sge.size != 0) {
-        if sge.mem_key != MANA_MEM_KEY {
+        let segment = Segment {
+            address: sge.address,
+            length: sge.size,
+        };
+        if sge.mem_key != MANA_MEM_KEY || !segments.push(segment) {
             return false;
         }
         found = true;
-        segments.push(Segment {
-            address: sge.address,
-            length: sge.size,
-        });
     }
     found
 }
@@ -151,7 +210,10 @@ fn complete_received<P: Platform>(
                 cq,
                 id: object.wq,
             };
-            completer.complete_bad(platform, posted, vport, port);
+            let is_bad = |front: &Posted| front.bad;
+            if posted.front().is_some_and(is_bad) {
+                completer.complete_bad(platform, posted, vport, port);
+            }
             for packet in packets {
                 let Some(front) = posted.pop_front_if(|front| front.end == packet.id) else {
                     platform.log(
@@ -162,7 +224,9 @@ fn complete_received<P: Platform>(
                 };
                 count(vport, packet);
                 completer.complete(platform, front, packet);
-                completer.complete_bad(platform, posted, vport, port);
+                if posted.front().is_some_and(is_bad) {
+                    completer.complete_bad(platform, posted, vport, port);
+                }
             }
         })
 }
@@ -176,7 +240,7 @@ struct Completer<'a> {
 }
 
 impl Completer<'_> {
-    #[inline]
+    #[cold]
     fn complete_bad(
         &mut self,
         platform: &mut impl Platform,
@@ -201,7 +265,7 @@ impl Completer<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self, platform: &mut impl Platform, buffer: Posted, packet: &RxPacket) {
         let lost = RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT;
         let cqe_type = if packet.flags.intersects(lost) {
@@ -211,7 +275,7 @@ impl Completer<'_> {
         };
         self.wq.complete_to(buffer.end);
         let flags = completion_flags(packet);
-        let mut words = RxCompletion::words(CqeHeader::of(cqe_type), flags, packet.length as u16);
+        let words = RxCompletion::words(CqeHeader::of(cqe_type), flags, packet.length as u16);
         let offset = buffer.position & (self.wq.ring.size() - 1);
         let completes = Completes {
             wq: self.id,
@@ -220,13 +284,16 @@ impl Completer<'_> {
             reused_below: self.wq.reused_below(),
             note: 0,
         };
-        self.cq.post(platform, &mut words, offset, completes);
+        self.cq.post(platform, words, offset, completes);
     }
 }
 
-#[inline]
+#[inline(always)]
 fn completion_flags(packet: &RxPacket) -> CompletionFlags {
     let flags = packet.flags;
+    if flags.is_empty() {
+        return CompletionFlags::new();
+    }
     let tagged = flags.contains(RxFlags::VLAN);
     let good = flags.contains(RxFlags::L4_CHECKSUM_GOOD);
     let bad = flags.contains(RxFlags::L4_CHECKSUM_BAD);
@@ -242,6 +309,7 @@ fn completion_flags(packet: &RxPacket) -> CompletionFlags {
         .with_udp_csum_fail(udp && bad)
 }
 
+#[inline(always)]
 fn count(vport: &mut Vport, packet: &RxPacket) {
     let stats = &mut vport.stats;
     let length = u64::from(packet.length);
@@ -283,10 +351,10 @@ pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Sta
         note: 0,
     };
     let header = CqeHeader::of(CqeType::RxObjectFence);
-    let mut words = RxCompletion::words(header, CompletionFlags::new(), 0);
+    let words = RxCompletion::words(header, CompletionFlags::new(), 0);
     if ctx
         .queues
-        .post_completion(ctx.platform, object.cq, &mut words, 0, completes)
+        .post_completion(ctx.platform, object.cq, words, 0, completes)
     {
         Ok(())
     } else {

@@ -1,26 +1,16 @@
 //! The import `transmit`, called with the batch as it lies in memory.
 //!
 //! The generated binding copies a list whose records hold flags to a new
-//! allocation at every call; this one keeps it.
+//! allocation at every call; this one passes on where it lies.
 
 #![allow(unsafe_code)]
 
 use alloc::vec::Vec;
+use core::mem::offset_of;
 
-use crate::platform::{Segment, TransmitResult, TxPacket, TxStatus};
+use crate::platform::{Offloads, Segment, TransmitResult, TxPacket, TxStatus};
 
-/// `tx-packet`, as the canonical ABI lays it out.
-#[repr(C)]
-struct Record {
-    id: u32,
-    segments: u16,
-    l4_offset: u16,
-    segment_size: u16,
-    vlan_tci: u16,
-    offloads: u8,
-}
-
-/// `transmit-result`, likewise.
+/// `transmit-result`, as the canonical ABI lays it out.
 #[repr(C)]
 #[derive(Default)]
 struct RawResult {
@@ -32,17 +22,19 @@ struct RawResult {
 }
 
 const _: () = {
-    assert!(size_of::<Record>() == 16 && align_of::<Record>() == 4);
+    assert!(size_of::<TxPacket>() == 16 && align_of::<TxPacket>() == 4);
+    assert!(offset_of!(TxPacket, offloads) == 12 && size_of::<Offloads>() == 1);
     assert!(size_of::<Segment>() == 16 && align_of::<Segment>() == 8);
     assert!(size_of::<RawResult>() == 40);
 };
 
 #[link(wasm_import_module = "manatee:device/packet-endpoint@0.1.0")]
 unsafe extern "C" {
-    fn transmit(
+    #[link_name = "transmit"]
+    fn import(
         port: u32,
         queue: u32,
-        packets: *const Record,
+        packets: *const TxPacket,
         packet_count: usize,
         segments: *const Segment,
         segment_count: usize,
@@ -50,49 +42,31 @@ unsafe extern "C" {
     );
 }
 
-/// A batch on its way out; keeps its allocation.
-#[derive(Default)]
-pub struct Batch {
-    records: Vec<Record>,
-}
-
-impl Batch {
-    /// Hands packets over.
-    pub fn transmit(
-        &mut self,
-        port: u32,
-        queue: u32,
-        packets: &[TxPacket],
-        segments: &[Segment],
-    ) -> TransmitResult {
-        self.records.clear();
-        self.records.extend(packets.iter().map(|packet| Record {
-            id: packet.id,
-            segments: packet.segments,
-            l4_offset: packet.l4_offset,
-            segment_size: packet.segment_size,
-            vlan_tci: packet.vlan_tci,
-            offloads: packet.offloads.bits(),
-        }));
-        let mut result = RawResult::default();
-        // SAFETY: the import's type is that of the WIT world, and both lists
-        // and the result are laid out as the canonical ABI says.
-        unsafe {
-            transmit(
-                port,
-                queue,
-                self.records.as_ptr(),
-                self.records.len(),
-                segments.as_ptr(),
-                segments.len(),
-                &raw mut result,
-            );
-        }
-        TransmitResult {
-            statuses: statuses(result.statuses),
-            multicast: (result.multicast_packets, result.multicast_bytes),
-            broadcast: (result.broadcast_packets, result.broadcast_bytes),
-        }
+/// Hands packets over.
+pub fn transmit(
+    port: u32,
+    queue: u32,
+    packets: &[TxPacket],
+    segments: &[Segment],
+) -> TransmitResult {
+    let mut result = RawResult::default();
+    // SAFETY: the import's type is that of the WIT world, and both lists and
+    // the result are laid out as the canonical ABI says.
+    unsafe {
+        import(
+            port,
+            queue,
+            packets.as_ptr(),
+            packets.len(),
+            segments.as_ptr(),
+            segments.len(),
+            &raw mut result,
+        );
+    }
+    TransmitResult {
+        statuses: statuses(result.statuses),
+        multicast: (result.multicast_packets, result.multicast_bytes),
+        broadcast: (result.broadcast_packets, result.broadcast_bytes),
     }
 }
 

@@ -107,9 +107,7 @@ impl CqeHeader {
     /// The header of a completion.
     #[inline]
     pub fn of(cqe_type: CqeType) -> Self {
-        Self::new()
-            .with_cqe_type(cqe_type as u8)
-            .with_client_type(CLIENT_COMPLETION)
+        Self::from_bits(u32::from(cqe_type as u8) | u32::from(CLIENT_COMPLETION) << 6)
     }
 }
 
@@ -201,6 +199,17 @@ mod tests {
         };
         let words = RxCompletion::words(header, flags, 1514);
         assert_eq!(words.as_bytes(), &completion.as_bytes()[..56]);
+    }
+
+    #[test]
+    fn a_header_is_its_fields() {
+        let header = CqeHeader::new()
+            .with_cqe_type(CqeType::TxGdmaError as u8)
+            .with_client_type(CLIENT_COMPLETION);
+        assert_eq!(
+            CqeHeader::of(CqeType::TxGdmaError).into_bits(),
+            header.into_bits()
+        );
     }
 
     #[test]

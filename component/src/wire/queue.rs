@@ -74,6 +74,22 @@ pub struct WqeHeader {
     __: u8,
 }
 
+/// Where the SGEs begin in units of 16 bytes, a hexadecimal digit for each
+/// value of `inline_oob_size_div4`; 0 if no entry has that.
+const SGL_UNITS: u32 = 0x3200_0100;
+
+/// The bits of a header that say what its entry is made of.
+const SHAPE: u64 = WqeHeader::new()
+    .with_num_sge(0xff)
+    .with_inline_oob_size_div4(7)
+    .with_client_oob_in_sgl(true)
+    .into_bits();
+/// One SGE and an inline OOB of 8 bytes, in one unit.
+const SIMPLE: u64 = WqeHeader::new()
+    .with_num_sge(1)
+    .with_inline_oob_size_div4(2)
+    .into_bits();
+
 impl WqeHeader {
     /// Length of the inline OOB in bytes; None for a length that no entry has
     /// (`INLINE_OOB_SMALL_SIZE`, `INLINE_OOB_LARGE_SIZE`, and 32).
@@ -87,16 +103,41 @@ impl WqeHeader {
         }
     }
 
+    /// Whether the entry is a [simple](crate::wq::Simple) one.
+    #[inline]
+    pub fn is_simple(self) -> bool {
+        self.into_bits() & SHAPE == SIMPLE
+    }
+
+    /// Whether entries have an inline OOB of this length.
+    #[inline]
+    pub fn is_known(self) -> bool {
+        self.sgl_units() != 0
+    }
+
     /// Where the SGEs begin: behind header and OOB, on the next multiple of 16.
     #[inline]
     pub fn sgl_offset(self) -> u32 {
-        (8 + self.oob_size().unwrap_or(8)).next_multiple_of(16)
+        16 * self.sgl_units().max(1)
+    }
+
+    #[inline]
+    fn sgl_units(self) -> u32 {
+        let code = (self.into_bits() >> 40) as u32 & 7;
+        SGL_UNITS >> (4 * code) & 0xf
+    }
+
+    /// Number of SGEs, as the getter that is made for the field, but inlined
+    /// into other crates.
+    #[inline]
+    pub fn sges(self) -> u32 {
+        (self.into_bits() >> 32) as u32 & 0xff
     }
 
     /// Length of the whole entry in bytes, a multiple of [`WQE_UNIT`].
     #[inline]
     pub fn size(self) -> u32 {
-        (self.sgl_offset() + 16 * u32::from(self.num_sge())).next_multiple_of(WQE_UNIT)
+        (self.sgl_offset() + 16 * self.sges()).next_multiple_of(WQE_UNIT)
     }
 }
 
@@ -119,6 +160,14 @@ pub struct CqeInfo {
     __: u8,
     #[bits(3)]
     pub owner: u8,
+}
+
+impl CqeInfo {
+    /// The last 4 bytes of an entry of a queue whose id has 24 bits.
+    #[inline]
+    pub fn of(wq_num: u32, is_sq: bool, owner: u8) -> Self {
+        Self::from_bits(wq_num & 0xff_ffff | u32::from(is_sq) << 24 | u32::from(owner) << 29)
+    }
 }
 
 /// The last 4 bytes of an event queue entry (`union gdma_eqe_info`).
@@ -193,6 +242,32 @@ mod tests {
         let flags = 3 | 6 << 8 | 1 << 11 | 1448 << 16;
         assert_eq!(header.into_bits(), u64::from(54u32 << 24) | flags << 32);
         assert_eq!((header.sgl_offset(), header.size()), (32, 96));
+    }
+
+    #[test]
+    fn what_is_computed_from_bits_is_what_the_fields_say() {
+        for code in 0..8 {
+            for sges in [0, 1, 31, 255] {
+                let header = WqeHeader::new()
+                    .with_inline_oob_size_div4(code)
+                    .with_num_sge(sges)
+                    .with_client_data_unit(0x3fff);
+                let begin = (8 + header.oob_size().unwrap_or(8)).next_multiple_of(16);
+                assert_eq!(header.is_known(), header.oob_size().is_some());
+                assert_eq!(header.sgl_offset(), begin);
+                assert_eq!(header.sges(), u32::from(sges));
+                assert_eq!(header.is_simple(), (code, sges) == (2, 1));
+                assert!(!header.with_client_oob_in_sgl(true).is_simple());
+            }
+        }
+        let info = CqeInfo::new()
+            .with_wq_num(0xab_cdef)
+            .with_is_sq(true)
+            .with_owner(5);
+        assert_eq!(
+            CqeInfo::of(0xab_cdef, true, 5).into_bits(),
+            info.into_bits()
+        );
     }
 
     #[test]

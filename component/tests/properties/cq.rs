@@ -30,14 +30,9 @@ fn an_overrun_loses_the_new_completion_and_no_other() {
         let mut waiting = VecDeque::new();
         for (post, take) in steps {
             for _ in 0..post {
-                let mut words = [u64::from(posted) << 7; 7];
+                let words = [u64::from(posted) << 7; 7];
                 // A work queue so large that no memory of it is used again.
-                let taken = cq.post(
-                    &mut world,
-                    &mut words,
-                    posted,
-                    completes(posted * 32 + 32, 0),
-                );
+                let taken = cq.post(&mut world, words, posted, completes(posted * 32 + 32, 0));
                 prop_assert_eq!(taken, (waiting.len() as u32) < ENTRIES);
                 if taken {
                     waiting.push_back(posted);
@@ -79,7 +74,7 @@ fn a_silent_driver_loses_nothing_for_six_laps() {
                 let reused_below = (tail * 32).wrapping_sub(size);
                 let taken = cq.post(
                     &mut world,
-                    &mut [0; 7],
+                    [0; 7],
                     0,
                     completes(done * 32 + 32, reused_below),
                 );

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use manatee::bindings::manatee::device::types as wit;
-use manatee::endpoint::{Completions, Endpoint, PortIo, RxQueue, TxBatch};
+use manatee::endpoint::{Completions, Endpoint, Groups, PortIo, RxQueue, TxBatch};
 use manatee::interrupt::VectorSink;
 use manatee::memory::GuestMemory;
 use manatee_device::device::Device;
@@ -233,7 +233,12 @@ impl Platform for Host {
         let batch = TxBatch::new(&self.packets, &self.segments).expect("a batch that adds up");
         port.endpoint.transmit(&mut io, batch, &mut self.statuses);
         let sent = |status: &wit::TxStatus| *status == wit::TxStatus::Sent;
-        let mut result = TransmitResult::default();
+        let groups = Groups::of(batch, &self.statuses, &self.memory);
+        let mut result = TransmitResult {
+            statuses: Vec::new(),
+            multicast: groups.multicast,
+            broadcast: groups.broadcast,
+        };
         if !self.statuses.iter().all(sent) {
             result.statuses = self.statuses.iter().map(|s| status(*s)).collect();
         }

@@ -48,7 +48,7 @@ fn port_of<'a>(
     store.data_mut().ports.get_mut(port as usize)
 }
 
-type TransmitParams = (u32, u32, Records<TxPacket>, Records<Segment>);
+type TransmitParams = (u32, u32, Records<TxPacket, 4>, Records<Segment, 4>);
 
 fn transmit(
     mut store: StoreContextMut<'_, HostState>,
@@ -64,7 +64,7 @@ fn transmit(
     Ok((result?,))
 }
 
-type PostReceiveParams = (u32, u32, Records<RxBuffer>, Records<Segment>);
+type PostReceiveParams = (u32, u32, Records<RxBuffer, 2>, Records<Segment, 4>);
 
 fn post_receive(
     mut store: StoreContextMut<'_, HostState>,

@@ -23,12 +23,12 @@ use crate::endpoint::{Offloads, RxFlags, RxPacket, Segment, TxPacket};
 const DEVICE: &str = "manatee:device/device@0.1.0";
 
 /// A record without pointers, as it lies in a component's memory.
-pub trait Record: ComponentType + Copy {
-    /// Its words, low bytes first, as the canonical ABI lays it out.
-    type Words: AsRef<[u32]> + for<'a> TryFrom<&'a [u32]>;
-
+///
+/// `N` is the number of its words, low bytes first, as the canonical ABI lays it
+/// out.
+pub trait Record<const N: usize>: ComponentType + Copy {
     /// Reads it. Padding, and bits of flags that do not exist, are ignored.
-    fn from_words(words: &Self::Words) -> Self;
+    fn from_words(words: &[u32; N]) -> Self;
 }
 
 const fn words<T: ComponentType>() -> u32 {
@@ -36,24 +36,21 @@ const fn words<T: ComponentType>() -> u32 {
 }
 
 /// A list of records in a component's memory, not yet looked at.
-pub struct Records<T> {
+pub struct Records<T, const N: usize> {
     words: WasmList<u32>,
     records: PhantomData<T>,
 }
 
-impl<T: Record> Records<T> {
+impl<T: Record<N>, const N: usize> Records<T, N> {
     /// Copies the records to the end of `to`.
     pub fn append_to<'a, S: 'static>(
         &self,
         store: impl Into<StoreContext<'a, S>>,
         to: &mut Vec<T>,
     ) {
-        let words = self.words.as_le_slice(store);
-        let records = words.chunks_exact(words_of::<T>());
-        to.extend(records.filter_map(|words| {
-            let words = T::Words::try_from(words).ok()?;
-            Some(T::from_words(&words))
-        }));
+        const { assert!(words::<T>() as usize == N) };
+        let (records, _) = self.words.as_le_slice(store).as_chunks();
+        to.extend(records.iter().map(T::from_words));
     }
 }
 
@@ -62,7 +59,7 @@ fn words_of<T: ComponentType>() -> usize {
 }
 
 // SAFETY: the type, its flat form and its form in memory are those of `[T]`.
-unsafe impl<T: Record> ComponentType for Records<T> {
+unsafe impl<T: Record<N>, const N: usize> ComponentType for Records<T, N> {
     type Lower = <[T] as ComponentType>::Lower;
 
     const ABI: CanonicalAbiInfo = <[T]>::ABI;
@@ -74,7 +71,7 @@ unsafe impl<T: Record> ComponentType for Records<T> {
 
 // SAFETY: wasmtime's list of words checks that the range is in bounds; it is
 // given as many words as the records have, and alignment is checked here.
-unsafe impl<T: Record> Lift for Records<T> {
+unsafe impl<T: Record<N>, const N: usize> Lift for Records<T, N> {
     fn linear_lift_from_flat(
         cx: &mut LiftContext<'_>,
         ty: InterfaceType,
@@ -203,9 +200,7 @@ impl Received {
     }
 }
 
-impl Record for TxPacket {
-    type Words = [u32; 4];
-
+impl Record<4> for TxPacket {
     #[inline]
     fn from_words(words: &[u32; 4]) -> Self {
         let [id, first, second, flags] = *words;
@@ -220,9 +215,7 @@ impl Record for TxPacket {
     }
 }
 
-impl Record for RxBuffer {
-    type Words = [u32; 2];
-
+impl Record<2> for RxBuffer {
     #[inline]
     fn from_words(words: &[u32; 2]) -> Self {
         Self {
@@ -232,9 +225,7 @@ impl Record for RxBuffer {
     }
 }
 
-impl Record for Segment {
-    type Words = [u32; 4];
-
+impl Record<4> for Segment {
     #[inline]
     fn from_words(words: &[u32; 4]) -> Self {
         Self {

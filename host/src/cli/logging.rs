@@ -28,10 +28,8 @@ enum Format {
 /// Begins to log to standard error, panics included.
 pub fn start(arguments: &LogArguments) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        // The vfio_user crate logs every request that it refuses, without a
-        // limit, and its dependents' own log says the same.
         EnvFilter::new(match arguments.verbose {
-            0 => "info,vfio_user=off",
+            0 => "info",
             1 => "info,manatee=debug",
             _ => "debug,manatee=trace",
         })

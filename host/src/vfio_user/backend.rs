@@ -1,28 +1,23 @@
 //! What a VMM asks for, carried out on a device.
 
 use std::fs::File;
-use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
-use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
 
 use super::irq_request::IrqRequest;
 use super::layout::Region;
 use super::throttle::Throttle;
 use super::vectors::Vectors;
+use super::wire::{DmaMap, DmaUnmap, SetIrqs};
 use crate::device::Device;
-
-/// The largest access that a VMM may make: what the crate announces as
-/// `max_data_xfer_size`.
-const MAX_ACCESS: usize = 1 << 20;
 
 /// One session with a VMM.
 ///
-/// An error from here reaches the VMM as a refusal with error number 0, in a
-/// message that has no body. The crate's own client (Cloud Hypervisor's) waits
-/// for the body of the answer to a read and to an unmap, so those succeed
-/// whenever possible, and what was wrong is in our log.
+/// An error from here is a refusal without a body. Cloud Hypervisor's client
+/// waits for the body of the answer to an unmap, so that succeeds whatever it
+/// names, and what was wrong is in our log.
 pub(super) struct Backend<'a> {
     device: &'a Device,
     vectors: &'a Vectors,
@@ -49,16 +44,27 @@ impl<'a> Backend<'a> {
         self.greeted
     }
 
-    fn greet(&mut self) {
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+
+    /// How many MSI-X vectors it has.
+    pub fn vectors(&self) -> u32 {
+        self.vectors.count()
+    }
+
+    /// A request came.
+    pub fn greet(&mut self) {
         if !self.greeted {
             self.greeted = true;
             self.inform("a VMM is attached");
         }
     }
 
-    fn refuse(&mut self, what: &dyn std::fmt::Display, errno: Errno) -> io::Error {
+    fn refuse(&mut self, what: &dyn std::fmt::Display, errno: Errno) -> Errno {
         self.warn(what);
-        errno.into()
+        errno
     }
 
     fn warn(&mut self, what: &dyn std::fmt::Display) {
@@ -85,7 +91,7 @@ impl<'a> Backend<'a> {
         );
     }
 
-    fn msix(&mut self, request: IrqRequest, fds: Vec<File>) -> io::Result<()> {
+    fn msix(&mut self, request: IrqRequest, fds: Vec<OwnedFd>) -> Result<(), Errno> {
         let vectors = self.vectors;
         match request {
             IrqRequest::Disable => vectors.clear(),
@@ -94,94 +100,98 @@ impl<'a> Backend<'a> {
             IrqRequest::Mask(range) => vectors.mask(range),
             IrqRequest::Unmask(range) => vectors.unmask(range),
             IrqRequest::Assign(range) => {
-                let fds = fds.into_iter().map(Into::into).collect();
                 let assigned = vectors.assign(range.start, fds);
                 assigned.map_err(|error| self.refuse(&error, Errno::INVAL))?;
             }
         }
         Ok(())
     }
-}
 
-impl ServerBackend for Backend<'_> {
-    fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
+    /// Reads a region.
+    pub fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) {
         self.greet();
-        if data.len() > MAX_ACCESS {
-            let what = format_args!("reading {} bytes at once", data.len());
-            return Err(self.refuse(&what, Errno::INVAL));
-        }
         match Region::from_index(region) {
             Region::Bar(bar) => self.device.bar_read(bar, offset, data),
             Region::Config => self.device.config_read(offset, data),
             Region::Absent => data.fill(0xff),
         }
-        Ok(())
     }
 
-    fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
+    /// Writes a region.
+    pub fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) {
         self.greet();
-        if data.len() > MAX_ACCESS {
-            let what = format_args!("writing {} bytes at once", data.len());
-            return Err(self.refuse(&what, Errno::INVAL));
-        }
         match Region::from_index(region) {
             Region::Bar(bar) => self.device.bar_write(bar, offset, data),
             Region::Config => self.device.config_write(offset, data),
             Region::Absent => {}
         }
-        Ok(())
     }
 
-    fn dma_map(
-        &mut self,
-        flags: DmaMapFlags,
-        offset: u64,
-        address: u64,
-        size: u64,
-        fd: Option<File>,
-    ) -> io::Result<()> {
+    /// Takes over guest memory.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM is told.
+    pub fn dma_map(&mut self, map: &DmaMap, file: Option<File>) -> Result<(), Errno> {
         self.greet();
-        let writable = flags.contains(DmaMapFlags::WRITE);
-        let shared = fd.is_some();
+        let &DmaMap {
+            flags,
+            offset,
+            address,
+            size,
+            ..
+        } = map;
+        let writable = flags & DmaMap::WRITE != 0;
+        let shared = file.is_some();
         tracing::debug!("guest memory {address:#x}+{size:#x}: shared={shared} writable={writable}");
         if !shared && writable {
             self.warn_unreachable(address, size);
         }
-        let file = fd.map(|file| (file, offset));
+        let file = file.map(|file| (file, offset));
         let mapped = self.device.map_memory(address, size, file, writable);
         mapped.map_err(|error| self.refuse(&error, Errno::INVAL))
     }
 
-    fn dma_unmap(&mut self, flags: DmaUnmapFlags, address: u64, size: u64) -> io::Result<()> {
+    /// Gives guest memory up.
+    pub fn dma_unmap(&mut self, unmap: &DmaUnmap) {
         self.greet();
-        tracing::debug!("guest memory {address:#x}+{size:#x} is taken away: {flags:?}");
-        if flags.contains(DmaUnmapFlags::UNMAP_ALL) {
+        let &DmaUnmap {
+            flags,
+            address,
+            size,
+            ..
+        } = unmap;
+        tracing::debug!("guest memory {address:#x}+{size:#x} is taken away: {flags:#x}");
+        if flags & DmaUnmap::ALL != 0 {
             // Nothing to unmap is fine here, and no region can be cut in two.
             let _ = self.device.unmap_memory(0, u64::MAX);
         } else if let Err(error) = self.device.unmap_memory(address, size) {
             self.warn(&error);
         }
-        Ok(())
     }
 
-    fn reset(&mut self) -> io::Result<()> {
+    /// Resets the device.
+    pub fn reset(&mut self) {
         self.greet();
         self.inform("the VMM resets the device");
         self.device.reset();
         self.vectors.forget_pending();
-        Ok(())
     }
 
-    fn set_irqs(
-        &mut self,
-        index: u32,
-        flags: u32,
-        start: u32,
-        count: u32,
-        fds: Vec<File>,
-    ) -> io::Result<()> {
+    /// Changes what becomes of interrupts.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM is told.
+    pub fn set_irqs(&mut self, set: &SetIrqs, fds: Vec<OwnedFd>) -> Result<(), Errno> {
         self.greet();
-        let msix = index == VFIO_PCI_MSIX_IRQ_INDEX;
+        let &SetIrqs {
+            flags,
+            index,
+            start,
+            count,
+            ..
+        } = set;
         let vectors = super::layout::irq_count(index, self.vectors.count());
         let request = IrqRequest::new(flags, start, count, fds.len(), vectors);
         tracing::debug!(
@@ -193,7 +203,7 @@ impl ServerBackend for Backend<'_> {
             "interrupts: {request:?}"
         );
         match request {
-            Ok(request) if msix => self.msix(request, fds),
+            Ok(request) if index == VFIO_PCI_MSIX_IRQ_INDEX => self.msix(request, fds),
             Ok(_) => Ok(()),
             Err(errno) => {
                 let what = format_args!(

@@ -5,10 +5,9 @@ use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS,
     VFIO_PCI_REQ_IRQ_INDEX, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
-    vfio_region_info,
 };
-use vfio_user::{IrqInfo, ServerRegion};
 
+use super::wire::{IrqInfo, RegionInfo};
 use crate::device::Device;
 use crate::pci::CONFIG_SPACE_SIZE;
 
@@ -31,37 +30,36 @@ impl Region {
     }
 }
 
-/// The regions, in the order of their index.
-pub(super) fn regions(device: &Device) -> Vec<ServerRegion> {
-    (0..VFIO_PCI_NUM_REGIONS)
-        .map(|index| {
-            let size = match Region::from_index(index) {
-                Region::Bar(bar) => device.bar_size(bar),
-                Region::Config => CONFIG_SPACE_SIZE as u64,
-                Region::Absent => 0,
-            };
-            region(index, size)
-        })
-        .collect()
+/// Number of regions.
+pub(super) const REGIONS: u32 = VFIO_PCI_NUM_REGIONS;
+/// Number of kinds of interrupts.
+pub(super) const IRQS: u32 = VFIO_PCI_NUM_IRQS;
+
+/// Whether there is a region with this index.
+pub(super) fn has_region(index: u32) -> bool {
+    index < REGIONS
 }
 
-fn region(index: u32, size: u64) -> ServerRegion {
+/// A region, if there is one with this index.
+pub(super) fn region(device: &Device, index: u32) -> Option<RegionInfo> {
+    let size = match Region::from_index(index) {
+        _ if !has_region(index) => return None,
+        Region::Bar(bar) => device.bar_size(bar),
+        Region::Config => CONFIG_SPACE_SIZE as u64,
+        Region::Absent => 0,
+    };
     let access = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-    let region_info = vfio_region_info {
-        argsz: size_of::<vfio_region_info>() as u32,
+    Some(RegionInfo {
+        argsz: size_of::<RegionInfo>() as u32,
         flags: if size > 0 { access } else { 0 },
         index,
+        cap_offset: 0,
         size,
-        ..Default::default()
-    };
-    ServerRegion {
-        region_info,
-        sparse_areas: Vec::new(),
-        mmap_fd: None,
-    }
+        offset: 0,
+    })
 }
 
-/// The interrupts, in the order of their index.
+/// A kind of interrupts, if there is one with this index.
 ///
 /// MSI-X does not say `VFIO_IRQ_INFO_NORESIZE`: it means that all vectors have
 /// to be turned off to add one, so that QEMU would do that whenever the guest
@@ -69,18 +67,14 @@ fn region(index: u32, size: u64) -> ServerRegion {
 ///
 /// Error and request are there because QEMU warns about a device without them;
 /// this one never reports an error that way, nor asks to be given back.
-pub(super) fn irqs(msix_vectors: u32) -> Vec<IrqInfo> {
-    (0..VFIO_PCI_NUM_IRQS)
-        .map(|index| {
-            let count = irq_count(index, msix_vectors);
-            let flags = if count > 0 { VFIO_IRQ_INFO_EVENTFD } else { 0 };
-            IrqInfo {
-                index,
-                flags,
-                count,
-            }
-        })
-        .collect()
+pub(super) fn irq(index: u32, msix_vectors: u32) -> Option<IrqInfo> {
+    let count = irq_count(index, msix_vectors);
+    (index < IRQS).then_some(IrqInfo {
+        argsz: size_of::<IrqInfo>() as u32,
+        flags: if count > 0 { VFIO_IRQ_INFO_EVENTFD } else { 0 },
+        index,
+        count,
+    })
 }
 
 /// How many interrupts an index has.
@@ -108,7 +102,10 @@ mod tests {
 
     #[test]
     fn only_msix_has_vectors_for_the_guest() {
-        let counts: Vec<_> = irqs(33).iter().map(|irq| irq.count).collect();
+        let counts: Vec<_> = (0..)
+            .map_while(|index| irq(index, 33))
+            .map(|irq| irq.count)
+            .collect();
         assert_eq!(counts, [0, 0, 33, 1, 1]);
     }
 }

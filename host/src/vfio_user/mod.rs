@@ -1,37 +1,32 @@
 //! Serves a device to a VMM over vfio-user.
 //!
-//! The protocol is spoken by the crate [`vfio_user`](::vfio_user); this module
-//! carries requests out on a [`Device`], and keeps what a VMM sends from doing
-//! harm: a session that fails or panics ends alone, and the next VMM is served.
+//! [`wire`] has the messages, [`connection`] takes them off the socket, and
+//! [`session`] carries them out on a [`Device`]. A session that fails ends alone,
+//! and the next VMM is served.
 //!
 //! A VMM is whoever may connect to the socket, and the file's permissions decide
-//! who that is. With version 0.1.7 of the crate, one that means harm can
-//!
-//! - make us allocate what a message claims to hold, up to 4 GiB. The memory is
-//!   only used as far as the VMM really sends that much, but if the kernel
-//!   refuses the allocation outright, the process ends;
-//! - stay connected without a word, and so keep other VMMs from connecting;
-//! - send a request that is refused with a body that is not read: what follows
-//!   is taken for a header, and only this session suffers.
-//!
-//! The crate takes at most 16 descriptors with a message and ends the session at
-//! more. QEMU sends one at a time, as it is told to, Cloud Hypervisor up to 16.
+//! who that is. A message has at most 1 MiB and 16 descriptors; one that claims
+//! more ends its session. One VMM is served at a time: as long as it stays
+//! connected, others wait.
 
 mod backend;
+mod connection;
 mod irq_request;
 mod layout;
 mod session;
 mod throttle;
 mod vectors;
+mod wire;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::net::Shutdown;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 pub use crate::socket::BindError;
 pub use vectors::{NotAnEventFd, Vectors};
@@ -39,13 +34,11 @@ pub use vectors::{NotAnEventFd, Vectors};
 use crate::device::Device;
 use crate::socket::BoundListener;
 use backend::Backend;
-use session::Outcome;
+use connection::Broken;
 use throttle::Throttle;
 
 /// How long to wait before accepting again when the kernel could not.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often a connection is looked for that appeared while the server stops.
-const STOP_RETRY: Duration = Duration::from_millis(20);
 
 /// Why [`Server::serve`] gave up.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +70,8 @@ struct Control {
 struct State {
     stopping: bool,
     running: bool,
+    /// The VMM that is being served.
+    connection: Option<Arc<OwnedFd>>,
 }
 
 impl Server {
@@ -118,64 +113,78 @@ impl Server {
     /// [`ServeError`] if the socket breaks.
     pub fn serve(self, device: &Device, vectors: &Vectors) -> Result<(), ServeError> {
         let _running = Running::new(&self.control);
-        let irqs = layout::irqs(vectors.count());
-        let regions = layout::regions(device);
-        let listener = self.control.socket.as_fd().try_clone_to_owned();
-        let listener = listener.map_err(ServeError::Accept)?;
-        let server = vfio_user::Server::from_owned_fd(listener, true, irqs, regions);
         let mut throttle = Throttle::new();
-        while !self.control.state.lock().stopping {
+        while let Some(socket) = self.control.accept()? {
             let mut backend = Backend::new(device, vectors, &mut throttle);
-            let outcome = session::run(&server, &mut backend);
+            let outcome = session::run(socket.as_fd(), &mut backend);
             let used = backend.was_used();
             device.detach();
             vectors.clear();
-            match outcome {
-                Outcome::NotAccepted(error) => self.control.pause(error)?,
-                _ if self.control.state.lock().stopping => {}
-                outcome => report(&outcome, used, &mut throttle),
+            if !self.control.hung_up() {
+                report(outcome, used, &mut throttle);
             }
         }
         Ok(())
     }
 }
 
-fn report(outcome: &Outcome, used: bool, throttle: &mut Throttle) {
+fn report(outcome: Result<(), Broken>, used: bool, throttle: &mut Throttle) {
     let Some(dropped) = throttle.pass() else {
         return;
     };
     match outcome {
-        Outcome::Closed if used => tracing::info!(dropped, "the VMM is gone; ready for the next"),
+        Ok(()) if used => tracing::info!(dropped, "the VMM is gone; ready for the next"),
         // Somebody looked whether we are there.
-        Outcome::Closed => tracing::debug!("a connection was closed without a request"),
-        Outcome::Failed(error) => {
-            tracing::warn!(
-                dropped,
-                "a session with a VMM failed: {error}; ready for the next"
-            );
-        }
-        Outcome::Panicked(reason) => tracing::error!(
+        Ok(()) => tracing::debug!("a connection was closed without a request"),
+        Err(error) => tracing::warn!(
             dropped,
-            "a session with a VMM ended by a panic: {reason}; ready for the next"
+            "a session with a VMM failed: {error}; ready for the next"
         ),
-        Outcome::NotAccepted(_) => {}
     }
 }
 
 impl Control {
+    /// Waits for a VMM. None if there is to be no other.
+    fn accept(&self) -> Result<Option<Arc<OwnedFd>>, ServeError> {
+        while !self.state.lock().stopping {
+            let accepted = retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC));
+            match accepted {
+                Ok(socket) => return Ok(self.take(socket)),
+                Err(errno) => self.pause(errno)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Remembers a connection, to be ended when the server stops. None if it
+    /// does so already.
+    fn take(&self, socket: OwnedFd) -> Option<Arc<OwnedFd>> {
+        let mut state = self.state.lock();
+        if state.stopping {
+            return None;
+        }
+        let socket = Arc::new(socket);
+        state.connection = Some(socket.clone());
+        Some(socket)
+    }
+
+    /// Forgets the connection. True if it was ended because the server stops.
+    fn hung_up(&self) -> bool {
+        let mut state = self.state.lock();
+        state.connection = None;
+        state.stopping
+    }
+
     /// After a failed accept: waits a little if it can work again.
-    fn pause(&self, error: io::Error) -> Result<(), ServeError> {
+    fn pause(&self, errno: Errno) -> Result<(), ServeError> {
         let mut state = self.state.lock();
         if state.stopping {
             return Ok(());
         }
         // A shut or closed socket stays so; all else is a lack that may pass,
         // of descriptors for example.
-        if matches!(
-            error.raw_os_error(),
-            Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK)
-        ) {
-            return Err(ServeError::Accept(error));
+        if matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTSOCK) {
+            return Err(ServeError::Accept(errno.into()));
         }
         self.changed.wait_for(&mut state, ACCEPT_PAUSE);
         Ok(())
@@ -212,13 +221,15 @@ impl Stopper {
         state.stopping = true;
         control.changed.notify_all();
         control.socket.unlink();
-        let _ = rustix::net::shutdown(&control.socket, Shutdown::Both);
-        while state.running && Instant::now() < deadline {
-            // Again and again, for a connection may just be being accepted.
-            if let Err(error) = session::hang_up(control.socket.as_fd()) {
-                tracing::debug!(%error, "can't end the session with the VMM");
+        // Either may have ended by itself, which is as good.
+        let _ = shutdown(&control.socket, Shutdown::Both);
+        if let Some(connection) = &state.connection {
+            let _ = shutdown(connection, Shutdown::Both);
+        }
+        while state.running {
+            if control.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
             }
-            control.changed.wait_for(&mut state, STOP_RETRY);
         }
         !state.running
     }

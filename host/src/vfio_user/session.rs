@@ -1,185 +1,236 @@
-//! One connection of a VMM: serving it, whatever it sends, and ending it.
+//! One VMM's requests, answered until it goes.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::net::{Shutdown, sockopt};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use vfio_user::ServerBackend;
+use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// How a connection ended.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// The VMM closed it.
-    Closed,
-    /// There was none: accepting failed.
-    NotAccepted(std::io::Error),
-    /// What the VMM sent made no sense, or it went in the middle of it.
-    Failed(vfio_user::Error),
-    /// The protocol code panicked at what the VMM sent.
-    Panicked(String),
-}
+use super::backend::Backend;
+use super::connection::{Broken, Message, Receiver, send_all};
+use super::layout::{self, Region};
+use super::wire::{
+    Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
+    RegionInfo, SetIrqs, VERSION, Version,
+};
 
-/// Waits for a VMM and serves it until it goes.
-pub(super) fn run(server: &vfio_user::Server, backend: &mut dyn ServerBackend) -> Outcome {
-    // Nothing that a panic could leave half done is used again: the crate's
-    // server is read-only, and the device is detached after every session.
-    let ended = catch_unwind(AssertUnwindSafe(|| server.run(backend)));
-    match ended {
-        Ok(Ok(())) => Outcome::Closed,
-        Ok(Err(vfio_user::Error::SocketAccept(error))) => Outcome::NotAccepted(error),
-        Ok(Err(error)) => Outcome::Failed(error),
-        Err(panic) => Outcome::Panicked(message(&*panic)),
-    }
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("no reason given").to_owned()
-}
-
-/// Ends every connection that was accepted from `listener`.
-///
-/// The crate keeps the connection to itself, so it is looked for among this
-/// process's descriptors: it has the listener's address.
+/// Serves a VMM until it closes the connection.
 ///
 /// # Errors
 ///
-/// The kernel's, where /proc is missing or `pidfd_getfd` is forbidden.
-pub(super) fn hang_up(listener: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let address = rustix::net::getsockname(listener)?;
-    let process = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    for number in open_descriptors()? {
-        let fd = match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
-            Ok(fd) => fd,
-            // It was closed meanwhile.
-            Err(Errno::BADF) => continue,
-            Err(errno) => return Err(errno),
-        };
-        if is_connection(&fd) && rustix::net::getsockname(&fd) == Ok(address.clone()) {
-            // It may have ended by itself, which is as good.
-            let _ = rustix::net::shutdown(fd.as_fd(), Shutdown::Both);
-        }
+/// [`Broken`] if it does not get that far.
+pub(super) fn run(socket: BorrowedFd<'_>, backend: &mut Backend<'_>) -> Result<(), Broken> {
+    let mut receiver = Receiver::new(socket.as_fd());
+    let mut session = Session {
+        socket,
+        backend,
+        answer: Vec::new(),
+    };
+    while let Some(message) = receiver.receive()? {
+        session.serve(message)?;
     }
     Ok(())
 }
 
-fn open_descriptors() -> rustix::io::Result<Vec<RawFd>> {
-    let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    let entries = std::fs::read_dir("/proc/self/fd").map_err(failed)?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter_map(|name| name.parse().ok()).collect())
+struct Session<'a, 'b> {
+    socket: BorrowedFd<'a>,
+    backend: &'a mut Backend<'b>,
+    /// The body of the answer; keeps its allocation.
+    answer: Vec<u8>,
 }
 
-fn is_connection(fd: &OwnedFd) -> bool {
-    sockopt::socket_acceptconn(fd) == Ok(false)
+impl Session<'_, '_> {
+    fn serve(&mut self, message: Message<'_>) -> Result<(), Broken> {
+        let header = message.header;
+        if let Some(write) = posted_write(&message) {
+            return self.post(&header, write);
+        }
+        self.answer.clear();
+        self.answer.resize(size_of::<Header>(), 0);
+        match self.carry_out(message) {
+            Ok(()) => self.reply(&header),
+            Err(errno) => self.refuse(&header, errno),
+        }
+    }
+
+    /// A write to a BAR is posted, as it is on a PCI bus: the VMM is not kept
+    /// waiting while it is carried out, and its next request comes behind it.
+    fn post(&mut self, header: &Header, write: Write<'_>) -> Result<(), Broken> {
+        self.answer.clear();
+        self.answer.resize(size_of::<Header>(), 0);
+        self.answer.extend(write.access.as_bytes());
+        self.reply(header)?;
+        let Write { access, data } = write;
+        self.backend
+            .region_write(access.region, access.offset, data);
+        Ok(())
+    }
+
+    fn reply(&mut self, header: &Header) -> Result<(), Broken> {
+        if header.no_reply() {
+            return Ok(());
+        }
+        let body = self.answer.len() - size_of::<Header>();
+        let header = header.reply(body);
+        self.answer[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        send_all(self.socket, &self.answer)
+    }
+
+    fn refuse(&mut self, header: &Header, errno: Errno) -> Result<(), Broken> {
+        let wanted =
+            !header.no_reply() || Command::from_wire(header.command).is_none_or(Command::asks);
+        if !wanted {
+            return Ok(());
+        }
+        send_all(self.socket, header.refusal(errno.raw_os_error()).as_bytes())
+    }
+
+    /// Does what a message asks for, and leaves the body of the answer behind
+    /// the room for its header.
+    fn carry_out(&mut self, message: Message<'_>) -> Result<(), Errno> {
+        let Message {
+            header,
+            body,
+            descriptors,
+        } = message;
+        let command = Command::from_wire(header.command).ok_or(Errno::NOTSUP)?;
+        if command.asks() && header.no_reply() {
+            return Err(Errno::INVAL);
+        }
+        let backend = &mut *self.backend;
+        match command {
+            Command::Version => {
+                let (version, capabilities) = split::<Version>(body)?;
+                check_version(version, capabilities)?;
+                self.answer_version();
+            }
+            Command::DmaMap => {
+                let (map, _) = split(body)?;
+                let mut descriptors = descriptors.into_iter();
+                let file = descriptors.next();
+                if descriptors.next().is_some() {
+                    return Err(Errno::INVAL);
+                }
+                backend.dma_map(&map, file.map(Into::into))?;
+            }
+            Command::DmaUnmap => {
+                let (unmap, _) = split::<DmaUnmap>(body)?;
+                backend.dma_unmap(&unmap);
+                self.answer.extend(unmap.as_bytes());
+            }
+            Command::DeviceGetInfo => {
+                backend.greet();
+                self.answer.extend(device_info().as_bytes());
+            }
+            Command::DeviceGetRegionInfo => {
+                let (wanted, _) = split::<RegionInfo>(body)?;
+                let info = layout::region(backend.device(), wanted.index).ok_or(Errno::INVAL)?;
+                self.answer.extend(info.as_bytes());
+            }
+            Command::DeviceGetIrqInfo => {
+                let (wanted, _) = split::<IrqInfo>(body)?;
+                let info = layout::irq(wanted.index, backend.vectors()).ok_or(Errno::INVAL)?;
+                self.answer.extend(info.as_bytes());
+            }
+            Command::DeviceSetIrqs => {
+                let (set, _) = split::<SetIrqs>(body)?;
+                backend.set_irqs(&set, descriptors)?;
+            }
+            Command::RegionRead => {
+                let (access, _) = split::<RegionAccess>(body)?;
+                let count = checked(&access)?;
+                self.answer.extend(access.as_bytes());
+                let data = self.answer.len();
+                self.answer.resize(data + count, 0);
+                backend.region_read(access.region, access.offset, &mut self.answer[data..]);
+            }
+            Command::RegionWrite => {
+                let write = Write::of(body)?;
+                let access = write.access;
+                backend.region_write(access.region, access.offset, write.data);
+                self.answer.extend(access.as_bytes());
+            }
+            Command::DeviceReset => backend.reset(),
+        }
+        Ok(())
+    }
+
+    fn answer_version(&mut self) {
+        let (major, minor) = VERSION;
+        self.answer.extend(Version { major, minor }.as_bytes());
+        let capabilities = serde_json::json!({
+            "capabilities": {
+                "max_msg_fds": MAX_DESCRIPTORS,
+                "max_data_xfer_size": MAX_ACCESS,
+            }
+        });
+        self.answer.extend(capabilities.to_string().as_bytes());
+        self.answer.push(0);
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::{Read, Result, Write};
-    use std::os::unix::net::{UnixListener, UnixStream};
-    use std::time::Duration;
+/// A write to a region.
+struct Write<'a> {
+    access: RegionAccess,
+    data: &'a [u8],
+}
 
-    use vfio_user::{DmaMapFlags, DmaUnmapFlags, Server};
-
-    use super::*;
-
-    /// A device that panics when it is reset.
-    struct Fragile;
-
-    impl ServerBackend for Fragile {
-        fn region_read(&mut self, _: u32, _: u64, _: &mut [u8]) -> Result<()> {
-            Ok(())
-        }
-        fn region_write(&mut self, _: u32, _: u64, _: &[u8]) -> Result<()> {
-            Ok(())
-        }
-        fn dma_map(
-            &mut self,
-            _: DmaMapFlags,
-            _: u64,
-            _: u64,
-            _: u64,
-            _: Option<File>,
-        ) -> Result<()> {
-            Ok(())
-        }
-        fn dma_unmap(&mut self, _: DmaUnmapFlags, _: u64, _: u64) -> Result<()> {
-            Ok(())
-        }
-        fn reset(&mut self) -> Result<()> {
-            panic!("reset is too much")
-        }
-        fn set_irqs(&mut self, _: u32, _: u32, _: u32, _: u32, _: Vec<File>) -> Result<()> {
-            Ok(())
-        }
+impl<'a> Write<'a> {
+    fn of(body: &'a [u8]) -> Result<Self, Errno> {
+        let (access, data) = split::<RegionAccess>(body)?;
+        let count = checked(&access)?;
+        let data = data.get(..count).ok_or(Errno::INVAL)?;
+        Ok(Self { access, data })
     }
+}
 
-    /// A message header: command, and the size that it claims to have.
-    fn header(command: u16, size: u32) -> Vec<u8> {
-        let words = [u32::from(command) << 16, size, 0, 0];
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+/// The write to a BAR that a message is, if it is a good one.
+fn posted_write<'a>(message: &Message<'a>) -> Option<Write<'a>> {
+    if Command::from_wire(message.header.command) != Some(Command::RegionWrite) {
+        return None;
     }
+    let write = Write::of(message.body).ok()?;
+    matches!(Region::from_index(write.access.region), Region::Bar(_)).then_some(write)
+}
 
-    fn serve(client: impl FnOnce(UnixStream, &UnixListener)) -> Outcome {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let listener = UnixListener::bind(&path).unwrap();
-        let copy = listener.try_clone().unwrap();
-        let server = Server::from_owned_fd(copy.into(), true, Vec::new(), Vec::new());
-        std::thread::scope(|scope| {
-            let session = scope.spawn(|| run(&server, &mut Fragile));
-            let stream = UnixStream::connect(&path).unwrap();
-            stream
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .unwrap();
-            client(stream, &listener);
-            session.join().unwrap()
-        })
+/// How many bytes an access has.
+fn checked(access: &RegionAccess) -> Result<usize, Errno> {
+    let count = access.count as usize;
+    if layout::has_region(access.region) && count <= MAX_ACCESS {
+        Ok(count)
+    } else {
+        Err(Errno::INVAL)
     }
+}
 
-    #[test]
-    fn panic_ends_the_session_and_says_why() {
-        let outcome = serve(|mut stream, _| {
-            stream.write_all(&header(13, 16)).unwrap();
-            assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "hung up");
-        });
-        assert!(matches!(outcome, Outcome::Panicked(reason) if reason == "reset is too much"));
+/// What a body begins with, and the rest.
+fn split<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<(T, &[u8]), Errno> {
+    T::read_from_prefix(body).map_err(|_| Errno::INVAL)
+}
+
+/// A VMM of another major version speaks another language; what it says it can
+/// do is of no interest to a server that never asks it for anything.
+fn check_version(version: Version, capabilities: &[u8]) -> Result<(), Errno> {
+    if version.major != VERSION.0 {
+        return Err(Errno::NOTSUP);
     }
-
-    #[test]
-    fn version_that_is_shorter_than_its_header_only_ends_the_session() {
-        let outcome = serve(|mut stream, _| {
-            stream
-                .write_all(&[header(1, 16), vec![0; 4]].concat())
-                .unwrap();
-            let _ = stream.read_to_end(&mut Vec::new());
-        });
-        assert!(matches!(outcome, Outcome::Panicked(_)), "{outcome:?}");
+    if capabilities.is_empty() {
+        return Ok(());
     }
-
-    #[test]
-    fn closing_is_no_failure_and_half_a_message_is() {
-        assert!(matches!(serve(|_, _| {}), Outcome::Closed));
-        let outcome = serve(|mut stream, _| stream.write_all(&header(2, 48)).unwrap());
-        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+    let text = CStr::from_bytes_with_nul(capabilities).map_err(|_| Errno::INVAL)?;
+    let parsed = serde_json::from_slice::<serde_json::Value>(text.to_bytes());
+    match parsed {
+        Ok(value) if value.is_object() => Ok(()),
+        _ => Err(Errno::INVAL),
     }
+}
 
-    #[test]
-    fn session_in_the_middle_of_a_message_can_be_ended() {
-        let outcome = serve(|mut stream, listener| {
-            // The answer shows that the connection was accepted.
-            stream.write_all(&header(8, 36)).unwrap();
-            stream.write_all(&[0xff; 20]).unwrap();
-            stream.read_exact(&mut [0; 16]).unwrap();
-            stream.write_all(&header(2, 48)).unwrap();
-            hang_up(listener.as_fd()).unwrap();
-            assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "hung up");
-        });
-        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+fn device_info() -> DeviceInfo {
+    DeviceInfo {
+        argsz: size_of::<DeviceInfo>() as u32,
+        flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
+        num_regions: layout::REGIONS,
+        num_irqs: layout::IRQS,
     }
 }

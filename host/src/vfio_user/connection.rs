@@ -1,0 +1,307 @@
+//! One connection of a VMM: messages with their descriptors in, answers out.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+};
+use zerocopy::FromBytes;
+
+use super::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
+
+/// Room for what is received at a time; a VMM mostly sends one short message.
+const CHUNK: usize = 4096;
+
+/// Why a connection is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The kernel's.
+    #[error(transparent)]
+    Kernel(#[from] io::Error),
+    /// The VMM went in the middle of a message.
+    #[error("the VMM went in the middle of a message")]
+    Cut,
+    /// No message has this size, so nobody knows where the next begins.
+    #[error("a message claims to have {0} bytes")]
+    Size(u32),
+    /// More descriptors than were announced.
+    #[error("more than {MAX_DESCRIPTORS} descriptors came with a message")]
+    Descriptors,
+}
+
+impl From<Errno> for Broken {
+    fn from(errno: Errno) -> Self {
+        Self::Kernel(errno.into())
+    }
+}
+
+/// A message.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// What it begins with.
+    pub header: Header,
+    /// What comes behind that.
+    pub body: &'a [u8],
+    /// The descriptors that came along.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Takes a connected socket's bytes apart into messages.
+#[derive(Debug)]
+pub struct Receiver<'a> {
+    socket: BorrowedFd<'a>,
+    /// Received and not yet looked at: the bytes from `begin` on.
+    input: Vec<u8>,
+    begin: usize,
+    /// Bytes of the stream before `begin`.
+    consumed: u64,
+    /// Descriptors, each with the place in the stream behind the byte that it
+    /// came with: it belongs to the message that has that byte.
+    descriptors: VecDeque<(u64, OwnedFd)>,
+}
+
+/// Sends all of an answer.
+///
+/// # Errors
+///
+/// [`Broken`] if the VMM has gone.
+pub fn send_all(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<(), Broken> {
+    let mut rest = answer;
+    while !rest.is_empty() {
+        let sent = retry_on_intr(|| send(socket, rest, SendFlags::NOSIGNAL))?;
+        rest = &rest[sent..];
+    }
+    Ok(())
+}
+
+impl<'a> Receiver<'a> {
+    /// Over a blocking stream socket.
+    pub fn new(socket: BorrowedFd<'a>) -> Self {
+        Self {
+            socket,
+            input: Vec::new(),
+            begin: 0,
+            consumed: 0,
+            descriptors: VecDeque::new(),
+        }
+    }
+
+    /// Waits for the next message. None if the VMM has closed the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`]; there is nothing more to receive then.
+    pub fn receive(&mut self) -> Result<Option<Message<'_>>, Broken> {
+        let header = loop {
+            let missing = match self.buffered_header()? {
+                Some(header) if self.buffered() >= header.size as usize => break header,
+                Some(header) => header.size as usize - self.buffered(),
+                None => size_of::<Header>() - self.buffered(),
+            };
+            if !self.fill(missing)? {
+                return match self.buffered() {
+                    0 => Ok(None),
+                    _ => Err(Broken::Cut),
+                };
+            }
+        };
+        let size = header.size as usize;
+        let body = self.begin + size_of::<Header>()..self.begin + size;
+        self.begin += size;
+        self.consumed += size as u64;
+        let end = self.consumed;
+        let own = self.descriptors.partition_point(|(at, _)| *at <= end);
+        let descriptors = self.descriptors.drain(..own).map(|(_, fd)| fd).collect();
+        Ok(Some(Message {
+            header,
+            body: &self.input[body],
+            descriptors,
+        }))
+    }
+
+    fn buffered(&self) -> usize {
+        self.input.len() - self.begin
+    }
+
+    /// The header of the next message, if all of it has been received.
+    fn buffered_header(&self) -> Result<Option<Header>, Broken> {
+        let Ok((header, _)) = Header::read_from_prefix(&self.input[self.begin..]) else {
+            return Ok(None);
+        };
+        if (size_of::<Header>()..=MAX_MESSAGE).contains(&(header.size as usize)) {
+            Ok(Some(header))
+        } else {
+            Err(Broken::Size(header.size))
+        }
+    }
+
+    /// Receives something, of which `missing` bytes are needed at least. False
+    /// if the VMM sends no more.
+    fn fill(&mut self, missing: usize) -> Result<bool, Broken> {
+        self.input.drain(..self.begin);
+        self.begin = 0;
+        let filled = self.input.len();
+        self.input.resize(filled + missing.max(CHUNK), 0);
+        let received = self.receive_behind(filled);
+        let count = *received.as_ref().unwrap_or(&0);
+        self.input.truncate(filled + count);
+        if self.input.capacity() > 2 * CHUNK && self.input.len() <= CHUNK {
+            self.input.shrink_to(CHUNK);
+        }
+        Ok(received? > 0)
+    }
+
+    fn receive_behind(&mut self, filled: usize) -> Result<usize, Broken> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut room = [IoSliceMut::new(&mut self.input[filled..])];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = retry_on_intr(|| recvmsg(self.socket, &mut room, &mut ancillary, flags))?;
+        let at = self.consumed + (filled + received.bytes) as u64;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors.map(|fd| (at, fd)));
+            }
+        }
+        let cut = received.flags.contains(ReturnFlags::CTRUNC);
+        if cut || self.descriptors.len() > MAX_DESCRIPTORS {
+            return Err(Broken::Descriptors);
+        }
+        Ok(received.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{IoSlice, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    fn message(id: u16, body: &[u8]) -> Vec<u8> {
+        let header = Header {
+            id,
+            command: 8,
+            size: 16 + body.len() as u32,
+            flags: 0,
+            error: 0,
+        };
+        [header.as_bytes(), body].concat()
+    }
+
+    fn send_with(vmm: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
+        let sent = sendmsg(
+            vmm,
+            &[IoSlice::new(bytes)],
+            &mut ancillary,
+            SendFlags::empty(),
+        );
+        assert_eq!(sent.unwrap(), bytes.len());
+    }
+
+    /// Id, length of the body and number of descriptors.
+    fn next(receiver: &mut Receiver<'_>) -> (u16, usize, usize) {
+        let message = receiver.receive().unwrap().unwrap();
+        (
+            message.header.id,
+            message.body.len(),
+            message.descriptors.len(),
+        )
+    }
+
+    #[test]
+    fn messages_come_one_by_one_however_they_are_cut() {
+        let (mut vmm, ours) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd());
+        let long = vec![7; 3 * CHUNK];
+        let all = [
+            message(1, &[]),
+            message(2, &[1, 2, 3]),
+            message(3, &long),
+            message(4, &[]),
+        ]
+        .concat();
+        let writer = std::thread::spawn(move || {
+            for piece in all.chunks(13) {
+                vmm.write_all(piece).unwrap();
+            }
+        });
+        for (id, length) in [(1, 0), (2, 3), (3, long.len()), (4, 0)] {
+            assert_eq!(next(&mut receiver), (id, length, 0));
+        }
+        writer.join().unwrap();
+        assert!(receiver.receive().unwrap().is_none());
+        assert!(receiver.input.capacity() <= 2 * CHUNK);
+    }
+
+    #[test]
+    fn descriptors_stay_with_their_message() {
+        let (mut vmm, ours) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd());
+        let file = File::open("/dev/null").unwrap();
+        vmm.write_all(&message(1, &[])).unwrap();
+        send_with(&vmm, &message(2, &[0; 4]), &[file.as_fd(), file.as_fd()]);
+        vmm.write_all(&message(3, &[])).unwrap();
+        send_with(&vmm, &message(4, &[]), &[file.as_fd()]);
+        let found = [1, 2, 3, 4].map(|_| next(&mut receiver));
+        assert_eq!(found, [(1, 0, 0), (2, 4, 2), (3, 0, 0), (4, 0, 1)]);
+    }
+
+    #[test]
+    fn nonsense_breaks_it() {
+        for size in [0, 15, MAX_MESSAGE as u32 + 1, u32::MAX] {
+            let (mut vmm, ours) = UnixStream::pair().unwrap();
+            let mut receiver = Receiver::new(ours.as_fd());
+            let mut bytes = message(1, &[]);
+            bytes[4..8].copy_from_slice(&size.to_ne_bytes());
+            vmm.write_all(&bytes).unwrap();
+            let broken = receiver.receive().unwrap_err();
+            assert!(matches!(broken, Broken::Size(claimed) if claimed == size));
+        }
+        let (mut vmm, ours) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd());
+        vmm.write_all(&message(1, &[0; 8])[..20]).unwrap();
+        drop(vmm);
+        assert!(matches!(receiver.receive(), Err(Broken::Cut)));
+    }
+
+    #[test]
+    fn too_many_descriptors_break_it() {
+        let file = File::open("/dev/null").unwrap();
+        let many = [file.as_fd(); MAX_DESCRIPTORS + 1];
+        let (vmm, ours) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd());
+        send_with(&vmm, &message(1, &[]), &many);
+        assert!(matches!(receiver.receive(), Err(Broken::Descriptors)));
+        // A few with each byte of a message that never ends.
+        let (vmm, ours) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd());
+        for byte in message(1, &[0; 4]).iter().take(3) {
+            send_with(&vmm, &[*byte], &many[..8]);
+        }
+        assert!(matches!(receiver.receive(), Err(Broken::Descriptors)));
+    }
+
+    #[test]
+    fn answers_to_nobody_are_an_error_and_no_signal() {
+        let (vmm, ours) = UnixStream::pair().unwrap();
+        send_all(ours.as_fd(), b"answer").unwrap();
+        drop(vmm);
+        assert!(matches!(
+            send_all(ours.as_fd(), b"answer"),
+            Err(Broken::Kernel(_))
+        ));
+    }
+}

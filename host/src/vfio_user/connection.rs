@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
@@ -15,6 +17,11 @@ use super::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
 
 /// Room for what is received at a time; a VMM mostly sends one short message.
 const CHUNK: usize = 4096;
+/// How long to look for the next message before going to sleep. A driver rings
+/// several doorbells in a row, and QEMU's virtual CPU waits for each answer, so
+/// that waking up would be most of what it waits for. QEMU's own threads poll for
+/// as long.
+const PATIENCE: Duration = Duration::from_micros(32);
 
 /// Why a connection is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,9 @@ pub struct Receiver<'a> {
     /// Received and not yet looked at: the bytes from `begin` on.
     input: Vec<u8>,
     begin: usize,
+    /// How long to look for a message: not at all with one processor, which the
+    /// VMM needs.
+    patience: Duration,
     /// Bytes of the stream before `begin`.
     consumed: u64,
     /// Descriptors, each with the place in the stream behind the byte that it
@@ -85,6 +95,10 @@ impl<'a> Receiver<'a> {
             socket,
             input: Vec::new(),
             begin: 0,
+            patience: match available_parallelism() {
+                Ok(processors) if processors.get() > 1 => PATIENCE,
+                _ => Duration::ZERO,
+            },
             consumed: 0,
             descriptors: VecDeque::new(),
         }
@@ -160,7 +174,20 @@ impl<'a> Receiver<'a> {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut room = [IoSliceMut::new(&mut self.input[filled..])];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = retry_on_intr(|| recvmsg(self.socket, &mut room, &mut ancillary, flags))?;
+        let quick = flags | RecvFlags::DONTWAIT;
+        let until = Instant::now() + self.patience;
+        let received = loop {
+            match recvmsg(self.socket, &mut room, &mut ancillary, quick) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if Instant::now() < until => std::hint::spin_loop(),
+                Err(Errno::AGAIN) => {
+                    break retry_on_intr(|| {
+                        recvmsg(self.socket, &mut room, &mut ancillary, flags)
+                    })?;
+                }
+                received => break received?,
+            }
+        };
         let at = self.consumed + (filled + received.bytes) as u64;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {

@@ -111,6 +111,9 @@ impl Change<'_> {
     /// rehearsed may do better.
     fn make(&mut self, mut candidate: Candidate) -> Result<Option<Swap>, SwapError> {
         let rehearsed = candidate.has_rehearsed();
+        // On a busy machine this thread has used up its turn by now: better that
+        // it loses the processor here than while the guest waits.
+        std::thread::yield_now();
         let mut body = self.device.shared.body.lock();
         if !Arc::ptr_eq(&body.description, &self.running) {
             // It went back to the one before by itself, just now.

@@ -61,6 +61,8 @@ pub struct Device<P> {
     hwc_waiting: bool,
     /// Recovered, and not yet looked at everything.
     recovered: bool,
+    /// Restored, and nothing else since: a newer state may follow.
+    rehearsed: bool,
     /// Reads and writes of BAR 0 that hit nothing.
     stray_accesses: FaultCounter,
 }
@@ -79,6 +81,7 @@ impl<P: Platform> Device<P> {
             waiting: Vec::new(),
             hwc_waiting: false,
             recovered: false,
+            rehearsed: false,
             stray_accesses: FaultCounter::default(),
         }
     }
@@ -205,9 +208,13 @@ impl<P: Platform> Device<P> {
 
     /// Back to power-on: every queue, region and buffer is given back.
     pub fn reset(&mut self) {
+        self.reset_registers();
+        self.end_hwc();
+    }
+
+    fn reset_registers(&mut self) {
         self.smc = Smc::default();
         self.doorbell_low = None;
-        self.end_hwc();
     }
 
     fn end_hwc(&mut self) {
@@ -220,6 +227,7 @@ impl<P: Platform> Device<P> {
         self.hwc = None;
         self.hwc_waiting = false;
         self.recovered = false;
+        self.rehearsed = false;
         self.waiting.clear();
         self.queues.clear(&mut self.platform);
         self.regions.clear();
@@ -253,6 +261,7 @@ impl<P: Platform> Device<P> {
     /// Ends every call: tells the driver what happened, once.
     #[inline]
     fn finish(&mut self) -> bool {
+        self.rehearsed = false;
         self.queues.flush(&mut self.platform);
         self.hwc_waiting || self.recovered || !self.waiting.is_empty()
     }

@@ -15,6 +15,7 @@ use crate::wire::queue::{QueueType, eqe};
 use crate::wq::{Direction, Wq};
 
 pub mod recover;
+pub mod spare;
 mod state;
 
 /// Event queues: the hardware channel's, and one for every vport, which is
@@ -147,14 +148,7 @@ impl Queues {
 
     /// Ends every queue.
     pub fn clear(&mut self, platform: &mut impl Platform) {
-        let rings = self.sqs.drain().map(|q| q.ring);
-        let rings = rings.chain(self.rqs.drain().map(|q| q.ring));
-        let rings = rings.chain(self.cqs.drain().map(|q| q.ring));
-        let rings = rings.chain(self.eqs.drain().map(|q| q.ring));
-        for ring in rings {
-            ring.release(platform);
-        }
-        *self = Self::default();
+        self.set_aside().release(platform);
     }
 
     /// A send queue by its id.

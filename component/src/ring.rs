@@ -23,6 +23,7 @@ pub enum Layout {
 pub struct Ring {
     access: Access,
     size: u32,
+    layout: Layout,
 }
 
 #[derive(Debug)]
@@ -43,7 +44,11 @@ impl Ring {
             Some(window) => Access::Window { window, pages },
             None => Access::Copy { pages },
         };
-        Self { access, size }
+        Self {
+            access,
+            size,
+            layout,
+        }
     }
 
     /// Gives the pages back.
@@ -75,6 +80,11 @@ impl Ring {
     /// Whether a window is in use.
     pub fn has_window(&self) -> bool {
         matches!(self.access, Access::Window { .. })
+    }
+
+    /// How its pages are laid.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Guest pages in order.

@@ -51,6 +51,7 @@ impl<P: Platform> Device<P> {
         }
         self.note_unsaved_request(answered, &last);
         self.recovered = true;
+        self.rehearsed = false;
         Ok(())
     }
 
@@ -86,7 +87,7 @@ impl<P: Platform> Device<P> {
         if let Some(hwc) = hwc {
             hwc.channel.request_reset(&mut ctx);
         }
-        self.queues.flush(&mut self.platform);
+        self.finish();
     }
 
     /// Works on every queue, whether or not a doorbell rings.

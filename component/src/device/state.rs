@@ -6,6 +6,7 @@ use super::Device;
 use crate::dma_region::DmaRegions;
 use crate::hwc::Hwc;
 use crate::platform::{FaultCounter, Platform};
+use crate::queues::spare::Spare;
 use crate::saved::{RestoreError, State, ensure};
 use crate::smc::Smc;
 
@@ -30,29 +31,37 @@ impl<P: Platform> Device<P> {
         state.to_bytes()
     }
 
-    /// Goes on where a saved device was.
+    /// Goes on where a saved device was. May be repeated with a newer state as
+    /// long as nothing else is called: what was laid for the earlier one, and
+    /// is wanted still, stays as it is.
     ///
     /// # Errors
     ///
     /// [`RestoreError`]; the device is as it was after `configure`.
     pub fn restore(&mut self, state: &[u8]) -> Result<(), RestoreError> {
         let pristine = self.hwc.is_none() && self.queues.is_empty();
-        if self.nic.vports.is_empty() || !pristine {
+        if self.nic.vports.is_empty() || !(pristine || self.rehearsed) {
             return Err(RestoreError::NotConfigured);
         }
-        let state = State::from_bytes(state)?;
-        let restored = self.take_over(&state);
+        let mut spare = self.queues.set_aside();
+        self.forget();
+        let state = State::from_bytes(state);
+        let restored = state.and_then(|state| self.take_over(&state, &mut spare));
+        spare.release(&mut self.platform);
         if restored.is_err() {
+            self.reset_registers();
             self.forget();
             self.regions = DmaRegions::default();
         }
+        self.rehearsed = restored.is_ok();
         restored
     }
 
-    fn take_over(&mut self, state: &State) -> Result<(), RestoreError> {
+    fn take_over(&mut self, state: &State, spare: &mut Spare) -> Result<(), RestoreError> {
         self.regions = DmaRegions::restore(&state.regions)?;
+        let regions = &mut self.regions;
         self.queues
-            .restore(&mut self.platform, &mut self.regions, &state.queues)?;
+            .restore(&mut self.platform, regions, spare, &state.queues)?;
         let hwc = state.hwc.as_ref();
         self.hwc = hwc
             .map(|hwc| Hwc::restore(&mut self.queues, &mut self.regions, hwc))

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::spare::Spare;
 use super::{MAX_CQS, MAX_EQS, MAX_VECTORS, MAX_WQS, Queues};
 use crate::cq::Cq;
 use crate::dma_region::DmaRegions;
@@ -26,7 +27,8 @@ impl Queues {
     }
 
     /// Makes the queues that were saved; there are none yet. Their pages are
-    /// put on the regions' account.
+    /// put on the regions' account. Windows that are there already are not
+    /// laid again.
     ///
     /// # Errors
     ///
@@ -35,9 +37,14 @@ impl Queues {
         &mut self,
         platform: &mut impl Platform,
         regions: &mut DmaRegions,
+        spare: &mut Spare,
         saved: &saved::Queues,
     ) -> Result<(), RestoreError> {
-        let mut rings = Rings { platform, regions };
+        let mut rings = Rings {
+            platform,
+            regions,
+            spare,
+        };
         for eq in &saved.eqs {
             ensure(eq.vector < MAX_VECTORS, "a vector beyond the table")?;
             let ring = rings.make(&eq.ring.pages, Layout::Fixed)?;
@@ -72,6 +79,7 @@ impl Queues {
 struct Rings<'a, P> {
     platform: &'a mut P,
     regions: &'a mut DmaRegions,
+    spare: &'a mut Spare,
 }
 
 /// Something over a ring.
@@ -82,6 +90,16 @@ trait Over {
 impl<P: Platform> Rings<'_, P> {
     fn make(&mut self, pages: &Pages, layout: Layout) -> Result<Ring, RestoreError> {
         let pages: Vec<u64> = self.regions.restore_queue(pages)?;
+        if let Some(ring) = self.spare.take(&pages, layout) {
+            return Ok(ring);
+        }
+        let ring = Ring::new(self.platform, pages, layout);
+        if ring.has_window() || self.spare.is_empty() {
+            return Ok(ring);
+        }
+        // What is spare may be what it finds no room beside.
+        self.spare.release(self.platform);
+        let pages = ring.release(self.platform);
         Ok(Ring::new(self.platform, pages, layout))
     }
 

@@ -47,7 +47,9 @@ pub enum RestoreError {
 impl fmt::Display for RestoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotConfigured => f.write_str("a state is restored right after `configure`"),
+            Self::NotConfigured => {
+                f.write_str("a state is restored right after `configure`, or after an older one")
+            }
             Self::Version(version) => write!(
                 f,
                 "the state has format {version}; this build reads {READS:?}"

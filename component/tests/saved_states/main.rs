@@ -6,7 +6,10 @@ use std::path::Path;
 
 use manatee_conformance::native::{World, configured, port::Port};
 use manatee_device::device::Device;
-use manatee_device::saved::RestoreError;
+use manatee_device::saved::{Pages, RestoreError, State};
+
+/// In the states of released versions.
+const QUEUES: usize = 14;
 
 fn fresh(ports: u32) -> Device<World> {
     let world = World {
@@ -57,13 +60,71 @@ fn a_state_belongs_to_its_ports() {
 }
 
 #[test]
-fn a_state_is_restored_once_and_first() {
+fn a_state_is_restored_first_or_after_an_older_one() {
     let (_, state) = released().remove(0);
     let mut device = fresh(2);
     device.restore(&state).expect("a state");
+    device.restore(&state).expect("a newer one");
+    device.service();
     assert_eq!(device.restore(&state), Err(RestoreError::NotConfigured));
     let mut portless = Device::new(World::default());
     assert_eq!(portless.restore(&state), Err(RestoreError::NotConfigured));
+}
+
+#[test]
+fn a_newer_state_finds_the_windows_of_an_older_one() {
+    let (_, state) = released().remove(0);
+    let mut device = fresh(2);
+    device.restore(&state).expect("a state");
+    let World { windows, laid, .. } = *device.platform();
+    assert_eq!((windows, laid), (QUEUES, QUEUES));
+    device.restore(&state).expect("a newer one");
+    let World { windows, laid, .. } = *device.platform();
+    assert_eq!((windows, laid), (QUEUES, QUEUES));
+    assert!(device.save() == state);
+}
+
+#[test]
+fn a_newer_state_without_queues_takes_all_windows_away() {
+    let (_, state) = released().remove(0);
+    let idle = fresh(2).save();
+    let mut device = fresh(2);
+    device.restore(&state).expect("a state");
+    device.restore(&idle).expect("a newer one");
+    assert_eq!(device.platform().windows, 0);
+    assert!(device.save() == idle);
+    // And the other way round.
+    device.restore(&state).expect("one more");
+    assert_eq!(device.platform().windows, QUEUES);
+    assert!(device.save() == state);
+}
+
+#[test]
+fn windows_of_an_older_state_make_room() {
+    let (_, state) = released().remove(0);
+    let mut newer = State::from_bytes(&state).expect("a state");
+    // The driver made one completion queue again, of other pages.
+    newer.queues.cqs[1].ring.pages = Pages::from_addresses(&[0x10_0000, 0x20_0000]);
+    let newer = newer.to_bytes();
+    let mut device = fresh(2);
+    device.platform().window_limit = Some(QUEUES);
+    device.restore(&state).expect("a state");
+    device.restore(&newer).expect("a newer one");
+    assert_eq!(device.platform().windows, QUEUES);
+    assert!(device.save() == newer);
+}
+
+#[test]
+fn a_newer_state_that_is_refused_leaves_nothing_of_the_older() {
+    let (_, state) = released().remove(0);
+    let mut device = fresh(2);
+    let before = device.save();
+    device.restore(&state).expect("a state");
+    device.restore(&state[1..]).expect_err("no state");
+    assert_eq!(device.platform().windows, 0);
+    let mut after = fresh(2);
+    after.restore(&device.save()).expect("a state");
+    assert!(after.save() == before);
 }
 
 #[test]

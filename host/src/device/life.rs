@@ -71,7 +71,10 @@ impl Body {
                 return;
             }
             match instance.save() {
-                Ok(Some(state)) => return self.recoverer.keep(state),
+                Ok(Some(state)) => {
+                    self.recoverer.keep(state);
+                    return;
+                }
                 // It is too large; the one before has to do.
                 Ok(None) => return,
                 Err(_) => {}
@@ -132,6 +135,7 @@ impl Body {
         };
         self.component = previous.component;
         self.description = previous.description;
+        swap.log();
         self.swaps.note(swap);
         true
     }

@@ -11,6 +11,7 @@ mod inspect;
 mod life;
 mod poller;
 mod recovery;
+mod rehearsal;
 mod snapshot;
 mod swap;
 
@@ -29,8 +30,8 @@ pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
 use poller::Poller;
 pub use recovery::CrashPolicy;
+pub use rehearsal::Rehearsal;
 pub use snapshot::RestoreError;
-use swap::Candidate;
 pub use swap::{RestoreText, Swap, SwapError, SwapOptions};
 
 /// Why a device can't be made.
@@ -74,6 +75,9 @@ struct Shared {
     poller: Poller,
     /// Held by whoever replaces the component.
     swapping: Mutex<()>,
+    /// Held while another instance looks at the guest's memory beside the one
+    /// that runs: none of it is taken away then. Taken before `body`.
+    rehearsing: Mutex<()>,
     /// By index; 0 where there is none.
     bar_sizes: [u64; 6],
     msix_vectors: u16,
@@ -140,6 +144,7 @@ impl Device {
             body: Mutex::new(body),
             poller,
             swapping: Mutex::new(()),
+            rehearsing: Mutex::new(()),
             bar_sizes,
             msix_vectors,
         });
@@ -212,12 +217,14 @@ impl Device {
     }
 
     /// Takes back all guest memory that lies inside a range. Queues of the
-    /// device that lie there stop working.
+    /// device that lie there stop working. A rehearsal that is going on is
+    /// waited for.
     ///
     /// # Errors
     ///
     /// See [`MapError`]; nothing changes.
     pub fn unmap_memory(&self, address: u64, size: u64) -> Result<(), MapError> {
+        let _no_rehearsal = self.shared.rehearsing.lock();
         let mut body = self.shared.body.lock();
         let gone = body.state().memory.unmap(address, size)?;
         body.state().revoke(&gone);
@@ -230,11 +237,14 @@ impl Device {
         self.run(Body::reset);
     }
 
-    /// The VMM is gone: resets the function and forgets all guest memory.
+    /// The VMM is gone: resets the function and forgets all guest memory. A
+    /// rehearsal that is going on is waited for.
     pub fn detach(&self) {
+        let _no_rehearsal = self.shared.rehearsing.lock();
         self.run(|body| {
             body.reset();
-            body.state().memory.clear();
+            let gone = body.state().memory.clear();
+            body.state().revoke(&gone);
         });
     }
 
@@ -263,14 +273,28 @@ impl Device {
 
     /// Replaces the component while the guest goes on: it sees a pause.
     /// Checking and compiling `component` is done before this, or here but
-    /// before the pause.
+    /// before the pause, as is the [rehearsal](Self::rehearse).
     ///
     /// # Errors
     ///
     /// [`SwapError`]; the component that ran goes on.
     pub fn swap(&self, component: &Component, options: SwapOptions) -> Result<Swap, SwapError> {
-        let _only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
-        self.replace(component, options, false)
+        self.rehearse(component, options)?.swap()
+    }
+
+    /// Has a component do ahead what takes long in taking over, while the one
+    /// that runs goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`], [`SwapError::Busy`] while there is another rehearsal.
+    pub fn rehearse(
+        &self,
+        component: &Component,
+        options: SwapOptions,
+    ) -> Result<Rehearsal<'_>, SwapError> {
+        let only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
+        Rehearsal::new(self, only, component, options, false)
     }
 
     /// The whole state of the device, for [`restore`](Self::restore) in
@@ -313,50 +337,13 @@ impl Device {
     ///
     /// [`SwapError`]; the component that ran goes on.
     pub fn rollback(&self) -> Result<Swap, SwapError> {
-        let _only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
+        let only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
         let previous = self.shared.body.lock().swaps.previous.clone();
         let previous = previous.ok_or(SwapError::NoPrevious)?;
         let options = SwapOptions {
             probation: Duration::ZERO,
         };
-        self.replace(&previous.component, options, true)
-    }
-
-    fn replace(
-        &self,
-        component: &Component,
-        options: SwapOptions,
-        rollback: bool,
-    ) -> Result<Swap, SwapError> {
-        let (running, ports, limits) = {
-            let body = self.shared.body.lock();
-            (
-                body.description.clone(),
-                body.ports(),
-                body.state_ref().limits,
-            )
-        };
-        let candidate = Candidate::new(component, &running, &ports, limits)?;
-        if !options.probation.is_zero() {
-            candidate.check_way_back(&running)?;
-        }
-        let mut body = self.shared.body.lock();
-        if !Arc::ptr_eq(&body.description, &running) {
-            // It went back to the one before by itself, just now.
-            return Err(SwapError::Busy);
-        }
-        let replaced = body.replace(candidate, options, rollback);
-        let more = body.settle();
-        drop(body);
-        if more {
-            self.shared.poller.kick();
-        }
-        // The instance that is left over is dropped here, while the guest
-        // goes on.
-        match replaced {
-            Ok((swap, _old)) => Ok(swap),
-            Err((error, _candidate)) => Err(error),
-        }
+        Rehearsal::new(self, only, &previous.component, options, true)?.swap()
     }
 
     /// Leaves to the device's own thread what came of a look at it.

@@ -106,10 +106,11 @@ impl Recoverer {
         }
     }
 
-    /// Keeps a state. What the host saw before it was taken is in it.
-    pub fn keep(&mut self, state: Vec<u8>) {
-        self.checkpoint = Some(state);
+    /// Keeps a state, and returns the one before. What the host saw before it
+    /// was taken is in it.
+    pub fn keep(&mut self, state: Vec<u8>) -> Option<Vec<u8>> {
         self.doorbells.clear();
+        self.checkpoint.replace(state)
     }
 
     /// Another component goes on: its tries are its own.

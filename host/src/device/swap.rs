@@ -38,7 +38,8 @@ pub struct Swap {
     pub from: String,
     /// Version of the build that runs now.
     pub to: String,
-    /// How long the guest had no device.
+    /// The longest that the guest had no device: while its state was taken for
+    /// the rehearsal, or while the component was replaced.
     pub pause: Duration,
     /// Size of the state that was moved, in bytes.
     pub state_bytes: usize,
@@ -56,6 +57,38 @@ impl Swap {
             "state_bytes": self.state_bytes,
             "rollback": self.rollback,
         })
+    }
+
+    pub(super) fn log(&self) {
+        tracing::info!(
+            from = self.from,
+            to = self.to,
+            pause_us = self.pause.as_micros() as u64,
+            state_bytes = self.state_bytes,
+            rollback = self.rollback,
+            "the device's component was replaced"
+        );
+    }
+}
+
+/// How long the guest has had no device, from now on and at most before.
+pub struct Pause {
+    begun: Instant,
+    before: Duration,
+}
+
+impl Pause {
+    /// A pause that begins now, after one that was so long.
+    pub fn after(before: Duration) -> Self {
+        Self {
+            begun: Instant::now(),
+            before,
+        }
+    }
+
+    /// The longer of both.
+    pub fn until_now(&self) -> Duration {
+        self.before.max(self.begun.elapsed())
     }
 }
 
@@ -129,7 +162,9 @@ pub struct RestoreText(pub RestoreError);
 impl std::fmt::Display for RestoreText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
-            RestoreError::NotConfigured => write!(f, "it was not configured"),
+            RestoreError::NotConfigured => {
+                write!(f, "it was not configured just now")
+            }
             RestoreError::Version(version) => write!(f, "it does not read format {version}"),
             RestoreError::Malformed(what) => {
                 write!(f, "malformed: {}", printable(what))
@@ -146,6 +181,7 @@ pub struct Candidate {
     component: Component,
     description: Arc<Description>,
     instance: Box<Instance>,
+    rehearsed: bool,
 }
 
 impl Candidate {
@@ -182,7 +218,25 @@ impl Candidate {
             component: component.clone(),
             description: Arc::new(description),
             instance: Box::new(instance),
+            rehearsed: false,
         })
+    }
+
+    /// The host's side of its instance.
+    pub fn state(&mut self) -> &mut HostState {
+        self.instance.state()
+    }
+
+    /// Restores a state that is about to be superseded by a newer one.
+    pub fn rehearse(&mut self, state: &[u8]) -> Result<(), SwapError> {
+        restore(&self.component, &mut self.instance, state)?;
+        self.rehearsed = true;
+        Ok(())
+    }
+
+    /// Whether it did.
+    pub fn has_rehearsed(&self) -> bool {
+        self.rehearsed
     }
 
     /// Whether the running component could go on from this one's state.
@@ -194,6 +248,15 @@ impl Candidate {
         } else {
             Err(SwapError::NoWayBack(self.component.name().to_owned()))
         }
+    }
+}
+
+fn restore(component: &Component, instance: &mut Instance, state: &[u8]) -> Result<(), SwapError> {
+    let name = || component.name().to_owned();
+    match instance.restore(state) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(refused)) => Err(SwapError::State(name(), Box::new(RestoreText(refused)))),
+        Err(failure) => Err(SwapError::Failed(name(), failure)),
     }
 }
 
@@ -258,16 +321,8 @@ pub struct Swaps {
 }
 
 impl Swaps {
-    /// Remembers a swap.
+    /// Remembers a swap. Whoever made it logs it, once others may go on.
     pub fn note(&mut self, swap: Swap) {
-        tracing::info!(
-            from = swap.from,
-            to = swap.to,
-            pause_us = swap.pause.as_micros() as u64,
-            state_bytes = swap.state_bytes,
-            rollback = swap.rollback,
-            "the device's component was replaced"
-        );
         self.count += 1;
         if self.history.len() >= MAX_HISTORY {
             self.history.pop_front();
@@ -293,6 +348,13 @@ impl Swaps {
     }
 }
 
+/// What a replacement leaves over, to be dropped once others may go on.
+pub struct Replaced {
+    _instance: Box<Instance>,
+    _previous: Option<Previous>,
+    _checkpoint: Option<Vec<u8>>,
+}
+
 impl Body {
     /// Moves the device to the candidate's instance. Returns what has become
     /// superfluous, for the caller to drop once others may go on.
@@ -305,13 +367,14 @@ impl Body {
         candidate: Candidate,
         options: SwapOptions,
         rollback: bool,
-    ) -> Result<(Swap, Box<Instance>), (SwapError, Box<Instance>)> {
+        pause: &Pause,
+    ) -> Result<(Swap, Replaced), (SwapError, Box<Instance>)> {
         let Candidate {
             component,
             description,
             mut instance,
+            ..
         } = candidate;
-        let begun = Instant::now();
         let state = match self.save() {
             Ok(state) => state,
             Err(error) => return Err((error, instance)),
@@ -322,38 +385,35 @@ impl Body {
             return Err((SwapError::Busy, instance));
         };
         running.state().trade_places(instance.state());
-        let restored = instance.restore(&state);
-        if !matches!(restored, Ok(Ok(()))) {
+        if let Err(error) = restore(&component, &mut instance, &state) {
             running.state().trade_places(instance.state());
-            let name = component.name().to_owned();
-            let error = match restored {
-                Err(failure) => SwapError::Failed(name, failure),
-                Ok(Err(error)) => SwapError::State(name, Box::new(RestoreText(error))),
-                Ok(Ok(())) => unreachable!("checked above"),
-            };
             return Err((error, instance));
         }
         let old_instance = self.switch_to(instance);
         let state_bytes = state.len();
-        self.recoverer.keep(state);
-        let pause = begun.elapsed();
+        let checkpoint = self.recoverer.keep(state);
         let old = Previous {
             component: std::mem::replace(&mut self.component, component),
             description: std::mem::replace(&mut self.description, description),
-            until: begun
+            until: Instant::now()
                 .checked_add(options.probation)
                 .filter(|_| !options.probation.is_zero()),
         };
+        let (from, to) = (version(&old.description), version(&self.description));
+        let replaced = Replaced {
+            _instance: old_instance,
+            _previous: self.swaps.previous.replace(old),
+            _checkpoint: checkpoint,
+        };
         let swap = Swap {
-            from: version(&old.description),
-            to: version(&self.description),
-            pause,
+            from,
+            to,
+            pause: pause.until_now(),
             state_bytes,
             rollback,
         };
-        self.swaps.previous = Some(old);
         self.swaps.note(swap.clone());
-        Ok((swap, old_instance))
+        Ok((swap, replaced))
     }
 }
 

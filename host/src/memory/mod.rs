@@ -90,10 +90,10 @@ pub enum MapError {
 }
 
 /// What backs a region.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Backing {
     Shared {
-        map: MmapRegion,
+        map: Arc<MmapRegion>,
         file: Arc<File>,
         offset: u64,
     },
@@ -102,7 +102,7 @@ enum Backing {
 }
 
 /// A region of guest memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Region {
     start: u64,
     /// One past the last byte.
@@ -120,8 +120,9 @@ pub struct PageSource {
     pub offset: u64,
 }
 
-/// The guest's memory, as far as the VMM shared it.
-#[derive(Debug, Default)]
+/// The guest's memory, as far as the VMM shared it. A clone is the same memory,
+/// and keeps it mapped.
+#[derive(Clone, Debug, Default)]
 pub struct GuestMemory {
     /// Sorted by address, never overlapping.
     regions: Vec<Region>,
@@ -181,6 +182,7 @@ impl GuestMemory {
             libc::MAP_SHARED | libc::MAP_NORESERVE,
         )
         .map_err(|e| failed(&e))?;
+        let map = Arc::new(map);
         let backing = Backing::Shared { map, file, offset };
         self.regions.insert(
             at,
@@ -230,9 +232,10 @@ impl GuestMemory {
         Ok(gone.map(|r| r.start..r.end).collect())
     }
 
-    /// Forgets all regions.
-    pub fn clear(&mut self) {
-        self.regions.clear();
+    /// Forgets all regions, and says where they were.
+    pub fn clear(&mut self) -> Vec<Range<u64>> {
+        let gone = self.regions.drain(..);
+        gone.map(|r| r.start..r.end).collect()
     }
 
     /// Copies from guest memory.

@@ -1,7 +1,7 @@
 //! What an instance's imports work on: the host's side of a device.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
@@ -60,6 +60,9 @@ pub struct HostState {
     pub ports: Vec<PortState>,
     /// The instance's linear memory, if windows can be laid over it.
     pub linear_memory: Option<Arc<Reservation>>,
+    /// The linear memory of an instance that rehearsed to take over, as long
+    /// as the guest memory that it has windows over is still there.
+    rehearsed: Weak<Reservation>,
     /// What the instance may use.
     pub limits: Limits,
     /// wasmtime's form of the same.
@@ -92,6 +95,7 @@ impl HostState {
             interrupts,
             ports,
             linear_memory: None,
+            rehearsed: Weak::new(),
             limits,
             store_limits: store_limits(&limits),
             log_limit: LogLimit::default(),
@@ -173,8 +177,35 @@ impl HostState {
         self.store_limits = store_limits(&self.limits);
     }
 
+    /// Lets an instance that has no device look at this one's guest memory, and
+    /// at nothing else, until [`close`](Self::close).
+    pub fn open_to(&mut self, rehearsing: &mut Self) {
+        rehearsing.memory = self.memory.clone();
+        rehearsing.function = self.function.clone();
+        let linear_memory = rehearsing.linear_memory.as_ref();
+        self.rehearsed = linear_memory.map(Arc::downgrade).unwrap_or_default();
+    }
+
+    /// Ends what [`open_to`](Self::open_to) began; windows stay.
+    pub fn close(&mut self) {
+        self.memory.clear();
+    }
+
+    /// Whether an instance rehearsed, and the guest memory that it saw then is
+    /// still there. Asked once, when it is about to take over.
+    pub fn take_rehearsed(&mut self, instance: &Self) -> bool {
+        let rehearsed = std::mem::take(&mut self.rehearsed).upgrade();
+        let own = instance.linear_memory.as_ref();
+        rehearsed.zip(own).is_some_and(|(a, b)| Arc::ptr_eq(&a, b))
+    }
+
     /// Guest memory went away: windows must not show it any more.
-    pub fn revoke(&self, gone: &[Range<u64>]) {
+    pub fn revoke(&mut self, gone: &[Range<u64>]) {
+        if let Some(rehearsed) = std::mem::take(&mut self.rehearsed).upgrade() {
+            for range in gone {
+                rehearsed.revoke(range);
+            }
+        }
         let Some(linear_memory) = &self.linear_memory else {
             return;
         };

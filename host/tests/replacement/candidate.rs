@@ -3,6 +3,18 @@
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
+/// What a candidate makes of a state that it is to restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restores {
+    /// It traps.
+    Never,
+    /// It takes the first and refuses a second, as builds did that knew of no
+    /// rehearsal.
+    Once,
+    /// It takes the first and traps at a second.
+    OnceOrTraps,
+}
+
 /// What a candidate says of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
@@ -14,6 +26,7 @@ pub struct Candidate {
     pub format: u32,
     /// Whether it takes its ports; it traps otherwise.
     pub takes_ports: bool,
+    pub restores: Restores,
 }
 
 impl Candidate {
@@ -25,9 +38,11 @@ impl Candidate {
         max_ports: 256,
         format: 1,
         takes_ports: true,
+        restores: Restores::Never,
     };
 
-    /// The component. Whatever it does beyond `describe` and `configure` traps.
+    /// The component. Whatever it does beyond `describe`, `configure` and
+    /// perhaps `restore` traps.
     pub fn bytes(&self) -> Vec<u8> {
         let mut resolve = Resolve::default();
         let wit = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit");
@@ -65,6 +80,29 @@ impl Candidate {
                 "i32.const 16",
             ));
         }
+        // The byte at 48 says whether it has restored, 16 is the address of a
+        // result that is good, and 32 that of one that is not.
+        let again = match self.restores {
+            Restores::Never => None,
+            Restores::Once => Some("i32.const 32"),
+            Restores::OnceOrTraps => Some("unreachable"),
+        };
+        let restore = again.map(|again| {
+            format!(
+                "i32.const 48 i32.load8_u if (result i32) {again} else \
+                 i32.const 48 i32.const 1 i32.store8 i32.const 16 end"
+            )
+        });
+        if let Some(restore) = &restore {
+            bodies.push((
+                index_of(text, "\"manatee:device/device@0.1.0#restore"),
+                restore,
+            ));
+            bodies.push((
+                index_of(text, "cabi_post_manatee:device/device@0.1.0#restore"),
+                "nop",
+            ));
+        }
         let mut body = None;
         let lines = text.lines().map(|line| {
             let trimmed = line.trim();
@@ -78,7 +116,9 @@ impl Candidate {
                     let data = self.description();
                     let data: String = data.iter().map(|b| format!("\\{b:02x}")).collect();
                     let memory = trimmed.replace(" 0)", " 1)");
-                    format!("{memory}\n(data (i32.const 64) \"{data}\")")
+                    format!(
+                        "{memory}\n(data (i32.const 32) \"\\01\")(data (i32.const 64) \"{data}\")"
+                    )
                 }
                 _ => line.to_owned(),
             }

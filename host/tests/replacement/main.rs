@@ -3,6 +3,7 @@
 mod candidate;
 #[path = "../../examples/embed/machine.rs"]
 mod machine;
+mod rehearsal;
 
 use std::fs::File;
 use std::sync::mpsc::{Sender, channel};

@@ -40,6 +40,10 @@ pub struct World {
     pub with_windows: bool,
     /// Windows that the device has.
     pub windows: usize,
+    /// The most that it is given at a time.
+    pub window_limit: Option<usize>,
+    /// Windows that it was given so far.
+    pub laid: usize,
     /// Times that the device said that its configuration changed.
     pub changes: u64,
     /// The last entry that the device announced after a failure.
@@ -93,11 +97,13 @@ impl Platform for World {
     }
 
     fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
-        if !self.with_windows {
+        let full = self.window_limit.is_some_and(|most| self.windows >= most);
+        if !self.with_windows || full {
             return None;
         }
         let window = self.memory.window(pages, repeats)?;
         self.windows += 1;
+        self.laid += 1;
         Some(window)
     }
 
@@ -201,6 +207,8 @@ pub struct NativeBench {
     pub device: Device<World>,
     /// Whether calls are followed by a move to a new device.
     pub moves: bool,
+    /// What the device moved with the last time, for the next one to rehearse.
+    earlier: Option<Vec<u8>>,
     /// Calls so far.
     calls: u32,
 }
@@ -231,7 +239,8 @@ impl NativeBench {
         panic!("the device still has work left after {MAX_TURNS} turns");
     }
 
-    /// Saves the device and goes on with a new one that was restored.
+    /// Saves the device and goes on with a new one that was restored, after it
+    /// had rehearsed with an older state.
     ///
     /// # Panics
     ///
@@ -241,9 +250,13 @@ impl NativeBench {
         let ports = self.world().ports.len() as u32;
         let old = core::mem::replace(&mut self.device, Device::new(World::default()));
         self.device = configured(old.into_platform(), ports);
-        let restored = self.device.restore(&state);
-        restored.expect("the device reads what it wrote");
-        assert!(self.device.save() == state, "the state changed on its way");
+        for state in self.earlier.iter().chain([&state]) {
+            let restored = self.device.restore(state);
+            restored.expect("the device reads what it wrote");
+            let same = self.device.save() == *state;
+            assert!(same, "the state changed on its way");
+        }
+        self.earlier = Some(state);
     }
 }
 
@@ -367,6 +380,7 @@ impl Workshop for NativeWorkshop {
         NativeBench {
             device: configured(world, ports),
             moves: self.moves,
+            earlier: None,
             calls: 0,
         }
     }

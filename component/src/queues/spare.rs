@@ -1,0 +1,49 @@
+//! Windows that an earlier restore laid, for the queues of a newer state.
+
+use alloc::collections::VecDeque;
+
+use super::Queues;
+use crate::platform::Platform;
+use crate::ring::{Layout, Ring};
+
+/// Rings with windows that no queue uses at the moment.
+#[derive(Debug, Default)]
+pub struct Spare {
+    /// In the order in which queues are restored, so that the next one that is
+    /// wanted is mostly the first.
+    rings: VecDeque<Ring>,
+}
+
+impl Spare {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rings.is_empty()
+    }
+
+    /// The ring over just these pages.
+    pub fn take(&mut self, pages: &[u64], layout: Layout) -> Option<Ring> {
+        let fits = |ring: &Ring| ring.layout() == layout && ring.pages() == pages;
+        let index = self.rings.iter().position(fits)?;
+        self.rings.remove(index)
+    }
+
+    /// Takes all of them away.
+    pub fn release(&mut self, platform: &mut impl Platform) {
+        for ring in self.rings.drain(..) {
+            ring.release(platform);
+        }
+    }
+}
+
+impl Queues {
+    /// Ends every queue, and keeps the windows.
+    pub fn set_aside(&mut self) -> Spare {
+        let rings = self.eqs.drain().map(|q| q.ring);
+        let rings = rings.chain(self.cqs.drain().map(|q| q.ring));
+        let rings = rings.chain(self.sqs.drain().map(|q| q.ring));
+        let rings = rings.chain(self.rqs.drain().map(|q| q.ring));
+        let rings = rings.filter(Ring::has_window).collect();
+        *self = Self::default();
+        Spare { rings }
+    }
+}

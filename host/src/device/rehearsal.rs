@@ -1,0 +1,154 @@
+//! Replacing the component in two steps: a rehearsal beside the component that
+//! runs, and the change itself, which the guest waits for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::Device;
+use super::swap::{Candidate, Pause, Swap, SwapError, SwapOptions};
+use crate::bindings::exports::manatee::device::device::{Description, PortConfig};
+use crate::component::Component;
+use crate::runtime::Limits;
+
+/// A component that has rehearsed to take over: its instance has restored a
+/// state of the device, and its windows are laid. The device goes on
+/// meanwhile, whatever happens to it; only another swap is refused.
+pub struct Rehearsal<'a> {
+    change: Change<'a>,
+    candidate: Candidate,
+}
+
+/// What every attempt to change the component has in common.
+struct Change<'a> {
+    device: &'a Device,
+    /// It is the only one.
+    _only: MutexGuard<'a, ()>,
+    component: Component,
+    running: Arc<Description>,
+    ports: Vec<PortConfig>,
+    limits: Limits,
+    options: SwapOptions,
+    rollback: bool,
+    /// The longest that the device was held so far.
+    held: Duration,
+}
+
+impl<'a> Rehearsal<'a> {
+    /// Makes an instance and has it rehearse.
+    pub(super) fn new(
+        device: &'a Device,
+        only: MutexGuard<'a, ()>,
+        component: &Component,
+        options: SwapOptions,
+        rollback: bool,
+    ) -> Result<Self, SwapError> {
+        let body = device.shared.body.lock();
+        let mut change = Change {
+            device,
+            _only: only,
+            component: component.clone(),
+            running: body.description.clone(),
+            ports: body.ports(),
+            limits: body.state_ref().limits,
+            options,
+            rollback,
+            held: Duration::ZERO,
+        };
+        drop(body);
+        let mut candidate = change.candidate()?;
+        if !options.probation.is_zero() {
+            candidate.check_way_back(&change.running)?;
+        }
+        change.rehearse(&mut candidate)?;
+        Ok(Self { change, candidate })
+    }
+
+    /// Changes the component.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`]; the component that ran goes on.
+    pub fn swap(self) -> Result<Swap, SwapError> {
+        let Self {
+            mut change,
+            candidate,
+        } = self;
+        if let Some(swap) = change.make(candidate)? {
+            return Ok(swap);
+        }
+        let unrehearsed = change.candidate()?;
+        change.make(unrehearsed)?.ok_or(SwapError::Busy)
+    }
+}
+
+impl Change<'_> {
+    fn candidate(&self) -> Result<Candidate, SwapError> {
+        Candidate::new(&self.component, &self.running, &self.ports, self.limits)
+    }
+
+    /// Has the candidate restore the device's state of now. The device is held
+    /// while it is saved only; its memory stays where it is until the end.
+    fn rehearse(&mut self, candidate: &mut Candidate) -> Result<(), SwapError> {
+        let shared = &self.device.shared;
+        let _rehearsing = shared.rehearsing.lock();
+        let mut body = shared.body.lock();
+        let pause = Pause::after(self.held);
+        let state = body.save();
+        body.state().open_to(candidate.state());
+        self.held = pause.until_now();
+        self.device.follow_up(&body);
+        drop(body);
+        let rehearsed = state.and_then(|state| candidate.rehearse(&state));
+        candidate.state().close();
+        rehearsed
+    }
+
+    /// Has the candidate take over. None if it was ready and is no longer,
+    /// because guest memory was taken away since, or because it restores a
+    /// state only once; the device goes on as it was, and one that has not
+    /// rehearsed may do better.
+    fn make(&mut self, mut candidate: Candidate) -> Result<Option<Swap>, SwapError> {
+        let rehearsed = candidate.has_rehearsed();
+        // On a busy machine this thread has used up its turn by now: better that
+        // it loses the processor here than while the guest waits.
+        std::thread::yield_now();
+        let mut body = self.device.shared.body.lock();
+        if !Arc::ptr_eq(&body.description, &self.running) {
+            // It went back to the one before by itself, just now.
+            return Err(SwapError::Busy);
+        }
+        if rehearsed && !body.state().take_rehearsed(candidate.state()) {
+            return Ok(None);
+        }
+        let pause = Pause::after(self.held);
+        let replaced = body.replace(candidate, self.options, self.rollback, &pause);
+        self.held = pause.until_now();
+        let more = body.settle();
+        drop(body);
+        if more {
+            self.device.shared.poller.kick();
+        }
+        // What is left over is dropped here, while the guest goes on.
+        match replaced {
+            Ok((swap, _replaced)) => {
+                swap.log();
+                Ok(Some(swap))
+            }
+            Err((error @ (SwapError::Failed(..) | SwapError::State(..)), _)) if rehearsed => {
+                tracing::info!("{error}, after a rehearsal; once more without");
+                Ok(None)
+            }
+            Err((error, _)) => Err(error),
+        }
+    }
+}
+
+impl std::fmt::Debug for Rehearsal<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rehearsal")
+            .field("component", &self.change.component.name())
+            .finish_non_exhaustive()
+    }
+}

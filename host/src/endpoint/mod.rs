@@ -97,7 +97,7 @@ impl<'a> TxBatch<'a> {
     }
 
     /// The packets with their segments, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'a TxPacket, &'a [Segment])> + use<'a> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a TxPacket, &'a [Segment])> + use<'a> {
         let mut rest = self.segments;
         self.packets.iter().map(move |packet| {
             let (own, later) = rest.split_at(packet.segments.into());

@@ -83,11 +83,6 @@ impl Request {
         })
     }
 
-    /// Whether the frame can leave as it is.
-    pub fn is_nothing(&self) -> bool {
-        !self.is_about_headers() && self.vlan_tci.is_none()
-    }
-
     /// Whether a tag is asked for.
     pub fn inserts_tag(&self) -> bool {
         self.vlan_tci.is_some()
@@ -118,9 +113,9 @@ impl Request {
 /// # Errors
 ///
 /// A [`Refusal`]; `head` may be patched in part then.
-pub fn prepare(
+pub fn prepare<const SIZE: usize>(
     request: &Request,
-    head: &mut Head,
+    head: &mut Head<SIZE>,
     length: usize,
     mtu: usize,
 ) -> Result<Prepared, Refusal> {

@@ -1,26 +1,37 @@
-//! Guest memory as the kernel's `iovec`, for `readv` and `writev` that move
-//! packets without a copy in between.
+//! Guest memory as the kernel's `iovec`, for writes that take packets from
+//! where they lie, and many reads or writes in one system call.
 
-use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use io_uring::squeue::Entry;
+use io_uring::{opcode, types};
+use rustix::io::Errno;
+
+use super::ring::Ring;
 use super::{Access, Fault, GuestMemory, Segment};
 
-/// A list of memory ranges for one `readv` or `writev`: parts of guest memory,
-/// and buffers of our own in front and behind.
+/// What a call came to: a number of bytes, or the kernel's error.
+pub type Outcome = Result<usize, Errno>;
+
+/// Reads and writes of a descriptor that does not block: one system call for
+/// all of them if there is an io_uring, one each if not.
 ///
-/// Keeps its allocation between uses, so that steady traffic allocates nothing.
-/// Borrows what it points to for as long as it holds pointers.
-#[derive(Debug, Default)]
-pub struct IoVecs {
+/// Either way they are done in order, and over when the method returns: the
+/// kernel holds on to no memory. Keeps its allocations between uses, so that
+/// steady traffic allocates nothing.
+#[derive(Debug)]
+pub struct Calls {
     list: Vec<libc::iovec>,
+    /// Where in `list` each call's ranges end.
+    ends: Vec<usize>,
+    ring: Option<Ring>,
 }
 
 // SAFETY: the pointers in `list` are only dereferenced by the kernel, inside
-// `Filled::read_from` and `Filled::write_to`, while the borrows that `Filled`
-// holds keep what they point to alive. Between uses they are dead values.
-unsafe impl Send for IoVecs {}
+// `Writes::run` and `Calls::read`, while the borrows that those hold keep what
+// they point to alive. Between uses they are dead values.
+unsafe impl Send for Calls {}
 
 /// Why segments can't be handed to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,145 +39,216 @@ pub enum IoVecError {
     /// A segment is not in guest memory.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// They lie in more than [`IoVecs::MAX`] ranges.
-    #[error("more than {} ranges of memory in one packet", IoVecs::MAX)]
+    /// They lie in more than [`Calls::MAX_RANGES`] ranges.
+    #[error("more than {} ranges of memory in one packet", Calls::MAX_RANGES)]
     TooMany,
 }
 
-/// [`IoVecs`] with its pointers set; dropping it makes them dead again.
+/// Calls that write, not yet made. Borrows what they are to write.
 #[derive(Debug)]
-pub struct Filled<'a> {
-    list: &'a mut Vec<libc::iovec>,
-    access: Access,
+pub struct Writes<'a> {
+    calls: &'a mut Calls,
     borrows: PhantomData<&'a GuestMemory>,
 }
 
-impl IoVecs {
-    /// The most ranges that one call may use (the kernel's `UIO_MAXIOV`).
-    pub const MAX: usize = 1024;
+impl Calls {
+    /// The most calls that one system call makes.
+    pub const BATCH: usize = 64;
+    /// The most ranges of memory that one call may have (the kernel's
+    /// `UIO_MAXIOV`).
+    pub const MAX_RANGES: usize = 1024;
+    /// Fewer calls than this cost less one by one (measured: 3 are even).
+    const WORTH_A_RING: usize = 4;
 
-    /// An empty list.
-    pub fn new() -> Self {
-        Self::default()
+    /// Calls that take a system call each.
+    pub fn one_by_one() -> Self {
+        Self {
+            list: Vec::new(),
+            ends: Vec::new(),
+            ring: None,
+        }
     }
 
-    /// For `writev`: `head` first, then guest memory.
+    /// Calls that share system calls.
     ///
     /// # Errors
     ///
-    /// See [`IoVecError`].
-    pub fn gather<'a>(
-        &'a mut self,
-        head: &[&'a [u8]],
-        memory: &'a GuestMemory,
-        segments: impl IntoIterator<Item = Segment>,
-    ) -> Result<Filled<'a>, IoVecError> {
+    /// The kernel's: it has no io_uring, or forbids its use.
+    pub fn batched() -> std::io::Result<Self> {
+        Ok(Self {
+            ring: Some(Ring::new(Self::BATCH as u32)?),
+            ..Self::one_by_one()
+        })
+    }
+
+    /// Whether calls share system calls.
+    pub fn are_batched(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Begins a list of writes.
+    pub fn writes(&mut self) -> Writes<'_> {
         self.list.clear();
-        self.list.extend(head.iter().map(|part| libc::iovec {
-            iov_base: part.as_ptr().cast_mut().cast(),
-            iov_len: part.len(),
+        self.ends.clear();
+        Writes {
+            calls: self,
+            borrows: PhantomData,
+        }
+    }
+
+    /// One read of `fd`, which must not block, into each of the buffers.
+    /// `outcomes` are what they came to. They may end at an error, with no
+    /// read made after it.
+    pub fn read<'b>(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buffers: impl Iterator<Item = &'b mut [u8]>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
+        let Self { list, ring, .. } = self;
+        outcomes.clear();
+        list.clear();
+        list.extend(buffers.map(|buffer| libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
         }));
-        self.fill(memory, segments, Access::Read)?;
-        self.filled(Access::Read)
+        while let Some(able) = ring
+            && list.len() - outcomes.len() >= Self::WORTH_A_RING
+        {
+            let ranges = &list[outcomes.len()..];
+            let ranges = &ranges[..ranges.len().min(Self::BATCH)];
+            let entries = ranges.iter().map(|range| read_entry(fd, range));
+            // SAFETY: every range is a buffer that is borrowed exclusively,
+            // for longer than the reads take: they are over when this returns.
+            let made = unsafe { able.make(entries, outcomes) };
+            if made < ranges.len() {
+                *ring = None;
+            }
+        }
+        for range in &list[outcomes.len()..] {
+            // SAFETY: as above.
+            let read = unsafe { libc::read(fd.as_raw_fd(), range.iov_base, range.iov_len) };
+            outcomes.push(outcome(read));
+            if read < 0 {
+                break;
+            }
+        }
     }
+}
 
-    /// For `readv`: `head` first, then guest memory, then `tail`.
+impl<'a> Writes<'a> {
+    /// Adds a call that writes `own`, and guest memory behind it.
     ///
     /// # Errors
     ///
-    /// See [`IoVecError`].
-    pub fn scatter<'a>(
-        &'a mut self,
-        head: &'a mut [u8],
+    /// See [`IoVecError`]; there is no such call then.
+    pub fn add(
+        &mut self,
+        own: &'a [u8],
         memory: &'a GuestMemory,
         segments: impl IntoIterator<Item = Segment>,
-        tail: &'a mut [u8],
-    ) -> Result<Filled<'a>, IoVecError> {
-        let own = |part: &mut [u8]| libc::iovec {
-            iov_base: part.as_mut_ptr().cast(),
-            iov_len: part.len(),
-        };
-        self.list.clear();
-        self.list.push(own(head));
-        self.fill(memory, segments, Access::Write)?;
-        self.list.push(own(tail));
-        self.filled(Access::Write)
+    ) -> Result<(), IoVecError> {
+        let before = self.calls.list.len();
+        self.calls.list.push(libc::iovec {
+            iov_base: own.as_ptr().cast_mut().cast(),
+            iov_len: own.len(),
+        });
+        let filled = self.fill(memory, segments, before + Calls::MAX_RANGES);
+        match filled {
+            Ok(()) => self.calls.ends.push(self.calls.list.len()),
+            Err(_) => self.calls.list.truncate(before),
+        }
+        filled
     }
 
     /// Adds guest memory, giving up as soon as it is too much: how long that
     /// takes and how long the list gets is not for the guest to choose.
     fn fill(
         &mut self,
-        memory: &GuestMemory,
+        memory: &'a GuestMemory,
         segments: impl IntoIterator<Item = Segment>,
-        access: Access,
+        most: usize,
     ) -> Result<(), IoVecError> {
-        let list = &mut self.list;
+        let list = &mut self.calls.list;
         for segment in segments {
-            memory.walk(segment.address, segment.length.into(), access, |slice| {
+            let length = segment.length.into();
+            memory.walk(segment.address, length, Access::Read, |slice| {
                 list.push(libc::iovec {
                     iov_base: slice.ptr_guard_mut().as_ptr().cast(),
                     iov_len: slice.len(),
                 });
             })?;
-            if list.len() > Self::MAX {
+            if list.len() > most {
                 return Err(IoVecError::TooMany);
             }
         }
         Ok(())
     }
 
-    fn filled<'a>(&'a mut self, access: Access) -> Result<Filled<'a>, IoVecError> {
-        if self.list.len() > Self::MAX {
-            return Err(IoVecError::TooMany);
+    /// Makes all calls on `fd`, which must not block. `outcomes` are what each
+    /// of them came to.
+    pub fn run(self, fd: BorrowedFd<'_>, outcomes: &mut Vec<Outcome>) {
+        let Calls { list, ends, ring } = self.calls;
+        outcomes.clear();
+        let ranges = |call: usize| {
+            let begin = call.checked_sub(1).map_or(0, |before| ends[before]);
+            &list[begin..ends[call]]
+        };
+        while let Some(able) = ring
+            && ends.len() - outcomes.len() >= Calls::WORTH_A_RING
+        {
+            let first = outcomes.len();
+            let count = (ends.len() - first).min(Calls::BATCH);
+            let entries = (first..first + count).map(|call| write_entry(fd, ranges(call)));
+            // SAFETY: every range is memory that `Writes` borrows: our own, or
+            // guest memory that was checked to be mapped readable and stays
+            // mapped while `GuestMemory` is borrowed. The writes are over when
+            // this returns. Others may change guest memory meanwhile, which
+            // the kernel's copy tolerates.
+            let made = unsafe { able.make(entries, outcomes) };
+            if made < count {
+                *ring = None;
+            }
         }
-        Ok(Filled {
-            list: &mut self.list,
-            access,
-            borrows: PhantomData,
-        })
+        for call in outcomes.len()..ends.len() {
+            let ranges = ranges(call);
+            let (first, count) = (ranges.as_ptr(), ranges.len() as i32);
+            // SAFETY: as above.
+            let written = unsafe { libc::writev(fd.as_raw_fd(), first, count) };
+            outcomes.push(outcome(written));
+        }
     }
 }
 
-impl Filled<'_> {
-    /// One `readv`; returns the number of bytes.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's, or `InvalidInput` if this was filled for writing.
-    pub fn read_from(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        self.check(Access::Write)?;
-        // SAFETY: every range is memory that `Filled` borrows: our own buffer,
-        // exclusively, or guest memory that was checked to be mapped writable
-        // and stays mapped while `GuestMemory` is borrowed. Others may change
-        // guest memory meanwhile, which the kernel's copy tolerates.
-        let n = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as i32) };
-        usize::try_from(n).map_err(|_| io::Error::last_os_error())
-    }
+fn read_entry(fd: BorrowedFd<'_>, range: &libc::iovec) -> Entry {
+    let fd = types::Fd(fd.as_raw_fd());
+    opcode::Read::new(fd, range.iov_base.cast(), length_of(range))
+        .rw_flags(libc::RWF_NOWAIT)
+        .build()
+}
 
-    /// One `writev`; returns the number of bytes.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's, or `InvalidInput` if this was filled for reading.
-    pub fn write_to(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        self.check(Access::Read)?;
-        // SAFETY: every range is readable memory that `Filled` borrows, as in
-        // `read_from`.
-        let n = unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as i32) };
-        usize::try_from(n).map_err(|_| io::Error::last_os_error())
-    }
-
-    fn check(&self, access: Access) -> io::Result<()> {
-        if self.access != access {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
-        }
-        Ok(())
+fn write_entry(fd: BorrowedFd<'_>, ranges: &[libc::iovec]) -> Entry {
+    let fd = types::Fd(fd.as_raw_fd());
+    match ranges {
+        // Cheaper, since the kernel has no list to copy.
+        [range] => opcode::Write::new(fd, range.iov_base.cast(), length_of(range))
+            .rw_flags(libc::RWF_NOWAIT)
+            .build(),
+        _ => opcode::Writev::new(fd, ranges.as_ptr(), ranges.len() as u32)
+            .rw_flags(libc::RWF_NOWAIT)
+            .build(),
     }
 }
 
-impl Drop for Filled<'_> {
-    fn drop(&mut self) {
-        self.list.clear();
-    }
+/// A range's length. No call moves more than 2 GiB in any way.
+fn length_of(range: &libc::iovec) -> u32 {
+    u32::try_from(range.iov_len).unwrap_or(u32::MAX)
+}
+
+/// What a system call's result means.
+fn outcome(result: isize) -> Outcome {
+    usize::try_from(result).map_err(|_| {
+        let error = std::io::Error::last_os_error();
+        Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    })
 }

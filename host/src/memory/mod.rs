@@ -4,14 +4,15 @@
 //! without is remembered, so that an access to it fails with a reason. All
 //! access is by guest-physical address and checked against the regions; guest
 //! memory changes under our hands, so it is only ever copied or handed to the
-//! kernel as an [`IoVecs`].
+//! kernel by [`Calls`].
 
 mod iovec;
+mod ring;
 mod span;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use iovec::{Filled, IoVecError, IoVecs};
+pub use iovec::{Calls, IoVecError, Outcome, Writes};
 pub use span::Span;
 
 use std::fs::File;

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use proptest::prelude::*;
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, OFlags};
+use rustix::io::Errno;
 
 use super::*;
 
@@ -194,69 +195,113 @@ fn a_copy_crosses_regions_on_both_sides() {
     assert!(memory.copy(READ_ONLY, LARGE, PAGE_SIZE).is_ok());
 }
 
-#[test]
-fn ranges_move_bytes_between_a_file_and_memory() {
-    let memory = guest_memory();
-    let (from, to) = std::io::pipe().unwrap();
-    let mut ranges = IoVecs::new();
-    let parts = [segment(HIGH - 3, 6), segment(READ_ONLY, 2)];
-    memory.write(HIGH - 3, b"abcdef").unwrap();
-    let sent = ranges.gather(&[b"<", b">"], &memory, parts).unwrap();
-    assert_eq!(sent.write_to(to.as_fd()).unwrap(), 10);
-    drop(sent);
+/// Calls of both kinds; of one, if the kernel forbids the other.
+fn both_ways() -> impl Iterator<Item = Calls> {
+    Calls::batched().into_iter().chain([Calls::one_by_one()])
+}
 
-    let (mut head, mut tail) = ([0; 2], [0; 8]);
-    let parts = [segment(LARGE, 1), segment(HIGH - 2, 5)];
-    let mut room = ranges
-        .scatter(&mut head, &memory, parts, &mut tail)
-        .unwrap();
-    assert_eq!(room.read_from(from.as_fd()).unwrap(), 10);
-    drop(room);
-    assert_eq!(&head, b"<>");
-    let mut seen = [0; 5];
-    memory.read(HIGH - 2, &mut seen).unwrap();
-    assert_eq!(&seen, b"bcdef");
-    assert_eq!(tail, [0; 8]);
+/// Both ends of a pipe, which do not block.
+pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
+    let (from, to) = std::io::pipe().unwrap();
+    for end in [from.as_fd(), to.as_fd()] {
+        rustix::fs::fcntl_setfl(end, OFlags::NONBLOCK).unwrap();
+    }
+    (from.into(), to.into())
 }
 
 #[test]
-fn ranges_work_one_way_only() {
+fn writes_take_what_lies_in_memory() {
     let memory = guest_memory();
-    let (from, to) = std::io::pipe().unwrap();
-    let mut ranges = IoVecs::new();
-    let mut filled = ranges.gather(&[], &memory, [segment(LOW, 1)]).unwrap();
-    assert!(filled.read_from(from.as_fd()).is_err());
-    drop(filled);
-    let filled = ranges
-        .scatter(&mut [], &memory, [segment(LOW, 1)], &mut [])
-        .unwrap();
-    assert!(filled.write_to(to.as_fd()).is_err());
+    let (from, to) = pipe();
+    let parts = [segment(HIGH - 3, 6), segment(READ_ONLY, 2)];
+    memory.write(HIGH - 3, b"abcdef").unwrap();
+    let mut outcomes = Vec::new();
+    for mut calls in both_ways() {
+        for count in [0, 1, 3, 4, 5, 64, 65, 130] {
+            let own: Vec<String> = (0..count).map(|i| format!("<{i}>")).collect();
+            let mut writes = calls.writes();
+            for (index, own) in own.iter().enumerate() {
+                let parts = parts.into_iter().take(index % 3);
+                writes.add(own.as_bytes(), &memory, parts).unwrap();
+            }
+            writes.run(to.as_fd(), &mut outcomes);
+            let expected = own.iter().enumerate().map(|(index, own)| {
+                let behind = ["", "abcdef", "abcdef\0\0"][index % 3];
+                format!("{own}{behind}")
+            });
+            let expected: Vec<String> = expected.collect();
+            let lengths = expected.iter().map(|one| Ok(one.len()));
+            assert!(outcomes.iter().copied().eq(lengths), "{outcomes:?}");
+            let mut seen = vec![0; 4096];
+            let length = rustix::io::read(&from, &mut seen).unwrap_or(0);
+            assert_eq!(seen[..length], *expected.concat().as_bytes());
+        }
+    }
+}
+
+#[test]
+fn each_write_has_an_outcome_of_its_own() {
+    let memory = guest_memory();
+    let (from, to) = pipe();
+    let mut outcomes = Vec::new();
+    drop(from);
+    for mut calls in both_ways() {
+        let mut writes = calls.writes();
+        for _ in 0..10 {
+            writes.add(b"nobody reads this", &memory, []).unwrap();
+        }
+        writes.run(to.as_fd(), &mut outcomes);
+        assert_eq!(outcomes, [Err(Errno::PIPE); 10]);
+    }
+}
+
+#[test]
+fn reads_fill_buffers_in_order() {
+    let (from, to) = pipe();
+    let mut outcomes = Vec::new();
+    for mut calls in both_ways() {
+        for count in [1, 3, 4, 64, 100] {
+            let sent = pattern(10 * count);
+            rustix::io::write(&to, &sent).unwrap();
+            // Two more than there is something for.
+            let mut seen = vec![0; 10 * (count + 2)];
+            calls.read(from.as_fd(), seen.chunks_mut(10), &mut outcomes);
+            let (full, none) = outcomes.split_at(count);
+            assert!(full.iter().all(|outcome| *outcome == Ok(10)));
+            assert!(!none.is_empty());
+            assert!(none.iter().all(|outcome| *outcome == Err(Errno::AGAIN)));
+            assert_eq!(seen[..sent.len()], sent);
+        }
+    }
 }
 
 #[test]
 fn ranges_are_checked_and_bounded() {
     let memory = guest_memory();
-    let mut ranges = IoVecs::new();
-    let read_only = [segment(LOW, 1), segment(READ_ONLY, 1)];
-    assert!(matches!(
-        ranges.scatter(&mut [], &memory, read_only, &mut []),
-        Err(IoVecError::Fault(Fault {
-            address: READ_ONLY,
-            access: Access::Write,
-            ..
-        }))
-    ));
-    let many = (0..).map(|i| segment(LOW + i % 16, 1));
-    let fits = ranges.gather(&[&[0]], &memory, many.clone().take(IoVecs::MAX - 1));
-    assert!(fits.is_ok());
-    drop(fits);
-    // Endless segments: it must stop by itself.
-    assert!(matches!(
-        ranges.gather(&[], &memory, many.clone()),
-        Err(IoVecError::TooMany)
-    ));
-    let exact = ranges.scatter(&mut [], &memory, many.take(IoVecs::MAX - 1), &mut []);
-    assert!(matches!(exact, Err(IoVecError::TooMany)));
+    let (from, to) = pipe();
+    let mut outcomes = Vec::new();
+    for mut calls in both_ways() {
+        let mut writes = calls.writes();
+        assert!(matches!(
+            writes.add(b"?", &memory, [segment(LOW, 1), segment(UNREACHABLE, 1)]),
+            Err(IoVecError::Fault(Fault {
+                address: UNREACHABLE,
+                access: Access::Read,
+                ..
+            }))
+        ));
+        let many = (0..).map(|i| segment(LOW + i % 16, 1));
+        let fits = many.clone().take(Calls::MAX_RANGES - 1);
+        assert_eq!(writes.add(b"!", &memory, fits), Ok(()));
+        // Endless segments: it must stop by itself.
+        assert_eq!(writes.add(b"?", &memory, many), Err(IoVecError::TooMany));
+        // Those that were refused are not made.
+        writes.run(to.as_fd(), &mut outcomes);
+        assert_eq!(outcomes, [Ok(Calls::MAX_RANGES)]);
+        let mut seen = [0; 2 * Calls::MAX_RANGES];
+        assert_eq!(rustix::io::read(&from, &mut seen), Ok(Calls::MAX_RANGES));
+        assert_eq!(seen[0], b'!');
+    }
 }
 
 #[test]

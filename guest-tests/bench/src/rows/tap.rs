@@ -1,11 +1,12 @@
 //! Through the device to a TAP and back, against a bare loop of system calls
 //! on the same TAP.
 
+use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, ensure};
 use manatee::component::Component;
 use manatee::device::Limits;
 use manatee::endpoint::{Endpoint, Tap};
@@ -16,6 +17,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, sendto, socket,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{readv, writev};
 
 use super::device::{BATCH, transmit};
@@ -71,12 +73,12 @@ impl Lab {
             let address = layout.packets.0 + packet * layout.packets.1;
             device.machine.ram().write(address, &FRAME);
         }
-        // What it has said already.
-        while readv(&bare, &mut [IoSliceMut::new(&mut [0; 2048])]).is_ok() {}
+        let wire = Wire::new()?;
+        wire.wait_until_open(&bare)?;
         Ok(Self {
             device,
             bare,
-            wire: Wire::new()?,
+            wire,
             _interface: interface,
         })
     }
@@ -101,14 +103,63 @@ impl Wire {
     }
 
     /// Has frames of this many bytes wait at the TAP.
-    fn send(&self, bytes: u32, count: u32) {
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn send(&self, bytes: u32, count: u32) -> Result<()> {
         let mut frame = vec![0; bytes as usize];
         frame[..FRAME.len()].copy_from_slice(&FRAME);
         for _ in 0..count {
             let flags = MsgFlags::empty();
-            let sent = sendto(self.socket.as_raw_fd(), &frame, &self.interface, flags);
-            sent.expect("a frame that the TAP takes");
+            sendto(self.socket.as_raw_fd(), &frame, &self.interface, flags)
+                .context("the TAP takes no frame")?;
         }
+        Ok(())
+    }
+
+    /// Sends frames until one arrives, and takes all that wait by then. The
+    /// kernel drops what is sent to a TAP that was just attached, without an
+    /// error, until a work item of its own has given that its queue.
+    ///
+    /// # Errors
+    ///
+    /// None arrives.
+    fn wait_until_open(&self, tap: &OwnedFd) -> Result<()> {
+        let again = Timespec {
+            tv_sec: 0,
+            tv_nsec: 10_000_000,
+        };
+        let begun = Instant::now();
+        loop {
+            self.send(FRAME.len() as u32, 1)?;
+            let mut set = [PollFd::new(tap, PollFlags::IN)];
+            if poll(&mut set, Some(&again))? > 0 {
+                break;
+            }
+            ensure!(begun.elapsed() < PATIENCE, "the TAP lets no frame through");
+        }
+        while readv(tap, &mut [IoSliceMut::new(&mut [0; 2048])]).is_ok() {}
+        Ok(())
+    }
+}
+
+/// Why contenders, who return nothing but samples, could not go on.
+#[derive(Default)]
+struct Failure(RefCell<Option<Error>>);
+
+impl Failure {
+    /// Runs something, unless something failed before.
+    fn watch(&self, act: impl FnOnce() -> Result<()>) {
+        let mut first = self.0.borrow_mut();
+        if first.is_none() {
+            *first = act().err();
+        }
+    }
+
+    /// What failed first.
+    fn into_result(self) -> Result<()> {
+        self.0.into_inner().map_or(Ok(()), Err)
     }
 }
 
@@ -127,19 +178,44 @@ pub fn run(stage: &Stage) -> Result<Vec<Figure>> {
 }
 
 /// Takes as many frames as were sent. The last ones may still be on their way.
-fn receive_all(device: &mut Thin<Sandboxed>) {
+fn receive_all(device: &mut Thin<Sandboxed>) -> Result<()> {
     device.post_buffers(0, BATCH);
     device.ring_receive(0);
     let mut count = device.take_received(0);
     let begun = Instant::now();
     while count < BATCH {
-        assert!(
+        ensure!(
             begun.elapsed() < PATIENCE,
-            "frames that were sent do not arrive"
+            "{count} of {BATCH} frames that were sent to the TAP came out of the device"
         );
         std::thread::yield_now();
         count += device.take_received(0);
     }
+    Ok(())
+}
+
+/// The same without a device: the bare loop.
+fn read_all(tap: &OwnedFd, bytes: u32, buffer: &mut [u8]) -> Result<()> {
+    for count in 0..BATCH {
+        let mut header = [0; HEADER];
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+        let begun = Instant::now();
+        let read = loop {
+            // The last frames may still be on their way.
+            if let Ok(read) = readv(tap, &mut parts) {
+                break read;
+            }
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "{count} of {BATCH} frames that were sent to the TAP came out of it"
+            );
+        };
+        ensure!(
+            read == HEADER + bytes as usize,
+            "a frame of {bytes} bytes came out of the TAP as {read}"
+        );
+    }
+    Ok(())
 }
 
 fn sent(stage: &Stage, bytes: u32) -> Result<Figure> {
@@ -183,29 +259,23 @@ fn received(stage: &Stage, bytes: u32) -> Result<Figure> {
         _interface,
     } = Lab::new(stage, bytes)?;
     let mut buffer = vec![0; 2048];
+    let failure = Failure::default();
     // Frames wait before the clock runs: a sample is what taking them costs.
-    let through = Contender::timed("device", 1, || receive_all(&mut device)).per(BATCH.into());
-    let bare = Contender::timed("bare readv", 1, || {
-        for _ in 0..BATCH {
-            let mut header = [0; HEADER];
-            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(&mut buffer)];
-            let begun = Instant::now();
-            let read = loop {
-                // The last frames may still be on their way.
-                if let Ok(read) = readv(bare.as_fd(), &mut parts) {
-                    break read;
-                }
-                assert!(
-                    begun.elapsed() < PATIENCE,
-                    "frames that were sent do not arrive"
-                );
-            };
-            assert_eq!(read, HEADER + bytes as usize);
-        }
-    })
-    .per(BATCH.into());
-    let arrive = || wire.send(bytes, BATCH);
-    let measured = alternate(4 * ROUNDS, vec![through.after(arrive), bare.after(arrive)]);
+    let arrive = || failure.watch(|| wire.send(bytes, BATCH));
+    let through = || failure.watch(|| receive_all(&mut device));
+    let bare = || failure.watch(|| read_all(&bare, bytes, &mut buffer));
+    let measured = alternate(
+        4 * ROUNDS,
+        vec![
+            Contender::timed("device", 1, through)
+                .per(BATCH.into())
+                .after(arrive),
+            Contender::timed("bare readv", 1, bare)
+                .per(BATCH.into())
+                .after(arrive),
+        ],
+    );
+    failure.into_result()?;
     let share = measured[1].over(&measured[0]);
     let figure = Figure::reported(
         "tap",

@@ -13,7 +13,7 @@ const MTU: usize = 1500;
 fn send(frame: &[u8], packet: &TxPacket, mtu: usize) -> Result<(VnetHeader, Vec<u8>), Refusal> {
     let memory = guest_memory();
     memory.write(LARGE, frame).unwrap();
-    let mut head = Head::default();
+    let mut head: Head = Head::default();
     let parts = [segment(LARGE, frame.len().max(1) as u32)];
     head.load(&memory, parts).unwrap();
     head.truncate(frame.len());
@@ -45,7 +45,6 @@ fn routed(segments_left: u8) -> Sample {
 #[test]
 fn nothing_asked_is_nothing_done() {
     let frame = Sample::new(IpVersion::V4, Transport::Tcp, 100).without_checksum();
-    assert!(Request::of(&plain()).unwrap().is_nothing());
     let (vnet, sent) = send(&frame, &plain(), MTU).unwrap();
     assert_eq!(vnet, VnetHeader::default());
     assert_eq!(sent, frame);

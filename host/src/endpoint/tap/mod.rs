@@ -1,16 +1,19 @@
 //! A TAP interface: the guest is on the other end of it.
 //!
-//! Packets are moved by one `writev` or `readv` each, straight between guest
-//! memory and the kernel, with a virtio-net header that says which checksums
-//! and segments are left to do (linux/if_tun.h, `IFF_VNET_HDR`).
+//! Packets are moved by one write or read each, with a virtio-net header that
+//! says which checksums and segments are left to do (linux/if_tun.h,
+//! `IFF_VNET_HDR`). One system call makes up to 64 of them where the kernel
+//! lets us use io_uring: most of what a short packet costs is the way into the
+//! kernel and out. Short packets are copied, since a copy costs less than
+//! telling the kernel of another range of memory.
 
 mod attach;
+mod inbox;
 mod ioctl;
 mod receive;
 #[cfg(test)]
 mod tests;
 mod transmit;
-mod untag;
 
 pub use attach::TapError;
 
@@ -19,11 +22,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::counters::Counters;
 use super::head::Head;
 use super::{Endpoint, PortIo, TxBatch, TxStatus};
-use crate::memory::IoVecs;
+use crate::memory::{Calls, Outcome};
+use inbox::Inbox;
+use transmit::Leaving;
 
-/// What a packet may be longer than its buffer without its length being lost:
-/// more than any interface carries.
-const TAIL_BYTES: usize = 128 << 10;
+/// A copy of a packet on its way out, or of its beginning: a packet of the
+/// usual 1514 bytes fits. Larger ones are better copied once.
+type Outgoing = Head<2048>;
 
 /// A TAP interface as an [`Endpoint`].
 #[derive(Debug)]
@@ -36,12 +41,12 @@ pub struct Tap {
     link: Link,
     counters: Counters,
     // What follows is kept for its allocation, or its size.
-    ranges: IoVecs,
-    head: Head,
-    /// Takes what a receive buffer has no room for.
-    tail: Box<[u8]>,
-    /// Holds a frame while its tag is taken out.
-    untagging: Vec<u8>,
+    calls: Calls,
+    inbox: Inbox,
+    /// As many as one call of [`send`](Self::send) ever needed at once.
+    outgoing: Vec<Outgoing>,
+    leaving: Vec<Leaving>,
+    outcomes: Vec<Outcome>,
 }
 
 /// What became of the interface, as far as packets show it.
@@ -62,6 +67,17 @@ impl Tap {
     ///
     /// See [`TapError`], whose message says what can be done.
     pub fn open(name: &str) -> Result<Self, TapError> {
+        let calls = Calls::batched().unwrap_or_else(|error| {
+            tracing::info!(
+                interface = name,
+                "a packet takes a system call, since io_uring is not to be had: {error}"
+            );
+            Calls::one_by_one()
+        });
+        Self::open_with(name, calls)
+    }
+
+    fn open_with(name: &str, calls: Calls) -> Result<Self, TapError> {
         let attach::Attached { fd, mtu, created } = attach::attach(name)?;
         if created {
             tracing::info!(
@@ -76,10 +92,11 @@ impl Tap {
             created,
             link: Link::Up,
             counters: Counters::default(),
-            ranges: IoVecs::new(),
-            head: Head::default(),
-            tail: vec![0; TAIL_BYTES].into_boxed_slice(),
-            untagging: Vec::new(),
+            calls,
+            inbox: Inbox::new(),
+            outgoing: Vec::new(),
+            leaving: Vec::new(),
+            outcomes: Vec::new(),
         })
     }
 
@@ -111,18 +128,14 @@ impl Endpoint for Tap {
     }
 
     fn transmit(&mut self, io: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
-        status.extend(
-            batch
-                .iter()
-                .map(|(packet, segments)| self.send(io.memory, packet, segments)),
-        );
+        self.send(io.memory, batch, status);
     }
 
     fn receive(&mut self, io: &mut PortIo<'_>) -> bool {
         self.drain(io)
     }
 
-    /// Nothing is ever pending: `writev` is done with a packet's memory.
+    /// Nothing is ever pending: a write is done with a packet's memory.
     fn cancel(&mut self) {}
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
@@ -140,6 +153,7 @@ impl Endpoint for Tap {
             "mtu": self.mtu,
             "made-here": self.created,
             "link": self.link,
+            "batched": self.calls.are_batched(),
             "counters": self.counters,
         })
     }

@@ -1,148 +1,134 @@
 //! From guest memory to a TAP.
 
-use std::io;
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-use super::{Link, Tap};
-use crate::endpoint::headers::ETHERNET_BYTES;
+use super::{Link, Outgoing, Tap};
 use crate::endpoint::offload::{self, Request};
-use crate::endpoint::vnet::{GsoType, VNET_HEADER_BYTES, VnetHeader};
-use crate::endpoint::{TxPacket, TxStatus};
-use crate::memory::{GuestMemory, Segment, Span};
+use crate::endpoint::vnet::{GsoType, VnetHeader};
+use crate::endpoint::{TxBatch, TxPacket, TxStatus};
+use crate::memory::{Calls, Fault, GuestMemory, IoVecError, Segment, Span, Writes};
 
-/// A packet that was not sent, and why.
-enum Unsent {
-    Refused(TxStatus),
-    Failed(io::Error),
+/// A packet that the kernel is about to be given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    /// Which status is its own.
+    status: usize,
+    /// Its length in bytes, as the guest handed it over.
+    length: u64,
+    /// What is left to do to it.
+    vnet: VnetHeader,
+    tag: bool,
 }
 
-impl From<offload::Refusal> for Unsent {
-    fn from(refusal: offload::Refusal) -> Self {
-        Self::Refused(refusal.into())
+impl From<Fault> for TxStatus {
+    fn from(_: Fault) -> Self {
+        Self::MemoryFault
     }
 }
 
-impl From<crate::memory::Fault> for Unsent {
-    fn from(_: crate::memory::Fault) -> Self {
-        Self::Refused(TxStatus::MemoryFault)
-    }
-}
-
-impl From<crate::memory::IoVecError> for Unsent {
-    fn from(_: crate::memory::IoVecError) -> Self {
-        Self::Refused(TxStatus::MemoryFault)
-    }
-}
-
-impl From<io::Error> for Unsent {
-    fn from(error: io::Error) -> Self {
-        Self::Failed(error)
+impl From<IoVecError> for TxStatus {
+    fn from(_: IoVecError) -> Self {
+        Self::MemoryFault
     }
 }
 
 impl Tap {
-    /// Sends a packet and counts what became of it.
+    /// Sends packets and counts what became of them.
     pub(super) fn send(
         &mut self,
         memory: &GuestMemory,
-        packet: &TxPacket,
-        segments: &[Segment],
-    ) -> TxStatus {
-        let length = segments.iter().map(|s| u64::from(s.length)).sum();
-        let sent = Request::of(packet)
-            .map_err(Unsent::from)
-            .and_then(|request| {
-                // Nothing so long is sent in any way; what follows need not care.
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                if request.is_nothing() {
-                    self.send_as_is(memory, segments, length)
-                } else {
-                    self.send_prepared(memory, segments, length, &request)
-                }
-            });
-        let status = match sent {
-            Ok(()) => {
-                self.note(Link::Up);
-                TxStatus::Sent
-            }
-            Err(Unsent::Refused(status)) => status,
-            Err(Unsent::Failed(error)) => self.failed(&error),
-        };
-        self.counters.transmit.count(status, length);
-        status
-    }
-
-    /// Hands the kernel the packet where it lies.
-    fn send_as_is(
-        &mut self,
-        memory: &GuestMemory,
-        segments: &[Segment],
-        length: usize,
-    ) -> Result<(), Unsent> {
-        let mtu = usize::from(self.mtu);
-        if length < ETHERNET_BYTES || length > ETHERNET_BYTES + mtu {
-            self.head.load(memory, segments.iter().copied())?;
-            offload::check_length(self.head.bytes(), length, mtu)?;
+        batch: TxBatch<'_>,
+        status: &mut Vec<TxStatus>,
+    ) {
+        let mut packets = batch.iter();
+        while packets.len() > 0 {
+            self.send_some(memory, packets.by_ref().take(Calls::BATCH), status);
         }
-        let ranges =
-            self.ranges
-                .gather(&[&[0; VNET_HEADER_BYTES]], memory, segments.iter().copied())?;
-        ranges.write_to(self.fd.as_fd())?;
-        Ok(())
     }
 
-    /// Hands the kernel headers that were checked and patched in a copy, and
-    /// the rest of the packet where it lies. A guest that changes its headers
-    /// meanwhile changes nothing.
-    fn send_prepared(
+    /// Sends at most [`Calls::BATCH`] packets.
+    fn send_some<'a>(
         &mut self,
         memory: &GuestMemory,
-        segments: &[Segment],
-        length: usize,
-        request: &Request,
-    ) -> Result<(), Unsent> {
-        let segments = segments.iter().copied();
-        self.head.load(memory, segments.clone())?;
-        let prepared = offload::prepare(request, &mut self.head, length, self.mtu.into())?;
-        let copied = self.head.copied();
-        let rest = prepared.length.saturating_sub(copied);
-        let rest = Span::new(segments)
-            .advance(copied as u64)
-            .limit(rest as u64);
-        let vnet = prepared.vnet.to_bytes();
-        self.ranges
-            .gather(&[&vnet, self.head.bytes()], memory, rest)?
-            .write_to(self.fd.as_fd())?;
-        self.count_offloads(&prepared.vnet, request);
-        Ok(())
+        packets: impl ExactSizeIterator<Item = (&'a TxPacket, &'a [Segment])>,
+        status: &mut Vec<TxStatus>,
+    ) {
+        if self.outgoing.len() < packets.len() {
+            self.outgoing.resize_with(packets.len(), Outgoing::default);
+        }
+        self.leaving.clear();
+        let mut writes = self.calls.writes();
+        for ((packet, segments), frame) in packets.zip(&mut self.outgoing) {
+            let length = segments.iter().map(|s| u64::from(s.length)).sum();
+            match add(
+                &mut writes,
+                frame,
+                memory,
+                packet,
+                segments,
+                length,
+                self.mtu,
+            ) {
+                Ok((vnet, tag)) => {
+                    self.leaving.push(Leaving {
+                        status: status.len(),
+                        length,
+                        vnet,
+                        tag,
+                    });
+                    status.push(TxStatus::Sent);
+                }
+                Err(refused) => {
+                    self.counters.transmit.count(refused, length);
+                    status.push(refused);
+                }
+            }
+        }
+        writes.run(self.fd.as_fd(), &mut self.outcomes);
+        for index in 0..self.leaving.len() {
+            let Leaving {
+                status: own,
+                length,
+                vnet,
+                tag,
+            } = self.leaving[index];
+            match self.outcomes[index] {
+                Ok(_) => {
+                    self.note(Link::Up);
+                    self.count_offloads(&vnet, tag);
+                }
+                Err(error) => status[own] = self.failed(error),
+            }
+            self.counters.transmit.count(status[own], length);
+        }
     }
 
-    fn count_offloads(&mut self, vnet: &VnetHeader, request: &Request) {
+    fn count_offloads(&mut self, vnet: &VnetHeader, tag: bool) {
         let counters = &mut self.counters.transmit;
         counters.checksum_offloads += u64::from(vnet.partial.is_some());
         counters.segmentation_offloads += u64::from(vnet.gso != GsoType::None);
-        counters.tags_inserted += u64::from(request.inserts_tag());
+        counters.tags_inserted += u64::from(tag);
     }
 
     /// What a failed write means for the packet (`tun_get_user`,
     /// `tun_chr_write_iter` in drivers/net/tun.c).
-    fn failed(&mut self, error: &io::Error) -> TxStatus {
+    fn failed(&mut self, error: Errno) -> TxStatus {
         let counters = &mut self.counters.transmit;
-        match Errno::from_io_error(error) {
-            Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => counters.dropped_busy += 1,
-            Some(Errno::IO) => {
+        match error {
+            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => counters.dropped_busy += 1,
+            Errno::IO => {
                 counters.dropped_down += 1;
                 self.note(Link::Down);
             }
-            Some(Errno::BADFD) => {
+            Errno::BADFD => {
                 counters.dropped_down += 1;
                 self.note(Link::Gone);
             }
-            Some(Errno::FAULT) => return TxStatus::MemoryFault,
-            Some(Errno::INVAL) => return TxStatus::BadHeaders,
-            Some(Errno::MSGSIZE) => return TxStatus::TooLong,
+            Errno::FAULT => return TxStatus::MemoryFault,
+            Errno::INVAL => return TxStatus::BadHeaders,
+            Errno::MSGSIZE => return TxStatus::TooLong,
             _ => {
                 counters.dropped_error += 1;
                 tracing::debug!(interface = self.name, %error, "a packet was not sent");
@@ -150,4 +136,32 @@ impl Tap {
         }
         TxStatus::Dropped
     }
+}
+
+/// Adds the call that sends a packet: a copy of its beginning, or of all of
+/// it, and the rest where it lies. Headers are checked and patched in the
+/// copy, so a guest that changes them meanwhile changes nothing. Returns what
+/// is left to do to the packet, and whether it got a tag.
+fn add<'a>(
+    writes: &mut Writes<'a>,
+    frame: &'a mut Outgoing,
+    memory: &'a GuestMemory,
+    packet: &TxPacket,
+    segments: &[Segment],
+    length: u64,
+    mtu: u16,
+) -> Result<(VnetHeader, bool), TxStatus> {
+    let request = Request::of(packet)?;
+    let segments = segments.iter().copied();
+    frame.load(memory, segments.clone())?;
+    // Nothing so long is sent in any way; what follows need not care.
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let prepared = offload::prepare(&request, frame, length, mtu.into())?;
+    let copied = frame.copied();
+    let rest = prepared.length.saturating_sub(copied);
+    let rest = Span::new(segments)
+        .advance(copied as u64)
+        .limit(rest as u64);
+    writes.add(frame.behind(prepared.vnet.to_bytes()), memory, rest)?;
+    Ok((prepared.vnet, request.inserts_tag()))
 }

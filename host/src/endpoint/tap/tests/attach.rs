@@ -4,7 +4,7 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::CapabilitySet;
 
-use super::{CHILDREN, NAME, in_namespace, ip, keep_quiet};
+use super::{CHILDREN, NAME, in_namespace, ip, keep_quiet, open};
 use crate::endpoint::{Endpoint, Tap, TapError};
 
 fn exists(name: &str) -> bool {
@@ -29,7 +29,7 @@ fn drop_network_capability() {
 fn an_interface_made_here_goes_away_again() {
     in_namespace(|| {
         let _no_child = CHILDREN.lock();
-        let tap = Tap::open(NAME).unwrap();
+        let tap = open().unwrap();
         assert!(exists(NAME));
         assert_eq!(tap.mtu(), Some(1500));
         assert_eq!(tap.name(), "tap=tap-test");
@@ -46,7 +46,7 @@ fn an_interface_that_was_there_stays() {
         ip(&format!("link set {NAME} mtu 9000"));
         let _no_child = CHILDREN.lock();
         for _ in 0..2 {
-            let tap = Tap::open(NAME).unwrap();
+            let tap = open().unwrap();
             assert_eq!(tap.mtu(), Some(9000));
             assert_eq!(tap.inspect()["made-here"], false);
         }
@@ -58,14 +58,14 @@ fn an_interface_that_was_there_stays() {
 fn an_interface_of_several_queues_will_do() {
     in_namespace(|| {
         ip(&format!("tuntap add dev {NAME} mode tap multi_queue"));
-        assert!(Tap::open(NAME).is_ok());
+        assert!(open().is_ok());
     });
 }
 
 #[test]
 fn a_busy_interface_is_left_alone() {
     in_namespace(|| {
-        let tap = Tap::open(NAME).unwrap();
+        let tap = open().unwrap();
         let refused = refusal(NAME);
         assert!(matches!(refused, TapError::Busy(_)), "{refused}");
         drop(tap);

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use super::{DEADLINE, NAME, in_namespace, ip, keep_quiet, wait_readable};
+use super::{DEADLINE, NAME, in_namespace, ip, keep_quiet, open, wait_readable};
 use crate::endpoint::headers::{IpVersion, Transport};
 use crate::endpoint::testing::{Guest, Sample};
 use crate::endpoint::{Endpoint, RxFlags, Tap, TxStatus};
@@ -10,7 +10,7 @@ use crate::endpoint::{Endpoint, RxFlags, Tap, TxStatus};
 /// The addresses of [`Sample`]: ours is the first one.
 fn set_up() -> Tap {
     keep_quiet();
-    let tap = Tap::open(NAME).unwrap();
+    let tap = open().unwrap();
     ip(&format!("link set {NAME} address 02:00:00:00:00:02 up"));
     ip(&format!("address add 10.0.0.2/24 dev {NAME}"));
     ip(&format!(

@@ -10,6 +10,7 @@ mod kernel;
 mod receive;
 mod transmit;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
@@ -19,10 +20,11 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
 
-use super::{Tap, ioctl};
+use super::{Tap, TapError, ioctl};
 use crate::endpoint::testing::{Guest, plain};
 use crate::endpoint::vnet::{VNET_HEADER_BYTES, VnetHeader};
 use crate::endpoint::{Endpoint, RxPacket, TxStatus};
+use crate::memory::Calls;
 
 /// The interface under test.
 const NAME: &str = "tap-test";
@@ -35,11 +37,34 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// little longer than the test thinks that opened it.
 static CHILDREN: Mutex<()> = Mutex::new(());
 
-/// Runs a test in a network namespace of its own, if that is permitted.
-fn in_namespace(test: impl FnOnce() + Send) {
+thread_local! {
+    /// Whether [`open`] lets calls share system calls.
+    static BATCHED: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Opens the interface under test, in the way that this run is about.
+fn open() -> Result<Tap, TapError> {
+    let calls = match BATCHED.get() {
+        // The other run is all there is if the kernel forbids it.
+        true => Calls::batched().unwrap_or_else(|_| Calls::one_by_one()),
+        false => Calls::one_by_one(),
+    };
+    Tap::open_with(NAME, calls)
+}
+
+/// Runs a test in network namespaces of its own, if that is permitted: once
+/// with calls that share system calls, and once without.
+fn in_namespace(test: impl Fn() + Sync) {
+    for batched in [true, false] {
+        run(&test, batched);
+    }
+}
+
+fn run(test: &(impl Fn() + Sync), batched: bool) {
     let caller = std::thread::current();
     let name = caller.name().unwrap_or("a TAP test");
     let isolated = || {
+        BATCHED.set(batched);
         // The deprecated function is the safe one; what makes its successor
         // unsafe is another flag.
         #[expect(deprecated)]
@@ -145,7 +170,7 @@ impl Wire {
     /// Two TAPs with a bridge between them, over which frames already pass.
     fn new() -> Self {
         keep_quiet();
-        let tap = Tap::open(NAME).unwrap();
+        let tap = open().unwrap();
         let peer = Peer::open();
         ip("link add bridge type bridge mcast_snooping 0 stp_state 0 forward_delay 0");
         for port in [NAME, PEER] {

@@ -1,0 +1,102 @@
+//! An io_uring that is empty between uses: many reads or writes, one system call.
+
+use std::fmt;
+
+use io_uring::IoUring;
+use io_uring::squeue::Entry;
+use rustix::io::Errno;
+
+use super::iovec::Outcome;
+
+/// An io_uring. Nothing is in flight but inside [`make`](Self::make), and no
+/// descriptor is registered, since the kernel would hold on to that for a
+/// while after the process is gone.
+pub struct Ring {
+    ring: IoUring,
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").finish_non_exhaustive()
+    }
+}
+
+impl Ring {
+    /// A ring with room for so many calls at once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn new(entries: u32) -> std::io::Result<Self> {
+        let ring = IoUring::new(entries)?;
+        Ok(Self { ring })
+    }
+
+    /// Makes calls, at most as many as there is room for, and waits until they
+    /// are over. They must be told not to wait themselves (`RWF_NOWAIT`): the
+    /// kernel would wait until they can be made, even if the descriptor is one
+    /// that does not block. Adds what each of them came to, in order; returns how many
+    /// were made. If that is not all of them, the ring is of no use any more,
+    /// and must be dropped.
+    ///
+    /// # Safety
+    ///
+    /// The memory of every call must be valid for what the call does, until
+    /// this returns.
+    pub unsafe fn make(
+        &mut self,
+        calls: impl Iterator<Item = Entry>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> usize {
+        let mut count = 0;
+        let mut queue = self.ring.submission();
+        for call in calls {
+            // SAFETY: the caller's promise; the kernel is done with the call
+            // when this method returns.
+            if unsafe { queue.push(&call.user_data(count as u64)) }.is_err() {
+                break;
+            }
+            count += 1;
+        }
+        drop(queue);
+        let first = outcomes.len();
+        outcomes.resize(first + count, Err(Errno::CANCELED));
+        let mut over = 0;
+        while over < count {
+            let entered = self.ring.submit_and_wait(count - over);
+            let before = over;
+            for completion in self.ring.completion() {
+                outcomes[first + completion.user_data() as usize] = outcome(completion.result());
+                over += 1;
+            }
+            let moved = over > before || matches!(entered, Ok(taken) if taken > 0);
+            let interrupted = matches!(&entered, Err(e) if e.raw_os_error() == Some(libc::EINTR));
+            if moved || interrupted {
+                continue;
+            }
+            let waiting = self.ring.submission().len();
+            if over + waiting < count {
+                // Calls are in flight and the kernel does not say when they
+                // are over, so no memory of theirs could ever be used again.
+                tracing::error!(?entered, "io_uring lost calls");
+                std::process::abort();
+            }
+            // Calls are taken in order, so those that were are the first.
+            outcomes.truncate(first + over);
+            return over;
+        }
+        // The descriptor's driver can't be asked not to wait. None of the
+        // calls was made, then.
+        let refused = |outcome: &Outcome| *outcome == Err(Errno::OPNOTSUPP);
+        if let Some(unmade) = outcomes[first..].iter().position(refused) {
+            outcomes.truncate(first + unmade);
+            return unmade;
+        }
+        count
+    }
+}
+
+/// What a completion says.
+fn outcome(result: i32) -> Outcome {
+    usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
+}

@@ -313,6 +313,9 @@ impl Body {
             return false;
         }
         for index in 0..instance.state().ports.len() {
+            if !instance.state().ports[index].has_work() {
+                continue;
+            }
             busy |= receive(instance.state(), index);
             match deliver(instance, index) {
                 Ok(Some(more)) => {

@@ -100,6 +100,12 @@ impl PortState {
         }
     }
 
+    /// Whether there may be something to receive, or is something to tell.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        self.poll || !self.done.is_empty()
+    }
+
     /// The endpoint, and what it works on.
     pub fn split<'a>(&'a mut self, memory: &'a GuestMemory) -> (&'a mut dyn Endpoint, PortIo<'a>) {
         let io = PortIo {

@@ -9,6 +9,8 @@ use manatee_device::wire::queue::PAGE_SIZE;
 
 use super::device::BATCH;
 use crate::driver::{Layout, PACKETS, Thin};
+use crate::machine::Machine;
+use crate::native::Native;
 use crate::report::{Bound, Figure};
 use crate::sample::{Contender, Measured, alternate};
 use crate::sandboxed::Sandboxed;
@@ -25,18 +27,26 @@ const SMALL: Sizes = Sizes {
     cq: 2 * PAGE_SIZE,
 };
 
-fn thin(ports: u32, sizes: Sizes, layout: Layout, ram: u64) -> Result<Thin<Sandboxed>> {
+fn endpoints(ports: u32) -> Vec<Box<dyn Endpoint>> {
     let null = |_| Box::new(Null::new()) as Box<dyn Endpoint>;
-    let endpoints = (0..ports).map(null).collect();
+    (0..ports).map(null).collect()
+}
+
+fn thin(ports: u32, sizes: Sizes, layout: Layout, ram: u64) -> Result<Thin<Sandboxed>> {
     let component = Component::embedded()?;
-    let machine = Sandboxed::new(&component, endpoints, ram, Limits::default())?;
+    let machine = Sandboxed::new(&component, endpoints(ports), ram, Limits::default())?;
     Thin::new(machine, ports, sizes, layout)
 }
 
+fn native(ports: u32, layout: Layout) -> Result<Thin<Native>> {
+    let machine = Native::new(endpoints(ports), layout.ram())?;
+    Thin::new(machine, ports, SMALL, layout)
+}
+
 /// A doorbell for each port in turn.
-fn contender<'a>(name: String, thin: &'a mut Thin<Sandboxed>) -> Contender<'a> {
+fn contender<'a, M: Machine>(name: &str, thin: &'a mut Thin<M>) -> Contender<'a> {
     let mut port = 0;
-    Contender::timed(&name, TIMES, move || {
+    Contender::timed(name, TIMES, move || {
         thin.post_packets(port, BATCH);
         thin.ring_send(port);
         thin.take_sent(port, BATCH);
@@ -47,9 +57,7 @@ fn contender<'a>(name: String, thin: &'a mut Thin<Sandboxed>) -> Contender<'a> {
 
 fn measure(thins: Vec<(String, Thin<Sandboxed>)>) -> Vec<Measured> {
     let mut thins = thins;
-    let contenders = thins
-        .iter_mut()
-        .map(|(name, thin)| contender(name.clone(), thin));
+    let contenders = thins.iter_mut().map(|(name, thin)| contender(name, thin));
     alternate(ROUNDS, contenders.collect())
 }
 
@@ -69,7 +77,16 @@ fn queues() -> Result<Figure> {
         let name = format!("{count} pairs of queues");
         Ok((name, thin(count, SMALL, layout, layout.ram())?))
     });
-    let measured = measure(thins.into_iter().collect::<Result<_>>()?);
+    let mut thins: Vec<_> = thins.into_iter().collect::<Result<_>>()?;
+    // What it costs the processor alone to go through so much memory.
+    let (mut one, mut many) = (native(1, layout)?, native(64, layout)?);
+    let mut contenders: Vec<_> = thins
+        .iter_mut()
+        .map(|(name, thin)| contender(name, thin))
+        .collect();
+    contenders.push(contender("1 pair, native", &mut one));
+    contenders.push(contender("64 pairs, native", &mut many));
+    let measured = alternate(ROUNDS, contenders);
     let growth = measured[3].over(&measured[0]);
     let figure = Figure::reported("growth", "queues, each in turn", "ns/packet", measured);
     Ok(figure.must("64 pairs / 1 pair", growth, FLAT))

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::report::{Bound, Figure};
 use crate::sample::Measured;
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 7;
 const SECONDS: u32 = 2;
 /// How long one run may take.
 const WITHIN: Duration = Duration::from_secs(30);

@@ -93,11 +93,13 @@ fn raise_descriptor_limit() -> Result<()> {
 
 /// Microseconds that every thread but this one had a processor so far.
 fn other_threads_time() -> Result<f64> {
-    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    // By the name that it has in /proc, which a namespace may tell otherwise.
+    let own =
+        std::fs::read_link("/proc/thread-self").context("cannot tell which thread this is")?;
     let mut nanoseconds = 0.0;
     for thread in std::fs::read_dir("/proc/self/task")? {
         let thread = thread?;
-        if thread.file_name() == *own {
+        if own.file_name() == Some(&thread.file_name()) {
             continue;
         }
         let text = std::fs::read_to_string(thread.path().join("schedstat"))?;

@@ -13,6 +13,9 @@ pub enum Restores {
     Once,
     /// It takes the first and traps at a second.
     OnceOrTraps,
+    /// It takes any, but calls this function of `packet-endpoint` with a port
+    /// and a queue.
+    Calling(&'static str),
 }
 
 /// What a candidate says of itself.
@@ -82,17 +85,23 @@ impl Candidate {
         }
         // The byte at 48 says whether it has restored, 16 is the address of a
         // result that is good, and 32 that of one that is not.
-        let again = match self.restores {
-            Restores::Never => None,
-            Restores::Once => Some("i32.const 32"),
-            Restores::OnceOrTraps => Some("unreachable"),
-        };
-        let restore = again.map(|again| {
+        let once = |again: &str| {
             format!(
                 "i32.const 48 i32.load8_u if (result i32) {again} else \
                  i32.const 48 i32.const 1 i32.store8 i32.const 16 end"
             )
-        });
+        };
+        let restore = match self.restores {
+            Restores::Never => None,
+            Restores::Once => Some(once("i32.const 32")),
+            Restores::OnceOrTraps => Some(once("unreachable")),
+            Restores::Calling(function) => {
+                let function = index_of_import(text, function);
+                Some(format!(
+                    "i32.const 0 i32.const 0 call {function} i32.const 16"
+                ))
+            }
+        };
         if let Some(restore) = &restore {
             bodies.push((
                 index_of(text, "\"manatee:device/device@0.1.0#restore"),
@@ -172,4 +181,15 @@ fn index_of(text: &str, name: &str) -> String {
     let export = export.unwrap_or_else(|| panic!("no export {name}"));
     let index = export.rsplit("(func ").next().expect("a function");
     index.trim_end_matches(')').trim().to_owned()
+}
+
+/// The index of a function that is imported from `packet-endpoint`.
+fn index_of_import(text: &str, name: &str) -> String {
+    let start = format!("(import \"manatee:device/packet-endpoint@0.1.0\" \"{name}\" (func (;");
+    let import = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&*start));
+    let import = import.unwrap_or_else(|| panic!("no import {name}"));
+    let (index, _) = import.split_once(';').expect("the end of a comment");
+    index.to_owned()
 }

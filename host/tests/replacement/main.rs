@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use candidate::Candidate;
+use candidate::{Candidate, Restores};
 use machine::Machine;
 use manatee::component::Component;
 use manatee::device::{CrashPolicy, Device, Limits, Port, SwapError, SwapOptions};
@@ -199,6 +199,22 @@ fn one_that_fails_while_it_takes_over_is_refused() {
     for candidate in [traps, Candidate::TWIN] {
         let error = refusal(candidate, SwapOptions::default());
         assert!(matches!(error, SwapError::Failed(..)), "{error}");
+    }
+}
+
+#[test]
+fn one_that_takes_things_back_while_it_takes_over_is_refused() {
+    for (function, what) in [
+        ("cancel-receive", "took buffers back"),
+        ("cancel-transmit", "gave transmits up"),
+    ] {
+        let candidate = Candidate {
+            restores: Restores::Calling(function),
+            ..Candidate::TWIN
+        };
+        let error = refusal(candidate, NO_PROBATION);
+        assert!(matches!(error, SwapError::Failed(..)), "{error}");
+        assert!(error.to_string().contains(what), "{error}");
     }
 }
 

@@ -37,6 +37,7 @@ super::declare! { "rx":
     takes_many_frames_at_once = "mana_en.c: mana_poll_rx_cq",
     raises_one_interrupt_for_many = "mana_en.c: mana_schedule_napi",
     posts_many_buffers_at_once = "mana_en.c: mana_push_wqe",
+    posts_many_buffers_in_pieces_at_once = "mana_en.c: mana_push_wqe; gdma.h: MAX_RX_WQE_SGL_ENTRIES",
     posts_the_rest_when_the_host_has_room = "WIT: post-receive",
     frames_wait_for_a_buffer = "mana_en.c: mana_refill_rx_oob",
     completes_one_frame_at_a_time = "mana.h: struct mana_rxcomp_oob, ppi",
@@ -183,6 +184,8 @@ fn a_buffer_without_pieces_is_given_back(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn a_buffer_of_nothing_is_given_back(driver: &mut Driver<'_>) -> Outcome {
+    given_back(driver, &Wqe::receive(&[sge(4096, 0)]))?;
+    driver.bench.reset();
     given_back(driver, &Wqe::receive(&[sge(4096, 0); 3]))
 }
 
@@ -190,6 +193,8 @@ fn a_buffer_of_another_key_is_given_back(driver: &mut Driver<'_>) -> Outcome {
     let address = driver.pages(1)?;
     let mut other = sge(address, 100);
     other.mem_key ^= 7;
+    given_back(driver, &Wqe::receive(&[other]))?;
+    driver.bench.reset();
     given_back(driver, &Wqe::receive(&[sge(address, 100), other]))
 }
 
@@ -277,6 +282,29 @@ fn posts_many_buffers_at_once(driver: &mut Driver<'_>) -> Outcome {
     let buffers = post(driver, &mut vport, 512)?;
     check_eq("posted buffers", driver.bench.posted_buffers(0), 512)?;
     arrive_together(driver, 512)?;
+    take_numbered(driver, &mut vport, &buffers)
+}
+
+fn posts_many_buffers_in_pieces_at_once(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let sizes = Sizes {
+        wq: 16 * PAGE_SIZE,
+        ..Sizes::LARGE
+    };
+    let mut vport = driver.open_with(0, sizes)?;
+    // Buffers of the most pieces, and of one between them.
+    let mut buffers = Vec::new();
+    for count in [15, 1].repeat(128) {
+        let (address, size) = (driver.place(&[0; 120])?, 120 / count);
+        let pieces = (0..count).map(|n| sge(address + size * n, size as u32));
+        let sgl: Vec<_> = pieces.collect();
+        let offset = vport.rx.wq.write(driver, &Wqe::receive(&sgl));
+        buffers.push((address, offset));
+    }
+    vport.rx.wq.ring(driver);
+    let count = buffers.len();
+    check_eq("posted buffers", driver.bench.posted_buffers(0), count)?;
+    arrive_together(driver, count)?;
     take_numbered(driver, &mut vport, &buffers)
 }
 

@@ -33,6 +33,7 @@ super::declare! { "tx":
     a_pending_one_completes_when_it_ends = "WIT: tx-status.pending",
     pending_ones_complete_in_order = "mana_en.c: mana_poll_tx_cq (in posting order)",
     those_behind_a_pending_one_wait = "mana_en.c: mana_poll_tx_cq (in posting order)",
+    those_posted_behind_a_pending_one_wait = "mana_en.c: mana_poll_tx_cq (in posting order)",
     a_pending_one_may_fail = "WIT: tx-completion",
     suppression_holds_for_pending_ones = "mana.h: supress_txcqe_gen",
     raises_one_interrupt_for_many = "mana_en.c: mana_schedule_napi",
@@ -290,6 +291,21 @@ fn those_behind_a_pending_one_wait(driver: &mut Driver<'_>) -> Outcome {
     completed(driver, &mut vport, &offsets[..1])?;
     driver.bench.finish_transmit(0, &[TxStatus::Sent]);
     completed(driver, &mut vport, &offsets[1..])
+}
+
+fn those_posted_behind_a_pending_one_wait(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    driver.bench.plan_transmits(0, &[PENDING]);
+    let mut offsets = post(driver, &mut vport, 1)?;
+    offsets.extend(post(driver, &mut vport, 2)?);
+    // Those that are sent at once, and those of which one is not.
+    driver
+        .bench
+        .plan_transmits(0, &[TxStatus::Sent, TxStatus::Dropped]);
+    offsets.extend(post(driver, &mut vport, 2)?);
+    vport.tx.cq.expect_none(driver)?;
+    driver.bench.finish_transmit(0, &[TxStatus::Sent]);
+    completed(driver, &mut vport, &offsets)
 }
 
 fn a_pending_one_may_fail(driver: &mut Driver<'_>) -> Outcome {

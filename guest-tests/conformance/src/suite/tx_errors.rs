@@ -67,6 +67,8 @@ fn another_memory_key(driver: &mut Driver<'_>) -> Outcome {
     let address = driver.place(&frame(60))?;
     let mut other = sge(address, 60);
     other.mem_key += 1;
+    fails(driver, &[other], CqeType::TxGdmaError)?;
+    driver.bench.reset();
     fails(driver, &[sge(address, 60), other], CqeType::TxGdmaError)
 }
 

@@ -3,7 +3,7 @@
 
 use alloc::collections::VecDeque;
 
-use super::batch::{BUFFERS, Batch, List, MOST_SEGMENTS};
+use super::batch::{BUFFERS, Batch, List};
 use super::objects::Work;
 use super::{MANA_MEM_KEY, Steering, Vport};
 use crate::caution::Caution;
@@ -133,8 +133,7 @@ fn gather_simple(
     posted: &mut VecDeque<Posted>,
     end: usize,
 ) -> usize {
-    let room = batch.segments.room().saturating_sub(MOST_SEGMENTS);
-    let most = (end - posted.len()).min(room);
+    let most = end - posted.len();
     let slots = batch.buffers.spare().iter_mut();
     let mut count = 0;
     for (buffer, segment) in slots.zip(batch.segments.spare()).take(most) {

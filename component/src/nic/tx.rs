@@ -72,7 +72,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
     let batch = &mut nic.batch;
     let rules = Rules::of(vport, object.wq, object.cq);
     batch.begin();
-    let all_good = fill(
+    fill(
         ctx.platform,
         batch,
         (object.wq, wq, caution),
@@ -93,7 +93,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
     }
     let place = (object.vport, object.wq, object.cq);
     let sent = batch.sent.as_mut_slice();
-    if all_good && result.statuses.is_empty() && in_flight.is_empty() {
+    if result.statuses.is_empty() && in_flight.is_empty() {
         complete(ctx.platform, ctx.queues, vport, place, sent.iter().copied());
         return Some(taken);
     }
@@ -110,8 +110,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
     Some(taken)
 }
 
-/// Fills a batch with up to `most` entries of a send queue. True if each of
-/// them is a packet for the host, with no outcome yet.
+/// Fills a batch with up to `most` entries of a send queue.
 fn fill(
     platform: &mut impl Platform,
     batch: &mut Batch,
@@ -119,10 +118,9 @@ fn fill(
     rules: &Rules,
     handed_over: &mut Option<u32>,
     most: usize,
-) -> bool {
+) {
     // Faults are met in one place.
     let simple = !caution.is_on() && handed_over.is_none() && cfg!(not(feature = "faults"));
-    let mut all_good = true;
     while batch.sent.len() < most {
         if simple && fill_simple(batch, wq, rules, most) > 0 {
             continue;
@@ -164,12 +162,10 @@ fn fill(
             }
         }
         if packet.outcome.is_some() {
-            all_good = false;
             batch.segments.truncate(first);
         }
         let _ = batch.sent.push(packet);
     }
-    all_good
 }
 
 /// Takes simple entries for as long as they are good, until there are `most`.

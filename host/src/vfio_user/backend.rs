@@ -49,9 +49,9 @@ impl<'a> Backend<'a> {
         self.device
     }
 
-    /// How many MSI-X vectors it has.
-    pub fn vectors(&self) -> u32 {
-        self.vectors.count()
+    /// Its MSI-X vectors.
+    pub fn vectors(&self) -> &Vectors {
+        self.vectors
     }
 
     /// A request came.

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
@@ -44,6 +45,17 @@ impl From<Errno> for Broken {
     fn from(errno: Errno) -> Self {
         Self::Kernel(errno.into())
     }
+}
+
+/// What came of waiting.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// A message.
+    Message(Message<'a>),
+    /// Nothing in time.
+    Nothing,
+    /// The VMM has closed the connection.
+    Closed,
 }
 
 /// A message.
@@ -104,23 +116,23 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Waits for the next message. None if the VMM has closed the connection.
+    /// Waits for the next message, no longer than until `deadline` if there is one.
     ///
     /// # Errors
     ///
     /// [`Broken`]; there is nothing more to receive then.
-    pub fn receive(&mut self) -> Result<Option<Message<'_>>, Broken> {
+    pub fn receive(&mut self, deadline: Option<Instant>) -> Result<Received<'_>, Broken> {
         let header = loop {
             let missing = match self.buffered_header()? {
                 Some(header) if self.buffered() >= header.size as usize => break header,
                 Some(header) => header.size as usize - self.buffered(),
                 None => size_of::<Header>() - self.buffered(),
             };
-            if !self.fill(missing)? {
-                return match self.buffered() {
-                    0 => Ok(None),
-                    _ => Err(Broken::Cut),
-                };
+            match self.fill(missing, deadline)? {
+                None => return Ok(Received::Nothing),
+                Some(0) if self.buffered() == 0 => return Ok(Received::Closed),
+                Some(0) => return Err(Broken::Cut),
+                Some(_) => {}
             }
         };
         let size = header.size as usize;
@@ -130,7 +142,7 @@ impl<'a> Receiver<'a> {
         let end = self.consumed;
         let own = self.descriptors.partition_point(|(at, _)| *at <= end);
         let descriptors = self.descriptors.drain(..own).map(|(_, fd)| fd).collect();
-        Ok(Some(Message {
+        Ok(Received::Message(Message {
             header,
             body: &self.input[body],
             descriptors,
@@ -153,23 +165,28 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Receives something, of which `missing` bytes are needed at least. False
-    /// if the VMM sends no more.
-    fn fill(&mut self, missing: usize) -> Result<bool, Broken> {
+    /// Receives something, of which `missing` bytes are needed at least. Returns
+    /// how many bytes came, 0 if the VMM sends no more, None if nothing came in
+    /// time.
+    fn fill(&mut self, missing: usize, deadline: Option<Instant>) -> Result<Option<usize>, Broken> {
         self.input.drain(..self.begin);
         self.begin = 0;
         let filled = self.input.len();
         self.input.resize(filled + missing.max(CHUNK), 0);
-        let received = self.receive_behind(filled);
-        let count = *received.as_ref().unwrap_or(&0);
+        let received = self.receive_behind(filled, deadline);
+        let count = received.as_ref().map_or(0, |count| count.unwrap_or(0));
         self.input.truncate(filled + count);
         if self.input.capacity() > 2 * CHUNK && self.input.len() <= CHUNK {
             self.input.shrink_to(CHUNK);
         }
-        Ok(received? > 0)
+        received
     }
 
-    fn receive_behind(&mut self, filled: usize) -> Result<usize, Broken> {
+    fn receive_behind(
+        &mut self,
+        filled: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Option<usize>, Broken> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut room = [IoSliceMut::new(&mut self.input[filled..])];
@@ -181,6 +198,9 @@ impl<'a> Receiver<'a> {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if Instant::now() < until => std::hint::spin_loop(),
                 Err(Errno::AGAIN) => {
+                    if !readable_before(self.socket, deadline)? {
+                        return Ok(None);
+                    }
                     break retry_on_intr(|| {
                         recvmsg(self.socket, &mut room, &mut ancillary, flags)
                     })?;
@@ -198,7 +218,27 @@ impl<'a> Receiver<'a> {
         if cut || self.descriptors.len() > MAX_DESCRIPTORS {
             return Err(Broken::Descriptors);
         }
-        Ok(received.bytes)
+        Ok(Some(received.bytes))
+    }
+}
+
+/// Waits until there is something to receive. False if nothing comes before the
+/// deadline; without one, receiving waits.
+fn readable_before(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, Broken> {
+    let Some(deadline) = deadline else {
+        return Ok(true);
+    };
+    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut fds, Some(&left)) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
     }
 }
 
@@ -240,12 +280,14 @@ mod tests {
 
     /// Id, length of the body and number of descriptors.
     fn next(receiver: &mut Receiver<'_>) -> (u16, usize, usize) {
-        let message = receiver.receive().unwrap().unwrap();
-        (
-            message.header.id,
-            message.body.len(),
-            message.descriptors.len(),
-        )
+        match receiver.receive(None).unwrap() {
+            Received::Message(message) => (
+                message.header.id,
+                message.body.len(),
+                message.descriptors.len(),
+            ),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -269,8 +311,21 @@ mod tests {
             assert_eq!(next(&mut receiver), (id, length, 0));
         }
         writer.join().unwrap();
-        assert!(receiver.receive().unwrap().is_none());
+        assert!(matches!(receiver.receive(None), Ok(Received::Closed)));
         assert!(receiver.input.capacity() <= 2 * CHUNK);
+    }
+
+    #[test]
+    fn waiting_ends_at_the_deadline_and_loses_nothing() {
+        let (mut vmm, ours) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd());
+        let soon = || Some(Instant::now() + Duration::from_millis(1));
+        assert!(matches!(receiver.receive(soon()), Ok(Received::Nothing)));
+        let bytes = message(1, &[0; 8]);
+        vmm.write_all(&bytes[..20]).unwrap();
+        assert!(matches!(receiver.receive(soon()), Ok(Received::Nothing)));
+        vmm.write_all(&bytes[20..]).unwrap();
+        assert_eq!(next(&mut receiver), (1, 8, 0));
     }
 
     #[test]
@@ -294,14 +349,14 @@ mod tests {
             let mut bytes = message(1, &[]);
             bytes[4..8].copy_from_slice(&size.to_ne_bytes());
             vmm.write_all(&bytes).unwrap();
-            let broken = receiver.receive().unwrap_err();
+            let broken = receiver.receive(None).unwrap_err();
             assert!(matches!(broken, Broken::Size(claimed) if claimed == size));
         }
         let (mut vmm, ours) = UnixStream::pair().unwrap();
         let mut receiver = Receiver::new(ours.as_fd());
         vmm.write_all(&message(1, &[0; 8])[..20]).unwrap();
         drop(vmm);
-        assert!(matches!(receiver.receive(), Err(Broken::Cut)));
+        assert!(matches!(receiver.receive(None), Err(Broken::Cut)));
     }
 
     #[test]
@@ -311,14 +366,14 @@ mod tests {
         let (vmm, ours) = UnixStream::pair().unwrap();
         let mut receiver = Receiver::new(ours.as_fd());
         send_with(&vmm, &message(1, &[]), &many);
-        assert!(matches!(receiver.receive(), Err(Broken::Descriptors)));
+        assert!(matches!(receiver.receive(None), Err(Broken::Descriptors)));
         // A few with each byte of a message that never ends.
         let (vmm, ours) = UnixStream::pair().unwrap();
         let mut receiver = Receiver::new(ours.as_fd());
         for byte in message(1, &[0; 4]).iter().take(3) {
             send_with(&vmm, &[*byte], &many[..8]);
         }
-        assert!(matches!(receiver.receive(), Err(Broken::Descriptors)));
+        assert!(matches!(receiver.receive(None), Err(Broken::Descriptors)));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RES
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::backend::Backend;
-use super::connection::{Broken, Message, Receiver, send_all};
+use super::connection::{Broken, Message, Received, Receiver, send_all};
 use super::layout::{self, Region};
+use super::vectors::Vectors;
 use super::wire::{
     Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
     RegionInfo, SetIrqs, VERSION, Version,
@@ -27,10 +28,14 @@ pub(super) fn run(socket: BorrowedFd<'_>, backend: &mut Backend<'_>) -> Result<(
         backend,
         answer: Vec::new(),
     };
-    while let Some(message) = receiver.receive()? {
-        session.serve(message)?;
+    loop {
+        match receiver.receive(session.backend.vectors().next_late())? {
+            Received::Message(message) => session.serve(message)?,
+            Received::Nothing => {}
+            Received::Closed => return Ok(()),
+        }
+        session.backend.vectors().deliver_late();
     }
-    Ok(())
 }
 
 struct Session<'a, 'b> {
@@ -62,8 +67,10 @@ impl Session<'_, '_> {
         self.answer.extend(write.access.as_bytes());
         self.reply(header)?;
         let Write { access, data } = write;
-        self.backend
-            .region_write(access.region, access.offset, data);
+        Vectors::moderated(|| {
+            self.backend
+                .region_write(access.region, access.offset, data);
+        });
         Ok(())
     }
 
@@ -130,7 +137,8 @@ impl Session<'_, '_> {
             }
             Command::DeviceGetIrqInfo => {
                 let (wanted, _) = split::<IrqInfo>(body)?;
-                let info = layout::irq(wanted.index, backend.vectors()).ok_or(Errno::INVAL)?;
+                let info =
+                    layout::irq(wanted.index, backend.vectors().count()).ok_or(Errno::INVAL)?;
                 self.answer.extend(info.as_bytes());
             }
             Command::DeviceSetIrqs => {

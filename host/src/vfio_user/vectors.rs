@@ -1,8 +1,10 @@
 //! The eventfds that a VMM gave for its interrupt vectors.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -12,6 +14,16 @@ use crate::interrupt::VectorSink;
 
 /// `ANON_INODE_FS_MAGIC` of `linux/magic.h`.
 const ANON_INODE_FS: u32 = 0x0904_1934;
+
+/// How soon a vector may follow itself if it is moderated: a guest that sends as
+/// fast as it can is told of a few completions at once. Each interrupt makes a
+/// driver ring two doorbells, and QEMU waits for the answer to each.
+const HOLD: Duration = Duration::from_micros(250);
+
+thread_local! {
+    /// What this thread raises is moderated.
+    static MODERATED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// A descriptor that is no eventfd was given for a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,14 +37,30 @@ pub struct NotAnEventFd(pub u32);
 /// remembered and delivered when that changes: a VMM that emulates the MSI-X
 /// table assigns an eventfd only when the guest unmasks the vector, and a
 /// hardware table would have kept its pending bit.
+///
+/// What is raised by a guest's own doing, its doorbells, is moderated: a vector
+/// that was just delivered comes a little later. Whoever rings has to say when that
+/// is over ([`deliver_late`](Self::deliver_late)). What comes from elsewhere is
+/// delivered at once, and takes along what was held back.
 #[derive(Clone, Debug)]
-pub struct Vectors(Arc<[Mutex<Slot>]>);
+pub struct Vectors(Arc<Table>);
+
+#[derive(Debug)]
+struct Table {
+    slots: Box<[Mutex<Slot>]>,
+    /// Vectors that are held back, and until when; the earliest first.
+    late: Mutex<Vec<(u16, Instant)>>,
+}
 
 #[derive(Debug, Default)]
 struct Slot {
     eventfd: Option<EventFd>,
     masked: bool,
     pending: bool,
+    /// When it was delivered last.
+    delivered: Option<Instant>,
+    /// It is held back.
+    late: bool,
 }
 
 /// An eventfd that another process made.
@@ -74,13 +102,30 @@ impl EventFd {
 
 impl Slot {
     fn raise(&mut self) {
+        self.late = false;
         match &self.eventfd {
             Some(eventfd) if !self.masked => {
                 self.pending = false;
+                self.delivered = Some(Instant::now());
                 eventfd.signal();
             }
             _ => self.pending = true,
         }
+    }
+
+    /// Raises, unless it was delivered a moment ago. Returns until when it is held
+    /// back, if it is and was not before.
+    fn raise_moderated(&mut self) -> Option<Instant> {
+        let until = self.delivered.map(|delivered| delivered + HOLD);
+        match until.filter(|until| Instant::now() < *until) {
+            None => self.raise(),
+            Some(until) => {
+                if !std::mem::replace(&mut self.late, true) {
+                    return Some(until);
+                }
+            }
+        }
+        None
     }
 
     /// Delivers what had to wait, if nothing holds it back any more.
@@ -94,12 +139,15 @@ impl Slot {
 impl Vectors {
     /// A table of `count` vectors without eventfds.
     pub fn new(count: u16) -> Self {
-        Self((0..count).map(|_| Mutex::default()).collect())
+        Self(Arc::new(Table {
+            slots: (0..count).map(|_| Mutex::default()).collect(),
+            late: Mutex::default(),
+        }))
     }
 
     /// Number of vectors.
     pub fn count(&self) -> u32 {
-        self.0.len() as u32
+        self.0.slots.len() as u32
     }
 
     /// Gives eventfds to the vectors from `start` on; all or none.
@@ -108,7 +156,7 @@ impl Vectors {
             .zip(fds)
             .map(|(vector, fd)| EventFd::new(fd).ok_or(NotAnEventFd(vector)))
             .collect::<Result<_, _>>()?;
-        for (slot, eventfd) in self.0.iter().skip(start as usize).zip(eventfds) {
+        for (slot, eventfd) in self.0.slots.iter().skip(start as usize).zip(eventfds) {
             let mut slot = slot.lock();
             slot.eventfd = Some(eventfd);
             slot.release();
@@ -116,9 +164,13 @@ impl Vectors {
         Ok(())
     }
 
-    /// Takes the eventfds of vectors away, and forgets what was pending.
+    /// Takes the eventfds of vectors away, and forgets what was pending. What was
+    /// held back is delivered first, as it would have been without that.
     pub(super) fn deassign(&self, vectors: Range<u32>) {
         self.each(vectors, |slot| {
+            if slot.late {
+                slot.raise();
+            }
             slot.eventfd = None;
             slot.pending = false;
         });
@@ -132,7 +184,10 @@ impl Vectors {
     /// Forgets what is pending, as a reset of the device does; the eventfds
     /// stay.
     pub(super) fn forget_pending(&self) {
-        self.each(0..self.count(), |slot| slot.pending = false);
+        self.each(0..self.count(), |slot| {
+            slot.pending = false;
+            slot.late = false;
+        });
     }
 
     /// Raises vectors as the device does.
@@ -152,17 +207,60 @@ impl Vectors {
     }
 
     fn each(&self, vectors: Range<u32>, act: impl Fn(&mut Slot)) {
-        let slots = self.0.iter().skip(vectors.start as usize);
+        let slots = self.0.slots.iter().skip(vectors.start as usize);
         for slot in slots.take(vectors.len()) {
             act(&mut slot.lock());
         }
     }
 }
 
+impl Vectors {
+    /// Has what `act` raises on this thread moderated.
+    pub(super) fn moderated<T>(act: impl FnOnce() -> T) -> T {
+        MODERATED.set(true);
+        let result = act();
+        MODERATED.set(false);
+        result
+    }
+
+    /// Until when the next vector is held back, if one is.
+    pub(super) fn next_late(&self) -> Option<Instant> {
+        self.0.late.lock().first().map(|(_, until)| *until)
+    }
+
+    /// Delivers what was held back long enough.
+    pub(super) fn deliver_late(&self) {
+        let now = Instant::now();
+        let due = |late: &mut Vec<(u16, Instant)>| {
+            let first = late.first()?;
+            (first.1 <= now).then(|| late.remove(0).0)
+        };
+        loop {
+            let Some(vector) = due(&mut self.0.late.lock()) else {
+                return;
+            };
+            let mut slot = self.0.slots[usize::from(vector)].lock();
+            // It may have gone along with another one meanwhile.
+            if slot.late {
+                slot.raise();
+            }
+        }
+    }
+}
+
 impl VectorSink for Vectors {
     fn raise(&self, vector: u16) {
-        if let Some(slot) = self.0.get(usize::from(vector)) {
-            slot.lock().raise();
+        let Some(slot) = self.0.slots.get(usize::from(vector)) else {
+            return;
+        };
+        if !MODERATED.get() {
+            return slot.lock().raise();
+        }
+        let held = slot.lock().raise_moderated();
+        if let Some(until) = held {
+            let mut late = self.0.late.lock();
+            let at = late.partition_point(|(_, other)| *other <= until);
+            late.insert(at, (vector, until));
         }
     }
 }
@@ -228,6 +326,44 @@ mod tests {
             vectors.assign(0, vec![copy(&fd)]).unwrap();
             assert_eq!(count(&fd), 0);
         }
+    }
+
+    #[test]
+    fn doorbells_raise_no_faster_than_they_may_and_lose_nothing() {
+        let vectors = Vectors::new(2);
+        let (a, b) = (eventfd(), eventfd());
+        vectors.assign(0, vec![copy(&a), copy(&b)]).unwrap();
+        let doorbell = |vector| Vectors::moderated(|| vectors.raise(vector));
+        doorbell(0);
+        assert_eq!((count(&a), vectors.next_late()), (1, None), "the first");
+        let begun = Instant::now();
+        vectors.0.slots[0].lock().delivered = Some(begun);
+        doorbell(0);
+        doorbell(0);
+        doorbell(1);
+        assert_eq!((count(&a), count(&b)), (0, 1));
+        let until = vectors.next_late().expect("one is held back");
+        assert_eq!(until, begun + HOLD);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        vectors.deliver_late();
+        assert_eq!((count(&a), vectors.next_late()), (1, None));
+        // It is taken away meanwhile, and given back.
+        doorbell(0);
+        vectors.deassign(0..1);
+        assert_eq!(count(&a), 1);
+        vectors.assign(0, vec![copy(&a)]).unwrap();
+        // Something else raises it meanwhile.
+        doorbell(0);
+        vectors.raise(0);
+        assert_eq!(count(&a), 1);
+        let until = vectors.next_late().unwrap_or_else(Instant::now);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        vectors.deliver_late();
+        assert_eq!((count(&a), vectors.next_late()), (0, None));
     }
 
     #[test]

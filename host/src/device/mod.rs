@@ -301,6 +301,9 @@ impl Device {
     /// another process, say. What is in its ports is not part of it: transmits
     /// that an endpoint has not finished are lost.
     ///
+    /// A VMM that is served over vfio-user has its doorbells answered before they
+    /// are carried out: read a register first, to be sure that the last one was.
+    ///
     /// From then on nothing may touch the guest's memory but the device that
     /// is restored: drop this one, or [`reset`](Self::reset) it, before that
     /// goes on.

@@ -16,8 +16,9 @@ use crate::runtime::Limits;
 /// state of the device, and its windows are laid. The device goes on
 /// meanwhile, whatever happens to it; only another swap is refused.
 pub struct Rehearsal<'a> {
-    change: Change<'a>,
+    // It goes before another one may come.
     candidate: Candidate,
+    change: Change<'a>,
 }
 
 /// What every attempt to change the component has in common.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use io_uring::IoUring;
 use io_uring::squeue::Entry;
+use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
 
 use super::iovec::Outcome;
@@ -26,10 +26,22 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// The kernel's, or it knows io_uring but not the calls that are made here, as
+    /// Linux before 5.6.
     pub fn new(entries: u32) -> std::io::Result<Self> {
         let ring = IoUring::new(entries)?;
-        Ok(Self { ring })
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let calls = [
+            opcode::Read::CODE,
+            opcode::Write::CODE,
+            opcode::Writev::CODE,
+        ];
+        if calls.iter().all(|code| probe.is_supported(*code)) {
+            Ok(Self { ring })
+        } else {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
     }
 
     /// Makes calls, at most as many as there is room for, and waits until they

@@ -60,9 +60,10 @@ pub struct HostState {
     pub ports: Vec<PortState>,
     /// The instance's linear memory, if windows can be laid over it.
     pub linear_memory: Option<Arc<Reservation>>,
-    /// The linear memory of an instance that rehearsed to take over, as long
-    /// as the guest memory that it has windows over is still there.
+    /// The linear memory of an instance that rehearsed to take over.
     rehearsed: Weak<Reservation>,
+    /// Guest memory went away since it did.
+    spoiled: bool,
     /// What the instance may use.
     pub limits: Limits,
     /// wasmtime's form of the same.
@@ -96,6 +97,7 @@ impl HostState {
             ports,
             linear_memory: None,
             rehearsed: Weak::new(),
+            spoiled: false,
             limits,
             store_limits: store_limits(&limits),
             log_limit: LogLimit::default(),
@@ -184,6 +186,7 @@ impl HostState {
         rehearsing.function = self.function.clone();
         let linear_memory = rehearsing.linear_memory.as_ref();
         self.rehearsed = linear_memory.map(Arc::downgrade).unwrap_or_default();
+        self.spoiled = false;
     }
 
     /// Ends what [`open_to`](Self::open_to) began; windows stay.
@@ -196,12 +199,14 @@ impl HostState {
     pub fn take_rehearsed(&mut self, instance: &Self) -> bool {
         let rehearsed = std::mem::take(&mut self.rehearsed).upgrade();
         let own = instance.linear_memory.as_ref();
-        rehearsed.zip(own).is_some_and(|(a, b)| Arc::ptr_eq(&a, b))
+        let same = rehearsed.zip(own).is_some_and(|(a, b)| Arc::ptr_eq(&a, b));
+        same && !self.spoiled
     }
 
     /// Guest memory went away: windows must not show it any more.
     pub fn revoke(&mut self, gone: &[Range<u64>]) {
-        if let Some(rehearsed) = std::mem::take(&mut self.rehearsed).upgrade() {
+        if let Some(rehearsed) = self.rehearsed.upgrade() {
+            self.spoiled = true;
             for range in gone {
                 rehearsed.revoke(range);
             }

@@ -12,6 +12,7 @@ use super::throttle::Throttle;
 use super::vectors::Vectors;
 use super::wire::{DmaMap, DmaUnmap, SetIrqs};
 use crate::device::Device;
+use crate::memory::MapError;
 
 /// One session with a VMM.
 ///
@@ -149,7 +150,13 @@ impl<'a> Backend<'a> {
         }
         let file = file.map(|file| (file, offset));
         let mapped = self.device.map_memory(address, size, file, writable);
-        mapped.map_err(|error| self.refuse(&error, Errno::INVAL))
+        mapped.map_err(|error| {
+            let errno = match error {
+                MapError::Overlaps(..) => Errno::EXIST,
+                _ => Errno::INVAL,
+            };
+            self.refuse(&error, errno)
+        })
     }
 
     /// Gives guest memory up.

@@ -141,6 +141,9 @@ impl<'a> Receiver<'a> {
         self.consumed += size as u64;
         let end = self.consumed;
         let own = self.descriptors.partition_point(|(at, _)| *at <= end);
+        if own > MAX_DESCRIPTORS {
+            return Err(Broken::Descriptors);
+        }
         let descriptors = self.descriptors.drain(..own).map(|(_, fd)| fd).collect();
         Ok(Received::Message(Message {
             header,
@@ -215,7 +218,8 @@ impl<'a> Receiver<'a> {
             }
         }
         let cut = received.flags.contains(ReturnFlags::CTRUNC);
-        if cut || self.descriptors.len() > MAX_DESCRIPTORS {
+        // Those of one message, and of the next that was received with its end.
+        if cut || self.descriptors.len() > 2 * MAX_DESCRIPTORS {
             return Err(Broken::Descriptors);
         }
         Ok(Some(received.bytes))
@@ -370,7 +374,7 @@ mod tests {
         // A few with each byte of a message that never ends.
         let (vmm, ours) = UnixStream::pair().unwrap();
         let mut receiver = Receiver::new(ours.as_fd());
-        for byte in message(1, &[0; 4]).iter().take(3) {
+        for byte in message(1, &[0; 4]).iter().take(5) {
             send_with(&vmm, &[*byte], &many[..8]);
         }
         assert!(matches!(receiver.receive(None), Err(Broken::Descriptors)));

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
@@ -34,7 +35,7 @@ pub(super) fn run(socket: BorrowedFd<'_>, backend: &mut Backend<'_>) -> Result<(
             Received::Nothing => {}
             Received::Closed => return Ok(()),
         }
-        session.backend.vectors().deliver_late();
+        session.backend.vectors().deliver_late(Instant::now());
     }
 }
 

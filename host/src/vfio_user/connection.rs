@@ -16,8 +16,9 @@ use zerocopy::FromBytes;
 
 use super::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
 
-/// Room for what is received at a time; a VMM mostly sends one short message.
-const CHUNK: usize = 4096;
+/// Room for what is received at a time: a doorbell has 40 bytes, and all that is
+/// made room for is zeroed first.
+const CHUNK: usize = 512;
 /// How long to look for the next message before going to sleep. A driver rings
 /// several doorbells in a row, and QEMU's virtual CPU waits for each answer, so
 /// that waking up would be most of what it waits for. QEMU's own threads poll for

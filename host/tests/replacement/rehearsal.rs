@@ -107,6 +107,12 @@ fn memory_that_is_taken_away_leaves_a_rehearsal_too() {
     let running = mappings(name);
     let rehearsal = device.rehearse(&next(), NO_PROBATION).unwrap();
     assert!(mappings(name) > running, "the rehearsal has windows");
+    // Other memory goes first: the rehearsal is in vain, its windows are still there.
+    let other = File::from(memfd_create("other", MemfdFlags::CLOEXEC).unwrap());
+    other.set_len(4096).unwrap();
+    let mapped = device.map_memory(MEMORY_SIZE, 4096, Some((other, 0)), true);
+    mapped.unwrap();
+    device.unmap_memory(MEMORY_SIZE, 4096).unwrap();
     device.unmap_memory(0, MEMORY_SIZE).unwrap();
     assert_eq!(mappings(name), 0);
 

@@ -5,13 +5,13 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use wasmtime::Module;
 use wasmtime::component::Component as WasmComponent;
 
-use crate::bindings::AdapterPre;
 use crate::bindings::exports::manatee::device::device::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
-use crate::runtime::{Failure, HostState, Instance, Limits, Runtime, RuntimeError};
+use crate::runtime::{Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 
 /// The interface that a device exports.
 const EXPORT: &str = "manatee:device/device@0.1.0";
@@ -123,7 +123,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ComponentError> {
 /// A device's component, ready to be instantiated. Cheap to clone.
 #[derive(Clone)]
 pub struct Component {
-    pre: AdapterPre<HostState>,
+    code: Code,
     name: Arc<str>,
     imports: Arc<[String]>,
     exports: Arc<[String]>,
@@ -151,7 +151,9 @@ impl Component {
         let (bytes, name) = (manatee_component::BYTES, "the embedded component");
         let runtime = Runtime::get()?;
         match precompiled::load(&runtime.engine, bytes) {
-            Some(component) => Self::from_compiled(runtime, component, name.to_owned()),
+            Some((component, module)) => {
+                Self::from_compiled(runtime, &component, module.as_ref(), name.to_owned())
+            }
             None => Self::from_bytes(bytes, name),
         }
     }
@@ -190,14 +192,16 @@ impl Component {
             name: name.clone(),
             error: format!("{error:#}"),
         };
-        let component = WasmComponent::from_binary(&runtime.engine, bytes).map_err(invalid)?;
-        Self::from_compiled(runtime, component, name)
+        let (component, module) = compile(runtime, bytes);
+        let component = component.map_err(invalid)?;
+        Self::from_compiled(runtime, &component, module.as_ref(), name)
     }
 
     /// Checks what a component imports and exports.
     fn from_compiled(
         runtime: &Runtime,
-        component: WasmComponent,
+        component: &WasmComponent,
+        module: Option<&Module>,
         name: String,
     ) -> Result<Self, ComponentError> {
         let engine = &runtime.engine;
@@ -222,16 +226,13 @@ impl Component {
         if !exports.iter().any(|export| export == EXPORT) {
             return Err(ComponentError::NoDevice(name));
         }
-        let pre = runtime
-            .linker
-            .instantiate_pre(&component)
-            .and_then(AdapterPre::new);
-        let pre = pre.map_err(|error| ComponentError::Mismatch {
+        let code = Code::new(runtime, component, module);
+        let code = code.map_err(|error| ComponentError::Mismatch {
             name: name.clone(),
             error: format!("{error:#}"),
         })?;
         Ok(Self {
-            pre,
+            code,
             name: name.into(),
             imports,
             exports,
@@ -272,7 +273,7 @@ impl Component {
     fn ask(&self) -> Result<Description, ComponentError> {
         let state = HostState::vacant(Limits::default());
         let state = state.map_err(|error| self.undescribed(error))?;
-        let mut instance = Instance::new(&self.pre, state).map_err(|(failure, _)| failure)?;
+        let mut instance = Instance::new(&self.code, state).map_err(|(failure, _)| failure)?;
         let description = instance.describe()?;
         self.function(&description)?;
         Ok(description)
@@ -295,8 +296,8 @@ impl Component {
     }
 
     /// For instantiation.
-    pub(crate) fn pre(&self) -> &AdapterPre<HostState> {
-        &self.pre
+    pub(crate) fn code(&self) -> &Code {
+        &self.code
     }
 
     fn undescribed(&self, error: FunctionError) -> ComponentError {
@@ -305,6 +306,19 @@ impl Component {
             error,
         }
     }
+}
+
+/// Compiles a component and, beside it, the module that it is made of. A module
+/// that can't be compiled is none: the component says why.
+fn compile(runtime: &Runtime, bytes: &[u8]) -> (wasmtime::Result<WasmComponent>, Option<Module>) {
+    let engine = &runtime.engine;
+    std::thread::scope(|scope| {
+        let module = Code::module_of(bytes);
+        let module = module.map(|module| scope.spawn(|| Module::from_binary(engine, module).ok()));
+        let component = WasmComponent::from_binary(engine, bytes);
+        let module = module.and_then(|thread| thread.join().ok().flatten());
+        (component, module)
+    })
 }
 
 impl std::fmt::Debug for Component {

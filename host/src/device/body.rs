@@ -51,7 +51,8 @@ impl Body {
         state: HostState,
         policy: CrashPolicy,
     ) -> Result<Self, DeviceError> {
-        let mut instance = Instance::new(component.pre(), state).map_err(|(failure, _)| failure)?;
+        let mut instance =
+            Instance::new(component.code(), state).map_err(|(failure, _)| failure)?;
         let ports = port_configs(instance.state_ref());
         instance.configure(&ports)?.map_err(DeviceError::Refused)?;
         let life = Life::Running(Box::new(instance));

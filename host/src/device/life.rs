@@ -33,7 +33,7 @@ impl Body {
         self.restarts += 1;
         tracing::info!("starting a fresh instance of {}", self.component.name());
         let ports = port_configs(&state);
-        self.life = match Instance::new(self.component.pre(), state) {
+        self.life = match Instance::new(self.component.code(), state) {
             Ok(mut instance) => {
                 let configured = instance.configure(&ports);
                 if let Ok(Err(refused)) = configured {
@@ -147,7 +147,7 @@ impl Body {
         let checkpoint = self.recoverer.checkpoint.clone().unwrap_or_default();
         let seen = self.recoverer.observations(&state);
         let ports = port_configs(&state);
-        let mut instance = match Instance::new(self.component.pre(), state) {
+        let mut instance = match Instance::new(self.component.code(), state) {
             Ok(instance) => Box::new(instance),
             Err((failure, state)) => {
                 self.life = Life::Dead(state, failure.clone());

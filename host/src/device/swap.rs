@@ -210,7 +210,7 @@ impl Candidate {
         let failed = |failure| SwapError::Failed(name.to_owned(), failure);
         let state = HostState::vacant(limits)
             .map_err(|error| failed(Failure::because(&error.to_string())))?;
-        let made = Instance::new(component.pre(), state);
+        let made = Instance::new(component.code(), state);
         let mut instance = made.map_err(|(failure, _)| failed(failure))?;
         let configured = instance.configure(ports).map_err(failed)?;
         configured.map_err(|error| SwapError::Refused(name.to_owned(), error))?;

@@ -1,16 +1,13 @@
-//! The imports of the world, on behalf of one device.
+//! What the imports of the world do, on behalf of one device.
 
-use wasmtime::component::{Linker, WasmList};
-use wasmtime::{StoreContextMut, bail};
+use wasmtime::{Result, bail};
 
 use super::linear_memory::WindowError;
 use super::state::{HostState, Phase};
-use crate::bindings::manatee::device::guest_memory::{
-    self, MemoryError, WindowError as WitWindowError,
-};
-use crate::bindings::manatee::device::log::{self, Level};
-use crate::bindings::manatee::device::recovery;
-use crate::bindings::manatee::device::types;
+use crate::bindings::manatee::device::guest_memory::{MemoryError, WindowError as WitWindowError};
+use crate::bindings::manatee::device::log::Level;
+use crate::bindings::manatee::device::types::{RxBuffer, Segment, TxPacket, TxStatus};
+use crate::endpoint::{Groups, TxBatch};
 use crate::memory::Access;
 
 /// Longest copy in one call.
@@ -18,27 +15,39 @@ const MAX_COPY: usize = 1 << 20;
 /// Longest line of a component that is logged, in bytes.
 const MAX_LINE: usize = 1024;
 
-impl types::Host for HostState {}
+/// What the lists of a call are copied to; keeps its allocation between calls.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub packets: Vec<TxPacket>,
+    pub buffers: Vec<RxBuffer>,
+    pub segments: Vec<Segment>,
+    /// Of a batch that was transmitted; empty if all of it was sent.
+    pub statuses: Vec<TxStatus>,
+}
 
-impl guest_memory::Host for HostState {
-    fn read(
-        &mut self,
-        address: u64,
-        length: u32,
-    ) -> wasmtime::Result<Result<Vec<u8>, MemoryError>> {
-        let length = length as usize;
-        if length > MAX_COPY {
-            return Ok(Err(MemoryError::TooLong));
+impl HostState {
+    /// Fails if the instance is to keep quiet.
+    fn loud(&self, what: &str) -> Result<()> {
+        if self.phase == Phase::Quiet {
+            bail!("it {what} while it saved or took over a state");
         }
-        if !self.may_access(address, length, Access::Read) {
-            return Ok(Err(MemoryError::Unmapped));
-        }
-        let mut data = vec![0; length];
-        let read = self.memory.read(address, &mut data);
-        Ok(read.map(|()| data).map_err(|_| MemoryError::Unmapped))
+        Ok(())
     }
 
-    fn write(&mut self, address: u64, data: Vec<u8>) -> wasmtime::Result<Result<(), MemoryError>> {
+    /// Whether a range of guest memory can be read in one call.
+    pub fn check_read(&self, address: u64, length: u32) -> Result<(), MemoryError> {
+        if length as usize > MAX_COPY {
+            return Err(MemoryError::TooLong);
+        }
+        let check = self.memory.check(address, length.into(), Access::Read);
+        if !self.function.bus_master() || check.is_err() {
+            return Err(MemoryError::Unmapped);
+        }
+        Ok(())
+    }
+
+    /// Copies to guest memory.
+    pub fn write_guest(&self, address: u64, data: &[u8]) -> Result<Result<(), MemoryError>> {
         self.loud("wrote guest memory")?;
         if data.len() > MAX_COPY {
             return Ok(Err(MemoryError::TooLong));
@@ -46,92 +55,49 @@ impl guest_memory::Host for HostState {
         if !self.function.bus_master() {
             return Ok(Err(MemoryError::Unmapped));
         }
-        Ok(self
-            .memory
-            .write(address, &data)
-            .map_err(|_| MemoryError::Unmapped))
+        let written = self.memory.write(address, data);
+        Ok(written.map_err(|_| MemoryError::Unmapped))
     }
 
-    fn map_window(
-        &mut self,
-        offset: u32,
-        pages: Vec<u64>,
-    ) -> wasmtime::Result<Result<(), WitWindowError>> {
-        let Some(linear_memory) = self.linear_memory.as_ref().filter(|_| self.limits.windows)
-        else {
-            return Ok(Err(WitWindowError::Unsupported));
+    /// Lays a window.
+    pub fn lay_window(&mut self, offset: u32, pages: &[u64]) -> Result<(), WitWindowError> {
+        let linear_memory = self.linear_memory.as_ref();
+        let Some(linear_memory) = linear_memory.filter(|_| self.limits.windows) else {
+            return Err(WitWindowError::Unsupported);
         };
-        let mapped = linear_memory.map(offset, &pages, &self.memory);
-        Ok(mapped.map_err(|error| match error {
+        let mapped = linear_memory.map(offset, pages, &self.memory);
+        mapped.map_err(|error| match error {
             WindowError::Invalid => WitWindowError::Invalid,
             WindowError::Exhausted => WitWindowError::Exhausted,
             WindowError::Mmap(error) => {
                 tracing::warn!(%error, "a window could not be laid; the device copies instead");
                 WitWindowError::Unsupported
             }
-        }))
+        })
     }
 
-    fn unmap_window(&mut self, offset: u32) -> wasmtime::Result<()> {
+    /// Takes a window away.
+    pub fn take_window_away(&mut self, offset: u32) {
         if let Some(linear_memory) = &self.linear_memory {
             linear_memory.unmap(offset);
         }
-        Ok(())
-    }
-}
-
-impl recovery::Host for HostState {
-    fn changed(&mut self) -> wasmtime::Result<()> {
-        self.changed = true;
-        Ok(())
     }
 
-    fn attempt(&mut self, entry: u64) -> wasmtime::Result<()> {
-        self.attempt = Some(entry);
-        Ok(())
-    }
-}
-
-impl HostState {
-    /// Fails if the instance is to keep quiet.
-    pub(super) fn loud(&self, what: &str) -> wasmtime::Result<()> {
-        if self.phase == Phase::Quiet {
-            bail!("it {what} while it saved or took over a state");
+    /// Raises vectors.
+    pub fn raise_all(&mut self, vectors: impl ExactSizeIterator<Item = u16>) -> Result<()> {
+        self.loud("raised interrupts")?;
+        let (count, table) = (vectors.len(), self.function.msix_vectors());
+        if count > usize::from(table) {
+            bail!("raised {count} vectors at once; there are {table}");
         }
+        vectors.for_each(|vector| self.raise(vector));
         Ok(())
     }
 
-    fn may_access(&self, address: u64, length: usize, access: Access) -> bool {
-        self.function.bus_master() && self.memory.check(address, length as u64, access).is_ok()
-    }
-}
-
-/// Defines the interface `interrupts`, whose list is read where it lies.
-pub fn add_interrupts_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
-    let mut interface = linker.instance("manatee:device/interrupts@0.1.0")?;
-    interface.func_wrap("raise", raise)
-}
-
-fn raise(
-    mut store: StoreContextMut<'_, HostState>,
-    (vectors,): (WasmList<u16>,),
-) -> wasmtime::Result<()> {
-    store.data().loud("raised interrupts")?;
-    let (count, table) = (vectors.len(), store.data().function.msix_vectors());
-    if count > usize::from(table) {
-        bail!("raised {count} vectors at once; there are {table}");
-    }
-    for index in 0..count {
-        let vector = u16::from_le(vectors.as_le_slice(&store)[index]);
-        store.data_mut().raise(vector);
-    }
-    Ok(())
-}
-
-impl log::Host for HostState {
-    fn write(&mut self, level: Level, message: Vec<u8>) -> wasmtime::Result<()> {
+    /// Logs a line, if there were not too many.
+    pub fn log_line(&mut self, level: Level, message: &[u8]) {
         if !self.log_limit.allow(level as usize) {
-            return Ok(());
+            return;
         }
         let line = &message[..message.len().min(MAX_LINE)];
         let text: String = String::from_utf8_lossy(line)
@@ -144,6 +110,62 @@ impl log::Host for HostState {
             Level::Info => tracing::info!(target: "manatee::component", "{text}"),
             Level::Debug => tracing::debug!(target: "manatee::component", "{text}"),
             Level::Trace => tracing::trace!(target: "manatee::component", "{text}"),
+        }
+    }
+
+    /// Transmits the packets of a scratch, whose statuses it fills.
+    pub fn transmit(&mut self, port: u32, queue: u32, scratch: &mut Scratch) -> Result<Groups> {
+        self.loud("transmitted")?;
+        let bus_master = self.function.bus_master();
+        let batch = TxBatch::new(&scratch.packets, &scratch.segments)?;
+        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
+            bail!("transmitted on port {port}, queue {queue}, which does not exist");
+        };
+        if let Some(last) = scratch.packets.last() {
+            state.handed_over = Some(last.id);
+        }
+        let statuses = &mut scratch.statuses;
+        statuses.clear();
+        if bus_master {
+            let (endpoint, mut io) = state.split(&self.memory);
+            endpoint.transmit(&mut io, batch, statuses);
+        } else {
+            statuses.resize(batch.len(), TxStatus::MemoryFault);
+        }
+        let groups = Groups::of(batch, statuses, &self.memory);
+        if statuses.iter().all(|status| *status == TxStatus::Sent) {
+            statuses.clear();
+        }
+        Ok(groups)
+    }
+
+    /// Posts the buffers of a scratch. Returns how many were taken.
+    pub fn post_receive(&mut self, port: u32, queue: u32, scratch: &Scratch) -> Result<u32> {
+        self.loud("posted buffers")?;
+        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
+            bail!("posted to port {port}, queue {queue}, which does not exist");
+        };
+        state.poll |= state.rx().is_empty();
+        match state.rx().post(&scratch.buffers, &scratch.segments) {
+            Some(taken) => Ok(taken),
+            None => bail!("posted buffers that do not add up to their segments"),
+        }
+    }
+
+    /// Takes a port's buffers back.
+    pub fn cancel_receive(&mut self, port: u32) -> Result<()> {
+        self.loud("took buffers back")?;
+        if let Some(port) = self.ports.get_mut(port as usize) {
+            port.cancel_receive();
+        }
+        Ok(())
+    }
+
+    /// Gives a port's pending transmits up.
+    pub fn cancel_transmit(&mut self, port: u32) -> Result<()> {
+        self.loud("gave transmits up")?;
+        if let Some(port) = self.ports.get_mut(port as usize) {
+            port.cancel_transmit();
         }
         Ok(())
     }

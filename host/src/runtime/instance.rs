@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use wasmtime::Store;
 
+use super::code::Code;
 use super::deadline::Ticker;
+use super::exports::Exports;
 use super::linear_memory::captured;
-use super::records::{Encoded, Received};
 use super::state::{HostState, Phase};
 use super::{Runtime, RuntimeError};
 use crate::bindings::exports::manatee::device::device::{
-    ConfigureError, Description, Guest, Observations, PortConfig, RestoreError,
+    ConfigureError, Description, Observations, PortConfig, RestoreError,
 };
-use crate::bindings::{Adapter, AdapterPre};
 use crate::endpoint::{RxPacket, TxCompletion};
 
 /// Longest state that is taken from a component, in bytes.
@@ -75,10 +75,7 @@ pub fn printable(text: &[u8]) -> String {
 /// An instance. Once a call fails, every later one does.
 pub struct Instance {
     store: Store<HostState>,
-    adapter: Adapter,
-    received: Received,
-    /// Keeps its allocation between calls.
-    words: Vec<u32>,
+    exports: Box<dyn Exports>,
     runtime: &'static Runtime,
     deadline: u64,
     failure: Option<Failure>,
@@ -91,10 +88,7 @@ impl Instance {
     ///
     /// [`Failure`], and the state back, if it can't be instantiated within
     /// its limits.
-    pub fn new(
-        component: &AdapterPre<HostState>,
-        state: HostState,
-    ) -> Result<Self, (Failure, Box<HostState>)> {
+    pub fn new(code: &Code, state: HostState) -> Result<Self, (Failure, Box<HostState>)> {
         let runtime = match Runtime::get() {
             Ok(runtime) => runtime,
             Err(error) => return Err((error.into(), Box::new(state))),
@@ -104,17 +98,15 @@ impl Instance {
         store.limiter(|state| &mut state.store_limits);
         store.set_epoch_deadline(deadline);
         let running = runtime.ticker.enter();
-        let (adapter, memories) = captured(|| instantiate(component, &mut store));
+        let (exports, memories) = captured(|| code.instantiate(&mut store));
         drop(running);
-        match adapter {
-            Ok((adapter, received)) => {
+        match exports {
+            Ok(exports) => {
                 let only = <[_; 1]>::try_from(memories).ok();
                 store.data_mut().linear_memory = only.map(|[memory]| memory);
                 Ok(Self {
                     store,
-                    adapter,
-                    received,
-                    words: Vec::new(),
+                    exports,
                     runtime,
                     deadline,
                     failure: None,
@@ -161,14 +153,7 @@ impl Instance {
 
     fn call<T>(
         &mut self,
-        call: impl FnOnce(&Guest, &mut Store<HostState>) -> wasmtime::Result<T>,
-    ) -> Result<T, Failure> {
-        self.enter(|this| call(this.adapter.manatee_device_device(), &mut this.store))
-    }
-
-    fn enter<T>(
-        &mut self,
-        call: impl FnOnce(&mut Self) -> wasmtime::Result<T>,
+        call: impl FnOnce(&mut dyn Exports, &mut Store<HostState>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
@@ -176,7 +161,7 @@ impl Instance {
         self.store.set_epoch_deadline(self.deadline);
         self.store.data_mut().attempt = None;
         let _running = self.runtime.ticker.enter();
-        call(self).map_err(|error| {
+        call(&mut *self.exports, &mut self.store).map_err(|error| {
             let failure = Failure::new(&error);
             self.failure = Some(failure.clone());
             failure
@@ -189,7 +174,7 @@ impl Instance {
     ///
     /// [`Failure`] if the component fails, here and below.
     pub fn describe(&mut self) -> Result<Description, Failure> {
-        self.call(|device, store| device.call_describe(store))
+        self.call(|device, store| device.describe(store))
     }
 
     /// Gives the device its ports.
@@ -201,7 +186,7 @@ impl Instance {
         &mut self,
         ports: &[PortConfig],
     ) -> Result<Result<(), ConfigureError>, Failure> {
-        self.call(|device, store| device.call_configure(store, ports))
+        self.call(|device, store| device.configure(store, ports))
     }
 
     /// The whole state; None if it has more than [`MAX_STATE`] bytes.
@@ -210,7 +195,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
-        let saved = self.quietly(|instance| instance.call(|device, store| device.call_save(store)));
+        let saved = self.quietly(|instance| instance.call(|device, store| device.save(store)));
         saved.map(|state| Some(state).filter(|state| state.len() <= MAX_STATE))
     }
 
@@ -220,7 +205,7 @@ impl Instance {
     ///
     /// [`Failure`], or the device's own objection.
     pub fn restore(&mut self, state: &[u8]) -> Result<Result<(), RestoreError>, Failure> {
-        self.quietly(|instance| instance.call(|device, store| device.call_restore(store, state)))
+        self.quietly(|instance| instance.call(|device, store| device.restore(store, state)))
     }
 
     /// Takes over an older state and what the host saw since.
@@ -233,9 +218,7 @@ impl Instance {
         state: &[u8],
         seen: &Observations,
     ) -> Result<Result<(), RestoreError>, Failure> {
-        self.quietly(|instance| {
-            instance.call(|device, store| device.call_recover(store, state, seen))
-        })
+        self.quietly(|instance| instance.call(|device, store| device.recover(store, state, seen)))
     }
 
     /// Asks the guest's driver to reset the device.
@@ -244,7 +227,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn request_reset(&mut self) -> Result<(), Failure> {
-        self.call(|device, store| device.call_request_reset(store))
+        self.call(|device, store| device.request_reset(store))
     }
 
     fn quietly<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
@@ -260,7 +243,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn read_register(&mut self, bar: u8, offset: u64, width: u8) -> Result<u64, Failure> {
-        self.call(|device, store| device.call_read_register(store, bar, offset, width))
+        self.call(|device, store| device.read_register(store, bar, offset, width))
     }
 
     /// Writes a register of 1, 2, 4 or 8 bytes. True if work is left.
@@ -275,7 +258,7 @@ impl Instance {
         width: u8,
         value: u64,
     ) -> Result<bool, Failure> {
-        self.call(|device, store| device.call_write_register(store, bar, offset, width, value))
+        self.call(|device, store| device.write_register(store, bar, offset, width, value))
     }
 
     /// Goes on with work that was left. True if there is still more.
@@ -284,7 +267,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn service(&mut self) -> Result<bool, Failure> {
-        self.call(|device, store| device.call_service(store))
+        self.call(|device, store| device.service(store))
     }
 
     /// Packets were received. True if work is left.
@@ -293,10 +276,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn received(&mut self, port: u32, packets: &[RxPacket]) -> Result<bool, Failure> {
-        self.enter(|this| {
-            let packets = Encoded::packets(packets, &mut this.words);
-            this.received.call(&mut this.store, port, packets)
-        })
+        self.call(|device, store| device.received(store, port, packets))
     }
 
     /// Pending transmits ended. True if work is left.
@@ -305,7 +285,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn transmitted(&mut self, port: u32, packets: &[TxCompletion]) -> Result<bool, Failure> {
-        self.call(|device, store| device.call_transmitted(store, port, 0, packets))
+        self.call(|device, store| device.transmitted(store, port, packets))
     }
 
     /// A port's link went up or down.
@@ -314,7 +294,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn link_changed(&mut self, port: u32, up: bool) -> Result<(), Failure> {
-        self.call(|device, store| device.call_link_changed(store, port, up))
+        self.call(|device, store| device.link_changed(store, port, up))
     }
 
     /// Back to the state after `configure`.
@@ -323,7 +303,7 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn reset(&mut self) -> Result<(), Failure> {
-        self.call(|device, store| device.call_reset(store))
+        self.call(|device, store| device.reset(store))
     }
 
     /// The device's state as JSON.
@@ -332,17 +312,8 @@ impl Instance {
     ///
     /// [`Failure`].
     pub fn inspect(&mut self) -> Result<Vec<u8>, Failure> {
-        self.call(|device, store| device.call_inspect(store))
+        self.call(|device, store| device.inspect(store))
     }
-}
-
-fn instantiate(
-    component: &AdapterPre<HostState>,
-    store: &mut Store<HostState>,
-) -> wasmtime::Result<(Adapter, Received)> {
-    let instance = component.instance_pre().instantiate(&mut *store)?;
-    let adapter = Adapter::new(&mut *store, &instance)?;
-    Ok((adapter, Received::of(&instance, store)?))
 }
 
 impl std::fmt::Debug for Instance {

@@ -1,27 +1,28 @@
 //! Running components: the engine, its limits, and what an instance may
 //! reach.
 
+mod code;
 mod deadline;
+mod direct;
+mod exports;
 mod imports;
 mod instance;
 mod linear_memory;
 mod log_limit;
-mod packets;
+mod model;
 mod port;
 mod reaper;
-mod records;
 mod state;
 
+pub use code::Code;
 pub use instance::{Failure, Instance, MAX_STATE, printable};
 pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits, Phase};
 
 use std::sync::{Arc, OnceLock};
 
-use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine};
 
-use crate::bindings::manatee::device::{guest_memory, log, recovery};
 pub(crate) use deadline::Ticker;
 
 /// What a 32-bit component can address.
@@ -34,8 +35,8 @@ const STACK: usize = 512 << 10;
 pub struct Runtime {
     /// Compiles and runs.
     pub engine: Engine,
-    /// The imports of the world, and nothing else.
-    pub linker: Linker<HostState>,
+    linker: wasmtime::component::Linker<HostState>,
+    direct_linker: wasmtime::Linker<HostState>,
     ticker: Ticker,
 }
 
@@ -71,16 +72,11 @@ impl Runtime {
             .memory_init_cow(false)
             .with_host_memory(Arc::new(linear_memory::Creator));
         let engine = Engine::new(&config)?;
-        let mut linker = Linker::new(&engine);
-        guest_memory::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-        imports::add_interrupts_to_linker(&mut linker)?;
-        log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-        recovery::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-        packets::add_to_linker(&mut linker)?;
         let ticker = Ticker::start(&engine)?;
         Ok(Self {
+            linker: model::linker(&engine)?,
+            direct_linker: direct::linker(&engine)?,
             engine,
-            linker,
             ticker,
         })
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
+use super::direct::Inside;
+use super::imports::Scratch;
 use super::linear_memory::Reservation;
 use super::log_limit::LogLimit;
-use super::packets::Scratch;
 use super::port::PortState;
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
@@ -23,16 +24,20 @@ pub struct Limits {
     pub deadline: Duration,
     /// Whether ring windows are given; without, the device copies.
     pub windows: bool,
+    /// Whether a component that is one module is called past wasmtime's
+    /// component model: in an eighth of the time.
+    pub direct: bool,
 }
 
 impl Default for Limits {
     /// 512 MiB of addresses (a window takes addresses, not memory), one
-    /// second, with windows.
+    /// second, with windows, called directly.
     fn default() -> Self {
         Self {
             memory: 512 << 20,
             deadline: Duration::from_secs(1),
             windows: true,
+            direct: true,
         }
     }
 }
@@ -60,6 +65,8 @@ pub struct HostState {
     pub ports: Vec<PortState>,
     /// The instance's linear memory, if windows can be laid over it.
     pub linear_memory: Option<Arc<Reservation>>,
+    /// What the imports need of an instance that is called directly.
+    pub inside: Option<Inside>,
     /// The linear memory of an instance that rehearsed to take over.
     rehearsed: Weak<Reservation>,
     /// Guest memory went away since it did.
@@ -96,6 +103,7 @@ impl HostState {
             interrupts,
             ports,
             linear_memory: None,
+            inside: None,
             rehearsed: Weak::new(),
             spoiled: false,
             limits,
@@ -133,6 +141,7 @@ impl HostState {
     pub fn trade_places(&mut self, other: &mut Self) {
         std::mem::swap(self, other);
         std::mem::swap(&mut self.linear_memory, &mut other.linear_memory);
+        std::mem::swap(&mut self.inside, &mut other.inside);
         std::mem::swap(&mut self.store_limits, &mut other.store_limits);
     }
 
@@ -176,6 +185,7 @@ impl HostState {
             port.give_up_transmits();
         }
         self.linear_memory = None;
+        self.inside = None;
         self.store_limits = store_limits(&self.limits);
     }
 

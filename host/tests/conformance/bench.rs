@@ -41,6 +41,8 @@ pub struct HostWorkshop {
     pub component: Component,
     /// Whether devices are given windows.
     pub windows: bool,
+    /// Whether the component's module is called directly.
+    pub direct: bool,
     /// Whether the component is replaced after every call.
     pub swaps: bool,
 }
@@ -72,6 +74,7 @@ impl Workshop for HostWorkshop {
         let ports = wires.iter().enumerate().map(port).collect();
         let limits = Limits {
             windows: self.windows,
+            direct: self.direct,
             ..Limits::default()
         };
         let sink = Interrupts::Vectors(Box::new(Processor(sender)));

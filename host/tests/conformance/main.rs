@@ -1,5 +1,6 @@
 //! The conformance suite on the component in the host: over copies, over ring
-//! windows, and with the component replaced after every call.
+//! windows, with the component replaced after every call, and by way of
+//! wasmtime's component model.
 
 mod bench;
 mod wire;
@@ -15,28 +16,60 @@ use manatee_conformance::suite::{self, Requirement};
 static COMPONENT: LazyLock<Component> =
     LazyLock::new(|| Component::embedded().expect("the embedded component is a device"));
 
-fn trial(requirement: &'static Requirement, kind: &str, windows: bool, swaps: bool) -> Trial {
+/// A way to run the suite.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    windows: bool,
+    direct: bool,
+    swaps: bool,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind {
+        name: "copies",
+        windows: false,
+        direct: true,
+        swaps: false,
+    },
+    Kind {
+        name: "windows",
+        windows: true,
+        direct: true,
+        swaps: false,
+    },
+    Kind {
+        name: "swaps",
+        windows: true,
+        direct: true,
+        swaps: true,
+    },
+    Kind {
+        name: "component-model",
+        windows: true,
+        direct: false,
+        swaps: false,
+    },
+];
+
+fn trial(requirement: &'static Requirement, kind: Kind) -> Trial {
     let run = move || {
         let outcome = requirement.run(&HostWorkshop {
             component: COMPONENT.clone(),
-            windows,
-            swaps,
+            windows: kind.windows,
+            direct: kind.direct,
+            swaps: kind.swaps,
         });
         outcome
             .map_err(|failure| Failed::from(format!("{failure}\n  from: {}", requirement.source)))
     };
-    Trial::test(requirement.name, run).with_kind(kind)
+    Trial::test(requirement.name, run).with_kind(kind.name)
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let kinds = [
-        ("copies", false, false),
-        ("windows", true, false),
-        ("swaps", true, true),
-    ];
-    let trials = kinds.iter().flat_map(|(kind, windows, swaps)| {
-        suite::requirements().map(|r| trial(r, kind, *windows, *swaps))
-    });
+    let trials = KINDS
+        .iter()
+        .flat_map(|kind| suite::requirements().map(|r| trial(r, *kind)));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

@@ -1,0 +1,73 @@
+//! What instances are made of.
+
+use wasmtime::component::{Component, InstancePre as ComponentPre};
+use wasmtime::{InstancePre, Module, Result, Store};
+
+use super::exports::Exports;
+use super::instance::{Failure, Instance};
+use super::state::{HostState, Limits};
+use super::{Runtime, direct, model};
+use crate::bindings::AdapterPre;
+
+const BY_MODEL: &str = "the component is called by way of wasmtime's component model";
+
+/// A component that fits the world, and the module inside if it can be called
+/// directly.
+#[derive(Clone)]
+pub struct Code {
+    component: AdapterPre<HostState>,
+    module: Option<InstancePre<HostState>>,
+}
+
+impl Code {
+    /// Checks that a component has the types of the world, and whether its module
+    /// can take its place.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit.
+    pub fn new(runtime: &Runtime, component: &Component, module: Option<&Module>) -> Result<Self> {
+        let pre: ComponentPre<_> = runtime.linker.instantiate_pre(component)?;
+        let mut code = Self {
+            component: AdapterPre::new(pre)?,
+            module: None,
+        };
+        match module.map(|module| code.take_directly(runtime, module)) {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => tracing::debug!(%reason, "{BY_MODEL}"),
+            None => tracing::debug!("{BY_MODEL}: it is not one module"),
+        }
+        Ok(code)
+    }
+
+    /// Has instances made of the module from now on, if one can be.
+    fn take_directly(&mut self, runtime: &Runtime, module: &Module) -> Result<(), Failure> {
+        let failed = |error: wasmtime::Error| Failure::because(&format!("{error:#}"));
+        let pre = runtime.direct_linker.instantiate_pre(module);
+        self.module = Some(pre.map_err(failed)?);
+        let state = HostState::vacant(Limits::default());
+        let state = state.map_err(|error| Failure::because(&error.to_string()))?;
+        let tried = Instance::new(self, state);
+        tried.map(drop).map_err(|(failure, _)| {
+            self.module = None;
+            failure
+        })
+    }
+
+    /// The module to compile besides a component, if it can be called directly.
+    pub fn module_of(component: &[u8]) -> Option<&[u8]> {
+        direct::module_of(component)
+    }
+
+    /// Makes an instance.
+    ///
+    /// # Errors
+    ///
+    /// wasmtime's.
+    pub fn instantiate(&self, store: &mut Store<HostState>) -> Result<Box<dyn Exports>> {
+        match &self.module {
+            Some(module) if store.data().limits.direct => direct::instantiate(module, store),
+            _ => model::instantiate(&self.component, store),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The exports of a device, whichever way they are called.
+
+use wasmtime::{Result, Store};
+
+use super::state::HostState;
+use crate::bindings::exports::manatee::device::device::{
+    ConfigureError, Description, Observations, PortConfig, RestoreError,
+};
+use crate::endpoint::{RxPacket, TxCompletion};
+
+/// An instance's functions, as the WIT interface `device` describes them. Every
+/// call ends with wasmtime's error if the instance traps or breaks a rule.
+pub trait Exports: Send + Sync {
+    fn describe(&mut self, store: &mut Store<HostState>) -> Result<Description>;
+
+    fn configure(
+        &mut self,
+        store: &mut Store<HostState>,
+        ports: &[PortConfig],
+    ) -> Result<Result<(), ConfigureError>>;
+
+    fn read_register(
+        &mut self,
+        store: &mut Store<HostState>,
+        bar: u8,
+        offset: u64,
+        width: u8,
+    ) -> Result<u64>;
+
+    fn write_register(
+        &mut self,
+        store: &mut Store<HostState>,
+        bar: u8,
+        offset: u64,
+        width: u8,
+        value: u64,
+    ) -> Result<bool>;
+
+    fn service(&mut self, store: &mut Store<HostState>) -> Result<bool>;
+
+    /// For queue 0 of a port, as all packets are.
+    fn received(
+        &mut self,
+        store: &mut Store<HostState>,
+        port: u32,
+        packets: &[RxPacket],
+    ) -> Result<bool>;
+
+    /// For queue 0 of a port.
+    fn transmitted(
+        &mut self,
+        store: &mut Store<HostState>,
+        port: u32,
+        packets: &[TxCompletion],
+    ) -> Result<bool>;
+
+    fn link_changed(&mut self, store: &mut Store<HostState>, port: u32, up: bool) -> Result<()>;
+
+    fn reset(&mut self, store: &mut Store<HostState>) -> Result<()>;
+
+    fn save(&mut self, store: &mut Store<HostState>) -> Result<Vec<u8>>;
+
+    fn restore(
+        &mut self,
+        store: &mut Store<HostState>,
+        state: &[u8],
+    ) -> Result<Result<(), RestoreError>>;
+
+    fn recover(
+        &mut self,
+        store: &mut Store<HostState>,
+        state: &[u8],
+        seen: &Observations,
+    ) -> Result<Result<(), RestoreError>>;
+
+    fn request_reset(&mut self, store: &mut Store<HostState>) -> Result<()>;
+
+    fn inspect(&mut self, store: &mut Store<HostState>) -> Result<Vec<u8>>;
+}

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::bindings::exports::manatee::device::device::{Doorbells as Range, RegisterWrite};
 
 /// The most doorbells that are kept: more than a device has queues.
@@ -15,7 +17,7 @@ type Key = (u8, u64, u64);
 #[derive(Debug, Default)]
 pub struct Doorbells {
     ranges: Vec<Range>,
-    last: HashMap<Key, u64>,
+    last: HashMap<Key, u64, RandomState>,
     /// BAR, offset and value of a lower half whose upper one has not come.
     low: Option<(u8, u64, u64)>,
 }
@@ -25,7 +27,7 @@ impl Doorbells {
     pub fn new(ranges: &[Range]) -> Self {
         Self {
             ranges: ranges.to_vec(),
-            last: HashMap::new(),
+            last: HashMap::default(),
             low: None,
         }
     }

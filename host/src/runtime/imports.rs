@@ -113,18 +113,23 @@ impl HostState {
         }
     }
 
-    /// Transmits the packets of a scratch, whose statuses it fills.
-    pub fn transmit(&mut self, port: u32, queue: u32, scratch: &mut Scratch) -> Result<Groups> {
+    /// Transmits the packets of the scratch, and leaves their statuses there.
+    pub fn transmit(&mut self, port: u32, queue: u32) -> Result<Groups> {
         self.loud("transmitted")?;
         let bus_master = self.function.bus_master();
-        let batch = TxBatch::new(&scratch.packets, &scratch.segments)?;
+        let Scratch {
+            packets,
+            segments,
+            statuses,
+            ..
+        } = &mut self.scratch;
+        let batch = TxBatch::new(packets, segments)?;
         let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
             bail!("transmitted on port {port}, queue {queue}, which does not exist");
         };
-        if let Some(last) = scratch.packets.last() {
+        if let Some(last) = packets.last() {
             state.handed_over = Some(last.id);
         }
-        let statuses = &mut scratch.statuses;
         statuses.clear();
         if bus_master {
             let (endpoint, mut io) = state.split(&self.memory);
@@ -139,14 +144,17 @@ impl HostState {
         Ok(groups)
     }
 
-    /// Posts the buffers of a scratch. Returns how many were taken.
-    pub fn post_receive(&mut self, port: u32, queue: u32, scratch: &Scratch) -> Result<u32> {
+    /// Posts the buffers of the scratch. Returns how many were taken.
+    pub fn post_receive(&mut self, port: u32, queue: u32) -> Result<u32> {
         self.loud("posted buffers")?;
         let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
             bail!("posted to port {port}, queue {queue}, which does not exist");
         };
         state.poll |= state.rx().is_empty();
-        match state.rx().post(&scratch.buffers, &scratch.segments) {
+        let Scratch {
+            buffers, segments, ..
+        } = &self.scratch;
+        match state.rx().post(buffers, segments) {
             Some(taken) => Ok(taken),
             None => bail!("posted buffers that do not add up to their segments"),
         }

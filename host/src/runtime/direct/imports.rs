@@ -115,7 +115,11 @@ fn raise(mut host: Host<'_>, vectors: u32, count: u32) -> Result<()> {
     state.raise_all(vectors.iter().copied().map(u16::from_le))
 }
 
+/// An address and a number of items or bytes.
 type List = (u32, u32);
+
+/// Bytes of a `transmit-result`.
+const TRANSMIT_RESULT: usize = 40;
 
 /// Copies a list of records, in place of what `to` has.
 fn copy<T, const N: usize>(
@@ -142,39 +146,40 @@ fn transmit(
     segment_count: u32,
     to: u32,
 ) -> Result<()> {
-    const SIZE: usize = 40;
     let (memory, state) = called(&mut host)?;
-    // An error ends the instance, and its scratch may as well go with it.
-    let mut scratch = std::mem::take(&mut state.scratch);
-    let packets = (packets, packet_count);
-    copy(memory, packets, 4, &mut scratch.packets, packet)?;
-    let segments = (segments, segment_count);
-    copy(memory, segments, 8, &mut scratch.segments, segment)?;
-    let groups = state.transmit(port, queue, &mut scratch)?;
-    let statuses = put_statuses(&mut host, &scratch)?;
-    let (memory, state) = called(&mut host)?;
-    let to = abi::range_mut(memory, to, SIZE, 8)?;
-    abi::set(to, 0, &statuses.to_le_bytes());
-    abi::set(to, 4, &(scratch.statuses.len() as u32).to_le_bytes());
+    let Scratch {
+        packets: kept,
+        segments: parts,
+        ..
+    } = &mut state.scratch;
+    copy(memory, (packets, packet_count), 4, kept, packet)?;
+    copy(memory, (segments, segment_count), 8, parts, segment)?;
+    let groups = state.transmit(port, queue)?;
+    // An empty list is nowhere in particular.
+    let mut list = (1, 0);
+    if !state.scratch.statuses.is_empty() {
+        list = put_statuses(&mut host)?;
+    }
+    let (memory, _) = called(&mut host)?;
+    let to = abi::range_mut(memory, to, TRANSMIT_RESULT, 8)?;
+    abi::set(to, 0, &list.0.to_le_bytes());
+    abi::set(to, 4, &list.1.to_le_bytes());
     abi::set(to, 8, &groups.multicast.0.to_le_bytes());
     abi::set(to, 16, &groups.multicast.1.to_le_bytes());
     abi::set(to, 24, &groups.broadcast.0.to_le_bytes());
     abi::set(to, 32, &groups.broadcast.1.to_le_bytes());
-    state.scratch = scratch;
     Ok(())
 }
 
-/// Returns where the statuses are; an empty list is nowhere in particular.
-fn put_statuses(host: &mut Host<'_>, scratch: &Scratch) -> Result<u32> {
-    let statuses = &scratch.statuses;
-    if statuses.is_empty() {
-        return Ok(1);
-    }
-    put(host, 1, statuses.len(), |to, _| {
-        for (to, status) in to.iter_mut().zip(statuses) {
+fn put_statuses(host: &mut Host<'_>) -> Result<List> {
+    let (_, state) = called(host)?;
+    let count = state.scratch.statuses.len();
+    let address = put(host, 1, count, |to, state| {
+        for (to, status) in to.iter_mut().zip(&state.scratch.statuses) {
             *to = *status as u8;
         }
-    })
+    })?;
+    Ok((address, count as u32))
 }
 
 fn post_receive(
@@ -187,14 +192,14 @@ fn post_receive(
     segment_count: u32,
 ) -> Result<u32> {
     let (memory, state) = called(&mut host)?;
-    let mut scratch = std::mem::take(&mut state.scratch);
-    let buffers = (buffers, buffer_count);
-    copy(memory, buffers, 4, &mut scratch.buffers, buffer)?;
-    let segments = (segments, segment_count);
-    copy(memory, segments, 8, &mut scratch.segments, segment)?;
-    let taken = state.post_receive(port, queue, &scratch)?;
-    state.scratch = scratch;
-    Ok(taken)
+    let Scratch {
+        buffers: kept,
+        segments: parts,
+        ..
+    } = &mut state.scratch;
+    copy(memory, (buffers, buffer_count), 4, kept, buffer)?;
+    copy(memory, (segments, segment_count), 8, parts, segment)?;
+    state.post_receive(port, queue)
 }
 
 fn log(mut host: Host<'_>, level: u32, line: u32, length: u32) -> Result<()> {
@@ -277,6 +282,6 @@ const _: () = {
     assert!(TxPacket::SIZE32 == 16 && TxPacket::ALIGN32 == 4);
     assert!(RxBuffer::SIZE32 == 8 && RxBuffer::ALIGN32 == 4);
     assert!(Segment::SIZE32 == 16 && Segment::ALIGN32 == 8);
-    assert!(TransmitResult::SIZE32 == 40 && TransmitResult::ALIGN32 == 8);
+    assert!(TransmitResult::SIZE32 == TRANSMIT_RESULT && TransmitResult::ALIGN32 == 8);
     assert!(Offloads::SIZE32 == 1);
 };

@@ -63,14 +63,14 @@ impl packet_endpoint::Host for HostState {
         packets: Vec<TxPacket>,
         segments: Vec<Segment>,
     ) -> Result<TransmitResult> {
-        let mut scratch = Scratch {
+        self.scratch = Scratch {
             packets,
             segments,
             ..Scratch::default()
         };
-        let groups = self.transmit(port, queue, &mut scratch)?;
+        let groups = self.transmit(port, queue)?;
         Ok(TransmitResult {
-            statuses: scratch.statuses,
+            statuses: std::mem::take(&mut self.scratch.statuses),
             multicast_packets: groups.multicast.0,
             multicast_bytes: groups.multicast.1,
             broadcast_packets: groups.broadcast.0,
@@ -85,12 +85,12 @@ impl packet_endpoint::Host for HostState {
         buffers: Vec<RxBuffer>,
         segments: Vec<Segment>,
     ) -> Result<u32> {
-        let scratch = Scratch {
+        self.scratch = Scratch {
             buffers,
             segments,
             ..Scratch::default()
         };
-        self.post_receive(port, queue, &scratch)
+        self.post_receive(port, queue)
     }
 
     fn cancel_receive(&mut self, port: u32, _queue: u32) -> Result<()> {

@@ -14,8 +14,8 @@ use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_end
 use crate::device::{BAR0_SIZE, ConfigureError, DOORBELL_PAGE_SIZE, DOORBELLS, Device};
 use crate::nic::{self, MAX_VPORTS};
 use crate::platform::{
-    Level, MemoryError, Observations, Platform, RxBuffer, RxPacket, Segment, TransmitResult,
-    TxCompletion, TxPacket,
+    Level, MemoryError, Observations, Platform, RxBuffer, Segment, TransmitResult, TxCompletion,
+    TxPacket,
 };
 use crate::queues::MAX_VECTORS;
 use crate::saved::{self, RestoreError};
@@ -23,6 +23,7 @@ use crate::window::Window;
 use crate::wire::queue::WqDoorbell;
 
 mod pages;
+mod received;
 mod transmit;
 
 #[global_allocator]
@@ -212,10 +213,6 @@ impl Guest for Component {
 
     fn service() -> bool {
         with_device(Device::service)
-    }
-
-    fn received(port: u32, queue: u32, packets: Vec<RxPacket>) -> bool {
-        with_device(|device| device.received(port, queue, &packets))
     }
 
     fn transmitted(port: u32, queue: u32, packets: Vec<TxCompletion>) -> bool {

@@ -71,6 +71,7 @@ impl Crate<'_> {
         for feature in self.features {
             cargo.args(["--features", feature]);
         }
+        cargo.args(["--", "-C", "target-feature=+simd128"]);
         cargo.env_remove("MANATEE_BUILD");
         cargo.envs(self.build.map(|build| ("MANATEE_BUILD", build)));
         // Another build script may build the same crate otherwise; the file is

@@ -19,6 +19,8 @@ const DEVICE: &str = "manatee:device/device@0.1.0";
 
 /// An address and a number of items or bytes.
 type List = (u32, u32);
+/// As many of them as `recover` takes.
+type FourLists = (u32, u32, u32, u32, u32, u32, u32, u32);
 
 /// A function that returns where its result lies, and the one to call once that
 /// was read.
@@ -40,7 +42,7 @@ struct Direct {
     reset: TypedFunc<(), ()>,
     save: Returning<()>,
     restore: Returning<List>,
-    recover: Returning<(u32, u32, u32, u32, u32, u32, u32, u32)>,
+    recover: Returning<FourLists>,
     request_reset: TypedFunc<(), ()>,
     inspect: Returning<()>,
 }

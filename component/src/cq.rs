@@ -215,6 +215,17 @@ pub struct Completes {
     pub note: u32,
 }
 
+/// A completion that says little.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain {
+    /// Its first 16 bytes; the others are zero up to `rest`.
+    pub words: [u64; 2],
+    /// The 4 bytes before its information word.
+    pub rest: u32,
+    /// Where the work queue entry ends that it completes, modulo 2^32.
+    pub end: u32,
+}
+
 impl Cq {
     /// A new completion queue, armed, as drivers expect it.
     pub fn new(ring: Ring, eq: Option<u32>) -> Self {
@@ -372,6 +383,55 @@ impl Cq {
             return true;
         }
         self.post_slowly(platform, words, last, completes)
+    }
+
+    /// Posts completions of a work queue for as long as `next` has some and
+    /// there is a window with room. Returns how many it posted, which is how
+    /// often it took one from `next`. The others are for [`post`](Self::post).
+    #[inline(always)]
+    pub fn post_run(
+        &mut self,
+        (wq, is_sq): (u32, bool),
+        mut next: impl FnMut() -> Option<Plain>,
+    ) -> usize {
+        let Self {
+            ring,
+            position,
+            completed,
+            lost,
+            ..
+        } = self;
+        let Some(window) = ring.window() else {
+            return 0;
+        };
+        let entries = position.entries;
+        let room = entries.saturating_sub(position.pending());
+        let completed = &mut completed[..];
+        let lap = entries.trailing_zeros();
+        let info = CqeInfo::of(wq, is_sq, 0).into_bits();
+        let (mut head, mut count) = (position.head, 0);
+        // As in `Wq::fetch_run`.
+        while count < room {
+            let Some(plain) = next() else {
+                break;
+            };
+            let index = head & (entries - 1);
+            let owner = CqeInfo::of(0, false, (head >> lap) as u8).into_bits();
+            let last = u64::from(plain.rest) | u64::from(info | owner) << 32;
+            let [first, second] = plain.words;
+            let words = [first, second, 0, 0, 0, 0, plain.end.into()];
+            if !window.publish(index * CQE_SIZE, &words, last) {
+                lost.hit();
+            }
+            if let Some(completed) = completed.get_mut(index as usize) {
+                *completed = plain.end;
+            }
+            head = head.wrapping_add(1);
+            count += 1;
+        }
+        position.head = head & position.mask();
+        self.dirty |= count > 0;
+        count as usize
     }
 
     #[inline]

@@ -213,33 +213,49 @@ impl Wq {
         true
     }
 
-    /// Reads the next entry, once, and passes it, if it is a simple one in a
-    /// window. None, and nothing passed, if it is not, or there is none:
-    /// [`fetch`](Self::fetch) knows.
+    /// Reads entries, each once, and passes them for as long as they are simple
+    /// ones in a window and `take` takes them; at most `most`. Returns how many
+    /// it took. What comes behind them is for [`fetch`](Self::fetch).
     #[inline(always)]
-    pub fn fetch_simple(&mut self) -> Option<Simple> {
-        let window = self.ring.window()?;
-        let posted = self.tail.wrapping_sub(self.next);
+    pub fn fetch_run(&mut self, most: usize, mut take: impl FnMut(Simple) -> bool) -> usize {
+        let Some(window) = self.ring.window() else {
+            return 0;
+        };
         let size = self.ring.size();
-        let mut words = [0; (WQE_UNIT / 8) as usize];
-        let readable = posted.wrapping_sub(WQE_UNIT) <= size.wrapping_sub(WQE_UNIT)
-            && window.load(self.next & (size - 1), &mut words);
-        let [header, oob, address, rest] = words;
-        if !readable || !WqeHeader::from_bits(header).is_simple() {
-            return None;
+        let posted = self.tail.wrapping_sub(self.next);
+        if posted > size {
+            return 0;
         }
-        let position = self.next;
-        self.next = position.wrapping_add(WQE_UNIT);
-        Some(Simple {
-            position,
-            end: self.next,
-            oob,
-            sge: Sge {
-                address,
-                mem_key: rest as u32,
-                size: (rest >> 32) as u32,
-            },
-        })
+        let most = most.min((posted / WQE_UNIT) as usize);
+        // Nothing but this loop's own variables changes between two entries, so
+        // that they stay in registers.
+        let (mut position, mut count) = (self.next, 0);
+        while count < most {
+            let mut words = [0; (WQE_UNIT / 8) as usize];
+            let readable = window.load(position & (size - 1), &mut words);
+            let [header, oob, address, rest] = words;
+            if !readable || !WqeHeader::from_bits(header).is_simple() {
+                break;
+            }
+            let end = position.wrapping_add(WQE_UNIT);
+            let simple = Simple {
+                position,
+                end,
+                oob,
+                sge: Sge {
+                    address,
+                    mem_key: rest as u32,
+                    size: (rest >> 32) as u32,
+                },
+            };
+            if !take(simple) {
+                break;
+            }
+            position = end;
+            count += 1;
+        }
+        self.next = position;
+        count
     }
 
     /// Reads the next entry, once, into `entry`, and passes it.

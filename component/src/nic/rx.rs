@@ -7,13 +7,13 @@ use super::batch::{BUFFERS, Batch, List};
 use super::objects::Work;
 use super::{MANA_MEM_KEY, Steering, Vport};
 use crate::caution::Caution;
-use crate::cq::{Completes, Cq};
+use crate::cq::{Completes, Cq, Plain};
 use crate::hwc::Context;
 use crate::platform::{Level, Platform, RxBuffer, RxFlags, RxPacket, Segment};
 use crate::wire::gdma::Status;
 use crate::wire::oob::RxFlags as CompletionFlags;
 use crate::wire::oob::{CqeHeader, CqeType, RxCompletion};
-use crate::wire::queue::{QueueType, Sge};
+use crate::wire::queue::{QueueType, Sge, WQE_UNIT};
 use crate::wq::{Fetched, Wq};
 
 /// The most buffers that the host holds at a time.
@@ -127,6 +127,7 @@ fn gather(
 
 /// Takes simple entries for as long as they are good, until `end` are posted.
 /// Returns how many there were.
+#[inline(never)]
 fn gather_simple(
     batch: &mut Batch,
     wq: &mut Wq,
@@ -134,26 +135,26 @@ fn gather_simple(
     end: usize,
 ) -> usize {
     let most = end - posted.len();
-    let slots = batch.buffers.spare().iter_mut();
-    let mut count = 0;
-    for (buffer, segment) in slots.zip(batch.segments.spare()).take(most) {
-        let Some(simple) = wq.fetch_simple() else {
-            break;
-        };
+    let segments = batch.segments.spare();
+    let mut slots = batch.buffers.spare().iter_mut().zip(segments);
+    let count = wq.fetch_run(most, |simple| {
         let sge = simple.sge;
         if sge.size == 0 || sge.mem_key != MANA_MEM_KEY {
-            wq.rewind_to(simple.position);
-            break;
+            return false;
         }
+        let Some((buffer, segment)) = slots.next() else {
+            return false;
+        };
         (buffer.id, buffer.segments) = (simple.end, 1);
         (segment.address, segment.length) = (sge.address, sge.size);
-        posted.push_back(Posted {
-            position: simple.position,
-            end: simple.end,
-            bad: false,
-        });
-        count += 1;
-    }
+        true
+    });
+    let taken = &batch.buffers.spare()[..count];
+    posted.extend(taken.iter().map(|buffer| Posted {
+        position: buffer.id.wrapping_sub(WQE_UNIT),
+        end: buffer.id,
+        bad: false,
+    }));
     batch.buffers.add(count);
     batch.segments.add(count);
     count
@@ -213,7 +214,14 @@ fn complete_received<P: Platform>(
             if posted.front().is_some_and(is_bad) {
                 completer.complete_bad(platform, posted, vport, port);
             }
-            for packet in packets {
+            let mut packets = packets;
+            loop {
+                let plain = completer.complete_plain(posted, vport, packets);
+                packets = &packets[plain..];
+                let Some((packet, others)) = packets.split_first() else {
+                    return;
+                };
+                packets = others;
                 let Some(front) = posted.pop_front_if(|front| front.end == packet.id) else {
                     platform.log(
                         Level::Error,
@@ -239,6 +247,48 @@ struct Completer<'a> {
 }
 
 impl Completer<'_> {
+    /// Completes buffers that packets to this one address were received into
+    /// without a fault, as most are, for as long as there is room. Returns how
+    /// many there were.
+    #[inline(never)]
+    fn complete_plain(
+        &mut self,
+        posted: &mut VecDeque<Posted>,
+        vport: &mut Vport,
+        packets: &[RxPacket],
+    ) -> usize {
+        let special =
+            RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT | RxFlags::BROADCAST | RxFlags::MULTICAST;
+        let mask = self.wq.ring.size() - 1;
+        let (buffers, _) = posted.as_slices();
+        let mut pairs = buffers.iter().zip(packets);
+        let (mut bytes, mut end) = (0, None);
+        let count = self.cq.post_run((self.id, false), || {
+            let (buffer, packet) = pairs.next()?;
+            if buffer.bad || buffer.end != packet.id || packet.flags.intersects(special) {
+                return None;
+            }
+            bytes += u64::from(packet.length);
+            end = Some(buffer.end);
+            let header = CqeHeader::of(CqeType::RxOkay);
+            let length = packet.length as u16;
+            Some(Plain {
+                words: RxCompletion::first_words(header, completion_flags(packet), length),
+                rest: buffer.position & mask,
+                end: buffer.end,
+            })
+        });
+        posted.drain(..count);
+        if let Some(end) = end {
+            self.wq.complete_to(end);
+        }
+        let stats = &mut vport.stats;
+        stats.rx_bytes += bytes;
+        stats.rx_ucast_pkts += count as u64;
+        stats.rx_ucast_bytes += bytes;
+        count
+    }
+
     #[cold]
     fn complete_bad(
         &mut self,

@@ -5,7 +5,7 @@ use super::batch::{Batch, PACKETS};
 use super::objects::Work;
 use super::{Nic, Vport};
 use crate::caution::Caution;
-use crate::cq::Completes;
+use crate::cq::{Completes, Cq, Plain};
 use crate::hwc::Context;
 use crate::platform::{Level, Platform, TransmitResult, TxCompletion, TxStatus};
 use crate::queues::Queues;
@@ -94,7 +94,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
     let place = (object.vport, object.wq, object.cq);
     let sent = batch.sent.as_mut_slice();
     if result.statuses.is_empty() && in_flight.is_empty() {
-        complete(ctx.platform, ctx.queues, vport, place, sent.iter().copied());
+        complete(ctx.platform, ctx.queues, vport, place, sent);
         return Some(taken);
     }
     apply(sent, &result);
@@ -105,7 +105,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
     };
     let (now, later) = sent.split_at(done);
     in_flight.extend(later);
-    complete(ctx.platform, ctx.queues, vport, place, now.iter().copied());
+    complete(ctx.platform, ctx.queues, vport, place, now);
     complete_front(ctx, key);
     Some(taken)
 }
@@ -170,18 +170,17 @@ fn fill(
 
 /// Takes simple entries for as long as they are good, until there are `most`.
 /// Returns how many there were.
+#[inline(never)]
 fn fill_simple(batch: &mut Batch, wq: &mut Wq, rules: &Rules, most: usize) -> usize {
     let most = most - batch.sent.len();
     let packets = batch.packets.spare().iter_mut();
-    let slots = packets.zip(batch.segments.spare()).zip(batch.sent.spare());
-    let mut count = 0;
-    for ((packet, segment), sent) in slots.take(most) {
-        let Some(simple) = wq.fetch_simple() else {
-            break;
-        };
+    let mut slots = packets.zip(batch.segments.spare()).zip(batch.sent.spare());
+    let count = wq.fetch_run(most, |simple| {
         let Some(checked) = rules.check_simple(&simple) else {
-            wq.rewind_to(simple.position);
-            break;
+            return false;
+        };
+        let Some(((packet, segment), sent)) = slots.next() else {
+            return false;
         };
         *packet = checked.packet;
         (segment.address, segment.length) = (simple.sge.address, simple.sge.size);
@@ -192,8 +191,8 @@ fn fill_simple(batch: &mut Batch, wq: &mut Wq, rules: &Rules, most: usize) -> us
             suppress: checked.suppress,
             outcome: None,
         };
-        count += 1;
-    }
+        true
+    });
     batch.packets.add(count);
     batch.segments.add(count);
     batch.sent.add(count);
@@ -285,8 +284,12 @@ fn complete_front(ctx: &mut Context<'_, impl Platform>, key: usize) {
     if done == 0 {
         return;
     }
-    let packets = in_flight.drain(..done);
-    complete(ctx.platform, ctx.queues, vport, place, packets);
+    let (front, back) = in_flight.as_slices();
+    let now = &front[..done.min(front.len())];
+    complete(ctx.platform, ctx.queues, vport, place, now);
+    let now = &back[..done - now.len()];
+    complete(ctx.platform, ctx.queues, vport, place, now);
+    in_flight.drain(..done);
 }
 
 /// Completes packets that have an outcome, or were sent if they have none.
@@ -295,46 +298,79 @@ fn complete<P: Platform>(
     queues: &mut Queues,
     vport: &mut Vport,
     (index, sq, cq): (usize, u32, u32),
-    packets: impl Iterator<Item = InFlight>,
+    mut packets: &[InFlight],
 ) {
     queues.complete_sends(sq, cq, |wq, cq| {
-        let reused_below = wq.reused_below();
-        let mask = wq.ring.size() - 1;
-        let (mut sent, mut bytes) = (0, 0);
-        let mut end = None;
-        for packet in packets {
+        let Some(last) = packets.last() else {
+            return;
+        };
+        loop {
+            let sent = complete_sent(wq, cq, vport, sq, packets);
+            packets = &packets[sent..];
+            let Some((packet, others)) = packets.split_first() else {
+                break;
+            };
+            packets = others;
             let outcome = packet.outcome.unwrap_or(CqeType::TxOkay);
-            end = Some(packet.end);
             if outcome == CqeType::TxOkay {
-                sent += 1;
-                bytes += u64::from(packet.length);
+                count_sent(vport, 1, packet.length.into());
                 if packet.suppress {
                     continue;
                 }
             } else {
                 count_failure(platform, vport, index, outcome);
             }
-            let wqe_offset = (packet.position & mask) / WQE_UNIT;
             let mut words = [0; 7];
-            words[0] = CqeHeader::of(outcome).into_bits().into();
-            words[1] = u64::from(wqe_offset << 5);
+            [words[0], words[1]] = completion(outcome, packet, wq.ring.size() - 1);
             let completes = Completes {
                 wq: sq,
                 is_sq: true,
                 end: packet.end,
-                reused_below,
+                reused_below: wq.reused_below(),
                 note: 0,
             };
             cq.post(platform, words, 0, completes);
         }
-        if let Some(end) = end {
-            wq.complete_to(end);
-        }
-        let stats = &mut vport.stats;
-        stats.tx_bytes += bytes;
-        stats.tx_ucast_pkts += sent;
-        stats.tx_ucast_bytes += bytes;
+        wq.complete_to(last.end);
     });
+}
+
+/// Completes packets that were sent, as most are, for as long as there is room.
+/// Returns how many there were.
+#[inline(never)]
+fn complete_sent(wq: &Wq, cq: &mut Cq, vport: &mut Vport, sq: u32, packets: &[InFlight]) -> usize {
+    let mask = wq.ring.size() - 1;
+    let mut packets = packets.iter();
+    let mut bytes = 0;
+    let count = cq.post_run((sq, true), || {
+        let packet = packets.next()?;
+        if packet.suppress || packet.outcome.is_some_and(|it| it != CqeType::TxOkay) {
+            return None;
+        }
+        bytes += u64::from(packet.length);
+        Some(Plain {
+            words: completion(CqeType::TxOkay, packet, mask),
+            rest: 0,
+            end: packet.end,
+        })
+    });
+    count_sent(vport, count as u64, bytes);
+    count
+}
+
+/// The beginning of a completion, for a ring with this mask.
+#[inline(always)]
+fn completion(outcome: CqeType, packet: &InFlight, mask: u32) -> [u64; 2] {
+    let wqe_offset = (packet.position & mask) / WQE_UNIT;
+    let header = CqeHeader::of(outcome).into_bits();
+    [header.into(), u64::from(wqe_offset << 5)]
+}
+
+fn count_sent(vport: &mut Vport, packets: u64, bytes: u64) {
+    let stats = &mut vport.stats;
+    stats.tx_bytes += bytes;
+    stats.tx_ucast_pkts += packets;
+    stats.tx_ucast_bytes += bytes;
 }
 
 #[cold]

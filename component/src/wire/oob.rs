@@ -163,12 +163,19 @@ pub struct RxCompletion {
 }
 
 impl RxCompletion {
-    /// The first 56 bytes of a completion of one packet; the last 4 are
-    /// `rx_wqe_offset`.
+    /// The first 16 bytes of a completion of one packet; those behind them are
+    /// zero up to the last 4, which are `rx_wqe_offset`.
+    #[inline]
+    pub fn first_words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 2] {
+        let first = u64::from(header.into_bits()) | u64::from(flags.into_bits()) << 32;
+        [first, length.into()]
+    }
+
+    /// The first 56 bytes of such a completion.
     #[inline]
     pub fn words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 7] {
-        let first = u64::from(header.into_bits()) | u64::from(flags.into_bits()) << 32;
-        [first, length.into(), 0, 0, 0, 0, 0]
+        let [first, second] = Self::first_words(header, flags, length);
+        [first, second, 0, 0, 0, 0, 0]
     }
 }
 

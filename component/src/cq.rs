@@ -385,53 +385,50 @@ impl Cq {
         self.post_slowly(platform, words, last, completes)
     }
 
-    /// Posts completions of a work queue for as long as `next` has some and
-    /// there is a window with room. Returns how many it posted, which is how
-    /// often it took one from `next`. The others are for [`post`](Self::post).
+    /// Posts completions of a work queue for as long as there are some and
+    /// there is a window with room. Returns how many it posted, and took; the
+    /// others are for [`post`](Self::post).
     #[inline(always)]
     pub fn post_run(
         &mut self,
         (wq, is_sq): (u32, bool),
-        mut next: impl FnMut() -> Option<Plain>,
+        mut run: impl Iterator<Item = Plain>,
     ) -> usize {
-        let Self {
-            ring,
-            position,
-            completed,
-            lost,
-            ..
-        } = self;
-        let Some(window) = ring.window() else {
+        let Some(window) = self.ring.window() else {
             return 0;
         };
-        let entries = position.entries;
-        let room = entries.saturating_sub(position.pending());
-        let completed = &mut completed[..];
-        let lap = entries.trailing_zeros();
-        let info = CqeInfo::of(wq, is_sq, 0).into_bits();
-        let (mut head, mut count) = (position.head, 0);
-        // As in `Wq::fetch_run`.
+        let Position { entries, head, .. } = self.position;
+        let room = entries.saturating_sub(self.position.pending()) as usize;
+        let mut count = 0;
+        // What a lap shares stays in registers.
         while count < room {
-            let Some(plain) = next() else {
+            let head = head.wrapping_add(count as u32);
+            let index = (head & (entries - 1)) as usize;
+            let owner = (head >> entries.trailing_zeros()) as u8;
+            let info = u64::from(CqeInfo::of(wq, is_sq, owner).into_bits()) << 32;
+            let completed = self.completed.get_mut(index..).unwrap_or_default();
+            let most = completed.len().min(room - count);
+            let Some(places) = window.places::<7>(index as u32 * CQE_SIZE, most) else {
                 break;
             };
-            let index = head & (entries - 1);
-            let owner = CqeInfo::of(0, false, (head >> lap) as u8).into_bits();
-            let last = u64::from(plain.rest) | u64::from(info | owner) << 32;
-            let [first, second] = plain.words;
-            let words = [first, second, 0, 0, 0, 0, plain.end.into()];
-            if !window.publish(index * CQE_SIZE, &words, last) {
-                lost.hit();
-            }
-            if let Some(completed) = completed.get_mut(index as usize) {
+            let before = count;
+            for (place, completed) in places.zip(completed) {
+                let Some(plain) = run.next() else {
+                    break;
+                };
+                let [first, second] = plain.words;
+                let words = [first, second, 0, 0, 0, 0, plain.end.into()];
+                place.publish(words, u64::from(plain.rest) | info);
                 *completed = plain.end;
+                count += 1;
             }
-            head = head.wrapping_add(1);
-            count += 1;
+            if count - before < most {
+                break;
+            }
         }
-        position.head = head & position.mask();
+        self.position.head = head.wrapping_add(count as u32) & self.position.mask();
         self.dirty |= count > 0;
-        count as usize
+        count
     }
 
     #[inline]

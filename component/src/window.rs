@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code)]
 
+use core::array;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
@@ -53,6 +55,40 @@ impl Window {
         true
     }
 
+    /// Reads so many entries of `WORDS` words each, from `offset` on, which is
+    /// a multiple of 8; each once, when it is taken. None if any lies beyond
+    /// the end.
+    #[inline]
+    pub fn entries<const WORDS: usize>(
+        &self,
+        offset: u32,
+        count: usize,
+    ) -> Option<impl Iterator<Item = [u64; WORDS]>> {
+        let base = self.range(offset, count.checked_mul(8 * WORDS)?)?;
+        Some((0..count).map(move |index| {
+            array::from_fn(|word| {
+                // SAFETY: `range` checked all of the entries.
+                unsafe { base.cast::<u64>().add(index * WORDS + word).read_volatile() }
+            })
+        }))
+    }
+
+    /// The places of so many entries of `WORDS` words and one more, from
+    /// `offset` on, which is a multiple of 8. None if any lies beyond the end.
+    #[inline]
+    pub fn places<const WORDS: usize>(
+        &self,
+        offset: u32,
+        count: usize,
+    ) -> Option<impl Iterator<Item = Place<'_, WORDS>>> {
+        let base = self.range(offset, count.checked_mul(8 * (WORDS + 1))?)?;
+        Some((0..count).map(move |index| Place {
+            // SAFETY: `range` checked all of the entries.
+            base: unsafe { base.cast::<u64>().add(index * (WORDS + 1)) },
+            window: PhantomData,
+        }))
+    }
+
     /// Stores words at `offset`, which is a multiple of 8, and behind them
     /// `last` in one piece, such that whoever sees `last` sees the words.
     /// False if any lies beyond the end; nothing is stored then.
@@ -84,10 +120,33 @@ impl Window {
     }
 }
 
+/// Where an entry of `WORDS` words and one more goes.
+#[derive(Debug)]
+pub struct Place<'a, const WORDS: usize> {
+    base: NonNull<u64>,
+    window: PhantomData<&'a Window>,
+}
+
+impl<const WORDS: usize> Place<'_, WORDS> {
+    /// Stores the words, and behind them `last`, as [`Window::publish`] does.
+    #[inline]
+    pub fn publish(self, words: [u64; WORDS], last: u64) {
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: `places` checked the whole entry, and the window, which
+            // `window` keeps alive, promises that it is valid for writes.
+            unsafe { self.base.add(index).write_volatile(word) };
+        }
+        fence(Ordering::Release);
+        // SAFETY: as above.
+        unsafe { self.base.add(WORDS).write_volatile(last) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloc::vec;
+    use alloc::vec::Vec;
 
     fn window(memory: &mut [u64]) -> Window {
         let base = NonNull::new(memory.as_mut_ptr().cast()).unwrap();
@@ -106,6 +165,18 @@ mod tests {
     }
 
     #[test]
+    fn entries_are_read_and_published_in_order() {
+        let mut memory = vec![0; 7];
+        let window = window(&mut memory);
+        for (value, place) in (1..).zip(window.places::<2>(8, 2).unwrap()) {
+            place.publish([10 * value, 10 * value + 1], value);
+        }
+        let entries: Vec<[u64; 3]> = window.entries(8, 2).unwrap().collect();
+        assert_eq!(entries, [[10, 11, 1], [20, 21, 2]]);
+        assert_eq!(memory, [0, 10, 11, 1, 20, 21, 2]);
+    }
+
+    #[test]
     fn nothing_beyond_the_end() {
         let mut memory = vec![0; 2];
         let window = window(&mut memory);
@@ -115,6 +186,10 @@ mod tests {
         assert!(!window.load(4, &mut words[..1]));
         assert!(!window.publish(0, &[1, 2], 3));
         assert!(!window.publish(8, &[1], 3));
+        assert!(window.places::<1>(0, 2).is_none());
+        assert!(window.places::<1>(4, 0).is_none());
+        assert!(window.entries::<1>(8, 2).is_none());
+        assert!(window.entries::<2>(0, usize::MAX / 8).is_none());
         assert_eq!((words, memory), ([5, 5], vec![0, 0]));
     }
 }

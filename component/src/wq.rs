@@ -58,18 +58,33 @@ pub struct Entry {
     pub end: u32,
 }
 
+/// The first unit of an entry.
+pub type Unit = [u64; (WQE_UNIT / 8) as usize];
+
 /// An entry of the most common shape: one unit, with an inline OOB of 8 bytes
 /// and one SGE.
 #[derive(Clone, Copy, Debug)]
 pub struct Simple {
-    /// Where it begins.
-    pub position: u32,
-    /// Where it ends.
-    pub end: u32,
     /// The inline OOB.
     pub oob: u64,
     /// The SGE.
     pub sge: Sge,
+}
+
+impl Simple {
+    /// The entry that this unit is, if it is of this shape.
+    #[inline]
+    pub fn of(unit: Unit) -> Option<Self> {
+        let [header, oob, address, rest] = unit;
+        let sge = Sge {
+            address,
+            mem_key: rest as u32,
+            size: (rest >> 32) as u32,
+        };
+        WqeHeader::from_bits(header)
+            .is_simple()
+            .then_some(Self { oob, sge })
+    }
 }
 
 /// What was at the front of a work queue.
@@ -213,49 +228,29 @@ impl Wq {
         true
     }
 
-    /// Reads entries, each once, and passes them for as long as they are simple
-    /// ones in a window and `take` takes them; at most `most`. Returns how many
-    /// it took. What comes behind them is for [`fetch`](Self::fetch).
-    #[inline(always)]
-    pub fn fetch_run(&mut self, most: usize, mut take: impl FnMut(Simple) -> bool) -> usize {
-        let Some(window) = self.ring.window() else {
-            return 0;
-        };
+    /// The entries that are posted and were not read, at most `most`, as if
+    /// all were of one unit; each is read once, when it is taken, and only
+    /// [passed](Self::pass_units) ones count as read. None if there is no window.
+    #[inline]
+    pub fn units(&self, most: usize) -> Option<impl Iterator<Item = Unit>> {
         let size = self.ring.size();
         let posted = self.tail.wrapping_sub(self.next);
-        if posted > size {
-            return 0;
-        }
+        let window = self.ring.window().filter(|_| posted <= size)?;
         let most = most.min((posted / WQE_UNIT) as usize);
-        // Nothing but this loop's own variables changes between two entries, so
-        // that they stay in registers.
-        let (mut position, mut count) = (self.next, 0);
-        while count < most {
-            let mut words = [0; (WQE_UNIT / 8) as usize];
-            let readable = window.load(position & (size - 1), &mut words);
-            let [header, oob, address, rest] = words;
-            if !readable || !WqeHeader::from_bits(header).is_simple() {
-                break;
-            }
-            let end = position.wrapping_add(WQE_UNIT);
-            let simple = Simple {
-                position,
-                end,
-                oob,
-                sge: Sge {
-                    address,
-                    mem_key: rest as u32,
-                    size: (rest >> 32) as u32,
-                },
-            };
-            if !take(simple) {
-                break;
-            }
-            position = end;
-            count += 1;
-        }
-        self.next = position;
-        count
+        // A window of a work queue has its pages twice in a row.
+        window.entries(self.next & (size - 1), most)
+    }
+
+    /// Passes so many of the entries that [`units`](Self::units) read.
+    #[inline]
+    pub fn pass_units(&mut self, count: usize) {
+        self.next = self.next.wrapping_add(count as u32 * WQE_UNIT);
+    }
+
+    /// Where the next entry begins, whether there is one or not.
+    #[inline]
+    pub fn next(&self) -> u32 {
+        self.next
     }
 
     /// Reads the next entry, once, into `entry`, and passes it.

@@ -28,8 +28,12 @@ pub struct Batch {
     pub buffers: List<RxBuffer>,
     /// Of either, in order.
     pub segments: List<Segment>,
-    /// All transmits of the batch, in order.
+    /// The transmits of the batch, in order, but for the plain ones at its end.
     pub sent: List<InFlight>,
+    /// How many packets at the end of `packets` are plain: of an entry of one
+    /// unit, with one segment, and with a completion in any case. There is
+    /// nothing to remember of them that the lists don't say.
+    plain: usize,
 }
 
 impl Batch {
@@ -46,6 +50,47 @@ impl Batch {
         self.sent.begin(InFlight::default(), PACKETS);
         self.buffers.begin(buffer, BUFFERS);
         self.segments.begin(segment, SEGMENTS);
+        self.plain = 0;
+    }
+
+    /// So many plain packets, with a segment each, were written to the lists'
+    /// spare room.
+    #[inline]
+    pub fn add_plain(&mut self, count: usize) {
+        self.packets.add(count);
+        self.segments.add(count);
+        self.plain += count;
+    }
+
+    /// How many entries were taken from the send queue.
+    #[inline]
+    pub fn taken(&self) -> usize {
+        self.sent.len() + self.plain
+    }
+
+    /// The packets and their segments, if all entries taken are plain packets.
+    #[inline]
+    pub fn all_plain(&self) -> Option<(&[TxPacket], &[Segment])> {
+        let plain = self.sent.len() == 0;
+        plain.then(|| (self.packets.as_slice(), self.segments.as_slice()))
+    }
+
+    /// Has all of the transmits in `sent`, so that others can follow.
+    pub fn remember_plain(&mut self) {
+        let (packets, segments) = (self.packets.as_slice(), self.segments.as_slice());
+        let packets = &packets[packets.len() - self.plain..];
+        let segments = &segments[segments.len() - self.plain..];
+        for (packet, segment) in packets.iter().zip(segments) {
+            // There is room for as many as are taken at most.
+            let _ = self.sent.push(InFlight {
+                position: packet.id.wrapping_sub(WQE_UNIT),
+                end: packet.id,
+                length: segment.length,
+                suppress: false,
+                outcome: None,
+            });
+        }
+        self.plain = 0;
     }
 
     /// Whether the segments of any one entry still fit.

@@ -14,7 +14,7 @@ use crate::wire::gdma::Status;
 use crate::wire::oob::RxFlags as CompletionFlags;
 use crate::wire::oob::{CqeHeader, CqeType, RxCompletion};
 use crate::wire::queue::{QueueType, Sge, WQE_UNIT};
-use crate::wq::{Fetched, Wq};
+use crate::wq::{Fetched, Simple, Wq};
 
 /// The most buffers that the host holds at a time.
 const MAX_POSTED: usize = 2048;
@@ -134,21 +134,25 @@ fn gather_simple(
     posted: &mut VecDeque<Posted>,
     end: usize,
 ) -> usize {
-    let most = end - posted.len();
-    let segments = batch.segments.spare();
-    let mut slots = batch.buffers.spare().iter_mut().zip(segments);
-    let count = wq.fetch_run(most, |simple| {
-        let sge = simple.sge;
-        if sge.size == 0 || sge.mem_key != MANA_MEM_KEY {
-            return false;
-        }
-        let Some((buffer, segment)) = slots.next() else {
-            return false;
+    let Some(units) = wq.units(end - posted.len()) else {
+        return 0;
+    };
+    let segments = batch.segments.spare().iter_mut();
+    let slots = batch.buffers.spare().iter_mut().zip(segments);
+    let (mut count, mut position) = (0, wq.next());
+    for (unit, (buffer, segment)) in units.zip(slots) {
+        let Some(Simple { sge, .. }) = Simple::of(unit) else {
+            break;
         };
-        (buffer.id, buffer.segments) = (simple.end, 1);
+        if sge.size == 0 || sge.mem_key != MANA_MEM_KEY {
+            break;
+        }
+        position = position.wrapping_add(WQE_UNIT);
+        (buffer.id, buffer.segments) = (position, 1);
         (segment.address, segment.length) = (sge.address, sge.size);
-        true
-    });
+        count += 1;
+    }
+    wq.pass_units(count);
     let taken = &batch.buffers.spare()[..count];
     posted.extend(taken.iter().map(|buffer| Posted {
         position: buffer.id.wrapping_sub(WQE_UNIT),
@@ -261,11 +265,10 @@ impl Completer<'_> {
             RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT | RxFlags::BROADCAST | RxFlags::MULTICAST;
         let mask = self.wq.ring.size() - 1;
         let (buffers, _) = posted.as_slices();
-        let mut pairs = buffers.iter().zip(packets);
         let (mut bytes, mut end) = (0, None);
-        let count = self.cq.post_run((self.id, false), || {
-            let (buffer, packet) = pairs.next()?;
-            if buffer.bad || buffer.end != packet.id || packet.flags.intersects(special) {
+        let pairs = buffers.iter().zip(packets);
+        let run = pairs.map_while(|(buffer, packet)| {
+            if buffer.end != packet.id || packet.flags.intersects(special) {
                 return None;
             }
             bytes += u64::from(packet.length);
@@ -278,6 +281,7 @@ impl Completer<'_> {
                 end: buffer.end,
             })
         });
+        let count = self.cq.post_run((self.id, false), run);
         posted.drain(..count);
         if let Some(end) = end {
             self.wq.complete_to(end);

@@ -5,13 +5,13 @@ use super::batch::{Batch, PACKETS};
 use super::objects::Work;
 use super::{Nic, Vport};
 use crate::caution::Caution;
-use crate::cq::{Completes, Cq, Plain};
+use crate::cq::{Completes, Plain};
 use crate::hwc::Context;
-use crate::platform::{Level, Platform, TransmitResult, TxCompletion, TxStatus};
+use crate::platform::{Level, Platform, Segment, TransmitResult, TxCompletion, TxPacket, TxStatus};
 use crate::queues::Queues;
 use crate::wire::oob::{CqeHeader, CqeType};
 use crate::wire::queue::{QueueType, WQE_UNIT};
-use crate::wq::{Fetched, Wq};
+use crate::wq::{Fetched, Simple, Wq};
 use rules::Rules;
 
 mod rules;
@@ -80,7 +80,7 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
         handed_over,
         most,
     );
-    let taken = batch.sent.len();
+    let taken = batch.taken();
     if taken == 0 {
         return Some(0);
     }
@@ -92,11 +92,18 @@ fn process_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) 
         count_destinations(vport, &result);
     }
     let place = (object.vport, object.wq, object.cq);
-    let sent = batch.sent.as_mut_slice();
-    if result.statuses.is_empty() && in_flight.is_empty() {
-        complete(ctx.platform, ctx.queues, vport, place, sent);
-        return Some(taken);
+    let mut completed = 0;
+    if result.statuses.is_empty()
+        && in_flight.is_empty()
+        && let Some(plain) = batch.all_plain()
+    {
+        completed = complete_plain(ctx.queues, vport, place, plain);
+        if completed == taken {
+            return Some(taken);
+        }
     }
+    batch.remember_plain();
+    let sent = &mut batch.sent.as_mut_slice()[completed..];
     apply(sent, &result);
     // Completions come in order: behind those that wait, these wait too.
     let done = match in_flight.is_empty() {
@@ -121,10 +128,11 @@ fn fill(
 ) {
     // Faults are met in one place.
     let simple = !caution.is_on() && handed_over.is_none() && cfg!(not(feature = "faults"));
-    while batch.sent.len() < most {
-        if simple && fill_simple(batch, wq, rules, most) > 0 {
+    while batch.taken() < most && wq.has_work() {
+        if simple && fill_plain(batch, wq, rules, most) > 0 {
             continue;
         }
+        batch.remember_plain();
         let skip = caution.is_on() && caution.attempt_next(platform, QueueType::Sq, id, wq);
         let entry = &mut batch.entry;
         let fetched = wq.fetch(platform, entry);
@@ -168,34 +176,30 @@ fn fill(
     }
 }
 
-/// Takes simple entries for as long as they are good, until there are `most`.
+/// Takes plain packets for as long as they are good, until there are `most`.
 /// Returns how many there were.
 #[inline(never)]
-fn fill_simple(batch: &mut Batch, wq: &mut Wq, rules: &Rules, most: usize) -> usize {
-    let most = most - batch.sent.len();
-    let packets = batch.packets.spare().iter_mut();
-    let mut slots = packets.zip(batch.segments.spare()).zip(batch.sent.spare());
-    let count = wq.fetch_run(most, |simple| {
-        let Some(checked) = rules.check_simple(&simple) else {
-            return false;
+fn fill_plain(batch: &mut Batch, wq: &mut Wq, rules: &Rules, most: usize) -> usize {
+    let Some(units) = wq.units(most - batch.taken()) else {
+        return 0;
+    };
+    let segments = batch.segments.spare().iter_mut();
+    let slots = batch.packets.spare().iter_mut().zip(segments);
+    let (mut count, mut position) = (0, wq.next());
+    for (unit, (packet, segment)) in units.zip(slots) {
+        position = position.wrapping_add(WQE_UNIT);
+        let Some(simple) = Simple::of(unit) else {
+            break;
         };
-        let Some(((packet, segment), sent)) = slots.next() else {
-            return false;
+        let Some(checked) = rules.check_plain(&simple, position) else {
+            break;
         };
-        *packet = checked.packet;
+        *packet = checked;
         (segment.address, segment.length) = (simple.sge.address, simple.sge.size);
-        *sent = InFlight {
-            position: simple.position,
-            end: simple.end,
-            length: checked.length,
-            suppress: checked.suppress,
-            outcome: None,
-        };
-        true
-    });
-    batch.packets.add(count);
-    batch.segments.add(count);
-    batch.sent.add(count);
+        count += 1;
+    }
+    wq.pass_units(count);
+    batch.add_plain(count);
     count
 }
 
@@ -298,19 +302,13 @@ fn complete<P: Platform>(
     queues: &mut Queues,
     vport: &mut Vport,
     (index, sq, cq): (usize, u32, u32),
-    mut packets: &[InFlight],
+    packets: &[InFlight],
 ) {
     queues.complete_sends(sq, cq, |wq, cq| {
         let Some(last) = packets.last() else {
             return;
         };
-        loop {
-            let sent = complete_sent(wq, cq, vport, sq, packets);
-            packets = &packets[sent..];
-            let Some((packet, others)) = packets.split_first() else {
-                break;
-            };
-            packets = others;
+        for packet in packets {
             let outcome = packet.outcome.unwrap_or(CqeType::TxOkay);
             if outcome == CqeType::TxOkay {
                 count_sent(vport, 1, packet.length.into());
@@ -321,7 +319,7 @@ fn complete<P: Platform>(
                 count_failure(platform, vport, index, outcome);
             }
             let mut words = [0; 7];
-            [words[0], words[1]] = completion(outcome, packet, wq.ring.size() - 1);
+            [words[0], words[1]] = completion(outcome, packet.position, wq.ring.size() - 1);
             let completes = Completes {
                 wq: sq,
                 is_sq: true,
@@ -335,33 +333,42 @@ fn complete<P: Platform>(
     });
 }
 
-/// Completes packets that were sent, as most are, for as long as there is room.
+/// Completes plain packets that were sent, for as long as there is room.
 /// Returns how many there were.
 #[inline(never)]
-fn complete_sent(wq: &Wq, cq: &mut Cq, vport: &mut Vport, sq: u32, packets: &[InFlight]) -> usize {
-    let mask = wq.ring.size() - 1;
-    let mut packets = packets.iter();
-    let mut bytes = 0;
-    let count = cq.post_run((sq, true), || {
-        let packet = packets.next()?;
-        if packet.suppress || packet.outcome.is_some_and(|it| it != CqeType::TxOkay) {
-            return None;
+fn complete_plain(
+    queues: &mut Queues,
+    vport: &mut Vport,
+    (_, sq, cq): (usize, u32, u32),
+    (packets, segments): (&[TxPacket], &[Segment]),
+) -> usize {
+    let completed = queues.complete_sends(sq, cq, |wq, cq| {
+        let mask = wq.ring.size() - 1;
+        let mut bytes = 0;
+        let run = packets.iter().zip(segments).map(|(packet, segment)| {
+            bytes += u64::from(segment.length);
+            let position = packet.id.wrapping_sub(WQE_UNIT);
+            Plain {
+                words: completion(CqeType::TxOkay, position, mask),
+                rest: 0,
+                end: packet.id,
+            }
+        });
+        let count = cq.post_run((sq, true), run);
+        count_sent(vport, count as u64, bytes);
+        if let Some(last) = packets[..count].last() {
+            wq.complete_to(last.id);
         }
-        bytes += u64::from(packet.length);
-        Some(Plain {
-            words: completion(CqeType::TxOkay, packet, mask),
-            rest: 0,
-            end: packet.end,
-        })
+        count
     });
-    count_sent(vport, count as u64, bytes);
-    count
+    completed.unwrap_or(0)
 }
 
-/// The beginning of a completion, for a ring with this mask.
+/// The beginning of a completion of the entry at `position`, for a ring with
+/// this mask.
 #[inline(always)]
-fn completion(outcome: CqeType, packet: &InFlight, mask: u32) -> [u64; 2] {
-    let wqe_offset = (packet.position & mask) / WQE_UNIT;
+fn completion(outcome: CqeType, position: u32, mask: u32) -> [u64; 2] {
+    let wqe_offset = (position & mask) / WQE_UNIT;
     let header = CqeHeader::of(outcome).into_bits();
     [header.into(), u64::from(wqe_offset << 5)]
 }

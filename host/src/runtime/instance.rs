@@ -5,7 +5,6 @@ use std::sync::Arc;
 use wasmtime::Store;
 
 use super::code::Code;
-use super::deadline::Ticker;
 use super::exports::Exports;
 use super::linear_memory::captured;
 use super::state::{HostState, Phase};
@@ -93,13 +92,12 @@ impl Instance {
             Ok(runtime) => runtime,
             Err(error) => return Err((error.into(), Box::new(state))),
         };
-        let deadline = Ticker::ticks(state.limits.deadline);
+        let deadline = runtime.ticker.ticks(state.limits.deadline);
         let mut store = Store::new(&runtime.engine, state);
         store.limiter(|state| &mut state.store_limits);
         store.set_epoch_deadline(deadline);
-        let running = runtime.ticker.enter();
+        runtime.ticker.enter();
         let (exports, memories) = captured(|| code.instantiate(&mut store));
-        drop(running);
         match exports {
             Ok(exports) => {
                 let only = <[_; 1]>::try_from(memories).ok();
@@ -160,7 +158,7 @@ impl Instance {
         }
         self.store.set_epoch_deadline(self.deadline);
         self.store.data_mut().attempt = None;
-        let _running = self.runtime.ticker.enter();
+        self.runtime.ticker.enter();
         call(&mut *self.exports, &mut self.store).map_err(|error| {
             let failure = Failure::new(&error);
             self.failure = Some(failure.clone());

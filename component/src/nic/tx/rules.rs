@@ -27,8 +27,8 @@ pub struct Rules {
     longest: u64,
     /// The same, or 0 if none may be sent.
     longest_simple: u32,
-    /// The bits of a short OOB that say where it comes from and goes to, as
-    /// they are when all is well.
+    /// The bits of a short OOB that say where it comes from and goes to, and
+    /// that it has a completion, as they are in a plain packet.
     route: u64,
 }
 
@@ -38,6 +38,7 @@ const ROUTE: u64 = TxShortOob::new()
     .with_vcq_num(0xff_ffff)
     .with_vsq_frame(0x3fff)
     .with_short_vp_offset(0xff)
+    .with_suppress_txcqe_gen(true)
     .into_bits();
 /// The bits of a short OOB that ask for something.
 const WANTED: u64 = TxShortOob::new()
@@ -123,10 +124,11 @@ impl Rules {
         })
     }
 
-    /// Checks a simple entry. None if anything is wrong with it.
+    /// Checks a simple entry that ends at `end`. None if anything is wrong with
+    /// it, or it is to have no completion.
     #[inline(always)]
-    pub fn check_simple(&self, entry: &Simple) -> Option<Checked> {
-        let Simple { oob, sge, end, .. } = *entry;
+    pub fn check_plain(&self, entry: &Simple, end: u32) -> Option<TxPacket> {
+        let Simple { oob, sge } = *entry;
         let length = sge.size;
         let good = oob & ROUTE == self.route
             && sge.mem_key == MANA_MEM_KEY
@@ -141,11 +143,7 @@ impl Rules {
             packet.offloads = offloads(oob, None, WqeHeader::new());
             check_offloads(&packet, &[]).ok()?;
         }
-        Some(Checked {
-            packet,
-            length,
-            suppress: TxShortOob::from_bits(oob).suppress_txcqe_gen(),
-        })
+        Some(packet)
     }
 
     /// Checks where an entry comes from and goes to. Returns its long OOB, if

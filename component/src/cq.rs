@@ -2,10 +2,12 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::num::NonZero;
 
 use crate::platform::{FaultCounter, Level, Platform};
 use crate::ring::Ring;
 use crate::saved::{self, Pages, RestoreError, ensure};
+use crate::window::Place;
 use crate::wire::queue::{CQE_SIZE, CqeInfo, OWNER_BITS, WQE_UNIT};
 
 /// Word of an entry whose lower half no kind of completion uses, and whose upper
@@ -198,6 +200,25 @@ pub struct Cq {
     pub bad_doorbells: FaultCounter,
 }
 
+/// Publishes completions, and notes what they complete. By itself, so that all
+/// of it fits registers.
+#[inline(never)]
+fn publish<'a, T>(
+    places: impl Iterator<Item = Place<'a, 7>>,
+    completed: &mut [u32],
+    items: &[T],
+    info: u64,
+    plain: impl Fn(&T) -> Plain,
+) {
+    for ((place, completed), item) in places.zip(completed).zip(items) {
+        let Plain { words, rest, end } = plain(item);
+        let [first, second] = words;
+        let words = [first, second, 0, 0, 0, 0, end.into()];
+        place.publish(words, u64::from(rest) | info);
+        *completed = end;
+    }
+}
+
 /// The work queue entry that a completion is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Completes {
@@ -385,50 +406,43 @@ impl Cq {
         self.post_slowly(platform, words, last, completes)
     }
 
-    /// Posts completions of a work queue for as long as there are some and
-    /// there is a window with room. Returns how many it posted, and took; the
-    /// others are for [`post`](Self::post).
+    /// Posts completions of a work queue, one for each of `items`, for as long
+    /// as there is a window with room. Returns how many it posted; the others
+    /// are for [`post`](Self::post).
     #[inline(always)]
-    pub fn post_run(
+    pub fn post_run<T>(
+        &mut self,
+        wq: (u32, bool),
+        items: &[T],
+        plain: impl Fn(&T) -> Plain + Copy,
+    ) -> usize {
+        let mut count = 0;
+        while let Some(posted) = self.post_stretch(wq, &items[count..], plain) {
+            count += posted.get();
+        }
+        count
+    }
+
+    /// The part of [`post_run`](Self::post_run) up to the end of the ring; None
+    /// if that is nothing.
+    #[inline(always)]
+    fn post_stretch<T>(
         &mut self,
         (wq, is_sq): (u32, bool),
-        mut run: impl Iterator<Item = Plain>,
-    ) -> usize {
-        let Some(window) = self.ring.window() else {
-            return 0;
-        };
-        let Position { entries, head, .. } = self.position;
-        let room = entries.saturating_sub(self.position.pending()) as usize;
-        let mut count = 0;
-        // What a lap shares stays in registers.
-        while count < room {
-            let head = head.wrapping_add(count as u32);
-            let index = (head & (entries - 1)) as usize;
-            let owner = (head >> entries.trailing_zeros()) as u8;
-            let info = u64::from(CqeInfo::of(wq, is_sq, owner).into_bits()) << 32;
-            let completed = self.completed.get_mut(index..).unwrap_or_default();
-            let most = completed.len().min(room - count);
-            let Some(places) = window.places::<7>(index as u32 * CQE_SIZE, most) else {
-                break;
-            };
-            let before = count;
-            for (place, completed) in places.zip(completed) {
-                let Some(plain) = run.next() else {
-                    break;
-                };
-                let [first, second] = plain.words;
-                let words = [first, second, 0, 0, 0, 0, plain.end.into()];
-                place.publish(words, u64::from(plain.rest) | info);
-                *completed = plain.end;
-                count += 1;
-            }
-            if count - before < most {
-                break;
-            }
-        }
-        self.position.head = head.wrapping_add(count as u32) & self.position.mask();
+        items: &[T],
+        plain: impl Fn(&T) -> Plain,
+    ) -> Option<NonZero<usize>> {
+        let position = self.position;
+        let room = position.entries.saturating_sub(position.pending()) as usize;
+        let completed = self.completed.get_mut(position.index() as usize..)?;
+        let count = items.len().min(room).min(completed.len());
+        let at = position.index() * CQE_SIZE;
+        let places = self.ring.window()?.places(at, count)?;
+        let info = CqeInfo::of(wq, is_sq, position.owner()).into_bits();
+        publish(places, completed, items, u64::from(info) << 32, plain);
+        self.position.head = position.head.wrapping_add(count as u32) & position.mask();
         self.dirty |= count > 0;
-        count
+        NonZero::new(count)
     }
 
     #[inline]

@@ -61,10 +61,11 @@ pub struct Entry {
 /// The first unit of an entry.
 pub type Unit = [u64; (WQE_UNIT / 8) as usize];
 
-/// An entry of the most common shape: one unit, with an inline OOB of 8 bytes
-/// and one SGE.
+/// An entry of one unit, if it is of the most common shape: with an inline OOB
+/// of 8 bytes and one SGE.
 #[derive(Clone, Copy, Debug)]
 pub struct Simple {
+    header: WqeHeader,
     /// The inline OOB.
     pub oob: u64,
     /// The SGE.
@@ -72,18 +73,25 @@ pub struct Simple {
 }
 
 impl Simple {
-    /// The entry that this unit is, if it is of this shape.
+    /// The entry that begins with this unit.
     #[inline]
-    pub fn of(unit: Unit) -> Option<Self> {
+    pub fn of(unit: Unit) -> Self {
         let [header, oob, address, rest] = unit;
-        let sge = Sge {
-            address,
-            mem_key: rest as u32,
-            size: (rest >> 32) as u32,
-        };
-        WqeHeader::from_bits(header)
-            .is_simple()
-            .then_some(Self { oob, sge })
+        Self {
+            header: WqeHeader::from_bits(header),
+            oob,
+            sge: Sge {
+                address,
+                mem_key: rest as u32,
+                size: (rest >> 32) as u32,
+            },
+        }
+    }
+
+    /// Whether it is of that shape; the other fields mean nothing if not.
+    #[inline]
+    pub fn is_simple(&self) -> bool {
+        self.header.is_simple()
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Batch {
     /// unit, with one segment, and with a completion in any case. There is
     /// nothing to remember of them that the lists don't say.
     plain: usize,
+    /// The bytes of those.
+    plain_bytes: u64,
 }
 
 impl Batch {
@@ -50,16 +52,17 @@ impl Batch {
         self.sent.begin(InFlight::default(), PACKETS);
         self.buffers.begin(buffer, BUFFERS);
         self.segments.begin(segment, SEGMENTS);
-        self.plain = 0;
+        (self.plain, self.plain_bytes) = (0, 0);
     }
 
-    /// So many plain packets, with a segment each, were written to the lists'
-    /// spare room.
+    /// So many plain packets of together so many bytes, with a segment each, were
+    /// written to the lists' spare room.
     #[inline]
-    pub fn add_plain(&mut self, count: usize) {
+    pub fn add_plain(&mut self, count: usize, bytes: u64) {
         self.packets.add(count);
         self.segments.add(count);
         self.plain += count;
+        self.plain_bytes += bytes;
     }
 
     /// How many entries were taken from the send queue.
@@ -68,11 +71,12 @@ impl Batch {
         self.sent.len() + self.plain
     }
 
-    /// The packets and their segments, if all entries taken are plain packets.
+    /// The packets, their segments and bytes, if all entries taken are plain
+    /// packets.
     #[inline]
-    pub fn all_plain(&self) -> Option<(&[TxPacket], &[Segment])> {
-        let plain = self.sent.len() == 0;
-        plain.then(|| (self.packets.as_slice(), self.segments.as_slice()))
+    pub fn all_plain(&self) -> Option<(&[TxPacket], &[Segment], u64)> {
+        let lists = (self.packets.as_slice(), self.segments.as_slice());
+        (self.sent.len() == 0).then_some((lists.0, lists.1, self.plain_bytes))
     }
 
     /// Has all of the transmits in `sent`, so that others can follow.
@@ -90,7 +94,7 @@ impl Batch {
                 outcome: None,
             });
         }
-        self.plain = 0;
+        (self.plain, self.plain_bytes) = (0, 0);
     }
 
     /// Whether the segments of any one entry still fit.

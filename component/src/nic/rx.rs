@@ -14,7 +14,7 @@ use crate::wire::gdma::Status;
 use crate::wire::oob::RxFlags as CompletionFlags;
 use crate::wire::oob::{CqeHeader, CqeType, RxCompletion};
 use crate::wire::queue::{QueueType, Sge, WQE_UNIT};
-use crate::wq::{Fetched, Simple, Wq};
+use crate::wq::{Fetched, Simple, Unit, Wq};
 
 /// The most buffers that the host holds at a time.
 const MAX_POSTED: usize = 2048;
@@ -137,21 +137,8 @@ fn gather_simple(
     let Some(units) = wq.units(end - posted.len()) else {
         return 0;
     };
-    let segments = batch.segments.spare().iter_mut();
-    let slots = batch.buffers.spare().iter_mut().zip(segments);
-    let (mut count, mut position) = (0, wq.next());
-    for (unit, (buffer, segment)) in units.zip(slots) {
-        let Some(Simple { sge, .. }) = Simple::of(unit) else {
-            break;
-        };
-        if sge.size == 0 || sge.mem_key != MANA_MEM_KEY {
-            break;
-        }
-        position = position.wrapping_add(WQE_UNIT);
-        (buffer.id, buffer.segments) = (position, 1);
-        (segment.address, segment.length) = (sge.address, sge.size);
-        count += 1;
-    }
+    let (buffers, segments) = (batch.buffers.spare(), batch.segments.spare());
+    let count = take_simple(units, buffers, segments, wq.next());
     wq.pass_units(count);
     let taken = &batch.buffers.spare()[..count];
     posted.extend(taken.iter().map(|buffer| Posted {
@@ -161,6 +148,31 @@ fn gather_simple(
     }));
     batch.buffers.add(count);
     batch.segments.add(count);
+    count
+}
+
+/// Takes simple entries from `position` on for as long as they are good. Returns
+/// how many there were. By itself, so that all of it fits registers.
+#[inline(never)]
+fn take_simple(
+    units: impl Iterator<Item = Unit>,
+    buffers: &mut [RxBuffer],
+    segments: &mut [Segment],
+    mut position: u32,
+) -> usize {
+    let mut count = 0;
+    for (unit, (buffer, segment)) in units.zip(buffers.iter_mut().zip(segments)) {
+        let simple = Simple::of(unit);
+        let sge = simple.sge;
+        // One branch, not three.
+        if !(simple.is_simple() & (sge.size != 0) & (sge.mem_key == MANA_MEM_KEY)) {
+            break;
+        }
+        position = position.wrapping_add(WQE_UNIT);
+        (buffer.id, buffer.segments) = (position, 1);
+        (segment.address, segment.length) = (sge.address, sge.size);
+        count += 1;
+    }
     count
 }
 
@@ -251,9 +263,9 @@ struct Completer<'a> {
 }
 
 impl Completer<'_> {
-    /// Completes buffers that packets to this one address were received into
-    /// without a fault, as most are, for as long as there is room. Returns how
-    /// many there were.
+    /// Completes buffers of one unit that packets to this one address were
+    /// received into without a fault, as most are, for as long as there is room.
+    /// Returns how many there were.
     #[inline(never)]
     fn complete_plain(
         &mut self,
@@ -261,30 +273,26 @@ impl Completer<'_> {
         vport: &mut Vport,
         packets: &[RxPacket],
     ) -> usize {
-        let special =
-            RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT | RxFlags::BROADCAST | RxFlags::MULTICAST;
+        let (plain, mut bytes) = plain(posted.as_slices().0, packets);
+        let packets = &packets[..plain];
         let mask = self.wq.ring.size() - 1;
-        let (buffers, _) = posted.as_slices();
-        let (mut bytes, mut end) = (0, None);
-        let pairs = buffers.iter().zip(packets);
-        let run = pairs.map_while(|(buffer, packet)| {
-            if buffer.end != packet.id || packet.flags.intersects(special) {
-                return None;
-            }
-            bytes += u64::from(packet.length);
-            end = Some(buffer.end);
+        let first = packets.first().map(|packet| {
             let header = CqeHeader::of(CqeType::RxOkay);
-            let length = packet.length as u16;
-            Some(Plain {
-                words: RxCompletion::first_words(header, completion_flags(packet), length),
-                rest: buffer.position & mask,
-                end: buffer.end,
-            })
+            RxCompletion::first_words(header, completion_flags(packet), 0)
         });
-        let count = self.cq.post_run((self.id, false), run);
+        let [first, second] = first.unwrap_or_default();
+        let count = self.cq.post_run((self.id, false), packets, |packet| Plain {
+            words: [first, second | u64::from(packet.length as u16)],
+            rest: packet.id.wrapping_sub(WQE_UNIT) & mask,
+            end: packet.id,
+        });
         posted.drain(..count);
-        if let Some(end) = end {
-            self.wq.complete_to(end);
+        let (done, others) = packets.split_at(count);
+        if let Some(last) = done.last() {
+            self.wq.complete_to(last.id);
+        }
+        for packet in others {
+            bytes -= u64::from(packet.length);
         }
         let stats = &mut vport.stats;
         stats.rx_bytes += bytes;
@@ -341,12 +349,35 @@ impl Completer<'_> {
     }
 }
 
-#[inline(always)]
+/// How many packets from the front on were received without a fault, to this one
+/// address, and into buffers of one unit, with the same to say of each; and their
+/// bytes.
+#[inline(never)]
+fn plain(buffers: &[Posted], packets: &[RxPacket]) -> (usize, u64) {
+    let special =
+        RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT | RxFlags::BROADCAST | RxFlags::MULTICAST;
+    let Some(first) = packets.first().filter(|it| !it.flags.intersects(special)) else {
+        return (0, 0);
+    };
+    let (mut count, mut bytes) = (0, 0);
+    for (buffer, packet) in buffers.iter().zip(packets) {
+        // One branch for all that must be equal.
+        let tag = packet.vlan_tci ^ first.vlan_tci;
+        let flags = packet.flags.bits() ^ first.flags.bits();
+        let unexpected = buffer.end ^ packet.id;
+        let long = buffer.end.wrapping_sub(buffer.position) ^ WQE_UNIT;
+        if unexpected | long | u32::from(tag | flags) != 0 {
+            break;
+        }
+        bytes += u64::from(packet.length);
+        count += 1;
+    }
+    (count, bytes)
+}
+
+#[inline(never)]
 fn completion_flags(packet: &RxPacket) -> CompletionFlags {
     let flags = packet.flags;
-    if flags.is_empty() {
-        return CompletionFlags::new();
-    }
     let tagged = flags.contains(RxFlags::VLAN);
     let good = flags.contains(RxFlags::L4_CHECKSUM_GOOD);
     let bad = flags.contains(RxFlags::L4_CHECKSUM_BAD);

@@ -11,7 +11,7 @@ use crate::platform::{Level, Platform, Segment, TransmitResult, TxCompletion, Tx
 use crate::queues::Queues;
 use crate::wire::oob::{CqeHeader, CqeType};
 use crate::wire::queue::{QueueType, WQE_UNIT};
-use crate::wq::{Fetched, Simple, Wq};
+use crate::wq::{Fetched, Simple, Unit, Wq};
 use rules::Rules;
 
 mod rules;
@@ -183,24 +183,36 @@ fn fill_plain(batch: &mut Batch, wq: &mut Wq, rules: &Rules, most: usize) -> usi
     let Some(units) = wq.units(most - batch.taken()) else {
         return 0;
     };
-    let segments = batch.segments.spare().iter_mut();
-    let slots = batch.packets.spare().iter_mut().zip(segments);
-    let (mut count, mut position) = (0, wq.next());
-    for (unit, (packet, segment)) in units.zip(slots) {
+    let (packets, segments) = (batch.packets.spare(), batch.segments.spare());
+    let (count, bytes) = take_plain(units, packets, segments, wq.next(), rules);
+    wq.pass_units(count);
+    batch.add_plain(count, bytes);
+    count
+}
+
+/// Takes plain packets from `position` on for as long as they are good. Returns
+/// how many there were, and their bytes. By itself, so that all of it fits registers.
+#[inline(never)]
+fn take_plain(
+    units: impl Iterator<Item = Unit>,
+    packets: &mut [TxPacket],
+    segments: &mut [Segment],
+    mut position: u32,
+    rules: &Rules,
+) -> (usize, u64) {
+    let (mut count, mut bytes) = (0, 0);
+    for (unit, (packet, segment)) in units.zip(packets.iter_mut().zip(segments)) {
         position = position.wrapping_add(WQE_UNIT);
-        let Some(simple) = Simple::of(unit) else {
-            break;
-        };
+        let simple = Simple::of(unit);
         let Some(checked) = rules.check_plain(&simple, position) else {
             break;
         };
         *packet = checked;
         (segment.address, segment.length) = (simple.sge.address, simple.sge.size);
+        bytes += u64::from(simple.sge.size);
         count += 1;
     }
-    wq.pass_units(count);
-    batch.add_plain(count);
-    count
+    (count, bytes)
 }
 
 /// Whether a packet went out already before a failure; forgets about that
@@ -340,13 +352,11 @@ fn complete_plain(
     queues: &mut Queues,
     vport: &mut Vport,
     (_, sq, cq): (usize, u32, u32),
-    (packets, segments): (&[TxPacket], &[Segment]),
+    (packets, segments, mut bytes): (&[TxPacket], &[Segment], u64),
 ) -> usize {
     let completed = queues.complete_sends(sq, cq, |wq, cq| {
         let mask = wq.ring.size() - 1;
-        let mut bytes = 0;
-        let run = packets.iter().zip(segments).map(|(packet, segment)| {
-            bytes += u64::from(segment.length);
+        let count = cq.post_run((sq, true), packets, |packet| {
             let position = packet.id.wrapping_sub(WQE_UNIT);
             Plain {
                 words: completion(CqeType::TxOkay, position, mask),
@@ -354,7 +364,9 @@ fn complete_plain(
                 end: packet.id,
             }
         });
-        let count = cq.post_run((sq, true), run);
+        for segment in &segments[count..] {
+            bytes -= u64::from(segment.length);
+        }
         count_sent(vport, count as u64, bytes);
         if let Some(last) = packets[..count].last() {
             wq.complete_to(last.id);

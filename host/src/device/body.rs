@@ -200,6 +200,8 @@ impl Body {
         self.note_failure();
     }
 
+    /// Writes a BAR. [`settle`](Self::settle) sees to the work that this makes, and
+    /// to a failure.
     pub fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
         let state = self.state();
         let function = &mut state.function;
@@ -235,7 +237,6 @@ impl Body {
             rest = later;
         }
         self.work_left |= more;
-        self.note_failure();
     }
 
     pub fn link_changed(&mut self, port: u32, up: bool) {

@@ -124,15 +124,17 @@ impl Rules {
         })
     }
 
-    /// Checks a simple entry that ends at `end`. None if anything is wrong with
-    /// it, or it is to have no completion.
+    /// Checks an entry that ends at `end`. None if it is not simple, anything is
+    /// wrong with it, or it is to have no completion.
     #[inline(always)]
     pub fn check_plain(&self, entry: &Simple, end: u32) -> Option<TxPacket> {
-        let Simple { oob, sge } = *entry;
+        let Simple { oob, sge, .. } = *entry;
         let length = sge.size;
-        let good = oob & ROUTE == self.route
-            && sge.mem_key == MANA_MEM_KEY
-            && length.wrapping_sub(1) < self.longest_simple;
+        // One branch, not four.
+        let good = entry.is_simple()
+            & (oob & ROUTE == self.route)
+            & (sge.mem_key == MANA_MEM_KEY)
+            & (length.wrapping_sub(1) < self.longest_simple);
         if !good {
             return None;
         }

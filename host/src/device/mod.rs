@@ -3,12 +3,14 @@
 //!
 //! Whoever holds the lock owns the device: the VMM's thread for register
 //! accesses and memory changes, the device's own thread for packets that
-//! arrive. Each runs the device until it has nothing left to do.
+//! arrive, unless the VMM's is at it anyway. Each runs the device until it has
+//! nothing left to do.
 
 mod body;
 mod doorbells;
 mod inspect;
 mod life;
+mod owner;
 mod poller;
 mod recovery;
 mod rehearsal;
@@ -28,6 +30,7 @@ use crate::memory::MapError;
 use crate::runtime::HostState;
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
+use owner::Wakes;
 use poller::Poller;
 pub use recovery::CrashPolicy;
 pub use rehearsal::Rehearsal;
@@ -72,6 +75,7 @@ pub struct Device {
 #[derive(Debug)]
 struct Shared {
     body: Mutex<Body>,
+    wakes: Wakes,
     poller: Poller,
     /// Held by whoever replaces the component.
     swapping: Mutex<()>,
@@ -141,6 +145,7 @@ impl Device {
         let body = Body::new(component.clone(), description, state, policy)?;
         let poller = Poller::new(body.endpoints())?;
         let shared = Arc::new(Shared {
+            wakes: Wakes::new(given),
             body: Mutex::new(body),
             poller,
             swapping: Mutex::new(()),
@@ -154,7 +159,7 @@ impl Device {
 
     /// What the component says of itself.
     pub fn description(&self) -> Arc<Description> {
-        self.shared.body.lock().description.clone()
+        self.shared.own().description.clone()
     }
 
     /// Size of a BAR in bytes, 0 if there is none with this index.
@@ -173,7 +178,7 @@ impl Device {
 
     /// Reads configuration space; ones beyond its 4096 bytes.
     pub fn config_read(&self, offset: u64, data: &mut [u8]) {
-        self.shared.body.lock().config_read(offset, data);
+        self.shared.own().config_read(offset, data);
     }
 
     /// Writes configuration space.
@@ -184,9 +189,9 @@ impl Device {
     /// Reads a BAR by its index. Reads as ones where there is nothing, while
     /// memory space is disabled, and once the component has failed.
     pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        let mut body = self.shared.body.lock();
+        let mut body = self.shared.own();
         body.bar_read(bar, offset, data);
-        self.follow_up(&body);
+        body.leave();
     }
 
     /// Writes a BAR by its index, and does the work that this starts.
@@ -208,7 +213,7 @@ impl Device {
         file: Option<(File, u64)>,
         writable: bool,
     ) -> Result<(), MapError> {
-        let mut body = self.shared.body.lock();
+        let mut body = self.shared.own();
         let memory = &mut body.state().memory;
         match file {
             Some((file, offset)) => memory.map(address, size, file, offset, writable),
@@ -225,7 +230,7 @@ impl Device {
     /// See [`MapError`]; nothing changes.
     pub fn unmap_memory(&self, address: u64, size: u64) -> Result<(), MapError> {
         let _no_rehearsal = self.shared.rehearsing.lock();
-        let mut body = self.shared.body.lock();
+        let mut body = self.shared.own();
         let gone = body.state().memory.unmap(address, size)?;
         body.state().revoke(&gone);
         Ok(())
@@ -255,19 +260,19 @@ impl Device {
 
     /// Whether the device has work left that its own thread is about to do.
     pub fn has_work(&self) -> bool {
-        self.shared.body.lock().has_work()
+        self.shared.own().has_work()
     }
 
     /// Why the component failed, if it did.
     pub fn failure(&self) -> Option<Failure> {
-        self.shared.body.lock().failure().cloned()
+        self.shared.own().failure().cloned()
     }
 
     /// The live tree, for people and tools.
     pub fn inspect(&self) -> serde_json::Value {
-        let mut body = self.shared.body.lock();
+        let mut body = self.shared.own();
         let tree = body.inspect();
-        self.follow_up(&body);
+        body.leave();
         tree
     }
 
@@ -312,9 +317,9 @@ impl Device {
     ///
     /// [`SwapError::Down`] or [`SwapError::Save`].
     pub fn save(&self) -> Result<Vec<u8>, SwapError> {
-        let mut body = self.shared.body.lock();
+        let mut body = self.shared.own();
         let state = body.snapshot();
-        self.follow_up(&body);
+        body.leave();
         state
     }
 
@@ -325,12 +330,9 @@ impl Device {
     ///
     /// [`RestoreError`]; the device is at power-on.
     pub fn restore(&self, state: &[u8]) -> Result<(), RestoreError> {
-        let mut body = self.shared.body.lock();
+        let mut body = self.shared.own();
         let restored = body.restore(state);
-        if body.settle() {
-            drop(body);
-            self.shared.poller.kick();
-        }
+        body.settle();
         restored
     }
 
@@ -341,7 +343,7 @@ impl Device {
     /// [`SwapError`]; the component that ran goes on.
     pub fn rollback(&self) -> Result<Swap, SwapError> {
         let only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
-        let previous = self.shared.body.lock().swaps.previous.clone();
+        let previous = self.shared.own().swaps.previous.clone();
         let previous = previous.ok_or(SwapError::NoPrevious)?;
         let options = SwapOptions {
             probation: Duration::ZERO,
@@ -349,20 +351,10 @@ impl Device {
         Rehearsal::new(self, only, &previous.component, options, true)?.swap()
     }
 
-    /// Leaves to the device's own thread what came of a look at it.
-    fn follow_up(&self, body: &Body) {
-        if body.has_work() {
-            self.shared.poller.kick();
-        }
-    }
-
     /// Does something with the device and then what follows from it.
     fn run(&self, act: impl FnOnce(&mut Body)) {
-        let mut body = self.shared.body.lock();
+        let mut body = self.shared.own();
         act(&mut body);
-        if body.settle() {
-            drop(body);
-            self.shared.poller.kick();
-        }
+        body.settle();
     }
 }

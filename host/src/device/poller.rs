@@ -81,18 +81,14 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let mut body = shared.body.lock();
         for event in &events {
             match event.data.u64() {
                 KICK => {
                     let _ = rustix::io::read(kick, &mut [0; 8]);
                 }
-                port => body.wake_port(port as usize),
+                port => shared.wakes.add_port(port as usize),
             }
         }
-        if body.settle() {
-            drop(body);
-            shared.poller.kick();
-        }
+        shared.go_on();
     }
 }

@@ -45,7 +45,7 @@ impl<'a> Rehearsal<'a> {
         options: SwapOptions,
         rollback: bool,
     ) -> Result<Self, SwapError> {
-        let body = device.shared.body.lock();
+        let body = device.shared.own();
         let mut change = Change {
             device,
             _only: only,
@@ -94,13 +94,12 @@ impl Change<'_> {
     fn rehearse(&mut self, candidate: &mut Candidate) -> Result<(), SwapError> {
         let shared = &self.device.shared;
         let _rehearsing = shared.rehearsing.lock();
-        let mut body = shared.body.lock();
+        let mut body = shared.own();
         let pause = Pause::after(self.held);
         let state = body.save();
         body.state().open_to(candidate.state());
         self.held = pause.until_now();
-        self.device.follow_up(&body);
-        drop(body);
+        body.leave();
         let rehearsed = state.and_then(|state| candidate.rehearse(&state));
         candidate.state().close();
         rehearsed
@@ -115,7 +114,7 @@ impl Change<'_> {
         // On a busy machine this thread has used up its turn by now: better that
         // it loses the processor here than while the guest waits.
         std::thread::yield_now();
-        let mut body = self.device.shared.body.lock();
+        let mut body = self.device.shared.own();
         if !Arc::ptr_eq(&body.description, &self.running) {
             // It went back to the one before by itself, just now.
             return Err(SwapError::Busy);
@@ -126,11 +125,7 @@ impl Change<'_> {
         let pause = Pause::after(self.held);
         let replaced = body.replace(candidate, self.options, self.rollback, &pause);
         self.held = pause.until_now();
-        let more = body.settle();
-        drop(body);
-        if more {
-            self.device.shared.poller.kick();
-        }
+        body.settle();
         // What is left over is dropped here, while the guest goes on.
         match replaced {
             Ok((swap, _replaced)) => {

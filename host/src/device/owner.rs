@@ -1,0 +1,272 @@
+//! Owning a device for a moment, and what others want of it meanwhile.
+//!
+//! The device's own thread never waits for the lock: it says what woke it and
+//! goes, and whoever holds the lock then looks, before the device is idle again.
+//! To wait would cost both threads a system call, and that for each burst of
+//! packets.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence, fence};
+
+use parking_lot::MutexGuard;
+
+use super::Shared;
+use super::body::Body;
+
+/// How often an owner looks at what came meanwhile, until it is for the device's
+/// thread.
+const ROUNDS: usize = 2;
+
+/// What woke the device's thread and nobody has looked at yet.
+#[derive(Debug)]
+pub struct Wakes {
+    any: AtomicBool,
+    ports: Box<[AtomicBool]>,
+}
+
+impl Wakes {
+    /// None, for a device with this many ports.
+    pub fn new(ports: usize) -> Self {
+        Self {
+            any: AtomicBool::new(false),
+            ports: (0..ports).map(|_| AtomicBool::new(false)).collect(),
+        }
+    }
+
+    /// Packets may wait at a port.
+    pub fn add_port(&self, port: usize) {
+        if let Some(flag) = self.ports.get(port) {
+            flag.store(true, Ordering::Release);
+        }
+    }
+
+    /// Somebody is to look, at the ports that were added too.
+    fn announce(&self) {
+        self.any.store(true, Ordering::Release);
+        // Whoever holds the lock looks after giving it up, and we try for it after
+        // this.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether somebody is to look; to be asked right after the lock was given up.
+    fn wait(&self) -> bool {
+        // The lock is given up by an atomic read and write, which x86 never lets
+        // a later read overtake.
+        if cfg!(target_arch = "x86_64") {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Tells the device.
+    fn take(&self, body: &mut Body) {
+        if !self.any.load(Ordering::Relaxed) || !self.any.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        for (port, flag) in self.ports.iter().enumerate() {
+            if flag.swap(false, Ordering::AcqRel) {
+                body.wake_port(port);
+            }
+        }
+    }
+}
+
+/// The device, for whoever holds its lock.
+pub struct Owner<'a> {
+    shared: &'a Shared,
+    /// Until it is given up.
+    body: Option<MutexGuard<'a, Body>>,
+}
+
+impl Shared {
+    /// Waits for the device, and owns it.
+    #[inline]
+    pub fn own(&self) -> Owner<'_> {
+        self.owned(self.body.lock())
+    }
+
+    /// Goes on with what woke the device's thread, or leaves it to whoever owns
+    /// the device.
+    pub fn go_on(&self) {
+        self.wakes.announce();
+        if let Some(body) = self.body.try_lock() {
+            self.owned(body).settle();
+        }
+    }
+
+    #[inline]
+    fn owned<'a>(&'a self, body: MutexGuard<'a, Body>) -> Owner<'a> {
+        let body = Some(body);
+        Owner { shared: self, body }
+    }
+}
+
+impl Owner<'_> {
+    /// Runs the device until it has nothing left to do, and gives it up; what is
+    /// left when others should get a turn is for its own thread.
+    #[inline]
+    pub fn settle(mut self) {
+        let Some(mut body) = self.body.take() else {
+            return;
+        };
+        let wakes = &self.shared.wakes;
+        let mut rounds = ROUNDS;
+        loop {
+            wakes.take(&mut body);
+            let more = body.settle();
+            drop(body);
+            if !more && !wakes.wait() {
+                return;
+            }
+            rounds -= 1;
+            if more || rounds == 0 {
+                return self.shared.poller.kick();
+            }
+            match self.shared.body.try_lock() {
+                Some(again) => body = again,
+                // Whoever holds it looks.
+                None => return,
+            }
+        }
+    }
+
+    /// Gives the device up; what came of a look at it is for its own thread.
+    #[inline]
+    pub fn leave(mut self) {
+        if let Some(body) = self.body.take() {
+            let more = body.has_work();
+            drop(body);
+            if more || self.shared.wakes.wait() {
+                self.shared.poller.kick();
+            }
+        }
+    }
+}
+
+impl Drop for Owner<'_> {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            drop(body);
+            if self.shared.wakes.wait() {
+                self.shared.poller.kick();
+            }
+        }
+    }
+}
+
+impl Deref for Owner<'_> {
+    type Target = Body;
+
+    fn deref(&self) -> &Body {
+        self.body.as_ref().expect("it is given up at the end only")
+    }
+}
+
+impl DerefMut for Owner<'_> {
+    fn deref_mut(&mut self) -> &mut Body {
+        self.body.as_mut().expect("it is given up at the end only")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::component::Component;
+    use crate::device::{Device, Port};
+    use crate::endpoint::{Endpoint, PortIo, TxBatch, TxStatus};
+    use crate::interrupt::{Interrupts, VectorSink};
+
+    /// Counts how often it is asked for packets, which it never has.
+    struct Bell {
+        bell: Arc<OwnedFd>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Endpoint for Bell {
+        fn name(&self) -> String {
+            "bell".into()
+        }
+
+        fn transmit(&mut self, _: &mut PortIo<'_>, _: TxBatch<'_>, _: &mut Vec<TxStatus>) {}
+
+        fn receive(&mut self, _: &mut PortIo<'_>) -> bool {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            false
+        }
+
+        fn cancel(&mut self) {}
+
+        fn readiness(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.bell.as_fd())
+        }
+
+        fn mtu(&self) -> Option<u16> {
+            None
+        }
+
+        fn inspect(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+    }
+
+    struct Nowhere;
+
+    impl VectorSink for Nowhere {
+        fn raise(&self, _vector: u16) {}
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !what() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it never came");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_wakes_the_thread_of_an_owned_device_is_seen_to() {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let endpoint = Bell {
+            bell: bell.clone(),
+            asked: asked.clone(),
+        };
+        let port = Port {
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            link_speed_mbps: 10_000,
+            endpoint: Box::new(endpoint),
+        };
+        let component = Component::embedded().unwrap();
+        let interrupts = Interrupts::Vectors(Box::new(Nowhere));
+        let device = Device::new(&component, vec![port], interrupts).unwrap();
+        // Memory space and bus master.
+        device.config_write(4, &[6, 0]);
+        let shared = &device.shared;
+        let endings: [fn(Owner<'_>); 3] = [
+            |owner| owner.settle(),
+            |owner| owner.leave(),
+            |owner| drop(owner),
+        ];
+        for _ in 0..100 {
+            for end in endings {
+                let owner = shared.own();
+                let before = asked.load(Ordering::SeqCst);
+                rustix::io::write(&*bell, &1u64.to_ne_bytes()).unwrap();
+                wait_until(|| shared.wakes.any.load(Ordering::SeqCst));
+                end(owner);
+                wait_until(|| asked.load(Ordering::SeqCst) > before);
+            }
+        }
+    }
+}

@@ -15,6 +15,13 @@ pub enum Interrupts {
 pub trait VectorSink: Send {
     /// Raises a vector. Must not block. `vector` is below the table size.
     fn raise(&self, vector: u16);
+
+    /// Raises a vector for what a doorbell of the guest's own came to. That may
+    /// be delivered a little later, for an interrupt to tell of more; here it is
+    /// not.
+    fn raise_late(&self, vector: u16) {
+        self.raise(vector);
+    }
 }
 
 /// Takes interrupts as the message that the MSI-X table holds for a vector.

@@ -157,7 +157,8 @@ impl Instance {
             return Err(failure.clone());
         }
         self.store.set_epoch_deadline(self.deadline);
-        self.store.data_mut().attempt = None;
+        let state = self.store.data_mut();
+        (state.attempt, state.in_doorbell) = (None, false);
         self.runtime.ticker.enter();
         call(&mut *self.exports, &mut self.store).map_err(|error| {
             let failure = Failure::new(&error);
@@ -256,7 +257,10 @@ impl Instance {
         width: u8,
         value: u64,
     ) -> Result<bool, Failure> {
-        self.call(|device, store| device.write_register(store, bar, offset, width, value))
+        self.call(|device, store| {
+            store.data_mut().in_doorbell = true;
+            device.write_register(store, bar, offset, width, value)
+        })
     }
 
     /// Goes on with work that was left. True if there is still more.

@@ -87,6 +87,8 @@ pub struct HostState {
     pub changed: bool,
     /// The entry that it said it was about to work on, in the current call.
     pub attempt: Option<u64>,
+    /// The current call tells the instance of a register that was written.
+    pub in_doorbell: bool,
 }
 
 impl HostState {
@@ -114,6 +116,7 @@ impl HostState {
             phase: Phase::Running,
             changed: false,
             attempt: None,
+            in_doorbell: false,
         }
     }
 
@@ -168,6 +171,7 @@ impl HostState {
         }
         self.interrupts_raised += 1;
         match &self.interrupts {
+            Interrupts::Vectors(sink) if self.in_doorbell => sink.raise_late(vector),
             Interrupts::Vectors(sink) => sink.raise(vector),
             Interrupts::Messages(sink) => {
                 if let Some(message) = self.function.raise(vector) {

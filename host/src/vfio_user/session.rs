@@ -11,7 +11,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::backend::Backend;
 use super::connection::{Broken, Message, Received, Receiver, send_all};
 use super::layout::{self, Region};
-use super::vectors::Vectors;
 use super::wire::{
     Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
     RegionInfo, SetIrqs, VERSION, Version,
@@ -68,10 +67,8 @@ impl Session<'_, '_> {
         self.answer.extend(write.access.as_bytes());
         self.reply(header)?;
         let Write { access, data } = write;
-        Vectors::moderated(|| {
-            self.backend
-                .region_write(access.region, access.offset, data);
-        });
+        self.backend
+            .region_write(access.region, access.offset, data);
         Ok(())
     }
 

@@ -1,6 +1,5 @@
 //! The eventfds that a VMM gave for its interrupt vectors.
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,11 +18,6 @@ const ANON_INODE_FS: u32 = 0x0904_1934;
 /// fast as it can is told of a few completions at once. Each interrupt makes a
 /// driver ring two doorbells, and QEMU waits for the answer to each.
 const HOLD: Duration = Duration::from_micros(250);
-
-thread_local! {
-    /// What this thread raises is moderated.
-    static MODERATED: Cell<bool> = const { Cell::new(false) };
-}
 
 /// A descriptor that is no eventfd was given for a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -215,14 +209,6 @@ impl Vectors {
 }
 
 impl Vectors {
-    /// Has what `act` raises on this thread moderated.
-    pub(super) fn moderated<T>(act: impl FnOnce() -> T) -> T {
-        MODERATED.set(true);
-        let result = act();
-        MODERATED.set(false);
-        result
-    }
-
     /// Until when the next vector is held back, if one is.
     pub(super) fn next_late(&self) -> Option<Instant> {
         self.0.late.lock().first().map(|(_, until)| *until)
@@ -262,12 +248,13 @@ impl Vectors {
 
 impl VectorSink for Vectors {
     fn raise(&self, vector: u16) {
-        let now = Instant::now();
-        if MODERATED.get() {
-            self.raise_moderated(vector, now);
-        } else if let Some(slot) = self.0.slots.get(usize::from(vector)) {
-            slot.lock().raise(now);
+        if let Some(slot) = self.0.slots.get(usize::from(vector)) {
+            slot.lock().raise(Instant::now());
         }
+    }
+
+    fn raise_late(&self, vector: u16) {
+        self.raise_moderated(vector, Instant::now());
     }
 }
 
@@ -384,19 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_doorbell_s_thread_is_moderated_and_only_meanwhile() {
+    fn only_what_a_doorbell_came_to_is_moderated() {
         let vectors = Vectors::new(1);
         let fd = eventfd();
         vectors.assign(0, vec![copy(&fd)]).unwrap();
         let late = Instant::now() + Duration::from_secs(3600);
         vectors.0.slots[0].lock().delivered = Some(late);
-        Vectors::moderated(|| {
-            vectors.raise(0);
-            std::thread::scope(|scope| {
-                scope.spawn(|| vectors.raise(0));
-            });
-        });
-        assert_eq!(count(&fd), 1);
+        vectors.raise_late(0);
+        assert_eq!(count(&fd), 0);
         vectors.raise(0);
         assert_eq!(count(&fd), 1);
     }

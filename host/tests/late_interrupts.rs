@@ -1,0 +1,96 @@
+//! Which interrupts may be delivered a little later: those that tell a guest what
+//! it did itself, and no others.
+
+#[path = "../examples/embed/machine.rs"]
+mod machine;
+
+use std::fs::File;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use machine::Machine;
+use manatee::component::Component;
+use manatee::device::{Device, Port};
+use manatee::endpoint::Loopback;
+use manatee::interrupt::{Interrupts, VectorSink};
+use manatee_conformance::driver::nic::Sizes;
+use manatee_conformance::driver::wqe::{Wqe, sge};
+use manatee_conformance::driver::{Driver, traffic};
+use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Raised {
+    AtOnce,
+    Late,
+}
+
+struct Processor {
+    vectors: Sender<u16>,
+    how: Sender<Raised>,
+}
+
+impl VectorSink for Processor {
+    fn raise(&self, vector: u16) {
+        let _ = self.how.send(Raised::AtOnce);
+        let _ = self.vectors.send(vector);
+    }
+
+    fn raise_late(&self, vector: u16) {
+        let _ = self.how.send(Raised::Late);
+        let _ = self.vectors.send(vector);
+    }
+}
+
+fn machine() -> (Machine, Receiver<Raised>) {
+    let (vectors, interrupts) = channel();
+    let (how, raised) = channel();
+    let port = Port {
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        link_speed_mbps: 10_000,
+        endpoint: Box::new(Loopback::new()),
+    };
+    let sink = Interrupts::Vectors(Box::new(Processor { vectors, how }));
+    let device = Device::new(&Component::embedded().unwrap(), vec![port], sink).unwrap();
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let memory = File::from(rustix::fs::memfd_create("guest", flags).unwrap());
+    memory.set_len(MEMORY_SIZE).unwrap();
+    let shared = Some((memory.try_clone().unwrap(), 0));
+    device.map_memory(0, MEMORY_SIZE, shared, true).unwrap();
+    device.config_write(4, &6u16.to_le_bytes());
+    let machine = Machine {
+        device,
+        memory,
+        interrupts,
+    };
+    (machine, raised)
+}
+
+#[test]
+fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
+    let (machine, raised) = machine();
+    let mut guest = Unwired(machine);
+    let mut driver = Driver::new(&mut guest);
+    driver.start().unwrap();
+    let mut vport = driver.open_with(0, Sizes::LARGE).unwrap();
+    let frame = driver.place(&traffic::frame(64)).unwrap();
+    let room = driver.pages(1).unwrap();
+    let packet = vport.packet(&[sge(frame, 64)]);
+    let buffer = Wqe::receive(&[sge(room, 2048)]);
+    let expected = [
+        // The event queue has one interrupt, and the send's completion is first.
+        ("both completion queues armed", true, Raised::Late),
+        ("that of sends not armed", false, Raised::AtOnce),
+    ];
+    for (what, arm_sends, how) in expected {
+        vport.tx.cq.ring(&mut driver, arm_sends);
+        vport.rx.cq.ring(&mut driver, true);
+        vport.eq.ring(&mut driver, true);
+        vport.rx.wq.post(&mut driver, &buffer);
+        while raised.try_recv().is_ok() {}
+        vport.tx.wq.post(&mut driver, &packet);
+        assert_eq!(raised.try_iter().collect::<Vec<_>>(), [how], "{what}");
+        assert_eq!(vport.rx.cq.drain(&mut driver).unwrap().len(), 1);
+        assert_eq!(vport.tx.cq.drain(&mut driver).unwrap().len(), 1);
+        vport.eq.drain(&mut driver).unwrap();
+    }
+}

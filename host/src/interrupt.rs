@@ -22,6 +22,11 @@ pub trait VectorSink: Send {
     fn raise_late(&self, vector: u16) {
         self.raise(vector);
     }
+
+    /// Delivers now what [`raise_late`](Self::raise_late) has not delivered yet:
+    /// there is more to tell the guest, which the device does not raise a vector
+    /// for that it has raised already.
+    fn hurry(&self) {}
 }
 
 /// Takes interrupts as the message that the MSI-X table holds for a vector.

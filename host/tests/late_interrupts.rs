@@ -21,6 +21,8 @@ use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
 enum Raised {
     AtOnce,
     Late,
+    /// What is late is to come now.
+    Hurry,
 }
 
 struct Processor {
@@ -37,6 +39,10 @@ impl VectorSink for Processor {
     fn raise_late(&self, vector: u16) {
         let _ = self.how.send(Raised::Late);
         let _ = self.vectors.send(vector);
+    }
+
+    fn hurry(&self) {
+        let _ = self.how.send(Raised::Hurry);
     }
 }
 
@@ -88,7 +94,11 @@ fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
         vport.rx.wq.post(&mut driver, &buffer);
         while raised.try_recv().is_ok() {}
         vport.tx.wq.post(&mut driver, &packet);
-        assert_eq!(raised.try_iter().collect::<Vec<_>>(), [how], "{what}");
+        assert_eq!(
+            raised.try_iter().collect::<Vec<_>>(),
+            [how, Raised::Hurry],
+            "{what}"
+        );
         assert_eq!(vport.rx.cq.drain(&mut driver).unwrap().len(), 1);
         assert_eq!(vport.tx.cq.drain(&mut driver).unwrap().len(), 1);
         vport.eq.drain(&mut driver).unwrap();

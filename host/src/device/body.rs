@@ -381,6 +381,7 @@ fn tell(instance: &mut Instance, port: u32, done: &Completions) -> Result<Option
     }
     if !done.received.is_empty() {
         let more = instance.received(port, &done.received)?;
+        instance.state_ref().hurry();
         told = Some(more | told.unwrap_or(false));
     }
     Ok(told)

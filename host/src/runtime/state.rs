@@ -181,6 +181,13 @@ impl HostState {
         }
     }
 
+    /// Has interrupts delivered that may be late.
+    pub fn hurry(&self) {
+        if let Interrupts::Vectors(sink) = &self.interrupts {
+            sink.hurry();
+        }
+    }
+
     /// Takes back everything that the instance gave out: buffers, pending
     /// transmits, windows.
     pub fn abandon_instance(&mut self) {

@@ -15,9 +15,9 @@ use crate::interrupt::VectorSink;
 const ANON_INODE_FS: u32 = 0x0904_1934;
 
 /// How soon a vector may follow itself if it is moderated: a guest that sends as
-/// fast as it can is told of a few completions at once. Each interrupt makes a
-/// driver ring two doorbells, and QEMU waits for the answer to each.
-const HOLD: Duration = Duration::from_micros(250);
+/// fast as it can is told of some completions at once. Each interrupt makes a
+/// driver ring two doorbells, and each doorbell is a message that QEMU sends.
+const HOLD: Duration = Duration::from_micros(500);
 
 /// A descriptor that is no eventfd was given for a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,8 @@ pub struct NotAnEventFd(pub u32);
 /// What is raised by a guest's own doing, its doorbells, is moderated: a vector
 /// that was just delivered comes a little later. Whoever rings has to say when that
 /// is over ([`deliver_late`](Self::deliver_late)). What comes from elsewhere is
-/// delivered at once, and takes along what was held back.
+/// delivered at once, and so is what was held back when packets come
+/// ([`hurry`](VectorSink::hurry)): a device does not raise again what it has raised.
 #[derive(Clone, Debug)]
 pub struct Vectors(Arc<Table>);
 
@@ -224,11 +225,16 @@ impl Vectors {
             let Some(vector) = due(&mut self.0.late.lock()) else {
                 return;
             };
-            let mut slot = self.0.slots[usize::from(vector)].lock();
-            // It may have gone along with another one meanwhile.
-            if slot.late {
-                slot.raise(now);
-            }
+            self.deliver(vector, now);
+        }
+    }
+
+    /// Delivers a vector that was held back, unless it went along with another one
+    /// meanwhile.
+    fn deliver(&self, vector: u16, now: Instant) {
+        let mut slot = self.0.slots[usize::from(vector)].lock();
+        if slot.late {
+            slot.raise(now);
         }
     }
 
@@ -255,6 +261,13 @@ impl VectorSink for Vectors {
 
     fn raise_late(&self, vector: u16) {
         self.raise_moderated(vector, Instant::now());
+    }
+
+    fn hurry(&self) {
+        let late = std::mem::take(&mut *self.0.late.lock());
+        for (vector, _) in late {
+            self.deliver(vector, Instant::now());
+        }
     }
 }
 
@@ -360,6 +373,11 @@ mod tests {
         assert_eq!(count(&fd), 1);
         vectors.deliver_late(begun + Duration::from_secs(3600));
         assert_eq!((count(&fd), vectors.next_late()), (0, None));
+        hold_back();
+        vectors.hurry();
+        assert_eq!((count(&fd), vectors.next_late()), (1, None));
+        vectors.hurry();
+        assert_eq!(count(&fd), 0);
         hold_back();
         vectors.deassign(0..1);
         assert_eq!(count(&fd), 1);

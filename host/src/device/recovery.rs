@@ -32,7 +32,7 @@ impl Default for CrashPolicy {
 
 /// Calls that a fresh instance has to survive before earlier failures are
 /// forgotten.
-const TRUSTED_AFTER: u32 = 256;
+const TRUSTED_AFTER: u32 = 128;
 /// Entries that are passed over at a time.
 const MAX_SKIPPED: usize = 64;
 /// Recoveries that are remembered.

@@ -112,12 +112,14 @@ impl Program {
         };
         let mut store = Store::new(&self.checker.engine, state);
         store.limiter(|state| &mut state.limits);
-        store.set_epoch_deadline(self.checker.ticker.ticks(time));
-        self.checker.ticker.enter();
+        store.set_epoch_deadline(Ticker::ticks(time));
+        let caller = self.checker.ticker.caller();
+        let running = self.checker.ticker.enter(&caller);
         let ended = self
             .command
             .instantiate(&mut store)
             .and_then(|command| command.wasi_cli_run().call_run(&mut store));
+        drop(running);
         match ended {
             Ok(status) => verdict(&output.contents(), name, status.is_ok()),
             Err(error) if error.downcast_ref() == Some(&Trap::Interrupt) => {

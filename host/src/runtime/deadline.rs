@@ -1,19 +1,23 @@
 //! Deadlines: no call into a component runs longer than its share.
 //!
 //! wasmtime checks an epoch counter in every loop and function; a thread of
-//! this module advances it while calls begin, and for as long after the last one
-//! as the longest may run. Idle devices cost no wake-ups.
+//! this module advances it while calls are running. Idle devices cost no
+//! wake-ups.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier, membarrier_query};
 use wasmtime::Engine;
 
-/// How often the epoch advances.
+/// How often the epoch advances while calls are running.
 const TICK: Duration = Duration::from_millis(10);
+/// Ticks after the last call began until the thread would sleep: calls that
+/// follow soon need not wake it.
+const LINGER: usize = 10;
 
 /// Advances an engine's epoch.
 #[derive(Debug)]
@@ -22,18 +26,32 @@ pub struct Ticker {
     thread: OnceLock<Thread>,
 }
 
-/// What calls and the thread tell each other. A call sets `entered` and then
-/// looks at `asleep`, the thread sets `asleep` and then looks at `entered`, and
-/// one of them must see the other. The calls, which are many, leave the costly
-/// barrier between the two to the thread.
+/// What calls and the thread tell each other. A call says that it runs and then
+/// looks at `asleep`, the thread sets `asleep` and then looks for calls, and one of
+/// them must see the other. The calls, which are many, leave the costly barrier
+/// between the two to the thread.
 #[derive(Debug, Default)]
 struct Shared {
     /// A call began since the thread looked last.
     entered: AtomicBool,
     /// The thread sleeps, or is about to.
     asleep: AtomicBool,
-    /// The longest deadline in ticks.
-    longest: AtomicU64,
+    callers: Mutex<Vec<Weak<AtomicBool>>>,
+}
+
+/// Somebody who makes calls, one at a time.
+#[derive(Debug)]
+pub struct Caller(Arc<AtomicBool>);
+
+/// A call that is running.
+#[derive(Debug)]
+pub struct Running<'a>(&'a AtomicBool);
+
+impl Drop for Running<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Ticker {
@@ -67,8 +85,7 @@ impl Ticker {
                     } else {
                         idle + 1
                     };
-                    // One more, because the call may have begun just now.
-                    if can_sleep && idle > shared.longest.load(Ordering::SeqCst) + 1 {
+                    if can_sleep && idle > LINGER {
                         shared.sleep_until_entered();
                         idle = 0;
                     }
@@ -79,15 +96,25 @@ impl Ticker {
         Ok(ticker)
     }
 
-    /// Notes that a call begins. Its deadline was set before: the thread goes on
-    /// until that is over.
+    /// Somebody else who makes calls.
+    pub fn caller(&self) -> Caller {
+        let running = Arc::new(AtomicBool::new(false));
+        let mut callers = self.shared.callers.lock();
+        if callers.len() == callers.capacity() {
+            callers.retain(|caller| caller.strong_count() > 0);
+        }
+        callers.push(Arc::downgrade(&running));
+        Caller(running)
+    }
+
+    /// Notes that a call begins; it ends when the result is dropped.
     #[inline]
-    pub fn enter(&self) {
+    pub fn enter<'a>(&self, caller: &'a Caller) -> Running<'a> {
         let Shared {
             entered, asleep, ..
         } = &*self.shared;
-        // The deadline counts from a tick that was before this one.
-        fence(Ordering::Acquire);
+        caller.0.store(true, Ordering::Release);
+        // It is rarely written, so that it stays in every processor's cache.
         if !entered.load(Ordering::Relaxed) {
             entered.store(true, Ordering::Release);
         }
@@ -95,16 +122,16 @@ impl Ticker {
         if asleep.load(Ordering::Relaxed)
             && let Some(thread) = self.thread.get()
         {
+            entered.store(true, Ordering::SeqCst);
             thread.unpark();
         }
+        Running(&caller.0)
     }
 
-    /// The number of ticks that make up at least `time`, for a deadline of a call.
-    pub fn ticks(&self, time: Duration) -> u64 {
+    /// The number of ticks that make up at least `time`.
+    pub fn ticks(time: Duration) -> u64 {
         // One more, because the first may come at once.
-        let ticks = time.as_millis().div_ceil(TICK.as_millis()) as u64 + 1;
-        self.shared.longest.fetch_max(ticks, Ordering::SeqCst);
-        ticks
+        time.as_millis().div_ceil(TICK.as_millis()) as u64 + 1
     }
 }
 
@@ -113,12 +140,19 @@ impl Shared {
         self.asleep.store(true, Ordering::SeqCst);
         // From here on every call sees that, or is seen. It was registered, so it
         // can't fail; if it did, the thread would just not sleep.
-        if membarrier(MembarrierCommand::PrivateExpedited).is_ok() {
+        if membarrier(MembarrierCommand::PrivateExpedited).is_ok() && !self.is_running() {
             while !self.entered.load(Ordering::SeqCst) {
                 thread::park();
             }
         }
         self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether a call is running.
+    fn is_running(&self) -> bool {
+        let callers = self.callers.lock();
+        let mut callers = callers.iter().filter_map(Weak::upgrade);
+        callers.any(|running| running.load(Ordering::Acquire))
     }
 }
 
@@ -145,12 +179,13 @@ mod tests {
         let run = instance
             .get_typed_func::<(), ()>(&mut store, "run")
             .unwrap();
-        for _ in 0..3 {
+        let caller = ticker.caller();
+        for time in [TICK, TICK, (LINGER as u32 + 5) * TICK] {
             while can_sleep() && !ticker.shared.asleep.load(Ordering::SeqCst) {
                 thread::yield_now();
             }
-            store.set_epoch_deadline(ticker.ticks(TICK));
-            ticker.enter();
+            store.set_epoch_deadline(Ticker::ticks(time));
+            let _running = ticker.enter(&caller);
             let ended = run.call(&mut store, ()).unwrap_err();
             assert_eq!(ended.downcast_ref(), Some(&Trap::Interrupt));
         }

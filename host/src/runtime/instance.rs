@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wasmtime::Store;
 
 use super::code::Code;
+use super::deadline::{Caller, Ticker};
 use super::exports::Exports;
 use super::linear_memory::captured;
 use super::state::{HostState, Phase};
@@ -77,6 +78,7 @@ pub struct Instance {
     exports: Box<dyn Exports>,
     runtime: &'static Runtime,
     deadline: u64,
+    caller: Caller,
     failure: Option<Failure>,
 }
 
@@ -92,12 +94,14 @@ impl Instance {
             Ok(runtime) => runtime,
             Err(error) => return Err((error.into(), Box::new(state))),
         };
-        let deadline = runtime.ticker.ticks(state.limits.deadline);
+        let deadline = Ticker::ticks(state.limits.deadline);
+        let caller = runtime.ticker.caller();
         let mut store = Store::new(&runtime.engine, state);
         store.limiter(|state| &mut state.store_limits);
         store.set_epoch_deadline(deadline);
-        runtime.ticker.enter();
+        let running = runtime.ticker.enter(&caller);
         let (exports, memories) = captured(|| code.instantiate(&mut store));
+        drop(running);
         match exports {
             Ok(exports) => {
                 let only = <[_; 1]>::try_from(memories).ok();
@@ -107,6 +111,7 @@ impl Instance {
                     exports,
                     runtime,
                     deadline,
+                    caller,
                     failure: None,
                 })
             }
@@ -159,7 +164,7 @@ impl Instance {
         self.store.set_epoch_deadline(self.deadline);
         let state = self.store.data_mut();
         (state.attempt, state.in_doorbell) = (None, false);
-        self.runtime.ticker.enter();
+        let _running = self.runtime.ticker.enter(&self.caller);
         call(&mut *self.exports, &mut self.store).map_err(|error| {
             let failure = Failure::new(&error);
             self.failure = Some(failure.clone());

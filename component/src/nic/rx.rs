@@ -476,3 +476,51 @@ fn take_back(ctx: &mut Context<'_, impl Platform>, key: usize) {
     }
     posted.clear();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUFFERS: [Posted; 3] = [
+        Posted {
+            position: 0,
+            end: 32,
+            bad: false,
+        },
+        Posted {
+            position: 32,
+            end: 64,
+            bad: false,
+        },
+        Posted {
+            position: 64,
+            end: 128,
+            bad: false,
+        },
+    ];
+
+    fn packet(id: u32, flags: RxFlags, vlan_tci: u16) -> RxPacket {
+        RxPacket {
+            id,
+            length: 100,
+            vlan_tci,
+            flags,
+        }
+    }
+
+    #[test]
+    fn a_run_ends_where_something_else_is_to_be_said() {
+        let (none, tcp) = (RxFlags::empty(), RxFlags::TCP);
+        let run = |second: RxPacket| plain(&BUFFERS, &[packet(32, none, 0), second]);
+        assert_eq!(run(packet(64, none, 0)), (2, 200));
+        assert_eq!(run(packet(64, tcp, 0)), (1, 100));
+        assert_eq!(run(packet(64, none, 1)), (1, 100));
+        assert_eq!(run(packet(128, none, 0)), (1, 100), "another buffer");
+        assert_eq!(plain(&BUFFERS[..1], &[packet(32, tcp, 5)]), (1, 100));
+        assert_eq!(plain(&BUFFERS[2..], &[packet(128, none, 0)]), (0, 0));
+        for special in [RxFlags::TRUNCATED, RxFlags::MEMORY_FAULT] {
+            assert_eq!(plain(&BUFFERS, &[packet(32, special, 0)]), (0, 0));
+        }
+        assert_eq!(plain(&BUFFERS, &[]), (0, 0));
+    }
+}

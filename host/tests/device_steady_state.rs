@@ -1,22 +1,19 @@
 //! A whole device in steady state: what the host allocates for it (nothing).
 
-#[path = "../examples/embed/machine.rs"]
-mod machine;
+mod machines;
 
-use std::fs::File;
 use std::sync::mpsc::{Sender, channel};
 
 use allocation_counter::measure;
-use machine::Machine;
-use manatee::component::Component;
-use manatee::device::{Device, Port};
+use machines::machine;
+use manatee::device::Device;
 use manatee::endpoint::{Endpoint, Loopback, Null};
-use manatee::interrupt::{Interrupts, VectorSink};
+use manatee::interrupt::VectorSink;
 use manatee_conformance::driver::nic::{Sizes, Vport};
 use manatee_conformance::driver::ring::Wq;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{Driver, traffic};
-use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
+use manatee_conformance::guest::Unwired;
 use manatee_device::wire::queue::WqDoorbell;
 
 const PACKETS: usize = 64;
@@ -29,30 +26,6 @@ struct Processor(Sender<u16>);
 impl VectorSink for Processor {
     fn raise(&self, vector: u16) {
         let _ = self.0.send(vector);
-    }
-}
-
-fn machine(endpoint: Box<dyn Endpoint>) -> Machine {
-    let (sender, interrupts) = channel();
-    let port = Port {
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 1500,
-        link_speed_mbps: 10_000,
-        endpoint,
-    };
-    let component = Component::embedded().unwrap();
-    let sink = Interrupts::Vectors(Box::new(Processor(sender)));
-    let device = Device::new(&component, vec![port], sink).unwrap();
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    let memory = File::from(rustix::fs::memfd_create("guest", flags).unwrap());
-    memory.set_len(MEMORY_SIZE).unwrap();
-    let shared = Some((memory.try_clone().unwrap(), 0));
-    device.map_memory(0, MEMORY_SIZE, shared, true).unwrap();
-    device.config_write(4, &6u16.to_le_bytes());
-    Machine {
-        device,
-        memory,
-        interrupts,
     }
 }
 
@@ -69,7 +42,8 @@ fn ring(device: &Device, driver: &mut Driver<'_>, queue: &mut Wq, entry: &Wqe) -
 /// What a round allocates, once the device has settled. `receives` says
 /// whether what is sent comes back.
 fn allocations(endpoint: Box<dyn Endpoint>, receives: bool) -> u64 {
-    let machine = machine(endpoint);
+    let (sender, interrupts) = channel();
+    let machine = machine(endpoint, Box::new(Processor(sender)), interrupts);
     let device = machine.device.clone();
     let mut guest = Unwired(machine);
     let mut driver = Driver::new(&mut guest);

@@ -1,21 +1,17 @@
 //! Which interrupts may be delivered a little later: those that tell a guest what
 //! it did itself, and no others.
 
-#[path = "../examples/embed/machine.rs"]
-mod machine;
+mod machines;
 
-use std::fs::File;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 
-use machine::Machine;
-use manatee::component::Component;
-use manatee::device::{Device, Port};
+use machines::machine;
 use manatee::endpoint::Loopback;
-use manatee::interrupt::{Interrupts, VectorSink};
+use manatee::interrupt::VectorSink;
 use manatee_conformance::driver::nic::Sizes;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{Driver, traffic};
-use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
+use manatee_conformance::guest::Unwired;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Raised {
@@ -46,34 +42,12 @@ impl VectorSink for Processor {
     }
 }
 
-fn machine() -> (Machine, Receiver<Raised>) {
-    let (vectors, interrupts) = channel();
-    let (how, raised) = channel();
-    let port = Port {
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 1500,
-        link_speed_mbps: 10_000,
-        endpoint: Box::new(Loopback::new()),
-    };
-    let sink = Interrupts::Vectors(Box::new(Processor { vectors, how }));
-    let device = Device::new(&Component::embedded().unwrap(), vec![port], sink).unwrap();
-    let flags = rustix::fs::MemfdFlags::CLOEXEC;
-    let memory = File::from(rustix::fs::memfd_create("guest", flags).unwrap());
-    memory.set_len(MEMORY_SIZE).unwrap();
-    let shared = Some((memory.try_clone().unwrap(), 0));
-    device.map_memory(0, MEMORY_SIZE, shared, true).unwrap();
-    device.config_write(4, &6u16.to_le_bytes());
-    let machine = Machine {
-        device,
-        memory,
-        interrupts,
-    };
-    (machine, raised)
-}
-
 #[test]
 fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
-    let (machine, raised) = machine();
+    let (vectors, interrupts) = channel();
+    let (how, raised) = channel();
+    let sink = Box::new(Processor { vectors, how });
+    let machine = machine(Box::new(Loopback::new()), sink, interrupts);
     let mut guest = Unwired(machine);
     let mut driver = Driver::new(&mut guest);
     driver.start().unwrap();

@@ -264,8 +264,9 @@ impl VectorSink for Vectors {
     }
 
     fn hurry(&self) {
-        let late = std::mem::take(&mut *self.0.late.lock());
-        for (vector, _) in late {
+        // One by one, so that the list keeps its memory and no two locks are held.
+        let next = || self.0.late.lock().pop();
+        while let Some((vector, _)) = next() {
             self.deliver(vector, Instant::now());
         }
     }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use manatee_device::platform::RxFlags;
 use manatee_device::wire::gdma::Status;
 use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{PAGE_SIZE, eqe};
+use manatee_device::wire::queue::{PAGE_SIZE, WQE_UNIT, eqe};
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};
@@ -29,6 +29,7 @@ super::declare! { "cq":
     wraps_at_8_pages = "gdma_main.c: mana_gd_read_cqe",
     may_be_silent_for_four_laps = "mana_en.c: mana_cq_handler (rings every 4 laps)",
     an_overrun_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
+    an_overrun_after_laps_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     goes_on_after_an_overrun = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_is_counted = "issue 2: overrun of a CQ detected and reported",
     an_event_that_finds_no_room_comes_later = "gdma_main.c: mana_gd_process_eq_events",
@@ -227,23 +228,51 @@ fn may_be_silent_for_four_laps(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
+/// Sends packets with one doorbell, and returns at which units their entries begin.
+fn send(driver: &mut Driver<'_>, vport: &mut Vport, wqe: &Wqe, count: u32) -> Vec<u32> {
+    let mut write = |_| vport.tx.wq.write(driver, wqe) / WQE_UNIT;
+    let offsets = (0..count).map(&mut write).collect();
+    vport.tx.wq.ring(driver);
+    offsets
+}
+
 /// Posts more than the completion queue holds, and consumes nothing.
 fn overrun(driver: &mut Driver<'_>) -> Outcome<Vport> {
     let mut vport = of_pages(driver, 1)?;
     let wqe = packet(driver, &vport)?;
-    for _ in 0..vport.tx.cq.ring.entries() + 10 {
-        vport.tx.wq.write(driver, &wqe);
-    }
-    vport.tx.wq.ring(driver);
+    let entries = vport.tx.cq.ring.entries();
+    send(driver, &mut vport, &wqe, entries + 10);
     Ok(vport)
+}
+
+/// The completions that are there are those of the first entries.
+fn expect_first(driver: &mut Driver<'_>, vport: &mut Vport, offsets: &[u32]) -> Outcome {
+    let found = vport.tx.cq.drain(driver)?;
+    let found: Vec<u32> = found.iter().map(|c| c.transmit().wqe_offset).collect();
+    let entries = vport.tx.cq.ring.entries() as usize;
+    check_eq("WQE offsets", &found[..], &offsets[..entries])
 }
 
 fn an_overrun_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = overrun(driver)?;
-    let found = vport.tx.cq.drain(driver)?;
-    let offsets: Vec<u32> = found.iter().map(|c| c.transmit().wqe_offset).collect();
+    let offsets: Vec<u32> = (0..vport.tx.cq.ring.entries()).collect();
+    expect_first(driver, &mut vport, &offsets)
+}
+
+/// Each lap of the completion queue says anew what its entries complete.
+fn an_overrun_after_laps_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_pages(driver, 1)?;
+    let wqe = packet(driver, &vport)?;
     let entries = vport.tx.cq.ring.entries();
-    check_eq("WQE offsets", offsets, (0..entries).collect())
+    let units = Sizes::LARGE.wq / WQE_UNIT;
+    for _ in 0..=units / entries {
+        send(driver, &mut vport, &wqe, entries);
+        let found = vport.tx.cq.drain(driver)?;
+        check_eq("completions", found.len(), entries as usize)?;
+        vport.tx.cq.ring(driver, true);
+    }
+    let offsets = send(driver, &mut vport, &wqe, entries + 10);
+    expect_first(driver, &mut vport, &offsets)
 }
 
 fn goes_on_after_an_overrun(driver: &mut Driver<'_>) -> Outcome {

@@ -37,6 +37,7 @@ super::declare! { "rx":
     takes_many_frames_at_once = "mana_en.c: mana_poll_rx_cq",
     raises_one_interrupt_for_many = "mana_en.c: mana_schedule_napi",
     posts_many_buffers_at_once = "mana_en.c: mana_push_wqe",
+    takes_more_frames_than_the_queue_has_room_for = "mana_en.c: mana_post_pkt_rxq",
     posts_many_buffers_in_pieces_at_once = "mana_en.c: mana_push_wqe; gdma.h: MAX_RX_WQE_SGL_ENTRIES",
     posts_the_rest_when_the_host_has_room = "WIT: post-receive",
     frames_wait_for_a_buffer = "mana_en.c: mana_refill_rx_oob",
@@ -283,6 +284,19 @@ fn posts_many_buffers_at_once(driver: &mut Driver<'_>) -> Outcome {
     check_eq("posted buffers", driver.bench.posted_buffers(0), 512)?;
     arrive_together(driver, 512)?;
     take_numbered(driver, &mut vport, &buffers)
+}
+
+/// One after another, that is.
+fn takes_more_frames_than_the_queue_has_room_for(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let mut vport = driver.open_with(0, Sizes::SMALL)?;
+    for _ in 0..5 {
+        let buffers = post(driver, &mut vport, 50)?;
+        arrive_together(driver, buffers.len())?;
+        take_numbered(driver, &mut vport, &buffers)?;
+        vport.rx.cq.ring(driver, true);
+    }
+    Ok(())
 }
 
 fn posts_many_buffers_in_pieces_at_once(driver: &mut Driver<'_>) -> Outcome {

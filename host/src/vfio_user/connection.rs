@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::thread::available_parallelism;
+use std::thread::{available_parallelism, yield_now};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,10 +20,10 @@ use super::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
 /// made room for is zeroed first.
 const CHUNK: usize = 512;
 /// How long to look for the next message before going to sleep. A driver rings
-/// several doorbells in a row, and QEMU's virtual CPU waits for each answer, so
-/// that waking up would be most of what it waits for. QEMU's own threads poll for
-/// as long.
-const PATIENCE: Duration = Duration::from_micros(32);
+/// several doorbells in a row, and whoever wakes a thread pays for that: it would
+/// be most of what a doorbell costs QEMU's virtual CPU. Meanwhile all others who
+/// want the processor get it: QEMU's own threads, and the device's.
+const PATIENCE: Duration = Duration::from_micros(64);
 
 /// Why a connection is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +200,7 @@ impl<'a> Receiver<'a> {
         let received = loop {
             match recvmsg(self.socket, &mut room, &mut ancillary, quick) {
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if Instant::now() < until => std::hint::spin_loop(),
+                Err(Errno::AGAIN) if Instant::now() < until => yield_now(),
                 Err(Errno::AGAIN) => {
                     if !readable_before(self.socket, deadline)? {
                         return Ok(None);

@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub mod commands;
 pub mod objects;
+pub mod posted;
 pub mod rx;
 mod state;
 pub mod tx;

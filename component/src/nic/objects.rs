@@ -4,7 +4,8 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::{MAX_QUEUES, Nic, rx, tx};
+use super::posted::Posted;
+use super::{MAX_QUEUES, Nic, tx};
 use crate::hwc::Context;
 use crate::platform::Platform;
 use crate::queues::Kind;
@@ -44,7 +45,7 @@ pub enum Work {
     /// Receive buffers that the host holds, in order.
     Receive {
         /// In order.
-        posted: VecDeque<rx::Posted>,
+        posted: Posted,
     },
 }
 
@@ -173,7 +174,7 @@ pub fn create(
             handed_over: None,
         },
         _ => Work::Receive {
-            posted: VecDeque::new(),
+            posted: Posted::default(),
         },
     };
     ctx.nic.sequence = ctx.nic.sequence.wrapping_add(1);

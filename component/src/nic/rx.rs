@@ -1,10 +1,9 @@
 //! Receive: from receive queue entries to buffers for the host, and from
 //! packets to completions.
 
-use alloc::collections::VecDeque;
-
 use super::batch::{BUFFERS, Batch, List};
 use super::objects::Work;
+use super::posted::{Posted, Run};
 use super::{MANA_MEM_KEY, Steering, Vport};
 use crate::caution::Caution;
 use crate::cq::{Completes, Cq, Plain};
@@ -18,17 +17,6 @@ use crate::wq::{Fetched, Simple, Unit, Wq};
 
 /// The most buffers that the host holds at a time.
 const MAX_POSTED: usize = 2048;
-
-/// A receive queue entry that was read and not yet completed.
-#[derive(Clone, Copy, Debug)]
-pub struct Posted {
-    /// Where its entry begins.
-    pub position: u32,
-    /// Where its entry ends, which is also the buffer's name.
-    pub end: u32,
-    /// It made no sense, and the host does not hold it.
-    pub bad: bool,
-}
 
 /// Hands receive queue entries to the host, if the vport receives.
 pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
@@ -56,8 +44,7 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> 
         return None;
     }
     let (wq, caution) = ctx.queues.rq_with_caution(object.wq)?;
-    let before = posted.len();
-    let most = most.min(MAX_POSTED.saturating_sub(before));
+    let most = most.min(MAX_POSTED.saturating_sub(posted.entries()));
     nic.batch.begin();
     let more = gather(
         ctx.platform,
@@ -76,10 +63,9 @@ fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> 
         .post_receive(port, object.queue, buffers, segments) as usize;
     if let Some(refused) = buffers.get(taken) {
         // What the host did not take is read again later.
-        let keep = (before..posted.len()).find(|i| posted[*i].end == refused.id);
-        let keep = keep.unwrap_or(before);
-        wq.rewind_to(posted[keep].position);
-        posted.truncate(keep);
+        if let Some(position) = posted.cut(refused.id) {
+            wq.rewind_to(position);
+        }
         return Some(false);
     }
     Some(more)
@@ -91,12 +77,12 @@ fn gather(
     platform: &mut impl Platform,
     batch: &mut Batch,
     (id, wq, caution): (u32, &mut Wq, &mut Caution),
-    posted: &mut VecDeque<Posted>,
+    posted: &mut Posted,
     most: usize,
 ) -> bool {
     let cautious = caution.is_on();
-    let end = posted.len() + most;
-    while posted.len() < end && batch.has_room() {
+    let end = posted.entries() + most;
+    while posted.entries() < end && batch.has_room() {
         if !cautious && gather_simple(batch, wq, posted, end) > 0 {
             continue;
         }
@@ -116,11 +102,7 @@ fn gather(
             // There is room for as many buffers as entries are taken at most.
             let _ = batch.buffers.push(RxBuffer { id, segments });
         }
-        posted.push_back(Posted {
-            position: entry.position,
-            end: entry.end,
-            bad,
-        });
+        posted.add(Run::of_one(entry.position, entry.end, bad));
     }
     most > 0
 }
@@ -128,24 +110,18 @@ fn gather(
 /// Takes simple entries for as long as they are good, until `end` are posted.
 /// Returns how many there were.
 #[inline(never)]
-fn gather_simple(
-    batch: &mut Batch,
-    wq: &mut Wq,
-    posted: &mut VecDeque<Posted>,
-    end: usize,
-) -> usize {
-    let Some(units) = wq.units(end - posted.len()) else {
+fn gather_simple(batch: &mut Batch, wq: &mut Wq, posted: &mut Posted, end: usize) -> usize {
+    let Some(units) = wq.units(end - posted.entries()) else {
         return 0;
     };
     let (buffers, segments) = (batch.buffers.spare(), batch.segments.spare());
-    let count = take_simple(units, buffers, segments, wq.next());
+    let position = wq.next();
+    let count = take_simple(units, buffers, segments, position);
+    if count == 0 {
+        return 0;
+    }
     wq.pass_units(count);
-    let taken = &batch.buffers.spare()[..count];
-    posted.extend(taken.iter().map(|buffer| Posted {
-        position: buffer.id.wrapping_sub(WQE_UNIT),
-        end: buffer.id,
-        bad: false,
-    }));
+    posted.add(Run::of_units(position, count as u32));
     batch.buffers.add(count);
     batch.segments.add(count);
     count
@@ -226,30 +202,31 @@ fn complete_received<P: Platform>(
                 cq,
                 id: object.wq,
             };
-            let is_bad = |front: &Posted| front.bad;
-            if posted.front().is_some_and(is_bad) {
-                completer.complete_bad(platform, posted, vport, port);
-            }
             let mut packets = packets;
             loop {
+                if posted.front_if(true).is_some() {
+                    completer.complete_bad(platform, posted, vport, port);
+                }
                 let plain = completer.complete_plain(posted, vport, packets);
-                packets = &packets[plain..];
+                if plain > 0 {
+                    packets = &packets[plain..];
+                    continue;
+                }
                 let Some((packet, others)) = packets.split_first() else {
                     return;
                 };
                 packets = others;
-                let Some(front) = posted.pop_front_if(|front| front.end == packet.id) else {
+                let front = posted.front().filter(|run| run.first_end() == packet.id);
+                let Some(front) = front else {
                     platform.log(
                         Level::Error,
                         format_args!("the host received into buffer {}, out of order", packet.id),
                     );
                     return;
                 };
+                posted.pass(1);
                 count(vport, packet);
                 completer.complete(platform, front, packet);
-                if posted.front().is_some_and(is_bad) {
-                    completer.complete_bad(platform, posted, vport, port);
-                }
             }
         })
 }
@@ -263,17 +240,20 @@ struct Completer<'a> {
 }
 
 impl Completer<'_> {
-    /// Completes buffers of one unit that packets to this one address were
-    /// received into without a fault, as most are, for as long as there is room.
-    /// Returns how many there were.
+    /// Completes buffers of entries that are alike, into which packets to this one
+    /// address were received without a fault, as most are, for as long as there is
+    /// room. Returns how many there were.
     #[inline(never)]
     fn complete_plain(
         &mut self,
-        posted: &mut VecDeque<Posted>,
+        posted: &mut Posted,
         vport: &mut Vport,
         packets: &[RxPacket],
     ) -> usize {
-        let (plain, mut bytes) = plain(posted.as_slices().0, packets);
+        let Some(run) = posted.front_if(false) else {
+            return 0;
+        };
+        let (plain, mut bytes) = plain(&run, packets);
         let packets = &packets[..plain];
         let mask = self.wq.ring.size() - 1;
         let first = packets.first().map(|packet| {
@@ -281,12 +261,13 @@ impl Completer<'_> {
             RxCompletion::first_words(header, completion_flags(packet), 0)
         });
         let [first, second] = first.unwrap_or_default();
-        let count = self.cq.post_run((self.id, false), packets, |packet| Plain {
+        let id = (self.id, false);
+        let count = self.cq.post_run(id, packets, move |packet| Plain {
             words: [first, second | u64::from(packet.length as u16)],
-            rest: packet.id.wrapping_sub(WQE_UNIT) & mask,
+            rest: packet.id.wrapping_sub(run.size) & mask,
             end: packet.id,
         });
-        posted.drain(..count);
+        posted.pass(count);
         let (done, others) = packets.split_at(count);
         if let Some(last) = done.last() {
             self.wq.complete_to(last.id);
@@ -305,13 +286,14 @@ impl Completer<'_> {
     fn complete_bad(
         &mut self,
         platform: &mut impl Platform,
-        posted: &mut VecDeque<Posted>,
+        posted: &mut Posted,
         vport: &mut Vport,
         port: usize,
     ) {
-        while let Some(front) = posted.pop_front_if(|front| front.bad) {
+        while let Some(front) = posted.front_if(true) {
+            posted.pass(1);
             let packet = RxPacket {
-                id: front.end,
+                id: front.first_end(),
                 length: 0,
                 vlan_tci: 0,
                 flags: RxFlags::TRUNCATED,
@@ -326,22 +308,23 @@ impl Completer<'_> {
         }
     }
 
+    /// Completes the first buffer of a run.
     #[inline(always)]
-    fn complete(&mut self, platform: &mut impl Platform, buffer: Posted, packet: &RxPacket) {
+    fn complete(&mut self, platform: &mut impl Platform, buffer: Run, packet: &RxPacket) {
         let lost = RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT;
         let cqe_type = if packet.flags.intersects(lost) {
             CqeType::RxTruncated
         } else {
             CqeType::RxOkay
         };
-        self.wq.complete_to(buffer.end);
+        self.wq.complete_to(buffer.first_end());
         let flags = completion_flags(packet);
         let words = RxCompletion::words(CqeHeader::of(cqe_type), flags, packet.length as u16);
         let offset = buffer.position & (self.wq.ring.size() - 1);
         let completes = Completes {
             wq: self.id,
             is_sq: false,
-            end: buffer.end,
+            end: buffer.first_end(),
             reused_below: self.wq.reused_below(),
             note: 0,
         };
@@ -350,23 +333,24 @@ impl Completer<'_> {
 }
 
 /// How many packets from the front on were received without a fault, to this one
-/// address, and into buffers of one unit, with the same to say of each; and their
+/// address, and into the buffers of a run, with the same to say of each; and their
 /// bytes.
 #[inline(never)]
-fn plain(buffers: &[Posted], packets: &[RxPacket]) -> (usize, u64) {
+fn plain(run: &Run, packets: &[RxPacket]) -> (usize, u64) {
     let special =
         RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT | RxFlags::BROADCAST | RxFlags::MULTICAST;
     let Some(first) = packets.first().filter(|it| !it.flags.intersects(special)) else {
         return (0, 0);
     };
     let (mut count, mut bytes) = (0, 0);
-    for (buffer, packet) in buffers.iter().zip(packets) {
+    let mut end = run.position;
+    for packet in packets.iter().take(run.count as usize) {
+        end = end.wrapping_add(run.size);
         // One branch for all that must be equal.
         let tag = packet.vlan_tci ^ first.vlan_tci;
         let flags = packet.flags.bits() ^ first.flags.bits();
-        let unexpected = buffer.end ^ packet.id;
-        let long = buffer.end.wrapping_sub(buffer.position) ^ WQE_UNIT;
-        if unexpected | long | u32::from(tag | flags) != 0 {
+        let unexpected = end ^ packet.id;
+        if unexpected | u32::from(tag | flags) != 0 {
             break;
         }
         bytes += u64::from(packet.length);
@@ -481,24 +465,6 @@ fn take_back(ctx: &mut Context<'_, impl Platform>, key: usize) {
 mod tests {
     use super::*;
 
-    const BUFFERS: [Posted; 3] = [
-        Posted {
-            position: 0,
-            end: 32,
-            bad: false,
-        },
-        Posted {
-            position: 32,
-            end: 64,
-            bad: false,
-        },
-        Posted {
-            position: 64,
-            end: 128,
-            bad: false,
-        },
-    ];
-
     fn packet(id: u32, flags: RxFlags, vlan_tci: u16) -> RxPacket {
         RxPacket {
             id,
@@ -511,16 +477,19 @@ mod tests {
     #[test]
     fn a_run_ends_where_something_else_is_to_be_said() {
         let (none, tcp) = (RxFlags::empty(), RxFlags::TCP);
-        let run = |second: RxPacket| plain(&BUFFERS, &[packet(32, none, 0), second]);
+        let units = Run::of_units(0, 2);
+        let run = |second: RxPacket| plain(&units, &[packet(32, none, 0), second]);
         assert_eq!(run(packet(64, none, 0)), (2, 200));
         assert_eq!(run(packet(64, tcp, 0)), (1, 100));
         assert_eq!(run(packet(64, none, 1)), (1, 100));
         assert_eq!(run(packet(128, none, 0)), (1, 100), "another buffer");
-        assert_eq!(plain(&BUFFERS[..1], &[packet(32, tcp, 5)]), (1, 100));
-        assert_eq!(plain(&BUFFERS[2..], &[packet(128, none, 0)]), (0, 0));
+        let two = [packet(32, none, 0), packet(64, none, 0)];
+        assert_eq!(plain(&Run::of_units(0, 1), &two), (1, 100));
+        let long = Run::of_one(64, 128, false);
+        assert_eq!(plain(&long, &[packet(128, tcp, 5)]), (1, 100));
         for special in [RxFlags::TRUNCATED, RxFlags::MEMORY_FAULT] {
-            assert_eq!(plain(&BUFFERS, &[packet(32, special, 0)]), (0, 0));
+            assert_eq!(plain(&units, &[packet(32, special, 0)]), (0, 0));
         }
-        assert_eq!(plain(&BUFFERS, &[]), (0, 0));
+        assert_eq!(plain(&units, &[]), (0, 0));
     }
 }

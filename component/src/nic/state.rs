@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::objects::{Work, WqObject};
-use super::{MAX_QUEUES, Nic, Steering, Vport, rx, tx};
+use super::posted::Run;
+use super::{MAX_QUEUES, Nic, Steering, Vport, tx};
 use crate::platform::FaultCounter;
 use crate::queues::Queues;
 use crate::saved::{self, COUNTABLE, RestoreError, ensure};
@@ -184,8 +185,8 @@ fn save_transmit(packet: &tx::InFlight) -> saved::InFlight {
     }
 }
 
-fn save_buffer(buffer: &rx::Posted) -> saved::Posted {
-    let units = units(buffer.position, buffer.end).cast_signed();
+fn save_buffer(buffer: Run) -> saved::Posted {
+    let units = (buffer.size / WQE_UNIT).cast_signed();
     if buffer.bad { -units } else { units }
 }
 
@@ -239,7 +240,7 @@ fn restore_work(wq: &Wq, saved: &saved::Object) -> Result<Work, RestoreError> {
         None => {
             let buffers = saved.posted.iter().flatten();
             let buffers = buffers.map(|buffer| restore_buffer(&mut walk, *buffer));
-            let posted = buffers.collect::<Result<VecDeque<_>, _>>()?;
+            let posted = buffers.collect::<Result<_, _>>()?;
             Work::Receive { posted }
         }
     };
@@ -268,11 +269,7 @@ fn restore_transmit(
     })
 }
 
-fn restore_buffer(walk: &mut Walk, saved: saved::Posted) -> Result<rx::Posted, RestoreError> {
+fn restore_buffer(walk: &mut Walk, saved: saved::Posted) -> Result<Run, RestoreError> {
     let (position, end) = walk.pass(saved.unsigned_abs())?;
-    Ok(rx::Posted {
-        position,
-        end,
-        bad: saved < 0,
-    })
+    Ok(Run::of_one(position, end, saved < 0))
 }

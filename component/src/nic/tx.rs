@@ -356,7 +356,7 @@ fn complete_plain(
 ) -> usize {
     let completed = queues.complete_sends(sq, cq, |wq, cq| {
         let mask = wq.ring.size() - 1;
-        let count = cq.post_run((sq, true), packets, |packet| {
+        let count = cq.post_run((sq, true), packets, move |packet| {
             let position = packet.id.wrapping_sub(WQE_UNIT);
             Plain {
                 words: completion(CqeType::TxOkay, position, mask),

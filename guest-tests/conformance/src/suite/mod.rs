@@ -21,6 +21,7 @@ mod regions;
 mod registers;
 mod reset;
 mod rx;
+mod rx_flags;
 mod smc;
 mod stats;
 mod steering;
@@ -112,6 +113,7 @@ const MODULES: &[&[Requirement]] = &[
     tx_errors::REQUIREMENTS,
     tx_offloads::REQUIREMENTS,
     rx::REQUIREMENTS,
+    rx_flags::REQUIREMENTS,
     stats::REQUIREMENTS,
     vports::REQUIREMENTS,
     links::REQUIREMENTS,

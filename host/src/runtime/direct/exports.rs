@@ -115,7 +115,7 @@ impl<P: WasmParams> Returning<P> {
         let (memory, _) = memory_and_state(store)?;
         let result = read(Record::at(memory, address, size, align)?)?;
         if let Some(after) = &self.after {
-            confined(store, |store| after.call(store, address))?;
+            confined(store, |store, _| after.call(store, address))?;
         }
         Ok(result)
     }

@@ -7,7 +7,7 @@ use super::inside::{called, put};
 use crate::bindings::manatee::device::guest_memory::MemoryError;
 use crate::bindings::manatee::device::log::Level;
 use crate::bindings::manatee::device::types::{RxBuffer, Segment, TxPacket};
-use crate::endpoint::Offloads;
+use crate::endpoint::{Groups, Offloads};
 use crate::runtime::imports::Scratch;
 use crate::runtime::state::HostState;
 
@@ -155,12 +155,17 @@ fn transmit(
     copy(memory, (packets, packet_count), 4, kept, packet)?;
     copy(memory, (segments, segment_count), 8, parts, segment)?;
     let groups = state.transmit(port, queue)?;
-    // An empty list is nowhere in particular.
-    let mut list = (1, 0);
-    if !state.scratch.statuses.is_empty() {
-        list = put_statuses(&mut host)?;
+    if state.scratch.statuses.is_empty() {
+        // An empty list is nowhere in particular.
+        return transmitted(memory, to, (1, 0), &groups);
     }
+    let list = put_statuses(&mut host)?;
     let (memory, _) = called(&mut host)?;
+    transmitted(memory, to, list, &groups)
+}
+
+/// Writes a `transmit-result`.
+fn transmitted(memory: &mut [u8], to: u32, list: List, groups: &Groups) -> Result<()> {
     let to = abi::range_mut(memory, to, TRANSMIT_RESULT, 8)?;
     abi::set(to, 0, &list.0.to_le_bytes());
     abi::set(to, 4, &list.1.to_le_bytes());

@@ -1,7 +1,5 @@
 //! What the host knows of an instance that it enters directly.
 
-use std::sync::Arc;
-
 use wasmtime::{AsContextMut, Memory, Result, TypedFunc, bail};
 
 use super::abi;
@@ -11,13 +9,11 @@ use crate::runtime::state::HostState;
 pub type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
 
 /// Linear memory, and how to get a range of it.
-#[derive(Clone)]
 pub struct Inside {
     memory: Memory,
-    realloc: Arc<Realloc>,
-    /// It was asked for memory, or takes back what it returned, and may not
-    /// call the host meanwhile.
-    confined: bool,
+    /// Taken while the instance is asked for memory, or takes back what it
+    /// returned: it may not call the host meanwhile.
+    realloc: Option<Box<Realloc>>,
 }
 
 impl std::fmt::Debug for Inside {
@@ -31,8 +27,7 @@ impl Inside {
     pub fn new(memory: Memory, realloc: Realloc) -> Self {
         Self {
             memory,
-            realloc: Arc::new(realloc),
-            confined: false,
+            realloc: Some(Box::new(realloc)),
         }
     }
 }
@@ -62,31 +57,33 @@ pub fn called(
     store: &mut impl AsContextMut<Data = HostState>,
 ) -> Result<(&mut [u8], &mut HostState)> {
     let (memory, state) = memory_and_state(store)?;
-    if state.inside.as_ref().is_some_and(|inside| inside.confined) {
+    let may_call = |inside: &Inside| inside.realloc.is_some();
+    if !state.inside.as_ref().is_some_and(may_call) {
         bail!("called the host while it was asked for memory");
     }
     Ok((memory, state))
 }
 
-/// Runs a function of the instance that may not call the host.
+/// Runs a function of the instance that may not call the host, for which `act`
+/// also gets what to ask for memory.
 ///
 /// # Errors
 ///
-/// Those of `act`.
+/// Those of `act`, or the instance may not call the host itself.
 pub fn confined<S: AsContextMut<Data = HostState>, T>(
     store: &mut S,
-    act: impl FnOnce(&mut S) -> Result<T>,
+    act: impl FnOnce(&mut S, &Realloc) -> Result<T>,
 ) -> Result<T> {
-    confine(store, true);
-    let result = act(store);
-    confine(store, false);
-    result
-}
-
-fn confine(store: &mut impl AsContextMut<Data = HostState>, yes: bool) {
+    let (_, state) = memory_and_state(store)?;
+    let inside = state.inside.as_mut();
+    let Some(realloc) = inside.and_then(|inside| inside.realloc.take()) else {
+        bail!("the instance is asked for memory already");
+    };
+    let result = act(store, &realloc);
     if let Some(inside) = &mut store.as_context_mut().data_mut().inside {
-        inside.confined = yes;
+        inside.realloc = Some(realloc);
     }
+    result
 }
 
 /// Has the instance give memory, and fills it. Returns its address.
@@ -100,12 +97,8 @@ pub fn put(
     size: usize,
     fill: impl FnOnce(&mut [u8], &mut HostState),
 ) -> Result<u32> {
-    let (_, state) = memory_and_state(store)?;
-    let Some(realloc) = state.inside.as_ref().map(|inside| inside.realloc.clone()) else {
-        bail!("the instance is gone");
-    };
     let wanted = (0, 0, align, u32::try_from(size)?);
-    let address = confined(store, |store| realloc.call(store, wanted))?;
+    let address = confined(store, |store, realloc| realloc.call(store, wanted))?;
     let (memory, state) = memory_and_state(store)?;
     fill(abi::range_mut(memory, address, size, align)?, state);
     Ok(address)

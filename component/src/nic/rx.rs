@@ -26,11 +26,13 @@ pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
         } else {
             BUFFERS
         };
-        if post_batch(ctx, key, most) != Some(true) {
+        let more = post_batch(ctx, key, most) == Some(true);
+        // Those that are given back make room for others.
+        complete_bad(ctx, key);
+        if !more {
             break;
         }
     }
-    complete_bad(ctx, key);
 }
 
 /// Takes up to `most` entries. True if there may be more to take.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use manatee_device::platform::RxFlags;
 use manatee_device::wire::gdma::Status;
 use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
+use manatee_device::wire::queue::{CQE_SIZE, PAGE_SIZE, QueueType, WQE_UNIT};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;
@@ -32,6 +32,7 @@ super::declare! { "rx":
     a_buffer_of_nothing_is_given_back = "reference: process_rqe, lengths summed in 32 bits",
     a_buffer_of_another_key_is_given_back = "gdma.h: struct gdma_sge, mem_key",
     a_bad_buffer_keeps_its_turn = "mana_en.c: mana_process_rx_cqe (in posting order)",
+    many_bad_buffers_are_given_back_at_once = "issue 2: bad input, entries with zero SGEs",
     bad_buffers_keep_their_turns_among_many_frames = "mana_en.c: mana_process_rx_cqe (in posting order)",
     a_buffer_outside_memory_is_given_back = "WIT: rx-flags.memory-fault",
     fills_buffers_in_posting_order = "mana_en.c: mana_process_rx_cqe (in posting order)",
@@ -206,6 +207,27 @@ fn a_bad_buffer_keeps_its_turn(driver: &mut Driver<'_>) -> Outcome {
     next(driver, &mut vport, CqeType::RxTruncated)?;
     vport.arrive(driver, &frame(61), RxFlags::empty())?;
     vport.take_frame(driver, &frame(61), second, second_offset)
+}
+
+/// More than the device keeps posted, with one doorbell.
+fn many_bad_buffers_are_given_back_at_once(driver: &mut Driver<'_>) -> Outcome {
+    const COUNT: u32 = 2500;
+    driver.start()?;
+    let sizes = Sizes {
+        wq: (COUNT * WQE_UNIT).next_power_of_two(),
+        cq: (COUNT * CQE_SIZE).next_power_of_two(),
+        ..Sizes::SMALL
+    };
+    let mut vport = driver.open_with(0, sizes)?;
+    for _ in 0..COUNT {
+        vport.rx.wq.write(driver, &Wqe::receive(&[]));
+    }
+    let (address, offset) = vport.post_buffer(driver, 2048)?;
+    let found = vport.rx.cq.drain(driver)?;
+    check_eq("buffers given back", found.len(), COUNT as usize)?;
+    vport.rx.cq.ring(driver, true);
+    vport.arrive(driver, &frame(60), RxFlags::empty())?;
+    vport.take_frame(driver, &frame(60), address, offset)
 }
 
 fn bad_buffers_keep_their_turns_among_many_frames(driver: &mut Driver<'_>) -> Outcome {

@@ -406,6 +406,12 @@ impl Cq {
         self.post_slowly(platform, words, last, completes)
     }
 
+    /// Whether [`post_run`](Self::post_run) would post anything.
+    #[inline]
+    pub fn takes_runs(&self) -> bool {
+        self.ring.window().is_some() && !self.position.full()
+    }
+
     /// Posts completions of a work queue, one for each of `items`, for as long
     /// as there is a window with room. Returns how many it posted; the others
     /// are for [`post`](Self::post).

@@ -1,14 +1,13 @@
 //! The whole adapter: BAR 0, and what a write to it sets going.
 
-use alloc::vec::Vec;
-
 use crate::dma_region::DmaRegions;
 use crate::hwc::{Context, Hwc};
+use crate::nic::objects::WqObject;
 use crate::nic::{MAX_VPORTS, Nic, PortConfig, rx, tx};
 use crate::platform::{FaultCounter, Level, Platform, RxPacket, TxCompletion};
 use crate::queues::Queues;
 use crate::smc::{self, Smc};
-use crate::wire::queue::{RingDoorbell, WqDoorbell, doorbell};
+use crate::wire::queue::{QueueType, RingDoorbell, WqDoorbell, doorbell};
 use crate::wire::smc as wire_smc;
 use crate::wq::Client;
 
@@ -56,8 +55,6 @@ pub struct Device<P> {
     smc: Smc,
     /// Low half of a doorbell that is written in two halves.
     doorbell_low: Option<(u64, u32)>,
-    /// Send objects with entries that wait for their turn.
-    waiting: Vec<usize>,
     hwc_waiting: bool,
     /// Recovered, and not yet looked at everything.
     recovered: bool,
@@ -78,7 +75,6 @@ impl<P: Platform> Device<P> {
             hwc: None,
             smc: Smc::default(),
             doorbell_low: None,
-            waiting: Vec::new(),
             hwc_waiting: false,
             recovered: false,
             rehearsed: false,
@@ -168,8 +164,8 @@ impl<P: Platform> Device<P> {
         if core::mem::take(&mut self.hwc_waiting) {
             self.process_hwc();
         }
-        for key in core::mem::take(&mut self.waiting) {
-            self.process_send(key);
+        for key in core::mem::take(&mut self.nic.waiting) {
+            self.process_nic(key);
         }
         self.finish()
     }
@@ -228,7 +224,6 @@ impl<P: Platform> Device<P> {
         self.hwc_waiting = false;
         self.recovered = false;
         self.rehearsed = false;
-        self.waiting.clear();
         self.queues.clear(&mut self.platform);
         self.regions.clear();
         self.nic.reset();
@@ -263,7 +258,7 @@ impl<P: Platform> Device<P> {
     fn finish(&mut self) -> bool {
         self.rehearsed = false;
         self.queues.flush(&mut self.platform);
-        self.hwc_waiting || self.recovered || !self.waiting.is_empty()
+        self.hwc_waiting || self.recovered || !self.nic.waiting.is_empty()
     }
 
     fn shared_memory_request(&mut self, header: wire_smc::Header) {
@@ -366,7 +361,7 @@ impl<P: Platform> Device<P> {
         };
         match client {
             Client::Hwc => self.process_hwc(),
-            Client::Nic(key) => self.process_send(key),
+            Client::Nic(key) => self.process_nic(key),
             Client::None => {}
         }
     }
@@ -379,7 +374,7 @@ impl<P: Platform> Device<P> {
         };
         match client {
             Client::Hwc => self.process_hwc(),
-            Client::Nic(key) => rx::post_buffers(&mut self.context(), key),
+            Client::Nic(key) => self.process_nic(key),
             Client::None => {}
         }
     }
@@ -395,9 +390,11 @@ impl<P: Platform> Device<P> {
         self.hwc_waiting = more;
     }
 
-    fn process_send(&mut self, key: usize) {
-        if tx::process(&mut self.context(), key) && !self.waiting.contains(&key) {
-            self.waiting.push(key);
+    fn process_nic(&mut self, key: usize) {
+        match self.nic.objects.get(key).map(WqObject::queue_type) {
+            Some(QueueType::Sq) => tx::process(&mut self.context(), key),
+            Some(QueueType::Rq) => rx::post_buffers(&mut self.context(), key),
+            _ => {}
         }
     }
 

@@ -7,7 +7,6 @@ use super::{DOORBELLS, Device};
 use crate::cq::LastCompleted;
 use crate::hwc::Answered;
 use crate::nic::objects::Work;
-use crate::nic::rx;
 use crate::platform::{HandedOver, Observations, Platform};
 use crate::queues::Queues;
 use crate::queues::recover::Doorbells;
@@ -33,7 +32,7 @@ impl<P: Platform> Device<P> {
         let last = self
             .queues
             .recover(&mut self.platform, doorbells, &seen.skip);
-        self.waiting.clear();
+        self.nic.waiting.clear();
         for (_, object) in &mut self.nic.objects {
             let (vport, queue) = (object.vport as u32, object.queue);
             match &mut object.work {
@@ -98,11 +97,10 @@ impl<P: Platform> Device<P> {
             ctx.platform.changed();
         }
         self.hwc_waiting = self.hwc.is_some();
-        for key in self.nic.keys(QueueType::Sq) {
-            self.process_send(key);
-        }
-        for key in self.nic.keys(QueueType::Rq) {
-            rx::post_buffers(&mut self.context(), key);
+        for queue_type in [QueueType::Sq, QueueType::Rq] {
+            for key in self.nic.keys(queue_type) {
+                self.process_nic(key);
+            }
         }
     }
 }

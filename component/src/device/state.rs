@@ -13,10 +13,8 @@ use crate::smc::Smc;
 impl<P: Platform> Device<P> {
     /// The whole state, between two calls.
     pub fn save(&self) -> Vec<u8> {
-        let waiting = self
-            .waiting
-            .iter()
-            .filter_map(|key| self.nic.handle_of(*key));
+        let waiting = self.nic.waiting.iter();
+        let waiting = waiting.filter_map(|key| self.nic.handle_of(*key));
         let state = State {
             shared_memory: *self.smc.bytes(),
             doorbell_low: self.doorbell_low,
@@ -72,8 +70,8 @@ impl<P: Platform> Device<P> {
             let (key, _) = self.nic.object(*handle).ok_or(RestoreError::Malformed(
                 "an object that does not exist waits",
             ))?;
-            ensure(!self.waiting.contains(&key), "an object waits twice")?;
-            self.waiting.push(key);
+            ensure(!self.nic.waiting.contains(&key), "an object waits twice")?;
+            self.nic.waiting.push(key);
         }
         self.smc = Smc::from_bytes(state.shared_memory);
         self.doorbell_low = state.doorbell_low;

@@ -38,6 +38,8 @@ pub struct Nic {
     /// The vports, in the order of the host's ports.
     pub vports: Vec<Vport>,
     pub(crate) objects: Slab<WqObject>,
+    /// Keys of those with entries that wait for their turn.
+    pub(crate) waiting: Vec<usize>,
     /// Number of the last object.
     sequence: u32,
     batch: Batch,
@@ -151,6 +153,13 @@ impl Nic {
     /// Back to power-on, in the state of the links as it is.
     pub fn reset(&mut self) {
         *self = Self::new(self.vports.iter().map(|vport| vport.config));
+    }
+
+    /// An object has entries that wait for their turn.
+    fn wait(&mut self, key: usize) {
+        if !self.waiting.contains(&key) {
+            self.waiting.push(key);
+        }
     }
 
     /// The handle of a vport.

@@ -42,7 +42,7 @@ pub enum Work {
         /// After a failure: up to here, packets were handed over already.
         handed_over: Option<u32>,
     },
-    /// Receive buffers that the host holds, in order.
+    /// Receive buffers that the host holds, and those to be given back, in order.
     Receive {
         /// In order.
         posted: Posted,

@@ -17,10 +17,13 @@ use crate::wq::{Fetched, Simple, Unit, Wq};
 
 /// The most buffers that the host holds at a time.
 const MAX_POSTED: usize = 2048;
+/// Entries worked on in one call.
+const BUDGET: usize = 2048;
 
-/// Hands receive queue entries to the host, if the vport receives.
+/// Hands receive queue entries to the host, if the vport receives. What is too
+/// much for one call waits.
 pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    loop {
+    for _ in 0..BUDGET / BUFFERS {
         let most = if ctx.queues.caution.is_on() {
             1
         } else {
@@ -30,9 +33,10 @@ pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
         // Those that are given back make room for others.
         complete_bad(ctx, key);
         if !more {
-            break;
+            return;
         }
     }
+    ctx.nic.wait(key);
 }
 
 /// Takes up to `most` entries. True if there may be more to take.
@@ -252,7 +256,8 @@ impl Completer<'_> {
         vport: &mut Vport,
         packets: &[RxPacket],
     ) -> usize {
-        let Some(run) = posted.front_if(false) else {
+        let run = posted.front_if(false).filter(|_| self.cq.takes_runs());
+        let Some(run) = run else {
             return 0;
         };
         let (plain, mut bytes) = plain(&run, packets);

@@ -39,15 +39,15 @@ pub struct InFlight {
     pub outcome: Option<CqeType>,
 }
 
-/// Works on a send queue. Returns true if more is posted.
-pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) -> bool {
+/// Works on a send queue. What is too much for one call waits.
+pub fn process(ctx: &mut Context<'_, impl Platform>, key: usize) {
     for _ in 0..BUDGET / PACKETS {
         let most = batch(ctx.queues);
         if process_batch(ctx, key, most) != Some(most) {
-            return false;
+            return;
         }
     }
-    true
+    ctx.nic.wait(key);
 }
 
 /// Packets to take at a time.

@@ -197,6 +197,7 @@ impl<'a> Receiver<'a> {
         let flags = RecvFlags::CMSG_CLOEXEC;
         let quick = flags | RecvFlags::DONTWAIT;
         let until = Instant::now() + self.patience;
+        let until = deadline.map_or(until, |deadline| until.min(deadline));
         let received = loop {
             match recvmsg(self.socket, &mut room, &mut ancillary, quick) {
                 Err(Errno::INTR) => {}

@@ -23,12 +23,14 @@ const BUDGET: usize = 2048;
 /// Hands receive queue entries to the host, if the vport receives. What is too
 /// much for one call waits.
 pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    for _ in 0..BUDGET / BUFFERS {
+    let mut left = BUDGET;
+    while left > 0 {
         let most = if ctx.queues.caution.is_on() {
             1
         } else {
             BUFFERS
         };
+        left = left.saturating_sub(most);
         let more = post_batch(ctx, key, most) == Some(true);
         // Those that are given back make room for others.
         complete_bad(ctx, key);

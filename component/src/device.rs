@@ -7,6 +7,7 @@ use crate::nic::{MAX_VPORTS, Nic, PortConfig, rx, tx};
 use crate::platform::{FaultCounter, Level, Platform, RxPacket, TxCompletion};
 use crate::queues::Queues;
 use crate::smc::{self, Smc};
+use crate::window::Window;
 use crate::wire::queue::{QueueType, RingDoorbell, WqDoorbell, doorbell};
 use crate::wire::smc as wire_smc;
 use crate::wq::Client;
@@ -200,6 +201,11 @@ impl<P: Platform> Device<P> {
             ctx.platform.changed();
         }
         self.finish();
+    }
+
+    /// The VMM took away memory that windows show, or gave it back.
+    pub fn windows_changed(&mut self, named: impl Fn(&Window) -> bool, present: bool) {
+        self.queues.windows_changed(named, present);
     }
 
     /// Back to power-on: every queue, region and buffer is given back.

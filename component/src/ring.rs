@@ -22,6 +22,9 @@ pub enum Layout {
 #[derive(Debug)]
 pub struct Ring {
     access: Access,
+    /// Whether the window, if there is one, shows guest memory: the VMM may have
+    /// taken it away for a while.
+    present: bool,
     size: u32,
     layout: Layout,
 }
@@ -46,9 +49,16 @@ impl Ring {
         };
         Self {
             access,
+            present: true,
             size,
             layout,
         }
+    }
+
+    /// Notes that the window shows guest memory again, or does not any more.
+    /// Without, the ring is accessed by copies, which fail where memory is gone.
+    pub fn set_present(&mut self, present: bool) {
+        self.present = present;
     }
 
     /// Gives the pages back.
@@ -68,18 +78,26 @@ impl Ring {
         self.size
     }
 
-    /// The window, if one is in use.
+    /// The window, if it can be used.
     #[inline]
     pub fn window(&self) -> Option<&Window> {
+        match &self.access {
+            Access::Window { window, .. } if self.present => Some(window),
+            _ => None,
+        }
+    }
+
+    /// The window, even if it shows no guest memory at the moment.
+    pub fn laid(&self) -> Option<&Window> {
         match &self.access {
             Access::Window { window, .. } => Some(window),
             Access::Copy { .. } => None,
         }
     }
 
-    /// Whether a window is in use.
+    /// Whether a window is laid.
     pub fn has_window(&self) -> bool {
-        matches!(self.access, Access::Window { .. })
+        self.laid().is_some()
     }
 
     /// How its pages are laid.
@@ -108,15 +126,10 @@ impl Ring {
         words: &mut [u64],
     ) -> Result<(), MemoryError> {
         let offset = position & (self.size - 1);
-        match &self.access {
-            Access::Window { window, .. } => {
-                if window.load(offset, words) {
-                    Ok(())
-                } else {
-                    Err(MemoryError)
-                }
-            }
-            Access::Copy { pages } => read_pages(platform, pages, offset, words),
+        match self.window() {
+            Some(window) if window.load(offset, words) => Ok(()),
+            Some(_) => Err(MemoryError),
+            None => read_pages(platform, self.pages(), offset, words),
         }
     }
 
@@ -135,16 +148,12 @@ impl Ring {
         last: u64,
     ) -> Result<(), MemoryError> {
         let offset = position & (self.size - 1);
-        match &self.access {
-            Access::Window { window, .. } => {
-                if window.publish(offset, words, last) {
-                    Ok(())
-                } else {
-                    Err(MemoryError)
-                }
-            }
-            Access::Copy { pages } => {
-                let page = pages
+        match self.window() {
+            Some(window) if window.publish(offset, words, last) => Ok(()),
+            Some(_) => Err(MemoryError),
+            None => {
+                let page = self
+                    .pages()
                     .get((offset / PAGE_SIZE) as usize)
                     .ok_or(MemoryError)?;
                 let address = page + u64::from(offset % PAGE_SIZE);

@@ -7,9 +7,10 @@ use core::cell::RefCell;
 use core::fmt;
 
 use crate::bindings::exports::manatee::device::device::{
-    Bar, ConfigureError as WitConfigureError, Description, Doorbells, Guest, PciIdentity,
-    PortConfig, RestoreError as WitRestoreError, Version,
+    Bar, Bounds, ConfigureError as WitConfigureError, Description, DeviceEvent, Doorbells, Guest,
+    PciIdentity, PortConfig, RestoreError as WitRestoreError, Version,
 };
+use crate::bindings::manatee::device::types::{Features, Link, LinkState};
 use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint, recovery};
 use crate::device::{BAR0_SIZE, ConfigureError, DOORBELL_PAGE_SIZE, DOORBELLS, Device};
 use crate::nic::{self, MAX_VPORTS};
@@ -189,14 +190,29 @@ impl Guest for Component {
         }
     }
 
-    fn configure(ports: Vec<PortConfig>) -> Result<(), WitConfigureError> {
+    fn configure(
+        offered: Features,
+        bounds: Bounds,
+        ports: Vec<PortConfig>,
+    ) -> Result<Features, WitConfigureError> {
+        if ports.iter().any(|port| port.queues == 0) {
+            return Err(WitConfigureError::InvalidQueues);
+        }
         let ports: Vec<_> = ports.iter().map(port_config).collect();
-        with_device(|device| device.configure(&ports)).map_err(|error| match error {
+        let configured = with_device(|device| device.configure(&ports));
+        configured.map_err(|error| match error {
             ConfigureError::NoPorts => WitConfigureError::NoPorts,
             ConfigureError::TooManyPorts => WitConfigureError::TooManyPorts,
             ConfigureError::InvalidMac => WitConfigureError::InvalidMac,
             ConfigureError::InvalidMtu => WitConfigureError::InvalidMtu,
             ConfigureError::Repeated => WitConfigureError::Repeated,
+        })?;
+        let windows = offered.contains(Features::WINDOWS)
+            && with_device(|device| device.platform().pages.reserve(bounds.arena_bytes));
+        Ok(if windows {
+            Features::WINDOWS
+        } else {
+            Features::empty()
         })
     }
 
@@ -219,8 +235,16 @@ impl Guest for Component {
         with_device(|device| device.transmitted(port, queue, &packets))
     }
 
-    fn link_changed(port: u32, up: bool) {
-        with_device(|device| device.link_changed(port, up));
+    fn link_changed(port: u32, link: Link) {
+        with_device(|device| device.link_changed(port, is_up(link)));
+    }
+
+    fn windows_changed(offsets: Vec<u32>, present: bool) {
+        let named = |window: &Window| {
+            let offset = window.base().as_ptr() as usize as u32;
+            offsets.contains(&offset)
+        };
+        with_device(|device| device.windows_changed(named, present));
     }
 
     fn reset() {
@@ -239,8 +263,12 @@ impl Guest for Component {
         with_device(|device| device.recover(&state, &seen)).map_err(restore_error)
     }
 
-    fn request_reset() {
-        with_device(Device::request_reset);
+    fn announce(event: DeviceEvent) {
+        match event {
+            DeviceEvent::ResetRequest => with_device(Device::request_reset),
+            // The hardware channel has no event of these kinds yet.
+            DeviceEvent::Service | DeviceEvent::Reconfigure => {}
+        }
     }
 
     fn inspect() -> Vec<u8> {
@@ -262,10 +290,16 @@ fn port_config(port: &PortConfig) -> nic::PortConfig {
     mac.copy_from_slice(&port.mac.to_le_bytes()[..6]);
     nic::PortConfig {
         mac,
-        mtu: port.mtu,
-        link_speed_mbps: port.link_speed_mbps,
-        link_up: port.link_up,
+        mtu: port.link.mtu,
+        link_speed_mbps: port.link.speed_mbps,
+        link_up: is_up(port.link),
     }
+}
+
+/// Whether a driver is told that a link is up: a host that can't tell carries
+/// packets as far as it can.
+fn is_up(link: Link) -> bool {
+    link.state != LinkState::Down
 }
 
 #[allow(unsafe_code)]

@@ -39,6 +39,11 @@ impl Window {
         (self.base, self.length)
     }
 
+    /// Returns where it begins.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// Loads words from `offset`, which is a multiple of 8. Words beyond the
     /// end stay as they are, and the result is false.
     #[must_use]

@@ -60,6 +60,7 @@ impl Platform for World {
             length: 64,
             vlan_tci: 0,
             flags: RxFlags::empty(),
+            hash: 0,
         }));
         buffers.len() as u32
     }

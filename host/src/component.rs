@@ -8,22 +8,33 @@ use std::sync::{Arc, OnceLock};
 use wasmtime::Module;
 use wasmtime::component::Component as WasmComponent;
 
-use crate::bindings::exports::manatee::device::device::Description;
+use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 use crate::runtime::{Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 
-/// The interface that a device exports.
-const EXPORT: &str = "manatee:device/device@0.1.0";
-/// The interfaces that a device may import.
+/// The interface that a device exports, by version of the contract.
+const EXPORTS: [&str; 2] = ["manatee:device/device@0.2.0", "manatee:device/device@0.1.0"];
+/// The package of the interfaces that a device may import, and what they are.
+const PACKAGE: &str = "manatee:device/";
 const IMPORTS: [&str; 6] = [
-    "manatee:device/types@0.1.0",
-    "manatee:device/guest-memory@0.1.0",
-    "manatee:device/interrupts@0.1.0",
-    "manatee:device/packet-endpoint@0.1.0",
-    "manatee:device/recovery@0.1.0",
-    "manatee:device/log@0.1.0",
+    "types",
+    "guest-memory",
+    "interrupts",
+    "packet-endpoint",
+    "recovery",
+    "log",
 ];
+
+/// Whether an import is one of the world's.
+fn is_known(import: &str) -> bool {
+    let named = import
+        .strip_prefix(PACKAGE)
+        .and_then(|import| import.split_once('@'));
+    named.is_some_and(|(name, version)| {
+        IMPORTS.contains(&name) && matches!(version, "0.1.0" | "0.2.0")
+    })
+}
 
 /// Why a component can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +67,7 @@ pub enum ComponentError {
     /// It imports something that no device gets.
     #[error(
         "{name} imports {import}; a device may import only the interfaces of the world \
-         manatee:device/adapter@0.1.0 ({}), and no WASI: build it for wasm32-unknown-unknown",
+         manatee:device/adapter@0.2.0 ({}), and no WASI: build it for wasm32-unknown-unknown",
         IMPORTS.join(", ")
     )]
     ForeignImport {
@@ -66,10 +77,10 @@ pub enum ComponentError {
         import: String,
     },
     /// It lacks the export of a device.
-    #[error("{0} does not export {EXPORT}, so it is not a device for this host")]
+    #[error("{0} does not export {export}, so it is not a device for this host", export = EXPORTS[0])]
     NoDevice(String),
     /// An import or export has other types than the world's.
-    #[error("{name} does not fit the world manatee:device/adapter@0.1.0: {error}")]
+    #[error("{name} does not fit the world manatee:device/adapter: {error}")]
     Mismatch {
         /// Its path or name.
         name: String,
@@ -214,16 +225,16 @@ impl Component {
             .exports(engine)
             .map(|(name, _)| name.to_owned())
             .collect();
-        if let Some(import) = imports
-            .iter()
-            .find(|import| !IMPORTS.contains(&import.as_str()))
-        {
+        if let Some(import) = imports.iter().find(|import| !is_known(import)) {
             return Err(ComponentError::ForeignImport {
                 name,
                 import: import.clone(),
             });
         }
-        if !exports.iter().any(|export| export == EXPORT) {
+        if !exports
+            .iter()
+            .any(|export| EXPORTS.contains(&export.as_str()))
+        {
             return Err(ComponentError::NoDevice(name));
         }
         let code = Code::new(runtime, component, module);

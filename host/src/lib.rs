@@ -1,8 +1,8 @@
 //! Manatee: a virtual network adapter as a sandboxed WebAssembly component.
 
-pub mod bindings;
 pub mod check;
 pub mod component;
+pub mod contract;
 pub mod control;
 pub mod device;
 pub mod endpoint;

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
-use manatee::bindings::manatee::device::types::RxBuffer;
+use manatee::endpoint::RxBuffer;
 use manatee::endpoint::{
     Completions, Endpoint, Loopback, Null, Offloads, PortIo, RxQueue, Segment, Tap, TxBatch,
     TxPacket, TxStatus,

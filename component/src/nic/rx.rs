@@ -306,6 +306,7 @@ impl Completer<'_> {
                 length: 0,
                 vlan_tci: 0,
                 flags: RxFlags::TRUNCATED,
+                hash: 0,
             };
             self.complete(platform, front, &packet);
             if vport.faults.hit() {
@@ -480,6 +481,7 @@ mod tests {
             length: 100,
             vlan_tci,
             flags,
+            hash: 0,
         }
     }
 

@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use super::Queues;
 use crate::platform::Platform;
 use crate::ring::{Layout, Ring};
+use crate::window::Window;
 
 /// Rings with windows that no queue uses at the moment.
 #[derive(Debug, Default)]
@@ -45,5 +46,16 @@ impl Queues {
         let rings = rings.filter(Ring::has_window).collect();
         *self = Self::default();
         Spare { rings }
+    }
+
+    /// Notes that windows show guest memory again, or do not any more.
+    pub fn windows_changed(&mut self, named: impl Fn(&Window) -> bool, present: bool) {
+        let rings = self.eqs.iter_mut().map(|(_, queue)| &mut queue.ring);
+        let rings = rings.chain(self.cqs.iter_mut().map(|(_, queue)| &mut queue.ring));
+        let rings = rings.chain(self.sqs.iter_mut().map(|(_, queue)| &mut queue.ring));
+        let rings = rings.chain(self.rqs.iter_mut().map(|(_, queue)| &mut queue.ring));
+        for ring in rings.filter(|ring| ring.laid().is_some_and(&named)) {
+            ring.set_present(present);
+        }
     }
 }

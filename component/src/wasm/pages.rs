@@ -1,17 +1,18 @@
-//! Whole pages of linear memory, for windows to be laid over.
+//! Pages of the window arena, a range of linear memory that is set aside once.
 
 #![allow(unsafe_code)]
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
+use crate::bindings::manatee::device::guest_memory;
 use crate::window::Window;
 
 /// Size of the pages that windows are made of.
 pub const SIZE: usize = 4096;
 const WASM_PAGE: usize = 65536;
 
-/// Ranges of linear memory that belong to no window and to no allocator.
+/// The arena's pages that belong to no window.
 #[derive(Default)]
 pub struct Pages {
     /// Offset and number of pages, sorted, never touching one another.
@@ -19,13 +20,26 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Takes pages in a row. None if the host lets memory grow no further.
+    /// Sets an arena aside, of so many bytes. False if the host lets memory grow
+    /// no further, or has no windows; there are no pages then.
+    pub fn reserve(&mut self, bytes: u32) -> bool {
+        let wasm_pages = bytes as usize / WASM_PAGE;
+        let before = core::arch::wasm32::memory_grow(0, wasm_pages);
+        if wasm_pages == 0 || before == usize::MAX {
+            return false;
+        }
+        let offset = (before * WASM_PAGE) as u32;
+        let length = (wasm_pages * WASM_PAGE) as u32;
+        if guest_memory::reserve_arena(offset, length).is_err() {
+            return false;
+        }
+        self.free.push((offset, length as usize / SIZE));
+        true
+    }
+
+    /// Takes contiguous pages. None if there are not so many.
     pub fn take(&mut self, count: usize) -> Option<u32> {
-        let fitting = self.free.iter().position(|(_, free)| *free >= count);
-        let index = match fitting {
-            Some(index) => index,
-            None => self.grow(count)?,
-        };
+        let index = self.free.iter().position(|(_, free)| *free >= count)?;
         let (offset, free) = &mut self.free[index];
         let taken = *offset;
         *offset += (count * SIZE) as u32;
@@ -57,24 +71,13 @@ impl Pages {
             self.free.remove(index + 1);
         }
     }
-
-    /// Grows linear memory by at least `count` pages. Returns the range's index.
-    fn grow(&mut self, count: usize) -> Option<usize> {
-        let wasm_pages = count.checked_mul(SIZE)?.div_ceil(WASM_PAGE);
-        let before = core::arch::wasm32::memory_grow(0, wasm_pages);
-        if before == usize::MAX {
-            return None;
-        }
-        self.free
-            .push(((before * WASM_PAGE) as u32, wasm_pages * WASM_PAGE / SIZE));
-        Some(self.free.len() - 1)
-    }
 }
 
 /// The window over pages that were taken and that the host has laid.
 pub fn window(offset: u32, count: usize) -> Window {
     let base = NonNull::new(offset as usize as *mut u8).unwrap_or(NonNull::dangling());
-    // SAFETY: the pages lie inside linear memory, were taken from `Pages`, so
-    // that nothing else refers to them, and stay until they are given back.
+    // SAFETY: the pages lie inside the arena, where no allocator puts anything,
+    // were taken from `Pages`, so that nothing else refers to them, and stay until
+    // they are given back.
     unsafe { Window::new(base, (count * SIZE) as u32) }
 }

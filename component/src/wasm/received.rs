@@ -12,14 +12,15 @@ use super::with_device;
 use crate::platform::{RxFlags, RxPacket};
 
 const _: () = {
-    assert!(size_of::<RxPacket>() == 12 && align_of::<RxPacket>() == 4);
+    assert!(size_of::<RxPacket>() == 16 && align_of::<RxPacket>() == 4);
     assert!(offset_of!(RxPacket, length) == 4 && offset_of!(RxPacket, vlan_tci) == 8);
+    assert!(offset_of!(RxPacket, hash) == 12);
     assert!(offset_of!(RxPacket, flags) == 10 && size_of::<RxFlags>() == 2);
 };
 
 // SAFETY: the name is the one that the canonical ABI gives this function of the
 // WIT world, and so are the types.
-#[unsafe(export_name = "manatee:device/device@0.1.0#received")]
+#[unsafe(export_name = "manatee:device/device@0.2.0#received")]
 extern "C" fn export(port: u32, queue: u32, packets: *mut RxPacket, count: usize) -> u32 {
     let packets = if count == 0 {
         Vec::new()

@@ -14,7 +14,7 @@ use crate::platform::{Offloads, Segment, TransmitResult, TxPacket, TxStatus};
 #[repr(C)]
 #[derive(Default)]
 struct RawResult {
-    statuses: (usize, usize),
+    statuses: [usize; 2],
     multicast_packets: u32,
     multicast_bytes: u64,
     broadcast_packets: u32,
@@ -28,7 +28,7 @@ const _: () = {
     assert!(size_of::<RawResult>() == 40);
 };
 
-#[link(wasm_import_module = "manatee:device/packet-endpoint@0.1.0")]
+#[link(wasm_import_module = "manatee:device/packet-endpoint@0.2.0")]
 unsafe extern "C" {
     #[link_name = "transmit"]
     fn import(
@@ -70,7 +70,7 @@ pub fn transmit(
     }
 }
 
-fn statuses((address, length): (usize, usize)) -> Vec<TxStatus> {
+fn statuses([address, length]: [usize; 2]) -> Vec<TxStatus> {
     if length == 0 {
         return Vec::new();
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use manatee::bindings::manatee::device::types as wit;
+use manatee::endpoint as wit;
 use manatee::endpoint::{Completions, Endpoint, Groups, PortIo, RxQueue, TxBatch};
 use manatee::interrupt::VectorSink;
 use manatee::memory::GuestMemory;
@@ -308,23 +308,7 @@ fn packet(packet: &TxPacket) -> wit::TxPacket {
 }
 
 fn offloads(offloads: Offloads) -> wit::Offloads {
-    const PAIRS: [(Offloads, wit::Offloads); 7] = [
-        (Offloads::IPV4, wit::Offloads::IPV4),
-        (Offloads::IPV6, wit::Offloads::IPV6),
-        (Offloads::IP_CHECKSUM, wit::Offloads::IP_CHECKSUM),
-        (Offloads::TCP_CHECKSUM, wit::Offloads::TCP_CHECKSUM),
-        (Offloads::UDP_CHECKSUM, wit::Offloads::UDP_CHECKSUM),
-        (Offloads::TCP_SEGMENTATION, wit::Offloads::TCP_SEGMENTATION),
-        (Offloads::INSERT_VLAN, wit::Offloads::INSERT_VLAN),
-    ];
-    let mut all = wit::Offloads::empty();
-    if offloads.is_empty() {
-        return all;
-    }
-    for (_, flag) in PAIRS.iter().filter(|(flag, _)| offloads.contains(*flag)) {
-        all |= *flag;
-    }
-    all
+    wit::Offloads::from_bits_truncate(offloads.bits())
 }
 
 fn segment(segment: &Segment) -> wit::Segment {
@@ -352,21 +336,12 @@ fn completion(completion: wit::TxCompletion) -> TxCompletion {
     }
 }
 
-/// Flags are carried over only where the device acts on them in this bench.
 fn received(packet: wit::RxPacket) -> RxPacket {
-    let mut flags = RxFlags::empty();
-    flags.set(
-        RxFlags::TRUNCATED,
-        packet.flags.contains(wit::RxFlags::TRUNCATED),
-    );
-    flags.set(
-        RxFlags::MEMORY_FAULT,
-        packet.flags.contains(wit::RxFlags::MEMORY_FAULT),
-    );
     RxPacket {
         id: packet.id,
         length: packet.length,
         vlan_tci: packet.vlan_tci,
-        flags,
+        flags: RxFlags::from_bits_truncate(packet.flags.bits()),
+        hash: packet.hash,
     }
 }

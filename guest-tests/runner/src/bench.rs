@@ -142,7 +142,7 @@ impl Bench for WasmBench {
     }
 
     fn set_link(&mut self, port: u32, up: bool) {
-        device::link_changed(port, up);
+        device::link_changed(port, crate::device::link(up));
     }
 
     fn reset(&mut self) {

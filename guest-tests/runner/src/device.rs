@@ -5,10 +5,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use manatee_conformance::suite::Requirement;
+use manatee_device::bindings::manatee::device::types::{Features, Link, LinkState};
 use spin::Mutex;
 
 use crate::bench::WasmBench;
-use crate::bindings::manatee::device::device::{self, PortConfig};
+use crate::bindings::manatee::device::device::{self, Bounds, PortConfig};
 use crate::bindings::manatee::testbed::{control, elsewhere};
 use crate::report::Outcome;
 
@@ -22,7 +23,7 @@ pub fn attempt(requirement: &Requirement) -> Option<Outcome> {
     let ports = &mut *PORTS.lock();
     if *ports == 0 {
         control::start(requirement.ports);
-        let configured = device::configure(&configs(requirement.ports));
+        let configured = device::configure(Features::empty(), BOUNDS, &configs(requirement.ports));
         if let Err(error) = configured {
             let count = requirement.ports;
             return Some(Err(format!("configuring {count} ports: {error}")));
@@ -30,7 +31,7 @@ pub fn attempt(requirement: &Requirement) -> Option<Outcome> {
         *ports = requirement.ports;
     } else if *ports == requirement.ports {
         for port in 0..*ports {
-            device::link_changed(port, true);
+            device::link_changed(port, link(true));
         }
         device::reset();
         // What the device did up to here was about the test before.
@@ -59,13 +60,35 @@ fn on_this(requirement: &Requirement) -> Outcome {
     })
 }
 
+/// A port's link, up or down.
+pub fn link(up: bool) -> Link {
+    Link {
+        state: if up { LinkState::Up } else { LinkState::Down },
+        speed_mbps: 10_000,
+        mtu: 1500,
+    }
+}
+
+/// What the testbed takes.
+const BOUNDS: Bounds = Bounds {
+    arena_bytes: 0,
+    windows: 0,
+    window_pages: 0,
+    copy_bytes: 1 << 20,
+    packets: 4096,
+    segments: 65_536,
+    buffers: 4096,
+    state_bytes: 1 << 20,
+    inspect_bytes: 1 << 20,
+    line_bytes: 1024,
+};
+
 /// The ports of a bench, as the suite knows them.
 fn configs(count: u32) -> Vec<PortConfig> {
     let config = |port: u32| PortConfig {
         mac: u64::from_le_bytes([2, 0, 0, 0, 0, port as u8, 0, 0]),
-        mtu: 1500,
-        link_speed_mbps: 10_000,
-        link_up: true,
+        link: link(true),
+        queues: 1,
     };
     (0..count).map(config).collect()
 }

@@ -173,6 +173,7 @@ fn fill(memory: &mut Memory, id: u32, segments: &[Segment], arrival: &Arrival) -
         length,
         vlan_tci: arrival.vlan_tci,
         flags,
+        hash: 0,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The testbed as a component.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -34,6 +35,13 @@ fn with_port<T>(port: u32, act: impl FnOnce(&mut Port) -> T) -> Option<T> {
     WORLD.lock().ports.get_mut(port as usize).map(act)
 }
 
+/// Notes that the device used a feature that it was not offered.
+fn not_offered(feature: &str) {
+    WORLD.lock().offend(format!(
+        "it used the feature `{feature}`, which was not offered"
+    ));
+}
+
 struct Testbed;
 
 impl guest_memory::Guest for Testbed {
@@ -49,6 +57,10 @@ impl guest_memory::Guest for Testbed {
         WORLD.lock().memory.write(address, &data)
     }
 
+    fn reserve_arena(_offset: u32, _length: u32) -> Result<(), WindowError> {
+        Err(WindowError::Unsupported)
+    }
+
     fn map_window(_offset: u32, _pages: Vec<u64>) -> Result<(), WindowError> {
         Err(WORLD.lock().window_error)
     }
@@ -59,6 +71,10 @@ impl guest_memory::Guest for Testbed {
 impl interrupts::Guest for Testbed {
     fn raise(vectors: Vec<u16>) {
         WORLD.lock().raise(&vectors);
+    }
+
+    fn raise_within(_vectors: Vec<interrupts::Delayed>) {
+        not_offered("moderation");
     }
 }
 
@@ -82,6 +98,26 @@ impl packet_endpoint::Guest for Testbed {
 
     fn cancel_transmit(port: u32, _queue: u32) {
         with_port(port, Port::cancel_transmit);
+    }
+
+    fn steer(_port: u32, _steering: packet_endpoint::Steering) {
+        not_offered("steering");
+    }
+
+    fn limit_rate(_port: u32, _mbps: Option<u32>) {
+        not_offered("rate-limit");
+    }
+
+    fn statistics(_port: u32) -> packet_endpoint::LinkStatistics {
+        not_offered("statistics");
+        packet_endpoint::LinkStatistics {
+            rx_packets: 0,
+            rx_bytes: 0,
+            rx_dropped: 0,
+            tx_packets: 0,
+            tx_bytes: 0,
+            tx_dropped: 0,
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use manatee::bindings::exports::manatee::device::device::Description;
 use manatee::component::Component;
+use manatee::contract::Description;
 use serde_json::{Value, json};
 
 /// Say what a device component is
@@ -131,7 +131,7 @@ fn as_json(description: &Description, imports: &[String], exports: &[String]) ->
 
 #[cfg(test)]
 mod tests {
-    use manatee::bindings::exports::manatee::device::device::{Bar, PciIdentity, Version};
+    use manatee::contract::{Bar, PciIdentity, Version};
 
     use super::*;
 

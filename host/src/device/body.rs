@@ -1,5 +1,6 @@
 //! What the lock of a device protects, and how it is kept going.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -7,12 +8,12 @@ use super::DeviceError;
 use super::doorbells::Doorbells;
 use super::recovery::{CrashPolicy, Recoverer};
 use super::swap::{SwapError, Swaps};
-use crate::bindings::exports::manatee::device::device::{Description, PortConfig};
 use crate::component::Component;
+use crate::contract::{Description, LinkState, PortConfig};
 use crate::endpoint::Completions;
 use crate::interrupt::Interrupts;
 use crate::pci::msix::Message;
-use crate::runtime::{Failure, HostState, Instance, PortState};
+use crate::runtime::{Failure, HostState, Instance, PortState, RevokeError};
 
 /// Rounds of work until somebody else gets a turn.
 const ROUNDS: usize = 8;
@@ -37,6 +38,11 @@ pub struct Body {
     pub(super) work_left: bool,
     /// No more instances are tried until the device is reset.
     pub(super) down: bool,
+    /// The component failed, and what is left of this stay was too little for a
+    /// fresh instance: the next stay begins with that.
+    pub(super) recovering: bool,
+    /// Doorbells that rang while the guest had bus mastering off.
+    held: Doorbells,
     pub(super) recoverer: Recoverer,
     pub(super) swaps: Swaps,
     /// Instances that began anew, at power-on.
@@ -63,10 +69,24 @@ impl Body {
             life,
             work_left: false,
             down: false,
+            recovering: false,
+            held: doorbells.clone(),
             recoverer: Recoverer::new(policy, doorbells),
             swaps: Swaps::default(),
             restarts: 0,
         })
+    }
+
+    /// Begins a stay under the device's lock, for which the component has one
+    /// deadline.
+    #[inline]
+    pub fn begin_stay(&mut self) {
+        if let Life::Running(instance) = &mut self.life {
+            instance.begin_stay();
+        }
+        if self.recovering {
+            self.recover();
+        }
     }
 
     /// What the device is told of its ports.
@@ -91,8 +111,7 @@ impl Body {
         let saved = self.instance().map(Instance::save);
         self.note_failure();
         match saved {
-            Some(Ok(Some(state))) => Ok(state),
-            Some(Ok(None)) => Err(SwapError::TooLarge),
+            Some(Ok(state)) => Ok(state),
             Some(Err(failure)) => Err(SwapError::Save(failure)),
             None => Err(SwapError::Busy),
         }
@@ -166,10 +185,93 @@ impl Body {
         let was_master = state.function.bus_master();
         let messages = state.function.config_write(offset, data);
         send(state, messages);
-        if !was_master && state.function.bus_master() {
-            for port in &mut state.ports {
-                port.poll = true;
+        if was_master == state.function.bus_master() {
+            return;
+        }
+        self.show_windows();
+        if !was_master {
+            self.ring_held();
+        }
+    }
+
+    /// Has the component's windows show what they are to show.
+    fn show_windows(&mut self) {
+        if let Some(instance) = self.instance() {
+            // A failure is seen to like any other.
+            let _ = instance.show_windows();
+        }
+    }
+
+    /// Bus mastering is on again: packets may be waiting, and doorbells that rang
+    /// meanwhile.
+    fn ring_held(&mut self) {
+        for port in &mut self.state().ports {
+            port.poll = true;
+        }
+        let held = self.held.writes();
+        self.held.clear();
+        for write in held {
+            if let Some(instance) = self.instance()
+                && let Ok(left) = instance.write_register(write.bar, write.offset, 8, write.value)
+            {
+                self.work_left |= left;
             }
+        }
+    }
+
+    /// Guest memory was taken away: the component's windows must not show it.
+    ///
+    /// # Errors
+    ///
+    /// [`RevokeError`] if it may still be in reach; the component has failed then.
+    pub fn memory_went(&mut self, gone: &[Range<u64>]) -> Result<(), RevokeError> {
+        let Err(error) = self.state().revoke(gone) else {
+            return Ok(());
+        };
+        self.fail(Failure::because(&error.to_string()));
+        if error.in_reach { Err(error) } else { Ok(()) }
+    }
+
+    /// Guest memory came: windows that had lost theirs may have it again.
+    pub fn memory_came(&mut self) {
+        let was_waiting = self.state_ref().absence.waiting;
+        if let Err(error) = self.state().give_back() {
+            return self.fail(Failure::because(&format!("laying its windows: {error}")));
+        }
+        let absence = &mut self.state().absence;
+        let back = std::mem::take(&mut absence.back);
+        absence.told.retain(|offset| !back.contains(offset));
+        if !back.is_empty()
+            && let Some(instance) = self.instance()
+        {
+            let _ = instance.windows_changed(&back, true);
+        }
+        if was_waiting {
+            self.wake_all();
+        }
+    }
+
+    /// Does not wait any longer for guest memory to come back: tells the component
+    /// of the windows that have lost theirs, whose queues fail by themselves.
+    pub fn stop_waiting(&mut self) {
+        let absence = &mut self.state().absence;
+        if !std::mem::take(&mut absence.waiting) {
+            return;
+        }
+        let lost = std::mem::take(&mut absence.lost);
+        absence.told.extend_from_slice(&lost);
+        if !lost.is_empty()
+            && let Some(instance) = self.instance()
+        {
+            let _ = instance.windows_changed(&lost, false);
+        }
+        self.wake_all();
+    }
+
+    /// Packets may be waiting at every port.
+    fn wake_all(&mut self) {
+        for port in &mut self.state().ports {
+            port.poll = true;
         }
     }
 
@@ -212,6 +314,7 @@ impl Body {
             let messages = function.msix_write(offset, data);
             return send(state, messages);
         }
+        self.stop_waiting();
         let mut at = offset;
         let mut rest = data;
         let mut more = false;
@@ -221,27 +324,37 @@ impl Body {
             let mut value = [0; 8];
             value[..width].copy_from_slice(now);
             let value = u64::from_le_bytes(value);
-            match width {
-                8 => self.recoverer.doorbells.note(bar, at, value),
-                4 => self.recoverer.doorbells.note_half(bar, at, value),
-                _ => {}
+            self.recoverer.doorbells.note(bar, at, width, value);
+            let master = self.state_ref().function.bus_master();
+            let held = !master && self.held.note(bar, at, width, value);
+            at += width as u64;
+            rest = later;
+            if held {
+                continue;
             }
             let Some(instance) = self.instance() else {
                 break;
             };
-            let Ok(left) = instance.write_register(bar, at, width as u8, value) else {
+            let from = at - width as u64;
+            let Ok(left) = instance.write_register(bar, from, width as u8, value) else {
                 break;
             };
             more |= left;
-            at += width as u64;
-            rest = later;
         }
         self.work_left |= more;
     }
 
     pub fn link_changed(&mut self, port: u32, up: bool) {
-        if let Some(instance) = self.instance() {
-            let _ = instance.link_changed(port, up);
+        let state = if up { LinkState::Up } else { LinkState::Down };
+        let link = self
+            .state_ref()
+            .ports
+            .get(port as usize)
+            .map(|port| port.link(state));
+        if let Some(link) = link
+            && let Some(instance) = self.instance()
+        {
+            let _ = instance.link_changed(port, link);
         }
         self.note_failure();
     }
@@ -256,8 +369,12 @@ impl Body {
     /// Power-on state, with the ports and the guest memory that there are.
     pub fn reset(&mut self) {
         self.state().function.reset();
+        self.show_windows();
+        self.state().absence.waiting = false;
+        self.held.clear();
         self.recoverer.forget();
         self.work_left = false;
+        self.recovering = false;
         let reset = self.instance().map(Instance::reset);
         if matches!(reset, Some(Ok(()))) {
             // Whatever the component did not take back is taken back here.
@@ -275,9 +392,10 @@ impl Body {
     /// Whether [`settle`](Self::settle) would find something to do.
     pub fn has_work(&self) -> bool {
         let state = self.state_ref();
-        let master = state.function.bus_master();
-        let waiting = |port: &PortState| master && port.poll || !port.done.is_empty();
-        self.failure().is_none() && (self.work_left || state.ports.iter().any(waiting))
+        if self.failure().is_some() {
+            return self.recovering;
+        }
+        !state.is_waiting() && (self.work_left || state.ports.iter().any(PortState::has_work))
     }
 
     /// Moves packets and completions until there is nothing left to do, or
@@ -288,10 +406,16 @@ impl Body {
             let busy = self.settle_once();
             self.note_failure();
             if !busy && !self.work_left {
+                return self.recovering;
+            }
+            if self.state_ref().is_waiting() {
                 return false;
             }
+            if self.is_over() {
+                break;
+            }
         }
-        self.instance().is_some()
+        self.recovering || self.instance().is_some()
     }
 
     /// Tells the device of everything that endpoints have finished.
@@ -306,12 +430,20 @@ impl Body {
         }
     }
 
+    /// Whether others should get a turn, because the component had its time.
+    fn is_over(&self) -> bool {
+        match &self.life {
+            Life::Running(instance) => instance.has_overstayed(),
+            _ => false,
+        }
+    }
+
     fn settle_once(&mut self) -> bool {
         let mut busy = false;
         let Life::Running(instance) = &mut self.life else {
             return false;
         };
-        if instance.failure().is_some() {
+        if instance.failure().is_some() || instance.state_ref().is_waiting() {
             return false;
         }
         for index in 0..instance.state().ports.len() {
@@ -343,10 +475,9 @@ pub(super) fn port_configs(state: &HostState) -> Vec<PortConfig> {
 /// Lets an endpoint write waiting packets to posted buffers. True if there
 /// may be more.
 fn receive(state: &mut HostState, index: usize) -> bool {
-    let master = state.function.bus_master();
     let HostState { ports, memory, .. } = state;
     let port = &mut ports[index];
-    if !master || !std::mem::take(&mut port.poll) {
+    if !std::mem::take(&mut port.poll) {
         return false;
     }
     let (endpoint, mut io) = port.split(memory);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use crate::bindings::exports::manatee::device::device::{Doorbells as Range, RegisterWrite};
+use crate::contract::{DoorbellRange as Range, RegisterWrite};
 
 /// The most doorbells that are kept: more than a device has queues.
 const MAX_DOORBELLS: usize = 4096;
@@ -14,7 +14,7 @@ const MAX_DOORBELLS: usize = 4096;
 type Key = (u8, u64, u64);
 
 /// The doorbells of a device.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Doorbells {
     ranges: Vec<Range>,
     last: HashMap<Key, u64, RandomState>,
@@ -32,25 +32,39 @@ impl Doorbells {
         }
     }
 
+    /// Notes a write of so many bytes. Returns whether it belongs to a doorbell.
+    pub fn note(&mut self, bar: u8, offset: u64, width: usize, value: u64) -> bool {
+        match width {
+            8 => self.note_whole(bar, offset, value),
+            4 => self.note_half(bar, offset, value),
+            _ => {}
+        }
+        matches!(width, 4 | 8) && self.range(bar, offset).is_some()
+    }
+
+    fn range(&self, bar: u8, offset: u64) -> Option<&Range> {
+        let inside =
+            |range: &&Range| range.bar == bar && offset.wrapping_sub(range.offset) < range.length;
+        self.ranges.iter().find(inside)
+    }
+
     /// Notes a write of 4 bytes, which may be half of a doorbell: the upper one
     /// rings, right behind the lower one.
-    pub fn note_half(&mut self, bar: u8, offset: u64, half: u64) {
+    fn note_half(&mut self, bar: u8, offset: u64, half: u64) {
         if offset.is_multiple_of(8) {
             self.low = Some((bar, offset, half & 0xffff_ffff));
             return;
         }
         let before = (bar, offset - 4);
         if let Some((bar, offset, low)) = self.low.take().filter(|low| (low.0, low.1) == before) {
-            self.note(bar, offset, low | half << 32);
+            self.note_whole(bar, offset, low | half << 32);
         }
     }
 
     /// Notes a write of 8 bytes, if it is to a doorbell. A guest that rings
     /// more than there are is not kept up with.
-    pub fn note(&mut self, bar: u8, offset: u64, value: u64) {
-        let inside =
-            |range: &&Range| range.bar == bar && offset.wrapping_sub(range.offset) < range.length;
-        let Some(range) = self.ranges.iter().find(inside) else {
+    fn note_whole(&mut self, bar: u8, offset: u64, value: u64) {
+        let Some(range) = self.range(bar, offset) else {
             return;
         };
         let key = (bar, offset, value & range.key);
@@ -102,7 +116,7 @@ mod tests {
             (0x1000, 0x201),
             (0x1008, 0x301),
         ] {
-            doorbells.note(0, offset, value);
+            doorbells.note_whole(0, offset, value);
         }
         let mut kept: Vec<_> = doorbells
             .writes()
@@ -130,9 +144,9 @@ mod tests {
     #[test]
     fn other_registers_are_not() {
         let mut doorbells = doorbells();
-        doorbells.note(0, 0xff8, 1);
-        doorbells.note(0, 0x2000, 1);
-        doorbells.note(2, 0x1000, 1);
+        doorbells.note_whole(0, 0xff8, 1);
+        doorbells.note_whole(0, 0x2000, 1);
+        doorbells.note_whole(2, 0x1000, 1);
         assert!(doorbells.writes().is_empty());
     }
 
@@ -145,7 +159,7 @@ mod tests {
             key: u64::MAX,
         }]);
         for value in 0..2 * MAX_DOORBELLS as u64 {
-            doorbells.note(0, 0, value);
+            doorbells.note_whole(0, 0, value);
         }
         assert_eq!(doorbells.writes().len(), MAX_DOORBELLS);
     }

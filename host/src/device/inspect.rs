@@ -5,9 +5,6 @@ use serde_json::{Map, Value, json};
 use super::body::Body;
 use super::swap::version;
 
-/// Longest state of a component that is taken, in bytes.
-const MAX_STATE: usize = 4 << 20;
-
 impl Body {
     /// The tree: component, PCI function, memory, ports, device, runtime.
     pub fn inspect(&mut self) -> Value {
@@ -86,7 +83,6 @@ impl Body {
             return Value::Null;
         };
         match instance.inspect() {
-            Ok(text) if text.len() > MAX_STATE => json!({ "error": "the state is too long" }),
             Ok(text) => serde_json::from_slice(&text)
                 .unwrap_or_else(|error| json!({ "error": format!("no JSON: {error}") })),
             Err(failure) => json!({ "error": failure.to_string() }),

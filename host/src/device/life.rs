@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::body::{Body, Life, port_configs};
 use super::recovery::Next;
-use super::swap::{RestoreText, Swap, version};
-use crate::bindings::exports::manatee::device::device::{Observations, PortConfig};
+use super::swap::{Swap, version};
+use crate::contract::{DeviceEvent, Observations, PortConfig};
 use crate::runtime::{Failure, HostState, Instance};
 
 impl Body {
@@ -71,21 +71,33 @@ impl Body {
                 return;
             }
             match instance.save() {
-                Ok(Some(state)) => {
+                Ok(state) => {
                     self.recoverer.keep(state);
                     return;
                 }
-                // It is too large; the one before has to do.
-                Ok(None) => return,
                 Err(_) => {}
             }
         }
         self.recover();
     }
 
-    /// Tries fresh instances until one goes on, or no more are to be tried.
-    fn recover(&mut self) {
+    /// Whether what is left of this stay is too little for a fresh instance.
+    fn is_late(&self) -> bool {
+        match &self.life {
+            Life::Running(instance) => instance.is_late(),
+            _ => false,
+        }
+    }
+
+    /// Tries fresh instances until one goes on, or no more are to be tried, or the
+    /// time of this stay is over.
+    pub(super) fn recover(&mut self) {
+        self.recovering = false;
         while let Some(failure) = self.failure().cloned() {
+            if self.is_late() {
+                self.recovering = true;
+                return;
+            }
             let begun = Instant::now();
             let mut lost = self.state_ref().undelivered();
             lost.0 += self.state_ref().pending_transmits();
@@ -142,6 +154,10 @@ impl Body {
 
     /// Has a fresh instance go on from the checkpoint.
     fn resume(&mut self) -> Result<(), Failure> {
+        let until = match &self.life {
+            Life::Running(instance) => Some(instance.stays_until()),
+            _ => None,
+        };
         let mut state = self.take_state();
         state.abandon_instance();
         let checkpoint = self.recoverer.checkpoint.clone().unwrap_or_default();
@@ -154,6 +170,9 @@ impl Body {
                 return Err(failure);
             }
         };
+        if let Some(until) = until {
+            instance.join_stay(until);
+        }
         let resumed = resume_in(&mut instance, &ports, &checkpoint, &seen);
         self.life = Life::Running(instance);
         resumed
@@ -166,14 +185,14 @@ impl Body {
         if let Some(instance) = self.instance() {
             let more = instance.service();
             if ask_for_reset && more.is_ok() {
-                let _ = instance.request_reset();
+                let _ = instance.announce(DeviceEvent::ResetRequest);
             }
             self.work_left = more.unwrap_or(false);
         }
     }
 
     /// The instance is of no use, although no call of it failed.
-    fn fail(&mut self, failure: Failure) {
+    pub(super) fn fail(&mut self, failure: Failure) {
         if let Life::Running(instance) = &mut self.life {
             instance.fail(failure);
         }
@@ -193,10 +212,9 @@ fn resume_in(
         )));
     }
     if let Err(refused) = instance.recover(checkpoint, seen)? {
-        let refused = RestoreText(refused);
         return Err(Failure::because(&format!(
             "it refuses its own state: {refused}"
         )));
     }
-    Ok(())
+    instance.take_over()
 }

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::bindings::exports::manatee::device::device::{ConfigureError, Description};
 use crate::component::{Component, ComponentError};
+use crate::contract::{ConfigureError, Description};
 use crate::interrupt::Interrupts;
 use crate::memory::MapError;
 use crate::runtime::HostState;
@@ -35,7 +35,7 @@ use poller::Poller;
 pub use recovery::CrashPolicy;
 pub use rehearsal::Rehearsal;
 pub use snapshot::RestoreError;
-pub use swap::{RestoreText, Swap, SwapError, SwapOptions};
+pub use swap::{Swap, SwapError, SwapOptions};
 
 /// Why a device can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -216,9 +216,12 @@ impl Device {
         let mut body = self.shared.own();
         let memory = &mut body.state().memory;
         match file {
-            Some((file, offset)) => memory.map(address, size, file, offset, writable),
-            None => memory.map_unreachable(address, size),
+            Some((file, offset)) => memory.map(address, size, file, offset, writable)?,
+            None => memory.map_unreachable(address, size)?,
         }
+        body.memory_came();
+        body.settle();
+        Ok(())
     }
 
     /// Takes back all guest memory that lies inside a range. Queues of the
@@ -232,7 +235,11 @@ impl Device {
         let _no_rehearsal = self.shared.rehearsing.lock();
         let mut body = self.shared.own();
         let gone = body.state().memory.unmap(address, size)?;
-        body.state().revoke(&gone);
+        body.memory_went(&gone)
+            .map_err(|error| MapError::InReach(error.to_string()))?;
+        body.leave();
+        // The thread waits a while for it to come back, and then no longer.
+        self.shared.poller.kick();
         Ok(())
     }
 
@@ -249,7 +256,9 @@ impl Device {
         self.run(|body| {
             body.reset();
             let gone = body.state().memory.clear();
-            body.state().revoke(&gone);
+            // Nobody is told: whoever shared the memory is gone.
+            let _ = body.memory_went(&gone);
+            body.state().absence.waiting = false;
         });
     }
 

@@ -96,10 +96,21 @@ impl Shared {
         }
     }
 
+    /// Whether the device waits for guest memory to come back. Whoever owns it at
+    /// the moment may change that: then it is so.
+    pub fn waits(&self) -> bool {
+        let body = self.body.try_lock();
+        body.is_none_or(|body| body.state_ref().absence.waiting)
+    }
+
     #[inline]
     fn owned<'a>(&'a self, body: MutexGuard<'a, Body>) -> Owner<'a> {
-        let body = Some(body);
-        Owner { shared: self, body }
+        let mut owned = body;
+        owned.begin_stay();
+        Owner {
+            shared: self,
+            body: Some(owned),
+        }
     }
 }
 
@@ -125,7 +136,10 @@ impl Owner<'_> {
                 return self.shared.poller.kick();
             }
             match self.shared.body.try_lock() {
-                Some(again) => body = again,
+                Some(again) => {
+                    body = again;
+                    body.begin_stay();
+                }
                 // Whoever holds it looks.
                 None => return,
             }
@@ -148,8 +162,9 @@ impl Owner<'_> {
 impl Drop for Owner<'_> {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
+            let recovering = body.recovering;
             drop(body);
-            if self.shared.wakes.wait() {
+            if recovering || self.shared.wakes.wait() {
                 self.shared.poller.kick();
             }
         }

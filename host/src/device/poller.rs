@@ -6,9 +6,16 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use super::Shared;
+
+/// How long guest memory may be gone until the device is told: long enough for a
+/// VMM that changes its memory map.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 250_000_000,
+};
 
 /// The event that is no port's.
 const KICK: u64 = u64::MAX;
@@ -68,9 +75,11 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
 
 fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
     let mut events = Vec::with_capacity(64);
+    let mut patience = None;
     loop {
         events.clear();
-        match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None) {
+        let spare = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(epoll, spare, patience.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => {
@@ -89,6 +98,15 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
                 port => shared.wakes.add_port(port as usize),
             }
         }
+        if events.is_empty() {
+            // Guest memory did not come back in time.
+            let mut body = shared.own();
+            body.stop_waiting();
+            body.settle();
+            patience = None;
+            continue;
+        }
         shared.go_on();
+        patience = shared.waits().then_some(PATIENCE);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::doorbells::Doorbells;
-use crate::bindings::exports::manatee::device::device::{HandedOver, Observations};
+use crate::contract::{HandedOver, Observations};
 use crate::runtime::{Failure, HostState};
 
 /// How a device whose component fails goes on.

@@ -8,8 +8,8 @@ use parking_lot::MutexGuard;
 
 use super::Device;
 use super::swap::{Candidate, Pause, Swap, SwapError, SwapOptions};
-use crate::bindings::exports::manatee::device::device::{Description, PortConfig};
 use crate::component::Component;
+use crate::contract::{Description, PortConfig};
 use crate::runtime::Limits;
 
 /// A component that has rehearsed to take over: its instance has restored a

@@ -7,13 +7,15 @@
 use minicbor::{Decode, Encode};
 
 use super::body::Body;
-use super::swap::{RestoreText, SwapError};
-use crate::runtime::{Failure, MAX_STATE};
+use super::swap::SwapError;
+use crate::contract::StateRefusal;
+use crate::runtime::Failure;
+use crate::runtime::bounds::STATE_BYTES;
 
 const FORMAT: &str = "manatee-device";
 const VERSION: u32 = 1;
 /// Longest state of a device, in bytes: a component's, and what is around it.
-const MAX_SIZE: usize = 2 * MAX_STATE;
+const MAX_SIZE: usize = 2 * STATE_BYTES;
 /// The part of configuration space that has registers, in bytes.
 const CONFIG_SIZE: usize = 256;
 /// Bytes of an MSI-X table entry.
@@ -41,7 +43,7 @@ pub enum RestoreError {
     InUse,
     /// The component objects.
     #[error("the component refuses the state: {0}")]
-    Refused(RestoreText),
+    Refused(StateRefusal),
     /// The component failed.
     #[error(transparent)]
     Failed(#[from] Failure),
@@ -173,7 +175,8 @@ impl Body {
         };
         instance
             .recover(component, &seen)?
-            .map_err(|error| RestoreError::Refused(RestoreText(error)))?;
+            .map_err(RestoreError::Refused)?;
+        instance.take_over()?;
         let more = instance.service()?;
         self.work_left = more;
         self.recoverer.keep(component.to_vec());

@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::body::Body;
-use crate::bindings::exports::manatee::device::device::{
-    ConfigureError, Description, PortConfig, RestoreError,
-};
 use crate::component::{Component, ComponentError};
-use crate::runtime::{Failure, HostState, Instance, Limits, MAX_STATE, printable};
+use crate::contract::{ConfigureError, Description, PortConfig, StateRefusal};
+use crate::runtime::{Failure, HostState, Instance, Limits, printable};
 
 /// Swaps that are remembered.
 const MAX_HISTORY: usize = 1024;
@@ -137,13 +135,10 @@ pub enum SwapError {
     Refused(String, ConfigureError),
     /// It objects to the state.
     #[error("{0} refuses the device's state: {1}")]
-    State(String, Box<RestoreText>),
+    State(String, StateRefusal),
     /// The running component failed when its state was taken.
     #[error("the running device could not be saved: {0}")]
     Save(Failure),
-    /// Its state is larger than any that is moved.
-    #[error("the running device's state has more than {} bytes", MAX_STATE)]
-    TooLarge,
     /// The running component has failed already.
     #[error("the device is down; reset it first: {0}")]
     Down(Failure),
@@ -153,27 +148,6 @@ pub enum SwapError {
     /// There is nothing to go back to.
     #[error("no component ran here before this one")]
     NoPrevious,
-}
-
-/// A component's objection to a state, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RestoreText(pub RestoreError);
-
-impl std::fmt::Display for RestoreText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            RestoreError::NotConfigured => {
-                write!(f, "it was not configured just now")
-            }
-            RestoreError::Version(version) => write!(f, "it does not read format {version}"),
-            RestoreError::Malformed(what) => {
-                write!(f, "malformed: {}", printable(what))
-            }
-            RestoreError::Mismatch(what) => {
-                write!(f, "of another device: {}", printable(what))
-            }
-        }
-    }
 }
 
 /// A component that can take over, with an instance that has its ports.
@@ -255,7 +229,7 @@ fn restore(component: &Component, instance: &mut Instance, state: &[u8]) -> Resu
     let name = || component.name().to_owned();
     match instance.restore(state) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(refused)) => Err(SwapError::State(name(), Box::new(RestoreText(refused)))),
+        Ok(Err(refused)) => Err(SwapError::State(name(), refused)),
         Err(failure) => Err(SwapError::Failed(name(), failure)),
     }
 }
@@ -385,7 +359,12 @@ impl Body {
             return Err((SwapError::Busy, instance));
         };
         running.state().trade_places(instance.state());
-        if let Err(error) = restore(&component, &mut instance, &state) {
+        let restored = restore(&component, &mut instance, &state).and_then(|()| {
+            let name = || component.name().to_owned();
+            let taken = instance.take_over();
+            taken.map_err(|failure| SwapError::Failed(name(), failure))
+        });
+        if let Err(error) = restored {
             running.state().trade_places(instance.state());
             return Err((error, instance));
         }

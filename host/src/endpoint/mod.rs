@@ -12,6 +12,7 @@ mod headers;
 mod loopback;
 mod null;
 mod offload;
+mod packet;
 mod rx_flags;
 mod rx_queue;
 mod tap;
@@ -19,13 +20,12 @@ mod tap;
 mod testing;
 mod vnet;
 
-pub use crate::bindings::manatee::device::types::{
-    Offloads, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
-};
+pub use crate::memory::Segment;
 pub use counters::{Counters, RxCounters, TxCounters};
 pub use groups::Groups;
 pub use loopback::Loopback;
 pub use null::Null;
+pub use packet::{Offloads, RxBuffer, RxFlags, RxPacket, TxCompletion, TxPacket, TxStatus};
 pub use rx_queue::{Posted, Received, RxQueue};
 pub use tap::{Tap, TapError};
 

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Completions, RxFlags, RxPacket, Segment};
-use crate::bindings::manatee::device::types::RxBuffer;
+use super::{Completions, RxBuffer, RxFlags, RxPacket, Segment};
 
 /// Posted receive buffers, first in first out.
 #[derive(Debug)]
@@ -137,6 +136,7 @@ impl Posted<'_> {
                 length,
                 vlan_tci,
                 flags,
+                hash: 0,
             });
         }
     }

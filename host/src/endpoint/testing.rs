@@ -6,11 +6,11 @@ use etherparse::{
 };
 use proptest::prelude::*;
 
+use super::RxBuffer;
 use super::headers::{IpVersion, Layout, Transport};
 use super::{
     Completions, Endpoint, Offloads, PortIo, RxPacket, RxQueue, TxBatch, TxPacket, TxStatus,
 };
-use crate::bindings::manatee::device::types::RxBuffer;
 use crate::memory::tests::{LARGE, guest_memory, segment};
 use crate::memory::{GuestMemory, Segment, Span};
 

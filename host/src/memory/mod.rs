@@ -24,7 +24,14 @@ use vm_memory::{FileOffset, Le64, MmapRegion, VolatileMemory, VolatileSlice};
 /// Size of a guest page, the granularity of regions and windows.
 pub const PAGE_SIZE: u64 = 4096;
 
-pub use crate::bindings::manatee::device::types::Segment;
+/// A run of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Guest-physical address of the first byte; any alignment.
+    pub address: u64,
+    /// Length in bytes, at least 1.
+    pub length: u32,
+}
 
 /// An access that is not (entirely) to guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +92,10 @@ pub enum MapError {
     /// The kernel refused the mapping.
     #[error("mapping guest region {0:#x}+{1:#x}: {2}")]
     Mmap(u64, u64, String),
+    /// The component's windows could not be changed: the memory may still be in
+    /// reach.
+    #[error("guest memory could not be taken away from the device: {0}")]
+    InReach(String),
     /// No region has exactly this range.
     #[error("no guest region is mapped at {0:#x}+{1:#x}")]
     NotMapped(u64, u64),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::msix::Layout;
 use super::{BAR_COUNT, FunctionError, read_bytes};
-use crate::bindings::exports::manatee::device::device::PciIdentity;
+use crate::contract::PciIdentity;
 
 /// Size of a PCI Express function's configuration space in bytes.
 pub const CONFIG_SPACE_SIZE: usize = 4096;

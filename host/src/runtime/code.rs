@@ -7,7 +7,6 @@ use super::exports::Exports;
 use super::instance::{Failure, Instance};
 use super::state::{HostState, Limits};
 use super::{Runtime, direct, model};
-use crate::bindings::AdapterPre;
 
 const BY_MODEL: &str = "the component is called by way of wasmtime's component model";
 
@@ -15,7 +14,7 @@ const BY_MODEL: &str = "the component is called by way of wasmtime's component m
 /// directly.
 #[derive(Clone)]
 pub struct Code {
-    component: AdapterPre<HostState>,
+    component: ComponentPre<HostState>,
     module: Option<InstancePre<HostState>>,
 }
 
@@ -27,11 +26,14 @@ impl Code {
     ///
     /// What does not fit.
     pub fn new(runtime: &Runtime, component: &Component, module: Option<&Module>) -> Result<Self> {
-        let pre: ComponentPre<_> = runtime.linker.instantiate_pre(component)?;
         let mut code = Self {
-            component: AdapterPre::new(pre)?,
+            component: runtime.linker.instantiate_pre(component)?,
             module: None,
         };
+        // This looks its functions up, with their types.
+        let state = HostState::vacant(Limits::default())?;
+        let tried = Instance::new(&code, state);
+        tried.map_err(|(failure, _)| wasmtime::Error::msg(failure.reason.to_string()))?;
         match module.map(|module| code.take_directly(runtime, module)) {
             Some(Ok(())) => {}
             Some(Err(reason)) => tracing::debug!(%reason, "{BY_MODEL}"),

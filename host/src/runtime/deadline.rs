@@ -4,7 +4,7 @@
 //! this module advances it while calls are running. Idle devices cost no
 //! wake-ups.
 
-use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -36,6 +36,8 @@ struct Shared {
     entered: AtomicBool,
     /// The thread sleeps, or is about to.
     asleep: AtomicBool,
+    /// How often the epoch advanced.
+    ticks: AtomicU64,
     callers: Mutex<Vec<Weak<AtomicBool>>>,
 }
 
@@ -79,6 +81,7 @@ impl Ticker {
                 let mut idle = 0;
                 while let Some(engine) = engine.upgrade() {
                     engine.increment_epoch();
+                    shared.ticks.fetch_add(1, Ordering::Relaxed);
                     drop(engine);
                     idle = if shared.entered.swap(false, Ordering::SeqCst) {
                         0
@@ -126,6 +129,12 @@ impl Ticker {
             thread.unpark();
         }
         Running(&caller.0)
+    }
+
+    /// How often the epoch has advanced. It stands still while no calls are made.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        self.shared.ticks.load(Ordering::Relaxed)
     }
 
     /// The number of ticks that make up at least `time`.

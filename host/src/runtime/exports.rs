@@ -3,10 +3,10 @@
 use wasmtime::{Result, Store};
 
 use super::state::HostState;
-use crate::bindings::exports::manatee::device::device::{
-    ConfigureError, Description, Observations, PortConfig, RestoreError,
+use crate::contract::{
+    Bounds, ConfigureError, Description, DeviceEvent, Features, Link, Observations, PortConfig,
+    RxPacket, StateRefusal, TxCompletion,
 };
-use crate::endpoint::{RxPacket, TxCompletion};
 
 /// An instance's functions, as the WIT interface `device` describes them. Every
 /// call ends with wasmtime's error if the instance traps or breaks a rule.
@@ -16,8 +16,10 @@ pub trait Exports: Send + Sync {
     fn configure(
         &mut self,
         store: &mut Store<HostState>,
+        offered: Features,
+        bounds: &Bounds,
         ports: &[PortConfig],
-    ) -> Result<Result<(), ConfigureError>>;
+    ) -> Result<Result<Features, ConfigureError>>;
 
     fn read_register(
         &mut self,
@@ -54,7 +56,14 @@ pub trait Exports: Send + Sync {
         packets: &[TxCompletion],
     ) -> Result<bool>;
 
-    fn link_changed(&mut self, store: &mut Store<HostState>, port: u32, up: bool) -> Result<()>;
+    fn link_changed(&mut self, store: &mut Store<HostState>, port: u32, link: Link) -> Result<()>;
+
+    fn windows_changed(
+        &mut self,
+        store: &mut Store<HostState>,
+        offsets: &[u32],
+        present: bool,
+    ) -> Result<()>;
 
     fn reset(&mut self, store: &mut Store<HostState>) -> Result<()>;
 
@@ -64,16 +73,16 @@ pub trait Exports: Send + Sync {
         &mut self,
         store: &mut Store<HostState>,
         state: &[u8],
-    ) -> Result<Result<(), RestoreError>>;
+    ) -> Result<Result<(), StateRefusal>>;
 
     fn recover(
         &mut self,
         store: &mut Store<HostState>,
         state: &[u8],
         seen: &Observations,
-    ) -> Result<Result<(), RestoreError>>;
+    ) -> Result<Result<(), StateRefusal>>;
 
-    fn request_reset(&mut self, store: &mut Store<HostState>) -> Result<()>;
+    fn announce(&mut self, store: &mut Store<HostState>, event: DeviceEvent) -> Result<()>;
 
     fn inspect(&mut self, store: &mut Store<HostState>) -> Result<Vec<u8>>;
 }

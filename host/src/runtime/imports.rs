@@ -1,21 +1,21 @@
 //! What the imports of the world do, on behalf of one device.
 
+use std::ops::Range;
+
 use wasmtime::{Result, bail};
 
+use super::bounds;
 use super::linear_memory::WindowError;
 use super::state::{HostState, Phase};
-use crate::bindings::manatee::device::guest_memory::{MemoryError, WindowError as WitWindowError};
-use crate::bindings::manatee::device::log::Level;
-use crate::bindings::manatee::device::types::{RxBuffer, Segment, TxPacket, TxStatus};
+use crate::contract::{Level, MemoryError, RxBuffer, Segment, TxPacket, TxStatus, WindowRefusal};
 use crate::endpoint::{Groups, TxBatch};
 use crate::memory::Access;
 
-/// Longest copy in one call.
-const MAX_COPY: usize = 1 << 20;
-/// Longest line of a component that is logged, in bytes.
-const MAX_LINE: usize = 1024;
+/// Names the list that `map-window` takes.
+pub const WINDOW_PAGES: &str = "pages of a window";
 
-/// What the lists of a call are copied to; keeps its allocation between calls.
+/// What the lists of a call are copied to; keeps its allocation between calls, as
+/// far as it is a usual one.
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub packets: Vec<TxPacket>,
@@ -25,9 +25,36 @@ pub struct Scratch {
     pub statuses: Vec<TxStatus>,
 }
 
+impl Scratch {
+    /// Items of a list that are kept room for.
+    const USUAL: usize = 2048;
+
+    /// Checks the lengths of the lists that a call passes.
+    ///
+    /// # Errors
+    ///
+    /// One is longer than the contract allows.
+    #[inline]
+    pub fn check(packets: usize, segments: usize) -> Result<()> {
+        bounds::check("packets of a call", packets, bounds::PACKETS)?;
+        bounds::check("segments of a call", segments, bounds::SEGMENTS)
+    }
+
+    /// Gives back what an unusual call has taken.
+    #[inline]
+    fn trim(&mut self) {
+        if self.segments.capacity() > Self::USUAL || self.packets.capacity() > Self::USUAL {
+            self.segments = Vec::new();
+            self.packets = Vec::new();
+            self.buffers = Vec::new();
+            self.statuses.shrink_to(Self::USUAL);
+        }
+    }
+}
+
 impl HostState {
     /// Fails if the instance is to keep quiet.
-    fn loud(&self, what: &str) -> Result<()> {
+    pub fn loud(&self, what: &str) -> Result<()> {
         if self.phase == Phase::Quiet {
             bail!("it {what} while it saved or took over a state");
         }
@@ -36,7 +63,7 @@ impl HostState {
 
     /// Whether a range of guest memory can be read in one call.
     pub fn check_read(&self, address: u64, length: u32) -> Result<(), MemoryError> {
-        if length as usize > MAX_COPY {
+        if length as usize > bounds::COPY_BYTES {
             return Err(MemoryError::TooLong);
         }
         let check = self.memory.check(address, length.into(), Access::Read);
@@ -49,7 +76,7 @@ impl HostState {
     /// Copies to guest memory.
     pub fn write_guest(&self, address: u64, data: &[u8]) -> Result<Result<(), MemoryError>> {
         self.loud("wrote guest memory")?;
-        if data.len() > MAX_COPY {
+        if data.len() > bounds::COPY_BYTES {
             return Ok(Err(MemoryError::TooLong));
         }
         if !self.function.bus_master() {
@@ -59,39 +86,75 @@ impl HostState {
         Ok(written.map_err(|_| MemoryError::Unmapped))
     }
 
-    /// Lays a window.
-    pub fn lay_window(&mut self, offset: u32, pages: &[u64]) -> Result<(), WitWindowError> {
+    /// Makes a range of linear memory the window arena.
+    ///
+    /// # Errors
+    ///
+    /// For the device: there are no windows here, or the range can't be one.
+    pub fn reserve_arena(&mut self, offset: u32, length: u32) -> Result<Range<u32>, WindowRefusal> {
         let linear_memory = self.linear_memory.as_ref();
         let Some(linear_memory) = linear_memory.filter(|_| self.limits.windows) else {
-            return Err(WitWindowError::Unsupported);
+            return Err(WindowRefusal::Unsupported);
         };
-        let mapped = linear_memory.map(offset, pages, &self.memory);
-        mapped.map_err(|error| match error {
-            WindowError::Invalid => WitWindowError::Invalid,
-            WindowError::Exhausted => WitWindowError::Exhausted,
-            WindowError::Mmap(error) => {
-                tracing::warn!(%error, "a window could not be laid; the device copies instead");
-                WitWindowError::Unsupported
-            }
+        if length as usize > bounds::arena_bytes(&self.limits) {
+            return Err(WindowRefusal::Exhausted);
+        }
+        let reserved = linear_memory.reserve_arena(offset, length, self.view());
+        reserved.map_err(|_| WindowRefusal::Invalid)
+    }
+
+    /// Lays a window.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused, and the instance ends.
+    pub fn lay_window(&mut self, offset: u32, pages: &[u64]) -> Result<Result<(), WindowRefusal>> {
+        let linear_memory = self.linear_memory.as_ref();
+        let Some(linear_memory) = linear_memory.filter(|_| self.limits.windows) else {
+            return Ok(Err(WindowRefusal::Unsupported));
+        };
+        Ok(match linear_memory.map(offset, pages, &self.memory) {
+            Ok(()) => Ok(()),
+            Err(WindowError::Invalid) => Err(WindowRefusal::Invalid),
+            Err(WindowError::Exhausted) => Err(WindowRefusal::Exhausted),
+            Err(WindowError::Unsupported) => Err(WindowRefusal::Unsupported),
+            Err(error @ WindowError::Broken(_)) => bail!("{error}"),
         })
     }
 
     /// Takes a window away.
-    pub fn take_window_away(&mut self, offset: u32) {
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused, and the instance ends.
+    pub fn take_window_away(&mut self, offset: u32) -> Result<()> {
         if let Some(linear_memory) = &self.linear_memory {
-            linear_memory.unmap(offset);
+            linear_memory.unmap(offset)?;
         }
+        Ok(())
     }
 
-    /// Raises vectors.
-    pub fn raise_all(&mut self, vectors: impl ExactSizeIterator<Item = u16>) -> Result<()> {
+    /// Checks whether so many vectors may be raised at once.
+    ///
+    /// # Errors
+    ///
+    /// There are not so many, or the instance must have no visible effects.
+    pub fn check_raise(&self, count: usize) -> Result<()> {
         self.loud("raised interrupts")?;
-        let (count, table) = (vectors.len(), self.function.msix_vectors());
+        let table = self.function.msix_vectors();
         if count > usize::from(table) {
             bail!("raised {count} vectors at once; there are {table}");
         }
-        vectors.for_each(|vector| self.raise(vector));
         Ok(())
+    }
+
+    /// Ends an instance that uses what it was not offered.
+    ///
+    /// # Errors
+    ///
+    /// Always.
+    pub fn not_offered<T>(feature: &str) -> Result<T> {
+        bail!("used the feature `{feature}`, which this host does not offer")
     }
 
     /// Logs a line, if there were not too many.
@@ -99,7 +162,7 @@ impl HostState {
         if !self.log_limit.allow(level as usize) {
             return;
         }
-        let line = &message[..message.len().min(MAX_LINE)];
+        let line = &message[..message.len().min(bounds::LINE_BYTES)];
         let text: String = String::from_utf8_lossy(line)
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
@@ -141,6 +204,7 @@ impl HostState {
         if statuses.iter().all(|status| *status == TxStatus::Sent) {
             statuses.clear();
         }
+        self.scratch.trim();
         Ok(groups)
     }
 
@@ -154,14 +218,16 @@ impl HostState {
         let Scratch {
             buffers, segments, ..
         } = &self.scratch;
-        match state.rx().post(buffers, segments) {
+        let taken = state.rx().post(buffers, segments);
+        self.scratch.trim();
+        match taken {
             Some(taken) => Ok(taken),
             None => bail!("posted buffers that do not add up to their segments"),
         }
     }
 
-    /// Takes a port's buffers back.
-    pub fn cancel_receive(&mut self, port: u32) -> Result<()> {
+    /// Takes a queue's buffers back.
+    pub fn cancel_receive(&mut self, port: u32, _queue: u32) -> Result<()> {
         self.loud("took buffers back")?;
         if let Some(port) = self.ports.get_mut(port as usize) {
             port.cancel_receive();
@@ -169,8 +235,8 @@ impl HostState {
         Ok(())
     }
 
-    /// Gives a port's pending transmits up.
-    pub fn cancel_transmit(&mut self, port: u32) -> Result<()> {
+    /// Gives a queue's pending transmits up.
+    pub fn cancel_transmit(&mut self, port: u32, _queue: u32) -> Result<()> {
         self.loud("gave transmits up")?;
         if let Some(port) = self.ports.get_mut(port as usize) {
             port.cancel_transmit();

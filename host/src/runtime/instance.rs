@@ -4,19 +4,17 @@ use std::sync::Arc;
 
 use wasmtime::Store;
 
+use super::bounds;
 use super::code::Code;
 use super::deadline::{Caller, Ticker};
 use super::exports::Exports;
 use super::linear_memory::captured;
 use super::state::{HostState, Phase};
 use super::{Runtime, RuntimeError};
-use crate::bindings::exports::manatee::device::device::{
-    ConfigureError, Description, Observations, PortConfig, RestoreError,
+use crate::contract::{
+    ConfigureError, Description, DeviceEvent, Features, Link, Observations, PortConfig, RxPacket,
+    StateRefusal, TxCompletion,
 };
-use crate::endpoint::{RxPacket, TxCompletion};
-
-/// Longest state that is taken from a component, in bytes.
-pub const MAX_STATE: usize = 1 << 20;
 
 /// Why an instance ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -77,7 +75,10 @@ pub struct Instance {
     store: Store<HostState>,
     exports: Box<dyn Exports>,
     runtime: &'static Runtime,
+    /// Ticks that a stay may take.
     deadline: u64,
+    /// The tick at which the present stay is to be over.
+    until: u64,
     caller: Caller,
     failure: Option<Failure>,
 }
@@ -111,6 +112,7 @@ impl Instance {
                     exports,
                     runtime,
                     deadline,
+                    until: runtime.ticker.now() + deadline,
                     caller,
                     failure: None,
                 })
@@ -154,6 +156,35 @@ impl Instance {
         self.failure.get_or_insert(failure);
     }
 
+    /// Begins a stay under the device's lock: all calls until the next one share
+    /// one deadline.
+    #[inline]
+    pub fn begin_stay(&mut self) {
+        self.until = self.runtime.ticker.now() + self.deadline;
+    }
+
+    /// Whether the present stay is to be over.
+    #[inline]
+    pub fn has_overstayed(&self) -> bool {
+        self.runtime.ticker.now() >= self.until
+    }
+
+    /// Whether an eighth of the time of the present stay is over: what is left is
+    /// too little to begin something.
+    pub fn is_late(&self) -> bool {
+        self.runtime.ticker.now() + self.deadline * 7 / 8 > self.until
+    }
+
+    /// Shares the present stay of another instance, in whose place it came.
+    pub fn join_stay(&mut self, until: u64) {
+        self.until = until;
+    }
+
+    /// The tick at which the present stay is to be over.
+    pub fn stays_until(&self) -> u64 {
+        self.until
+    }
+
     fn call<T>(
         &mut self,
         call: impl FnOnce(&mut dyn Exports, &mut Store<HostState>) -> wasmtime::Result<T>,
@@ -161,7 +192,8 @@ impl Instance {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        self.store.set_epoch_deadline(self.deadline);
+        let left = self.until.saturating_sub(self.runtime.ticker.now());
+        self.store.set_epoch_deadline(left.max(1));
         let state = self.store.data_mut();
         (state.attempt, state.in_doorbell) = (None, false);
         let _running = self.runtime.ticker.enter(&self.caller);
@@ -181,7 +213,7 @@ impl Instance {
         self.call(|device, store| device.describe(store))
     }
 
-    /// Gives the device its ports.
+    /// Gives the device its ports, and agrees on features with it.
     ///
     /// # Errors
     ///
@@ -189,30 +221,46 @@ impl Instance {
     pub fn configure(
         &mut self,
         ports: &[PortConfig],
-    ) -> Result<Result<(), ConfigureError>, Failure> {
-        self.call(|device, store| device.configure(store, ports))
+    ) -> Result<Result<Features, ConfigureError>, Failure> {
+        let limits = self.state().limits;
+        let (offered, told) = (bounds::offered(&limits), bounds::told(&limits));
+        let agreed = self.call(|device, store| device.configure(store, offered, &told, ports))?;
+        if let Ok(used) = agreed
+            && !offered.contains(used)
+        {
+            let foreign = used - offered;
+            let failure = Failure::because(&format!("it uses features not offered: {foreign:?}"));
+            self.fail(failure.clone());
+            return Err(failure);
+        }
+        Ok(agreed)
     }
 
-    /// The whole state; None if it has more than [`MAX_STATE`] bytes.
+    /// The whole state.
     ///
     /// # Errors
     ///
     /// [`Failure`].
-    pub fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
-        let saved = self.quietly(|instance| instance.call(|device, store| device.save(store)));
-        saved.map(|state| Some(state).filter(|state| state.len() <= MAX_STATE))
+    pub fn save(&mut self) -> Result<Vec<u8>, Failure> {
+        let before = std::mem::replace(&mut self.state().phase, Phase::Quiet);
+        let saved = self.call(|device, store| device.save(store));
+        self.state().phase = before;
+        saved
     }
 
-    /// Takes over a state, right after `configure`.
+    /// Continues from a state, right after `configure`. Until
+    /// [`take_over`](Self::take_over) the instance must have no visible effects.
     ///
     /// # Errors
     ///
     /// [`Failure`], or the device's own objection.
-    pub fn restore(&mut self, state: &[u8]) -> Result<Result<(), RestoreError>, Failure> {
-        self.quietly(|instance| instance.call(|device, store| device.restore(store, state)))
+    pub fn restore(&mut self, state: &[u8]) -> Result<Result<(), StateRefusal>, Failure> {
+        self.be_quiet()?;
+        self.call(|device, store| device.restore(store, state))
     }
 
-    /// Takes over an older state and what the host saw since.
+    /// Continues from an older state and what the host saw since; as
+    /// [`restore`](Self::restore).
     ///
     /// # Errors
     ///
@@ -221,24 +269,59 @@ impl Instance {
         &mut self,
         state: &[u8],
         seen: &Observations,
-    ) -> Result<Result<(), RestoreError>, Failure> {
-        self.quietly(|instance| instance.call(|device, store| device.recover(store, state, seen)))
+    ) -> Result<Result<(), StateRefusal>, Failure> {
+        self.be_quiet()?;
+        self.call(|device, store| device.recover(store, state, seen))
     }
 
-    /// Asks the guest's driver to reset the device.
+    fn be_quiet(&mut self) -> Result<(), Failure> {
+        self.state().phase = Phase::Quiet;
+        self.show_windows()
+    }
+
+    /// Makes an instance that continues from a state the one that has the device:
+    /// its windows are the guest's memory from now on.
     ///
     /// # Errors
     ///
     /// [`Failure`].
-    pub fn request_reset(&mut self) -> Result<(), Failure> {
-        self.call(|device, store| device.request_reset(store))
+    pub fn take_over(&mut self) -> Result<(), Failure> {
+        self.state().phase = Phase::Running;
+        self.show_windows()
     }
 
-    fn quietly<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
-        self.state().phase = Phase::Quiet;
-        let result = act(self);
-        self.state().phase = Phase::Running;
-        result
+    /// Has windows show what they are to show.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if the kernel refuses.
+    pub fn show_windows(&mut self) -> Result<(), Failure> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        self.state_ref().show_windows().map_err(|error| {
+            let failure = Failure::because(&format!("laying its windows: {error}"));
+            self.fail(failure.clone());
+            failure
+        })
+    }
+
+    /// Tells the device of windows that lost their memory, or have it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn windows_changed(&mut self, offsets: &[u32], present: bool) -> Result<(), Failure> {
+        self.call(|device, store| device.windows_changed(store, offsets, present))
+    }
+
+    /// Has the device tell the guest's driver of something.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn announce(&mut self, event: DeviceEvent) -> Result<(), Failure> {
+        self.call(|device, store| device.announce(store, event))
     }
 
     /// Reads a register of 1, 2, 4 or 8 bytes.
@@ -295,13 +378,13 @@ impl Instance {
         self.call(|device, store| device.transmitted(store, port, packets))
     }
 
-    /// A port's link went up or down.
+    /// A port's link changed.
     ///
     /// # Errors
     ///
     /// [`Failure`].
-    pub fn link_changed(&mut self, port: u32, up: bool) -> Result<(), Failure> {
-        self.call(|device, store| device.link_changed(store, port, up))
+    pub fn link_changed(&mut self, port: u32, link: Link) -> Result<(), Failure> {
+        self.call(|device, store| device.link_changed(store, port, link))
     }
 
     /// Back to the state after `configure`.

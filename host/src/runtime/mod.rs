@@ -1,6 +1,7 @@
 //! Running components: the engine, its limits, and what an instance may
 //! reach.
 
+pub mod bounds;
 mod code;
 mod deadline;
 mod direct;
@@ -15,7 +16,8 @@ mod reaper;
 mod state;
 
 pub use code::Code;
-pub use instance::{Failure, Instance, MAX_STATE, printable};
+pub use instance::{Failure, Instance, printable};
+pub use linear_memory::RevokeError;
 pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits, Phase};
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bindings::exports::manatee::device::device::PortConfig;
+use crate::contract::{Link, LinkState, PortConfig};
 use crate::endpoint::{Completions, Endpoint, PortIo, RxQueue};
 use crate::memory::GuestMemory;
 
@@ -94,9 +94,17 @@ impl PortState {
         let [a, b, c, d, e, f] = self.port.mac;
         PortConfig {
             mac: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
+            link: self.link(LinkState::Up),
+            queues: 1,
+        }
+    }
+
+    /// The port's link in a state.
+    pub fn link(&self, state: LinkState) -> Link {
+        Link {
+            state,
+            speed_mbps: self.port.link_speed_mbps,
             mtu: self.port.mtu,
-            link_speed_mbps: self.port.link_speed_mbps,
-            link_up: true,
         }
     }
 

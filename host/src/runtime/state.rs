@@ -8,7 +8,7 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
 use super::direct::Inside;
 use super::imports::Scratch;
-use super::linear_memory::Reservation;
+use super::linear_memory::{Reservation, RevokeError, View};
 use super::log_limit::LogLimit;
 use super::port::PortState;
 use crate::interrupt::{Interrupts, VectorSink};
@@ -41,6 +41,10 @@ impl Default for Limits {
         }
     }
 }
+
+/// A region of guest memory of at least so many bytes is guest RAM: while it is
+/// gone, buffers and queues may be too.
+const RAM_REGION: u64 = 16 << 20;
 
 /// What an instance may do at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +93,23 @@ pub struct HostState {
     pub attempt: Option<u64>,
     /// The current call tells the instance of a register that was written.
     pub in_doorbell: bool,
+    /// What became of guest memory that the instance uses.
+    pub absence: Absence,
+}
+
+/// Guest memory that went away and may come back: a VMM that changes its memory
+/// map takes all of it away for a moment.
+#[derive(Debug, Default)]
+pub struct Absence {
+    /// RAM is gone, or windows have lost pages. Work that only packets from
+    /// outside ask for waits.
+    pub waiting: bool,
+    /// Windows that have lost pages, which the instance was not told yet.
+    pub lost: Vec<u32>,
+    /// Windows that it was told to have lost pages.
+    pub told: Vec<u32>,
+    /// Those of them that are whole again.
+    pub back: Vec<u32>,
 }
 
 impl HostState {
@@ -117,6 +138,7 @@ impl HostState {
             changed: false,
             attempt: None,
             in_doorbell: false,
+            absence: Absence::default(),
         }
     }
 
@@ -145,6 +167,7 @@ impl HostState {
         std::mem::swap(self, other);
         std::mem::swap(&mut self.linear_memory, &mut other.linear_memory);
         std::mem::swap(&mut self.inside, &mut other.inside);
+        std::mem::swap(&mut self.absence, &mut other.absence);
         std::mem::swap(&mut self.store_limits, &mut other.store_limits);
     }
 
@@ -197,6 +220,7 @@ impl HostState {
         }
         self.linear_memory = None;
         self.inside = None;
+        self.absence = Absence::default();
         self.store_limits = store_limits(&self.limits);
     }
 
@@ -225,23 +249,81 @@ impl HostState {
     }
 
     /// Guest memory went away: windows must not show it any more.
-    pub fn revoke(&mut self, gone: &[Range<u64>]) {
+    ///
+    /// # Errors
+    ///
+    /// [`RevokeError`]; the instance must end.
+    pub fn revoke(&mut self, gone: &[Range<u64>]) -> Result<(), RevokeError> {
         if let Some(rehearsed) = self.rehearsed.upgrade() {
             self.spoiled = true;
-            for range in gone {
-                rehearsed.revoke(range);
+            rehearsed.revoke(gone)?;
+        }
+        let lost = match &self.linear_memory {
+            Some(linear_memory) => linear_memory.revoke(gone)?,
+            None => Vec::new(),
+        };
+        let ram = gone
+            .iter()
+            .any(|range| range.end - range.start >= RAM_REGION);
+        self.absence.waiting |= ram || !lost.is_empty();
+        self.absence.back.retain(|offset| !lost.contains(offset));
+        for offset in lost {
+            if !self.absence.lost.contains(&offset) && !self.absence.told.contains(&offset) {
+                self.absence.lost.push(offset);
             }
         }
-        let Some(linear_memory) = &self.linear_memory else {
-            return;
-        };
-        let revoked: usize = gone.iter().map(|range| linear_memory.revoke(range)).sum();
-        if revoked > 0 {
-            tracing::warn!(
-                pages = revoked,
-                "the VMM took away memory that the device's queues lie in"
-            );
+        Ok(())
+    }
+
+    /// Guest memory came: windows that lost it show it again.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; the instance must end.
+    pub fn give_back(&mut self) -> std::io::Result<()> {
+        let absence = &mut self.absence;
+        absence.waiting = false;
+        if absence.lost.is_empty() && absence.told.is_empty() {
+            return Ok(());
         }
+        let Some(linear_memory) = &self.linear_memory else {
+            return Ok(());
+        };
+        let whole = linear_memory.restore(&self.memory)?;
+        absence.lost.retain(|offset| !whole.contains(offset));
+        absence.waiting = !absence.lost.is_empty();
+        let told = whole
+            .into_iter()
+            .filter(|offset| absence.told.contains(offset));
+        absence.back.extend(told);
+        Ok(())
+    }
+
+    /// What windows show at the moment.
+    pub fn view(&self) -> View {
+        match self.phase {
+            _ if !self.function.bus_master() => View::Nothing,
+            Phase::Quiet => View::Private,
+            Phase::Running => View::Shared,
+        }
+    }
+
+    /// Has windows show what they are to show at the moment.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; the instance must end.
+    pub fn show_windows(&self) -> std::io::Result<()> {
+        match &self.linear_memory {
+            Some(linear_memory) => linear_memory.show(self.view(), &self.memory),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether work that nothing but packets from outside asks for waits: guest
+    /// memory is out of reach for a moment.
+    pub fn is_waiting(&self) -> bool {
+        self.absence.waiting || !self.function.bus_master()
     }
 }
 

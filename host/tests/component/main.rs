@@ -42,7 +42,7 @@ fn the_shipped_component_imports_the_world_and_nothing_else() {
     for import in component.imports() {
         assert!(import.starts_with("manatee:device/"), "{import}");
     }
-    assert_eq!(component.exports(), ["manatee:device/device@0.1.0"]);
+    assert_eq!(component.exports(), ["manatee:device/device@0.2.0"]);
     let description = component.describe().unwrap();
     assert_eq!(description.pci.vendor_id, 0x1414);
     assert_eq!(description.pci.device_id, 0x00ba);
@@ -84,14 +84,14 @@ fn an_import_outside_the_world_is_named() {
     assert!(matches!(error, ComponentError::ForeignImport { .. }));
     let text = error.to_string();
     assert!(text.contains("wasi:filesystem/preopens@0.2.0"), "{text}");
-    assert!(text.contains("manatee:device/guest-memory"), "{text}");
+    assert!(text.contains("guest-memory"), "{text}");
 }
 
 #[test]
 fn an_export_of_another_type_is_a_mismatch() {
     let other = r#"(component
         (instance $i)
-        (export "manatee:device/device@0.1.0" (instance $i))
+        (export "manatee:device/device@0.2.0" (instance $i))
     )"#;
     let error = refusal(&wat::parse_str(other).unwrap());
     assert!(matches!(error, ComponentError::Mismatch { .. }), "{error}");

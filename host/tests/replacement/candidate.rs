@@ -68,18 +68,18 @@ impl Candidate {
     fn rewrite(&self, text: &str) -> String {
         let mut bodies = vec![
             (
-                index_of(text, "\"manatee:device/device@0.1.0#describe"),
+                index_of(text, "\"manatee:device/device@0.2.0#describe"),
                 "i32.const 64",
             ),
             (
-                index_of(text, "cabi_post_manatee:device/device@0.1.0#describe"),
+                index_of(text, "cabi_post_manatee:device/device@0.2.0#describe"),
                 "nop",
             ),
             (index_of(text, "cabi_realloc"), "i32.const 1024"),
         ];
         if self.takes_ports {
             bodies.push((
-                index_of(text, "\"manatee:device/device@0.1.0#configure"),
+                index_of(text, "\"manatee:device/device@0.2.0#configure"),
                 "i32.const 16",
             ));
         }
@@ -104,11 +104,11 @@ impl Candidate {
         };
         if let Some(restore) = &restore {
             bodies.push((
-                index_of(text, "\"manatee:device/device@0.1.0#restore"),
+                index_of(text, "\"manatee:device/device@0.2.0#restore"),
                 restore,
             ));
             bodies.push((
-                index_of(text, "cabi_post_manatee:device/device@0.1.0#restore"),
+                index_of(text, "cabi_post_manatee:device/device@0.2.0#restore"),
                 "nop",
             ));
         }
@@ -185,7 +185,7 @@ fn index_of(text: &str, name: &str) -> String {
 
 /// The index of a function that is imported from `packet-endpoint`.
 fn index_of_import(text: &str, name: &str) -> String {
-    let start = format!("(import \"manatee:device/packet-endpoint@0.1.0\" \"{name}\" (func (;");
+    let start = format!("(import \"manatee:device/packet-endpoint@0.2.0\" \"{name}\" (func (;");
     let import = text
         .lines()
         .find_map(|line| line.trim().strip_prefix(&*start));

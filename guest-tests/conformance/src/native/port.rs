@@ -129,6 +129,7 @@ impl Port {
             length: frame.len() as u32,
             vlan_tci: tag.unwrap_or_default(),
             flags,
+            hash: 0,
         })
     }
 }

@@ -1,68 +1,15 @@
 //! Values in linear memory, where the canonical ABI puts them: little-endian,
 //! each field at a multiple of its alignment.
 
-use wasmtime::{Result, bail};
-use zerocopy::{FromBytes, Immutable};
+use wasmtime::Result;
 
-/// Bytes from an address on.
-///
-/// # Errors
-///
-/// Part of them lies beyond the memory's end, or the address is not aligned.
-pub fn range(memory: &[u8], address: u32, size: usize, align: u32) -> Result<&[u8]> {
-    let begin = aligned(address, align)?;
-    let range = begin.checked_add(size).map(|end| begin..end);
-    match range.and_then(|range| memory.get(range)) {
-        Some(bytes) => Ok(bytes),
-        None => bail!("a list or record ends beyond linear memory"),
-    }
-}
-
-/// As [`range`], to write to.
-///
-/// # Errors
-///
-/// As there.
-pub fn range_mut(memory: &mut [u8], address: u32, size: usize, align: u32) -> Result<&mut [u8]> {
-    let begin = aligned(address, align)?;
-    let range = begin.checked_add(size).map(|end| begin..end);
-    match range.and_then(|range| memory.get_mut(range)) {
-        Some(bytes) => Ok(bytes),
-        None => bail!("a list or record ends beyond linear memory"),
-    }
-}
-
-fn aligned(address: u32, align: u32) -> Result<usize> {
-    if !address.is_multiple_of(align) {
-        bail!("a list or record is not aligned");
-    }
-    Ok(address as usize)
-}
-
-/// The items of a list of integers or arrays of them.
-///
-/// # Errors
-///
-/// As [`range`].
-pub fn items<T: FromBytes + Immutable>(
-    memory: &[u8],
-    (address, count): (u32, u32),
-    align: u32,
-) -> Result<&[T]> {
-    let Some(size) = (count as usize).checked_mul(size_of::<T>()) else {
-        bail!("a list is too long");
-    };
-    let bytes = range(memory, address, size, align)?;
-    match <[T]>::ref_from_bytes(bytes) {
-        Ok(items) => Ok(items),
-        Err(_) => bail!("a list is not aligned"),
-    }
-}
+use super::heap::Heap;
+use crate::runtime::bounds;
 
 /// A record in linear memory.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
-    memory: &'a [u8],
+    heap: &'a Heap<'a>,
     own: &'a [u8],
 }
 
@@ -71,42 +18,40 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     ///
-    /// As [`range`].
-    pub fn at(memory: &'a [u8], address: u32, size: usize, align: u32) -> Result<Self> {
-        let own = range(memory, address, size, align)?;
-        Ok(Self { memory, own })
+    /// As [`Heap::bytes`].
+    pub fn at(heap: &'a Heap<'_>, address: u32, size: usize, align: u32) -> Result<Self> {
+        let own = heap.bytes(address, size, align)?;
+        Ok(Self { heap, own })
     }
 
-    /// The records of a list that is a field of this one.
+    /// The records of a list that is a field of this one; `what` is for messages.
     ///
     /// # Errors
     ///
-    /// As [`range`].
+    /// There are more than `most`, or as [`Heap::bytes`].
     pub fn records(
         self,
         offset: usize,
-        size: usize,
-        align: u32,
+        (size, align): (usize, u32),
+        (what, most): (&str, usize),
     ) -> Result<impl Iterator<Item = Self> + use<'a>> {
-        let (address, count) = (self.u32(offset), self.u32(offset + 4));
-        let Some(length) = size.checked_mul(count as usize) else {
-            bail!("a list is too long");
-        };
-        let memory = self.memory;
-        let all = range(memory, address, length, align)?;
+        let (address, count) = (self.u32(offset), self.u32(offset + 4) as usize);
+        bounds::check(what, count, most)?;
+        let heap = self.heap;
+        let all = heap.bytes(address, size * count, align)?;
         let records = all.chunks_exact(size);
-        Ok(records.map(move |own| Self { memory, own }))
+        Ok(records.map(move |own| Self { heap, own }))
     }
 
-    /// A list of bytes that is a field.
+    /// A list of bytes that is a field; `what` is for messages.
     ///
     /// # Errors
     ///
-    /// As [`range`].
-    pub fn bytes(self, offset: usize) -> Result<Vec<u8>> {
-        let (address, length) = (self.u32(offset), self.u32(offset + 4));
-        let bytes = range(self.memory, address, length as usize, 1)?;
-        Ok(bytes.to_vec())
+    /// There are more than `most`, or as [`Heap::bytes`].
+    pub fn bytes(self, offset: usize, (what, most): (&str, usize)) -> Result<Vec<u8>> {
+        let (address, length) = (self.u32(offset), self.u32(offset + 4) as usize);
+        bounds::check(what, length, most)?;
+        Ok(self.heap.bytes(address, length, 1)?.to_vec())
     }
 
     /// A field of one byte; offsets are those of fields, so that they lie inside.
@@ -145,36 +90,65 @@ pub fn set(own: &mut [u8], offset: usize, field: &[u8]) {
 mod tests {
     use super::*;
 
+    /// What lies at 40 is the arena.
+    fn with_heap(memory: &mut [u8], test: impl FnOnce(Heap<'_>)) {
+        test(Heap::over(memory, 40..48));
+    }
+
     #[test]
     fn what_lies_beyond_memory_or_askew_is_refused() {
-        let memory = vec![7; 64];
-        assert_eq!(range(&memory, 60, 4, 4).unwrap(), [7; 4]);
-        assert!(range(&memory, 61, 4, 1).is_err());
-        assert!(range(&memory, u32::MAX, usize::MAX, 1).is_err());
-        assert!(range(&memory, 2, 4, 4).is_err());
-        assert!(items::<[u32; 4]>(&memory, (0, 4), 8).is_ok());
-        assert!(items::<[u32; 4]>(&memory, (0, 5), 8).is_err());
-        assert!(items::<[u32; 4]>(&memory, (0, u32::MAX), 8).is_err());
-        assert!(items::<[u32; 4]>(&memory, (4, 1), 8).is_err());
-    }
-
-    fn record(memory: &[u8]) -> Record<'_> {
-        Record::at(memory, 0, 8, 4).unwrap()
+        with_heap(&mut [7; 64], |heap| {
+            assert_eq!(heap.bytes(60, 4, 4).unwrap(), [7; 4]);
+            assert!(heap.bytes(61, 4, 1).is_err());
+            assert!(heap.bytes(u32::MAX, usize::MAX, 1).is_err());
+            assert!(heap.bytes(2, 4, 4).is_err());
+            assert!(heap.items::<[u8; 8]>((0, 5), 8).is_ok());
+            assert!(heap.items::<[u32; 4]>((0, 5), 8).is_err());
+            assert!(heap.items::<[u32; 4]>((0, u32::MAX), 8).is_err());
+            assert!(heap.items::<[u32; 4]>((4, 1), 8).is_err());
+        });
     }
 
     #[test]
-    fn lists_in_records_are_followed_once_they_are_inside() {
+    fn what_meets_the_arena_is_refused_and_what_touches_it_is_not() {
+        with_heap(&mut [7; 64], |mut heap| {
+            for (address, size) in [(40, 1), (47, 1), (32, 9), (39, 2), (0, 64), (47, 10)] {
+                let error = heap.bytes(address, size, 1).unwrap_err().to_string();
+                assert!(error.contains("arena"), "{error}");
+                assert!(heap.bytes_mut(address, size, 1).is_err());
+            }
+            for (address, size) in [(32, 8), (48, 16), (0, 40), (44, 0)] {
+                assert!(heap.bytes(address, size, 1).is_ok(), "{address}+{size}");
+            }
+        });
+    }
+
+    #[test]
+    fn lists_in_records_are_followed_once_they_are_inside_and_short_enough() {
         let mut memory = vec![0; 64];
-        set(&mut memory, 0, &16u32.to_le_bytes());
-        set(&mut memory, 4, &2u32.to_le_bytes());
+        let list = |memory: &mut [u8], address: u32, count: u32| {
+            set(memory, 0, &address.to_le_bytes());
+            set(memory, 4, &count.to_le_bytes());
+        };
         set(&mut memory, 16, &[1, 0, 2, 0]);
-        let halves = record(&memory).records(0, 2, 2).unwrap();
-        assert_eq!(halves.map(|half| half.u16(0)).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(record(&memory).bytes(0).unwrap(), [1, 0]);
-        for (address, count) in [(62, 3), (15, 1), (0, u32::MAX)] {
-            set(&mut memory, 0, &u32::to_le_bytes(address));
-            set(&mut memory, 4, &u32::to_le_bytes(count));
-            assert!(record(&memory).records(0, 2, 2).is_err());
+        list(&mut memory, 16, 2);
+        with_heap(&mut memory, |heap| {
+            let record = Record::at(&heap, 0, 8, 4).unwrap();
+            let halves = record.records(0, (2, 2), ("halves", 2)).unwrap();
+            assert_eq!(halves.map(|half| half.u16(0)).collect::<Vec<_>>(), [1, 2]);
+            assert_eq!(record.bytes(0, ("bytes", 2)).unwrap(), [1, 0]);
+            let error = record.bytes(0, ("bytes", 1)).unwrap_err().to_string();
+            assert!(
+                error.contains("bytes: 2, which is more than the 1"),
+                "{error}"
+            );
+        });
+        for (address, count) in [(62, 3), (15, 1), (0, u32::MAX), (38, 2)] {
+            list(&mut memory, address, count);
+            with_heap(&mut memory, |heap| {
+                let record = Record::at(&heap, 0, 8, 4).unwrap();
+                assert!(record.records(0, (2, 2), ("halves", 1 << 20)).is_err());
+            });
         }
     }
 }

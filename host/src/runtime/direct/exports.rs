@@ -5,22 +5,38 @@ use wasmtime::{
 };
 
 use super::abi::{self, Record};
-use super::inside::{Inside, confined, memory_and_state, put};
-use crate::bindings::exports::manatee::device::device::{
-    Bar, ConfigureError, Description, Doorbells, Observations, PciIdentity, PortConfig,
-    RestoreError, Version,
+use super::inside::{Inside, confined, heap_and_state, put};
+use crate::contract::{
+    Bar, Bounds, ConfigureError, Description, DeviceEvent, DoorbellRange, Features, Link,
+    Observations, PciIdentity, PortConfig, RxPacket, StateRefusal, TxCompletion, Version,
 };
-use crate::endpoint::{RxPacket, TxCompletion};
+use crate::runtime::bounds;
 use crate::runtime::exports::Exports;
 use crate::runtime::state::HostState;
 
 /// The interface that a device exports.
-const DEVICE: &str = "manatee:device/device@0.1.0";
+const DEVICE: &str = "manatee:device/device@0.2.0";
 
 /// An address and a number of items or bytes.
 type List = (u32, u32);
 /// As many of them as `recover` takes.
 type FourLists = (u32, u32, u32, u32, u32, u32, u32, u32);
+/// Features, bounds and a list, which `configure` takes.
+type FlatConfiguration = (
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+    u32,
+);
 
 /// A function that returns where its result lies, and the one to call once that
 /// was read.
@@ -32,18 +48,19 @@ struct Returning<P> {
 /// An instance's functions.
 struct Direct {
     describe: Returning<()>,
-    configure: Returning<List>,
+    configure: Returning<FlatConfiguration>,
     read_register: TypedFunc<(u32, u64, u32), u64>,
     write_register: TypedFunc<(u32, u64, u32, u64), u32>,
     service: TypedFunc<(), u32>,
     received: TypedFunc<(u32, u32, u32, u32), u32>,
     transmitted: TypedFunc<(u32, u32, u32, u32), u32>,
-    link_changed: TypedFunc<(u32, u32), ()>,
+    link_changed: TypedFunc<(u32, u32, u32, u32), ()>,
+    windows_changed: TypedFunc<(u32, u32, u32), ()>,
     reset: TypedFunc<(), ()>,
     save: Returning<()>,
     restore: Returning<List>,
     recover: Returning<FourLists>,
-    request_reset: TypedFunc<(), ()>,
+    announce: TypedFunc<u32, ()>,
     inspect: Returning<()>,
 }
 
@@ -72,11 +89,12 @@ pub fn instantiate(
         received: find.function("received")?,
         transmitted: find.function("transmitted")?,
         link_changed: find.function("link-changed")?,
+        windows_changed: find.function("windows-changed")?,
         reset: find.function("reset")?,
         save: find.returning("save")?,
         restore: find.returning("restore")?,
         recover: find.returning("recover")?,
-        request_reset: find.function("request-reset")?,
+        announce: find.function("announce")?,
         inspect: find.returning("inspect")?,
     }))
 }
@@ -112,8 +130,8 @@ impl<P: WasmParams> Returning<P> {
         read: impl FnOnce(Record<'_>) -> Result<T>,
     ) -> Result<T> {
         let address = self.function.call(&mut *store, parameters)?;
-        let (memory, _) = memory_and_state(store)?;
-        let result = read(Record::at(memory, address, size, align)?)?;
+        let (heap, _) = heap_and_state(store)?;
+        let result = read(Record::at(&heap, address, size, align)?)?;
         if let Some(after) = &self.after {
             confined(store, |store, _| after.call(store, address))?;
         }
@@ -148,10 +166,6 @@ fn boolean(value: u32) -> bool {
     value != 0
 }
 
-fn bytes(record: Record<'_>) -> Result<Vec<u8>> {
-    record.bytes(0)
-}
-
 /// A list's address and length.
 const LIST: (usize, u32) = (8, 4);
 /// `result<_, configure-error>`.
@@ -162,7 +176,7 @@ const DESCRIPTION: (usize, u32) = (72, 4);
 const BAR: (usize, u32) = (16, 8);
 const DOORBELLS: (usize, u32) = (32, 8);
 const PORT_CONFIG: (usize, u32) = (24, 8);
-const RX_PACKET: (usize, u32) = (12, 4);
+const RX_PACKET: (usize, u32) = (16, 4);
 const TX_COMPLETION: (usize, u32) = (8, 4);
 const REGISTER_WRITE: (usize, u32) = (24, 8);
 const HANDED_OVER: (usize, u32) = (12, 4);
@@ -175,15 +189,20 @@ impl Exports for Direct {
     fn configure(
         &mut self,
         store: &mut Store<HostState>,
+        offered: Features,
+        bounds: &Bounds,
         ports: &[PortConfig],
-    ) -> Result<Result<(), ConfigureError>> {
+    ) -> Result<Result<Features, ConfigureError>> {
         let ports = give_all(store, ports, PORT_CONFIG, |port, to| {
             abi::set(to, 0, &port.mac.to_le_bytes());
-            abi::set(to, 8, &port.mtu.to_le_bytes());
-            abi::set(to, 12, &port.link_speed_mbps.to_le_bytes());
-            abi::set(to, 16, &[port.link_up.into()]);
+            abi::set(to, 8, &[port.link.state as u8]);
+            abi::set(to, 12, &port.link.speed_mbps.to_le_bytes());
+            abi::set(to, 16, &port.link.mtu.to_le_bytes());
+            abi::set(to, 20, &port.queues.to_le_bytes());
         })?;
-        self.configure.call(store, ports, CONFIGURED, configured)
+        let parameters = flat(offered, bounds, ports);
+        self.configure
+            .call(store, parameters, CONFIGURED, configured)
     }
 
     fn read_register(
@@ -224,8 +243,8 @@ impl Exports for Direct {
             abi::set(to, 0, &packet.id.to_le_bytes());
             abi::set(to, 4, &packet.length.to_le_bytes());
             abi::set(to, 8, &packet.vlan_tci.to_le_bytes());
-            let flags = packet.flags.as_array()[0] as u16;
-            abi::set(to, 10, &flags.to_le_bytes());
+            abi::set(to, 10, &packet.flags.bits().to_le_bytes());
+            abi::set(to, 12, &packet.hash.to_le_bytes());
         })?;
         let more = self.received.call(store, (port, 0, address, count));
         more.map(boolean)
@@ -245,8 +264,22 @@ impl Exports for Direct {
         more.map(boolean)
     }
 
-    fn link_changed(&mut self, store: &mut Store<HostState>, port: u32, up: bool) -> Result<()> {
-        self.link_changed.call(store, (port, up.into()))
+    fn link_changed(&mut self, store: &mut Store<HostState>, port: u32, link: Link) -> Result<()> {
+        let parameters = (port, link.state as u32, link.speed_mbps, link.mtu.into());
+        self.link_changed.call(store, parameters)
+    }
+
+    fn windows_changed(
+        &mut self,
+        store: &mut Store<HostState>,
+        offsets: &[u32],
+        present: bool,
+    ) -> Result<()> {
+        let (address, count) = give_all(store, offsets, (4, 4), |offset, to| {
+            abi::set(to, 0, &offset.to_le_bytes());
+        })?;
+        self.windows_changed
+            .call(store, (address, count, present.into()))
     }
 
     fn reset(&mut self, store: &mut Store<HostState>) -> Result<()> {
@@ -254,14 +287,16 @@ impl Exports for Direct {
     }
 
     fn save(&mut self, store: &mut Store<HostState>) -> Result<Vec<u8>> {
-        self.save.call(store, (), LIST, bytes)
+        self.save.call(store, (), LIST, |list| {
+            list.bytes(0, ("bytes of a saved state", bounds::STATE_BYTES))
+        })
     }
 
     fn restore(
         &mut self,
         store: &mut Store<HostState>,
         state: &[u8],
-    ) -> Result<Result<(), RestoreError>> {
+    ) -> Result<Result<(), StateRefusal>> {
         let state = give(store, state)?;
         self.restore.call(store, state, RESTORED, restored)
     }
@@ -271,7 +306,7 @@ impl Exports for Direct {
         store: &mut Store<HostState>,
         state: &[u8],
         seen: &Observations,
-    ) -> Result<Result<(), RestoreError>> {
+    ) -> Result<Result<(), StateRefusal>> {
         let state = give(store, state)?;
         let doorbells = give_all(store, &seen.doorbells, REGISTER_WRITE, |write, to| {
             abi::set(to, 0, &[write.bar]);
@@ -299,12 +334,17 @@ impl Exports for Direct {
         self.recover.call(store, parameters, RESTORED, restored)
     }
 
-    fn request_reset(&mut self, store: &mut Store<HostState>) -> Result<()> {
-        self.request_reset.call(store, ())
+    fn announce(&mut self, store: &mut Store<HostState>, event: DeviceEvent) -> Result<()> {
+        self.announce.call(store, event as u32)
     }
 
     fn inspect(&mut self, store: &mut Store<HostState>) -> Result<Vec<u8>> {
-        self.inspect.call(store, (), LIST, bytes)
+        self.inspect.call(store, (), LIST, |list| {
+            list.bytes(
+                0,
+                ("bytes of what `inspect` returns", bounds::INSPECT_BYTES),
+            )
+        })
     }
 }
 
@@ -312,22 +352,45 @@ fn no_case(of: &str, case: u8) -> wasmtime::Error {
     format_err!("returned case {case} of {of}, which does not exist")
 }
 
+/// The parameters of `configure`, as the canonical ABI passes them.
+fn flat(offered: Features, bounds: &Bounds, ports: List) -> FlatConfiguration {
+    (
+        offered.bits().into(),
+        bounds.arena_bytes,
+        bounds.windows,
+        bounds.window_pages,
+        bounds.copy_bytes,
+        bounds.packets,
+        bounds.segments,
+        bounds.buffers,
+        bounds.state_bytes,
+        bounds.inspect_bytes,
+        bounds.line_bytes,
+        ports.0,
+        ports.1,
+    )
+}
+
 fn description(record: Record<'_>) -> Result<Description> {
-    let bars = record.records(32, BAR.0, BAR.1)?.map(|bar| Bar {
+    let bars = record.records(32, BAR, ("memory BARs", bounds::BARS))?;
+    let bars = bars.map(|bar| Bar {
         index: bar.u8(0),
         size: bar.u64(8),
     });
-    let doorbells = record.records(64, DOORBELLS.0, DOORBELLS.1)?;
-    let doorbells = doorbells.map(|range| Doorbells {
+    let most = ("ranges of doorbells", bounds::DOORBELL_RANGES);
+    let doorbells = record.records(64, DOORBELLS, most)?;
+    let doorbells = doorbells.map(|range| DoorbellRange {
         bar: range.u8(0),
         offset: range.u64(8),
         length: range.u64(16),
         key: range.u64(24),
     });
+    let most = ("formats of saved states", bounds::STATE_FORMATS);
+    let formats = record.records(56, (4, 4), most)?;
     Ok(Description {
         version: Version {
-            name: record.bytes(0)?,
-            build: record.bytes(8)?,
+            name: record.bytes(0, ("bytes of the device's name", bounds::NAME_BYTES))?,
+            build: record.bytes(8, ("bytes of the build's version", bounds::BUILD_BYTES))?,
         },
         pci: PciIdentity {
             vendor_id: record.u16(16),
@@ -345,51 +408,35 @@ fn description(record: Record<'_>) -> Result<Description> {
             1 => Some(record.u32(52)),
             case => return Err(no_case("option", case)),
         },
-        saved_state_reads: record
-            .records(56, 4, 4)?
-            .map(|format| format.u32(0))
-            .collect(),
+        saved_state_reads: formats.map(|format| format.u32(0)).collect(),
         doorbells: doorbells.collect(),
     })
 }
 
-fn configured(result: Record<'_>) -> Result<Result<(), ConfigureError>> {
+fn configured(result: Record<'_>) -> Result<Result<Features, ConfigureError>> {
     Ok(Err(match (result.u8(0), result.u8(1)) {
-        (0, _) => return Ok(Ok(())),
+        (0, features) => return Ok(Ok(Features::from_bits_truncate(features))),
         (1, 0) => ConfigureError::NoPorts,
         (1, 1) => ConfigureError::TooManyPorts,
         (1, 2) => ConfigureError::InvalidMac,
         (1, 3) => ConfigureError::InvalidMtu,
         (1, 4) => ConfigureError::Repeated,
+        (1, 5) => ConfigureError::InvalidQueues,
         (1, case) => return Err(no_case("configure-error", case)),
         (case, _) => return Err(no_case("result", case)),
     }))
 }
 
-fn restored(result: Record<'_>) -> Result<Result<(), RestoreError>> {
+fn restored(result: Record<'_>) -> Result<Result<(), StateRefusal>> {
+    let words = || result.bytes(8, ("bytes of the words of a refusal", bounds::WORDS_BYTES));
     Ok(Err(match (result.u8(0), result.u8(4)) {
         (0, _) => return Ok(Ok(())),
-        (1, 0) => RestoreError::NotConfigured,
-        (1, 1) => RestoreError::Version(result.u32(8)),
-        (1, 2) => RestoreError::Malformed(result.bytes(8)?),
-        (1, 3) => RestoreError::Mismatch(result.bytes(8)?),
+        (1, 0) => StateRefusal::NotConfigured,
+        (1, 1) => StateRefusal::Version(result.u32(8)),
+        (1, 2) => StateRefusal::Malformed(words()?),
+        (1, 3) => StateRefusal::Mismatch(words()?),
+        (1, 4) => StateRefusal::Unsupported(words()?),
         (1, case) => return Err(no_case("restore-error", case)),
         (case, _) => return Err(no_case("result", case)),
     }))
 }
-
-const _: () = {
-    use wasmtime::component::ComponentType;
-
-    use crate::bindings::exports::manatee::device::device::{HandedOver, RegisterWrite};
-    const fn is<T: ComponentType>((size, align): (usize, u32)) -> bool {
-        T::SIZE32 == size && T::ALIGN32 == align
-    }
-    assert!(is::<Vec<u8>>(LIST) && is::<Description>(DESCRIPTION));
-    assert!(is::<Result<(), ConfigureError>>(CONFIGURED));
-    assert!(is::<Result<(), RestoreError>>(RESTORED));
-    assert!(is::<Bar>(BAR) && is::<Doorbells>(DOORBELLS));
-    assert!(is::<PortConfig>(PORT_CONFIG));
-    assert!(is::<RxPacket>(RX_PACKET) && is::<TxCompletion>(TX_COMPLETION));
-    assert!(is::<RegisterWrite>(REGISTER_WRITE) && is::<HandedOver>(HANDED_OVER));
-};

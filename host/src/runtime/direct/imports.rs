@@ -3,15 +3,18 @@
 use wasmtime::{Caller, Engine, Linker, Result, bail};
 
 use super::abi;
+use super::heap::Heap;
 use super::inside::{called, put};
-use crate::bindings::manatee::device::guest_memory::MemoryError;
-use crate::bindings::manatee::device::log::Level;
-use crate::bindings::manatee::device::types::{RxBuffer, Segment, TxPacket};
-use crate::endpoint::{Groups, Offloads};
-use crate::runtime::imports::Scratch;
+use crate::contract::{Level, MemoryError, Offloads, RxBuffer, Segment, TxPacket};
+use crate::endpoint::Groups;
+use crate::runtime::bounds;
+use crate::runtime::imports::{Scratch, WINDOW_PAGES};
 use crate::runtime::state::HostState;
 
 type Host<'a> = Caller<'a, HostState>;
+
+/// An address and a number of items or bytes.
+type List = (u32, u32);
 
 /// The imports of the world, and nothing else.
 ///
@@ -20,56 +23,78 @@ type Host<'a> = Caller<'a, HostState>;
 /// wasmtime's, of which there is no cause.
 pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
     let mut linker = Linker::new(engine);
-    let memory = "manatee:device/guest-memory@0.1.0";
+    let memory = "manatee:device/guest-memory@0.2.0";
     linker.func_wrap(memory, "read", read)?;
     linker.func_wrap(memory, "write", write)?;
+    linker.func_wrap(memory, "reserve-arena", reserve_arena)?;
     linker.func_wrap(memory, "map-window", map_window)?;
     linker.func_wrap(memory, "unmap-window", |mut host: Host<'_>, offset: u32| {
-        let (_, state) = called(&mut host)?;
-        state.take_window_away(offset);
-        Ok(())
+        called(&mut host)?.1.take_window_away(offset)
     })?;
-    linker.func_wrap("manatee:device/interrupts@0.1.0", "raise", raise)?;
-    let packets = "manatee:device/packet-endpoint@0.1.0";
+    let interrupts = "manatee:device/interrupts@0.2.0";
+    linker.func_wrap(interrupts, "raise", raise)?;
+    linker.func_wrap(interrupts, "raise-within", |_: Host<'_>, _: u32, _: u32| {
+        HostState::not_offered::<()>("moderation")
+    })?;
+    let packets = "manatee:device/packet-endpoint@0.2.0";
     linker.func_wrap(packets, "transmit", transmit)?;
     linker.func_wrap(packets, "post-receive", post_receive)?;
     linker.func_wrap(
         packets,
         "cancel-receive",
-        |mut host: Host<'_>, port: u32, _queue: u32| called(&mut host)?.1.cancel_receive(port),
+        |mut host: Host<'_>, port: u32, queue: u32| {
+            called(&mut host)?.1.cancel_receive(port, queue)
+        },
     )?;
     linker.func_wrap(
         packets,
         "cancel-transmit",
-        |mut host: Host<'_>, port: u32, _queue: u32| called(&mut host)?.1.cancel_transmit(port),
+        |mut host: Host<'_>, port: u32, queue: u32| {
+            called(&mut host)?.1.cancel_transmit(port, queue)
+        },
     )?;
-    let recovery = "manatee:device/recovery@0.1.0";
+    linker.func_wrap(
+        packets,
+        "steer",
+        |_: Host<'_>, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32| {
+            HostState::not_offered::<()>("steering")
+        },
+    )?;
+    linker.func_wrap(
+        packets,
+        "limit-rate",
+        |_: Host<'_>, _: u32, _: u32, _: u32| HostState::not_offered::<()>("rate-limit"),
+    )?;
+    linker.func_wrap(packets, "statistics", |_: Host<'_>, _: u32, _: u32| {
+        HostState::not_offered::<()>("statistics")
+    })?;
+    let recovery = "manatee:device/recovery@0.2.0";
     linker.func_wrap(recovery, "changed", |mut host: Host<'_>| {
         called(&mut host)?.1.changed = true;
         Ok(())
     })?;
-    linker.func_wrap(recovery, "attempt", |mut host: Host<'_>, entry: u64| {
-        called(&mut host)?.1.attempt = Some(entry);
+    linker.func_wrap(recovery, "attempt", |mut host: Host<'_>, element: u64| {
+        called(&mut host)?.1.attempt = Some(element);
         Ok(())
     })?;
-    linker.func_wrap("manatee:device/log@0.1.0", "write", log)?;
+    linker.func_wrap("manatee:device/log@0.2.0", "write", log)?;
     Ok(linker)
 }
 
-/// Writes `result<_, E>` for an enum `E` of one byte.
-fn answer<E>(memory: &mut [u8], to: u32, result: Result<(), E>, code: fn(E) -> u8) -> Result<()> {
-    let to = abi::range_mut(memory, to, 2, 1)?;
+/// Writes `result<_, E>` for an enum `E` of one byte, of which the case is given.
+fn answer(heap: &mut Heap<'_>, to: u32, result: Result<(), u8>) -> Result<()> {
+    let to = heap.bytes_mut(to, 2, 1)?;
     match result {
         Ok(()) => to[0] = 0,
-        Err(error) => to.copy_from_slice(&[1, code(error)]),
+        Err(case) => to.copy_from_slice(&[1, case]),
     }
     Ok(())
 }
 
 fn read(mut host: Host<'_>, address: u64, length: u32, to: u32) -> Result<()> {
     const SIZE: usize = 12;
-    let (memory, state) = called(&mut host)?;
-    abi::range(memory, to, SIZE, 4)?;
+    let (heap, state) = called(&mut host)?;
+    heap.bytes(to, SIZE, 4)?;
     let mut outcome = state.check_read(address, length);
     let mut data = 0;
     if outcome.is_ok() {
@@ -78,8 +103,8 @@ fn read(mut host: Host<'_>, address: u64, length: u32, to: u32) -> Result<()> {
             outcome = read.map_err(|_| MemoryError::Unmapped);
         })?;
     }
-    let (memory, _) = called(&mut host)?;
-    let to = abi::range_mut(memory, to, SIZE, 4)?;
+    let (mut heap, _) = called(&mut host)?;
+    let to = heap.bytes_mut(to, SIZE, 4)?;
     match outcome {
         Ok(()) => {
             to[0] = 0;
@@ -95,41 +120,54 @@ fn read(mut host: Host<'_>, address: u64, length: u32, to: u32) -> Result<()> {
 }
 
 fn write(mut host: Host<'_>, address: u64, data: u32, length: u32, to: u32) -> Result<()> {
-    let (memory, state) = called(&mut host)?;
-    let data = abi::range(memory, data, length as usize, 1)?;
+    let (mut heap, state) = called(&mut host)?;
+    let data = heap.bytes(data, length as usize, 1)?;
     let written = state.write_guest(address, data)?;
-    answer(memory, to, written, |error| error as u8)
+    answer(&mut heap, to, written.map_err(|error| error as u8))
+}
+
+fn reserve_arena(mut host: Host<'_>, offset: u32, length: u32, to: u32) -> Result<()> {
+    let (mut heap, state) = called(&mut host)?;
+    let reserved = state.reserve_arena(offset, length);
+    let answered = reserved.as_ref().map(|_| ()).map_err(|error| *error as u8);
+    answer(&mut heap, to, answered)?;
+    if let (Ok(arena), Some(inside)) = (reserved, &mut state.inside) {
+        inside.set_arena(arena);
+    }
+    Ok(())
 }
 
 fn map_window(mut host: Host<'_>, offset: u32, pages: u32, count: u32, to: u32) -> Result<()> {
-    let (memory, state) = called(&mut host)?;
-    let pages = abi::items::<u64>(memory, (pages, count), 8)?;
+    let (mut heap, state) = called(&mut host)?;
+    bounds::check(WINDOW_PAGES, count as usize, bounds::WINDOW_PAGES)?;
+    let pages = heap.items::<u64>((pages, count), 8)?;
     let pages: Vec<_> = pages.iter().copied().map(u64::from_le).collect();
-    let laid = state.lay_window(offset, &pages);
-    answer(memory, to, laid, |error| error as u8)
+    let laid = state.lay_window(offset, &pages)?;
+    answer(&mut heap, to, laid.map_err(|error| error as u8))
 }
 
 fn raise(mut host: Host<'_>, vectors: u32, count: u32) -> Result<()> {
-    let (memory, state) = called(&mut host)?;
-    let vectors = abi::items::<u16>(memory, (vectors, count), 2)?;
-    state.raise_all(vectors.iter().copied().map(u16::from_le))
+    let (heap, state) = called(&mut host)?;
+    state.check_raise(count as usize)?;
+    let vectors = heap.items::<u16>((vectors, count), 2)?;
+    vectors
+        .iter()
+        .for_each(|vector| state.raise(u16::from_le(*vector)));
+    Ok(())
 }
-
-/// An address and a number of items or bytes.
-type List = (u32, u32);
 
 /// Bytes of a `transmit-result`.
 const TRANSMIT_RESULT: usize = 40;
 
 /// Copies a list of records, in place of what `to` has.
 fn copy<T, const N: usize>(
-    memory: &[u8],
+    heap: &Heap<'_>,
     list: List,
     align: u32,
     to: &mut Vec<T>,
     record: fn(&[u32; N]) -> T,
 ) -> Result<()> {
-    let words = abi::items::<[u32; N]>(memory, list, align)?;
+    let words = heap.items::<[u32; N]>(list, align)?;
     to.clear();
     to.extend(words.iter().map(record));
     Ok(())
@@ -146,27 +184,36 @@ fn transmit(
     segment_count: u32,
     to: u32,
 ) -> Result<()> {
-    let (memory, state) = called(&mut host)?;
-    let Scratch {
-        packets: kept,
-        segments: parts,
-        ..
-    } = &mut state.scratch;
-    copy(memory, (packets, packet_count), 4, kept, packet)?;
-    copy(memory, (segments, segment_count), 8, parts, segment)?;
+    let (mut heap, state) = called(&mut host)?;
+    Scratch::check(packet_count as usize, segment_count as usize)?;
+    let scratch = &mut state.scratch;
+    copy(
+        &heap,
+        (packets, packet_count),
+        4,
+        &mut scratch.packets,
+        packet,
+    )?;
+    copy(
+        &heap,
+        (segments, segment_count),
+        8,
+        &mut scratch.segments,
+        segment,
+    )?;
     let groups = state.transmit(port, queue)?;
     if state.scratch.statuses.is_empty() {
         // An empty list is nowhere in particular.
-        return transmitted(memory, to, (1, 0), &groups);
+        return transmitted(&mut heap, to, (1, 0), &groups);
     }
     let list = put_statuses(&mut host)?;
-    let (memory, _) = called(&mut host)?;
-    transmitted(memory, to, list, &groups)
+    let (mut heap, _) = called(&mut host)?;
+    transmitted(&mut heap, to, list, &groups)
 }
 
 /// Writes a `transmit-result`.
-fn transmitted(memory: &mut [u8], to: u32, list: List, groups: &Groups) -> Result<()> {
-    let to = abi::range_mut(memory, to, TRANSMIT_RESULT, 8)?;
+fn transmitted(heap: &mut Heap<'_>, to: u32, list: List, groups: &Groups) -> Result<()> {
+    let to = heap.bytes_mut(to, TRANSMIT_RESULT, 8)?;
     abi::set(to, 0, &list.0.to_le_bytes());
     abi::set(to, 4, &list.1.to_le_bytes());
     abi::set(to, 8, &groups.multicast.0.to_le_bytes());
@@ -196,28 +243,32 @@ fn post_receive(
     segments: u32,
     segment_count: u32,
 ) -> Result<u32> {
-    let (memory, state) = called(&mut host)?;
-    let Scratch {
-        buffers: kept,
-        segments: parts,
-        ..
-    } = &mut state.scratch;
-    copy(memory, (buffers, buffer_count), 4, kept, buffer)?;
-    copy(memory, (segments, segment_count), 8, parts, segment)?;
+    let (heap, state) = called(&mut host)?;
+    Scratch::check(buffer_count as usize, segment_count as usize)?;
+    let scratch = &mut state.scratch;
+    copy(
+        &heap,
+        (buffers, buffer_count),
+        4,
+        &mut scratch.buffers,
+        buffer,
+    )?;
+    copy(
+        &heap,
+        (segments, segment_count),
+        8,
+        &mut scratch.segments,
+        segment,
+    )?;
     state.post_receive(port, queue)
 }
 
 fn log(mut host: Host<'_>, level: u32, line: u32, length: u32) -> Result<()> {
-    let (memory, state) = called(&mut host)?;
-    let line = abi::range(memory, line, length as usize, 1)?;
-    let level = match level {
-        0 => Level::Error,
-        1 => Level::Warn,
-        2 => Level::Info,
-        3 => Level::Debug,
-        4 => Level::Trace,
-        _ => bail!("logged at level {level}, which does not exist"),
+    let (heap, state) = called(&mut host)?;
+    let Some(level) = Level::from_case(level) else {
+        bail!("logged at level {level}, which does not exist");
     };
+    let line = heap.bytes(line, length as usize, 1)?;
     state.log_line(level, line);
     Ok(())
 }
@@ -234,7 +285,7 @@ fn packet(words: &[u32; 4]) -> TxPacket {
         l4_offset: (first >> 16) as u16,
         segment_size: second as u16,
         vlan_tci: (second >> 16) as u16,
-        offloads: offloads(flags as u8),
+        offloads: Offloads::from_bits_truncate(flags as u8),
     }
 }
 
@@ -255,38 +306,3 @@ fn segment(words: &[u32; 4]) -> Segment {
         length,
     }
 }
-
-/// Flags by their bits, which wasmtime's type does not give access to.
-#[inline]
-fn offloads(bits: u8) -> Offloads {
-    const ALL: [Offloads; 7] = [
-        Offloads::IPV4,
-        Offloads::IPV6,
-        Offloads::IP_CHECKSUM,
-        Offloads::TCP_CHECKSUM,
-        Offloads::UDP_CHECKSUM,
-        Offloads::TCP_SEGMENTATION,
-        Offloads::INSERT_VLAN,
-    ];
-    let mut flags = Offloads::empty();
-    if bits == 0 {
-        return flags;
-    }
-    for (bit, flag) in ALL.iter().enumerate() {
-        if bits >> bit & 1 != 0 {
-            flags |= *flag;
-        }
-    }
-    flags
-}
-
-const _: () = {
-    use wasmtime::component::ComponentType;
-
-    use crate::bindings::manatee::device::packet_endpoint::TransmitResult;
-    assert!(TxPacket::SIZE32 == 16 && TxPacket::ALIGN32 == 4);
-    assert!(RxBuffer::SIZE32 == 8 && RxBuffer::ALIGN32 == 4);
-    assert!(Segment::SIZE32 == 16 && Segment::ALIGN32 == 8);
-    assert!(TransmitResult::SIZE32 == TRANSMIT_RESULT && TransmitResult::ALIGN32 == 8);
-    assert!(Offloads::SIZE32 == 1);
-};

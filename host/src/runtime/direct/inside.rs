@@ -1,8 +1,10 @@
 //! What the host knows of an instance that it enters directly.
 
+use std::ops::Range;
+
 use wasmtime::{AsContextMut, Memory, Result, TypedFunc, bail};
 
-use super::abi;
+use super::heap::Heap;
 use crate::runtime::state::HostState;
 
 /// Asks for memory: an old range (none), alignment and size in bytes.
@@ -11,6 +13,8 @@ pub type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
 /// Linear memory, and how to get a range of it.
 pub struct Inside {
     memory: Memory,
+    /// Where the arena lies; empty until one is reserved.
+    arena: Range<u32>,
     /// Taken while the instance is asked for memory, or takes back what it
     /// returned: it may not call the host meanwhile.
     realloc: Option<Box<Realloc>>,
@@ -27,25 +31,32 @@ impl Inside {
     pub fn new(memory: Memory, realloc: Realloc) -> Self {
         Self {
             memory,
+            arena: 0..0,
             realloc: Some(Box::new(realloc)),
         }
     }
+
+    /// From now on, this is no heap.
+    pub fn set_arena(&mut self, arena: Range<u32>) {
+        self.arena = arena;
+    }
 }
 
-/// The memory of a store's instance, and the host's side.
+/// The heap of a store's instance, and the host's side.
 ///
 /// # Errors
 ///
 /// Nothing is instantiated yet.
-pub fn memory_and_state(
-    store: &mut impl AsContextMut<Data = HostState>,
-) -> Result<(&mut [u8], &mut HostState)> {
-    let store = store.as_context_mut();
-    let Some(inside) = &store.data().inside else {
+#[inline]
+pub fn heap_and_state<S>(store: &mut S) -> Result<(Heap<'_>, &mut HostState)>
+where
+    S: AsContextMut<Data = HostState>,
+{
+    let Some(inside) = &store.as_context().data().inside else {
         bail!("called the host before it was there");
     };
-    let memory = inside.memory;
-    Ok(memory.data_and_store_mut(store))
+    let (memory, arena) = (inside.memory, inside.arena.clone());
+    Ok(Heap::of(memory, arena, store))
 }
 
 /// The same, for an import.
@@ -53,15 +64,17 @@ pub fn memory_and_state(
 /// # Errors
 ///
 /// The instance is not there, or may not call the host.
-pub fn called(
-    store: &mut impl AsContextMut<Data = HostState>,
-) -> Result<(&mut [u8], &mut HostState)> {
-    let (memory, state) = memory_and_state(store)?;
+#[inline]
+pub fn called<S>(store: &mut S) -> Result<(Heap<'_>, &mut HostState)>
+where
+    S: AsContextMut<Data = HostState>,
+{
+    let (heap, state) = heap_and_state(store)?;
     let may_call = |inside: &Inside| inside.realloc.is_some();
     if !state.inside.as_ref().is_some_and(may_call) {
         bail!("called the host while it was asked for memory");
     }
-    Ok((memory, state))
+    Ok((heap, state))
 }
 
 /// Runs a function of the instance that may not call the host, for which `act`
@@ -74,9 +87,8 @@ pub fn confined<S: AsContextMut<Data = HostState>, T>(
     store: &mut S,
     act: impl FnOnce(&mut S, &Realloc) -> Result<T>,
 ) -> Result<T> {
-    let (_, state) = memory_and_state(store)?;
-    let inside = state.inside.as_mut();
-    let Some(realloc) = inside.and_then(|inside| inside.realloc.take()) else {
+    let taken = |state: &mut HostState| state.inside.as_mut()?.realloc.take();
+    let Some(realloc) = taken(store.as_context_mut().data_mut()) else {
         bail!("the instance is asked for memory already");
     };
     let result = act(store, &realloc);
@@ -99,7 +111,7 @@ pub fn put(
 ) -> Result<u32> {
     let wanted = (0, 0, align, u32::try_from(size)?);
     let address = confined(store, |store, realloc| realloc.call(store, wanted))?;
-    let (memory, state) = memory_and_state(store)?;
-    fill(abi::range_mut(memory, address, size, align)?, state);
+    let (mut heap, state) = heap_and_state(store)?;
+    fill(heap.bytes_mut(address, size, align)?, state);
     Ok(address)
 }

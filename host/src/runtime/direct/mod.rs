@@ -11,6 +11,7 @@
 
 mod abi;
 mod exports;
+mod heap;
 mod imports;
 mod inside;
 mod shape;

@@ -4,13 +4,19 @@
 use wasmtime::{Module, Store};
 
 use super::{instantiate, linker};
+use crate::contract::{ConfigureError, Features, Link, LinkState, PortConfig};
+use crate::runtime::bounds;
 use crate::runtime::exports::Exports;
 use crate::runtime::{HostState, Limits, Runtime};
 
 /// The functions of a module, with their types and what they do.
-const FUNCTIONS: [(&str, &str, &str); 14] = [
+const FUNCTIONS: [(&str, &str, &str); 15] = [
     ("describe", "(result i32)", "unreachable"),
-    ("configure", "(param i32 i32) (result i32)", "i32.const 16"),
+    (
+        "configure",
+        "(param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)",
+        "i32.const 16",
+    ),
     (
         "read-register",
         "(param i32 i64 i32) (result i64)",
@@ -32,7 +38,8 @@ const FUNCTIONS: [(&str, &str, &str); 14] = [
         "(param i32 i32 i32 i32) (result i32)",
         "i32.const 0",
     ),
-    ("link-changed", "(param i32 i32)", ""),
+    ("link-changed", "(param i32 i32 i32 i32)", ""),
+    ("windows-changed", "(param i32 i32 i32)", ""),
     ("reset", "", ""),
     ("save", "(result i32)", "i32.const 32"),
     ("restore", "(param i32 i32) (result i32)", "i32.const 48"),
@@ -41,7 +48,7 @@ const FUNCTIONS: [(&str, &str, &str); 14] = [
         "(param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)",
         "i32.const 16",
     ),
-    ("request-reset", "", ""),
+    ("announce", "(param i32)", ""),
     ("inspect", "(result i32)", "i32.const 32"),
 ];
 
@@ -62,30 +69,42 @@ fn module(changes: &[(&str, &str)]) -> String {
     };
     let functions = FUNCTIONS.map(|(name, signature, body)| {
         let body = changed(name, body);
-        format!("(func (export \"manatee:device/device@0.1.0#{name}\") {signature} {body})")
+        format!("(func (export \"manatee:device/device@0.2.0#{name}\") {signature} {body})")
     });
     let realloc = changed("cabi_realloc", REALLOC);
     format!(
         r#"(module
-            (import "manatee:device/guest-memory@0.1.0" "read"
+            (import "manatee:device/guest-memory@0.2.0" "read"
                 (func $read (param i64 i32 i32)))
-            (import "manatee:device/guest-memory@0.1.0" "map-window"
+            (import "manatee:device/guest-memory@0.2.0" "map-window"
                 (func $map (param i32 i32 i32 i32)))
-            (import "manatee:device/interrupts@0.1.0" "raise" (func $raise (param i32 i32)))
-            (import "manatee:device/packet-endpoint@0.1.0" "transmit"
+            (import "manatee:device/guest-memory@0.2.0" "reserve-arena"
+                (func $arena (param i32 i32 i32)))
+            (import "manatee:device/interrupts@0.2.0" "raise" (func $raise (param i32 i32)))
+            (import "manatee:device/packet-endpoint@0.2.0" "transmit"
                 (func $transmit (param i32 i32 i32 i32 i32 i32 i32)))
-            (import "manatee:device/packet-endpoint@0.1.0" "post-receive"
+            (import "manatee:device/packet-endpoint@0.2.0" "post-receive"
                 (func $post (param i32 i32 i32 i32 i32 i32) (result i32)))
-            (import "manatee:device/log@0.1.0" "write" (func $log (param i32 i32 i32)))
+            (import "manatee:device/log@0.2.0" "write" (func $log (param i32 i32 i32)))
             (memory (export "memory") 1)
             {DATA}
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc})
-            (func (export "cabi_post_manatee:device/device@0.1.0#save") (param i32) {})
+            (func (export "cabi_post_manatee:device/device@0.2.0#save") (param i32) {})
             {}
         )"#,
         changed("after save", ""),
         functions.concat()
     )
+}
+
+/// Configures with nothing offered.
+fn configure(
+    device: &mut dyn Exports,
+    store: &mut Store<HostState>,
+    ports: &[PortConfig],
+) -> wasmtime::Result<Result<Features, ConfigureError>> {
+    let bounds = bounds::told(&Limits::default());
+    device.configure(store, Features::empty(), &bounds, ports)
 }
 
 type Made = (Store<HostState>, Box<dyn Exports>);
@@ -118,10 +137,13 @@ fn parameters_and_results_are_where_they_belong() {
     assert_eq!(device.read_register(store, 0, 1 << 40, 8).unwrap(), 1 << 40);
     assert!(device.write_register(store, 0, 0, 8, 0).unwrap());
     assert!(!device.service(store).unwrap());
-    assert_eq!(device.configure(store, &[]).unwrap(), Ok(()));
+    assert_eq!(
+        configure(&mut *device, store, &[]).unwrap(),
+        Ok(Features::empty())
+    );
     assert_eq!(device.save(store).unwrap(), b"state");
     let refused = device.restore(store, b"older").unwrap();
-    assert_eq!(format!("{refused:?}"), "Err(RestoreError::Version(7))");
+    assert_eq!(format!("{refused:?}"), "Err(Version(7))");
 }
 
 #[test]
@@ -144,7 +166,7 @@ fn lists_beyond_memory_or_askew_are_refused() {
     let calls = [
         "i32.const 65535 i32.const 1 call $raise",
         "i32.const 1 i32.const 0 call $raise",
-        "i32.const 0 i32.const -1 call $raise",
+        "i32.const 0x10000 i32.const 1 call $raise",
         "i32.const 0 i32.const 8 i32.const 0x10000000 i32.const 0 call $map",
         "i32.const 0 i32.const 4 i32.const 1 i32.const 0 call $map",
         "i32.const 0 i32.const 0 i32.const 0 i32.const 65535 call $map",
@@ -163,7 +185,7 @@ fn lists_beyond_memory_or_askew_are_refused() {
         assert!(
             error.contains("beyond linear memory")
                 || error.contains("not aligned")
-                || error.contains("too long"),
+                || error.contains("which is more than the"),
             "{call}: {error}"
         );
     }
@@ -195,7 +217,7 @@ fn results_beyond_memory_are_refused() {
     let (mut store, mut device) = with(&[("inspect", body)]);
     assert!(device.inspect(&mut store).is_err());
     let (mut store, mut device) = with(&[("configure", "i32.const 64")]);
-    let error = device.configure(&mut store, &[]).unwrap_err();
+    let error = configure(&mut *device, &mut store, &[]).unwrap_err();
     assert!(error.to_string().contains("case 115 of result"), "{error}");
 }
 
@@ -208,15 +230,19 @@ fn memory_that_can_not_be_given_is_refused() {
         "unreachable",
     ] {
         let (mut store, mut device) = with(&[("cabi_realloc", realloc)]);
-        let ports = [
-            crate::bindings::exports::manatee::device::device::PortConfig {
-                mac: 2,
+        let ports = [PortConfig {
+            mac: 2,
+            link: Link {
+                state: LinkState::Up,
+                speed_mbps: 1,
                 mtu: 1500,
-                link_speed_mbps: 1,
-                link_up: true,
             },
-        ];
-        assert!(device.configure(&mut store, &ports).is_err(), "{realloc}");
+            queues: 1,
+        }];
+        assert!(
+            configure(&mut *device, &mut store, &ports).is_err(),
+            "{realloc}"
+        );
     }
 }
 

@@ -1,122 +1,194 @@
-//! The imports, as wasmtime's component model hands over their parameters.
+//! The imports, as wasmtime's component model hands over their parameters. Lists
+//! stay in linear memory until their length was looked at.
 
-use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{Engine, Result};
+use wasmtime::component::{Lift, Linker, LinkerInstance, WasmList};
+use wasmtime::{Engine, Result, StoreContextMut};
 
-use crate::bindings::Adapter;
-use crate::bindings::manatee::device::guest_memory::{self, MemoryError, WindowError};
-use crate::bindings::manatee::device::log::{self, Level};
-use crate::bindings::manatee::device::packet_endpoint::{self, TransmitResult};
-use crate::bindings::manatee::device::types::{self, RxBuffer, Segment, TxPacket};
-use crate::bindings::manatee::device::{interrupts, recovery};
-use crate::runtime::imports::Scratch;
+use super::second::{Delayed, LinkStatistics, Steering};
+use super::types::{
+    Level, MemoryError, RxBuffer, Segment, TransmitResult, TxPacket, TxStatus, WindowError,
+};
+use crate::contract::WindowRefusal;
+use crate::runtime::bounds;
+use crate::runtime::imports::{Scratch, WINDOW_PAGES};
 use crate::runtime::state::HostState;
 
-/// The imports of the world, and nothing else.
+type Host<'a> = StoreContextMut<'a, HostState>;
+
+/// The imports of both versions of the world, and nothing else.
 ///
 /// # Errors
 ///
 /// wasmtime's, of which there is no cause.
 pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
     let mut linker = Linker::new(engine);
-    Adapter::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    for version in ["0.1.0", "0.2.0"] {
+        let name = |interface: &str| format!("manatee:device/{interface}@{version}");
+        linker.instance(&name("types"))?;
+        guest_memory(&mut linker.instance(&name("guest-memory"))?)?;
+        interrupts(&mut linker.instance(&name("interrupts"))?)?;
+        packet_endpoint(&mut linker.instance(&name("packet-endpoint"))?)?;
+        recovery(&mut linker.instance(&name("recovery"))?)?;
+        log(&mut linker.instance(&name("log"))?)?;
+    }
+    second(&mut linker)?;
     Ok(linker)
 }
 
-impl types::Host for HostState {}
-
-impl guest_memory::Host for HostState {
-    fn read(&mut self, address: u64, length: u32) -> Result<Result<Vec<u8>, MemoryError>> {
-        if let Err(error) = self.check_read(address, length) {
-            return Ok(Err(error));
-        }
-        let mut data = vec![0; length as usize];
-        let read = self.memory.read(address, &mut data);
-        Ok(read.map(|()| data).map_err(|_| MemoryError::Unmapped))
-    }
-
-    fn write(&mut self, address: u64, data: Vec<u8>) -> Result<Result<(), MemoryError>> {
-        self.write_guest(address, &data)
-    }
-
-    fn map_window(&mut self, offset: u32, pages: Vec<u64>) -> Result<Result<(), WindowError>> {
-        Ok(self.lay_window(offset, &pages))
-    }
-
-    fn unmap_window(&mut self, offset: u32) -> Result<()> {
-        self.take_window_away(offset);
-        Ok(())
-    }
+/// Copies a list out of linear memory.
+fn copied<T: Lift + 'static, U: From<T>>(
+    host: &mut Host<'_>,
+    list: &WasmList<T>,
+) -> Result<Vec<U>> {
+    let items = list.iter(&mut *host)?;
+    items.map(|item| item.map(U::from)).collect()
 }
 
-impl interrupts::Host for HostState {
-    fn raise(&mut self, vectors: Vec<u16>) -> Result<()> {
-        self.raise_all(vectors.into_iter())
-    }
+fn guest_memory(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
+    interface.func_wrap("read", |host: Host<'_>, (address, length): (u64, u32)| {
+        let state = host.data();
+        let read = state.check_read(address, length).and_then(|()| {
+            let mut data = vec![0; length as usize];
+            let read = state.memory.read(address, &mut data);
+            read.map(|()| data)
+                .map_err(|_| crate::contract::MemoryError::Unmapped)
+        });
+        Ok((read.map_err(MemoryError::from),))
+    })?;
+    interface.func_wrap(
+        "write",
+        |mut host: Host<'_>, (address, data): (u64, WasmList<u8>)| {
+            if data.len() > bounds::COPY_BYTES {
+                return Ok((Err(MemoryError::TooLong),));
+            }
+            let data: Vec<u8> = data.as_le_slice(&host).to_vec();
+            let written = host.data_mut().write_guest(address, &data)?;
+            Ok((written.map_err(MemoryError::from),))
+        },
+    )?;
+    // wasmtime itself refers to linear memory as slices when it copies lists, so
+    // that no guest memory may ever lie there.
+    interface.func_wrap(
+        "map-window",
+        |_: Host<'_>, (_offset, pages): (u32, WasmList<u64>)| {
+            bounds::check(WINDOW_PAGES, pages.len(), bounds::WINDOW_PAGES)?;
+            Ok((unsupported(),))
+        },
+    )?;
+    interface.func_wrap("unmap-window", |_: Host<'_>, (_offset,): (u32,)| Ok(()))
 }
 
-impl packet_endpoint::Host for HostState {
-    fn transmit(
-        &mut self,
-        port: u32,
-        queue: u32,
-        packets: Vec<TxPacket>,
-        segments: Vec<Segment>,
-    ) -> Result<TransmitResult> {
-        self.scratch = Scratch {
-            packets,
-            segments,
-            ..Scratch::default()
-        };
-        let groups = self.transmit(port, queue)?;
-        Ok(TransmitResult {
-            statuses: std::mem::take(&mut self.scratch.statuses),
-            multicast_packets: groups.multicast.0,
-            multicast_bytes: groups.multicast.1,
-            broadcast_packets: groups.broadcast.0,
-            broadcast_bytes: groups.broadcast.1,
-        })
-    }
-
-    fn post_receive(
-        &mut self,
-        port: u32,
-        queue: u32,
-        buffers: Vec<RxBuffer>,
-        segments: Vec<Segment>,
-    ) -> Result<u32> {
-        self.scratch = Scratch {
-            buffers,
-            segments,
-            ..Scratch::default()
-        };
-        self.post_receive(port, queue)
-    }
-
-    fn cancel_receive(&mut self, port: u32, _queue: u32) -> Result<()> {
-        self.cancel_receive(port)
-    }
-
-    fn cancel_transmit(&mut self, port: u32, _queue: u32) -> Result<()> {
-        self.cancel_transmit(port)
-    }
+fn unsupported() -> Result<(), WindowError> {
+    Err(WindowRefusal::Unsupported.into())
 }
 
-impl recovery::Host for HostState {
-    fn changed(&mut self) -> Result<()> {
-        self.changed = true;
-        Ok(())
-    }
-
-    fn attempt(&mut self, entry: u64) -> Result<()> {
-        self.attempt = Some(entry);
-        Ok(())
-    }
+fn interrupts(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
+    interface.func_wrap(
+        "raise",
+        |mut host: Host<'_>, (vectors,): (WasmList<u16>,)| {
+            host.data().check_raise(vectors.len())?;
+            let vectors: Vec<u16> = copied(&mut host, &vectors)?;
+            let state = host.data_mut();
+            vectors.into_iter().for_each(|vector| state.raise(vector));
+            Ok(())
+        },
+    )
 }
 
-impl log::Host for HostState {
-    fn write(&mut self, level: Level, message: Vec<u8>) -> Result<()> {
-        self.log_line(level, &message);
+fn packet_endpoint(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
+    interface.func_wrap("transmit", transmit)?;
+    interface.func_wrap("post-receive", post_receive)?;
+    interface.func_wrap(
+        "cancel-receive",
+        |mut host: Host<'_>, (port, queue): (u32, u32)| host.data_mut().cancel_receive(port, queue),
+    )?;
+    interface.func_wrap(
+        "cancel-transmit",
+        |mut host: Host<'_>, (port, queue): (u32, u32)| {
+            host.data_mut().cancel_transmit(port, queue)
+        },
+    )
+}
+
+fn transmit(
+    mut host: Host<'_>,
+    (port, queue, packets, segments): (u32, u32, WasmList<TxPacket>, WasmList<Segment>),
+) -> Result<(TransmitResult,)> {
+    Scratch::check(packets.len(), segments.len())?;
+    let packets = copied(&mut host, &packets)?;
+    let segments = copied(&mut host, &segments)?;
+    let state = host.data_mut();
+    state.scratch.packets = packets;
+    state.scratch.segments = segments;
+    let groups = state.transmit(port, queue)?;
+    let statuses = state.scratch.statuses.drain(..).map(TxStatus::from);
+    Ok((TransmitResult {
+        statuses: statuses.collect(),
+        multicast_packets: groups.multicast.0,
+        multicast_bytes: groups.multicast.1,
+        broadcast_packets: groups.broadcast.0,
+        broadcast_bytes: groups.broadcast.1,
+    },))
+}
+
+fn post_receive(
+    mut host: Host<'_>,
+    (port, queue, buffers, segments): (u32, u32, WasmList<RxBuffer>, WasmList<Segment>),
+) -> Result<(u32,)> {
+    Scratch::check(buffers.len(), segments.len())?;
+    let buffers = copied(&mut host, &buffers)?;
+    let segments = copied(&mut host, &segments)?;
+    let state = host.data_mut();
+    state.scratch.buffers = buffers;
+    state.scratch.segments = segments;
+    Ok((state.post_receive(port, queue)?,))
+}
+
+fn recovery(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
+    interface.func_wrap("changed", |mut host: Host<'_>, (): ()| {
+        host.data_mut().changed = true;
         Ok(())
-    }
+    })?;
+    interface.func_wrap("attempt", |mut host: Host<'_>, (element,): (u64,)| {
+        host.data_mut().attempt = Some(element);
+        Ok(())
+    })
+}
+
+fn log(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
+    interface.func_wrap(
+        "write",
+        |mut host: Host<'_>, (level, line): (Level, WasmList<u8>)| {
+            let length = line.len().min(bounds::LINE_BYTES);
+            let line = line.as_le_slice(&host)[..length].to_vec();
+            host.data_mut().log_line(level.into(), &line);
+            Ok(())
+        },
+    )
+}
+
+/// What only version 0.2.0 has.
+fn second(linker: &mut Linker<HostState>) -> Result<()> {
+    let mut memory = linker.instance("manatee:device/guest-memory@0.2.0")?;
+    memory.func_wrap("reserve-arena", |_: Host<'_>, (_, _): (u32, u32)| {
+        Ok((unsupported(),))
+    })?;
+    let mut interrupts = linker.instance("manatee:device/interrupts@0.2.0")?;
+    interrupts.func_wrap("raise-within", |_: Host<'_>, (_,): (WasmList<Delayed>,)| {
+        HostState::not_offered::<()>("moderation")
+    })?;
+    let mut packets = linker.instance("manatee:device/packet-endpoint@0.2.0")?;
+    packets.func_wrap("steer", |_: Host<'_>, (_, _): (u32, Steering)| {
+        HostState::not_offered::<()>("steering")
+    })?;
+    packets.func_wrap("limit-rate", |_: Host<'_>, (_, _): (u32, Option<u32>)| {
+        HostState::not_offered::<()>("rate-limit")
+    })?;
+    packets.func_wrap(
+        "statistics",
+        |_: Host<'_>, (_,): (u32,)| -> Result<(LinkStatistics,)> {
+            HostState::not_offered("statistics")
+        },
+    )?;
+    Ok(())
 }

@@ -1,75 +1,49 @@
-//! The linear memory of a component, and the windows of guest pages in it.
+//! The linear memory of a component: a heap that nobody else writes, and an arena
+//! in which windows of guest pages are laid.
 //!
 //! wasmtime asks for each linear memory here ([`MemoryCreator`]), so that the
-//! host knows where it lies and can lay pages of guest memory over it. The
-//! whole 4 GiB that a 32-bit component can address, and a guard behind it, are
+//! host knows where it lies and can lay pages of guest memory over a part of it.
+//! The whole 4 GiB that a 32-bit component can address, and a guard behind it, are
 //! reserved up front; the memory never moves.
+//!
+//! Nothing inside the accessible size is ever inaccessible, or read-only: a fault
+//! there is turned into a trap only if it happens in compiled wasm, and
+//! `memory.copy` and `memory.fill` are native code.
+
+mod arena;
+#[cfg(test)]
+mod tests;
+
+pub use arena::{RevokeError, View, WindowError};
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{
-    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap,
 };
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use crate::memory::{GuestMemory, PAGE_SIZE, PageSource};
-
-/// The most windows of a device.
-const MAX_WINDOWS: usize = 2048;
-/// The most mappings that the windows of a device are made of; a run of pages
-/// that lie behind one another in guest memory is one mapping. The kernel
-/// allows 65530 for the whole process by default.
-const MAX_MAPPINGS: usize = 8192;
+use crate::memory::{GuestMemory, PAGE_SIZE};
+use arena::Arena;
 
 /// Bytes that are given back in one system call.
 const DISCARDED_AT_ONCE: usize = 1 << 20;
 
 const PAGE: usize = PAGE_SIZE as usize;
-
-/// Why a window was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum WindowError {
-    /// Not inside linear memory, not aligned, overlapping, or not over guest
-    /// memory that is shared by descriptor.
-    #[error("the range or a page is not one that a window can have")]
-    Invalid,
-    /// Too many windows or mappings.
-    #[error("too many windows")]
-    Exhausted,
-    /// The kernel refused.
-    #[error("laying a window: {0}")]
-    Mmap(#[from] io::Error),
-}
-
-/// A window: the guest pages that lie over a range of linear memory.
-#[derive(Debug)]
-struct Window {
-    /// Guest address of each page, in order.
-    pages: Vec<u64>,
-    mappings: usize,
-}
-
-impl Window {
-    fn range(&self, offset: usize) -> Range<usize> {
-        offset..offset + self.pages.len() * PAGE
-    }
-}
+/// The granularity of linear memory.
+const WASM_PAGE: usize = 1 << 16;
 
 /// What lies in a linear memory.
 #[derive(Debug, Default)]
 struct Contents {
     /// Bytes that the component may use, from the beginning.
     size: usize,
-    /// By offset.
-    windows: BTreeMap<usize, Window>,
-    mappings: usize,
+    arena: Option<Arena>,
 }
 
 /// A reserved range of addresses that holds one linear memory.
@@ -101,12 +75,11 @@ impl Reservation {
             mmap_anonymous(std::ptr::null_mut(), length, ProtFlags::empty(), flags)?
         };
         let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
-        let contents = Mutex::default();
         let reservation = Self {
             base,
             length,
             capacity,
-            contents,
+            contents: Mutex::default(),
         };
         reservation.grow(size)?;
         Ok(Arc::new(reservation))
@@ -133,80 +106,89 @@ impl Reservation {
         Ok(())
     }
 
-    /// Lays guest pages over the range that begins at `offset`.
+    /// Makes a range of the memory the arena, once, with what its windows show.
     ///
     /// # Errors
     ///
-    /// [`WindowError`]; linear memory is as it was before.
+    /// [`WindowError::Invalid`] if it is not inside the memory, not aligned to
+    /// 64 KiB, empty, or there is an arena already.
+    pub fn reserve_arena(
+        &self,
+        offset: u32,
+        length: u32,
+        view: View,
+    ) -> Result<Range<u32>, WindowError> {
+        let mut contents = self.lock();
+        let end = offset.checked_add(length).ok_or(WindowError::Invalid)?;
+        let range = offset as usize..end as usize;
+        let aligned = range.start.is_multiple_of(WASM_PAGE) && range.end.is_multiple_of(WASM_PAGE);
+        if range.is_empty() || !aligned || range.end > contents.size || contents.arena.is_some() {
+            return Err(WindowError::Invalid);
+        }
+        contents.arena = Some(Arena::new(range, view));
+        Ok(offset..end)
+    }
+
+    /// Lays guest pages over the part of the arena that begins at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// [`WindowError`]; but for [`WindowError::Broken`], linear memory is as it was
+    /// before.
     pub fn map(&self, offset: u32, pages: &[u64], memory: &GuestMemory) -> Result<(), WindowError> {
         let mut contents = self.lock();
-        let offset = offset as usize;
-        let end = offset
-            .checked_add(pages.len() * PAGE)
-            .ok_or(WindowError::Invalid)?;
-        if pages.is_empty() || !offset.is_multiple_of(PAGE) || end > contents.size {
-            return Err(WindowError::Invalid);
-        }
-        // Windows do not overlap, so only the last that begins before the end
-        // of this one could.
-        let before = contents.windows.range(..end).next_back();
-        if before.is_some_and(|(at, window)| offset < window.range(*at).end) {
-            return Err(WindowError::Invalid);
-        }
-        let runs = runs(pages, memory).ok_or(WindowError::Invalid)?;
-        if contents.windows.len() >= MAX_WINDOWS || contents.mappings + runs.len() > MAX_MAPPINGS {
-            return Err(WindowError::Exhausted);
-        }
-        let mut at = offset;
-        for run in &runs {
-            if let Err(error) = self.lay(at, run) {
-                self.clear(offset..end, ProtFlags::READ | ProtFlags::WRITE)?;
-                return Err(error.into());
-            }
-            at += run.length;
-        }
-        contents.mappings += runs.len();
-        contents.windows.insert(
-            offset,
-            Window {
-                pages: pages.to_vec(),
-                mappings: runs.len(),
-            },
-        );
-        Ok(())
+        let arena = contents.arena.as_mut().ok_or(WindowError::Invalid)?;
+        arena.map(self, offset as usize, pages, memory)
     }
 
     /// Takes a window away; its range is anonymous, zeroed memory again.
-    pub fn unmap(&self, offset: u32) {
-        let mut contents = self.lock();
-        let offset = offset as usize;
-        let Some(window) = contents.windows.remove(&offset) else {
-            return;
-        };
-        contents.mappings -= window.mappings;
-        if let Err(error) = self.clear(window.range(offset), ProtFlags::READ | ProtFlags::WRITE) {
-            tracing::error!(%error, "a window could not be taken away; its device will trap");
+    ///
+    /// # Errors
+    ///
+    /// The kernel's: guest pages may still be there.
+    pub fn unmap(&self, offset: u32) -> io::Result<()> {
+        match &mut self.lock().arena {
+            Some(arena) => arena.unmap(self, offset as usize),
+            None => Ok(()),
         }
     }
 
-    /// Makes every page of a guest range inaccessible where a window shows
-    /// it. Returns how many there were.
-    pub fn revoke(&self, gone: &Range<u64>) -> usize {
-        let contents = self.lock();
-        let mut revoked = 0;
-        for (offset, window) in &contents.windows {
-            for (index, page) in window.pages.iter().enumerate() {
-                if !gone.contains(page) {
-                    continue;
-                }
-                let at = offset + index * PAGE;
-                revoked += 1;
-                if let Err(error) = self.clear(at..at + PAGE, ProtFlags::empty()) {
-                    tracing::error!(%error, "a page could not be taken out of a window");
-                }
-            }
+    /// Replaces every page of the guest ranges by zeroed memory where a window
+    /// shows it. Returns the offsets of the windows that lost pages.
+    ///
+    /// # Errors
+    ///
+    /// [`RevokeError`]; the instance is of no use then.
+    pub fn revoke(&self, gone: &[Range<u64>]) -> Result<Vec<u32>, RevokeError> {
+        match &mut self.lock().arena {
+            Some(arena) => arena.revoke(self, gone),
+            None => Ok(Vec::new()),
         }
-        revoked
+    }
+
+    /// Lays windows that lost pages again, as far as their pages are back. Returns
+    /// the offsets of those that are whole again.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; the instance is of no use then.
+    pub fn restore(&self, memory: &GuestMemory) -> io::Result<Vec<u32>> {
+        match &mut self.lock().arena {
+            Some(arena) => arena.restore(self, memory),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Changes what windows show from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; the instance is of no use then.
+    pub fn show(&self, view: View, memory: &GuestMemory) -> io::Result<()> {
+        match &mut self.lock().arena {
+            Some(arena) => arena.show(self, view, memory),
+            None => Ok(()),
+        }
     }
 
     /// Gives back what the memory holds, a little at a time: unmapped at once,
@@ -227,8 +209,7 @@ impl Reservation {
 
     /// Number of windows and of the mappings they are made of.
     pub fn usage(&self) -> (usize, usize) {
-        let contents = self.lock();
-        (contents.windows.len(), contents.mappings)
+        self.lock().arena.as_ref().map_or((0, 0), Arena::usage)
     }
 
     /// Bytes that the component may use.
@@ -239,33 +220,6 @@ impl Reservation {
     fn at(&self, offset: usize) -> *mut c_void {
         debug_assert!(offset <= self.length);
         self.base.as_ptr().wrapping_byte_add(offset)
-    }
-
-    fn lay(&self, offset: usize, run: &Run) -> io::Result<()> {
-        // SAFETY: the range lies inside the accessible part of the reservation
-        // (`map` checked it), which this value owns; wasmtime only ever
-        // accesses it as plain bytes that may change at any time.
-        unsafe {
-            mmap(
-                self.at(offset),
-                run.length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE,
-                run.source.file.as_fd(),
-                run.source.offset,
-            )?;
-        }
-        Ok(())
-    }
-
-    /// Replaces what is mapped in a range by anonymous, zeroed memory.
-    fn clear(&self, range: Range<usize>, rights: ProtFlags) -> io::Result<()> {
-        // SAFETY: as in `lay`.
-        unsafe {
-            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-            mmap_anonymous(self.at(range.start), range.len(), rights, flags)?;
-        }
-        Ok(())
     }
 }
 
@@ -278,35 +232,6 @@ impl Drop for Reservation {
             tracing::error!(%error, "a linear memory could not be unmapped");
         }
     }
-}
-
-/// Pages that lie behind one another in a file.
-#[derive(Debug)]
-struct Run {
-    source: PageSource,
-    length: usize,
-}
-
-/// Joins pages that lie behind one another. None if one is not guest memory
-/// that can be laid into a window.
-fn runs(pages: &[u64], memory: &GuestMemory) -> Option<Vec<Run>> {
-    let mut runs: Vec<Run> = Vec::new();
-    for page in pages {
-        let source = memory.page(*page)?;
-        match runs.last_mut() {
-            Some(run)
-                if Arc::ptr_eq(&run.source.file, &source.file)
-                    && run.source.offset + run.length as u64 == source.offset =>
-            {
-                run.length += PAGE;
-            }
-            _ => runs.push(Run {
-                source,
-                length: PAGE,
-            }),
-        }
-    }
-    Some(runs)
 }
 
 thread_local! {

@@ -1,0 +1,123 @@
+//! The part of linear memory that nobody else writes, which is all that the host
+//! ever refers to.
+//!
+//! Guest memory lies in the arena only, and [`Heap`] gives out slices that do not
+//! meet it: so no reference of the host's is to memory that a guest, a VMM or
+//! another thread changes. While a `Heap` lives, its store is borrowed, so that
+//! the component does not run and the memory does not grow.
+
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use wasmtime::{AsContextMut, Memory, Result, bail};
+use zerocopy::{FromBytes, Immutable};
+
+use crate::runtime::state::HostState;
+
+/// A component's linear memory without its arena.
+#[derive(Debug)]
+pub struct Heap<'a> {
+    base: *mut u8,
+    size: usize,
+    arena: Range<usize>,
+    /// Of a store that is borrowed exclusively.
+    store: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Heap<'a> {
+    /// The heap of a memory in which the arena has this range, and the state of the
+    /// store that it is in.
+    #[inline]
+    pub fn of<S>(memory: Memory, arena: Range<u32>, store: &'a mut S) -> (Self, &'a mut HostState)
+    where
+        S: AsContextMut<Data = HostState>,
+    {
+        let heap = Self {
+            base: memory.data_ptr(&mut *store),
+            size: memory.data_size(&mut *store),
+            arena: arena.start as usize..arena.end as usize,
+            store: PhantomData,
+        };
+        // SAFETY: the state is a value of the host's, apart from linear memory.
+        // Its borrow and that of the heap last as long as the store's.
+        let state = unsafe { &mut *std::ptr::from_mut(store.as_context_mut().data_mut()) };
+        (heap, state)
+    }
+
+    /// A heap that is a slice, whose middle is an arena.
+    #[cfg(test)]
+    pub fn over(memory: &'a mut [u8], arena: Range<usize>) -> Self {
+        Self {
+            base: memory.as_mut_ptr(),
+            size: memory.len(),
+            arena,
+            store: PhantomData,
+        }
+    }
+
+    /// Checks where a range lies, and returns its first byte and its length.
+    #[inline]
+    fn locate(&self, address: u32, size: usize, align: u32) -> Result<(*mut u8, usize)> {
+        let begin = address as usize;
+        if !address.is_multiple_of(align) {
+            bail!("a list or record is not aligned");
+        }
+        let end = begin.saturating_add(size);
+        if end > self.size {
+            bail!("a list or record ends beyond linear memory");
+        }
+        if begin < self.arena.end && self.arena.start < end && size > 0 {
+            bail!("a list or record meets the window arena, where the guest can change it");
+        }
+        Ok((self.base.wrapping_add(begin), size))
+    }
+
+    /// Bytes from an address on.
+    ///
+    /// # Errors
+    ///
+    /// The range is not aligned, ends beyond the memory, or meets the arena.
+    #[inline]
+    pub fn bytes(&self, address: u32, size: usize, align: u32) -> Result<&[u8]> {
+        let (base, size) = self.locate(address, size, align)?;
+        // SAFETY: the bytes lie inside the accessible part of linear memory and
+        // outside the arena, so that only the component and the owner of this store
+        // write them. Neither does while the store is borrowed, but by `bytes_mut`,
+        // which takes the heap exclusively.
+        Ok(unsafe { std::slice::from_raw_parts(base, size) })
+    }
+
+    /// As [`bytes`](Self::bytes), to write to.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[inline]
+    pub fn bytes_mut(&mut self, address: u32, size: usize, align: u32) -> Result<&mut [u8]> {
+        let (base, size) = self.locate(address, size, align)?;
+        // SAFETY: as in `bytes`, and the heap is borrowed exclusively.
+        Ok(unsafe { std::slice::from_raw_parts_mut(base, size) })
+    }
+
+    /// The items of a list of integers or arrays of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`bytes`](Self::bytes).
+    #[inline]
+    pub fn items<T: FromBytes + Immutable>(
+        &self,
+        (address, count): (u32, u32),
+        align: u32,
+    ) -> Result<&[T]> {
+        let Some(size) = (count as usize).checked_mul(size_of::<T>()) else {
+            bail!("a list is too long");
+        };
+        match <[T]>::ref_from_bytes(self.bytes(address, size, align)?) {
+            Ok(items) => Ok(items),
+            Err(_) => bail!("a list is not aligned"),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The window arena: which guest pages lie where in it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+
+use super::{PAGE, Reservation};
+use crate::memory::{GuestMemory, PageSource};
+use crate::runtime::bounds;
+
+/// Why a window was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum WindowError {
+    /// Not inside the arena, not aligned, overlapping, or not over guest memory.
+    #[error("the range or a page is not one that a window can have")]
+    Invalid,
+    /// Too many windows or mappings, or too large.
+    #[error("too many windows")]
+    Exhausted,
+    /// The memory can't be laid into windows.
+    #[error("this guest memory can't be laid into windows")]
+    Unsupported,
+    /// The kernel refused, and what was there before is lost.
+    #[error("laying a window: {0}")]
+    Broken(#[from] io::Error),
+}
+
+/// Guest pages could not be taken out of windows one by one.
+#[derive(Debug, thiserror::Error)]
+#[error("taking guest memory out of windows: {error}")]
+pub struct RevokeError {
+    /// The kernel's.
+    pub error: io::Error,
+    /// The pages may still be there; otherwise all windows were taken away.
+    pub in_reach: bool,
+}
+
+/// What windows show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The guest's pages, for reading and writing.
+    Shared,
+    /// The guest's pages as they are; what is written stays here.
+    Private,
+    /// Zeros; what is written stays here.
+    Nothing,
+}
+
+/// The guest pages that lie over a range of linear memory.
+#[derive(Debug)]
+struct Window {
+    /// Guest address of each page, in order.
+    pages: Vec<u64>,
+    mappings: usize,
+    /// A page of it is not guest memory any more.
+    lost: bool,
+}
+
+impl Window {
+    fn range(&self, offset: usize) -> Range<usize> {
+        offset..offset + self.pages.len() * PAGE
+    }
+}
+
+/// The arena of a linear memory.
+#[derive(Debug)]
+pub struct Arena {
+    range: Range<usize>,
+    /// By offset.
+    windows: BTreeMap<usize, Window>,
+    mappings: usize,
+    view: View,
+}
+
+impl Arena {
+    /// An arena without windows.
+    pub fn new(range: Range<usize>, view: View) -> Self {
+        Self {
+            range,
+            windows: BTreeMap::new(),
+            mappings: 0,
+            view,
+        }
+    }
+
+    pub fn usage(&self) -> (usize, usize) {
+        (self.windows.len(), self.mappings)
+    }
+
+    /// Lays a window that is checked first.
+    pub fn map(
+        &mut self,
+        within: &Reservation,
+        offset: usize,
+        pages: &[u64],
+        memory: &GuestMemory,
+    ) -> Result<(), WindowError> {
+        if pages.len() > bounds::WINDOW_PAGES {
+            return Err(WindowError::Exhausted);
+        }
+        let end = offset
+            .checked_add(pages.len() * PAGE)
+            .ok_or(WindowError::Invalid)?;
+        let inside = self.range.start <= offset && end <= self.range.end;
+        if pages.is_empty() || !offset.is_multiple_of(PAGE) || !inside {
+            return Err(WindowError::Invalid);
+        }
+        // Windows do not overlap, so only the last that begins before the end
+        // of this one could.
+        let before = self.windows.range(..end).next_back();
+        if before.is_some_and(|(at, window)| offset < window.range(*at).end) {
+            return Err(WindowError::Invalid);
+        }
+        let runs = runs(pages, memory);
+        if runs.iter().any(|run| run.source.is_none()) {
+            return Err(WindowError::Invalid);
+        }
+        if self.windows.len() >= bounds::WINDOWS || self.mappings + runs.len() > bounds::MAPPINGS {
+            return Err(WindowError::Exhausted);
+        }
+        let window = Window {
+            pages: pages.to_vec(),
+            mappings: runs.len(),
+            lost: false,
+        };
+        lay_all(within, offset, &runs, self.view)?;
+        self.mappings += runs.len();
+        self.windows.insert(offset, window);
+        Ok(())
+    }
+
+    /// Takes a window away.
+    pub fn unmap(&mut self, within: &Reservation, offset: usize) -> io::Result<()> {
+        let Some(window) = self.windows.remove(&offset) else {
+            return Ok(());
+        };
+        self.mappings -= window.mappings;
+        clear(within, window.range(offset))
+    }
+
+    /// Replaces pages that are gone by zeroed ones.
+    pub fn revoke(
+        &mut self,
+        within: &Reservation,
+        gone: &[Range<u64>],
+    ) -> Result<Vec<u32>, RevokeError> {
+        let mut lost = Vec::new();
+        for (offset, window) in &mut self.windows {
+            let hits = |page: &u64| gone.iter().any(|range| range.contains(page));
+            if !window.pages.iter().any(hits) {
+                continue;
+            }
+            lost.push(*offset as u32);
+            window.lost = true;
+            for (index, _) in window
+                .pages
+                .iter()
+                .enumerate()
+                .filter(|(_, page)| hits(page))
+            {
+                let at = offset + index * PAGE;
+                if let Err(error) = clear(within, at..at + PAGE) {
+                    // One mapping in place of many needs no room in the kernel's
+                    // table, and takes everything out of reach.
+                    let in_reach = clear(within, self.range.clone()).is_err();
+                    return Err(RevokeError { error, in_reach });
+                }
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Lays windows again whose pages are back.
+    pub fn restore(&mut self, within: &Reservation, memory: &GuestMemory) -> io::Result<Vec<u32>> {
+        let mut whole = Vec::new();
+        for (offset, window) in self.windows.iter_mut().filter(|(_, window)| window.lost) {
+            let runs = runs(&window.pages, memory);
+            if runs.iter().any(|run| run.source.is_none()) {
+                continue;
+            }
+            self.mappings = self.mappings - window.mappings + runs.len();
+            window.mappings = runs.len();
+            window.lost = false;
+            lay_all(within, *offset, &runs, self.view)?;
+            whole.push(*offset as u32);
+        }
+        Ok(whole)
+    }
+
+    /// Changes what windows show.
+    pub fn show(
+        &mut self,
+        within: &Reservation,
+        view: View,
+        memory: &GuestMemory,
+    ) -> io::Result<()> {
+        if std::mem::replace(&mut self.view, view) == view || self.windows.is_empty() {
+            return Ok(());
+        }
+        if view == View::Nothing {
+            return clear(within, self.range.clone());
+        }
+        for (offset, window) in &mut self.windows {
+            let runs = runs(&window.pages, memory);
+            window.lost = runs.iter().any(|run| run.source.is_none());
+            lay_all(within, *offset, &runs, view)?;
+        }
+        Ok(())
+    }
+}
+
+/// Pages that are contiguous in a file, or that are no guest memory.
+#[derive(Debug)]
+struct Run {
+    source: Option<PageSource>,
+    length: usize,
+}
+
+impl Run {
+    fn continues_with(&self, next: Option<&PageSource>) -> bool {
+        match (&self.source, next) {
+            (Some(own), Some(next)) => {
+                let end = own.offset + self.length as u64;
+                Arc::ptr_eq(&own.file, &next.file) && end == next.offset
+            }
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Joins pages that are contiguous.
+fn runs(pages: &[u64], memory: &GuestMemory) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for page in pages {
+        let source = memory.page(*page);
+        match runs.last_mut() {
+            Some(run) if run.continues_with(source.as_ref()) => run.length += PAGE,
+            _ => runs.push(Run {
+                source,
+                length: PAGE,
+            }),
+        }
+    }
+    runs
+}
+
+/// Lays all runs of a window, one after the other.
+fn lay_all(within: &Reservation, offset: usize, runs: &[Run], view: View) -> io::Result<()> {
+    let mut at = offset;
+    for run in runs {
+        match (&run.source, view) {
+            (Some(source), View::Shared) => lay(within, at, run.length, source, MapFlags::SHARED)?,
+            (Some(source), View::Private) => {
+                lay(within, at, run.length, source, MapFlags::PRIVATE)?;
+            }
+            (None, _) | (_, View::Nothing) => clear(within, at..at + run.length)?,
+        }
+        at += run.length;
+    }
+    Ok(())
+}
+
+fn lay(
+    within: &Reservation,
+    offset: usize,
+    length: usize,
+    source: &PageSource,
+    sharing: MapFlags,
+) -> io::Result<()> {
+    // SAFETY: the range lies inside the arena (`Arena::map` checked it), which is
+    // accessible memory of the reservation that nothing in the host refers to: the
+    // component reaches it by plain loads and stores, and the host not at all.
+    unsafe {
+        mmap(
+            within.at(offset),
+            length,
+            ProtFlags::READ | ProtFlags::WRITE,
+            sharing | MapFlags::FIXED | MapFlags::NORESERVE,
+            source.file.as_fd(),
+            source.offset,
+        )?;
+    }
+    Ok(())
+}
+
+/// Replaces what is mapped in a range by anonymous, zeroed memory.
+fn clear(within: &Reservation, range: Range<usize>) -> io::Result<()> {
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+    let rights = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: as in `lay`.
+    unsafe { mmap_anonymous(within.at(range.start), range.len(), rights, flags)? };
+    Ok(())
+}

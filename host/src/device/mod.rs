@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::bindings::exports::manatee::device::device::{ConfigureError, Description};
 use crate::component::{Component, ComponentError};
 use crate::interrupt::Interrupts;
-use crate::memory::MapError;
+use crate::memory::{GuestFile, MapError, MemoryRange};
 use crate::runtime::HostState;
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
@@ -213,16 +213,51 @@ impl Device {
         file: Option<(File, u64)>,
         writable: bool,
     ) -> Result<(), MapError> {
+        let file = match file {
+            Some((file, offset)) => Some((GuestFile::new(file, address, size)?, offset)),
+            None => None,
+        };
+        self.map_guest_file(address, size, file, writable)
+    }
+
+    /// Shares guest memory as [`map_memory`](Self::map_memory) does, of a file that
+    /// was checked.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_guest_file(
+        &self,
+        address: u64,
+        size: u64,
+        file: Option<(GuestFile, u64)>,
+        writable: bool,
+    ) -> Result<(), MapError> {
         let mut body = self.shared.own();
         let memory = &mut body.state().memory;
         match file {
-            Some((file, offset)) => memory.map(address, size, file, offset, writable),
+            Some((file, offset)) => memory.map_file(address, size, file, offset, writable),
             None => memory.map_unreachable(address, size),
         }
     }
 
-    /// Takes back all guest memory that lies inside a range. Queues of the
-    /// device that lie there stop working. A rehearsal that is going on is
+    /// Shares guest memory that the caller has mapped itself.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_memory_range(
+        &self,
+        address: u64,
+        range: Arc<dyn MemoryRange>,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let mut body = self.shared.own();
+        body.state().memory.map_range(address, range, writable)
+    }
+
+    /// Takes back all regions of guest memory in a range, which must lie there as a
+    /// whole. Queues of the device that lie there stop working. A rehearsal that is going on is
     /// waited for.
     ///
     /// # Errors
@@ -234,6 +269,14 @@ impl Device {
         let gone = body.state().memory.unmap(address, size)?;
         body.state().revoke(&gone);
         Ok(())
+    }
+
+    /// Takes back all guest memory, as [`unmap_memory`](Self::unmap_memory) does.
+    pub fn unmap_all_memory(&self) {
+        let _no_rehearsal = self.shared.rehearsing.lock();
+        let mut body = self.shared.own();
+        let gone = body.state().memory.clear();
+        body.state().revoke(&gone);
     }
 
     /// Resets the function, as the VMM's reset line does. A component that

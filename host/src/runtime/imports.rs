@@ -68,6 +68,7 @@ impl HostState {
         let mapped = linear_memory.map(offset, pages, &self.memory);
         mapped.map_err(|error| match error {
             WindowError::Invalid => WitWindowError::Invalid,
+            WindowError::Unsupported => WitWindowError::Unsupported,
             WindowError::Exhausted => WitWindowError::Exhausted,
             WindowError::Mmap(error) => {
                 tracing::warn!(%error, "a window could not be laid; the device copies instead");

@@ -19,7 +19,7 @@ use rustix::mm::{
 };
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use crate::memory::{GuestMemory, PAGE_SIZE, PageSource};
+use crate::memory::{GuestMemory, NoWindow, PAGE_SIZE, PageSource};
 
 /// The most windows of a device.
 const MAX_WINDOWS: usize = 2048;
@@ -40,6 +40,9 @@ pub enum WindowError {
     /// memory that is shared by descriptor.
     #[error("the range or a page is not one that a window can have")]
     Invalid,
+    /// Guest memory that no window can lie over.
+    #[error("a page is part of a larger one, or of no file")]
+    Unsupported,
     /// Too many windows or mappings.
     #[error("too many windows")]
     Exhausted,
@@ -54,6 +57,15 @@ struct Window {
     /// Guest address of each page, in order.
     pages: Vec<u64>,
     mappings: usize,
+}
+
+impl From<NoWindow> for WindowError {
+    fn from(why: NoWindow) -> Self {
+        match why {
+            NoWindow::NotMemory => Self::Invalid,
+            NoWindow::Unsupported => Self::Unsupported,
+        }
+    }
 }
 
 impl Window {
@@ -153,7 +165,7 @@ impl Reservation {
         if before.is_some_and(|(at, window)| offset < window.range(*at).end) {
             return Err(WindowError::Invalid);
         }
-        let runs = runs(pages, memory).ok_or(WindowError::Invalid)?;
+        let runs = runs(pages, memory)?;
         if contents.windows.len() >= MAX_WINDOWS || contents.mappings + runs.len() > MAX_MAPPINGS {
             return Err(WindowError::Exhausted);
         }
@@ -287,9 +299,9 @@ struct Run {
     length: usize,
 }
 
-/// Joins pages that lie behind one another. None if one is not guest memory
-/// that can be laid into a window.
-fn runs(pages: &[u64], memory: &GuestMemory) -> Option<Vec<Run>> {
+/// Joins pages that lie behind one another, unless one can't be laid into a
+/// window.
+fn runs(pages: &[u64], memory: &GuestMemory) -> Result<Vec<Run>, NoWindow> {
     let mut runs: Vec<Run> = Vec::new();
     for page in pages {
         let source = memory.page(*page)?;
@@ -306,7 +318,7 @@ fn runs(pages: &[u64], memory: &GuestMemory) -> Option<Vec<Run>> {
             }),
         }
     }
-    Some(runs)
+    Ok(runs)
 }
 
 thread_local! {

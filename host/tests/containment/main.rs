@@ -1,5 +1,6 @@
 //! A device that fails takes nothing with it, and comes back with a reset.
 
+mod huge;
 #[path = "../../examples/embed/machine.rs"]
 mod machine;
 

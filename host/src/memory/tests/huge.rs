@@ -10,6 +10,8 @@ const COUNT: u64 = 2;
 /// Huge pages that were asked for, given back at the end.
 struct Pool {
     before: u64,
+    /// Held so that no other test changes their number meanwhile.
+    _lock: File,
 }
 
 impl Pool {
@@ -21,8 +23,13 @@ impl Pool {
 
     /// A pool with enough pages; None if there are none to be had.
     fn new() -> Option<Self> {
+        let lock = File::open(Self::KNOB).ok()?;
+        lock.lock().ok()?;
         let before = Self::number(&std::fs::read_to_string(Self::KNOB).ok()?);
-        let pool = Self { before };
+        let pool = Self {
+            before,
+            _lock: lock,
+        };
         std::fs::write(Self::KNOB, (before + COUNT).to_string()).ok()?;
         let have = Self::number(&std::fs::read_to_string(Self::KNOB).ok()?);
         (have >= before + COUNT).then_some(pool)

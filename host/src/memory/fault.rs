@@ -85,7 +85,7 @@ impl Slot {
         let page_size = self.page_size.load(Relaxed);
         let to_end = self.to_end.load(Relaxed);
         fence(Acquire);
-        if version % 2 != 0 || version != self.version.load(Relaxed) {
+        if !version.is_multiple_of(2) || version != self.version.load(Relaxed) {
             return None;
         }
         if address < start || end <= address || page_size == 0 {

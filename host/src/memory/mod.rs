@@ -260,10 +260,8 @@ impl GuestMemory {
         self.near = [Reach::NOWHERE; NEAR];
         self.lost = Arc::default();
         let gone = std::mem::take(&mut self.regions);
-        match gone.len() {
-            0 => Vec::new(),
-            _ => vec![0..u64::MAX],
-        }
+        let everywhere = (gone.len() > 0).then_some(0..u64::MAX);
+        everywhere.into_iter().collect()
     }
 
     /// Returns where the guest page at `address` lies.

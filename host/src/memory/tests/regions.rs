@@ -141,11 +141,13 @@ fn unmapping_takes_whole_regions_only() {
     assert!(memory.unmap(NOWHERE, 0).is_err() && memory.unmap(LOW, 0).is_err());
     assert_eq!(memory.regions().len(), 5, "nothing went");
     let both = memory.unmap(LOW, 4 * PAGE_SIZE).unwrap();
-    assert_eq!(both, [LOW..HIGH + 2 * PAGE_SIZE]);
+    assert_eq!(both.len(), 1);
+    assert_eq!(both[0], LOW..HIGH + 2 * PAGE_SIZE);
     assert!(memory.check(LOW, 1, Access::Read).is_err());
     assert!(memory.check(HIGH, 1, Access::Read).is_err());
     assert!(memory.check(LARGE, LARGE_BYTES, Access::Write).is_ok());
-    assert_eq!(memory.clear(), [0..u64::MAX]);
+    let all = memory.clear();
+    assert_eq!((all.len(), &all[0]), (1, &(0..u64::MAX)));
     assert!(memory.check(LARGE, 1, Access::Read).is_err());
     assert_eq!(memory.regions().len(), 0);
     assert_eq!(memory.clear(), []);

@@ -3,6 +3,7 @@
 mod huge;
 #[path = "../../examples/embed/machine.rs"]
 mod machine;
+mod mapped;
 
 use std::fs::File;
 use std::sync::mpsc::{Sender, channel};

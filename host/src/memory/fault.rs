@@ -4,7 +4,7 @@
 //! to a page that is no longer there raises SIGBUS, whoever makes it: a copy of
 //! the host, or code that a component was compiled to. Here ranges of addresses
 //! are registered in which that may happen. The handler lays private, zeroed memory
-//! under the fault, sets a flag, and lets the access go on; whoever registered the
+//! under the fault, sets a flag, and lets the access continue; whoever registered the
 //! range looks at the flag. What faults anywhere else is passed on to the handler
 //! that was there before.
 //!
@@ -199,7 +199,7 @@ pub fn install_fault_handler() -> io::Result<()> {
         return Ok(());
     }
     let before = action(None)?;
-    // Nobody else sets it: this function does, alone.
+    // No one else sets it: only this function does, and one call of it at a time.
     let _ = BEFORE.set(before);
     // SAFETY: all zeros is a value of this structure: no flags, an empty mask.
     let mut own: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };

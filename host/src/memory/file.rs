@@ -13,7 +13,7 @@ use super::fault::FaultRange;
 use super::mapping::Mapping;
 use super::{MapError, PAGE_SIZE};
 
-/// What tells one file from another, and one that may be written from the same
+/// Identifies a file, and distinguishes one that may be written from the same
 /// file opened for reading only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FileId {

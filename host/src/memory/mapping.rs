@@ -51,7 +51,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped this range, and nobody refers to it any more:
+        // SAFETY: `new` mapped this range, and nothing refers to it any more:
         // all regions that lie in it hold this value alive.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
         if let Err(error) = unmapped {

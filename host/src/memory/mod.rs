@@ -59,9 +59,10 @@ const MAX_FILES: u64 = 4096;
 /// The most bytes of files that a process maps: half of the addresses that there are.
 const MAX_MAPPED_BYTES: u64 = 1 << 46;
 
-/// How many regions are looked at first, and up to how many there are in all they are
-/// chosen anew with each change.
+/// How many regions are looked at first.
 const NEAR: usize = 4;
+/// With more regions than this, those that are looked at first are not chosen anew with
+/// each change.
 const FEW: usize = 64;
 
 /// Where in a file a guest page lies, for laying it into a window.

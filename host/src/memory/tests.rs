@@ -35,7 +35,7 @@ pub(crate) fn memfd(size: u64) -> File {
     named("guest", size)
 }
 
-/// A file in memory that can be told from others by its name.
+/// A file in memory whose name identifies it.
 fn named(name: &str, size: u64) -> File {
     let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).unwrap());
     file.set_len(size).unwrap();

@@ -299,8 +299,11 @@ struct Run {
     length: usize,
 }
 
-/// Joins pages that lie behind one another, unless one can't be laid into a
-/// window.
+/// Joins pages that are contiguous in a file.
+///
+/// # Errors
+///
+/// A page can't be laid into a window.
 fn runs(pages: &[u64], memory: &GuestMemory) -> Result<Vec<Run>, NoWindow> {
     let mut runs: Vec<Run> = Vec::new();
     for page in pages {

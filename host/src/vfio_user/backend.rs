@@ -14,7 +14,7 @@ use super::wire::{DmaMap, DmaUnmap, SetIrqs};
 use crate::device::Device;
 use crate::memory::{GuestFile, MapError};
 
-/// One session with a VMM. An error from here is what the VMM is told.
+/// One session with a VMM. An error from here is what the VMM is answered with.
 pub(super) struct Backend<'a> {
     device: &'a Device,
     vectors: &'a Vectors,
@@ -23,8 +23,8 @@ pub(super) struct Backend<'a> {
     greeted: bool,
     /// It was told that the guest's memory is out of reach.
     warned_unreachable: bool,
-    /// It was told that files it shares can become shorter.
-    told_unsealed: bool,
+    /// It was reported that files it shares can become shorter.
+    reported_unsealed: bool,
 }
 
 impl<'a> Backend<'a> {
@@ -35,7 +35,7 @@ impl<'a> Backend<'a> {
             throttle,
             greeted: false,
             warned_unreachable: false,
-            told_unsealed: false,
+            reported_unsealed: false,
         }
     }
 
@@ -91,9 +91,9 @@ impl<'a> Backend<'a> {
         );
     }
 
-    /// Says, once a session, that what the VMM does with a file can cost it the device.
-    fn tell_unsealed(&mut self, address: u64, size: u64) {
-        if std::mem::replace(&mut self.told_unsealed, true) {
+    /// Reports, once a session, that shrinking a file costs the VMM its device.
+    fn report_unsealed(&mut self, address: u64, size: u64) {
+        if std::mem::replace(&mut self.reported_unsealed, true) {
             return;
         }
         tracing::info!(
@@ -166,18 +166,18 @@ impl<'a> Backend<'a> {
             mapped.map(|()| may_shrink)
         });
         match mapped {
-            Ok(may_shrink) if may_shrink => self.tell_unsealed(address, size),
+            Ok(may_shrink) if may_shrink => self.report_unsealed(address, size),
             Ok(_) => {}
             Err(error) => return Err(self.refuse(&error, map_errno(&error))),
         }
         Ok(())
     }
 
-    /// Gives guest memory up. When it returns, the device is out of its reach.
+    /// Gives guest memory up. When it returns, the device can't reach it any more.
     ///
     /// # Errors
     ///
-    /// What the VMM is told; nothing changes.
+    /// What the VMM is answered with; nothing changes.
     pub fn dma_unmap(&mut self, unmap: &DmaUnmap) -> Result<(), Errno> {
         self.greet();
         let &DmaUnmap {

@@ -32,15 +32,15 @@ unsafe impl MemoryRange for Mapped {
 }
 
 #[test]
-fn windows_lie_over_memory_whose_file_the_embedder_tells() {
-    for told in [true, false] {
+fn windows_lie_over_memory_whose_file_is_known() {
+    for known in [true, false] {
         let machine = machine(true);
         let device = machine.device.clone();
         device.unmap_memory(0, MEMORY_SIZE).unwrap();
         let offset = FileOffset::new(machine.memory.try_clone().unwrap(), 0);
         let range = Arc::new(Mapped {
             region: MmapRegion::from_file(offset, MEMORY_SIZE as usize).unwrap(),
-            file: told.then(|| machine.memory.try_clone().unwrap()),
+            file: known.then(|| machine.memory.try_clone().unwrap()),
         });
         device.map_memory_range(0, range.clone(), true).unwrap();
         device.config_write(COMMAND.0, &COMMAND.1);
@@ -48,8 +48,8 @@ fn windows_lie_over_memory_whose_file_the_embedder_tells() {
         echo(&mut Driver::new(&mut machine)).unwrap();
         let tree = device.inspect();
         let windows = &tree["runtime"]["linear_memory"]["windows"];
-        assert_eq!(windows.as_u64().unwrap() > 0, told);
-        assert_eq!(tree["memory"]["regions"][0]["windows"], told);
+        assert_eq!(windows.as_u64().unwrap() > 0, known);
+        assert_eq!(tree["memory"]["regions"][0]["windows"], known);
         // It is given back with the guest's memory.
         assert_eq!(Arc::strong_count(&range), 2);
         device.detach();

@@ -52,7 +52,7 @@ fn a_refused_unmap_says_that_nothing_was_unmapped() {
         raw::dma_unmap(0, 0, PAGE),
         raw::dma_unmap(0, 0x10_0000, 0),
         raw::dma_unmap(0, u64::MAX, PAGE),
-        // A dirty bitmap, which nobody keeps.
+        // A dirty bitmap, which is not kept.
         raw::dma_unmap(1, 0x10_0000, 0x10_0000),
         raw::dma_unmap(ALL[0], 0, PAGE),
         raw::dma_unmap(ALL[1], 0x10_0000, 0),
@@ -130,8 +130,8 @@ fn what_is_no_memory_is_refused_by_name() {
 }
 
 #[test]
-fn files_that_may_become_shorter_are_told_once() {
-    const TOLD: &str = "F_SEAL_SHRINK";
+fn files_that_may_shrink_are_reported_once() {
+    const REPORTED: &str = "F_SEAL_SHRINK";
     let manatee = Manatee::start();
     let mut client = manatee.attach();
     let sealed: OwnedFd = {
@@ -141,13 +141,13 @@ fn files_that_may_become_shorter_are_told_once() {
     rustix::fs::ftruncate(&sealed, PAGE).unwrap();
     rustix::fs::fcntl_add_seals(&sealed, SealFlags::SHRINK).unwrap();
     client.dma_map(0, 0, PAGE, sealed.as_raw_fd()).unwrap();
-    assert!(!manatee.log().contains(TOLD));
+    assert!(!manatee.log().contains(REPORTED));
     for page in 1..4 {
         let memory = memfd(PAGE);
         client
             .dma_map(0, page * PAGE, PAGE, memory.as_raw_fd())
             .unwrap();
     }
-    assert_eq!(manatee.log().matches(TOLD).count(), 1);
+    assert_eq!(manatee.log().matches(REPORTED).count(), 1);
     assert_eq!(region_count(&manatee), 4);
 }

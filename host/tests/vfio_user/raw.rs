@@ -46,8 +46,8 @@ pub fn dma_map(flags: u32, address: u64, size: u64) -> Vec<u8> {
 }
 
 pub fn dma_unmap(flags: u32, address: u64, size: u64) -> Vec<u8> {
-    let places = [address, size].map(u64::to_le_bytes).concat();
-    [words(&[24, flags]), places].concat()
+    let range = [address, size].map(u64::to_le_bytes).concat();
+    [words(&[24, flags]), range].concat()
 }
 
 /// A connection without any manners.

@@ -16,7 +16,7 @@ const COUNTS: [u64; 4] = [1, 8, 1000, 60_000];
 /// Look-ups of a sample, and changes of one.
 const LOOKUPS: usize = 1024;
 const CHANGES: u64 = 16;
-/// A step further between regions than they are long, so that none lie behind one another.
+/// The distance of regions, longer than they are, so that none are contiguous.
 const STEP: u64 = 2 * PAGE;
 
 /// Memory of so many regions, all in one file, and addresses in no order.

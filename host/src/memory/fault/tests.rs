@@ -78,14 +78,14 @@ fn memory_outlives_its_file() {
         let other = guest();
         assert_eq!(memory.lost(), None);
         file.set_len(2 * PAGE_SIZE).unwrap();
-        assert_eq!(memory.lost(), None, "nobody has noticed");
+        assert_eq!(memory.lost(), None, "nothing was accessed yet");
 
         // What is left is still the file's; behind it are zeros.
         let mut seen = [1; 2 * PAGE];
         memory.read(PAGE_SIZE, &mut seen).unwrap();
         assert_eq!((seen[0], seen[PAGE - 1]), (7, 7));
         assert!(seen[PAGE..].iter().all(|byte| *byte == 0));
-        let lost = memory.lost().expect("it is told");
+        let lost = memory.lost().expect("it is reported");
         assert!(lost.contains("0x0+0x8000"), "{lost}");
 
         // All other ways to it, each on a page that none was at before.
@@ -101,7 +101,7 @@ fn memory_outlives_its_file() {
                 .is_ok()
         );
 
-        // Nobody else is concerned.
+        // Other devices are not affected.
         assert_eq!(other.0.lost(), None);
         assert_eq!(
             other.0.load(7 * PAGE_SIZE),

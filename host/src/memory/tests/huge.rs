@@ -35,7 +35,7 @@ impl Pool {
         (have >= before + COUNT).then_some(pool)
     }
 
-    /// How many pages nobody has.
+    /// Returns how many pages are free.
     fn free() -> u64 {
         let text = std::fs::read_to_string("/proc/meminfo").unwrap();
         let line = text.lines().find_map(|l| l.strip_prefix("HugePages_Free:"));

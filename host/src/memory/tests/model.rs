@@ -12,7 +12,7 @@ enum Step {
     Unreachable(u64, u64),
     Unmap(u64, u64),
     Clear,
-    /// Goes on with a clone, and keeps the original until the end.
+    /// Continues with a clone, and keeps the original until the end.
     Clone,
 }
 
@@ -79,11 +79,11 @@ impl Model {
         for page in 0..PAGES + 8 {
             let at = page * PAGE_SIZE;
             let known = self.known(page);
-            let place = known.and_then(|known| {
+            let source = known.and_then(|known| {
                 let (file, first) = known.at?;
                 Some((file, first + page - known.pages.start))
             });
-            let mark = place.map(|(file, page)| file as u64 * 100 + page + 1);
+            let mark = source.map(|(file, page)| file as u64 * 100 + page + 1);
             assert_eq!(memory.load(at), mark, "page {page}");
             let writable = known.is_some_and(|known| known.writable && known.at.is_some());
             let last = at + PAGE_SIZE - 1;

@@ -226,7 +226,7 @@ fn pages_that_are_gone_are_a_memory_fault_of_their_packets() {
         // The beginning is copied by us, and must be there.
         let head = PAGE_SIZE as u32;
         let rest = frame.len() as u32 - head;
-        let places = [TX_AREA + PAGE_SIZE, GONE];
+        let rests = [TX_AREA + PAGE_SIZE, GONE];
         let file = memfd(8 * PAGE_SIZE);
         let memory = &mut wire.guest.memory;
         let shared = file.try_clone().unwrap();
@@ -237,7 +237,7 @@ fn pages_that_are_gone_are_a_memory_fault_of_their_packets() {
 
         let packets = [packet; 8];
         let segments: Vec<_> = (0..packets.len())
-            .flat_map(|index| [segment(TX_AREA, head), segment(places[index % 2], rest)])
+            .flat_map(|index| [segment(TX_AREA, head), segment(rests[index % 2], rest)])
             .collect();
         let batch = TxBatch::new(&packets, &segments).unwrap();
         let mut status = Vec::new();

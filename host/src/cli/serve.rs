@@ -10,6 +10,7 @@ use manatee::component::Component;
 use manatee::control;
 use manatee::device::Device;
 use manatee::interrupt::Interrupts;
+use manatee::memory::install_fault_handler;
 use manatee::vfio_user::{self, Vectors};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -108,6 +109,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build();
     let runtime = runtime.context("starting the control plane")?;
+    install_fault_handler().context("preparing for guest memory that goes away")?;
     let result = runtime.block_on(async {
         // Before the sockets are made, so that they are removed in any case.
         let signals = Signals::catch().context("catching signals")?;

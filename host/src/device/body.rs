@@ -229,6 +229,7 @@ impl Body {
             return Ok(());
         };
         self.fail(Failure::because(&error.to_string()));
+        self.note_failure();
         if error.in_reach { Err(error) } else { Ok(()) }
     }
 
@@ -236,7 +237,8 @@ impl Body {
     pub fn memory_came(&mut self) {
         let was_waiting = self.state_ref().absence.waiting;
         if let Err(error) = self.state().give_back() {
-            return self.fail(Failure::because(&format!("laying its windows: {error}")));
+            self.fail(Failure::because(&format!("laying its windows: {error}")));
+            return self.note_failure();
         }
         let absence = &mut self.state().absence;
         let back = std::mem::take(&mut absence.back);

@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use super::body::Body;
 use super::swap::version;
 
+/// The most regions of guest memory that are listed.
+const MAX_REGIONS: usize = 256;
 impl Body {
     /// The tree: component, PCI function, memory, ports, device, runtime.
     pub fn inspect(&mut self) -> Value {
@@ -33,14 +35,19 @@ impl Body {
         let regions: Vec<Value> = state
             .memory
             .regions()
-            .map(|(range, reachable)| {
+            .take(MAX_REGIONS)
+            .map(|region| {
                 json!({
-                    "address": format!("{:#x}", range.start),
-                    "size": range.end - range.start,
-                    "reachable": reachable,
+                    "address": format!("{:#x}", region.range.start),
+                    "size": region.range.end - region.range.start,
+                    "reachable": region.reachable,
+                    "writable": region.writable,
+                    "page_size": region.page_size,
+                    "windows": region.windows,
                 })
             })
             .collect();
+        let region_count = state.memory.regions().len();
         let linear_memory = state.linear_memory.as_ref().map(|memory| {
             let (windows, mappings) = memory.usage();
             json!({ "bytes": memory.size(), "windows": windows, "mappings": mappings })
@@ -52,7 +59,7 @@ impl Body {
                 "version": String::from_utf8_lossy(&description.version.build),
             },
             "pci": state.function.inspect(),
-            "memory": { "regions": regions },
+            "memory": { "region_count": region_count, "regions": regions },
             "ports": ports,
             "device": device,
             "runtime": {

@@ -65,6 +65,9 @@ impl Body {
         if self.down {
             return;
         }
+        if let Some(lost) = instance.state_ref().lost_memory() {
+            return self.give_up(Failure::because(&lost));
+        }
         if instance.failure().is_none() {
             self.recoverer.succeeded();
             if !std::mem::take(&mut instance.state().changed) {
@@ -79,6 +82,15 @@ impl Body {
             }
         }
         self.recover();
+    }
+
+    /// The device is down until it is reset: nothing that it does could be right.
+    fn give_up(&mut self, failure: Failure) {
+        tracing::error!("{failure}; the device is down until it is reset");
+        self.recoverer.failures += 1;
+        self.down = true;
+        self.state().abandon_instance();
+        self.fail(failure);
     }
 
     /// Whether what is left of this stay is too little for a fresh instance.

@@ -18,6 +18,7 @@ mod snapshot;
 mod swap;
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use parking_lot::Mutex;
 use crate::component::{Component, ComponentError};
 use crate::contract::{ConfigureError, Description};
 use crate::interrupt::Interrupts;
-use crate::memory::MapError;
+use crate::memory::{GuestFile, GuestMemory, MapError, MemoryRange};
 use crate::runtime::HostState;
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
@@ -213,10 +214,30 @@ impl Device {
         file: Option<(File, u64)>,
         writable: bool,
     ) -> Result<(), MapError> {
+        let file = match file {
+            Some((file, offset)) => Some((GuestFile::new(file, address, size)?, offset)),
+            None => None,
+        };
+        self.map_guest_file(address, size, file, writable)
+    }
+
+    /// Shares guest memory as [`map_memory`](Self::map_memory) does, of a file that
+    /// was checked.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_guest_file(
+        &self,
+        address: u64,
+        size: u64,
+        file: Option<(GuestFile, u64)>,
+        writable: bool,
+    ) -> Result<(), MapError> {
         let mut body = self.shared.own();
         let memory = &mut body.state().memory;
         match file {
-            Some((file, offset)) => memory.map(address, size, file, offset, writable)?,
+            Some((file, offset)) => memory.map_file(address, size, file, offset, writable)?,
             None => memory.map_unreachable(address, size)?,
         }
         body.memory_came();
@@ -224,23 +245,57 @@ impl Device {
         Ok(())
     }
 
-    /// Takes back all guest memory that lies inside a range. Queues of the
-    /// device that lie there stop working. A rehearsal that is going on is
+    /// Shares guest memory that the caller has mapped itself.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_memory_range(
+        &self,
+        address: u64,
+        range: Arc<dyn MemoryRange>,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let mut body = self.shared.own();
+        let memory = &mut body.state().memory;
+        memory.map_range(address, range, writable)?;
+        body.memory_came();
+        body.settle();
+        Ok(())
+    }
+
+    /// Takes back all regions of guest memory in a range, which must lie there as a
+    /// whole. Queues of the device that lie there stop working. A rehearsal that is going on is
     /// waited for.
     ///
     /// # Errors
     ///
     /// See [`MapError`]; nothing changes.
     pub fn unmap_memory(&self, address: u64, size: u64) -> Result<(), MapError> {
+        self.take_away(|memory| memory.unmap(address, size))
+    }
+
+    fn take_away(
+        &self,
+        unmap: impl FnOnce(&mut GuestMemory) -> Result<Vec<Range<u64>>, MapError>,
+    ) -> Result<(), MapError> {
         let _no_rehearsal = self.shared.rehearsing.lock();
         let mut body = self.shared.own();
-        let gone = body.state().memory.unmap(address, size)?;
-        body.memory_went(&gone)
-            .map_err(|error| MapError::InReach(error.to_string()))?;
+        let gone = unmap(&mut body.state().memory)?;
+        let taken = body.memory_went(&gone);
         body.leave();
         // The thread waits a while for it to come back, and then no longer.
         self.shared.poller.kick();
-        Ok(())
+        taken.map_err(|error| MapError::InReach(error.to_string()))
+    }
+
+    /// Takes back all guest memory, as [`unmap_memory`](Self::unmap_memory) does.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn unmap_all_memory(&self) -> Result<(), MapError> {
+        self.take_away(|memory| Ok(memory.clear()))
     }
 
     /// Resets the function, as the VMM's reset line does. A component that

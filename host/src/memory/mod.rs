@@ -1,25 +1,50 @@
 //! Guest memory: the regions that the VMM shared, and access to them.
 //!
-//! A region that comes with a file descriptor is mapped here; one that comes
-//! without is remembered, so that an access to it fails with a reason. All
-//! access is by guest-physical address and checked against the regions; guest
-//! memory changes under our hands, so it is only ever copied or handed to the
-//! kernel by [`Calls`].
+//! A region that comes with a file descriptor is a range of that file, which is mapped
+//! once and as a whole: regions are many where the guest has an IOMMU, and files are
+//! few. A region that comes without one is remembered, so that an access to it fails
+//! with a reason. All access is by guest-physical address and checked against the
+//! regions; guest memory changes under our hands, so it is only ever copied or handed
+//! to the kernel by [`Calls`].
+//!
+//! Pages that go away while they are mapped end the device, and not the process, once
+//! [`install_fault_handler`] was called.
 
+mod access;
+mod budget;
+mod closer;
+mod error;
+mod fault;
+mod file;
 mod iovec;
+mod mapping;
+mod range;
+mod region;
 mod ring;
 mod span;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use closer::close_elsewhere;
+pub use error::{Access, Fault, MapError};
+#[allow(unused_imports, reason = "for linear memories, which windows lie in")]
+pub(crate) use fault::FaultRange;
+pub use fault::install_fault_handler;
+pub use file::GuestFile;
 pub use iovec::{Calls, IoVecError, Outcome, Writes};
+pub use range::MemoryRange;
+pub use region::RegionInfo;
 pub use span::Span;
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
-use vm_memory::{FileOffset, Le64, MmapRegion, VolatileMemory, VolatileSlice};
+use budget::{Budget, Share};
+use file::MappedFile;
+use region::{Backing, Misfit, Reach, Region, Regions};
 
 /// Size of a guest page, the granularity of regions and windows.
 pub const PAGE_SIZE: u64 = 4096;
@@ -33,95 +58,19 @@ pub struct Segment {
     pub length: u32,
 }
 
-/// An access that is not (entirely) to guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("guest memory {address:#x}+{length:#x} is not mapped for {access}")]
-pub struct Fault {
-    /// First address of the access.
-    pub address: u64,
-    /// Its length in bytes.
-    pub length: u64,
-    /// What was attempted.
-    pub access: Access,
-}
+/// The most regions of all devices of a process.
+const MAX_REGIONS_OF_PROCESS: u64 = 1 << 20;
+/// The most files that a device maps; one that has grown counts again as long as regions
+/// lie in what was mapped before.
+const MAX_FILES: u64 = 4096;
+/// The most bytes of files that a process maps: half of the addresses that there are.
+const MAX_MAPPED_BYTES: u64 = 1 << 46;
 
-/// Direction of an access to guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// From guest memory.
-    Read,
-    /// To guest memory.
-    Write,
-}
-
-impl std::fmt::Display for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Access::Read => "reading",
-            Access::Write => "writing",
-        })
-    }
-}
-
-/// Why a region was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum MapError {
-    /// Address, size or file offset is not a multiple of the page size, or
-    /// the size is zero.
-    #[error("guest region {0:#x}+{1:#x} is empty or not aligned to 4 KiB pages")]
-    Unaligned(u64, u64),
-    /// The range ends beyond the 64-bit address space.
-    #[error("guest region {0:#x}+{1:#x} wraps the address space")]
-    Wraps(u64, u64),
-    /// Part of the range is mapped already.
-    #[error("guest region {0:#x}+{1:#x} overlaps the region at {2:#x}; unmap that one first")]
-    Overlaps(u64, u64, u64),
-    /// The file is shorter than the region.
-    #[error("the file behind guest region {address:#x} has {have:#x} bytes, {need:#x} are needed")]
-    FileTooShort {
-        /// Guest address of the region.
-        address: u64,
-        /// Size of the file.
-        have: u64,
-        /// End of the region in the file.
-        need: u64,
-    },
-    /// More regions than [`GuestMemory::MAX_REGIONS`].
-    #[error("more than {} guest regions", GuestMemory::MAX_REGIONS)]
-    TooMany,
-    /// The kernel refused the mapping.
-    #[error("mapping guest region {0:#x}+{1:#x}: {2}")]
-    Mmap(u64, u64, String),
-    /// The component's windows could not be changed: the memory may still be in
-    /// reach.
-    #[error("guest memory could not be taken away from the device: {0}")]
-    InReach(String),
-    /// No region has exactly this range.
-    #[error("no guest region is mapped at {0:#x}+{1:#x}")]
-    NotMapped(u64, u64),
-}
-
-/// What backs a region.
-#[derive(Clone, Debug)]
-enum Backing {
-    Shared {
-        map: Arc<MmapRegion>,
-        file: Arc<File>,
-        offset: u64,
-    },
-    /// The VMM gave no file descriptor: known, but out of reach.
-    None,
-}
-
-/// A region of guest memory.
-#[derive(Clone, Debug)]
-struct Region {
-    start: u64,
-    /// One past the last byte.
-    end: u64,
-    writable: bool,
-    backing: Backing,
-}
+/// How many regions are looked at first.
+const NEAR: usize = 4;
+/// With more regions than this, those that are looked at first are not chosen anew with
+/// each change.
+const FEW: usize = 64;
 
 /// Where in a file a guest page lies, for laying it into a window.
 #[derive(Clone, Debug)]
@@ -132,29 +81,75 @@ pub struct PageSource {
     pub offset: u64,
 }
 
+/// Why a guest page can't be laid into a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWindow {
+    /// There is no page that the VMM shared for writing.
+    NotMemory,
+    /// It is guest memory where no window can lie: part of a larger page, or of no file.
+    Unsupported,
+}
+
 /// The guest's memory, as far as the VMM shared it. A clone is the same memory,
 /// and keeps it mapped.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GuestMemory {
-    /// Sorted by address, never overlapping.
-    regions: Vec<Region>,
+    /// Copied when it changes while a clone has it too.
+    regions: Arc<Regions>,
+    /// The largest regions. All of them are in `regions`, which keeps them mapped.
+    near: [Reach; NEAR],
+    /// Set when pages of a file go away.
+    lost: Arc<AtomicBool>,
+    budgets: Budgets,
+}
+
+/// What regions and mappings count against.
+#[derive(Clone, Debug)]
+struct Budgets {
+    regions: Arc<Budget>,
+    bytes: Arc<Budget>,
+    /// Of the device's own.
+    files: Arc<Budget>,
+}
+
+impl Default for GuestMemory {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl GuestMemory {
-    /// The most regions that are accepted; a VMM uses a few dozen.
-    pub const MAX_REGIONS: usize = 1024;
+    /// The most regions that are accepted, as many as a vfio-user client may assume
+    /// (`max_dma_maps`). A VMM uses a few dozen, and with an IOMMU as many as
+    /// the guest has buffers.
+    pub const MAX_REGIONS: usize = 65_535;
 
     /// No memory at all.
     pub fn new() -> Self {
-        Self::default()
+        static REGIONS: LazyLock<Arc<Budget>> =
+            LazyLock::new(|| Budget::new(MAX_REGIONS_OF_PROCESS));
+        static BYTES: LazyLock<Arc<Budget>> = LazyLock::new(|| Budget::new(MAX_MAPPED_BYTES));
+        Self::within(Budgets {
+            regions: REGIONS.clone(),
+            bytes: BYTES.clone(),
+            files: Budget::new(MAX_FILES),
+        })
+    }
+
+    fn within(budgets: Budgets) -> Self {
+        Self {
+            regions: Arc::default(),
+            near: [Reach::NOWHERE; NEAR],
+            lost: Arc::default(),
+            budgets,
+        }
     }
 
     /// Maps a region that a file descriptor backs.
     ///
     /// # Errors
     ///
-    /// Nothing changes if the range is unaligned, wraps, overlaps another
-    /// region, is longer than the file, or can't be mapped.
+    /// See [`MapError`]; nothing changes.
     pub fn map(
         &mut self,
         address: u64,
@@ -163,16 +158,31 @@ impl GuestMemory {
         offset: u64,
         writable: bool,
     ) -> Result<(), MapError> {
-        let at = self.check_new(address, size)?;
-        let misfit = MapError::Unaligned(address, size);
+        let file = GuestFile::new(file, address, size)?;
+        self.map_file(address, size, file, offset, writable)
+    }
+
+    /// Maps a region that a file backs whose descriptor was checked. Checking it may
+    /// take long if it is something else, and needs no lock.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_file(
+        &mut self,
+        address: u64,
+        size: u64,
+        file: GuestFile,
+        offset: u64,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let share = self.check_new(address, size)?;
         if !offset.is_multiple_of(PAGE_SIZE) {
-            return Err(misfit);
+            return Err(MapError::Unaligned(address, size));
         }
-        let need = offset
-            .checked_add(size)
-            .ok_or(MapError::Wraps(address, size))?;
-        let failed = |e: &dyn std::fmt::Display| MapError::Mmap(address, size, e.to_string());
-        let have = file.metadata().map_err(|e| failed(&e))?.len();
+        let wraps = MapError::Wraps(address, size);
+        let need = offset.checked_add(size).ok_or(wraps)?;
+        let have = file.length();
         if have < need {
             return Err(MapError::FileTooShort {
                 address,
@@ -180,31 +190,43 @@ impl GuestMemory {
                 need,
             });
         }
-        let length = usize::try_from(size).map_err(|e| failed(&e))?;
-        let file = Arc::new(file);
-        let protection = if writable {
-            libc::PROT_READ | libc::PROT_WRITE
-        } else {
-            libc::PROT_READ
+        let file = self.mapped(address, size, file, need)?;
+        if writable && !file.is_writable() {
+            return Err(MapError::ReadOnlyFile(address, size));
+        }
+        let backing = Backing::File { file, offset };
+        self.insert(Region::new(address, size, backing, writable, share));
+        Ok(())
+    }
+
+    /// Makes a region of memory that the caller has mapped already. Pages of it
+    /// that go away are the caller's business.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_range(
+        &mut self,
+        address: u64,
+        range: Arc<dyn MemoryRange>,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let size = range.len() as u64;
+        let share = self.check_new(address, size)?;
+        let file = range.file().map(|(file, offset)| {
+            if !offset.is_multiple_of(PAGE_SIZE) {
+                return Err(MapError::Unaligned(address, size));
+            }
+            let own = file::duplicate(file);
+            let own = own.map_err(|e| MapError::Mmap(address, size, e.to_string()))?;
+            Ok((own, offset))
+        });
+        let file = file.transpose()?;
+        let backing = Backing::Range {
+            _range: range,
+            file,
         };
-        let map = MmapRegion::build(
-            Some(FileOffset::from_arc(file.clone(), offset)),
-            length,
-            protection,
-            libc::MAP_SHARED | libc::MAP_NORESERVE,
-        )
-        .map_err(|e| failed(&e))?;
-        let map = Arc::new(map);
-        let backing = Backing::Shared { map, file, offset };
-        self.regions.insert(
-            at,
-            Region {
-                start: address,
-                end: address + size,
-                writable,
-                backing,
-            },
-        );
+        self.insert(Region::new(address, size, backing, writable, share));
         Ok(())
     }
 
@@ -212,230 +234,157 @@ impl GuestMemory {
     ///
     /// # Errors
     ///
-    /// As for [`map`](Self::map).
+    /// See [`MapError`]; nothing changes.
     pub fn map_unreachable(&mut self, address: u64, size: u64) -> Result<(), MapError> {
-        let at = self.check_new(address, size)?;
-        let region = Region {
-            start: address,
-            end: address + size,
-            writable: false,
-            backing: Backing::None,
-        };
-        self.regions.insert(at, region);
+        let share = self.check_new(address, size)?;
+        self.insert(Region::new(address, size, Backing::None, false, share));
         Ok(())
     }
 
-    /// Forgets every region that lies inside the range.
+    /// Forgets every region in a range, and returns the range. Files that no region
+    /// lies in any more are unmapped and closed.
     ///
     /// # Errors
     ///
     /// Nothing changes if a region lies inside the range only in part, or none does.
     pub fn unmap(&mut self, address: u64, size: u64) -> Result<Vec<Range<u64>>, MapError> {
-        let end = address
-            .checked_add(size)
-            .ok_or(MapError::Wraps(address, size))?;
-        let touched = |r: &Region| r.start < end && address < r.end;
-        let whole = |r: &Region| address <= r.start && r.end <= end;
-        let mut inside = self.regions.iter().filter(|r| touched(r)).peekable();
-        if inside.peek().is_none() || !inside.all(whole) {
-            return Err(MapError::NotMapped(address, size));
+        let wraps = MapError::Wraps(address, size);
+        let range = address..address.checked_add(size).ok_or(wraps)?;
+        match self.regions.check_whole(&range) {
+            Ok(()) => {}
+            Err(Misfit::Empty) => return Err(MapError::NotMapped(address, size)),
+            Err(Misfit::Part(region)) => {
+                let length = region.end - region.start;
+                return Err(MapError::Cuts(address, size, region.start, length));
+            }
         }
-        let gone = self.regions.extract_if(.., |r| whole(r));
-        Ok(gone.map(|r| r.start..r.end).collect())
+        Arc::make_mut(&mut self.regions).remove(&range);
+        self.choose_near();
+        Ok(vec![range])
     }
 
-    /// Forgets all regions, and says where they were.
+    /// Forgets all regions, and returns where they were: anywhere, if there were any.
     pub fn clear(&mut self) -> Vec<Range<u64>> {
-        let gone = self.regions.drain(..);
-        gone.map(|r| r.start..r.end).collect()
+        self.near = [Reach::NOWHERE; NEAR];
+        self.lost = Arc::default();
+        let gone = std::mem::take(&mut self.regions);
+        let everywhere = (gone.len() > 0).then_some(0..u64::MAX);
+        everywhere.into_iter().collect()
     }
 
-    /// Copies from guest memory.
+    /// Returns where the guest page at `address` lies.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] if part of the range can't be read; `data` is undefined then.
-    pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Fault> {
-        if let Some(slice) = self.slice(address, data.len() as u64, Access::Read) {
-            slice.copy_to(data);
-            return Ok(());
+    /// See [`NoWindow`].
+    pub fn page(&self, address: u64) -> Result<PageSource, NoWindow> {
+        let region = self.regions.find(address).ok_or(NoWindow::NotMemory)?;
+        let info = region.info();
+        if !info.writable || !address.is_multiple_of(PAGE_SIZE) {
+            return Err(NoWindow::NotMemory);
         }
-        let mut rest = data;
-        self.walk(address, rest.len() as u64, Access::Read, |slice| {
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(slice.len());
-            slice.copy_to(now);
-            rest = later;
-        })
-    }
-
-    /// The 8 bytes at an address as a little-endian number, in one load. None
-    /// if they do not all lie in one region that can be read.
-    #[inline]
-    pub fn load(&self, address: u64) -> Option<u64> {
-        let region = &self.regions[self.find(address)?];
-        let Backing::Shared { map, .. } = &region.backing else {
-            return None;
-        };
-        let bytes = map.get_ref::<Le64>((address - region.start) as usize);
-        bytes.ok().map(|bytes| bytes.load().into())
-    }
-
-    /// Copies to guest memory; all or nothing.
-    ///
-    /// # Errors
-    ///
-    /// A [`Fault`] if part of the range can't be written.
-    pub fn write(&self, address: u64, data: &[u8]) -> Result<(), Fault> {
-        if let Some(slice) = self.slice(address, data.len() as u64, Access::Write) {
-            slice.copy_from(data);
-            return Ok(());
-        }
-        self.check(address, data.len() as u64, Access::Write)?;
-        let mut rest = data;
-        self.walk(address, data.len() as u64, Access::Write, |slice| {
-            let (now, later) = rest.split_at(slice.len());
-            slice.copy_from(now);
-            rest = later;
-        })
-    }
-
-    /// Copies from guest memory to guest memory; all or nothing. The ranges
-    /// may overlap; what arrives is undefined then.
-    ///
-    /// # Errors
-    ///
-    /// A [`Fault`] if part of a range can't be accessed.
-    pub fn copy(&self, from: u64, to: u64, length: u64) -> Result<(), Fault> {
-        let source = self.slice(from, length, Access::Read);
-        if let (Some(source), Some(target)) = (source, self.slice(to, length, Access::Write)) {
-            source.copy_to_volatile_slice(target);
-            return Ok(());
-        }
-        self.check(from, length, Access::Read)?;
-        self.check(to, length, Access::Write)?;
-        let mut at = to;
-        let mut fault = Ok(());
-        self.walk(from, length, Access::Read, |source| {
-            let mut done = 0;
-            let piece = self.walk(at, source.len() as u64, Access::Write, |target| {
-                // In bounds: the inner walk covers exactly `source`.
-                if let Ok(part) = source.subslice(done, target.len()) {
-                    part.copy_to_volatile_slice(target);
-                }
-                done += target.len();
-            });
-            fault = fault.and(piece);
-            at += source.len() as u64;
-        })?;
-        fault
-    }
-
-    /// Whether the whole range can be accessed.
-    ///
-    /// # Errors
-    ///
-    /// A [`Fault`] that names the range if not.
-    #[inline]
-    pub fn check(&self, address: u64, length: u64, access: Access) -> Result<(), Fault> {
-        if self.slice(address, length, access).is_some() {
-            return Ok(());
-        }
-        self.walk(address, length, access, |_| {})
-    }
-
-    /// Where the guest page at `address` lies, if the VMM shared it for writing.
-    pub fn page(&self, address: u64) -> Option<PageSource> {
-        if !address.is_multiple_of(PAGE_SIZE) {
-            return None;
-        }
-        let region = &self.regions[self.find(address)?];
-        match &region.backing {
-            Backing::Shared { file, offset, .. } if region.writable => Some(PageSource {
+        match region.file() {
+            Some((file, offset)) if info.windows => Ok(PageSource {
                 file: file.clone(),
-                offset: offset + (address - region.start),
+                offset: offset + (address - info.range.start),
             }),
-            _ => None,
+            _ => Err(NoWindow::Unsupported),
         }
     }
 
-    /// The regions in address order: range, and whether it is in reach.
-    pub fn regions(&self) -> impl Iterator<Item = (Range<u64>, bool)> {
-        self.regions
-            .iter()
-            .map(|r| (r.start..r.end, matches!(r.backing, Backing::Shared { .. })))
+    /// Returns the regions in address order.
+    pub fn regions(&self) -> impl ExactSizeIterator<Item = RegionInfo> {
+        self.regions.iter().map(Region::info)
     }
 
-    fn check_new(&self, address: u64, size: u64) -> Result<usize, MapError> {
+    /// Says which memory is gone, if pages of a file went away while the file was mapped:
+    /// somebody made it shorter, or there are no huge pages for it. What was accessed there
+    /// since are zeros, so whatever works with this memory must end.
+    #[inline]
+    pub fn lost(&self) -> Option<String> {
+        if !self.lost.load(Ordering::Acquire) {
+            return None;
+        }
+        self.describe_lost()
+    }
+
+    fn describe_lost(&self) -> Option<String> {
+        let lost = self.regions.iter().find(|region| match &region.backing {
+            Backing::File { file, .. } => file.is_lost(),
+            _ => false,
+        });
+        lost.map(|region| {
+            let Range { start, end } = region.info().range;
+            let size = end - start;
+            format!(
+                "the file behind guest memory {start:#x}+{size:#x} lost pages while it was \
+                 shared: it became shorter, or there are no pages for it"
+            )
+        })
+    }
+
+    /// Returns the mapping of a file, at least up to `need`.
+    fn mapped(
+        &self,
+        address: u64,
+        size: u64,
+        file: GuestFile,
+        need: u64,
+    ) -> Result<Arc<MappedFile>, MapError> {
+        if let Some(mapped) = self.regions.mapped(file.id())
+            && mapped.serves(need)
+        {
+            return Ok(mapped);
+        }
+        let bytes = file.mappable();
+        let one = self.budgets.files.take(1).ok_or(MapError::TooManyFiles)?;
+        let too_large = MapError::TooLarge {
+            address,
+            size: bytes,
+        };
+        let bytes = self.budgets.bytes.take(bytes).ok_or(too_large)?;
+        let mapped = MappedFile::new(file, &self.lost, [one, bytes]);
+        let mapped = mapped.map_err(|e| MapError::Mmap(address, size, e.to_string()))?;
+        Ok(Arc::new(mapped))
+    }
+
+    /// Checks that a region can be added, and counts it.
+    fn check_new(&self, address: u64, size: u64) -> Result<Share, MapError> {
         if size == 0 || !address.is_multiple_of(PAGE_SIZE) || !size.is_multiple_of(PAGE_SIZE) {
             return Err(MapError::Unaligned(address, size));
         }
-        let end = address
-            .checked_add(size)
-            .ok_or(MapError::Wraps(address, size))?;
-        if let Some(other) = self
-            .regions
-            .iter()
-            .find(|r| r.start < end && address < r.end)
-        {
-            return Err(MapError::Overlaps(address, size, other.start));
+        let wraps = MapError::Wraps(address, size);
+        let end = address.checked_add(size).ok_or(wraps)?;
+        if let Some(other) = self.regions.overlapping(&(address..end)) {
+            return Err(MapError::Overlaps(address, size, other));
         }
         if self.regions.len() >= Self::MAX_REGIONS {
             return Err(MapError::TooMany);
         }
-        Ok(self.regions.partition_point(|r| r.start < address))
+        let share = self.budgets.regions.take(1);
+        share.ok_or(MapError::TooManyInProcess)
     }
 
-    fn find(&self, address: u64) -> Option<usize> {
-        let after = self.regions.partition_point(|r| r.start <= address);
-        let index = after.checked_sub(1)?;
-        (address < self.regions[index].end).then_some(index)
+    fn insert(&mut self, region: Region) {
+        Arc::make_mut(&mut self.regions).insert(region);
+        self.choose_near();
     }
 
-    /// The range, if all of it lies in one region, as nearly every range does.
-    #[inline]
-    fn slice(&self, address: u64, length: u64, access: Access) -> Option<VolatileSlice<'_, ()>> {
-        let region = &self.regions[self.find(address)?];
-        let Backing::Shared { map, .. } = &region.backing else {
-            return None;
-        };
-        let fits = length <= region.end - address;
-        if !fits || (access == Access::Write && !region.writable) {
-            return None;
-        }
-        let offset = (address - region.start) as usize;
-        map.get_slice(offset, length as usize).ok()
-    }
-
-    /// Calls `visit` with the pieces of a range, in order.
-    fn walk<'a>(
-        &'a self,
-        address: u64,
-        length: u64,
-        access: Access,
-        mut visit: impl FnMut(VolatileSlice<'a, ()>),
-    ) -> Result<(), Fault> {
-        let fault = Fault {
-            address,
-            length,
-            access,
-        };
-        let end = address.checked_add(length).ok_or(fault)?;
-        let mut at = address;
-        while at < end {
-            let region = &self.regions[self.find(at).ok_or(fault)?];
-            let Backing::Shared { map, .. } = &region.backing else {
-                return Err(fault);
-            };
-            if access == Access::Write && !region.writable {
-                return Err(fault);
+    /// Chooses the regions that are looked at first: the largest, while there are few.
+    /// Otherwise those stay that are there still.
+    fn choose_near(&mut self) {
+        let Self { regions, near, .. } = self;
+        if regions.len() > FEW {
+            for reach in near {
+                if !reach.is_in(regions) {
+                    *reach = Reach::NOWHERE;
+                }
             }
-            let piece = region.end.min(end) - at;
-            let slice = map
-                .get_slice((at - region.start) as usize, piece as usize)
-                .map_err(|_| fault)?;
-            visit(slice);
-            at += piece;
+            return;
         }
-        Ok(())
+        let mut all: Vec<Reach> = regions.iter().map(|region| region.reach).collect();
+        all.sort_by_key(|reach| Reverse(reach.length()));
+        all.resize(NEAR, Reach::NOWHERE);
+        near.copy_from_slice(&all);
     }
 }

@@ -1,8 +1,13 @@
 //! Guest memory of several regions, for these tests and the endpoints'.
 
+mod files;
+mod huge;
+mod model;
+mod regions;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, OFlags};
@@ -26,8 +31,13 @@ pub(crate) const UNREACHABLE: u64 = 0x300_0000;
 pub(crate) const NOWHERE: u64 = 0x400_0000;
 
 /// A file in memory.
-fn memfd(size: u64) -> File {
-    let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
+pub(crate) fn memfd(size: u64) -> File {
+    named("guest", size)
+}
+
+/// A file in memory whose name identifies it.
+fn named(name: &str, size: u64) -> File {
+    let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).unwrap());
     file.set_len(size).unwrap();
     file
 }
@@ -115,69 +125,6 @@ fn reach_depends_on_the_region() {
     assert!(!may(LOW - 1, Access::Read));
     assert!(!may(u64::MAX, Access::Read));
     assert!(!may(u64::MAX - 7, Access::Read));
-}
-
-#[test]
-fn only_pages_shared_for_writing_have_a_source() {
-    let memory = guest_memory();
-    assert!(memory.page(LOW + PAGE_SIZE).is_some());
-    assert!(memory.page(LOW + 8).is_none());
-    assert!(memory.page(READ_ONLY).is_none());
-    assert!(memory.page(UNREACHABLE).is_none());
-    assert!(memory.page(NOWHERE).is_none());
-}
-
-#[test]
-fn regions_that_do_not_fit_are_refused() {
-    let mut memory = guest_memory();
-    let mut map = |at, size, offset| memory.map(at, size, memfd(PAGE_SIZE), offset, true);
-    assert!(matches!(
-        map(LOW + PAGE_SIZE, PAGE_SIZE, 0),
-        Err(MapError::Overlaps(.., LOW))
-    ));
-    assert!(matches!(map(1, PAGE_SIZE, 0), Err(MapError::Unaligned(..))));
-    assert!(matches!(map(0, 0, 0), Err(MapError::Unaligned(..))));
-    assert!(matches!(map(0, PAGE_SIZE, 1), Err(MapError::Unaligned(..))));
-    assert!(matches!(
-        map(u64::MAX - PAGE_SIZE + 1, PAGE_SIZE, 0),
-        Err(MapError::Wraps(..))
-    ));
-    assert!(matches!(
-        map(0, 2 * PAGE_SIZE, 0),
-        Err(MapError::FileTooShort { .. })
-    ));
-    assert!(matches!(
-        map(0, PAGE_SIZE, PAGE_SIZE),
-        Err(MapError::FileTooShort { .. })
-    ));
-}
-
-#[test]
-fn the_number_of_regions_is_bounded() {
-    let mut memory = GuestMemory::new();
-    for index in 0..GuestMemory::MAX_REGIONS as u64 {
-        let at = index * 2 * PAGE_SIZE;
-        memory.map_unreachable(at, PAGE_SIZE).unwrap();
-    }
-    assert!(matches!(
-        memory.map_unreachable(PAGE_SIZE, PAGE_SIZE),
-        Err(MapError::TooMany)
-    ));
-}
-
-#[test]
-fn unmapping_takes_whole_regions_only() {
-    let mut memory = guest_memory();
-    let half = memory.unmap(LOW, PAGE_SIZE);
-    assert!(matches!(half, Err(MapError::NotMapped(..))));
-    let none = memory.unmap(NOWHERE, PAGE_SIZE);
-    assert!(matches!(none, Err(MapError::NotMapped(..))));
-    let both = memory.unmap(LOW, 4 * PAGE_SIZE).unwrap();
-    assert_eq!(both, [LOW..HIGH, HIGH..HIGH + 2 * PAGE_SIZE]);
-    assert!(memory.check(LOW, 1, Access::Read).is_err());
-    assert!(memory.check(LARGE, LARGE_BYTES, Access::Write).is_ok());
-    memory.clear();
-    assert_eq!(memory.regions().count(), 0);
 }
 
 #[test]

@@ -100,6 +100,8 @@ impl HostState {
             return Err(WindowRefusal::Exhausted);
         }
         let reserved = linear_memory.reserve_arena(offset, length, self.view());
+        let lost = linear_memory.lost();
+        self.window_lost = lost;
         reserved.map_err(|_| WindowRefusal::Invalid)
     }
 

@@ -1,6 +1,7 @@
 //! What an instance's imports work on: the host's side of a device.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ pub struct HostState {
     pub in_doorbell: bool,
     /// What became of guest memory that the instance uses.
     pub absence: Absence,
+    /// Set when a file was made shorter under one of the instance's windows.
+    pub window_lost: Option<Arc<AtomicBool>>,
 }
 
 /// Guest memory that went away and may come back: a VMM that changes its memory
@@ -139,6 +142,7 @@ impl HostState {
             attempt: None,
             in_doorbell: false,
             absence: Absence::default(),
+            window_lost: None,
         }
     }
 
@@ -168,6 +172,7 @@ impl HostState {
         std::mem::swap(&mut self.linear_memory, &mut other.linear_memory);
         std::mem::swap(&mut self.inside, &mut other.inside);
         std::mem::swap(&mut self.absence, &mut other.absence);
+        std::mem::swap(&mut self.window_lost, &mut other.window_lost);
         std::mem::swap(&mut self.store_limits, &mut other.store_limits);
     }
 
@@ -221,6 +226,7 @@ impl HostState {
         self.linear_memory = None;
         self.inside = None;
         self.absence = Absence::default();
+        self.window_lost = None;
         self.store_limits = store_limits(&self.limits);
     }
 
@@ -297,6 +303,17 @@ impl HostState {
             .filter(|offset| absence.told.contains(offset));
         absence.back.extend(told);
         Ok(())
+    }
+
+    /// Says which guest memory is gone for good, if some is: somebody made its file
+    /// shorter while the device used it.
+    #[inline]
+    pub fn lost_memory(&self) -> Option<String> {
+        let window = self.window_lost.as_ref();
+        if window.is_some_and(|lost| lost.load(Ordering::Acquire)) {
+            return Some("guest memory under a window is gone: its file was made shorter".into());
+        }
+        self.memory.lost()
     }
 
     /// What windows show at the moment.

@@ -12,13 +12,9 @@ use super::throttle::Throttle;
 use super::vectors::Vectors;
 use super::wire::{DmaMap, DmaUnmap, SetIrqs};
 use crate::device::Device;
-use crate::memory::MapError;
+use crate::memory::{GuestFile, MapError};
 
-/// One session with a VMM.
-///
-/// An error from here is a refusal without a body. Cloud Hypervisor's client
-/// waits for the body of the answer to an unmap, so that succeeds whatever it
-/// names, and what was wrong is in our log.
+/// One session with a VMM. An error from here is what the VMM is answered with.
 pub(super) struct Backend<'a> {
     device: &'a Device,
     vectors: &'a Vectors,
@@ -27,6 +23,8 @@ pub(super) struct Backend<'a> {
     greeted: bool,
     /// It was told that the guest's memory is out of reach.
     warned_unreachable: bool,
+    /// It was reported that files it shares can become shorter.
+    reported_unsealed: bool,
 }
 
 impl<'a> Backend<'a> {
@@ -37,6 +35,7 @@ impl<'a> Backend<'a> {
             throttle,
             greeted: false,
             warned_unreachable: false,
+            reported_unsealed: false,
         }
     }
 
@@ -89,6 +88,17 @@ impl<'a> Backend<'a> {
              the device can't reach it and will not work. Give the guest shared memory: QEMU \
              `-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine \
              memory-backend=mem`, Cloud Hypervisor `--memory size=SIZE,shared=on`"
+        );
+    }
+
+    /// Reports, once a session, that shrinking a file costs the VMM its device.
+    fn report_unsealed(&mut self, address: u64, size: u64) {
+        if std::mem::replace(&mut self.reported_unsealed, true) {
+            return;
+        }
+        tracing::info!(
+            "the file behind guest memory {address:#x}+{size:#x} is not sealed against becoming \
+             shorter (F_SEAL_SHRINK). If it does while it is shared, the device ends"
         );
     }
 
@@ -148,19 +158,27 @@ impl<'a> Backend<'a> {
         if !shared && writable {
             self.warn_unreachable(address, size);
         }
-        let file = file.map(|file| (file, offset));
-        let mapped = self.device.map_memory(address, size, file, writable);
-        mapped.map_err(|error| {
-            let errno = match error {
-                MapError::Overlaps(..) => Errno::EXIST,
-                _ => Errno::INVAL,
-            };
-            self.refuse(&error, errno)
-        })
+        let file = file.map(|file| GuestFile::new(file, address, size));
+        let mapped = file.transpose().and_then(|file| {
+            let may_shrink = file.as_ref().is_some_and(GuestFile::may_shrink);
+            let file = file.map(|file| (file, offset));
+            let mapped = self.device.map_guest_file(address, size, file, writable);
+            mapped.map(|()| may_shrink)
+        });
+        match mapped {
+            Ok(may_shrink) if may_shrink => self.report_unsealed(address, size),
+            Ok(_) => {}
+            Err(error) => return Err(self.refuse(&error, map_errno(&error))),
+        }
+        Ok(())
     }
 
-    /// Gives guest memory up.
-    pub fn dma_unmap(&mut self, unmap: &DmaUnmap) {
+    /// Gives guest memory up. When it returns, the device can't reach it any more.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM is answered with; nothing changes.
+    pub fn dma_unmap(&mut self, unmap: &DmaUnmap) -> Result<(), Errno> {
         self.greet();
         let &DmaUnmap {
             flags,
@@ -169,12 +187,25 @@ impl<'a> Backend<'a> {
             ..
         } = unmap;
         tracing::debug!("guest memory {address:#x}+{size:#x} is taken away: {flags:#x}");
-        if flags & DmaUnmap::ALL != 0 {
-            // Nothing to unmap is fine here, and no region can be cut in two.
-            let _ = self.device.unmap_memory(0, u64::MAX);
-        } else if let Err(error) = self.device.unmap_memory(address, size) {
-            self.warn(&error);
+        if flags & !DmaUnmap::ALL != 0 {
+            let what = format_args!(
+                "unmapping {address:#x}+{size:#x} with flags {flags:#x}, of which {:#x} are known",
+                DmaUnmap::ALL
+            );
+            return Err(self.refuse(&what, Errno::INVAL));
         }
+        if flags == 0 {
+            let unmapped = self.device.unmap_memory(address, size);
+            return unmapped.map_err(|error| self.refuse(&error, Errno::INVAL));
+        }
+        if (address, size) != (0, 0) {
+            let what = format_args!(
+                "unmapping all memory, but also {address:#x}+{size:#x}; both are 0 for all"
+            );
+            return Err(self.refuse(&what, Errno::INVAL));
+        }
+        let unmapped = self.device.unmap_all_memory();
+        unmapped.map_err(|error| self.refuse(&error, Errno::IO))
     }
 
     /// Resets the device.
@@ -221,5 +252,18 @@ impl<'a> Backend<'a> {
                 Err(self.refuse(&what, errno))
             }
         }
+    }
+}
+
+/// Returns what says best why memory was refused.
+fn map_errno(error: &MapError) -> Errno {
+    match error {
+        MapError::Overlaps(..) => Errno::EXIST,
+        MapError::TooMany
+        | MapError::TooManyInProcess
+        | MapError::TooManyFiles
+        | MapError::TooLarge { .. } => Errno::NOSPC,
+        MapError::ReadOnlyFile(..) => Errno::ACCESS,
+        _ => Errno::INVAL,
     }
 }

@@ -15,6 +15,11 @@ use super::wire::{
     Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
     RegionInfo, SetIrqs, VERSION, Version,
 };
+use crate::memory::{GuestMemory, close_elsewhere};
+
+/// As many regions as a client may assume. Fewer would have to be announced, as
+/// `max_dma_maps`.
+const _: () = assert!(GuestMemory::MAX_REGIONS >= 65_535);
 
 /// Serves a VMM until it closes the connection.
 ///
@@ -88,11 +93,14 @@ impl Session<'_, '_> {
         if !wanted {
             return Ok(());
         }
-        send_all(self.socket, header.refusal(errno.raw_os_error()).as_bytes())
+        let body = self.answer.len() - size_of::<Header>();
+        let header = header.refusal(errno.raw_os_error(), body);
+        self.answer[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        send_all(self.socket, &self.answer)
     }
 
-    /// Does what a message asks for, and leaves the body of the answer behind
-    /// the room for its header.
+    /// Does what a message asks for, and leaves the body of the answer, or of the
+    /// refusal, behind the room for its header.
     fn carry_out(&mut self, message: Message<'_>) -> Result<(), Errno> {
         let Message {
             header,
@@ -114,15 +122,24 @@ impl Session<'_, '_> {
                 let (map, _) = split(body)?;
                 let mut descriptors = descriptors.into_iter();
                 let file = descriptors.next();
-                if descriptors.next().is_some() {
+                if descriptors.len() > 0 {
+                    file.into_iter()
+                        .chain(descriptors)
+                        .for_each(close_elsewhere);
                     return Err(Errno::INVAL);
                 }
                 backend.dma_map(&map, file.map(Into::into))?;
             }
             Command::DmaUnmap => {
-                let (unmap, _) = split::<DmaUnmap>(body)?;
-                backend.dma_unmap(&unmap);
+                let (mut unmap, _) = split::<DmaUnmap>(body)?;
+                let unmapped = backend.dma_unmap(&unmap);
+                // Cloud Hypervisor's client waits for the body whatever the header says,
+                // and QEMU's takes it. An entry of no size is what was unmapped.
+                if unmapped.is_err() {
+                    unmap.size = 0;
+                }
                 self.answer.extend(unmap.as_bytes());
+                unmapped?;
             }
             Command::DeviceGetInfo => {
                 backend.greet();

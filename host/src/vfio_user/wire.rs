@@ -100,12 +100,12 @@ impl Header {
         }
     }
 
-    /// The header of a refusal.
-    pub fn refusal(&self, errno: i32) -> Self {
+    /// The header of a refusal with `body` bytes behind it.
+    pub fn refusal(&self, errno: i32, body: usize) -> Self {
         Self {
             flags: REPLY | ERROR,
             error: errno.unsigned_abs(),
-            ..self.reply(0)
+            ..self.reply(body)
         }
     }
 }
@@ -145,8 +145,9 @@ pub struct DmaUnmap {
 }
 
 impl DmaUnmap {
-    /// In the flags: all there is.
-    pub const ALL: u32 = 1 << 2;
+    /// In the flags: all there is, of which one bit is enough. QEMU sends the one that vfio
+    /// has for it (`VFIO_DMA_UNMAP_FLAG_ALL`), the crate `vfio_user` the next one.
+    pub const ALL: u32 = 1 << 1 | 1 << 2;
 }
 
 /// Body of the answer to `VFIO_USER_DEVICE_GET_INFO`.
@@ -229,7 +230,8 @@ mod tests {
         };
         let reply = request.reply(16);
         assert_eq!((reply.id, reply.command, reply.size), (7, 10, 32));
-        let refusal = request.refusal(22);
+        let refusal = request.refusal(22, 0);
         assert_eq!((refusal.size, refusal.flags, refusal.error), (16, 0x21, 22));
+        assert_eq!(request.refusal(22, 24).size, 40);
     }
 }

@@ -1,7 +1,9 @@
 //! A device that fails takes nothing with it, and comes back with a reset.
 
+mod huge;
 #[path = "../../examples/embed/machine.rs"]
 mod machine;
+mod mapped;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -139,8 +139,8 @@ fn memory_without_descriptor_is_explained_once() {
     raw.ask(raw::DMA_MAP, &raw::dma_map(READ_WRITE, 0x20_0000, 0x1000))
         .unwrap();
     assert_eq!(manatee.log().matches("share=on").count(), 1);
-    // All at once: flag 4, no range.
-    let all = [raw::words(&[24, 4]), vec![0; 16]].concat();
+    // All at once: a flag, no range.
+    let all = raw::dma_unmap(4, 0, 0);
     raw.ask(raw::DMA_UNMAP, &all).unwrap();
     raw.ask(raw::DMA_UNMAP, &all).unwrap();
     raw.ask(raw::DMA_MAP, &raw::dma_map(READ_WRITE, 0x10_0000, 0x1000))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 use tempfile::TempDir;
 use vfio_user::Client;
 
@@ -89,6 +89,16 @@ impl Manatee {
 
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Lets it have so many descriptors at most.
+    pub fn limit_descriptors(&self, most: u64) {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        let process = Some(Pid::from_child(&self.child));
+        rustix::process::prlimit(process, Resource::Nofile, limit).unwrap();
     }
 
     /// Waits for its end.

@@ -5,4 +5,5 @@ mod garbage;
 mod harness;
 mod interrupts;
 mod lifecycle;
+mod memory;
 mod raw;

@@ -45,6 +45,11 @@ pub fn dma_map(flags: u32, address: u64, size: u64) -> Vec<u8> {
     [words(&[32, flags]), places].concat()
 }
 
+pub fn dma_unmap(flags: u32, address: u64, size: u64) -> Vec<u8> {
+    let range = [address, size].map(u64::to_le_bytes).concat();
+    [words(&[24, flags]), range].concat()
+}
+
 /// A connection without any manners.
 pub struct Raw(UnixStream);
 
@@ -66,16 +71,21 @@ impl Raw {
 
     /// The body of the answer; Err if it is a refusal.
     pub fn answer(&mut self) -> Result<Vec<u8>, u32> {
+        match self.whole_answer() {
+            (None, body) => Ok(body),
+            (Some(errno), _) => Err(errno),
+        }
+    }
+
+    /// What was wrong, if it is a refusal, and the body of the answer.
+    pub fn whole_answer(&mut self) -> (Option<u32>, Vec<u8>) {
         let mut header = [0; HEADER];
         self.0.read_exact(&mut header).unwrap();
         let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
         let mut body = vec![0; word(4) as usize - HEADER];
         self.0.read_exact(&mut body).unwrap();
-        if word(8) & (1 << 5) != 0 {
-            Err(word(12))
-        } else {
-            Ok(body)
-        }
+        let refused = word(8) & (1 << 5) != 0;
+        (refused.then_some(word(12)), body)
     }
 
     pub fn ask(&mut self, command: u16, body: &[u8]) -> Result<Vec<u8>, u32> {

@@ -5,6 +5,7 @@ mod growth;
 mod guest;
 pub mod instructions;
 mod latency;
+mod memory;
 mod replacement;
 pub mod scale;
 mod source;
@@ -40,6 +41,8 @@ pub enum Row {
     Scale,
     /// More queues, segments and guest memory
     Growth,
+    /// Look-ups in guest memory, and changes of it, as its regions grow in number
+    Memory,
     /// The pause of a live replacement, and a crash
     Swap,
     /// Instructions a packet; needs valgrind
@@ -68,6 +71,7 @@ impl Row {
             Self::Start => start::run(dir),
             Self::Scale => scale::run(),
             Self::Growth => growth::run(),
+            Self::Memory => memory::run(),
             Self::Swap => replacement::run(),
             Self::Instructions => instructions::run(dir),
         }

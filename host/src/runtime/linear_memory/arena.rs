@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
 use super::{PAGE, Reservation};
-use crate::memory::{GuestMemory, PageSource};
+use crate::memory::{FaultRange, GuestMemory, NoWindow, PageSource};
 use crate::runtime::bounds;
 
 /// Why a window was refused.
@@ -21,7 +23,8 @@ pub enum WindowError {
     /// Too many windows or mappings, or too large.
     #[error("too many windows")]
     Exhausted,
-    /// The memory can't be laid into windows.
+    /// It is guest memory that no window can lie over: of larger pages, or of no
+    /// file.
     #[error("this guest memory can't be laid into windows")]
     Unsupported,
     /// The kernel refused, and what was there before is lost.
@@ -74,17 +77,30 @@ pub struct Arena {
     windows: BTreeMap<usize, Window>,
     mappings: usize,
     view: View,
+    /// Set when a file was made shorter under a window.
+    lost: Arc<AtomicBool>,
+    /// None if there are too many such ranges: then that ends the process, as it
+    /// does without the handler.
+    _faults: Option<FaultRange>,
 }
 
 impl Arena {
-    /// An arena without windows.
-    pub fn new(range: Range<usize>, view: View) -> Self {
+    /// An arena without windows, which lies at this address.
+    pub fn new(at: NonNull<u8>, range: Range<usize>, view: View) -> Self {
+        let lost = Arc::new(AtomicBool::new(false));
         Self {
+            _faults: FaultRange::register(at, range.len(), PAGE, lost.clone()),
+            lost,
             range,
             windows: BTreeMap::new(),
             mappings: 0,
             view,
         }
+    }
+
+    /// Whether a page of a window is gone with the file that it was of.
+    pub fn lost(&self) -> Arc<AtomicBool> {
+        self.lost.clone()
     }
 
     pub fn usage(&self) -> (usize, usize) {
@@ -115,10 +131,13 @@ impl Arena {
         if before.is_some_and(|(at, window)| offset < window.range(*at).end) {
             return Err(WindowError::Invalid);
         }
-        let runs = runs(pages, memory);
-        if runs.iter().any(|run| run.source.is_none()) {
-            return Err(WindowError::Invalid);
+        for page in pages {
+            memory.page(*page).map_err(|why| match why {
+                NoWindow::NotMemory => WindowError::Invalid,
+                NoWindow::Unsupported => WindowError::Unsupported,
+            })?;
         }
+        let runs = runs(pages, memory);
         if self.windows.len() >= bounds::WINDOWS || self.mappings + runs.len() > bounds::MAPPINGS {
             return Err(WindowError::Exhausted);
         }
@@ -237,7 +256,7 @@ impl Run {
 fn runs(pages: &[u64], memory: &GuestMemory) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for page in pages {
-        let source = memory.page(*page);
+        let source = memory.page(*page).ok();
         match runs.last_mut() {
             Some(run) if run.continues_with(source.as_ref()) => run.length += PAGE,
             _ => runs.push(Run {

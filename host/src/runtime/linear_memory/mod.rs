@@ -21,6 +21,7 @@ use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{
@@ -125,7 +126,9 @@ impl Reservation {
         if range.is_empty() || !aligned || range.end > contents.size || contents.arena.is_some() {
             return Err(WindowError::Invalid);
         }
-        contents.arena = Some(Arena::new(range, view));
+        // The base is not null, and neither is an address behind it.
+        let at = NonNull::new(self.at(range.start).cast()).ok_or(WindowError::Invalid)?;
+        contents.arena = Some(Arena::new(at, range, view));
         Ok(offset..end)
     }
 
@@ -207,6 +210,12 @@ impl Reservation {
         }
     }
 
+    /// Tells of an arena whether a page of a window is gone with the file that it
+    /// was of.
+    pub fn lost(&self) -> Option<Arc<AtomicBool>> {
+        self.lock().arena.as_ref().map(Arena::lost)
+    }
+
     /// Number of windows and of the mappings they are made of.
     pub fn usage(&self) -> (usize, usize) {
         self.lock().arena.as_ref().map_or((0, 0), Arena::usage)
@@ -225,6 +234,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        // It stands for a part of what is unmapped here.
+        self.lock().arena = None;
         // SAFETY: the range was mapped by `new`, and nobody refers to it any
         // more: wasmtime's memory and the windows hold this value alive.
         let unmapped = unsafe { munmap(self.base.as_ptr(), self.length) };

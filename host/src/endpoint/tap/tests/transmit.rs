@@ -6,8 +6,8 @@ use super::{NAME, Wire, in_namespace, ip, probe, wait_readable};
 use crate::endpoint::headers::{IpVersion, Transport};
 use crate::endpoint::testing::{Sample, TX_AREA, asking, kinds, plain, tagged, with_tag};
 use crate::endpoint::{Endpoint, Offloads, TxBatch, TxPacket, TxStatus};
-use crate::memory::Span;
-use crate::memory::tests::{HIGH, LOW, NOWHERE, READ_ONLY, UNREACHABLE, segment};
+use crate::memory::tests::{HIGH, LOW, NOWHERE, READ_ONLY, UNREACHABLE, memfd, segment};
+use crate::memory::{PAGE_SIZE, Span};
 
 #[test]
 fn a_frame_leaves_as_it_is() {
@@ -209,6 +209,50 @@ fn wrong_packets_are_refused_and_counted() {
         Span::new([whole]).write(&guest.memory, &frame).unwrap();
         assert_eq!(guest.send(tap, &frame, plain()), TxStatus::Sent);
         assert_eq!(peer.receive(), frame);
+    });
+}
+
+/// The kernel finds that out, since it is the one who reads them. The interface is as
+/// good as before.
+#[test]
+fn pages_that_are_gone_are_a_memory_fault_of_their_packets() {
+    const GONE: u64 = 0x500_0000;
+    const SIZE: u16 = 1400;
+    in_namespace(|| {
+        let mut wire = Wire::new();
+        let sample = Sample::new(IpVersion::V4, Transport::Tcp, 20_000);
+        let (frame, mut packet) = (sample.unsegmented(), sample.segmentation_offload(SIZE));
+        packet.segments = 2;
+        // The beginning is copied by us, and must be there.
+        let head = PAGE_SIZE as u32;
+        let rest = frame.len() as u32 - head;
+        let rests = [TX_AREA + PAGE_SIZE, GONE];
+        let file = memfd(8 * PAGE_SIZE);
+        let memory = &mut wire.guest.memory;
+        let shared = file.try_clone().unwrap();
+        memory.map(GONE, 8 * PAGE_SIZE, shared, 0, true).unwrap();
+        memory.write(TX_AREA, &frame).unwrap();
+        memory.write(GONE, &frame[head as usize..]).unwrap();
+        file.set_len(0).unwrap();
+
+        let packets = [packet; 8];
+        let segments: Vec<_> = (0..packets.len())
+            .flat_map(|index| [segment(TX_AREA, head), segment(rests[index % 2], rest)])
+            .collect();
+        let batch = TxBatch::new(&packets, &segments).unwrap();
+        let mut status = Vec::new();
+        wire.tap.transmit(&mut wire.guest.io(), batch, &mut status);
+        assert_eq!(status, [TxStatus::Sent, TxStatus::MemoryFault].repeat(4));
+        let counters = &wire.tap.counters().transmit;
+        assert_eq!((counters.memory_faults, counters.dropped_error), (4, 0));
+        assert_eq!(wire.tap.inspect()["link"], "up");
+        for _ in 0..4 {
+            for start in (0..sample.payload.len()).step_by(SIZE.into()) {
+                let length = usize::from(SIZE).min(sample.payload.len() - start);
+                let expected = sample.segment_of(start, length, SIZE.into());
+                assert_eq!(wire.peer.receive(), expected);
+            }
+        }
     });
 }
 

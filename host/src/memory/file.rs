@@ -1,0 +1,234 @@
+//! Files that guest memory is in.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::fs::{FileType, OFlags, SealFlags, fcntl_get_seals, fcntl_getfl, fstat, fstatfs};
+
+use super::budget::Share;
+use super::fault::FaultRange;
+use super::mapping::Mapping;
+use super::{MapError, PAGE_SIZE};
+
+/// Identifies a file, and distinguishes one that may be written from the same
+/// file opened for reading only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+    writable: bool,
+}
+
+/// A descriptor of a file that guest memory can be in.
+#[derive(Debug)]
+pub struct GuestFile {
+    file: File,
+    id: FileId,
+    length: u64,
+    page_size: u64,
+}
+
+impl GuestFile {
+    /// Checks that a descriptor is of a regular file, which memfds and files of
+    /// hugetlbfs are too. One that is of anything else is closed on another
+    /// thread. `address` and `size` are for the message.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NoFile`], or [`MapError::Mmap`] with the kernel's error.
+    pub fn new(file: File, address: u64, size: u64) -> Result<Self, MapError> {
+        match Facts::of(&file) {
+            Ok(Facts::Regular {
+                id,
+                length,
+                page_size,
+            }) => Ok(Self {
+                file,
+                id,
+                length,
+                page_size,
+            }),
+            Ok(Facts::Other(what)) => {
+                super::close_elsewhere(file);
+                Err(MapError::NoFile { address, what })
+            }
+            Err(error) => {
+                super::close_elsewhere(file);
+                Err(MapError::Mmap(address, size, error.to_string()))
+            }
+        }
+    }
+
+    /// Returns whether the VMM could make the file shorter, and so take away
+    /// pages under the device's hands. A memfd that is sealed against that
+    /// (`F_SEAL_SHRINK`) keeps its size.
+    pub fn may_shrink(&self) -> bool {
+        let seals = fcntl_get_seals(&self.file);
+        !seals.is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
+    }
+
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Returns the file's size in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Returns how many bytes of the file there are in whole pages.
+    pub(super) fn mappable(&self) -> u64 {
+        self.length - self.length % self.page_size
+    }
+}
+
+/// What a descriptor is of.
+enum Facts {
+    Regular {
+        id: FileId,
+        length: u64,
+        page_size: u64,
+    },
+    /// In words.
+    Other(&'static str),
+}
+
+impl Facts {
+    fn of(file: &File) -> io::Result<Self> {
+        let stat = fstat(file)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::RegularFile {
+            return Ok(Self::Other(name(kind)));
+        }
+        let access = fcntl_getfl(file)? & OFlags::RWMODE;
+        let system = fstatfs(file)?;
+        let huge = system.f_type as u64 == libc::HUGETLBFS_MAGIC as u64;
+        let page_size = if huge {
+            system.f_bsize as u64
+        } else {
+            PAGE_SIZE
+        };
+        Ok(Self::Regular {
+            id: FileId {
+                device: stat.st_dev,
+                inode: stat.st_ino,
+                writable: access == OFlags::RDWR,
+            },
+            length: u64::try_from(stat.st_size).unwrap_or(0),
+            page_size: page_size.max(PAGE_SIZE),
+        })
+    }
+}
+
+fn name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Socket => "a socket",
+        FileType::Fifo => "a pipe",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        _ => "no file (an eventfd, a timer, or the like)",
+    }
+}
+
+/// A file, mapped as a whole, with the only descriptor of it that is kept. The
+/// mapping, and with it the memory that the VMM has given up, goes when this does.
+#[derive(Debug)]
+pub(super) struct MappedFile {
+    /// Before the mapping, since that is dropped after it.
+    faults: FaultRange,
+    mapping: Mapping,
+    file: Arc<File>,
+    id: FileId,
+    page_size: u64,
+    writable: bool,
+    _shares: [Share; 2],
+}
+
+impl MappedFile {
+    /// Maps a file; `lost` is set when pages of it go away. The shares are kept
+    /// as long as the mapping.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; or the mapping can't be watched, since too many are.
+    pub fn new(file: GuestFile, lost: &Arc<AtomicBool>, shares: [Share; 2]) -> io::Result<Self> {
+        let length = usize::try_from(file.mappable()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let GuestFile {
+            file,
+            id,
+            page_size,
+            ..
+        } = file;
+        let (mapping, writable) = match Mapping::new(&file, length, id.writable) {
+            // A seal forbids to map it for writing, though it is open for that.
+            Err(error) if id.writable && error.kind() == io::ErrorKind::PermissionDenied => {
+                (Mapping::new(&file, length, false)?, false)
+            }
+            mapped => (mapped?, id.writable),
+        };
+        // Fits: a page is shorter than the mapping.
+        let page = page_size as usize;
+        let faults = FaultRange::register_to_end(mapping.base(), length, page, lost.clone());
+        let faults = faults.ok_or_else(|| {
+            io::Error::other("too many mappings of this process are watched for lost pages")
+        })?;
+        Ok(Self {
+            faults,
+            mapping,
+            file: Arc::new(file),
+            id,
+            page_size,
+            writable,
+            _shares: shares,
+        })
+    }
+
+    /// Returns the mapping.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Returns the descriptor.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Returns which file it is.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Returns the size of the file's pages.
+    pub fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    /// Returns whether it may be written to.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Returns whether the mapping reaches so far and shows the file's own pages.
+    pub fn serves(&self, end: u64) -> bool {
+        end <= self.mapping.length() as u64 && !self.is_lost()
+    }
+
+    /// Returns whether pages of it went away.
+    pub fn is_lost(&self) -> bool {
+        self.faults.was_hit()
+    }
+}
+
+/// Makes a descriptor of our own of one that is lent.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn duplicate(file: impl AsFd) -> io::Result<Arc<File>> {
+    Ok(Arc::new(file.as_fd().try_clone_to_owned()?.into()))
+}

@@ -2,6 +2,7 @@
 
 pub mod bindings;
 pub mod check;
+mod closer;
 pub mod component;
 pub mod control;
 pub mod device;

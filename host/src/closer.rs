@@ -6,7 +6,7 @@
 //! that do nothing else, and never by a thread that owns a device or serves a VMM.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 /// Threads that close; each can be held up by one descriptor.
 const MAX_THREADS: usize = 4;
 /// Descriptors that may wait before no more are taken from VMMs.
-const MAX_WAITING: usize = 256;
+pub(crate) const MAX_WAITING: usize = 256;
 
 static CLOSER: Closer = Closer {
     state: Mutex::new(State {
@@ -48,6 +48,39 @@ pub(crate) fn close_elsewhere(fd: impl Into<OwnedFd>) {
 /// closed at the moment, because other processes hold up all threads that close.
 pub(crate) fn has_room() -> bool {
     CLOSER.state.lock().waiting.len() < MAX_WAITING
+}
+
+/// A descriptor that another process sent. It is closed elsewhere, unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Foreign(Option<OwnedFd>);
+
+impl Foreign {
+    /// Takes responsibility for a descriptor.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(Some(fd))
+    }
+
+    /// Keeps the descriptor: closing it is known not to block, or is seen to by the caller.
+    pub fn keep(mut self) -> OwnedFd {
+        self.0
+            .take()
+            .expect("it is there until it is kept or dropped")
+    }
+}
+
+impl AsFd for Foreign {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let fd = self.0.as_ref();
+        fd.expect("it is there until it is kept or dropped").as_fd()
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        if let Some(fd) = self.0.take() {
+            close_elsewhere(fd);
+        }
+    }
 }
 
 impl Closer {
@@ -126,7 +159,9 @@ mod tests {
                 let _ = writeln!(io::stderr(), "skipped: no network namespace: {error}");
                 return;
             }
-            let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+            let up = Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status();
             assert!(up.unwrap().success(), "`ip` comes with iproute2");
             test();
         };

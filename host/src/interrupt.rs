@@ -16,6 +16,12 @@ pub trait VectorSink: Send {
     /// Raises a vector. Must not block. `vector` is below the table size.
     fn raise(&self, vector: u16);
 
+    /// Returns whether a vector was raised and is held back, as its pending bit shows
+    /// the guest.
+    fn is_pending(&self, _vector: u16) -> bool {
+        false
+    }
+
     /// Raises a vector for what a doorbell of the guest's own came to. That may
     /// be delivered a little later, for an interrupt to tell of more; here it is
     /// not.

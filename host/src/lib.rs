@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod memory;
 pub mod pci;
 mod precompiled;
+pub mod ration;
 pub mod runtime;
 mod socket;
 pub mod vfio_user;

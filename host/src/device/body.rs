@@ -11,7 +11,7 @@ use crate::bindings::exports::manatee::device::device::{Description, PortConfig}
 use crate::component::Component;
 use crate::endpoint::Completions;
 use crate::interrupt::Interrupts;
-use crate::pci::msix::Message;
+use crate::pci::msix::Due;
 use crate::runtime::{Failure, HostState, Instance, PortState};
 
 /// Rounds of work until somebody else gets a turn.
@@ -37,6 +37,8 @@ pub struct Body {
     pub(super) work_left: bool,
     /// No more instances are tried until the device is reset.
     pub(super) down: bool,
+    /// Nor after that: code of the host's own did not get to its end.
+    pub(super) ended: bool,
     pub(super) recoverer: Recoverer,
     pub(super) swaps: Swaps,
     /// Instances that began anew, at power-on.
@@ -63,6 +65,7 @@ impl Body {
             life,
             work_left: false,
             down: false,
+            ended: false,
             recoverer: Recoverer::new(policy, doorbells),
             swaps: Swaps::default(),
             restarts: 0,
@@ -164,8 +167,8 @@ impl Body {
     pub fn config_write(&mut self, offset: u64, data: &[u8]) {
         let state = self.state();
         let was_master = state.function.bus_master();
-        let messages = state.function.config_write(offset, data);
-        send(state, messages);
+        let due = state.function.config_write(offset, data);
+        deliver_interrupts(state, due);
         if !was_master && state.function.bus_master() {
             for port in &mut state.ports {
                 port.poll = true;
@@ -180,7 +183,12 @@ impl Body {
             return;
         }
         if bar == function.msix_bar() {
-            return function.msix_read(offset, data);
+            return match &self.state_ref().interrupts {
+                Interrupts::Vectors(sink) => {
+                    function.msix_read_with(offset, data, &|vector| sink.is_pending(vector));
+                }
+                Interrupts::Messages(_) => function.msix_read(offset, data),
+            };
         }
         let Some(instance) = self.instance() else {
             return;
@@ -209,8 +217,8 @@ impl Body {
             return;
         }
         if bar == function.msix_bar() {
-            let messages = function.msix_write(offset, data);
-            return send(state, messages);
+            let due = function.msix_write(offset, data);
+            return deliver_interrupts(state, due);
         }
         let mut at = offset;
         let mut rest = data;
@@ -387,10 +395,12 @@ fn tell(instance: &mut Instance, port: u32, done: &Completions) -> Result<Option
     Ok(told)
 }
 
-fn send(state: &HostState, messages: Vec<Message>) {
-    if let Interrupts::Messages(sink) = &state.interrupts {
-        for message in messages {
-            sink.send(message);
+/// Delivers what was held back until now.
+fn deliver_interrupts(state: &HostState, due: Vec<Due>) {
+    for Due { vector, message } in due {
+        match &state.interrupts {
+            Interrupts::Vectors(sink) => sink.raise(vector),
+            Interrupts::Messages(sink) => sink.send(message),
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::bindings::exports::manatee::device::device::{
     ConfigureError, Description, PortConfig, RestoreError,
 };
 use crate::component::{Component, ComponentError};
-use crate::runtime::{Failure, HostState, Instance, Limits, MAX_STATE, printable};
+use crate::ration::{MAX_LINE, clean};
+use crate::runtime::{Failure, HostState, Instance, Limits, MAX_STATE};
 
 /// Swaps that are remembered.
 const MAX_HISTORY: usize = 1024;
@@ -167,10 +168,10 @@ impl std::fmt::Display for RestoreText {
             }
             RestoreError::Version(version) => write!(f, "it does not read format {version}"),
             RestoreError::Malformed(what) => {
-                write!(f, "malformed: {}", printable(what))
+                write!(f, "malformed: {}", clean(what, MAX_LINE))
             }
             RestoreError::Mismatch(what) => {
-                write!(f, "of another device: {}", printable(what))
+                write!(f, "of another device: {}", clean(what, MAX_LINE))
             }
         }
     }
@@ -419,5 +420,5 @@ impl Body {
 
 /// The version of the build that a description is of.
 pub fn version(description: &Description) -> String {
-    printable(&description.version.build)
+    clean(&description.version.build, MAX_LINE)
 }

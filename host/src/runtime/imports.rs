@@ -9,11 +9,10 @@ use crate::bindings::manatee::device::log::Level;
 use crate::bindings::manatee::device::types::{RxBuffer, Segment, TxPacket, TxStatus};
 use crate::endpoint::{Groups, TxBatch};
 use crate::memory::Access;
+use crate::ration::{MAX_LINE, clean};
 
 /// Longest copy in one call.
 const MAX_COPY: usize = 1 << 20;
-/// Longest line of a component that is logged, in bytes.
-const MAX_LINE: usize = 1024;
 
 /// What the lists of a call are copied to; keeps its allocation between calls.
 #[derive(Debug, Default)]
@@ -70,7 +69,12 @@ impl HostState {
             WindowError::Invalid => WitWindowError::Invalid,
             WindowError::Exhausted => WitWindowError::Exhausted,
             WindowError::Mmap(error) => {
-                tracing::warn!(%error, "a window could not be laid; the device copies instead");
+                if let Some(dropped) = self.notices.pass() {
+                    tracing::warn!(
+                        dropped,
+                        "a window could not be laid; the device copies instead: {error}"
+                    );
+                }
                 WitWindowError::Unsupported
             }
         })
@@ -96,14 +100,13 @@ impl HostState {
 
     /// Logs a line, if there were not too many.
     pub fn log_line(&mut self, level: Level, message: &[u8]) {
-        if !self.log_limit.allow(level as usize) {
+        let Some(dropped) = self.logged[level as usize].pass() else {
             return;
+        };
+        let mut text = clean(message, MAX_LINE);
+        if dropped > 0 {
+            text += &format!(" ({dropped} lines were dropped)");
         }
-        let line = &message[..message.len().min(MAX_LINE)];
-        let text: String = String::from_utf8_lossy(line)
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
         match level {
             Level::Error => tracing::error!(target: "manatee::component", "{text}"),
             Level::Warn => tracing::warn!(target: "manatee::component", "{text}"),

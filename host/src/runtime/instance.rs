@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmtime::Store;
+use wasmtime::{FrameInfo, Store, WasmBacktrace};
 
 use super::code::Code;
 use super::deadline::{Caller, Ticker};
@@ -14,62 +14,80 @@ use crate::bindings::exports::manatee::device::device::{
     ConfigureError, Description, Observations, PortConfig, RestoreError,
 };
 use crate::endpoint::{RxPacket, TxCompletion};
+use crate::ration::{MAX_LINE, clean};
 
 /// Longest state that is taken from a component, in bytes.
 pub const MAX_STATE: usize = 1 << 20;
 
-/// Why an instance ended.
+/// Longest name of a function or module that is shown, in bytes.
+const MAX_NAME: usize = 128;
+/// Callers that are shown of a function that failed.
+const MAX_CALLERS: usize = 15;
+
+/// Why an instance ended, in one line of at most 1 KiB.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the device's component failed: {reason}")]
 pub struct Failure {
-    /// The trap or the broken rule, with the component's backtrace.
+    /// The trap or the broken rule, and where it was: the innermost function of the
+    /// component, and those that called it.
     pub reason: Arc<str>,
+    summary: Arc<str>,
 }
 
 impl Failure {
     /// A failure for a reason of the host's own.
     pub fn because(reason: &str) -> Self {
+        let reason: Arc<str> = clean(reason.as_bytes(), MAX_LINE).into();
         Self {
-            reason: printable(reason.as_bytes()).into(),
+            summary: reason.clone(),
+            reason,
         }
     }
 
-    /// What it was and where, without the rest of the backtrace.
+    /// What it was and where, without the callers.
     pub fn summary(&self) -> String {
-        let lines = || self.reason.lines().map(str::trim);
-        // The cause comes last, behind the frames that it ended.
-        let cause = lines().rev().find(|line| !line.is_empty());
-        let cause = cause.unwrap_or_default().trim_start_matches("0: ");
-        // `0: 0x1234 - module!function`
-        let frame = lines().find_map(|line| line.strip_prefix("0:")?.split_once(" - "));
-        match frame {
-            Some((_, frame)) => printable(format!("{cause}, in {frame}").as_bytes()),
-            None => printable(cause.as_bytes()),
-        }
+        self.summary.to_string()
     }
 
     fn new(error: &wasmtime::Error) -> Self {
-        Self {
-            reason: format!("{error:?}").into(),
+        // Callers don't crowd it out, however long it is, nor the place.
+        let cause = clean(error.root_cause().to_string().as_bytes(), MAX_LINE / 2);
+        let backtrace = error.downcast_ref::<WasmBacktrace>();
+        let mut frames = backtrace.map_or(&[][..], WasmBacktrace::frames).iter();
+        let Some(innermost) = frames.next() else {
+            return Self::because(&cause);
+        };
+        let summary = format!("{cause}, in {}", place(innermost));
+        let mut reason = summary.clone();
+        for caller in frames.take(MAX_CALLERS) {
+            reason += " < ";
+            reason += &place(caller);
         }
+        Self {
+            reason: clean(reason.as_bytes(), MAX_LINE).into(),
+            summary: summary.into(),
+        }
+    }
+}
+
+/// A function of the component, and where in its module.
+fn place(frame: &FrameInfo) -> String {
+    let clean = |name: &str| clean(name.as_bytes(), MAX_NAME);
+    let function = match frame.func_name() {
+        Some(name) => clean(name),
+        None => format!("<wasm function {}>", frame.func_index()),
+    };
+    let module = clean(frame.module().name().unwrap_or("<unknown>"));
+    match frame.module_offset() {
+        Some(offset) => format!("{module}!{function} at {offset:#x}"),
+        None => format!("{module}!{function}"),
     }
 }
 
 impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Self {
-        Self {
-            reason: error.to_string().into(),
-        }
+        Self::because(&error.to_string())
     }
-}
-
-/// Text that came from a component, for people: 1 KiB at most, and nothing that
-/// plays tricks on a terminal.
-pub fn printable(text: &[u8]) -> String {
-    const MOST: usize = 1024;
-    let text = String::from_utf8_lossy(&text[..text.len().min(MOST)]);
-    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    shown.collect()
 }
 
 /// An instance. Once a call fails, every later one does.
@@ -328,5 +346,83 @@ impl std::fmt::Debug for Instance {
         f.debug_struct("Instance")
             .field("failure", &self.failure)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{Engine, Linker, Module};
+
+    use super::*;
+
+    /// The failure of a module whose only function has this name.
+    fn failure(name: &str) -> Failure {
+        let engine = Engine::default();
+        let mut binary = wat::parse_str("(module (func $x (export \"f\") unreachable))").unwrap();
+        let begin = binary
+            .windows(4)
+            .position(|bytes| bytes == b"name")
+            .unwrap()
+            - 3;
+        binary.truncate(begin);
+        let map = [&[1, 0][..], &leb(name.len()), name.as_bytes()].concat();
+        let section = [b"\x04name\x01", &leb(map.len())[..], &map].concat();
+        binary.push(0);
+        binary.extend(leb(section.len()));
+        binary.extend(section);
+        let module = Module::new(&engine, binary).unwrap();
+        let mut store = Store::new(&engine, ());
+        let instance = Linker::new(&engine).instantiate(&mut store, &module);
+        let function = instance.unwrap().get_typed_func::<(), ()>(&mut store, "f");
+        let error = function.unwrap().call(&mut store, ()).unwrap_err();
+        Failure::new(&error)
+    }
+
+    fn leb(mut number: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            let more = number > 0x7f;
+            bytes.push(number as u8 & 0x7f | u8::from(more) << 7);
+            number >>= 7;
+            if !more {
+                return bytes;
+            }
+        }
+    }
+
+    #[test]
+    fn failure_names_the_trap_and_the_function() {
+        let failure = failure("ring::doorbell");
+        let summary = failure.summary();
+        assert!(summary.starts_with("wasm trap: "), "{summary}");
+        assert!(summary.contains("unreachable"), "{summary}");
+        assert!(
+            summary.contains(", in <unknown>!ring::doorbell at 0x"),
+            "{summary}"
+        );
+        assert_eq!(*failure.reason, *summary, "nobody called it");
+    }
+
+    #[test]
+    fn failure_is_one_clean_line_whatever_functions_are_called() {
+        for name in [
+            "f\n2026-11-26T14:00:00Z  INFO all is well".to_owned(),
+            "f\u{202e}\u{9b}31m\u{2028}".to_owned(),
+            "f\n\nCaused by:\n    0: nothing\n".repeat(1000),
+            "x".repeat(90_000),
+        ] {
+            let failure = failure(&name);
+            for text in [
+                failure.reason.to_string(),
+                failure.summary(),
+                failure.to_string(),
+            ] {
+                assert!(text.len() <= MAX_LINE + 64, "{} bytes", text.len());
+                assert!(text.contains("wasm trap"), "{text}");
+                assert_eq!(crate::ration::clean(text.as_bytes(), 2 * MAX_LINE), text);
+            }
+        }
+        let failure = Failure::because(&"a\nb".repeat(1000));
+        assert!(failure.reason.len() <= MAX_LINE && !failure.reason.contains('\n'));
     }
 }

@@ -8,14 +8,13 @@ mod exports;
 mod imports;
 mod instance;
 mod linear_memory;
-mod log_limit;
 mod model;
 mod port;
 mod reaper;
 mod state;
 
 pub use code::Code;
-pub use instance::{Failure, Instance, MAX_STATE, printable};
+pub use instance::{Failure, Instance, MAX_STATE};
 pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits, Phase};
 

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::thread::{available_parallelism, yield_now};
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,14 @@ use rustix::net::{
 use zerocopy::FromBytes;
 
 use super::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
+use crate::closer::{self, Foreign};
 
-/// Room for what is received at a time: a doorbell has 40 bytes, and all that is
-/// made room for is zeroed first.
+/// The most that is received at a time, unless a message is longer: a doorbell has 40
+/// bytes.
 const CHUNK: usize = 512;
+/// The most descriptors that the kernel lets through with a byte (`SCM_MAX_FD`). Those that
+/// there is no room for it would close on the spot, and closing may block.
+const MAX_PASSED: usize = 253;
 /// How long to look for the next message before going to sleep. A driver rings
 /// several doorbells in a row, and whoever wakes a thread pays for that: it would
 /// be most of what a doorbell costs QEMU's virtual CPU. Meanwhile all others who
@@ -40,6 +45,13 @@ pub enum Broken {
     /// More descriptors than were announced.
     #[error("more than {MAX_DESCRIPTORS} descriptors came with a message")]
     Descriptors,
+    /// So many that were sent before take long to close.
+    #[error(
+        "descriptors came while {waiting} wait to be closed: end whatever holds that up, \
+         such as sockets that linger or a file system that does not answer",
+        waiting = closer::MAX_WAITING
+    )]
+    Closing,
 }
 
 impl From<Errno> for Broken {
@@ -67,16 +79,19 @@ pub struct Message<'a> {
     /// What comes behind that.
     pub body: &'a [u8],
     /// The descriptors that came along.
-    pub descriptors: Vec<OwnedFd>,
+    pub descriptors: Vec<Foreign>,
 }
 
 /// Takes a connected socket's bytes apart into messages.
 #[derive(Debug)]
 pub struct Receiver<'a> {
     socket: BorrowedFd<'a>,
-    /// Received and not yet looked at: the bytes from `begin` on.
+    /// Room for what is received. It keeps its size while a message comes in, since what
+    /// is made room for is zeroed.
     input: Vec<u8>,
+    /// Received and not yet looked at are the bytes from `begin` to `end`.
     begin: usize,
+    end: usize,
     /// How long to look for a message: not at all with one processor, which the
     /// VMM needs.
     patience: Duration,
@@ -84,7 +99,7 @@ pub struct Receiver<'a> {
     consumed: u64,
     /// Descriptors, each with the place in the stream behind the byte that it
     /// came with: it belongs to the message that has that byte.
-    descriptors: VecDeque<(u64, OwnedFd)>,
+    descriptors: VecDeque<(u64, Foreign)>,
 }
 
 /// Sends all of an answer.
@@ -108,6 +123,7 @@ impl<'a> Receiver<'a> {
             socket,
             input: Vec::new(),
             begin: 0,
+            end: 0,
             patience: match available_parallelism() {
                 Ok(processors) if processors.get() > 1 => PATIENCE,
                 _ => Duration::ZERO,
@@ -145,6 +161,9 @@ impl<'a> Receiver<'a> {
         if own > MAX_DESCRIPTORS {
             return Err(Broken::Descriptors);
         }
+        if own > 0 && !closer::has_room() {
+            return Err(Broken::Closing);
+        }
         let descriptors = self.descriptors.drain(..own).map(|(_, fd)| fd).collect();
         Ok(Received::Message(Message {
             header,
@@ -154,12 +173,12 @@ impl<'a> Receiver<'a> {
     }
 
     fn buffered(&self) -> usize {
-        self.input.len() - self.begin
+        self.end - self.begin
     }
 
     /// The header of the next message, if all of it has been received.
     fn buffered_header(&self) -> Result<Option<Header>, Broken> {
-        let Ok((header, _)) = Header::read_from_prefix(&self.input[self.begin..]) else {
+        let Ok((header, _)) = Header::read_from_prefix(&self.input[self.begin..self.end]) else {
             return Ok(None);
         };
         if (size_of::<Header>()..=MAX_MESSAGE).contains(&(header.size as usize)) {
@@ -173,27 +192,30 @@ impl<'a> Receiver<'a> {
     /// how many bytes came, 0 if the VMM sends no more, None if nothing came in
     /// time.
     fn fill(&mut self, missing: usize, deadline: Option<Instant>) -> Result<Option<usize>, Broken> {
-        self.input.drain(..self.begin);
-        self.begin = 0;
-        let filled = self.input.len();
-        self.input.resize(filled + missing.max(CHUNK), 0);
-        let received = self.receive_behind(filled, deadline);
-        let count = received.as_ref().map_or(0, |count| count.unwrap_or(0));
-        self.input.truncate(filled + count);
-        if self.input.capacity() > 2 * CHUNK && self.input.len() <= CHUNK {
-            self.input.shrink_to(CHUNK);
+        self.input.copy_within(self.begin..self.end, 0);
+        (self.begin, self.end) = (0, self.buffered());
+        let room = self.end + missing.max(CHUNK);
+        if room <= 2 * CHUNK && self.input.len() > 2 * CHUNK {
+            self.input.truncate(2 * CHUNK);
+            self.input.shrink_to_fit();
         }
-        received
+        if self.input.len() < room {
+            self.input.resize(room, 0);
+        }
+        let received = self.receive_into(self.end..room, deadline)?;
+        self.end += received.unwrap_or(0);
+        Ok(received)
     }
 
-    fn receive_behind(
+    fn receive_into(
         &mut self,
-        filled: usize,
+        place: Range<usize>,
         deadline: Option<Instant>,
     ) -> Result<Option<usize>, Broken> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut room = [IoSliceMut::new(&mut self.input[filled..])];
+        let begin = place.start;
+        let mut room = [IoSliceMut::new(&mut self.input[place])];
         let flags = RecvFlags::CMSG_CLOEXEC;
         let quick = flags | RecvFlags::DONTWAIT;
         let until = Instant::now() + self.patience;
@@ -213,10 +235,11 @@ impl<'a> Receiver<'a> {
                 received => break received?,
             }
         };
-        let at = self.consumed + (filled + received.bytes) as u64;
+        let at = self.consumed + (begin + received.bytes) as u64;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.descriptors.extend(descriptors.map(|fd| (at, fd)));
+                self.descriptors
+                    .extend(descriptors.map(|fd| (at, Foreign::new(fd))));
             }
         }
         let cut = received.flags.contains(ReturnFlags::CTRUNC);
@@ -319,6 +342,32 @@ mod tests {
         writer.join().unwrap();
         assert!(matches!(receiver.receive(None), Ok(Received::Closed)));
         assert!(receiver.input.capacity() <= 2 * CHUNK);
+    }
+
+    #[test]
+    fn long_message_that_comes_byte_by_byte_is_made_room_for_once() {
+        let (mut vmm, ours) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd());
+        let body: Vec<_> = (0..1 << 16).map(|at| at as u8).collect();
+        let bytes = message(1, &body);
+        let soon = || Some(Instant::now());
+        let mut rooms = Vec::new();
+        for byte in &bytes[..bytes.len() - 1] {
+            vmm.write_all(&[*byte]).unwrap();
+            assert!(matches!(receiver.receive(soon()), Ok(Received::Nothing)));
+            rooms.push(receiver.input.as_ptr());
+        }
+        rooms.dedup();
+        // Moving is for the header, of which nobody knows what follows.
+        assert!(rooms.len() <= 4, "moved {} times", rooms.len());
+        vmm.write_all(&bytes[bytes.len() - 1..]).unwrap();
+        match receiver.receive(None).unwrap() {
+            Received::Message(message) => assert_eq!(message.body, body),
+            other => panic!("{other:?}"),
+        }
+        vmm.write_all(&message(2, &[])).unwrap();
+        assert_eq!(next(&mut receiver), (2, 0, 0));
+        assert!(receiver.input.capacity() <= 2 * CHUNK, "it is given back");
     }
 
     #[test]

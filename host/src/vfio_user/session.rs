@@ -117,7 +117,7 @@ impl Session<'_, '_> {
                 if descriptors.next().is_some() {
                     return Err(Errno::INVAL);
                 }
-                backend.dma_map(&map, file.map(Into::into))?;
+                backend.dma_map(&map, file.map(|file| file.keep().into()))?;
             }
             Command::DmaUnmap => {
                 let (unmap, _) = split::<DmaUnmap>(body)?;

@@ -27,8 +27,8 @@ pub struct Ration {
     /// When a line was dropped last.
     flooded: Option<Instant>,
     /// Lines that were dropped since the last that passed.
+    untold: u64,
     dropped: u64,
-    all_dropped: u64,
 }
 
 impl Default for Ration {
@@ -38,8 +38,8 @@ impl Default for Ration {
             interval: FIRST_INTERVAL,
             since: Instant::now(),
             flooded: None,
+            untold: 0,
             dropped: 0,
-            all_dropped: 0,
         }
     }
 }
@@ -52,7 +52,7 @@ impl Ration {
 
     /// Lines that were dropped so far.
     pub fn dropped(&self) -> u64 {
-        self.all_dropped
+        self.dropped
     }
 
     fn pass_at(&mut self, now: Instant) -> Option<u64> {
@@ -64,15 +64,15 @@ impl Ration {
         self.refill(now);
         if self.left == 0 {
             self.flooded = Some(now);
+            self.untold += 1;
             self.dropped += 1;
-            self.all_dropped += 1;
             return None;
         }
         self.left -= 1;
-        if self.dropped > 0 {
+        if self.untold > 0 {
             self.interval = (2 * self.interval).min(LAST_INTERVAL);
         }
-        Some(std::mem::take(&mut self.dropped))
+        Some(std::mem::take(&mut self.untold))
     }
 
     fn refill(&mut self, now: Instant) {

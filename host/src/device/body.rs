@@ -166,6 +166,8 @@ impl Body {
 
     pub fn config_write(&mut self, offset: u64, data: &[u8]) {
         let state = self.state();
+        // A mask holds back nothing that was raised before it.
+        state.hurry();
         let was_master = state.function.bus_master();
         let due = state.function.config_write(offset, data);
         deliver_interrupts(state, due);
@@ -217,7 +219,8 @@ impl Body {
             return;
         }
         if bar == function.msix_bar() {
-            let due = function.msix_write(offset, data);
+            state.hurry();
+            let due = state.function.msix_write(offset, data);
             return deliver_interrupts(state, due);
         }
         let mut at = offset;

@@ -45,6 +45,12 @@ pub enum Broken {
     /// More descriptors than were announced.
     #[error("more than {MAX_DESCRIPTORS} descriptors came with a message")]
     Descriptors,
+    /// The kernel had no numbers for those that came.
+    #[error(
+        "a descriptor came, and this process has no room for another: raise its limit of open \
+         files (`ulimit -n`, or LimitNOFILE= of its unit)"
+    )]
+    NoRoom,
     /// So many that were sent before take long to close.
     #[error(
         "descriptors came while {waiting} wait to be closed: end whatever holds that up, \
@@ -242,9 +248,12 @@ impl<'a> Receiver<'a> {
                     .extend(descriptors.map(|fd| (at, Foreign::new(fd))));
             }
         }
-        let cut = received.flags.contains(ReturnFlags::CTRUNC);
+        // There is room for all that a message can have.
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Broken::NoRoom);
+        }
         // Those of one message, and of the next that was received with its end.
-        if cut || self.descriptors.len() > 2 * MAX_DESCRIPTORS {
+        if self.descriptors.len() > 2 * MAX_DESCRIPTORS {
             return Err(Broken::Descriptors);
         }
         Ok(Some(received.bytes))

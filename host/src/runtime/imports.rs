@@ -181,3 +181,24 @@ impl HostState {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ration::Ration;
+    use crate::runtime::Limits;
+
+    #[test]
+    fn component_that_logs_for_ever_gets_a_few_lines_of_each_level() {
+        const MANY: u64 = 100_000;
+        let mut state = HostState::vacant(Limits::default()).unwrap();
+        for _ in 0..MANY {
+            state.log_line(Level::Info, b"again");
+        }
+        state.log_line(Level::Error, b"news");
+        let dropped = |state: &HostState, level| Ration::dropped(&state.logged[level as usize]);
+        let logged = MANY - dropped(&state, Level::Info);
+        assert!((1..32).contains(&logged), "{logged} lines");
+        assert_eq!(dropped(&state, Level::Error), 0);
+    }
+}

@@ -1,8 +1,11 @@
 //! `manatee serve`, driven over its sockets as a VMM and an operator do.
 
 mod attach;
+mod descriptors;
+mod flood;
 mod garbage;
 mod harness;
 mod interrupts;
 mod lifecycle;
+mod msix;
 mod raw;

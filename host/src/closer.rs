@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -22,13 +23,16 @@ static CLOSER: Closer = Closer {
         threads: 0,
         idle: 0,
     }),
-    changed: Condvar::new(),
+    came: Condvar::new(),
+    went: Condvar::new(),
 };
 
 struct Closer {
     state: Mutex<State>,
     /// Notified of each descriptor that comes.
-    changed: Condvar,
+    came: Condvar,
+    /// Notified when there is room again.
+    went: Condvar,
 }
 
 struct State {
@@ -39,15 +43,20 @@ struct State {
 }
 
 /// Closes a descriptor on another thread. Never blocks: what can't be closed yet waits,
-/// and whoever receives descriptors asks [`has_room`] before it receives more.
+/// and whoever receives descriptors asks [`wait_for_room`] before it receives more.
 pub(crate) fn close_elsewhere(fd: impl Into<OwnedFd>) {
     CLOSER.add(fd.into());
 }
 
-/// Returns whether more descriptors may be received. If not, those that wait can't be
-/// closed at the moment, because other processes hold up all threads that close.
-pub(crate) fn has_room() -> bool {
-    CLOSER.state.lock().waiting.len() < MAX_WAITING
+/// Waits until more descriptors may be received. False if that is not so in time: those that
+/// wait can't be closed at the moment, because other processes hold up all threads that close.
+pub(crate) fn wait_for_room(patience: Duration) -> bool {
+    let full = |state: &mut State| state.waiting.len() >= MAX_WAITING;
+    let mut state = CLOSER.state.lock();
+    !CLOSER
+        .went
+        .wait_while_for(&mut state, full, patience)
+        .timed_out()
 }
 
 /// A descriptor that another process sent. It is closed elsewhere, unless it is kept.
@@ -60,7 +69,7 @@ impl Foreign {
         Self(Some(fd))
     }
 
-    /// Keeps the descriptor: closing it is known not to block, or is seen to by the caller.
+    /// Keeps the descriptor. Closing it is up to the caller.
     pub fn keep(mut self) -> OwnedFd {
         self.0
             .take()
@@ -95,7 +104,7 @@ impl Closer {
                 state.threads += 1;
             }
         }
-        self.changed.notify_one();
+        self.came.notify_one();
     }
 
     fn run(&self) {
@@ -103,13 +112,16 @@ impl Closer {
         loop {
             match state.waiting.pop_front() {
                 Some(fd) => {
+                    if state.waiting.len() == MAX_WAITING - 1 {
+                        self.went.notify_all();
+                    }
                     drop(state);
                     drop(fd);
                     state = self.state.lock();
                 }
                 None => {
                     state.idle += 1;
-                    self.changed.wait(&mut state);
+                    self.came.wait(&mut state);
                     state.idle -= 1;
                 }
             }
@@ -128,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A socket whose last descriptor takes a minute to close, and its peer, which ends
     /// that by reading.
@@ -197,10 +209,10 @@ mod tests {
                 read
             });
             let pipes: Vec<_> = pipes.take(MAX_WAITING + MAX_THREADS).collect();
-            assert!(!has_room());
+            assert!(!wait_for_room(Duration::ZERO));
             drop(last);
             pipes.into_iter().for_each(wait_for_end);
-            assert!(has_room());
+            assert!(wait_for_room(PATIENCE));
             drop(peers);
         });
     }

@@ -71,10 +71,11 @@ const UNMAPPED: u64 = 1;
 /// memory.
 const TRIES: usize = 8;
 
-/// A descriptor that was checked to be an eventfd.
+/// A descriptor that was checked to be an eventfd. It is closed elsewhere all the same: if it
+/// is the last, closing waits for an epoll that the VMM has it in, and so for the VMM.
 #[derive(Debug)]
 pub(super) struct EventFd {
-    fd: OwnedFd,
+    fd: Foreign,
     signaller: Signaller,
 }
 
@@ -118,7 +119,7 @@ impl Signaller {
         let mut operation = self.0.operation(PREADV, UNMAPPED, fd.as_fd());
         let refused = self.0.submit(&mut operation);
         (refused == Err(Errno::FAULT)).then(|| EventFd {
-            fd: fd.keep(),
+            fd,
             signaller: self.clone(),
         })
     }

@@ -176,8 +176,7 @@ impl Control {
     /// Waits for a VMM. None if there is to be no other.
     fn accept(&self) -> Result<Option<Arc<Foreign>>, ServeError> {
         while !self.state.lock().stopping {
-            if !closer::has_room() {
-                self.pause(Errno::BUSY)?;
+            if !closer::wait_for_room(ACCEPT_PAUSE) {
                 continue;
             }
             let accepted = retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC));
@@ -215,7 +214,7 @@ impl Control {
             return Ok(());
         }
         // A shut or closed socket stays so; all else is a lack that may pass,
-        // of descriptors for example, or of threads that close them.
+        // of descriptors for example.
         if matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTSOCK) {
             return Err(ServeError::Accept(errno.into()));
         }

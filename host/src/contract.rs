@@ -179,7 +179,11 @@ impl std::fmt::Display for StateRefusal {
             Self::Mismatch(words) => ("of another device", words),
             Self::Unsupported(words) => ("not supported", words),
         };
-        write!(f, "{what}: {}", crate::runtime::printable(words))
+        write!(
+            f,
+            "{what}: {}",
+            crate::ration::clean(words, crate::ration::MAX_LINE)
+        )
     }
 }
 

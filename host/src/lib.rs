@@ -1,6 +1,7 @@
 //! Manatee: a virtual network adapter as a sandboxed WebAssembly component.
 
 pub mod check;
+mod closer;
 pub mod component;
 pub mod contract;
 pub mod control;
@@ -10,6 +11,7 @@ pub mod interrupt;
 pub mod memory;
 pub mod pci;
 mod precompiled;
+pub mod ration;
 pub mod runtime;
 mod socket;
 pub mod vfio_user;

@@ -6,6 +6,7 @@ mod machines;
 use std::sync::mpsc::{Sender, channel};
 
 use machines::machine;
+use manatee::device::Device;
 use manatee::endpoint::Loopback;
 use manatee::interrupt::VectorSink;
 use manatee_conformance::driver::nic::Sizes;
@@ -73,6 +74,64 @@ fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
             [how, Raised::Hurry],
             "{what}"
         );
+        assert_eq!(vport.rx.cq.drain(&mut driver).unwrap().len(), 1);
+        assert_eq!(vport.tx.cq.drain(&mut driver).unwrap().len(), 1);
+        vport.eq.drain(&mut driver).unwrap();
+    }
+}
+
+/// The MSI-X control register with its enable and function mask bits, and where the pending
+/// bits are in their BAR.
+const MSIX_CONTROL: u64 = 0x82;
+const ENABLED: u16 = 1 << 15;
+const ENABLED_AND_MASKED: u16 = 0b11 << 14;
+const MSIX_PBA: u64 = 0x88;
+
+fn pending(device: &Device) -> u64 {
+    let mut place = [0; 4];
+    device.config_read(MSIX_PBA, &mut place);
+    let place = u32::from_le_bytes(place);
+    let mut bits = [0; 8];
+    device.bar_read((place & 7) as u8, u64::from(place & !7), &mut bits);
+    u64::from_le_bytes(bits)
+}
+
+#[test]
+fn function_mask_holds_back_what_the_device_raises() {
+    let (vectors, interrupts) = channel();
+    let (how, raised) = channel();
+    let sink = Box::new(Processor { vectors, how });
+    let machine = machine(Box::new(Loopback::new()), sink, interrupts);
+    let device = machine.device.clone();
+    let mut guest = Unwired(machine);
+    let mut driver = Driver::new(&mut guest);
+    driver.start().unwrap();
+    let mut vport = driver.open_with(0, Sizes::LARGE).unwrap();
+    let frame = driver.place(&traffic::frame(64)).unwrap();
+    let room = driver.pages(1).unwrap();
+    let packet = vport.packet(&[sge(frame, 64)]);
+    let buffer = Wqe::receive(&[sge(room, 2048)]);
+    let control = |bits: u16| device.config_write(MSIX_CONTROL, &bits.to_le_bytes());
+    let begun = || {
+        raised
+            .try_iter()
+            .filter(|how| *how != Raised::Hurry)
+            .count()
+    };
+    for _ in 0..2 {
+        control(ENABLED_AND_MASKED);
+        vport.tx.cq.ring(&mut driver, true);
+        vport.rx.cq.ring(&mut driver, true);
+        vport.eq.ring(&mut driver, true);
+        vport.rx.wq.post(&mut driver, &buffer);
+        begun();
+        vport.tx.wq.post(&mut driver, &packet);
+        assert_eq!(begun(), 0, "while all are masked");
+        assert_eq!(pending(&device).count_ones(), 1);
+        control(ENABLED);
+        assert_eq!((begun(), pending(&device)), (1, 0));
+        control(ENABLED);
+        assert_eq!(begun(), 0, "once");
         assert_eq!(vport.rx.cq.drain(&mut driver).unwrap().len(), 1);
         assert_eq!(vport.tx.cq.drain(&mut driver).unwrap().len(), 1);
         vport.eq.drain(&mut driver).unwrap();

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access;
 mod check;
 mod describe;
 mod inspect;

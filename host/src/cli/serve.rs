@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::access::AccessArguments;
 use super::logging::{self, LogArguments};
 use super::port::{self, PortArgument};
 
@@ -65,6 +66,9 @@ pub struct Arguments {
     /// A control socket to make, for `manatee inspect`
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+
+    #[command(flatten)]
+    access: AccessArguments,
 
     #[command(flatten)]
     logging: LogArguments,
@@ -132,7 +136,9 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Parts> {
     }
     // Sockets come first: whoever is too late must not touch the interfaces of
     // the one who serves already.
-    let server = vfio_user::Server::bind(&arguments.socket).context("the vfio-user socket")?;
+    let access = arguments.access.access();
+    let server = vfio_user::Server::bind_for(&arguments.socket, access);
+    let server = server.context("the vfio-user socket")?;
     let control = arguments.control.as_deref().map(bind_control).transpose()?;
     let ports = port::open_all(&arguments.ports, &arguments.socket)?;
     let vectors = Vectors::new(description.msix_vectors);

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::Mode;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,7 +16,7 @@ use super::{Inspect, MAX_REQUEST, Request, Response, Swap, select};
 use crate::check::{self, Limits};
 use crate::component::{self, Component};
 use crate::device::{Device, SwapOptions};
-use crate::socket::{BindError, BoundListener};
+use crate::socket::{Access, BindError, BoundListener};
 
 /// The most clients at a time; others wait.
 const MAX_CLIENTS: usize = 16;
@@ -120,7 +119,7 @@ impl Server {
     ///
     /// [`BindError`] if the path is taken or can't be used.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let socket = BoundListener::bind(path, Some(Mode::RUSR | Mode::WUSR))?;
+        let socket = BoundListener::bind(path, Access::default())?;
         Ok(Self { socket })
     }
 

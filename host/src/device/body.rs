@@ -12,7 +12,7 @@ use crate::component::Component;
 use crate::contract::{Description, LinkState, PortConfig};
 use crate::endpoint::Completions;
 use crate::interrupt::Interrupts;
-use crate::pci::msix::Message;
+use crate::pci::msix::Due;
 use crate::runtime::{Failure, HostState, Instance, PortState, RevokeError};
 
 /// Rounds of work until somebody else gets a turn.
@@ -43,6 +43,8 @@ pub struct Body {
     pub(super) recovering: bool,
     /// Doorbells that rang while the guest had bus mastering off.
     held: Doorbells,
+    /// Nor after that: code of the host's own did not get to its end.
+    pub(super) ended: bool,
     pub(super) recoverer: Recoverer,
     pub(super) swaps: Swaps,
     /// Instances that began anew, at power-on.
@@ -71,6 +73,7 @@ impl Body {
             down: false,
             recovering: false,
             held: doorbells.clone(),
+            ended: false,
             recoverer: Recoverer::new(policy, doorbells),
             swaps: Swaps::default(),
             restarts: 0,
@@ -182,9 +185,11 @@ impl Body {
 
     pub fn config_write(&mut self, offset: u64, data: &[u8]) {
         let state = self.state();
+        // A mask holds back nothing that was raised before it.
+        state.hurry();
         let was_master = state.function.bus_master();
-        let messages = state.function.config_write(offset, data);
-        send(state, messages);
+        let due = state.function.config_write(offset, data);
+        deliver_interrupts(state, due);
         if was_master == state.function.bus_master() {
             return;
         }
@@ -284,7 +289,12 @@ impl Body {
             return;
         }
         if bar == function.msix_bar() {
-            return function.msix_read(offset, data);
+            return match &self.state_ref().interrupts {
+                Interrupts::Vectors(sink) => {
+                    function.msix_read_with(offset, data, &|vector| sink.is_pending(vector));
+                }
+                Interrupts::Messages(_) => function.msix_read(offset, data),
+            };
         }
         let Some(instance) = self.instance() else {
             return;
@@ -313,8 +323,9 @@ impl Body {
             return;
         }
         if bar == function.msix_bar() {
-            let messages = function.msix_write(offset, data);
-            return send(state, messages);
+            state.hurry();
+            let due = state.function.msix_write(offset, data);
+            return deliver_interrupts(state, due);
         }
         self.stop_waiting();
         let mut at = offset;
@@ -520,10 +531,12 @@ fn tell(instance: &mut Instance, port: u32, done: &Completions) -> Result<Option
     Ok(told)
 }
 
-fn send(state: &HostState, messages: Vec<Message>) {
-    if let Interrupts::Messages(sink) = &state.interrupts {
-        for message in messages {
-            sink.send(message);
+/// Delivers what was held back until now.
+fn deliver_interrupts(state: &HostState, due: Vec<Due>) {
+    for Due { vector, message } in due {
+        match &state.interrupts {
+            Interrupts::Vectors(sink) => sink.raise(vector),
+            Interrupts::Messages(sink) => sink.send(message),
         }
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::swap::version;
+use crate::ration::{MAX_LINE, Ration, clean};
 
 /// The most regions of guest memory that are listed.
 const MAX_REGIONS: usize = 256;
@@ -55,8 +56,8 @@ impl Body {
         json!({
             "component": {
                 "source": name,
-                "name": String::from_utf8_lossy(&description.version.name),
-                "version": String::from_utf8_lossy(&description.version.build),
+                "name": clean(&description.version.name, MAX_LINE),
+                "version": clean(&description.version.build, MAX_LINE),
             },
             "pci": state.function.inspect(),
             "memory": { "region_count": region_count, "regions": regions },
@@ -80,7 +81,7 @@ impl Body {
                 "swaps": swaps,
                 "previous_version": previous,
                 "interrupts_raised": state.interrupts_raised,
-                "log_lines_dropped": state.log_limit.dropped(),
+                "log_lines_dropped": state.logged.iter().map(Ration::dropped).sum::<u64>(),
             },
         })
     }

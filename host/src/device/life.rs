@@ -7,7 +7,7 @@ use super::body::{Body, Life, port_configs};
 use super::recovery::Next;
 use super::swap::{Swap, version};
 use crate::contract::{DeviceEvent, Observations, PortConfig};
-use crate::runtime::{Failure, HostState, Instance};
+use crate::runtime::{Failure, HostState, Instance, Limits};
 
 impl Body {
     /// A reset finds the component failed, or fails it.
@@ -22,8 +22,24 @@ impl Body {
         self.restart();
     }
 
+    /// Ends the device for good, wherever the host's own code for it got to.
+    pub(super) fn end(&mut self, failure: Failure) {
+        (self.down, self.ended) = (true, true);
+        match &mut self.life {
+            Life::Running(instance) => instance.fail(failure),
+            Life::Dead(_, reason) => *reason = failure,
+            Life::Between => match HostState::vacant(Limits::default()) {
+                Ok(state) => self.life = Life::Dead(Box::new(state), failure),
+                Err(error) => unreachable!("a function without BARs is one: {error}"),
+            },
+        }
+    }
+
     /// A fresh instance at power-on.
     fn restart(&mut self) {
+        if self.ended {
+            return;
+        }
         let mut state = self.take_state();
         state.abandon_instance();
         for port in &mut state.ports {
@@ -31,18 +47,25 @@ impl Body {
         }
         self.down = false;
         self.restarts += 1;
-        tracing::info!("starting a fresh instance of {}", self.component.name());
+        if let Some(dropped) = state.notices.pass() {
+            let name = self.component.name();
+            tracing::info!(dropped, "starting a fresh instance of {name}");
+        }
         let ports = port_configs(&state);
         self.life = match Instance::new(self.component.code(), state) {
             Ok(mut instance) => {
                 let configured = instance.configure(&ports);
-                if let Ok(Err(refused)) = configured {
+                if let Ok(Err(refused)) = configured
+                    && instance.state().notices.pass().is_some()
+                {
                     tracing::error!("the fresh instance refuses its ports: {refused:?}");
                 }
                 Life::Running(Box::new(instance))
             }
-            Err((failure, state)) => {
-                tracing::error!("{failure}");
+            Err((failure, mut state)) => {
+                if state.notices.pass().is_some() {
+                    tracing::error!("{failure}");
+                }
                 Life::Dead(state, failure)
             }
         };
@@ -126,7 +149,9 @@ impl Body {
             if next == Next::GiveUp {
                 self.down = true;
                 self.state().abandon_instance();
-                tracing::error!("the device is down until it is reset");
+                if let Some(dropped) = self.state().notices.pass() {
+                    tracing::error!(dropped, "the device is down until it is reset");
+                }
                 return;
             }
             match self.resume() {

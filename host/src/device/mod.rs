@@ -200,6 +200,12 @@ impl Device {
         self.run(|body| body.bar_write(bar, offset, data));
     }
 
+    /// Raises interrupts as if the device did, for a VMM that tries its own ways. Vectors
+    /// beyond the table are ignored.
+    pub fn raise(&self, vectors: std::ops::Range<u16>) {
+        self.shared.own().state().raise_for_vmm(vectors);
+    }
+
     /// Shares guest memory with the device: `size` bytes at guest-physical
     /// `address`, which are those of `file` from the given offset on, or out
     /// of reach if there is no file.

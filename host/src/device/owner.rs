@@ -96,6 +96,17 @@ impl Shared {
         }
     }
 
+    /// What the device's thread does when something woke it, or when guest memory
+    /// did not come back in time.
+    pub fn look(&self, in_time: bool) {
+        if in_time {
+            return self.go_on();
+        }
+        let mut body = self.own();
+        body.stop_waiting();
+        body.settle();
+    }
+
     /// Whether the device waits for guest memory to come back. Whoever owns it at
     /// the moment may change that: then it is so.
     pub fn waits(&self) -> bool {

@@ -1,7 +1,9 @@
 //! The thread of a device: it waits for packets, and for work that was left.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 
@@ -9,6 +11,8 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use super::Shared;
+use crate::ration::{MAX_LINE, clean};
+use crate::runtime::Failure;
 
 /// How long guest memory may be gone until the device is told: long enough for a
 /// VMM that changes its memory map.
@@ -98,15 +102,111 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
                 port => shared.wakes.add_port(port as usize),
             }
         }
-        if events.is_empty() {
-            // Guest memory did not come back in time.
-            let mut body = shared.own();
-            body.stop_waiting();
-            body.settle();
-            patience = None;
-            continue;
+        // Nothing that is half done is looked at again: what remains of the device reads as
+        // ones and says why.
+        let in_time = !events.is_empty();
+        let look = AssertUnwindSafe(|| shared.look(in_time));
+        if let Err(panic) = catch_unwind(look) {
+            let failure = panicked(&*panic);
+            tracing::error!("{failure}");
+            shared.body.lock().end(failure);
+            return;
         }
-        shared.go_on();
         patience = shared.waits().then_some(PATIENCE);
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = clean(text.unwrap_or("no text").as_bytes(), MAX_LINE / 2);
+    Failure::because(&format!(
+        "the host's own code for it panicked: {text}. It is of no use any more, also after a \
+         reset: make another device, and report this as a bug in manatee"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use super::*;
+    use crate::component::Component;
+    use crate::device::{Device, Port};
+    use crate::endpoint::{Endpoint, PortIo, TxBatch, TxStatus};
+    use crate::interrupt::{Interrupts, VectorSink};
+
+    /// Panics on the device's own thread.
+    struct Broken(Arc<OwnedFd>);
+
+    impl Endpoint for Broken {
+        fn name(&self) -> String {
+            "broken".into()
+        }
+
+        fn transmit(&mut self, _: &mut PortIo<'_>, _: TxBatch<'_>, _: &mut Vec<TxStatus>) {}
+
+        fn receive(&mut self, _: &mut PortIo<'_>) -> bool {
+            let own = thread::current().name() == Some("device");
+            assert!(!own, "out of\norder");
+            false
+        }
+
+        fn cancel(&mut self) {}
+
+        fn readiness(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.0.as_fd())
+        }
+
+        fn mtu(&self) -> Option<u16> {
+            None
+        }
+
+        fn inspect(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+    }
+
+    struct Nowhere;
+
+    impl VectorSink for Nowhere {
+        fn raise(&self, _vector: u16) {}
+    }
+
+    #[test]
+    fn device_whose_own_thread_panics_has_failed_for_good() {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let port = Port {
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            link_speed_mbps: 10_000,
+            endpoint: Box::new(Broken(bell.clone())),
+        };
+        let component = Component::embedded().unwrap();
+        let interrupts = Interrupts::Vectors(Box::new(Nowhere));
+        let device = Device::new(&component, vec![port], interrupts).unwrap();
+        let read = || {
+            device.config_write(4, &[6, 0]);
+            let mut register = [0; 8];
+            device.bar_read(0, 8, &mut register);
+            register
+        };
+        assert_ne!(read(), [0xff; 8]);
+        rustix::io::write(&*bell, &1u64.to_ne_bytes()).unwrap();
+        let begun = std::time::Instant::now();
+        while device.failure().is_none() {
+            assert!(begun.elapsed().as_secs() < 60, "nobody noticed");
+            thread::yield_now();
+        }
+        let reason = device.failure().unwrap().reason;
+        assert!(reason.contains("panicked: out of order"), "{reason}");
+        for _ in 0..2 {
+            assert_eq!(read(), [0xff; 8]);
+            assert!(device.save().is_err());
+            assert_eq!(device.inspect()["runtime"]["state"], "down");
+            device.reset();
+            assert_eq!(device.failure().unwrap().reason, reason);
+            device.detach();
+        }
     }
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::body::Body;
 use crate::component::{Component, ComponentError};
 use crate::contract::{ConfigureError, Description, PortConfig, StateRefusal};
-use crate::runtime::{Failure, HostState, Instance, Limits, printable};
+use crate::ration::{MAX_LINE, clean};
+use crate::runtime::{Failure, HostState, Instance, Limits};
 
 /// Swaps that are remembered.
 const MAX_HISTORY: usize = 1024;
@@ -398,5 +399,5 @@ impl Body {
 
 /// The version of the build that a description is of.
 pub fn version(description: &Description) -> String {
-    printable(&description.version.build)
+    clean(&description.version.build, MAX_LINE)
 }

@@ -12,7 +12,6 @@
 
 mod access;
 mod budget;
-mod closer;
 mod error;
 mod fault;
 mod file;
@@ -25,7 +24,7 @@ mod span;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use closer::close_elsewhere;
+pub(crate) use crate::closer::close_elsewhere;
 pub use error::{Access, Fault, MapError};
 #[allow(unused_imports, reason = "for linear memories, which windows lie in")]
 pub(crate) use fault::FaultRange;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 pub use config::{CONFIG_SPACE_SIZE, Identity};
 use config::{Command, ConfigSpace};
-use msix::{Message, Msix};
+use msix::{Due, Gate, Message, Msix, TableOwner};
 
 /// The smallest BAR in bytes: one page, so that a BAR never shares a page with
 /// another device's.
@@ -112,26 +112,44 @@ impl Function {
         self.config.read(offset, data);
     }
 
+    /// Says who keeps the MSI-X table that the guest programs: the function itself, if
+    /// nothing else is said. To be called at power-on.
+    pub fn set_table_owner(&mut self, owner: TableOwner) {
+        self.msix.set_owner(owner);
+        let _ = self.msix.set_gate(self.gate());
+    }
+
     /// Writes configuration space; what is read-only or beyond its end stays
     /// as it is. Returns the interrupts that the write let through.
     #[must_use = "interrupts that were held back are lost unless they are delivered"]
-    pub fn config_write(&mut self, offset: u64, data: &[u8]) -> Vec<Message> {
+    pub fn config_write(&mut self, offset: u64, data: &[u8]) -> Vec<Due> {
         self.config.write(offset, data);
+        self.msix.set_gate(self.gate())
+    }
+
+    fn gate(&self) -> Gate {
         let control = self.config.msix_control();
-        // A message is a memory write by the function, which it may only make
-        // as a bus master (PCI Express Base 7.5.1.1.3).
-        let open = control.enabled && !control.masked && self.bus_master();
-        self.msix.set_open(open)
+        Gate {
+            enabled: control.enabled,
+            masked: control.masked,
+            bus_master: self.bus_master(),
+        }
     }
 
     /// Reads the MSI-X BAR; ones beyond its end.
     pub fn msix_read(&self, offset: u64, data: &mut [u8]) {
-        self.msix.read(offset, data);
+        self.msix.read(offset, data, &|_| false);
+    }
+
+    /// Reads the MSI-X BAR where the VMM holds back vectors of its own accord: those that
+    /// `waits` names read as pending too.
+    pub fn msix_read_with(&self, offset: u64, data: &mut [u8], waits: &dyn Fn(u16) -> bool) {
+        self.msix.read(offset, data, waits);
     }
 
     /// Writes the MSI-X BAR. Returns the interrupts that the write let through.
     #[must_use = "interrupts that were held back are lost unless they are delivered"]
-    pub fn msix_write(&mut self, offset: u64, data: &[u8]) -> Vec<Message> {
+    pub fn msix_write(&mut self, offset: u64, data: &[u8]) -> Vec<Due> {
         self.msix.write(offset, data)
     }
 
@@ -139,6 +157,14 @@ impl Function {
     /// wait (its pending bit is set) or the vector does not exist.
     pub fn raise(&mut self, vector: u16) -> Option<Message> {
         self.msix.raise(vector)
+    }
+
+    /// Raises an interrupt because the VMM asks for it, which it may do while the function
+    /// can't write to memory. Otherwise as [`raise`](Self::raise).
+    pub fn raise_for_vmm(&mut self, vector: u16) -> Option<Message> {
+        let bus_master = true;
+        let gate = self.gate();
+        self.msix.raise_through(vector, Gate { bus_master, ..gate })
     }
 
     /// Whether the function answers accesses to its BARs.

@@ -33,6 +33,37 @@ pub(super) struct Layout {
     pub bar_size: u64,
 }
 
+/// An interrupt to deliver now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The vector.
+    pub vector: u16,
+    /// What its table entry says.
+    pub message: Message,
+}
+
+/// Who keeps the table that the guest programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableOwner {
+    /// This function.
+    Function,
+    /// The VMM, which takes vectors by number. What it passes on to the function
+    /// holds interrupts back, and what it keeps to itself does not.
+    Vmm,
+}
+
+/// What holds back interrupts of the function as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate {
+    /// MSI-X is enabled.
+    pub enabled: bool,
+    /// All vectors are masked.
+    pub masked: bool,
+    /// The function may write to memory, which is what a message is
+    /// (PCI Express Base 7.5.1.1.3).
+    pub bus_master: bool,
+}
+
 /// One entry of the table.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -41,6 +72,8 @@ struct Entry {
     data: u32,
     masked: bool,
     pending: bool,
+    /// It was written since power-on, with something that it did not hold then.
+    programmed: bool,
 }
 
 impl Entry {
@@ -49,6 +82,7 @@ impl Entry {
         data: 0,
         masked: true,
         pending: false,
+        programmed: false,
     };
 
     fn to_bytes(self) -> [u8; ENTRY_SIZE] {
@@ -68,11 +102,17 @@ impl Entry {
             & !3;
         self.data = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
         self.masked = rest[4] & 1 != 0;
+        self.programmed |= bytes != Self::POWER_ON.to_bytes();
     }
 
-    /// The message that is due, if nothing holds it back.
-    fn take(&mut self, open: bool) -> Option<Message> {
-        if !open || self.masked || !self.pending {
+    /// Whether its own mask holds it back.
+    fn is_held(&self, owner: TableOwner) -> bool {
+        self.masked && (self.programmed || owner == TableOwner::Function)
+    }
+
+    /// Takes the message that is due, if nothing holds it back.
+    fn take(&mut self, open: bool, owner: TableOwner) -> Option<Message> {
+        if !open || !self.pending || self.is_held(owner) {
             return None;
         }
         self.pending = false;
@@ -87,9 +127,12 @@ impl Entry {
 #[derive(Clone, Debug)]
 pub(super) struct Msix {
     entries: Vec<Entry>,
-    /// Whether the function as a whole may send: MSI-X is enabled and not
-    /// masked. While it isn't, vectors become pending.
+    /// Whether the function as a whole may send. While it may not, vectors become
+    /// pending.
     open: bool,
+    owner: TableOwner,
+    /// MSI-X was enabled since power-on.
+    was_enabled: bool,
 }
 
 impl Msix {
@@ -100,7 +143,14 @@ impl Msix {
         Ok(Self {
             entries: vec![Entry::POWER_ON; vectors.into()],
             open: false,
+            owner: TableOwner::Function,
+            was_enabled: false,
         })
+    }
+
+    /// Says who keeps the table. To be called at power-on.
+    pub fn set_owner(&mut self, owner: TableOwner) {
+        self.owner = owner;
     }
 
     pub fn vectors(&self) -> u16 {
@@ -122,27 +172,28 @@ impl Msix {
         self.entries.len().div_ceil(64) * 8
     }
 
-    pub fn read(&self, offset: u64, data: &mut [u8]) {
+    /// `waits` says which vectors the VMM holds back besides.
+    pub fn read(&self, offset: u64, data: &mut [u8], waits: &dyn Fn(u16) -> bool) {
         let layout = self.layout();
         read_bytes(offset, data, |at| {
             let entry = self.entries.get(at / ENTRY_SIZE);
             match (entry, at.checked_sub(layout.pba_offset as usize)) {
                 (Some(entry), _) => Some(entry.to_bytes()[at % ENTRY_SIZE]),
-                (None, Some(pba)) if pba < self.pba_size() => Some(self.pending_byte(pba)),
+                (None, Some(pba)) if pba < self.pba_size() => Some(self.pending_byte(pba, waits)),
                 _ => ((at as u64) < layout.bar_size).then_some(0),
             }
         });
     }
 
-    fn pending_byte(&self, at: usize) -> u8 {
-        let entries = self.entries.iter().skip(8 * at).take(8);
-        entries.enumerate().fold(0, |byte, (bit, entry)| {
-            byte | u8::from(entry.pending) << bit
+    fn pending_byte(&self, at: usize, waits: &dyn Fn(u16) -> bool) -> u8 {
+        let entries = (0_u16..).zip(&self.entries).skip(8 * at).take(8);
+        entries.enumerate().fold(0, |byte, (bit, (vector, entry))| {
+            byte | u8::from(entry.pending || waits(vector)) << bit
         })
     }
 
     /// Everything but the table is read-only.
-    pub fn write(&mut self, offset: u64, data: &[u8]) -> Vec<Message> {
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Vec<Due> {
         let table_size = self.entries.len() * ENTRY_SIZE;
         let start = usize::try_from(offset)
             .unwrap_or(usize::MAX)
@@ -157,32 +208,57 @@ impl Msix {
             let (from, to) = (start.max(base), end.min(base + ENTRY_SIZE));
             bytes[from - base..to - base].copy_from_slice(&data[from - start..to - start]);
             entry.set_bytes(bytes);
-            due.extend(entry.take(self.open));
+            let message = entry.take(self.open, self.owner);
+            let vector = index as u16;
+            due.extend(message.map(|message| Due { vector, message }));
         }
         due
     }
 
     /// Opens or closes the function as a whole; returns what had to wait.
-    pub fn set_open(&mut self, open: bool) -> Vec<Message> {
+    pub fn set_gate(&mut self, gate: Gate) -> Vec<Due> {
+        self.was_enabled |= gate.enabled;
+        let open = self.is_open(gate);
         if open == self.open {
             return Vec::new();
         }
         self.open = open;
-        self.entries
-            .iter_mut()
-            .filter_map(|entry| entry.take(open))
+        let owner = self.owner;
+        let entries = (0..).zip(&mut self.entries);
+        entries
+            .filter_map(|(vector, entry)| {
+                let message = entry.take(open, owner)?;
+                Some(Due { vector, message })
+            })
             .collect()
     }
 
+    /// A VMM that keeps the table may also keep the bit that enables it: the bit counts
+    /// once it was set.
+    fn is_open(&self, gate: Gate) -> bool {
+        let keeps_enable = self.owner == TableOwner::Vmm && !self.was_enabled;
+        gate.bus_master && !gate.masked && (gate.enabled || keeps_enable)
+    }
+
     pub fn raise(&mut self, vector: u16) -> Option<Message> {
+        self.raise_if(vector, self.open)
+    }
+
+    /// Raises a vector as if the gate were this one.
+    pub fn raise_through(&mut self, vector: u16, gate: Gate) -> Option<Message> {
+        self.raise_if(vector, self.is_open(gate))
+    }
+
+    fn raise_if(&mut self, vector: u16, open: bool) -> Option<Message> {
         let entry = self.entries.get_mut(usize::from(vector))?;
         entry.pending = true;
-        entry.take(self.open)
+        entry.take(open, self.owner)
     }
 
     pub fn reset(&mut self) {
         self.entries.fill(Entry::POWER_ON);
         self.open = false;
+        self.was_enabled = false;
     }
 
     /// How many vectors are not masked in the table.

@@ -10,6 +10,7 @@ use super::state::{HostState, Phase};
 use crate::contract::{Level, MemoryError, RxBuffer, Segment, TxPacket, TxStatus, WindowRefusal};
 use crate::endpoint::{Groups, TxBatch};
 use crate::memory::Access;
+use crate::ration::{MAX_LINE, clean};
 
 /// Names the list that `map-window` takes.
 pub const WINDOW_PAGES: &str = "pages of a window";
@@ -161,14 +162,13 @@ impl HostState {
 
     /// Logs a line, if there were not too many.
     pub fn log_line(&mut self, level: Level, message: &[u8]) {
-        if !self.log_limit.allow(level as usize) {
+        let Some(dropped) = self.logged[level as usize].pass() else {
             return;
+        };
+        let mut text = clean(message, MAX_LINE);
+        if dropped > 0 {
+            text += &format!(" ({dropped} lines were dropped)");
         }
-        let line = &message[..message.len().min(bounds::LINE_BYTES)];
-        let text: String = String::from_utf8_lossy(line)
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
         match level {
             Level::Error => tracing::error!(target: "manatee::component", "{text}"),
             Level::Warn => tracing::warn!(target: "manatee::component", "{text}"),
@@ -244,5 +244,26 @@ impl HostState {
             port.cancel_transmit();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ration::Ration;
+    use crate::runtime::Limits;
+
+    #[test]
+    fn component_that_logs_for_ever_gets_a_few_lines_of_each_level() {
+        const MANY: u64 = 100_000;
+        let mut state = HostState::vacant(Limits::default()).unwrap();
+        for _ in 0..MANY {
+            state.log_line(Level::Info, b"again");
+        }
+        state.log_line(Level::Error, b"news");
+        let dropped = |state: &HostState, level| Ration::dropped(&state.logged[level as usize]);
+        let logged = MANY - dropped(&state, Level::Info);
+        assert!((1..32).contains(&logged), "{logged} lines");
+        assert_eq!(dropped(&state, Level::Error), 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmtime::Store;
+use wasmtime::{FrameInfo, Store, WasmBacktrace};
 
 use super::bounds;
 use super::code::Code;
@@ -15,59 +15,77 @@ use crate::contract::{
     ConfigureError, Description, DeviceEvent, Features, Link, Observations, PortConfig, RxPacket,
     StateRefusal, TxCompletion,
 };
+use crate::ration::{MAX_LINE, clean};
 
-/// Why an instance ended.
+/// Longest name of a function or module that is shown, in bytes.
+const MAX_NAME: usize = 128;
+/// Callers that are shown of a function that failed.
+const MAX_CALLERS: usize = 15;
+
+/// Why an instance ended, in one line of at most 1 KiB.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the device's component failed: {reason}")]
 pub struct Failure {
-    /// The trap or the broken rule, with the component's backtrace.
+    /// The trap or the broken rule, and where it was: the innermost function of the
+    /// component, and those that called it.
     pub reason: Arc<str>,
+    summary: Arc<str>,
 }
 
 impl Failure {
     /// A failure for a reason of the host's own.
     pub fn because(reason: &str) -> Self {
+        let reason: Arc<str> = clean(reason.as_bytes(), MAX_LINE).into();
         Self {
-            reason: printable(reason.as_bytes()).into(),
+            summary: reason.clone(),
+            reason,
         }
     }
 
-    /// What it was and where, without the rest of the backtrace.
+    /// What it was and where, without the callers.
     pub fn summary(&self) -> String {
-        let lines = || self.reason.lines().map(str::trim);
-        // The cause comes last, behind the frames that it ended.
-        let cause = lines().rev().find(|line| !line.is_empty());
-        let cause = cause.unwrap_or_default().trim_start_matches("0: ");
-        // `0: 0x1234 - module!function`
-        let frame = lines().find_map(|line| line.strip_prefix("0:")?.split_once(" - "));
-        match frame {
-            Some((_, frame)) => printable(format!("{cause}, in {frame}").as_bytes()),
-            None => printable(cause.as_bytes()),
-        }
+        self.summary.to_string()
     }
 
     fn new(error: &wasmtime::Error) -> Self {
-        Self {
-            reason: format!("{error:?}").into(),
+        // Callers don't crowd it out, however long it is, nor the place.
+        let cause = clean(error.root_cause().to_string().as_bytes(), MAX_LINE / 2);
+        let backtrace = error.downcast_ref::<WasmBacktrace>();
+        let mut frames = backtrace.map_or(&[][..], WasmBacktrace::frames).iter();
+        let Some(innermost) = frames.next() else {
+            return Self::because(&cause);
+        };
+        let summary = format!("{cause}, in {}", place(innermost));
+        let mut reason = summary.clone();
+        for caller in frames.take(MAX_CALLERS) {
+            reason += " < ";
+            reason += &place(caller);
         }
+        Self {
+            reason: clean(reason.as_bytes(), MAX_LINE).into(),
+            summary: summary.into(),
+        }
+    }
+}
+
+/// A function of the component, and where in its module.
+fn place(frame: &FrameInfo) -> String {
+    let clean = |name: &str| clean(name.as_bytes(), MAX_NAME);
+    let function = match frame.func_name() {
+        Some(name) => clean(name),
+        None => format!("<wasm function {}>", frame.func_index()),
+    };
+    let module = clean(frame.module().name().unwrap_or("<unknown>"));
+    match frame.module_offset() {
+        Some(offset) => format!("{module}!{function} at {offset:#x}"),
+        None => format!("{module}!{function}"),
     }
 }
 
 impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Self {
-        Self {
-            reason: error.to_string().into(),
-        }
+        Self::because(&error.to_string())
     }
-}
-
-/// Text that came from a component, for people: 1 KiB at most, and nothing that
-/// plays tricks on a terminal.
-pub fn printable(text: &[u8]) -> String {
-    const MOST: usize = 1024;
-    let text = String::from_utf8_lossy(&text[..text.len().min(MOST)]);
-    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    shown.collect()
 }
 
 /// An instance. Once a call fails, every later one does.
@@ -413,3 +431,6 @@ impl std::fmt::Debug for Instance {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,14 +9,13 @@ mod exports;
 mod imports;
 mod instance;
 mod linear_memory;
-mod log_limit;
 mod model;
 mod port;
 mod reaper;
 mod state;
 
 pub use code::Code;
-pub use instance::{Failure, Instance, printable};
+pub use instance::{Failure, Instance};
 pub use linear_memory::RevokeError;
 pub use port::{InvalidPort, Port, PortState};
 pub use state::{HostState, Limits, Phase};

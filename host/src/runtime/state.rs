@@ -10,11 +10,12 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use super::direct::Inside;
 use super::imports::Scratch;
 use super::linear_memory::{Reservation, RevokeError, View};
-use super::log_limit::LogLimit;
 use super::port::PortState;
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
+use crate::pci::msix::TableOwner;
 use crate::pci::{Function, FunctionError, Identity};
+use crate::ration::Ration;
 
 /// Bounds of what one device may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +81,10 @@ pub struct HostState {
     pub limits: Limits,
     /// wasmtime's form of the same.
     pub store_limits: StoreLimits,
-    /// How much it may log.
-    pub log_limit: LogLimit,
+    /// How much it may log, by level.
+    pub logged: [Ration; 5],
+    /// How much the host says of what a guest, a VMM or the instance makes it do.
+    pub notices: Ration,
     /// Where the lists of a call are copied to.
     pub scratch: Scratch,
     /// Interrupts raised.
@@ -118,11 +121,15 @@ pub struct Absence {
 impl HostState {
     /// The state of a new device.
     pub fn new(
-        function: Function,
+        mut function: Function,
         interrupts: Interrupts,
         ports: Vec<PortState>,
         limits: Limits,
     ) -> Self {
+        function.set_table_owner(match interrupts {
+            Interrupts::Vectors(_) => TableOwner::Vmm,
+            Interrupts::Messages(_) => TableOwner::Function,
+        });
         Self {
             memory: GuestMemory::new(),
             function,
@@ -134,7 +141,8 @@ impl HostState {
             spoiled: false,
             limits,
             store_limits: store_limits(&limits),
-            log_limit: LogLimit::default(),
+            logged: Default::default(),
+            notices: Ration::default(),
             scratch: Scratch::default(),
             interrupts_raised: 0,
             phase: Phase::Running,
@@ -192,19 +200,30 @@ impl HostState {
         )
     }
 
-    /// Raises an MSI-X vector; one beyond the table is ignored.
+    /// Raises an MSI-X vector; one beyond the table is ignored. What holds it back now
+    /// leaves it pending in the function.
     pub fn raise(&mut self, vector: u16) {
-        if vector >= self.function.msix_vectors() || !self.function.bus_master() {
+        if vector >= self.function.msix_vectors() {
             return;
         }
         self.interrupts_raised += 1;
+        let Some(message) = self.function.raise(vector) else {
+            return;
+        };
         match &self.interrupts {
             Interrupts::Vectors(sink) if self.in_doorbell => sink.raise_late(vector),
             Interrupts::Vectors(sink) => sink.raise(vector),
-            Interrupts::Messages(sink) => {
-                if let Some(message) = self.function.raise(vector) {
-                    sink.send(message);
-                }
+            Interrupts::Messages(sink) => sink.send(message),
+        }
+    }
+
+    /// Raises vectors because the VMM asks for it.
+    pub fn raise_for_vmm(&mut self, vectors: Range<u16>) {
+        for vector in vectors {
+            match (self.function.raise_for_vmm(vector), &self.interrupts) {
+                (Some(_), Interrupts::Vectors(sink)) => sink.raise(vector),
+                (Some(message), Interrupts::Messages(sink)) => sink.send(message),
+                (None, _) => {}
             }
         }
     }

@@ -1,16 +1,16 @@
 //! What a VMM asks for, carried out on a device.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
 
+use super::Rations;
 use super::irq_request::IrqRequest;
 use super::layout::Region;
-use super::throttle::Throttle;
 use super::vectors::Vectors;
 use super::wire::{DmaMap, DmaUnmap, SetIrqs};
+use crate::closer::Foreign;
 use crate::device::Device;
 use crate::memory::{GuestFile, MapError};
 
@@ -18,7 +18,7 @@ use crate::memory::{GuestFile, MapError};
 pub(super) struct Backend<'a> {
     device: &'a Device,
     vectors: &'a Vectors,
-    throttle: &'a mut Throttle,
+    rations: &'a mut Rations,
     /// The VMM has sent a request.
     greeted: bool,
     /// It was told that the guest's memory is out of reach.
@@ -28,11 +28,11 @@ pub(super) struct Backend<'a> {
 }
 
 impl<'a> Backend<'a> {
-    pub fn new(device: &'a Device, vectors: &'a Vectors, throttle: &'a mut Throttle) -> Self {
+    pub fn new(device: &'a Device, vectors: &'a Vectors, rations: &'a mut Rations) -> Self {
         Self {
             device,
             vectors,
-            throttle,
+            rations,
             greeted: false,
             warned_unreachable: false,
             reported_unsealed: false,
@@ -68,13 +68,13 @@ impl<'a> Backend<'a> {
     }
 
     fn warn(&mut self, what: &dyn std::fmt::Display) {
-        if let Some(dropped) = self.throttle.pass() {
+        if let Some(dropped) = self.rations.refusals.pass() {
             tracing::warn!(dropped, "refused what the VMM asks for: {what}");
         }
     }
 
     fn inform(&mut self, what: &str) {
-        if let Some(dropped) = self.throttle.pass() {
+        if let Some(dropped) = self.rations.sessions.pass() {
             tracing::info!(dropped, "{what}");
         }
     }
@@ -83,7 +83,11 @@ impl<'a> Backend<'a> {
         if std::mem::replace(&mut self.warned_unreachable, true) {
             return;
         }
+        let Some(dropped) = self.rations.memory.pass() else {
+            return;
+        };
         tracing::error!(
+            dropped,
             "the VMM shares guest memory {address:#x}+{size:#x} without a file descriptor, so \
              the device can't reach it and will not work. Give the guest shared memory: QEMU \
              `-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine \
@@ -102,11 +106,14 @@ impl<'a> Backend<'a> {
         );
     }
 
-    fn msix(&mut self, request: IrqRequest, fds: Vec<OwnedFd>) -> Result<(), Errno> {
+    fn msix(&mut self, request: IrqRequest, fds: Vec<Foreign>) -> Result<(), Errno> {
         let vectors = self.vectors;
         match request {
             IrqRequest::Disable => vectors.clear(),
-            IrqRequest::Fire(range) => vectors.trigger(range),
+            IrqRequest::Fire(range) => {
+                // There are at most 2048.
+                self.device.raise(range.start as u16..range.end as u16);
+            }
             IrqRequest::Deassign(range) => vectors.deassign(range),
             IrqRequest::Mask(range) => vectors.mask(range),
             IrqRequest::Unmask(range) => vectors.unmask(range),
@@ -221,7 +228,7 @@ impl<'a> Backend<'a> {
     /// # Errors
     ///
     /// What the VMM is told.
-    pub fn set_irqs(&mut self, set: &SetIrqs, fds: Vec<OwnedFd>) -> Result<(), Errno> {
+    pub fn set_irqs(&mut self, set: &SetIrqs, fds: Vec<Foreign>) -> Result<(), Errno> {
         self.greet();
         let &SetIrqs {
             flags,

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::thread::{available_parallelism, yield_now};
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,16 @@ use rustix::net::{
 use zerocopy::FromBytes;
 
 use super::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
+use crate::closer::{self, Foreign};
 
-/// Room for what is received at a time: a doorbell has 40 bytes, and all that is
-/// made room for is zeroed first.
+/// The most that is received at a time, unless a message is longer: a doorbell has 40
+/// bytes.
 const CHUNK: usize = 512;
+/// The most descriptors that the kernel lets through with a byte (`SCM_MAX_FD`). Those that
+/// there is no room for it would close on the spot, and closing may block.
+const MAX_PASSED: usize = 253;
+/// How long the VMM that sends descriptors waits for those before to be closed.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to look for the next message before going to sleep. A driver rings
 /// several doorbells in a row, and whoever wakes a thread pays for that: it would
 /// be most of what a doorbell costs QEMU's virtual CPU. Meanwhile all others who
@@ -40,6 +47,19 @@ pub enum Broken {
     /// More descriptors than were announced.
     #[error("more than {MAX_DESCRIPTORS} descriptors came with a message")]
     Descriptors,
+    /// The kernel had no numbers for those that came.
+    #[error(
+        "a descriptor came, and this process has no room for another: raise its limit of open \
+         files (`ulimit -n`, or LimitNOFILE= of its unit)"
+    )]
+    NoRoom,
+    /// So many that were sent before take long to close.
+    #[error(
+        "descriptors came while {waiting} wait to be closed: end whatever holds that up, \
+         such as sockets that linger or a file system that does not answer",
+        waiting = closer::MAX_WAITING
+    )]
+    Closing,
 }
 
 impl From<Errno> for Broken {
@@ -67,16 +87,19 @@ pub struct Message<'a> {
     /// What comes behind that.
     pub body: &'a [u8],
     /// The descriptors that came along.
-    pub descriptors: Vec<OwnedFd>,
+    pub descriptors: Vec<Foreign>,
 }
 
 /// Takes a connected socket's bytes apart into messages.
 #[derive(Debug)]
 pub struct Receiver<'a> {
     socket: BorrowedFd<'a>,
-    /// Received and not yet looked at: the bytes from `begin` on.
+    /// Room for what is received. It keeps its size while a message comes in, since what
+    /// is made room for is zeroed.
     input: Vec<u8>,
+    /// Received and not yet looked at are the bytes from `begin` to `end`.
     begin: usize,
+    end: usize,
     /// How long to look for a message: not at all with one processor, which the
     /// VMM needs.
     patience: Duration,
@@ -84,7 +107,7 @@ pub struct Receiver<'a> {
     consumed: u64,
     /// Descriptors, each with the place in the stream behind the byte that it
     /// came with: it belongs to the message that has that byte.
-    descriptors: VecDeque<(u64, OwnedFd)>,
+    descriptors: VecDeque<(u64, Foreign)>,
 }
 
 /// Sends all of an answer.
@@ -108,6 +131,7 @@ impl<'a> Receiver<'a> {
             socket,
             input: Vec::new(),
             begin: 0,
+            end: 0,
             patience: match available_parallelism() {
                 Ok(processors) if processors.get() > 1 => PATIENCE,
                 _ => Duration::ZERO,
@@ -145,6 +169,9 @@ impl<'a> Receiver<'a> {
         if own > MAX_DESCRIPTORS {
             return Err(Broken::Descriptors);
         }
+        if own > 0 && !closer::wait_for_room(CLOSING_PATIENCE) {
+            return Err(Broken::Closing);
+        }
         let descriptors = self.descriptors.drain(..own).map(|(_, fd)| fd).collect();
         Ok(Received::Message(Message {
             header,
@@ -154,12 +181,12 @@ impl<'a> Receiver<'a> {
     }
 
     fn buffered(&self) -> usize {
-        self.input.len() - self.begin
+        self.end - self.begin
     }
 
     /// The header of the next message, if all of it has been received.
     fn buffered_header(&self) -> Result<Option<Header>, Broken> {
-        let Ok((header, _)) = Header::read_from_prefix(&self.input[self.begin..]) else {
+        let Ok((header, _)) = Header::read_from_prefix(&self.input[self.begin..self.end]) else {
             return Ok(None);
         };
         if (size_of::<Header>()..=MAX_MESSAGE).contains(&(header.size as usize)) {
@@ -173,27 +200,30 @@ impl<'a> Receiver<'a> {
     /// how many bytes came, 0 if the VMM sends no more, None if nothing came in
     /// time.
     fn fill(&mut self, missing: usize, deadline: Option<Instant>) -> Result<Option<usize>, Broken> {
-        self.input.drain(..self.begin);
-        self.begin = 0;
-        let filled = self.input.len();
-        self.input.resize(filled + missing.max(CHUNK), 0);
-        let received = self.receive_behind(filled, deadline);
-        let count = received.as_ref().map_or(0, |count| count.unwrap_or(0));
-        self.input.truncate(filled + count);
-        if self.input.capacity() > 2 * CHUNK && self.input.len() <= CHUNK {
-            self.input.shrink_to(CHUNK);
+        self.input.copy_within(self.begin..self.end, 0);
+        (self.begin, self.end) = (0, self.buffered());
+        let room = self.end + missing.max(CHUNK);
+        if room <= 2 * CHUNK && self.input.len() > 2 * CHUNK {
+            self.input.truncate(2 * CHUNK);
+            self.input.shrink_to_fit();
         }
-        received
+        if self.input.len() < room {
+            self.input.resize(room, 0);
+        }
+        let received = self.receive_into(self.end..room, deadline)?;
+        self.end += received.unwrap_or(0);
+        Ok(received)
     }
 
-    fn receive_behind(
+    fn receive_into(
         &mut self,
-        filled: usize,
+        place: Range<usize>,
         deadline: Option<Instant>,
     ) -> Result<Option<usize>, Broken> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut room = [IoSliceMut::new(&mut self.input[filled..])];
+        let begin = place.start;
+        let mut room = [IoSliceMut::new(&mut self.input[place])];
         let flags = RecvFlags::CMSG_CLOEXEC;
         let quick = flags | RecvFlags::DONTWAIT;
         let until = Instant::now() + self.patience;
@@ -213,15 +243,19 @@ impl<'a> Receiver<'a> {
                 received => break received?,
             }
         };
-        let at = self.consumed + (filled + received.bytes) as u64;
+        let at = self.consumed + (begin + received.bytes) as u64;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.descriptors.extend(descriptors.map(|fd| (at, fd)));
+                self.descriptors
+                    .extend(descriptors.map(|fd| (at, Foreign::new(fd))));
             }
         }
-        let cut = received.flags.contains(ReturnFlags::CTRUNC);
+        // There is room for all that a message can have.
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Broken::NoRoom);
+        }
         // Those of one message, and of the next that was received with its end.
-        if cut || self.descriptors.len() > 2 * MAX_DESCRIPTORS {
+        if self.descriptors.len() > 2 * MAX_DESCRIPTORS {
             return Err(Broken::Descriptors);
         }
         Ok(Some(received.bytes))
@@ -249,147 +283,4 @@ fn readable_before(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::{IoSlice, Write};
-    use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream;
-
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
-    use zerocopy::IntoBytes;
-
-    use super::*;
-
-    fn message(id: u16, body: &[u8]) -> Vec<u8> {
-        let header = Header {
-            id,
-            command: 8,
-            size: 16 + body.len() as u32,
-            flags: 0,
-            error: 0,
-        };
-        [header.as_bytes(), body].concat()
-    }
-
-    fn send_with(vmm: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
-        let sent = sendmsg(
-            vmm,
-            &[IoSlice::new(bytes)],
-            &mut ancillary,
-            SendFlags::empty(),
-        );
-        assert_eq!(sent.unwrap(), bytes.len());
-    }
-
-    /// Id, length of the body and number of descriptors.
-    fn next(receiver: &mut Receiver<'_>) -> (u16, usize, usize) {
-        match receiver.receive(None).unwrap() {
-            Received::Message(message) => (
-                message.header.id,
-                message.body.len(),
-                message.descriptors.len(),
-            ),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn messages_come_one_by_one_however_they_are_cut() {
-        let (mut vmm, ours) = UnixStream::pair().unwrap();
-        let mut receiver = Receiver::new(ours.as_fd());
-        let long = vec![7; 3 * CHUNK];
-        let all = [
-            message(1, &[]),
-            message(2, &[1, 2, 3]),
-            message(3, &long),
-            message(4, &[]),
-        ]
-        .concat();
-        let writer = std::thread::spawn(move || {
-            for piece in all.chunks(13) {
-                vmm.write_all(piece).unwrap();
-            }
-        });
-        for (id, length) in [(1, 0), (2, 3), (3, long.len()), (4, 0)] {
-            assert_eq!(next(&mut receiver), (id, length, 0));
-        }
-        writer.join().unwrap();
-        assert!(matches!(receiver.receive(None), Ok(Received::Closed)));
-        assert!(receiver.input.capacity() <= 2 * CHUNK);
-    }
-
-    #[test]
-    fn waiting_ends_at_the_deadline_and_loses_nothing() {
-        let (mut vmm, ours) = UnixStream::pair().unwrap();
-        let mut receiver = Receiver::new(ours.as_fd());
-        let soon = || Some(Instant::now() + Duration::from_millis(1));
-        assert!(matches!(receiver.receive(soon()), Ok(Received::Nothing)));
-        let bytes = message(1, &[0; 8]);
-        vmm.write_all(&bytes[..20]).unwrap();
-        assert!(matches!(receiver.receive(soon()), Ok(Received::Nothing)));
-        vmm.write_all(&bytes[20..]).unwrap();
-        assert_eq!(next(&mut receiver), (1, 8, 0));
-    }
-
-    #[test]
-    fn descriptors_stay_with_their_message() {
-        let (mut vmm, ours) = UnixStream::pair().unwrap();
-        let mut receiver = Receiver::new(ours.as_fd());
-        let file = File::open("/dev/null").unwrap();
-        vmm.write_all(&message(1, &[])).unwrap();
-        send_with(&vmm, &message(2, &[0; 4]), &[file.as_fd(), file.as_fd()]);
-        vmm.write_all(&message(3, &[])).unwrap();
-        send_with(&vmm, &message(4, &[]), &[file.as_fd()]);
-        let found = [1, 2, 3, 4].map(|_| next(&mut receiver));
-        assert_eq!(found, [(1, 0, 0), (2, 4, 2), (3, 0, 0), (4, 0, 1)]);
-    }
-
-    #[test]
-    fn nonsense_breaks_it() {
-        for size in [0, 15, MAX_MESSAGE as u32 + 1, u32::MAX] {
-            let (mut vmm, ours) = UnixStream::pair().unwrap();
-            let mut receiver = Receiver::new(ours.as_fd());
-            let mut bytes = message(1, &[]);
-            bytes[4..8].copy_from_slice(&size.to_ne_bytes());
-            vmm.write_all(&bytes).unwrap();
-            let broken = receiver.receive(None).unwrap_err();
-            assert!(matches!(broken, Broken::Size(claimed) if claimed == size));
-        }
-        let (mut vmm, ours) = UnixStream::pair().unwrap();
-        let mut receiver = Receiver::new(ours.as_fd());
-        vmm.write_all(&message(1, &[0; 8])[..20]).unwrap();
-        drop(vmm);
-        assert!(matches!(receiver.receive(None), Err(Broken::Cut)));
-    }
-
-    #[test]
-    fn too_many_descriptors_break_it() {
-        let file = File::open("/dev/null").unwrap();
-        let many = [file.as_fd(); MAX_DESCRIPTORS + 1];
-        let (vmm, ours) = UnixStream::pair().unwrap();
-        let mut receiver = Receiver::new(ours.as_fd());
-        send_with(&vmm, &message(1, &[]), &many);
-        assert!(matches!(receiver.receive(None), Err(Broken::Descriptors)));
-        // A few with each byte of a message that never ends.
-        let (vmm, ours) = UnixStream::pair().unwrap();
-        let mut receiver = Receiver::new(ours.as_fd());
-        for byte in message(1, &[0; 4]).iter().take(5) {
-            send_with(&vmm, &[*byte], &many[..8]);
-        }
-        assert!(matches!(receiver.receive(None), Err(Broken::Descriptors)));
-    }
-
-    #[test]
-    fn answers_to_nobody_are_an_error_and_no_signal() {
-        let (vmm, ours) = UnixStream::pair().unwrap();
-        send_all(ours.as_fd(), b"answer").unwrap();
-        drop(vmm);
-        assert!(matches!(
-            send_all(ours.as_fd(), b"answer"),
-            Err(Broken::Kernel(_))
-        ));
-    }
-}
+mod tests;

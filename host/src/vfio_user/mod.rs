@@ -13,15 +13,15 @@
 
 mod backend;
 mod connection;
+mod eventfd;
 mod irq_request;
 mod layout;
 mod session;
-mod throttle;
 mod vectors;
 mod wire;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,14 +30,15 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
-pub use crate::socket::BindError;
-pub use vectors::{NotAnEventFd, Vectors};
+pub use crate::socket::{Access, BindError};
+pub use vectors::Vectors;
 
+use crate::closer::{self, Foreign};
 use crate::device::Device;
+use crate::ration::Ration;
 use crate::socket::BoundListener;
 use backend::Backend;
 use connection::Broken;
-use throttle::Throttle;
 
 /// How long to wait before accepting again when the kernel could not.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -73,18 +74,28 @@ struct State {
     stopping: bool,
     running: bool,
     /// The VMM that is being served.
-    connection: Option<Arc<OwnedFd>>,
+    connection: Option<Arc<Foreign>>,
 }
 
 impl Server {
-    /// Listens on `path`, with the permissions that the umask says. From now on
-    /// a VMM can connect; it is served when [`serve`](Self::serve) runs.
+    /// Listens on `path`. From now on a VMM of the same user can connect; it is served
+    /// when [`serve`](Self::serve) runs.
     ///
     /// # Errors
     ///
     /// [`BindError`] if the path is taken or can't be used.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let socket = BoundListener::bind(path, None)?;
+        Self::bind_for(path, Access::default())
+    }
+
+    /// Listens on `path`, for VMMs that are given access. Whoever can connect owns the
+    /// device as long as it stays connected.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] if the path is taken or can't be used, or access can't be given.
+    pub fn bind_for(path: &Path, access: Access) -> Result<Self, BindError> {
+        let socket = BoundListener::bind(path, access)?;
         let (state, changed) = Default::default();
         let control = Control {
             socket,
@@ -115,29 +126,45 @@ impl Server {
     /// [`ServeError`] if the socket breaks.
     pub fn serve(self, device: &Device, vectors: &Vectors) -> Result<(), ServeError> {
         let _running = Running::new(&self.control);
-        let mut throttle = Throttle::new();
+        let mut rations = Rations::default();
         while let Some(socket) = self.control.accept()? {
-            let mut backend = Backend::new(device, vectors, &mut throttle);
+            let mut backend = Backend::new(device, vectors, &mut rations);
             let outcome = session::run(socket.as_fd(), &mut backend);
             let used = backend.was_used();
             device.detach();
             vectors.clear();
+            // The VMM is told so at once. What it sent and nobody received is closed with
+            // the socket, and that may take long.
+            let _ = shutdown(&*socket, Shutdown::Both);
             if !self.control.hung_up() {
-                report(outcome, used, &mut throttle);
+                report(outcome, used, &mut rations.sessions);
             }
         }
         Ok(())
     }
 }
 
-fn report(outcome: Result<(), Broken>, used: bool, throttle: &mut Throttle) {
-    let Some(dropped) = throttle.pass() else {
+/// The lines that VMMs can cause. Those of one kind do not use up another's.
+#[derive(Debug, Default)]
+struct Rations {
+    /// That one comes, resets the device, and goes.
+    sessions: Ration,
+    /// What is refused.
+    refusals: Ration,
+    /// That memory is out of reach.
+    memory: Ration,
+}
+
+fn report(outcome: Result<(), Broken>, used: bool, ration: &mut Ration) {
+    if matches!(outcome, Ok(()) if !used) {
+        // Somebody looked whether we are there. That is no news, however often.
+        return;
+    }
+    let Some(dropped) = ration.pass() else {
         return;
     };
     match outcome {
-        Ok(()) if used => tracing::info!(dropped, "the VMM is gone; ready for the next"),
-        // Somebody looked whether we are there.
-        Ok(()) => tracing::debug!("a connection was closed without a request"),
+        Ok(()) => tracing::info!(dropped, "the VMM is gone; ready for the next"),
         Err(error) => tracing::warn!(
             dropped,
             "a session with a VMM failed: {error}; ready for the next"
@@ -147,11 +174,14 @@ fn report(outcome: Result<(), Broken>, used: bool, throttle: &mut Throttle) {
 
 impl Control {
     /// Waits for a VMM. None if there is to be no other.
-    fn accept(&self) -> Result<Option<Arc<OwnedFd>>, ServeError> {
+    fn accept(&self) -> Result<Option<Arc<Foreign>>, ServeError> {
         while !self.state.lock().stopping {
+            if !closer::wait_for_room(ACCEPT_PAUSE) {
+                continue;
+            }
             let accepted = retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC));
             match accepted {
-                Ok(socket) => return Ok(self.take(socket)),
+                Ok(socket) => return Ok(self.take(Foreign::new(socket))),
                 Err(errno) => self.pause(errno)?,
             }
         }
@@ -160,7 +190,7 @@ impl Control {
 
     /// Remembers a connection, to be ended when the server stops. None if it
     /// does so already.
-    fn take(&self, socket: OwnedFd) -> Option<Arc<OwnedFd>> {
+    fn take(&self, socket: Foreign) -> Option<Arc<Foreign>> {
         let mut state = self.state.lock();
         if state.stopping {
             return None;
@@ -226,7 +256,7 @@ impl Stopper {
         // Either may have ended by itself, which is as good.
         let _ = shutdown(&control.socket, Shutdown::Both);
         if let Some(connection) = &state.connection {
-            let _ = shutdown(connection, Shutdown::Both);
+            let _ = shutdown(&**connection, Shutdown::Both);
         }
         while state.running {
             if control.changed.wait_until(&mut state, deadline).timed_out() {

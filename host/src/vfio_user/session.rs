@@ -15,7 +15,7 @@ use super::wire::{
     Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
     RegionInfo, SetIrqs, VERSION, Version,
 };
-use crate::memory::{GuestMemory, close_elsewhere};
+use crate::memory::GuestMemory;
 
 /// As many regions as a client may assume. Fewer would have to be announced, as
 /// `max_dma_maps`.
@@ -123,12 +123,9 @@ impl Session<'_, '_> {
                 let mut descriptors = descriptors.into_iter();
                 let file = descriptors.next();
                 if descriptors.len() > 0 {
-                    file.into_iter()
-                        .chain(descriptors)
-                        .for_each(close_elsewhere);
                     return Err(Errno::INVAL);
                 }
-                backend.dma_map(&map, file.map(Into::into))?;
+                backend.dma_map(&map, file.map(|file| file.keep().into()))?;
             }
             Command::DmaUnmap => {
                 let (mut unmap, _) = split::<DmaUnmap>(body)?;

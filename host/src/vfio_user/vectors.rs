@@ -1,28 +1,34 @@
 //! The eventfds that a VMM gave for its interrupt vectors.
 
+use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::OFlags;
 
+use super::eventfd::{EventFd, Signaller};
+use crate::closer::Foreign;
 use crate::interrupt::VectorSink;
-
-/// `ANON_INODE_FS_MAGIC` of `linux/magic.h`.
-const ANON_INODE_FS: u32 = 0x0904_1934;
 
 /// How soon a vector may follow itself if it is moderated: a guest that sends as
 /// fast as it can is told of some completions at once. Each interrupt makes a
 /// driver ring two doorbells, and each doorbell is a message that QEMU sends.
 const HOLD: Duration = Duration::from_micros(500);
 
-/// A descriptor that is no eventfd was given for a vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the descriptor for vector {0} is no eventfd")]
-pub struct NotAnEventFd(pub u32);
+/// Why descriptors are not taken for vectors.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AssignError {
+    /// It is something else, to which nothing is ever written.
+    #[error("the descriptor for vector {0} is no eventfd: send one that `eventfd` made")]
+    NotAnEventFd(u32),
+    /// The kernel signals no eventfds for us.
+    #[error(
+        "eventfds can't be signalled, since the kernel gives no asynchronous I/O ({0}): raise \
+         `sysctl fs.aio-max-nr`, or take a kernel with CONFIG_AIO"
+    )]
+    Unavailable(String),
+}
 
 /// Interrupt vectors and the eventfds behind them. Cheap to clone; every clone
 /// is the same table.
@@ -45,6 +51,7 @@ struct Table {
     slots: Box<[Mutex<Slot>]>,
     /// Vectors that are held back, and until when; the earliest first.
     late: Mutex<Vec<(u16, Instant)>>,
+    signaller: io::Result<Signaller>,
 }
 
 #[derive(Debug, Default)]
@@ -56,43 +63,6 @@ struct Slot {
     delivered: Option<Instant>,
     /// It is held back.
     late: bool,
-}
-
-/// An eventfd that another process made.
-#[derive(Debug)]
-struct EventFd {
-    fd: OwnedFd,
-    /// Whether a write could block, which happens when the counter is full.
-    blocking: bool,
-}
-
-impl EventFd {
-    /// None if `fd` is something else, to which a write might do anything.
-    fn new(fd: OwnedFd) -> Option<Self> {
-        let system = rustix::fs::fstatfs(&fd).ok()?;
-        let flags = rustix::fs::fcntl_getfl(&fd).ok()?;
-        let anonymous = system.f_type as u32 == ANON_INODE_FS;
-        let blocking = !flags.contains(OFlags::NONBLOCK);
-        anonymous.then_some(Self { fd, blocking })
-    }
-
-    fn signal(&self) {
-        if self.blocking && !self.has_room() {
-            return;
-        }
-        // It fails only if the counter is full, and then the VMM has not
-        // even taken the interrupts before this one.
-        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
-    }
-
-    fn has_room(&self) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::OUT)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-    }
 }
 
 impl Slot {
@@ -123,6 +93,11 @@ impl Slot {
         None
     }
 
+    /// Returns whether it was raised and is held back.
+    fn is_waiting(&self) -> bool {
+        self.pending || self.late && (self.masked || self.eventfd.is_none())
+    }
+
     /// Delivers what had to wait, if nothing holds it back any more.
     fn release(&mut self) {
         if self.pending {
@@ -137,6 +112,7 @@ impl Vectors {
         Self(Arc::new(Table {
             slots: (0..count).map(|_| Mutex::default()).collect(),
             late: Mutex::default(),
+            signaller: Signaller::new(),
         }))
     }
 
@@ -146,11 +122,15 @@ impl Vectors {
     }
 
     /// Gives eventfds to the vectors from `start` on; all or none.
-    pub(super) fn assign(&self, start: u32, fds: Vec<OwnedFd>) -> Result<(), NotAnEventFd> {
-        let eventfds: Vec<_> = (start..)
-            .zip(fds)
-            .map(|(vector, fd)| EventFd::new(fd).ok_or(NotAnEventFd(vector)))
-            .collect::<Result<_, _>>()?;
+    pub(super) fn assign(&self, start: u32, fds: Vec<Foreign>) -> Result<(), AssignError> {
+        let signaller = self.0.signaller.as_ref();
+        let signaller = signaller.map_err(|error| AssignError::Unavailable(error.to_string()))?;
+        let checked = |(vector, fd)| {
+            let eventfd = signaller.check(fd);
+            eventfd.ok_or(AssignError::NotAnEventFd(vector))
+        };
+        let eventfds: Result<Vec<_>, _> = (start..).zip(fds).map(checked).collect();
+        let eventfds = eventfds?;
         for (slot, eventfd) in self.0.slots.iter().skip(start as usize).zip(eventfds) {
             let mut slot = slot.lock();
             slot.eventfd = Some(eventfd);
@@ -183,11 +163,6 @@ impl Vectors {
             slot.pending = false;
             slot.late = false;
         });
-    }
-
-    /// Raises vectors as the device does.
-    pub(super) fn trigger(&self, vectors: Range<u32>) {
-        self.each(vectors, |slot| slot.raise(Instant::now()));
     }
 
     pub(super) fn mask(&self, vectors: Range<u32>) {
@@ -259,6 +234,11 @@ impl VectorSink for Vectors {
         }
     }
 
+    fn is_pending(&self, vector: u16) -> bool {
+        let slot = self.0.slots.get(usize::from(vector));
+        slot.is_some_and(|slot| slot.lock().is_waiting())
+    }
+
     fn raise_late(&self, vector: u16) {
         self.raise_moderated(vector, Instant::now());
     }
@@ -273,167 +253,4 @@ impl VectorSink for Vectors {
 }
 
 #[cfg(test)]
-mod tests {
-    use rustix::event::EventfdFlags;
-
-    use super::*;
-
-    fn eventfd() -> OwnedFd {
-        rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap()
-    }
-
-    fn copy(fd: &OwnedFd) -> OwnedFd {
-        fd.try_clone().unwrap()
-    }
-
-    /// How often the eventfd was signalled since the last call.
-    fn count(fd: &OwnedFd) -> u64 {
-        let mut data = [0; 8];
-        rustix::io::read(fd, &mut data).map_or(0, |_| u64::from_ne_bytes(data))
-    }
-
-    #[test]
-    fn raise_signals_its_eventfd_only() {
-        let vectors = Vectors::new(2);
-        let (a, b) = (eventfd(), eventfd());
-        vectors.assign(0, vec![copy(&a), copy(&b)]).unwrap();
-        vectors.raise(1);
-        vectors.raise(1);
-        vectors.raise(2);
-        assert_eq!((count(&a), count(&b)), (0, 2));
-    }
-
-    #[test]
-    fn what_was_raised_too_early_is_delivered_once() {
-        let vectors = Vectors::new(1);
-        vectors.raise(0);
-        vectors.raise(0);
-        let fd = eventfd();
-        vectors.assign(0, vec![copy(&fd)]).unwrap();
-        assert_eq!(count(&fd), 1);
-        vectors.mask(0..1);
-        vectors.raise(0);
-        assert_eq!(count(&fd), 0);
-        vectors.unmask(0..1);
-        vectors.unmask(0..1);
-        assert_eq!(count(&fd), 1);
-    }
-
-    #[test]
-    fn reset_deassign_and_clear_forget_what_is_pending() {
-        for forget in [
-            |v: &Vectors| v.forget_pending(),
-            |v: &Vectors| v.deassign(0..1),
-            |v: &Vectors| v.clear(),
-        ] {
-            let vectors = Vectors::new(1);
-            vectors.raise(0);
-            forget(&vectors);
-            let fd = eventfd();
-            vectors.assign(0, vec![copy(&fd)]).unwrap();
-            assert_eq!(count(&fd), 0);
-        }
-    }
-
-    #[test]
-    fn doorbells_raise_no_faster_than_they_may_and_lose_nothing() {
-        let vectors = Vectors::new(2);
-        let (a, b) = (eventfd(), eventfd());
-        vectors.assign(0, vec![copy(&a), copy(&b)]).unwrap();
-        let begun = Instant::now();
-        let doorbell = |vector, after| vectors.raise_moderated(vector, begun + after);
-        doorbell(0, Duration::ZERO);
-        assert_eq!((count(&a), vectors.next_late()), (1, None), "the first");
-        doorbell(0, HOLD / 4);
-        doorbell(0, HOLD / 2);
-        doorbell(1, HOLD / 2);
-        assert_eq!((count(&a), count(&b)), (0, 1));
-        assert_eq!(vectors.next_late(), Some(begun + HOLD));
-        vectors.deliver_late(begun + HOLD / 2);
-        assert_eq!(count(&a), 0, "too early");
-        vectors.deliver_late(begun + HOLD);
-        assert_eq!((count(&a), vectors.next_late()), (1, None));
-        doorbell(0, 2 * HOLD);
-        assert_eq!((count(&a), vectors.next_late()), (1, None));
-    }
-
-    #[test]
-    fn what_is_held_back_goes_along_with_the_next_or_before_its_eventfd_goes() {
-        let vectors = Vectors::new(1);
-        let fd = eventfd();
-        vectors.assign(0, vec![copy(&fd)]).unwrap();
-        let begun = Instant::now();
-        let hold_back = || {
-            vectors.raise_moderated(0, begun);
-            count(&fd);
-            vectors.raise_moderated(0, begun);
-            assert_eq!(count(&fd), 0);
-        };
-        hold_back();
-        vectors.raise(0);
-        assert_eq!(count(&fd), 1);
-        vectors.deliver_late(begun + Duration::from_secs(3600));
-        assert_eq!((count(&fd), vectors.next_late()), (0, None));
-        hold_back();
-        vectors.hurry();
-        assert_eq!((count(&fd), vectors.next_late()), (1, None));
-        vectors.hurry();
-        assert_eq!(count(&fd), 0);
-        hold_back();
-        vectors.deassign(0..1);
-        assert_eq!(count(&fd), 1);
-        vectors.assign(0, vec![copy(&fd)]).unwrap();
-        hold_back();
-        vectors.forget_pending();
-        vectors.deliver_late(begun + Duration::from_secs(3600));
-        assert_eq!(count(&fd), 0);
-    }
-
-    #[test]
-    fn only_what_a_doorbell_came_to_is_moderated() {
-        let vectors = Vectors::new(1);
-        let fd = eventfd();
-        vectors.assign(0, vec![copy(&fd)]).unwrap();
-        let late = Instant::now() + Duration::from_secs(3600);
-        vectors.0.slots[0].lock().delivered = Some(late);
-        vectors.raise_late(0);
-        assert_eq!(count(&fd), 0);
-        vectors.raise(0);
-        assert_eq!(count(&fd), 1);
-    }
-
-    #[test]
-    fn only_eventfds_are_taken() {
-        let vectors = Vectors::new(2);
-        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-        let fd = eventfd();
-        assert_eq!(
-            vectors.assign(0, vec![copy(&fd), far.into()]),
-            Err(NotAnEventFd(1))
-        );
-        vectors.raise(0);
-        assert_eq!(count(&fd), 0, "all or none");
-        drop(near);
-    }
-
-    #[test]
-    fn full_blocking_eventfd_does_not_block() {
-        let vectors = Vectors::new(1);
-        let fd = rustix::event::eventfd(0, EventfdFlags::empty()).unwrap();
-        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-        vectors.assign(0, vec![copy(&fd)]).unwrap();
-        vectors.raise(0);
-        assert_eq!(count(&fd), u64::MAX - 1);
-        vectors.raise(0);
-        assert_eq!(count(&fd), 1);
-    }
-
-    #[test]
-    fn ranges_beyond_the_table_are_harmless() {
-        let vectors = Vectors::new(2);
-        vectors.trigger(1..u32::MAX);
-        vectors.mask(5..9);
-        vectors.assign(2, vec![eventfd()]).unwrap();
-        assert_eq!(vectors.count(), 2);
-    }
-}
+mod tests;

@@ -39,10 +39,16 @@ impl Manatee {
     }
 
     pub fn start_in(dir: Rc<TempDir>) -> Self {
+        let command = serve(&dir.path().join("vfio.sock"));
+        Self::start_by(dir, command)
+    }
+
+    /// Starts it by a command that serves at `vfio.sock` in this directory.
+    pub fn start_by(dir: Rc<TempDir>, mut command: Command) -> Self {
         let notify = dir.path().join("notify");
         let readiness = UnixDatagram::bind(&notify).unwrap();
         readiness.set_read_timeout(Some(DEADLINE)).unwrap();
-        let child = serve(&dir.path().join("vfio.sock"))
+        let child = command
             .args([
                 "--control".as_ref(),
                 dir.path().join("control.sock").as_os_str(),
@@ -85,6 +91,12 @@ impl Manatee {
     pub fn inspect(&self) -> serde_json::Value {
         let mut client = manatee::control::Client::connect(&self.control()).unwrap();
         client.inspect(None).unwrap()
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        open.unwrap().count()
     }
 
     pub fn signal(&self, signal: Signal) {

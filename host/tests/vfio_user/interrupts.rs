@@ -9,29 +9,29 @@ use vfio_user::Client;
 use crate::harness::{MSIX, Manatee, readable};
 use crate::raw::{self, Raw};
 
-const NONE: u32 = 1;
+pub const NONE: u32 = 1;
 const BOOL: u32 = 2;
-const EVENTFD: u32 = 4;
-const MASK: u32 = 8;
-const UNMASK: u32 = 16;
-const TRIGGER: u32 = 32;
+pub const EVENTFD: u32 = 4;
+pub const MASK: u32 = 8;
+pub const UNMASK: u32 = 16;
+pub const TRIGGER: u32 = 32;
 
-fn eventfd() -> OwnedFd {
+pub fn eventfd() -> OwnedFd {
     rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap()
 }
 
 /// How often it was signalled. The answer to a request comes after what the
 /// request caused, so there is nothing to wait for.
-fn taken(fd: &OwnedFd) -> u64 {
+pub fn taken(fd: &OwnedFd) -> u64 {
     let mut data = [0; 8];
     rustix::io::read(fd, &mut data).map_or(0, |_| u64::from_ne_bytes(data))
 }
 
-fn set(client: &mut Client, flags: u32, start: u32, count: u32) {
+pub fn set(client: &mut Client, flags: u32, start: u32, count: u32) {
     client.set_irqs(MSIX, flags, start, count, &[]).unwrap();
 }
 
-fn assign(client: &mut Client, start: u32, fds: &[&OwnedFd]) {
+pub fn assign(client: &mut Client, start: u32, fds: &[&OwnedFd]) {
     let fds: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
     client
         .set_irqs(MSIX, EVENTFD | TRIGGER, start, fds.len() as u32, &fds)

@@ -1,8 +1,8 @@
 //! Starting, ending, and asking from outside.
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::rc::Rc;
 
 use rustix::process::Signal;
@@ -28,6 +28,47 @@ fn signals_remove_the_sockets_and_exit_with_success() {
         assert_eq!(manatee.wait().code(), Some(0), "{}", manatee.log());
         assert!(!manatee.socket().exists() && !manatee.control().exists());
     }
+}
+
+#[test]
+fn socket_is_for_its_owner_unless_others_are_named() {
+    let own = rustix::process::getegid().as_raw();
+    let group = own.to_string();
+    let cases: [(&[&str], u32); 4] = [
+        (&[], 0o600),
+        (&["--socket-mode", "0666"], 0o666),
+        (&["--socket-group", &group], 0o660),
+        (&["--socket-group", &group, "--socket-mode", "620"], 0o620),
+    ];
+    for (arguments, mode) in cases {
+        let dir = Rc::new(tempfile::tempdir().unwrap());
+        let served = serve(&dir.path().join("vfio.sock"));
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"umask 0; exec "$0" "$@""#]);
+        command.arg(served.get_program()).args(served.get_args());
+        command.args(arguments);
+        let manatee = Manatee::start_by(dir, command);
+        let file = manatee.socket().metadata().unwrap();
+        let found = (file.permissions().mode() & 0o7777, file.gid());
+        assert_eq!(found, (mode, own), "{arguments:?}");
+        assert_eq!(config_u32(&mut manatee.attach(), 0), 0x00ba_1414);
+    }
+}
+
+#[test]
+fn access_that_makes_no_sense_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    for (option, value, says) in [
+        ("--socket-mode", "rw", "octal"),
+        ("--socket-mode", "1777", "octal"),
+        ("--socket-group", "no-such-group", "number"),
+    ] {
+        let output = serve(&socket).args([option, value]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{option} {value}");
+        assert!(error_of(&output).contains(says), "{}", error_of(&output));
+    }
+    assert!(!socket.exists());
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Messages that the crate's client would not send.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 pub const VERSION: u16 = 1;
 pub const DMA_MAP: u16 = 2;
@@ -15,6 +19,9 @@ pub const REGION_WRITE: u16 = 10;
 pub const RESET: u16 = 13;
 
 pub const NO_REPLY: u32 = 1 << 4;
+
+/// The most descriptors that one call can send (`SCM_MAX_FD`).
+const MAX_SENT: usize = 253;
 
 const HEADER: usize = 16;
 
@@ -67,6 +74,27 @@ impl Raw {
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)
+    }
+
+    /// Sends bytes with descriptors.
+    pub fn send_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SENT))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
+        let flags = SendFlags::NOSIGNAL;
+        let sent = sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, flags);
+        assert_eq!(sent.unwrap(), bytes.len());
+    }
+
+    /// As [`ask`](Self::ask), with descriptors.
+    pub fn ask_with(
+        &mut self,
+        command: u16,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Vec<u8>, u32> {
+        self.send_with(&message(command, 0, body), fds);
+        self.answer()
     }
 
     /// The body of the answer; Err if it is a refusal.

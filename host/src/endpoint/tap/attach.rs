@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
-use super::ioctl;
+use super::{ioctl, queues};
 use crate::endpoint::vnet::VNET_HEADER_BYTES;
 
 const DRIVER: &str = "/dev/net/tun";
@@ -16,6 +16,9 @@ const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// Room for an interface's name, the zero at its end included (`IFNAMSIZ`).
 const NAME_ROOM: usize = libc::IFNAMSIZ;
+
+/// Queues that we attach to.
+const OWN_QUEUES: u32 = 1;
 
 /// Why there is no TAP of the name that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,12 @@ pub enum TapError {
         "the TAP interface `{0}` is in use by another process: stop that one, or choose another interface"
     )]
     Busy(String),
+    /// Another process has a queue of the interface, and would get some of the packets.
+    #[error(
+        "the TAP interface `{0}` is in use: {1} of its queues are attached elsewhere, and packets \
+         would be shared with them; stop whoever has them, or choose another interface"
+    )]
+    Shared(String, u32),
     /// The interface is no TAP.
     #[error(
         "the interface `{0}` exists but is no TAP (another kind of interface, or a TUN): choose another name, or make one with `sudo ip tuntap add dev NAME mode tap`"
@@ -93,9 +102,16 @@ pub fn attach(name: &str) -> Result<Attached, TapError> {
         None,
     )
     .map_err(failed("a socket to ask about interfaces"))?;
-    let existed = netdevice::name_to_index(&socket, name).is_ok();
+    let name_to_index = |name: &str| netdevice::name_to_index(&socket, name);
+    let existed = name_to_index(name).is_ok();
     let fd = open_driver()?;
     claim(fd.as_fd(), name).map_err(|error| refused(name, existed, error))?;
+    // Asked after attaching, so that of two who come at once none overlooks the other.
+    let attached = queues::attached(name_to_index(name).map_err(failed("SIOCGIFINDEX"))?);
+    let attached = attached.map_err(failed("RTM_GETLINK"))?;
+    if attached > OWN_QUEUES {
+        return Err(TapError::Shared(name.to_owned(), attached - OWN_QUEUES));
+    }
     ioctl::set_header_size(fd.as_fd(), VNET_HEADER_BYTES as libc::c_int)
         .map_err(failed("TUNSETVNETHDRSZ"))?;
     ioctl::set_little_endian(fd.as_fd()).map_err(failed("TUNSETVNETLE"))?;
@@ -130,7 +146,8 @@ fn open_driver() -> Result<OwnedFd, TapError> {
 
 /// Attaches to an interface of one queue, or to a queue of one that
 /// was made with `multi_queue`: the kernel wants to hear which it is. Of the
-/// latter kind it gives every process a queue, and says to none that it is busy.
+/// latter kind it gives every process a queue, and says to none that it is busy;
+/// see [`queues`].
 fn claim(tun: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
     match ioctl::set_interface(tun, name, FLAGS) {
         Err(Errno::INVAL) => ioctl::set_interface(tun, name, FLAGS | libc::IFF_MULTI_QUEUE),

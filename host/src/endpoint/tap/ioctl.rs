@@ -47,6 +47,19 @@ pub fn set_little_endian(tun: BorrowedFd<'_>) -> Result<()> {
     unsafe { ioctl(tun, Setter::<TUNSETVNETLE, libc::c_int>::new(1)) }
 }
 
+/// Has a queue of a `multi_queue` interface receive, or not.
+#[cfg(test)]
+pub fn set_queue(tun: BorrowedFd<'_>, receives: bool) -> Result<()> {
+    const TUNSETQUEUE: Opcode = rustix::ioctl::opcode::write::<libc::c_int>(b'T', 217);
+    let mut request = request("")?;
+    request.ifr_ifru.ifru_flags = match receives {
+        true => libc::IFF_ATTACH_QUEUE as i16,
+        false => libc::IFF_DETACH_QUEUE as i16,
+    };
+    // SAFETY: TUNSETQUEUE reads a `struct ifreq`.
+    unsafe { ioctl(tun, Updater::<TUNSETQUEUE, _>::new(&mut request)) }
+}
+
 /// The MTU of an interface, asked of any socket in its network namespace.
 pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> Result<libc::c_int> {
     let mut request = request(name)?;

@@ -10,6 +10,7 @@
 mod attach;
 mod inbox;
 mod ioctl;
+mod queues;
 mod receive;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 mod config;
 mod msix;
 
-use super::msix::Message;
+use super::msix::{Due, Message, TableOwner};
 use super::{Function, Identity};
 
 const IDENTITY: Identity = Identity {
@@ -40,7 +40,11 @@ fn config_u32(function: &Function, offset: u64) -> u32 {
 }
 
 fn control(function: &mut Function, value: u16) -> Vec<Message> {
-    function.config_write(MSIX_CONTROL, &value.to_le_bytes())
+    messages(function.config_write(MSIX_CONTROL, &value.to_le_bytes()))
+}
+
+fn messages(due: Vec<Due>) -> Vec<Message> {
+    due.into_iter().map(|due| due.message).collect()
 }
 
 /// A bus master with MSI-X enabled whose vectors are all masked.
@@ -67,15 +71,14 @@ fn program(function: &mut Function, vector: u16, masked: bool) -> Vec<Message> {
     let base = 16 * u64::from(vector);
     let mut due = function.msix_write(base, &address.to_le_bytes());
     due.extend(function.msix_write(base + 8, &data.to_le_bytes()));
+    let mut due = messages(due);
     due.extend(mask(function, vector, masked));
     due
 }
 
 fn mask(function: &mut Function, vector: u16, masked: bool) -> Vec<Message> {
-    function.msix_write(
-        16 * u64::from(vector) + 12,
-        &u32::from(masked).to_le_bytes(),
-    )
+    let place = 16 * u64::from(vector) + 12;
+    messages(function.msix_write(place, &u32::from(masked).to_le_bytes()))
 }
 
 fn pending(function: &Function) -> Vec<u64> {

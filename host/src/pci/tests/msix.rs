@@ -54,8 +54,83 @@ fn function_mask_enable_and_bus_master_hold_everything_back() {
     assert!(function.config_write(COMMAND, &[0]).is_empty());
     raise_all(&mut function);
     let due = function.config_write(COMMAND, &MEMORY_AND_MASTER.to_le_bytes());
-    assert_eq!(due, [message(0), message(1)]);
+    assert_eq!(messages(due), [message(0), message(1)]);
     assert_eq!(pending(&function), [2]);
+}
+
+/// A bus master whose VMM keeps the MSI-X table to itself.
+fn with_table_at_vmm(vectors: u16) -> Function {
+    let mut function = function(vectors);
+    function.set_table_owner(TableOwner::Vmm);
+    let due = function.config_write(COMMAND, &MEMORY_AND_MASTER.to_le_bytes());
+    assert!(due.is_empty());
+    function
+}
+
+fn vectors(due: &[Due]) -> Vec<u16> {
+    due.iter().map(|due| due.vector).collect()
+}
+
+#[test]
+fn vmm_that_passes_nothing_on_gets_every_vector() {
+    let mut function = with_table_at_vmm(3);
+    assert!(function.raise(2).is_some());
+    assert!(function.raise(3).is_none(), "no such vector");
+    assert_eq!(pending(&function), [0; 0]);
+}
+
+#[test]
+fn what_a_vmm_with_its_own_table_passes_on_holds_back() {
+    let mut function = with_table_at_vmm(3);
+    let hold = |function: &mut Function, offset, data: &[u8]| {
+        assert!(function.config_write(offset, data).is_empty());
+        assert!(function.raise(1).is_none() && function.raise(1).is_none());
+        let mut pba = [0; 8];
+        function.msix_read(0x1000, &mut pba);
+        assert_eq!(pba, [2, 0, 0, 0, 0, 0, 0, 0]);
+    };
+    hold(&mut function, MSIX_CONTROL, &MASK_ALL.to_le_bytes());
+    let due = function.config_write(MSIX_CONTROL, &ENABLE.to_le_bytes());
+    assert_eq!(vectors(&due), [1], "once");
+    hold(&mut function, MSIX_CONTROL, &[0, 0]);
+    let due = function.config_write(MSIX_CONTROL, &ENABLE.to_le_bytes());
+    assert_eq!(vectors(&due), [1]);
+    hold(&mut function, COMMAND, &[2]);
+    let due = function.config_write(COMMAND, &[6]);
+    assert_eq!(vectors(&due), [1]);
+    // A mask that the guest wrote, and one of another vector.
+    let _ = program(&mut function, 1, false);
+    let _ = program(&mut function, 2, true);
+    assert!(function.raise(1).is_some());
+    assert_eq!(mask(&mut function, 1, true), []);
+    assert!(function.raise(1).is_none() && function.raise(2).is_none());
+    let due = function.msix_write(16 + 12, &[0]);
+    assert_eq!(vectors(&due), [1]);
+    assert_eq!(pending(&function), [2]);
+    function.reset();
+    let _ = function.config_write(COMMAND, &[6]);
+    assert!(function.raise(2).is_some(), "nothing is left of it");
+}
+
+#[test]
+fn vmm_raises_what_is_not_masked_without_a_bus_master() {
+    let mut function = with_table_at_vmm(2);
+    let _ = function.config_write(COMMAND, &[0]);
+    assert!(function.raise_for_vmm(0).is_some());
+    assert!(function.raise(0).is_none());
+    let _ = control(&mut function, MASK_ALL);
+    assert!(function.raise_for_vmm(1).is_none());
+    let _ = control(&mut function, 0);
+    let due = function.config_write(COMMAND, &[6]);
+    assert_eq!(vectors(&due), [0, 1]);
+}
+
+#[test]
+fn what_the_vmm_holds_back_itself_is_pending_too() {
+    let function = with_table_at_vmm(70);
+    let mut pba = [0; 16];
+    function.msix_read_with(0x1000, &mut pba, &|vector| vector >= 68);
+    assert_eq!(pba, (0b11_u128 << 68).to_le_bytes());
 }
 
 #[test]
@@ -72,7 +147,7 @@ fn one_write_over_several_entries_delivers_in_order() {
     let data = [vec![0; 4], entry(1), entry(2)].concat();
     let due = function.msix_write(12, &data);
     assert_eq!(
-        due,
+        messages(due),
         [
             Message {
                 address: 0,
@@ -143,7 +218,7 @@ proptest! {
                 }
                 _ => {
                     master = on;
-                    function.config_write(COMMAND, &(u16::from(on) << 2).to_le_bytes())
+                    messages(function.config_write(COMMAND, &(u16::from(on) << 2).to_le_bytes()))
                 }
             };
             let open = enabled && !all && master;

@@ -1,5 +1,7 @@
 //! Getting hold of an interface, and being refused.
 
+use std::os::fd::AsFd;
+
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::CapabilitySet;
@@ -58,6 +60,29 @@ fn an_interface_that_was_there_stays() {
 fn an_interface_of_several_queues_will_do() {
     in_namespace(|| {
         ip(&format!("tuntap add dev {NAME} mode tap multi_queue"));
+        let _no_child = CHILDREN.lock();
+        for _ in 0..2 {
+            assert!(open().is_ok());
+        }
+    });
+}
+
+#[test]
+fn a_queue_that_another_has_is_a_reason_to_refuse() {
+    in_namespace(|| {
+        ip(&format!("tuntap add dev {NAME} mode tap multi_queue"));
+        let _no_child = CHILDREN.lock();
+        let first = open().unwrap();
+        for _ in 0..2 {
+            let refused = refusal(NAME);
+            assert!(matches!(refused, TapError::Shared(_, 1)), "{refused}");
+            assert!(refused.to_string().contains(NAME), "{refused}");
+        }
+        // One that receives nothing at the moment is attached too.
+        super::ioctl::set_queue(first.fd.as_fd(), false).unwrap();
+        let refused = refusal(NAME);
+        assert!(matches!(refused, TapError::Shared(_, 1)), "{refused}");
+        drop(first);
         assert!(open().is_ok());
     });
 }

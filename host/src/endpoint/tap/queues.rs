@@ -1,0 +1,153 @@
+//! How many queues of a TAP are attached, by whomever.
+//!
+//! A TAP that was made with `multi_queue` takes as many as 256 queues, and spreads packets
+//! over them, whichever process has them. Only its owner's attributes say how many there
+//! are (rtnetlink(7), `RTM_GETLINK`; linux/if_link.h, `IFLA_TUN_NUM_QUEUES`).
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const NLM_F_REQUEST: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+/// The rest of a type are flags.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// An interface's attributes take one or two KiB.
+const MAX_ANSWER: usize = 32 << 10;
+
+/// `struct nlmsghdr`, and the `struct ifinfomsg` behind it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct LinkMessage {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+    family: u8,
+    reserved: u8,
+    device_kind: u16,
+    index: u32,
+    device_flags: u32,
+    change: u32,
+}
+
+/// `struct nlattr`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+struct Attribute {
+    /// In bytes, with this.
+    length: u16,
+    kind: u16,
+}
+
+/// Returns how many queues of the interface with this index are attached, those that do not
+/// receive at the moment included. One is attached if the interface has no more than that.
+pub fn attached(index: u32) -> rustix::io::Result<u32> {
+    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+    // Without a protocol it is NETLINK_ROUTE, which has the number 0.
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    let request = LinkMessage {
+        length: size_of::<LinkMessage>() as u32,
+        kind: RTM_GETLINK,
+        flags: NLM_F_REQUEST,
+        index,
+        ..LinkMessage::default()
+    };
+    send(&socket, request.as_bytes(), SendFlags::empty())?;
+    let mut answer = vec![0; MAX_ANSWER];
+    let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    queues_of(&answer[..length])
+}
+
+/// The queues that an answer tells of.
+fn queues_of(answer: &[u8]) -> rustix::io::Result<u32> {
+    let (message, attributes) = LinkMessage::read_from_prefix(answer).map_err(|_| Errno::BADMSG)?;
+    match message.kind {
+        RTM_NEWLINK => {}
+        // The error is where the family and what follows it would be.
+        NLMSG_ERROR => {
+            let code = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+            return Err(Errno::from_raw_os_error(-code));
+        }
+        _ => return Err(Errno::BADMSG),
+    }
+    let info = find(attributes, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_DATA));
+    let Some(info) = info else {
+        return Ok(1);
+    };
+    let number = |kind| {
+        let bytes = find(info, kind)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let enabled = number(IFLA_TUN_NUM_QUEUES).unwrap_or(1);
+    let disabled = number(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0);
+    Ok(enabled.saturating_add(disabled))
+}
+
+/// The bytes of the first attribute of this kind.
+fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let (header, _) = Attribute::read_from_prefix(attributes).ok()?;
+        let length = usize::from(header.length);
+        let bytes = attributes.get(size_of::<Attribute>()..length)?;
+        if header.kind & NLA_TYPE_MASK == kind {
+            return Some(bytes);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, bytes: &[u8]) -> Vec<u8> {
+        let length = 4 + bytes.len() as u16;
+        let mut all = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), bytes].concat();
+        all.resize(all.len().next_multiple_of(4), 0);
+        all
+    }
+
+    fn answer(attributes: &[u8]) -> Vec<u8> {
+        let message = LinkMessage {
+            kind: RTM_NEWLINK,
+            ..LinkMessage::default()
+        };
+        [message.as_bytes(), attributes].concat()
+    }
+
+    #[test]
+    fn queues_are_found_among_other_attributes() {
+        let number = |kind, number: u32| attribute(kind, &number.to_ne_bytes());
+        let data = [number(8, 3), attribute(4, &[1]), number(9, 2)].concat();
+        let info = [attribute(1, b"tun\0"), attribute(2 | 0x8000, &data)].concat();
+        let all = [attribute(3, b"tap-x\0"), attribute(18, &info)].concat();
+        assert_eq!(queues_of(&answer(&all)), Ok(5));
+        assert_eq!(queues_of(&answer(&[])), Ok(1));
+    }
+
+    #[test]
+    fn cut_and_broken_answers_end() {
+        let data = attribute(8, &7_u32.to_ne_bytes());
+        let whole = answer(&attribute(18, &attribute(2, &data)));
+        for end in 0..whole.len() {
+            let _ = queues_of(&whole[..end]);
+        }
+        assert_eq!(queues_of(&answer(&[0; 64])), Ok(1));
+        let mut refused = answer(&[0; 16]);
+        refused[4] = 2;
+        refused[16..20].copy_from_slice(&(-19_i32).to_ne_bytes());
+        assert_eq!(queues_of(&refused), Err(Errno::NODEV));
+    }
+}

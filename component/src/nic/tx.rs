@@ -336,7 +336,6 @@ fn complete<P: Platform>(
                 wq: sq,
                 is_sq: true,
                 end: packet.end,
-                reused_below: wq.reused_below(),
                 note: 0,
             };
             cq.post(platform, words, 0, completes);

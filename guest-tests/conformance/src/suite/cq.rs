@@ -31,6 +31,7 @@ super::declare! { "cq":
     may_be_silent_for_eight_laps = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
     may_be_silent_while_packets_are_pending = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
     may_be_silent_for_eight_laps_of_received_packets = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
+    arms_behind_what_is_left_of_eight_laps = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
     arms_after_laps_of_silence = "mana_en.c: mana_cq_handler, SET_ARM_BIT",
     an_overrun_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_after_laps_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
@@ -267,6 +268,18 @@ fn may_be_silent_for_eight_laps(driver: &mut Driver<'_>) -> Outcome {
     super::check_inspect(driver, &pointer, 0)?;
     driver.bench.take_transmitted(0);
     vport.works(driver)
+}
+
+/// The doorbell that ends eight laps does not cover the last of them.
+fn arms_behind_what_is_left_of_eight_laps(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_large_work_queues(driver)?;
+    let (wqe, cq) = (packet(driver, &vport)?, vport.tx.cq.id);
+    silent_laps(driver, &mut vport, &wqe)?;
+    expect_events(driver, &mut vport, cq, 1)?;
+    send(driver, &mut vport, &wqe, 16);
+    vport.tx.cq.ring(driver, true);
+    expect_events(driver, &mut vport, cq, 1)?;
+    check_eq("completions", vport.tx.cq.drain(driver)?.len(), 16)
 }
 
 fn arms_after_laps_of_silence(driver: &mut Driver<'_>) -> Outcome {

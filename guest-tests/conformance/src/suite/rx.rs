@@ -512,13 +512,18 @@ fn of_small_completions(driver: &mut Driver<'_>) -> Outcome<Vport> {
 }
 
 /// Posts buffers of this entry, and lets as many frames arrive.
-fn fill(driver: &mut Driver<'_>, vport: &mut Vport, buffer: &Wqe, count: u32) -> Outcome {
+fn fill(
+    driver: &mut Driver<'_>,
+    vport: &mut Vport,
+    buffer: &Wqe,
+    (count, flags): (u32, RxFlags),
+) -> Outcome {
     for _ in 0..count {
         vport.rx.wq.write(driver, buffer);
     }
     vport.rx.wq.ring(driver);
     for _ in 0..count {
-        vport.arrive(driver, &frame(60), RxFlags::empty())?;
+        vport.arrive(driver, &frame(60), flags)?;
     }
     Ok(())
 }
@@ -526,28 +531,39 @@ fn fill(driver: &mut Driver<'_>, vport: &mut Vport, buffer: &Wqe, count: u32) ->
 /// Receives for five laps of a completion queue of 64 entries, and says nothing.
 fn receive_silently(driver: &mut Driver<'_>, vport: &mut Vport, buffer: &Wqe) -> Outcome {
     for _ in 0..20 {
-        fill(driver, vport, buffer, 16)?;
+        fill(driver, vport, buffer, (16, RxFlags::empty()))?;
         check_eq("completions", vport.rx.cq.drain(driver)?.len(), 16)?;
     }
     Ok(())
 }
 
 fn a_fence_overwrites_nothing_when_buffers_run_out(driver: &mut Driver<'_>) -> Outcome {
-    let mut vport = of_small_completions(driver)?;
-    let buffer = Wqe::receive(&[sge(driver.place(&[0; 64])?, 64)]);
-    let entries = vport.rx.cq.ring.entries();
-    // As many completions as fit wait, although buffers were posted while some did.
-    fill(driver, &mut vport, &buffer, entries - 1)?;
-    vport.rx.cq.expect(driver)?;
-    fill(driver, &mut vport, &buffer, 2)?;
-    driver.fence(vport.rx.handle)?.expect(Status::NoResources)?;
-    let found = vport.rx.cq.drain(driver)?;
-    check_eq("completions", found.len(), entries as usize)?;
-    for completion in found {
-        completion.check_type(CqeType::RxOkay as u8)?;
+    let address = driver.place(&[0; 64])?;
+    let buffer = Wqe::receive(&[sge(address, 64)]);
+    for flags in [RxFlags::empty(), RxFlags::BROADCAST] {
+        driver.bench.reset();
+        let mut vport = driver.start_and_open()?;
+        let entries = vport.rx.cq.ring.entries();
+        // Until the receive queue's memory is used again.
+        for _ in 0..5 {
+            fill(driver, &mut vport, &buffer, (entries / 2, flags))?;
+            vport.rx.cq.drain(driver)?;
+            vport.rx.cq.ring(driver, true);
+        }
+        // As many completions as fit wait, although buffers were posted meanwhile.
+        fill(driver, &mut vport, &buffer, (entries - 1, flags))?;
+        vport.rx.cq.expect(driver)?;
+        fill(driver, &mut vport, &buffer, (2, flags))?;
+        driver.fence(vport.rx.handle)?.expect(Status::NoResources)?;
+        let found = vport.rx.cq.drain(driver)?;
+        check_eq("completions", found.len(), entries as usize)?;
+        for completion in found {
+            completion.check_type(CqeType::RxOkay as u8)?;
+        }
+        vport.rx.cq.ring(driver, true);
+        vport.works(driver)?;
     }
-    vport.rx.cq.ring(driver, true);
-    vport.works(driver)
+    Ok(())
 }
 
 fn a_fence_follows_laps_of_silence(driver: &mut Driver<'_>) -> Outcome {

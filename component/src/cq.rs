@@ -1,4 +1,30 @@
 //! Completion queues, and the arithmetic of rings that a driver consumes.
+//!
+//! # When a completion may be written over another one
+//!
+//! A driver says how far it consumed by a doorbell of the completion queue, but
+//! it need not do so often: hardware asks for one in eight laps, which is as many
+//! as owner bits tell apart, and Linux polls for four in silence
+//! (`mana_cq_handler`; its commit dabffd08545f, "net: mana: Ring doorbell at 4 CQ
+//! wraparounds"). How much a driver has consumed meanwhile follows from another
+//! rule, which it keeps because hardware does not wait either: it never has more
+//! work outstanding than its completion queue has room for. So when it announces
+//! work by a doorbell of the work queue, as many completions fit as the queue has
+//! entries ([`Position::work_announced`]).
+//!
+//! More completions than that without a doorbell of either queue are an overrun
+//! for certain: those that find no room are dropped, counted and logged, and
+//! nothing is written over what the driver has not seen. A driver that breaks the
+//! rule in steps that each look right finds an overflow, as with hardware.
+//!
+//! # Arming
+//!
+//! A doorbell with the arm bit asks for one event. One without it says how far the
+//! driver consumed, and takes no request back: Linux rings without the bit only
+//! while it polls, when the event it asked for has come (`mana_cq_handler`), and
+//! may do so on one processor right after another one armed. Disarming could lose
+//! the event that the other one waits for; staying armed costs at most an event
+//! that finds nothing to do.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,8 +53,10 @@ pub struct Position {
     entries: u32,
     /// Posted so far, from the first lap, which has owner 1.
     head: u32,
-    /// Consumed so far, as the driver last said.
+    /// Consumed so far, as the driver last said or as follows from what it did.
     tail: u32,
+    /// How many entries fit for certain.
+    room: u32,
 }
 
 impl Position {
@@ -39,6 +67,7 @@ impl Position {
             entries,
             head: entries,
             tail: entries,
+            room: entries,
         }
     }
 
@@ -65,24 +94,41 @@ impl Position {
         self.head.wrapping_sub(self.tail) & self.mask()
     }
 
-    /// Whether the driver has not said that it consumed the entry that the
-    /// next one would replace.
+    /// Whether the next entry could replace one that the driver has not
+    /// consumed.
     #[inline]
     pub fn full(self) -> bool {
-        self.pending() >= self.entries
-    }
-
-    /// Whether one more lap without a word from the driver would make old
-    /// entries look new.
-    #[inline]
-    pub fn exhausted(self) -> bool {
-        self.pending() >= self.mask() - self.entries
+        self.room == 0
     }
 
     /// Counts an entry.
     #[inline]
     pub fn advance(&mut self) {
         self.head = (self.head + 1) & self.mask();
+        self.room = self.room.saturating_sub(1);
+    }
+
+    /// Counts so many entries, at most as many as fit.
+    #[inline]
+    fn advance_by(&mut self, count: u32) {
+        self.head = self.head.wrapping_add(count) & self.mask();
+        self.room = self.room.saturating_sub(count);
+    }
+
+    /// Notes that the driver announced work, which it does only if what it has
+    /// outstanding fits into the ring, so that a whole lap of entries may come.
+    pub fn work_announced(&mut self) {
+        self.room = self.entries;
+        // Eight laps of silence would look like none.
+        self.bound_silence(self.mask() / 2);
+    }
+
+    /// Takes all but the last lap as consumed if the driver has been silent about
+    /// more than `most` entries. More than a lap is never outstanding.
+    fn bound_silence(&mut self, most: u32) {
+        if self.pending() > most {
+            self.tail = self.head.wrapping_sub(self.entries) & self.mask();
+        }
     }
 
     /// The driver consumed up to `tail`. False, and no change, if that is
@@ -94,7 +140,13 @@ impl Position {
             return false;
         }
         self.tail = tail;
+        self.room = self.room.max(self.known_room());
         true
+    }
+
+    /// How many entries fit behind what the driver has not said it consumed.
+    fn known_room(self) -> u32 {
+        self.entries.saturating_sub(self.pending())
     }
 
     /// Number of entries.
@@ -108,13 +160,15 @@ impl Position {
     ///
     /// [`RestoreError::Malformed`] if its counts can't be.
     pub fn restore(entries: u32, saved: &saved::Ring) -> Result<Self, RestoreError> {
-        let position = Self {
+        let mut position = Self {
             entries,
             head: saved.head,
             tail: saved.tail,
+            room: 0,
         };
         let possible = saved.head.max(saved.tail) <= position.mask();
         ensure(possible, "a ring's position beyond its last lap")?;
+        position.room = position.known_room();
         Ok(position)
     }
 
@@ -125,12 +179,14 @@ impl Position {
             entries,
             head,
             tail,
+            room: 0,
         };
         position.head &= position.mask();
         // A tail that makes no sense is one that was ignored.
-        if tail > position.mask() || position.exhausted() {
+        if tail > position.mask() {
             position.tail = position.head;
         }
+        position.room = position.known_room();
         position
     }
 
@@ -191,7 +247,7 @@ pub struct Cq {
     /// Completions posted and consumed.
     pub position: Position,
     /// For each entry, where the work queue entry ended that it completed: a
-    /// work queue entry whose place the driver used again was seen completed,
+    /// work queue entry whose memory the driver used again was seen completed,
     /// even if no doorbell of this queue said so.
     completed: Vec<u32>,
     /// Completions that found no room, or no memory.
@@ -228,9 +284,6 @@ pub struct Completes {
     pub is_sq: bool,
     /// Byte position behind the entry, modulo 2^32.
     pub end: u32,
-    /// The oldest position whose memory the driver may still be using:
-    /// what it posted last less the size of its queue.
-    pub reused_below: u32,
     /// What a successor should know of the entry besides; 0 where the kind of
     /// completion has no room for it.
     pub note: u32,
@@ -270,10 +323,16 @@ impl Cq {
     ///
     /// [`RestoreError::Malformed`].
     pub fn restore(ring: Ring, saved: &saved::Cq) -> Result<Self, (Ring, RestoreError)> {
-        let position = match Position::restore(ring.size() / CQE_SIZE, &saved.ring) {
+        let mut position = match Position::restore(ring.size() / CQE_SIZE, &saved.ring) {
             Ok(position) => position,
             Err(error) => return Err((ring, error)),
         };
+        position.room = saved.room.unwrap_or(position.entries);
+        if position.room > position.entries {
+            let error = RestoreError::Malformed("more room in a ring than it has entries");
+            return Err((ring, error));
+        }
+        position.bound_silence(position.mask() - position.entries);
         let mut cq = Self {
             armed: saved.ring.armed,
             position,
@@ -313,6 +372,7 @@ impl Cq {
                 bad_doorbells: self.bad_doorbells.count(),
             },
             eq: self.eq,
+            room: (self.position.room != self.position.entries).then_some(self.position.room),
         }
     }
 
@@ -347,6 +407,7 @@ impl Cq {
         let (_, saved) = self.position.counts();
         let entries = self.position.entries();
         self.position = Position::recovered(entries, head, tail.unwrap_or(saved));
+        self.position.work_announced();
         self.armed = true;
         for back in 1..=entries {
             let index = self.index_back(back);
@@ -378,9 +439,9 @@ impl Cq {
         (head.wrapping_sub(back) & (self.position.entries() - 1)) as usize
     }
 
-    /// Posts a completion: 60 bytes as seven words and a half. False if the
-    /// driver has not consumed the entry it would replace; that entry is left
-    /// alone, and the completion is lost and counted.
+    /// Posts a completion: 60 bytes as seven words and a half. False if there is
+    /// no room; the entry that it would replace is left alone, and the completion
+    /// is lost and counted.
     #[inline(always)]
     pub fn post(
         &mut self,
@@ -439,14 +500,14 @@ impl Cq {
         plain: impl Fn(&T) -> Plain,
     ) -> Option<NonZero<usize>> {
         let position = self.position;
-        let room = position.entries.saturating_sub(position.pending()) as usize;
+        let room = position.room as usize;
         let completed = self.completed.get_mut(position.index() as usize..)?;
         let count = items.len().min(room).min(completed.len());
         let at = position.index() * CQE_SIZE;
         let places = self.ring.window()?.places(at, count)?;
         let info = CqeInfo::of(wq, is_sq, position.owner()).into_bits();
         publish(places, completed, items, u64::from(info) << 32, plain);
-        self.position.head = position.head.wrapping_add(count as u32) & position.mask();
+        self.position.advance_by(count as u32);
         self.dirty |= count > 0;
         NonZero::new(count)
     }
@@ -456,8 +517,7 @@ impl Cq {
         CqeInfo::of(completes.wq, completes.is_sq, self.position.owner())
     }
 
-    /// As `post`, where there is no window, the driver has not said that
-    /// there is room, or the memory is gone.
+    /// As `post`, where there is no window, no room, or the memory is gone.
     #[inline(never)]
     fn post_slowly(
         &mut self,
@@ -467,7 +527,7 @@ impl Cq {
         completes: Completes,
     ) -> bool {
         let index = self.position.index();
-        if self.position.full() && !self.seen(index, completes.reused_below) {
+        if self.position.full() {
             self.note_overrun(platform, completes.wq);
             return false;
         }
@@ -490,20 +550,21 @@ impl Cq {
             platform.log(
                 Level::Warn,
                 format_args!(
-                    "completion queue of {} entries overrun by queue {wq}: the driver consumes too slowly",
+                    "completion queue of {} entries overrun by queue {wq}: the driver has more work outstanding than fits",
                     self.position.entries(),
                 ),
             );
         }
     }
 
-    /// Whether the driver consumed the entry at `index` for sure, although
-    /// its doorbells did not say so: it has used the memory of the work queue
-    /// entry again. Drivers may stay silent for some laps while they poll
-    /// (`mana_cq_handler`), but not so long that owner bits repeat.
-    fn seen(&self, index: u32, reused_below: u32) -> bool {
-        let ahead = reused_below.wrapping_sub(self.completed[index as usize]);
-        !self.position.exhausted() && ahead < 1 << 31
+    /// Whether the driver consumed the entry that the next one replaces for sure,
+    /// whatever work it has outstanding: it said so, or it has used the memory of
+    /// the work queue entry again. `reused_below` is the oldest position whose
+    /// memory it may still be using.
+    pub fn has_spare(&self, reused_below: u32) -> bool {
+        let completed = self.completed[self.position.index() as usize];
+        let ahead = reused_below.wrapping_sub(completed);
+        self.position.known_room() > 0 || ahead < 1 << 31
     }
 
     /// Takes a doorbell. False if it makes no sense and was ignored.

@@ -1,5 +1,10 @@
 //! Event queues: where the device tells the driver what happened, and the
 //! source of its interrupts.
+//!
+//! A doorbell without the arm bit says how far the driver consumed and does not
+//! disarm the queue, as for [completion queues](crate::cq). Linux rings with the
+//! bit always (`mana_gd_process_eq_events`); OpenVMM's driver rings without it
+//! once the interrupt that it had asked for has come.
 
 use crate::platform::{FaultCounter, Platform};
 use crate::ring::Ring;
@@ -84,7 +89,13 @@ impl Eq {
         if let Some(head) = find_head(&self.ring, platform, EQE_SIZE) {
             let (_, saved) = self.position.counts();
             let entries = self.position.entries();
-            self.position = Position::recovered(entries, head, tail.unwrap_or(saved));
+            let mut position = Position::recovered(entries, head, tail.unwrap_or(saved));
+            // No event replaces one that is not consumed, so more than fit can't
+            // be pending: that tail is one that was ignored.
+            if position.pending() > entries {
+                position = Position::recovered(entries, head, head);
+            }
+            self.position = position;
             self.armed = true;
         }
     }

@@ -445,46 +445,40 @@ impl Hwc {
     }
 
     fn complete_send(&mut self, ctx: &mut Context<'_, impl Platform>) {
-        let Some(sq) = ctx.queues.sq(self.channel.sq) else {
-            return;
-        };
+        let Channel { cq, sq: wq, .. } = self.channel;
         let end = self.scratch.sqe.end;
-        sq.complete_to(end);
-        let reused_below = sq.reused_below();
         let completes = Completes {
-            wq: self.channel.sq,
+            wq,
             is_sq: true,
             end,
-            reused_below,
             note: note(self.changed, &self.scratch.sqe),
         };
-        ctx.queues
-            .post_completion(ctx.platform, self.channel.cq, [0; 7], 0, completes);
+        ctx.queues.complete_sends(wq, cq, |sq, cq| {
+            sq.complete_to(end);
+            cq.post(ctx.platform, [0; 7], 0, completes)
+        });
     }
 
     fn complete_response(&mut self, ctx: &mut Context<'_, impl Platform>, length: u32) {
-        let Some(rq) = ctx.queues.rq(self.channel.rq) else {
-            return;
-        };
+        let Channel { cq, rq: wq, .. } = self.channel;
         let Entry { position, end, .. } = self.scratch.rqe;
-        rq.complete_to(end);
-        let reused_below = rq.reused_below();
-        let oob = RxOob {
-            wqe_offset: position & (rq.ring.size() - 1),
-            tx_oob_data_size: length,
-            ..RxOob::default()
-        };
-        let mut words = [0; 7];
-        words.as_mut_bytes()[..size_of::<RxOob>()].copy_from_slice(oob.as_bytes());
         let completes = Completes {
-            wq: self.channel.rq,
+            wq,
             is_sq: false,
             end,
-            reused_below,
             note: 0,
         };
-        ctx.queues
-            .post_completion(ctx.platform, self.channel.cq, words, 0, completes);
+        ctx.queues.complete_receives(wq, cq, |rq, cq| {
+            rq.complete_to(end);
+            let oob = RxOob {
+                wqe_offset: position & (rq.ring.size() - 1),
+                tx_oob_data_size: length,
+                ..RxOob::default()
+            };
+            let mut words = [0; 7];
+            words.as_mut_bytes()[..size_of::<RxOob>()].copy_from_slice(oob.as_bytes());
+            cq.post(ctx.platform, words, 0, completes)
+        });
     }
 
     fn cannot_answer(&mut self, ctx: &mut Context<'_, impl Platform>, reason: &str) {

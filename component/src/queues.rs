@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use crate::caution::Caution;
-use crate::cq::{Completes, Cq};
+use crate::cq::Cq;
 use crate::dma_region::DmaRegions;
 use crate::eq::{Eq, Overrun};
 use crate::platform::{FaultCounter, Level, Platform};
@@ -211,27 +211,6 @@ impl Queues {
         complete(wq, (cq, self.cqs.get_mut(cq)), &mut self.dirty_cqs, act)
     }
 
-    /// Posts a completion: seven words, then half a one. False if it was lost.
-    #[inline]
-    pub fn post_completion(
-        &mut self,
-        platform: &mut impl Platform,
-        id: u32,
-        words: [u64; 7],
-        rest: u32,
-        completes: Completes,
-    ) -> bool {
-        let Some(cq) = self.cqs.get_mut(id) else {
-            return false;
-        };
-        let was_dirty = cq.dirty;
-        let posted = cq.post(platform, words, rest, completes);
-        if cq.dirty && !was_dirty {
-            self.dirty_cqs.push(id);
-        }
-        posted
-    }
-
     /// Posts an event that is not about a completion.
     ///
     /// # Errors
@@ -374,7 +353,8 @@ impl Queues {
     }
 }
 
-/// Has `act` complete entries, and remembers the completion queue if it did.
+/// Has `act` complete entries, in the room that the driver made for what it
+/// announced, and remembers the completion queue if it did.
 #[inline]
 fn complete<T>(
     wq: Option<&mut Wq>,
@@ -383,6 +363,9 @@ fn complete<T>(
     act: impl FnOnce(&mut Wq, &mut Cq) -> T,
 ) -> Option<T> {
     let (wq, cq) = wq.zip(cq)?;
+    if wq.take_announced() {
+        cq.position.work_announced();
+    }
     let was_dirty = cq.dirty;
     let done = act(wq, cq);
     if cq.dirty && !was_dirty {

@@ -166,6 +166,7 @@ pub fn changes(msg_type: u32) -> bool {
             | nic_code::QUERY_DEV_CONFIG
             | nic_code::QUERY_STATS
             | nic_code::QUERY_VPORT_CONFIG
+            | nic_code::QUERY_LINK_CONFIG
             | nic_code::FENCE_RQ
             | nic_code::VTL2_QUERY_FILTER_STATE
     )

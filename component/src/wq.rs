@@ -41,6 +41,8 @@ pub struct Wq {
     next: u32,
     /// Bytes that the device has completed.
     done: u32,
+    /// The driver announced work since a completion was last posted.
+    announced: bool,
     /// Doorbells that made no sense.
     pub bad_doorbells: FaultCounter,
     /// Entries that made no sense.
@@ -161,6 +163,7 @@ impl Wq {
             tail: 0,
             next: 0,
             done: 0,
+            announced: false,
             bad_doorbells: FaultCounter::default(),
             malformed: FaultCounter::default(),
         }
@@ -189,6 +192,7 @@ impl Wq {
             tail: saved.tail,
             next: saved.next,
             done: saved.done,
+            announced: saved.announced.unwrap_or(false),
             bad_doorbells: FaultCounter::from_count(saved.bad_doorbells),
             malformed: FaultCounter::from_count(saved.malformed),
             ..Self::new(ring, direction)
@@ -203,6 +207,7 @@ impl Wq {
             tail: self.tail,
             next: self.next,
             done: self.done,
+            announced: self.announced.then_some(true),
             bad_doorbells: self.bad_doorbells.count(),
             malformed: self.malformed.count(),
         }
@@ -233,7 +238,14 @@ impl Wq {
             return false;
         }
         self.tail = tail;
+        self.announced |= forward != 0;
         true
+    }
+
+    /// Whether the driver announced work since this was last asked.
+    #[inline]
+    pub fn take_announced(&mut self) -> bool {
+        core::mem::take(&mut self.announced)
     }
 
     /// The entries that are posted and were not read, at most `most`, as if
@@ -336,6 +348,11 @@ impl Wq {
     /// Where the next entry begins, if there is one.
     pub fn next_entry(&self) -> Option<u32> {
         self.has_work().then_some(self.next)
+    }
+
+    /// Whether entries are posted that are not completed.
+    pub fn has_outstanding(&self) -> bool {
+        self.tail != self.done
     }
 
     /// Whether entries are posted that were not read.

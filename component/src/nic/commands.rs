@@ -11,8 +11,8 @@ use crate::wire::bnic::{
     ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxReq, ConfigVportTxReq,
     ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp, DestroyWqObjReq, FenceRqReq,
     INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp, QueryFilterStateReq,
-    QueryFilterStateResp, QueryStatsReq, QueryStatsResp, QueryVportConfigReq, QueryVportConfigResp,
-    code, tri_state,
+    QueryFilterStateResp, QueryLinkConfigReq, QueryLinkConfigResp, QueryStatsReq, QueryStatsResp,
+    QueryVportConfigReq, QueryVportConfigResp, code, tri_state,
 };
 use crate::wire::gdma::{DEV_MANA, Status};
 use crate::wire::queue::QueueType;
@@ -21,6 +21,10 @@ use crate::wire::queue::QueueType;
 const DEV_CONFIG_V1: usize = 40;
 /// Newest version of that answer.
 const DEV_CONFIG_VERSION: u16 = 3;
+/// Length of version 1 of the answer to `QUERY_LINK_CONFIG`.
+const LINK_CONFIG_V1: usize = 8;
+/// Newest version of that answer.
+const LINK_CONFIG_VERSION: u16 = 2;
 /// `VTL2_MOVE_FILTER` exists from this version on.
 const MOVE_FILTER_VERSION: u16 = 2;
 
@@ -35,9 +39,7 @@ pub fn handle(
     body: &mut [u8],
 ) -> Result<u16, Status> {
     let command = request.header.req.msg_type;
-    if !(code::QUERY_DEV_CONFIG..=code::QUERY_VPORT_CONFIG).contains(&command)
-        && !(code::VTL2_ASSIGN_SERIAL_NUMBER..=code::VTL2_QUERY_FILTER_STATE).contains(&command)
-    {
+    if !is_known(command) {
         return Err(Status::Unsupported);
     }
     if request.header.dev_id != DEV_MANA {
@@ -50,6 +52,7 @@ pub fn handle(
     }
     match command {
         code::QUERY_DEV_CONFIG => return query_dev_config(ctx.nic, request, body),
+        code::QUERY_LINK_CONFIG => return query_link_config(ctx.nic, request, body),
         code::QUERY_STATS => query_stats(ctx.nic, request, body),
         code::CONFIG_VPORT_TX => config_vport_tx(ctx.nic, request, body),
         code::CREATE_WQ_OBJ => create_wq_obj(ctx, request, body),
@@ -63,6 +66,16 @@ pub fn handle(
         _ => Err(Status::Unsupported),
     }?;
     Ok(1)
+}
+
+/// Whether there is a command of this code.
+fn is_known(command: u32) -> bool {
+    matches!(
+        command,
+        code::QUERY_DEV_CONFIG..=code::QUERY_VPORT_CONFIG
+            | code::QUERY_LINK_CONFIG
+            | code::VTL2_ASSIGN_SERIAL_NUMBER..=code::VTL2_QUERY_FILTER_STATE
+    )
 }
 
 fn vport(nic: &Nic, handle: u64) -> Result<usize, Status> {
@@ -105,6 +118,27 @@ fn query_vport_config(nic: &Nic, request: &Request<'_>, body: &mut [u8]) -> Resu
         vport: Nic::vport_handle(index),
     };
     respond(body, &resp, size_of_val(&resp))
+}
+
+fn query_link_config(nic: &Nic, request: &Request<'_>, body: &mut [u8]) -> Result<u16, Status> {
+    let req: QueryLinkConfigReq = request.body()?;
+    let speed = nic.vports[vport(nic, req.vport)?].config.link_speed_mbps;
+    // Nothing clamps a vport (`SET_BW_CLAMP` is unsupported), so that what it
+    // may send is the link's speed.
+    let resp = QueryLinkConfigResp {
+        qos_speed_mbps: speed,
+        qos_unconfigured: 0,
+        reserved1: [0; 3],
+        link_speed_mbps: speed,
+        reserved2: [0; 4],
+    };
+    let version = request.header.resp.msg_version.min(LINK_CONFIG_VERSION);
+    let length = match version {
+        1 => LINK_CONFIG_V1,
+        _ => size_of_val(&resp),
+    };
+    check_room(body, length)?;
+    respond(&mut body[..length], &resp, length).map(|()| version)
 }
 
 fn config_vport_tx(nic: &mut Nic, request: &Request<'_>, body: &mut [u8]) -> Result<(), Status> {
@@ -239,9 +273,19 @@ fn move_filter(nic: &mut Nic, request: &Request<'_>) -> Result<(), Status> {
     Ok(())
 }
 
+/// The vport that a handle or an index names. OpenVMM's driver asks for the
+/// filter's state by the index (`new_vport` in its mana_driver), and for all
+/// else by the handle; no index is a handle.
+fn vport_or_index(nic: &Nic, name: u64) -> Result<usize, Status> {
+    match usize::try_from(name) {
+        Ok(index) if index < nic.vports.len() => Ok(index),
+        _ => vport(nic, name),
+    }
+}
+
 fn query_filter_state(nic: &Nic, request: &Request<'_>, body: &mut [u8]) -> Result<(), Status> {
     let req: QueryFilterStateReq = request.body()?;
-    let index = vport(nic, req.vport)?;
+    let index = vport_or_index(nic, req.vport)?;
     let resp = QueryFilterStateResp {
         direction_to_vtl0: nic.vports[index].filter_to_vtl0.into(),
         reserved: [0; 7],

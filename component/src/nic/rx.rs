@@ -335,7 +335,6 @@ impl Completer<'_> {
             wq: self.id,
             is_sq: false,
             end: buffer.first_end(),
-            reused_below: self.wq.reused_below(),
             note: 0,
         };
         self.cq.post(platform, words, offset, completes);
@@ -414,29 +413,32 @@ fn count(vport: &mut Vport, packet: &RxPacket) {
 ///
 /// # Errors
 ///
-/// [`Status::NoResources`] if the completion queue is full.
+/// [`Status::NoResources`] if the completion queue is full, or may be: a fence
+/// has no entry of its own that the driver made room for.
 pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Status> {
     let Some(object) = ctx.nic.objects.get(key) else {
         return Err(Status::InvalidHandle);
     };
-    let wq = ctx.queues.rq(object.wq).ok_or(Status::InvalidHandle)?;
-    let (_, _, done) = wq.positions();
-    let completes = Completes {
-        wq: object.wq,
-        is_sq: false,
-        end: done,
-        reused_below: wq.reused_below(),
-        note: 0,
-    };
+    let (rq, platform) = (object.wq, &mut *ctx.platform);
     let header = CqeHeader::of(CqeType::RxObjectFence);
     let words = RxCompletion::words(header, CompletionFlags::new(), 0);
-    if ctx
-        .queues
-        .post_completion(ctx.platform, object.cq, words, 0, completes)
-    {
-        Ok(())
-    } else {
-        Err(Status::NoResources)
+    let posted = ctx.queues.complete_receives(rq, object.cq, |wq, cq| {
+        let (_, _, done) = wq.positions();
+        let completes = Completes {
+            wq: rq,
+            is_sq: false,
+            end: done,
+            note: 0,
+        };
+        // An outstanding buffer has a CQE that the driver keeps free, and that
+        // serves the fence: Linux waits for it before it sends another.
+        let has_room = wq.has_outstanding() || cq.has_spare(wq.reused_below());
+        has_room && cq.post(platform, words, 0, completes)
+    });
+    match posted {
+        Some(true) => Ok(()),
+        Some(false) => Err(Status::NoResources),
+        None => Err(Status::InvalidHandle),
     }
 }
 

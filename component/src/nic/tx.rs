@@ -18,10 +18,17 @@ mod rules;
 
 /// Packets taken from a queue before other work gets a turn.
 const BUDGET: usize = 512;
-/// Longest packet that can be cut into segments: an IP packet and its header.
-const MAX_LSO: u64 = 65535 + 18;
 const ETHERNET_HEADER: u16 = 14;
 const VLAN_TAG: u32 = 4;
+/// The most tags of a frame, an inserted one counted: 802.1ad has two. Endpoints
+/// have the same rule.
+const MAX_TAGS: u32 = 2;
+/// Longest packet that can be cut into segments: an IP packet and its header.
+const MAX_LSO: u32 = 65535 + ETHERNET_HEADER as u32 + MAX_TAGS * VLAN_TAG;
+/// Longest first SGE of a large send, which holds the headers.
+const MAX_LSO_HEADERS: u32 = 256;
+/// Longest TCP header.
+const MAX_TCP_HEADER: u32 = 60;
 
 /// A transmit that was taken from the send queue and not yet completed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -336,7 +343,6 @@ fn complete<P: Platform>(
                 wq: sq,
                 is_sq: true,
                 end: packet.end,
-                reused_below: wq.reused_below(),
                 note: 0,
             };
             cq.post(platform, words, 0, completes);

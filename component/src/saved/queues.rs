@@ -130,6 +130,10 @@ pub struct Cq {
     /// distance from the one before, and how many have that distance.
     #[n(3)]
     pub completed: Vec<(i32, u32)>,
+    /// How many entries fit for certain, if not as many as there are. Earlier
+    /// builds do not say, and ignore it.
+    #[n(4)]
+    pub room: Option<u32>,
 }
 
 /// A send or receive queue. Positions are in bytes modulo 2^32.
@@ -153,4 +157,8 @@ pub struct Wq {
     pub bad_doorbells: u64,
     #[n(6)]
     pub malformed: u64,
+    /// The driver announced work since a completion was last posted, if it did.
+    /// Earlier builds ignore it.
+    #[n(7)]
+    pub announced: Option<bool>,
 }

@@ -16,6 +16,7 @@ pub mod code {
     pub const FENCE_RQ: u32 = 0x20006;
     pub const CONFIG_VPORT_RX: u32 = 0x20007;
     pub const QUERY_VPORT_CONFIG: u32 = 0x20008;
+    pub const QUERY_LINK_CONFIG: u32 = 0x2000a;
     pub const VTL2_ASSIGN_SERIAL_NUMBER: u32 = 0x27801;
     pub const VTL2_MOVE_FILTER: u32 = 0x27802;
     pub const VTL2_QUERY_FILTER_STATE: u32 = 0x27803;
@@ -159,6 +160,29 @@ pub struct ConfigVportRxReq {
     pub hashkey: [u8; HASH_KEY_SIZE],
 }
 
+/// `struct mana_query_link_config_req`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct QueryLinkConfigReq {
+    pub vport: u64,
+}
+
+/// `struct mana_query_link_config_resp`, version 2 (the newest). Version 1 ends
+/// behind `reserved1`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct QueryLinkConfigResp {
+    /// What the vport may send; the link's speed unless it is clamped.
+    pub qos_speed_mbps: u32,
+    /// Not 0 if there is no such limit; Linux takes the answer for an error
+    /// then (`mana_query_link_cfg`).
+    pub qos_unconfigured: u8,
+    pub reserved1: [u8; 3],
+    /// Version 2: the most that the vport may be given.
+    pub link_speed_mbps: u32,
+    pub reserved2: [u8; 4],
+}
+
 /// `enum TRI_STATE`: leave as it is, false, or true.
 pub fn tri_state(value: u32) -> Result<Option<bool>, u32> {
     match value {
@@ -169,7 +193,8 @@ pub fn tri_state(value: u32) -> Result<Option<bool>, u32> {
     }
 }
 
-/// A vport by its handle: request of `VTL2_QUERY_FILTER_STATE`.
+/// A vport by its handle, or by its index, as OpenVMM's driver names it:
+/// request of `VTL2_QUERY_FILTER_STATE`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct QueryFilterStateReq {

@@ -10,6 +10,8 @@ enum Step {
     Consume(u32),
     /// Any doorbell.
     Any(u32),
+    /// Announces work.
+    Work,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -17,6 +19,7 @@ fn step() -> impl Strategy<Value = Step> {
         (1u32..600).prop_map(Step::Post),
         any::<u32>().prop_map(Step::Consume),
         prop_oneof![0u32..5000, any::<u32>()].prop_map(Step::Any),
+        Just(Step::Work),
     ]
 }
 
@@ -28,6 +31,7 @@ fn counts_like_counters_that_never_wrap() {
         let mut position = Position::new(entries);
         let period = u64::from(entries) * 8;
         let (mut posted, mut consumed) = (0u64, 0u64);
+        let mut room = u64::from(entries);
         for step in steps {
             let tail = match step {
                 Step::Post(count) => {
@@ -40,7 +44,9 @@ fn counts_like_counters_that_never_wrap() {
                         prop_assert_eq!(u64::from(position.owner()), lap % 8);
                         position.advance();
                         posted += 1;
+                        room = room.saturating_sub(1);
                     }
+                    prop_assert_eq!(position.full(), room == 0);
                     continue;
                 }
                 Step::Consume(share) => {
@@ -48,13 +54,27 @@ fn counts_like_counters_that_never_wrap() {
                     ((to + u64::from(entries)) % period) as u32
                 }
                 Step::Any(tail) => tail,
+                Step::Work => {
+                    position.work_announced();
+                    room = u64::from(entries);
+                    // Counts repeat after eight laps.
+                    if posted - consumed > (period - 1) / 2 {
+                        consumed = posted - room;
+                    }
+                    prop_assert!(!position.full());
+                    prop_assert_eq!(u64::from(position.pending()), posted - consumed);
+                    continue;
+                }
             };
             let meant = (consumed..=posted)
                 .find(|count| (count + u64::from(entries)) % period == u64::from(tail));
             prop_assert_eq!(position.consume_to(tail), meant.is_some());
-            consumed = meant.unwrap_or(consumed);
+            if let Some(meant) = meant {
+                consumed = meant;
+                room = room.max(u64::from(entries).saturating_sub(posted - consumed));
+            }
             prop_assert_eq!(u64::from(position.pending()), posted - consumed);
-            prop_assert_eq!(position.full(), posted - consumed >= u64::from(entries));
+            prop_assert_eq!(position.full(), room == 0);
         }
         Ok(())
     });

@@ -115,6 +115,25 @@ fn windows_of_an_older_state_make_room() {
 }
 
 #[test]
+fn what_earlier_builds_did_not_save_comes_back() {
+    let (_, state) = released().remove(0);
+    let mut newer = State::from_bytes(&state).expect("a state");
+    newer.queues.cqs[1].room = Some(5);
+    newer.queues.sqs[1].announced = Some(true);
+    let bytes = newer.to_bytes();
+    let mut device = fresh(2);
+    device.restore(&bytes).expect("a state");
+    assert!(device.save() == bytes);
+
+    newer.queues.cqs[1].room = Some(1 << 20);
+    let refused = fresh(2).restore(&newer.to_bytes());
+    assert!(
+        matches!(refused, Err(RestoreError::Malformed(_))),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn a_newer_state_that_is_refused_leaves_nothing_of_the_older() {
     let (_, state) = released().remove(0);
     let mut device = fresh(2);

@@ -10,8 +10,9 @@ pub const ETHERNET_BYTES: usize = 14;
 pub const TAG_BYTES: usize = 4;
 /// Destination and source: what lies before a tag.
 pub const ADDRESS_BYTES: usize = 12;
-/// The most tags that are looked through: 802.1ad has two.
-const MAX_TAGS: usize = 2;
+/// The most tags of a frame, an inserted one counted: 802.1ad has two. The
+/// device has the same rule.
+pub const MAX_TAGS: usize = 2;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -140,9 +141,11 @@ impl Layout {
     }
 }
 
-/// Length of the Ethernet header with its tags, if it is all there.
-pub fn link_header_bytes(frame: &[u8]) -> Option<usize> {
-    network_header(frame).map(|(offset, _)| offset)
+/// Returns the length of the Ethernet header with its tags, of which there are
+/// `most` at most; what follows is payload, also if it is a tag. None if it is
+/// not all there.
+pub fn link_header_bytes(frame: &[u8], most: usize) -> Option<usize> {
+    skip_tags(frame, most).map(|(offset, _)| offset)
 }
 
 /// What the 802.1Q tag at the beginning of a frame says, if there is one
@@ -156,12 +159,17 @@ pub fn tag_control(frame: &[u8]) -> Option<u16> {
 
 /// Where the tags end, and the EtherType of what lies there.
 fn network_header(frame: &[u8]) -> Option<(usize, u16)> {
+    skip_tags(frame, MAX_TAGS)
+}
+
+/// Returns where up to `most` tags end, and the EtherType of what lies there.
+fn skip_tags(frame: &[u8], most: usize) -> Option<(usize, u16)> {
     let ethertype = |end: usize| {
         let bytes = frame.get(end - 2..end)?;
         Some(u16::from_be_bytes([bytes[0], bytes[1]]))
     };
     let mut end = ETHERNET_BYTES;
-    for _ in 0..MAX_TAGS {
+    for _ in 0..most {
         if !is_tag(ethertype(end)?) {
             break;
         }

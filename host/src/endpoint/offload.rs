@@ -3,7 +3,8 @@
 
 use super::head::Head;
 use super::headers::{
-    ETHERNET_BYTES, IpVersion, Layout, TAG_BYTES, Transport, TransportAt, link_header_bytes,
+    ETHERNET_BYTES, IpVersion, Layout, MAX_TAGS, TAG_BYTES, Transport, TransportAt,
+    link_header_bytes,
 };
 use super::vnet::{GsoType, PartialChecksum, VnetHeader};
 use super::{Offloads, TxPacket, TxStatus, checksum};
@@ -88,6 +89,12 @@ impl Request {
         self.vlan_tci.is_some()
     }
 
+    /// Returns how many tags the frame may have, so that there are no more than
+    /// [`MAX_TAGS`] with an inserted one.
+    fn most_tags(&self) -> usize {
+        MAX_TAGS - usize::from(self.inserts_tag())
+    }
+
     fn is_about_headers(&self) -> bool {
         self.ip_checksum || self.transport.is_some()
     }
@@ -122,7 +129,7 @@ pub fn prepare<const SIZE: usize>(
     let mut prepared = match request.segment_size {
         Some(size) => segmented(request, head.bytes_mut(), length, mtu, size)?,
         None => {
-            check_length(head.bytes(), length, mtu)?;
+            check_length(request, head.bytes(), length, mtu)?;
             whole(request, head.bytes_mut(), length)?
         }
     };
@@ -140,12 +147,12 @@ pub fn prepare<const SIZE: usize>(
 /// # Errors
 ///
 /// A [`Refusal`] if it is too long, or shorter than its own header.
-pub fn check_length(frame: &[u8], length: usize, mtu: usize) -> Result<(), Refusal> {
+fn check_length(request: &Request, frame: &[u8], length: usize, mtu: usize) -> Result<(), Refusal> {
     if length < ETHERNET_BYTES {
         return Err(Refusal::BadHeaders);
     }
     // A frame that ends inside its tags is short enough.
-    let link = link_header_bytes(frame).unwrap_or(length);
+    let link = link_header_bytes(frame, request.most_tags()).unwrap_or(length);
     if length - link.min(length) > mtu {
         return Err(Refusal::TooLong);
     }
@@ -192,7 +199,8 @@ fn segmented(
     if size < MIN_SEGMENT_BYTES {
         return Err(Refusal::BadHeaders);
     }
-    if tcp.end - layout.ip + payload.min(size.into()) > mtu {
+    let link = link_header_bytes(frame, request.most_tags()).unwrap_or(layout.ip);
+    if tcp.end - link + payload.min(size.into()) > mtu {
         return Err(Refusal::TooLong);
     }
     write_length(frame, &layout, length)?;

@@ -2,7 +2,7 @@
 
 use super::super::batch::List;
 use super::super::{MANA_MEM_KEY, TX_VPORT_OFFSET, Vport};
-use super::{ETHERNET_HEADER, MAX_LSO, VLAN_TAG};
+use super::{ETHERNET_HEADER, MAX_LSO, MAX_LSO_HEADERS, MAX_TAGS, MAX_TCP_HEADER, VLAN_TAG};
 use crate::platform::{Offloads, Segment, TxPacket};
 use crate::wire::oob::{CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
 use crate::wire::queue::{Sge, WqeHeader};
@@ -23,8 +23,8 @@ pub struct Rules {
     cq: u32,
     vsq_frame: u16,
     tx_enabled: bool,
-    /// Longest frame in bytes.
-    longest: u64,
+    /// Longest frame in bytes, with as many tags as it may have.
+    longest: u32,
     /// The same, or 0 if none may be sent.
     longest_simple: u32,
     /// The bits of a short OOB that say where it comes from and goes to, and
@@ -58,12 +58,12 @@ impl Rules {
             .with_vcq_num(cq & 0xff_ffff)
             .with_vsq_frame(vsq_frame)
             .with_short_vp_offset(TX_VPORT_OFFSET as u8);
-        let longest = u32::from(vport.config.max_frame()) + VLAN_TAG;
+        let longest = u32::from(vport.config.max_frame()) + MAX_TAGS * VLAN_TAG;
         Self {
             cq,
             vsq_frame,
             tx_enabled: vport.tx_enabled,
-            longest: longest.into(),
+            longest,
             longest_simple: if vport.tx_enabled { longest } else { 0 },
             route: route.into_bits(),
         }
@@ -114,7 +114,13 @@ impl Rules {
         } else {
             length
         };
-        if frame > self.longest || length > MAX_LSO.max(self.longest) {
+        let inserted = if packet.offloads.contains(Offloads::INSERT_VLAN) {
+            VLAN_TAG
+        } else {
+            0
+        };
+        let longest = u64::from(self.longest - inserted);
+        if frame > longest || length > longest.max((MAX_LSO - inserted).into()) {
             return Err(CqeType::TxMtuDrop);
         }
         Ok(Checked {
@@ -196,9 +202,12 @@ fn offloads(oob: TxShortOob, long: Option<TxLongOob>, header: WqeHeader) -> Offl
         Offloads::IP_CHECKSUM,
         oob.comp_iphdr_csum() && oob.is_outer_ipv4(),
     );
-    wanted.set(Offloads::TCP_CHECKSUM, oob.comp_tcp_csum());
+    // Segments need checksums of their own, asked for or not: every driver that
+    // we know asks for them but OpenVMM's in its tests.
+    let large = header.client_oob_in_sgl();
+    wanted.set(Offloads::TCP_CHECKSUM, oob.comp_tcp_csum() || large);
     wanted.set(Offloads::UDP_CHECKSUM, oob.comp_udp_csum());
-    wanted.set(Offloads::TCP_SEGMENTATION, header.client_oob_in_sgl());
+    wanted.set(Offloads::TCP_SEGMENTATION, large);
     let tag = long.is_some_and(|long| long.inject_vlan_pri_tag());
     wanted.set(Offloads::INSERT_VLAN, tag);
     wanted
@@ -211,37 +220,54 @@ fn vlan_tci(long: TxLongOob) -> u16 {
     u16::from(long.pcp()) << 13 | u16::from(long.dei()) << 12 | long.vlan_id()
 }
 
+/// Checks the SGEs of a large send. GDMA cuts it: it takes the first SGE for the
+/// headers, and the entry is corrupt if that can't be so. Hardware then stops the
+/// queue (OpenVMM's net_mana restarts it); here only the packet fails, as Linux,
+/// which logs the completion and goes on, can't tell that its queue has stopped.
+///
+/// The device does not read packets, so how long the TCP header is, it does not
+/// know, only how long it may be.
+fn check_large_send(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
+    let [headers, _, ..] = sgl else {
+        return Err(CqeType::TxGdmaError);
+    };
+    let longest = match packet.l4_offset {
+        0 => MAX_LSO_HEADERS,
+        offset => MAX_LSO_HEADERS.min(u32::from(offset) + MAX_TCP_HEADER),
+    };
+    if headers.size > longest {
+        return Err(CqeType::TxGdmaError);
+    }
+    if headers.size <= packet.l4_offset.into() {
+        return Err(CqeType::TxHdrProcessingError);
+    }
+    if packet.segment_size == 0 {
+        return Err(CqeType::TxInvalidOob);
+    }
+    Ok(())
+}
+
 /// Checks that what is asked for goes together.
 fn check_offloads(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
     let wanted = packet.offloads;
     if wanted.is_empty() {
         return Ok(());
     }
+    if wanted.contains(Offloads::TCP_SEGMENTATION) {
+        check_large_send(packet, sgl)?;
+    }
+    // Without a family the endpoint finds it out: Linux names none where the
+    // EtherType is that of a tag, as of 802.1ad (`mana_start_xmit`).
     let families = Offloads::IPV4 | Offloads::IPV6;
     let checksums = Offloads::TCP_CHECKSUM | Offloads::UDP_CHECKSUM;
-    let checksum = wanted.intersects(checksums);
-    if wanted.contains(families)
-        || wanted.contains(checksums)
-        || (checksum && !wanted.intersects(families))
-    {
+    if wanted.contains(families) || wanted.contains(checksums) {
         return Err(CqeType::TxInvalidOob);
     }
+    let checksum = wanted.intersects(checksums);
     // Zero leaves it to the endpoint to find the header: Linux gives the
     // offset for TCP only (`mana_start_xmit`).
     if checksum && (1..ETHERNET_HEADER).contains(&packet.l4_offset) {
         return Err(CqeType::TxHdrProcessingError);
-    }
-    if wanted.contains(Offloads::TCP_SEGMENTATION) {
-        // The headers are alone in the first SGE; the payload follows.
-        let [headers, _, ..] = sgl else {
-            return Err(CqeType::TxInvalidOob);
-        };
-        if packet.segment_size == 0 || !wanted.contains(Offloads::TCP_CHECKSUM) {
-            return Err(CqeType::TxInvalidOob);
-        }
-        if headers.size <= packet.l4_offset.into() {
-            return Err(CqeType::TxHdrProcessingError);
-        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::platform::RxFlags;
+use manatee_device::platform::{RxFlags, TxStatus};
 use manatee_device::wire::gdma::Status;
 use manatee_device::wire::oob::CqeType;
 use manatee_device::wire::queue::{PAGE_SIZE, WQE_UNIT, eqe};
@@ -20,7 +20,7 @@ super::declare! { "cq":
     arming_raises_an_event_for_what_is_left = "mana_en.c: mana_cq_handler, SET_ARM_BIT",
     arming_raises_nothing_if_all_is_consumed = "mana_en.c: mana_cq_handler",
     consuming_does_not_arm = "mana_en.c: mana_cq_handler (doorbell without arm bit)",
-    consuming_does_not_disarm = "gdma_main.c: mana_gd_ring_cq, arm_bit",
+    consuming_does_not_disarm = "mana_en.c: mana_cq_handler (polls on one CPU, armed by another one)",
     an_event_waits_for_an_armed_event_queue = "gdma_main.c: mana_gd_process_eq_events",
     two_queues_share_one_interrupt = "mana_en.c: mana_create_txq (one EQ for both)",
     wraps_at_1_page = "gdma_main.c: mana_gd_read_cqe",
@@ -28,9 +28,15 @@ super::declare! { "cq":
     wraps_at_4_pages = "gdma_main.c: mana_gd_read_cqe",
     wraps_at_8_pages = "gdma_main.c: mana_gd_read_cqe",
     may_be_silent_for_four_laps = "mana_en.c: mana_cq_handler (rings every 4 laps)",
+    may_be_silent_for_eight_laps = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
+    may_be_silent_while_packets_are_pending = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
+    may_be_silent_for_eight_laps_of_received_packets = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
+    arms_behind_what_is_left_of_eight_laps = "mana_en.c: mana_cq_handler (hardware wants one doorbell every 8 wraparounds)",
+    arms_after_laps_of_silence = "mana_en.c: mana_cq_handler, SET_ARM_BIT",
     an_overrun_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_after_laps_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     goes_on_after_an_overrun = "gdma_main.c: mana_gd_read_cqe (overflow)",
+    an_overrun_in_silence_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_is_counted = "issue 2: overrun of a CQ detected and reported",
     an_event_that_finds_no_room_comes_later = "gdma_main.c: mana_gd_process_eq_events",
     events_that_find_no_room_all_come_later = "gdma_main.c: mana_gd_process_eq_events",
@@ -228,6 +234,103 @@ fn may_be_silent_for_four_laps(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
+/// A vport with work queues that hold many times what its completion queues do, so
+/// that no memory of theirs is used again for laps.
+fn of_large_work_queues(driver: &mut Driver<'_>) -> Outcome<Vport> {
+    of_pages(driver, 1)
+}
+
+/// Sends and polls, a few packets at a time, for nearly eight laps without a
+/// doorbell of the completion queue.
+fn silent_laps(driver: &mut Driver<'_>, vport: &mut Vport, wqe: &Wqe) -> Outcome {
+    const AT_A_TIME: u32 = 16;
+    for batch in 0..8 * vport.tx.cq.ring.entries() / AT_A_TIME - 1 {
+        let offsets = send(driver, vport, wqe, AT_A_TIME);
+        let found = vport.tx.cq.drain(driver)?;
+        let found: Vec<u32> = found.iter().map(|c| c.transmit().wqe_offset).collect();
+        check_eq(
+            alloc::format!("WQE offsets of batch {batch}"),
+            found,
+            offsets,
+        )?;
+    }
+    Ok(())
+}
+
+fn may_be_silent_for_eight_laps(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_large_work_queues(driver)?;
+    let wqe = packet(driver, &vport)?;
+    for arm in [false, true, false] {
+        silent_laps(driver, &mut vport, &wqe)?;
+        vport.tx.cq.ring(driver, arm);
+    }
+    let pointer = alloc::format!("/queues/cq/{}/lost", vport.tx.cq.id);
+    super::check_inspect(driver, &pointer, 0)?;
+    driver.bench.take_transmitted(0);
+    vport.works(driver)
+}
+
+/// The doorbell that ends eight laps does not cover the last of them.
+fn arms_behind_what_is_left_of_eight_laps(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_large_work_queues(driver)?;
+    let (wqe, cq) = (packet(driver, &vport)?, vport.tx.cq.id);
+    silent_laps(driver, &mut vport, &wqe)?;
+    expect_events(driver, &mut vport, cq, 1)?;
+    send(driver, &mut vport, &wqe, 16);
+    vport.tx.cq.ring(driver, true);
+    expect_events(driver, &mut vport, cq, 1)?;
+    check_eq("completions", vport.tx.cq.drain(driver)?.len(), 16)
+}
+
+fn arms_after_laps_of_silence(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_large_work_queues(driver)?;
+    let (wqe, cq) = (packet(driver, &vport)?, vport.tx.cq.id);
+    silent_laps(driver, &mut vport, &wqe)?;
+    expect_events(driver, &mut vport, cq, 1)?;
+    vport.eq.ring(driver, true);
+    vport.tx.cq.ring(driver, true);
+    expect_events(driver, &mut vport, cq, 0)?;
+    vport.tx.wq.post(driver, &wqe);
+    expect_events(driver, &mut vport, cq, 1)
+}
+
+fn may_be_silent_while_packets_are_pending(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_large_work_queues(driver)?;
+    let wqe = packet(driver, &vport)?;
+    for batch in 0..30 {
+        driver.bench.plan_transmits(0, &[TxStatus::Pending; 16]);
+        send(driver, &mut vport, &wqe, 16);
+        vport.tx.cq.expect_none(driver)?;
+        driver.bench.finish_transmit(0, &[TxStatus::Sent; 16]);
+        let found = vport.tx.cq.drain(driver)?.len();
+        check_eq(alloc::format!("completions of batch {batch}"), found, 16)?;
+    }
+    Ok(())
+}
+
+fn may_be_silent_for_eight_laps_of_received_packets(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_large_work_queues(driver)?;
+    let address = driver.place(&[0; 64])?;
+    let buffer = Wqe::receive(&[sge(address, 64)]);
+    for batch in 0..8 * vport.rx.cq.ring.entries() / 16 - 1 {
+        let mut write = |_| vport.rx.wq.write(driver, &buffer);
+        let offsets: Vec<u32> = (0..16).map(&mut write).collect();
+        vport.rx.wq.ring(driver);
+        for _ in 0..16 {
+            vport.arrive(driver, &frame(60), RxFlags::empty())?;
+        }
+        let found = vport.rx.cq.drain(driver)?;
+        let found: Vec<u32> = found.iter().map(|c| c.receive().wqe_offset).collect();
+        check_eq(
+            alloc::format!("WQE offsets of batch {batch}"),
+            found,
+            offsets,
+        )?;
+    }
+    vport.rx.cq.ring(driver, true);
+    vport.works(driver)
+}
+
 /// Sends packets with one doorbell, and returns at which units their entries begin.
 fn send(driver: &mut Driver<'_>, vport: &mut Vport, wqe: &Wqe, count: u32) -> Vec<u32> {
     let mut write = |_| vport.tx.wq.write(driver, wqe) / WQE_UNIT;
@@ -272,6 +375,16 @@ fn an_overrun_after_laps_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome 
         vport.tx.cq.ring(driver, true);
     }
     let offsets = send(driver, &mut vport, &wqe, entries + 10);
+    expect_first(driver, &mut vport, &offsets)
+}
+
+/// After laps of silence, more than fits is still noticed.
+fn an_overrun_in_silence_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_large_work_queues(driver)?;
+    let wqe = packet(driver, &vport)?;
+    silent_laps(driver, &mut vport, &wqe)?;
+    let more = vport.tx.cq.ring.entries() + 10;
+    let offsets = send(driver, &mut vport, &wqe, more);
     expect_first(driver, &mut vport, &offsets)
 }
 

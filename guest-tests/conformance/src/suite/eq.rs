@@ -19,7 +19,7 @@ super::declare! { "eq":
     arming_raises_nothing_if_all_is_consumed = "gdma_main.c: mana_gd_process_eq_events",
     arming_twice_raises_once = "gdma_main.c: mana_gd_process_eq_events",
     consuming_does_not_arm = "gdma_main.c: mana_gd_ring_cq, arm_bit",
-    consuming_does_not_disarm = "gdma_main.c: mana_gd_ring_cq, arm_bit",
+    consuming_does_not_disarm = "openvmm mana_driver: CqEq::ack (rings without the arm bit when the interrupt has come)",
     wraps_at_1_page = "gdma_main.c: mana_gd_process_eq_events",
     wraps_at_2_pages = "gdma_main.c: mana_gd_process_eq_events",
     wraps_at_4_pages = "gdma_main.c: mana_gd_process_eq_events",

@@ -27,6 +27,7 @@ super::declare! { "hwc":
     owner_bits_hold_for_nine_laps = "gdma_main.c: mana_gd_read_cqe",
     answers_several_requests_in_order = "hw_channel.c: mana_hwc_get_msg_index",
     answers_as_many_requests_as_it_announced = "hw_channel.c: hwc_init_q_depth_max",
+    answers_a_driver_that_polls_in_silence = "openvmm mana_driver: CqEq::pop (no doorbell until it arms)",
     a_request_waits_for_a_response_buffer = "hw_channel.c: mana_hwc_handle_resp (no_wqe)",
     takes_requests_in_pieces = "gdma.h: struct gdma_wqe_request",
     gives_responses_in_pieces = "gdma.h: struct gdma_wqe_request",
@@ -54,6 +55,29 @@ super::declare! { "hwc":
     a_malformed_response_buffer_is_passed_over = "gdma.h: struct gdma_wqe",
     a_response_size_of_zero_gets_a_header = "hw_channel.c: mana_hwc_verify_resp_msg",
     a_response_size_beyond_a_page_is_cut = "hw_channel.c: hwc_init_max_resp_msg_size",
+}
+
+/// Request after request for nearly eight laps of the completion queue, without a
+/// doorbell of it.
+fn answers_a_driver_that_polls_in_silence(driver: &mut Driver<'_>) -> Outcome {
+    driver.establish()?;
+    let message = list_devices().to_bytes();
+    driver.with_hwc(|hwc, driver| {
+        driver.bench.write_memory(hwc.request_page, &message);
+        for request in 1..4 * hwc.cq.ring.entries() {
+            let offset = hwc.post_response(driver, &[hwc.sge(hwc.response_page, 4096)]);
+            hwc.post_request(driver, &[hwc.sge(hwc.request_page, message.len() as u32)]);
+            let completions = hwc.cq.drain(driver)?;
+            let what = alloc::format!("completions of request {request}");
+            check_eq(what, completions.len(), 2)?;
+            hwc.check_sent(&completions[0])?;
+            let response = hwc.response(driver, &completions[1], offset)?;
+            response.expect(Status::Success)?;
+        }
+        // The one event that the first completion raised.
+        check_eq("more completions", hwc.wait(driver)?.len(), 0)
+    })?;
+    driver.succeed(&list_devices()).map(|_| ())
 }
 
 fn announces_everything_a_driver_needs(driver: &mut Driver<'_>) -> Outcome {

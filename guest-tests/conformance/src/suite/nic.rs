@@ -1,9 +1,12 @@
 //! Commands of the basic NIC.
 
+use alloc::vec::Vec;
+
 use manatee_device::nic::MANA_PDID;
 use manatee_device::wire::bnic::{
     AssignSerialNumberReq, ConfigVportTxReq, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp,
-    QueryFilterStateReq, QueryFilterStateResp, QueryStatsReq, QueryVportConfigReq, code,
+    QueryFilterStateReq, QueryFilterStateResp, QueryLinkConfigReq, QueryLinkConfigResp,
+    QueryStatsReq, QueryVportConfigReq, code,
 };
 use manatee_device::wire::gdma::{DEV_HWC, DEV_MANA, DevId, Status};
 
@@ -35,6 +38,13 @@ super::declare! { "nic":
     refuses_vports_that_are_not = "mana_en.c: mana_query_vport_cfg",
     vport_needs_room = "mana_en.c: mana_query_vport_cfg",
     vport_request_needs_its_body = "mana_en.c: mana_query_vport_cfg",
+    tells_a_links_speed(4) = "mana_en.c: mana_query_link_cfg, mana_ethtool.c: mana_get_link_ksettings",
+    tells_a_links_speed_in_the_oldest_layout = "mana_en.c: mana_query_link_cfg, GDMA_MESSAGE_V1",
+    answers_a_newer_question_about_a_link_with_its_newest = "mana_en.c: mana_verify_resp_hdr",
+    link_needs_a_vport = "mana_en.c: mana_query_link_cfg",
+    link_needs_room_for_its_layout = "mana_en.c: mana_query_link_cfg",
+    link_request_needs_its_body = "mana_en.c: mana_query_link_cfg",
+    clamping_is_unsupported = "mana_en.c: mana_set_bw_clamp (GDMA_STATUS_CMD_UNSUPPORTED is EOPNOTSUPP)",
     lets_a_vport_transmit = "mana_en.c: mana_cfg_vport",
     may_be_told_twice_to_transmit = "mana_en.c: mana_cfg_vport",
     transmit_needs_a_vport = "mana_en.c: mana_cfg_vport",
@@ -55,6 +65,7 @@ super::declare! { "nic":
     moving_exists_from_version_2_on = "openvmm gdma_defs: MANA_VTL2_MOVE_FILTER",
     moving_needs_a_direction = "openvmm gdma_defs: MANA_VTL2_MOVE_FILTER",
     moving_needs_a_vport = "openvmm gdma_defs: MANA_VTL2_MOVE_FILTER",
+    filter_state_is_told_by_index_too = "openvmm mana_driver: new_vport, query_filter_state(vport.id)",
     filter_state_needs_a_vport = "openvmm gdma_defs: MANA_VTL2_QUERY_FILTER_STATE",
     filter_state_needs_room = "openvmm gdma_defs: MANA_VTL2_QUERY_FILTER_STATE",
 }
@@ -162,7 +173,9 @@ fn counts_as_many_vports_as_ports(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn commands() -> impl Iterator<Item = u32> {
-    (0x20001..=0x20008).chain(0x27801..=0x27803)
+    (0x20001..=0x20008)
+        .chain([code::QUERY_LINK_CONFIG])
+        .chain(0x27801..=0x27803)
 }
 
 fn tells_its_configuration_before_it_is_registered(driver: &mut Driver<'_>) -> Outcome {
@@ -200,7 +213,15 @@ fn commands_need_the_nics_name(driver: &mut Driver<'_>) -> Outcome {
 
 fn unknown_commands_are_unsupported(driver: &mut Driver<'_>) -> Outcome {
     driver.start()?;
-    for command in [0x20000, 0x20009, 0x27800, 0x27804, 0x3_0001, 0xffff_ffff] {
+    for command in [
+        0x20000,
+        0x20009,
+        0x2000d,
+        0x27800,
+        0x27804,
+        0x3_0001,
+        0xffff_ffff,
+    ] {
         let request = Request::of_bytes(command, &[0; 64], 64);
         driver.refuse(&request, Status::Unsupported)?;
     }
@@ -281,6 +302,81 @@ fn first_vport(driver: &mut Driver<'_>) -> Outcome<u64> {
     let vport = driver.query_vport(0)?.vport;
     driver.shm_succeed(&[0; 28], crate::driver::shm::destroy())?;
     Ok(vport)
+}
+
+const LINK: usize = size_of::<QueryLinkConfigResp>();
+/// Length of the first layout.
+const LINK_V1: usize = 8;
+
+fn link_request(vport: u64, version: u16, room: usize) -> Request {
+    let body = QueryLinkConfigReq { vport };
+    Request::new(code::QUERY_LINK_CONFIG, &body, room).versions(1, version)
+}
+
+fn tells_a_links_speed(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    for index in 0..4 {
+        let vport = driver.query_vport(index)?.vport;
+        let response = driver.succeed(&link_request(vport, 2, LINK))?;
+        check_eq("version", response.header.response.msg_version, 2)?;
+        let found: QueryLinkConfigResp = response.parse()?;
+        let expected = QueryLinkConfigResp {
+            qos_speed_mbps: 10_000,
+            qos_unconfigured: 0,
+            reserved1: [0; 3],
+            link_speed_mbps: 10_000,
+            reserved2: [0; 4],
+        };
+        check_eq("link", found, expected)?;
+    }
+    Ok(())
+}
+
+fn tells_a_links_speed_in_the_oldest_layout(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let vport = driver.query_vport(0)?.vport;
+    let response = driver.succeed(&link_request(vport, 1, LINK))?;
+    check_eq("version", response.header.response.msg_version, 1)?;
+    let (first, beyond) = response.body.split_at(LINK_V1);
+    let speed = &10_000u64.to_le_bytes()[..];
+    check_eq("speed, and that it is configured", first, speed)?;
+    check_eq("beyond the layout", beyond, &[0; LINK - LINK_V1][..])
+}
+
+fn answers_a_newer_question_about_a_link_with_its_newest(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let vport = driver.query_vport(0)?.vport;
+    let response = driver.succeed(&link_request(vport, 9, LINK + 8))?;
+    check_eq("version", response.header.response.msg_version, 2)?;
+    check_eq("beyond the layout", &response.body[LINK..], &[0; 8][..])
+}
+
+fn link_needs_a_vport(driver: &mut Driver<'_>) -> Outcome {
+    for handle in no_vports(driver)? {
+        driver.refuse(&link_request(handle, 2, LINK), Status::InvalidHandle)?;
+    }
+    Ok(())
+}
+
+fn link_needs_room_for_its_layout(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let vport = driver.query_vport(0)?.vport;
+    for (version, room) in [(1, LINK_V1 - 1), (2, LINK - 1)] {
+        let request = link_request(vport, version, room);
+        driver.refuse(&request, Status::ResponseTooSmall)?;
+    }
+    Ok(())
+}
+
+fn link_request_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
+    let vport = first_vport(driver)?;
+    needs_its_body(driver, link_request(vport, 2, LINK))
+}
+
+fn clamping_is_unsupported(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let request = Request::of_bytes(0x2000b, &[0; 16], 8);
+    driver.refuse(&request, Status::Unsupported)
 }
 
 fn lets_a_vport_transmit(driver: &mut Driver<'_>) -> Outcome {
@@ -458,8 +554,26 @@ fn moving_needs_a_vport(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
+fn filter_state_is_told_by_index_too(driver: &mut Driver<'_>) -> Outcome {
+    driver.start()?;
+    let second = driver.query_vport(1)?.vport;
+    driver.succeed(&move_request(second, 1))?;
+    check_eq("filter of the first", filter_state(driver, 0)?, 0)?;
+    check_eq("filter of the second", filter_state(driver, 1)?, 1)?;
+    let body = QueryFilterStateReq { vport: 2 };
+    let request = Request::new(code::VTL2_QUERY_FILTER_STATE, &body, 8);
+    driver.refuse(&request, Status::InvalidHandle)
+}
+
+/// Those of [`no_vports`] that are no vport's index either.
+fn no_names(driver: &mut Driver<'_>) -> Outcome<Vec<u64>> {
+    let ports = u64::from(super::PORTS);
+    let handles = no_vports(driver)?.into_iter();
+    Ok(handles.filter(|name| *name >= ports).collect())
+}
+
 fn filter_state_needs_a_vport(driver: &mut Driver<'_>) -> Outcome {
-    for vport in no_vports(driver)? {
+    for vport in no_names(driver)? {
         let body = QueryFilterStateReq { vport };
         let request = Request::new(code::VTL2_QUERY_FILTER_STATE, &body, 8);
         driver.refuse(&request, Status::InvalidHandle)?;

@@ -52,6 +52,9 @@ super::declare! { "rx":
     a_fence_needs_a_receive_object = "mana_en.c: mana_fence_rq",
     a_fence_needs_its_body = "mana_en.c: mana_fence_rq",
     a_fence_that_finds_no_room_fails = "mana_en.c: mana_fence_rq",
+    a_fence_overwrites_nothing_when_buffers_run_out = "mana_en.c: mana_fence_rq",
+    a_fence_follows_laps_of_silence = "mana_en.c: mana_fence_rq, mana_cq_handler",
+    a_fence_finds_room_where_memory_was_used_again = "mana_en.c: mana_fence_rq, mana_cq_handler",
 }
 
 fn takes(driver: &mut Driver<'_>, length: usize) -> Outcome {
@@ -496,4 +499,89 @@ fn a_fence_that_finds_no_room_fails(driver: &mut Driver<'_>) -> Outcome {
         (lost, kept),
         (true, true),
     )
+}
+
+/// A vport with completion queues of a page, and larger work queues: 1024 units.
+fn of_small_completions(driver: &mut Driver<'_>) -> Outcome<Vport> {
+    driver.start()?;
+    let sizes = Sizes {
+        cq: PAGE_SIZE,
+        ..Sizes::LARGE
+    };
+    driver.open_with(0, sizes)
+}
+
+/// Posts buffers of this entry, and lets as many frames arrive.
+fn fill(
+    driver: &mut Driver<'_>,
+    vport: &mut Vport,
+    buffer: &Wqe,
+    (count, flags): (u32, RxFlags),
+) -> Outcome {
+    for _ in 0..count {
+        vport.rx.wq.write(driver, buffer);
+    }
+    vport.rx.wq.ring(driver);
+    for _ in 0..count {
+        vport.arrive(driver, &frame(60), flags)?;
+    }
+    Ok(())
+}
+
+/// Receives for five laps of a completion queue of 64 entries, and says nothing.
+fn receive_silently(driver: &mut Driver<'_>, vport: &mut Vport, buffer: &Wqe) -> Outcome {
+    for _ in 0..20 {
+        fill(driver, vport, buffer, (16, RxFlags::empty()))?;
+        check_eq("completions", vport.rx.cq.drain(driver)?.len(), 16)?;
+    }
+    Ok(())
+}
+
+fn a_fence_overwrites_nothing_when_buffers_run_out(driver: &mut Driver<'_>) -> Outcome {
+    let address = driver.place(&[0; 64])?;
+    let buffer = Wqe::receive(&[sge(address, 64)]);
+    for flags in [RxFlags::empty(), RxFlags::BROADCAST] {
+        driver.bench.reset();
+        let mut vport = driver.start_and_open()?;
+        let entries = vport.rx.cq.ring.entries();
+        // Until the receive queue's memory is used again.
+        for _ in 0..5 {
+            fill(driver, &mut vport, &buffer, (entries / 2, flags))?;
+            vport.rx.cq.drain(driver)?;
+            vport.rx.cq.ring(driver, true);
+        }
+        // As many completions as fit wait, although buffers were posted meanwhile.
+        fill(driver, &mut vport, &buffer, (entries - 1, flags))?;
+        vport.rx.cq.expect(driver)?;
+        fill(driver, &mut vport, &buffer, (2, flags))?;
+        driver.fence(vport.rx.handle)?.expect(Status::NoResources)?;
+        let found = vport.rx.cq.drain(driver)?;
+        check_eq("completions", found.len(), entries as usize)?;
+        for completion in found {
+            completion.check_type(CqeType::RxOkay as u8)?;
+        }
+        vport.rx.cq.ring(driver, true);
+        vport.works(driver)?;
+    }
+    Ok(())
+}
+
+fn a_fence_follows_laps_of_silence(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_small_completions(driver)?;
+    let buffer = Wqe::receive(&[sge(driver.place(&[0; 64])?, 64)]);
+    receive_silently(driver, &mut vport, &buffer)?;
+    vport.rx.wq.post(driver, &buffer);
+    fence(driver, &mut vport)?;
+    next(driver, &mut vport, CqeType::RxObjectFence)?;
+    vport.rx.cq.expect_none(driver)
+}
+
+fn a_fence_finds_room_where_memory_was_used_again(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    // So many pieces that 16 entries fit into the receive queue.
+    let piece = sge(driver.place(&[0; 64])?, 64);
+    receive_silently(driver, &mut vport, &Wqe::receive(&[piece; 15]))?;
+    fence(driver, &mut vport)?;
+    next(driver, &mut vport, CqeType::RxObjectFence)?;
+    vport.rx.cq.expect_none(driver)
 }

@@ -18,6 +18,7 @@ super::declare! { "tx":
     sends_the_shortest_frame = "mana_en.c: mana_start_xmit",
     sends_the_longest_frame = "mana_en.c: mana_probe_port, adapter_mtu",
     sends_the_longest_frame_with_a_tag = "mana_en.c: mana_probe_port, ETH_HLEN",
+    sends_the_longest_frame_with_two_tags = "mana_en.c: mana_probe_port, ETH_HLEN (802.1Q in 802.1ad)",
     sends_every_length_around_a_page = "mana_en.c: mana_map_skb",
     sends_from_any_alignment = "mana_en.c: mana_map_skb",
     sends_1_to_31_pieces_with_a_short_oob = "gdma.h: MAX_TX_WQE_SGL_ENTRIES, INLINE_OOB_SMALL_SIZE",
@@ -71,6 +72,10 @@ fn sends_the_longest_frame(driver: &mut Driver<'_>) -> Outcome {
 
 fn sends_the_longest_frame_with_a_tag(driver: &mut Driver<'_>) -> Outcome {
     sends(driver, [1518])
+}
+
+fn sends_the_longest_frame_with_two_tags(driver: &mut Driver<'_>) -> Outcome {
+    sends(driver, [1522])
 }
 
 fn sends_every_length_around_a_page(driver: &mut Driver<'_>) -> Outcome {

@@ -18,6 +18,7 @@ super::declare! { "tx_errors":
     a_piece_outside_memory = "openvmm gdma_defs: CQE_TX_GDMA_ERR",
     a_piece_at_the_end_of_the_address_space = "openvmm gdma_defs: CQE_TX_GDMA_ERR",
     too_long_for_the_port = "mana.h: CQE_TX_MTU_DROP",
+    too_long_with_another_tag = "mana.h: CQE_TX_MTU_DROP, inject_vlan_pri_tag",
     a_jumbo_frame = "mana.h: CQE_TX_MTU_DROP",
     lengths_that_overflow = "issue 2: bad input, lengths that overflow",
     a_long_format_in_a_short_oob = "mana.h: CQE_TX_INVALID_OOB, MANA_LONG_PKT_FMT",
@@ -82,8 +83,19 @@ fn a_piece_at_the_end_of_the_address_space(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn too_long_for_the_port(driver: &mut Driver<'_>) -> Outcome {
+    let address = driver.place(&[0; 1523])?;
+    fails(driver, &[sge(address, 1523)], CqeType::TxMtuDrop)
+}
+
+/// An inserted tag is one of the two that a frame may have.
+fn too_long_with_another_tag(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
     let address = driver.place(&[0; 1519])?;
-    fails(driver, &[sge(address, 1519)], CqeType::TxMtuDrop)
+    let behind = TxLongOob::new().with_inject_vlan_pri_tag(true);
+    let tagged = |length| Wqe::new(&long(vport.oob(), behind), &[sge(address, length)]);
+    let (fits, too_long) = (tagged(1518), tagged(1519));
+    vport.send_wqe(driver, &fits)?;
+    vport.fail(driver, &too_long, CqeType::TxMtuDrop)
 }
 
 fn a_jumbo_frame(driver: &mut Driver<'_>) -> Outcome {

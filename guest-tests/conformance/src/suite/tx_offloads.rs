@@ -22,7 +22,7 @@ super::declare! { "tx_offloads":
     ipv6_has_no_ip_checksum = "mana.h: struct mana_tx_short_oob, comp_iphdr_csum",
     refuses_both_ip_versions = "mana.h: CQE_TX_INVALID_OOB",
     refuses_both_checksums = "mana.h: CQE_TX_INVALID_OOB",
-    refuses_a_checksum_without_ip = "mana.h: CQE_TX_INVALID_OOB",
+    a_checksum_without_a_family = "mana_en.c: mana_start_xmit (neither flag where the EtherType is 802.1ad's)",
     refuses_a_transport_header_inside_the_first = "mana.h: CQE_TX_HDR_PROCESSING_ERROR",
     passes_the_largest_offset = "mana.h: struct mana_tx_short_oob, trans_off",
     inserts_a_tag = "mana_en.c: mana_start_xmit, inject_vlan_pri_tag",
@@ -33,12 +33,20 @@ super::declare! { "tx_offloads":
     cuts_the_longest_packet = "mana_en.c: mana_probe_port, GSO_MAX_SIZE",
     cuts_with_a_tag = "mana_en.c: mana_start_xmit",
     cuts_ipv6 = "mana_en.c: mana_start_xmit, is_outer_ipv6",
-    refuses_to_cut_headers_alone = "reference: process_sqe, client_oob_in_sgl without two entries",
+    cuts_without_a_family = "mana_en.c: mana_start_xmit (neither flag where the EtherType is 802.1ad's)",
+    cuts_without_being_asked_for_checksums = "openvmm net_mana: tests, LSO without comp_tcp_csum",
+    cuts_behind_headers_of_256_bytes = "openvmm net_mana: handle_tx, LSO (should not exceed 256 bytes)",
+    cuts_behind_the_longest_tcp_header = "openvmm net_mana: handle_tx, LSO (only the header)",
+    refuses_to_cut_headers_alone = "openvmm gdma: process_sqe, LSO with one SGE is CQE_TX_GDMA_ERR",
+    refuses_headers_of_more_than_256_bytes = "openvmm gdma: process_sqe, LSO with SGE[0] > 256 bytes is CQE_TX_GDMA_ERR",
+    refuses_more_than_headers_in_the_first_piece = "openvmm net_mana: handle_tx, LSO (only the header), or GDMA error",
     refuses_to_cut_into_nothing = "gdma.h: struct gdma_wqe, client_data_unit",
-    refuses_to_cut_without_a_tcp_checksum = "mana.h: CQE_TX_INVALID_OOB",
+    refuses_to_cut_udp = "mana.h: CQE_TX_INVALID_OOB",
     refuses_headers_that_end_before_tcp = "mana.h: CQE_TX_HDR_PROCESSING_ERROR",
     refuses_segments_that_do_not_fit = "mana.h: CQE_TX_MTU_DROP",
+    refuses_tagged_segments_that_do_not_fit = "mana.h: CQE_TX_MTU_DROP",
     refuses_to_cut_more_than_an_ip_packet = "mana.h: CQE_TX_MTU_DROP",
+    refuses_to_tag_and_cut_more_than_an_ip_packet = "mana.h: CQE_TX_MTU_DROP",
 }
 
 /// Sends a frame of 100 bytes with this OOB.
@@ -133,9 +141,12 @@ fn refuses_both_checksums(driver: &mut Driver<'_>) -> Outcome {
     refuses(driver, oob, CqeType::TxInvalidOob)
 }
 
-fn refuses_a_checksum_without_ip(driver: &mut Driver<'_>) -> Outcome {
-    let oob = |oob: TxShortOob| oob.with_comp_tcp_csum(true).with_trans_off(34);
-    refuses(driver, oob, CqeType::TxInvalidOob)
+fn a_checksum_without_a_family(driver: &mut Driver<'_>) -> Outcome {
+    let tcp = |oob: TxShortOob| oob.with_comp_tcp_csum(true).with_trans_off(38);
+    asks(driver, tcp, Offloads::TCP_CHECKSUM, 38)?;
+    driver.bench.reset();
+    let udp = |oob: TxShortOob| oob.with_comp_udp_csum(true);
+    asks(driver, udp, Offloads::UDP_CHECKSUM, 0)
 }
 
 fn refuses_a_transport_header_inside_the_first(driver: &mut Driver<'_>) -> Outcome {
@@ -279,9 +290,9 @@ fn cuts_into_segments(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn cuts_the_longest_packet(driver: &mut Driver<'_>) -> Outcome {
-    // 65535 bytes of IP behind 14 of Ethernet.
-    let sent = cut(driver, |large| large.payload = 65535 + 14 - 54)?;
-    check_eq("bytes", sent.frame.len(), 65549)
+    // 65535 bytes of IP behind 14 of Ethernet and two tags.
+    let sent = cut(driver, |large| large.payload = 65535 + 22 - 54)?;
+    check_eq("bytes", sent.frame.len(), 65557)
 }
 
 fn cuts_with_a_tag(driver: &mut Driver<'_>) -> Outcome {
@@ -303,17 +314,74 @@ fn cuts_ipv6(driver: &mut Driver<'_>) -> Outcome {
     check_eq("offloads", sent.offloads, expected)
 }
 
+fn cuts_without_a_family(driver: &mut Driver<'_>) -> Outcome {
+    let sent = cut(driver, |large| {
+        large.headers = 58;
+        large.oob = large.oob.with_is_outer_ipv4(false).with_trans_off(38);
+    })?;
+    let expected = Offloads::TCP_CHECKSUM | Offloads::TCP_SEGMENTATION;
+    check_eq("offloads", sent.offloads, expected)?;
+    check_eq("offset of the transport header", sent.l4_offset, 38)
+}
+
+fn cuts_without_being_asked_for_checksums(driver: &mut Driver<'_>) -> Outcome {
+    let sent = cut(driver, |large| {
+        let oob = large.oob.with_comp_iphdr_csum(false);
+        large.oob = oob.with_comp_tcp_csum(false);
+    })?;
+    let expected = Offloads::IPV4 | Offloads::TCP_CHECKSUM | Offloads::TCP_SEGMENTATION;
+    check_eq("offloads", sent.offloads, expected)
+}
+
+fn cuts_behind_headers_of_256_bytes(driver: &mut Driver<'_>) -> Outcome {
+    // Where the TCP header begins is not said, or at the last possible place.
+    for offset in [0, 196] {
+        driver.bench.reset();
+        let sent = cut(driver, |large| {
+            (large.headers, large.unit) = (256, 1000);
+            large.oob.set_trans_off(offset);
+        })?;
+        check_eq("bytes", sent.frame.len(), 6256)?;
+    }
+    Ok(())
+}
+
+fn cuts_behind_the_longest_tcp_header(driver: &mut Driver<'_>) -> Outcome {
+    let sent = cut(driver, |large| {
+        (large.headers, large.unit) = (34 + 60, 1400);
+    })?;
+    check_eq("bytes", sent.frame.len(), 6094)
+}
+
 fn refuses_to_cut_headers_alone(driver: &mut Driver<'_>) -> Outcome {
-    uncut(driver, CqeType::TxInvalidOob, |large| large.payload = 0)
+    uncut(driver, CqeType::TxGdmaError, |large| large.payload = 0)
+}
+
+fn refuses_headers_of_more_than_256_bytes(driver: &mut Driver<'_>) -> Outcome {
+    for offset in [0, 200] {
+        driver.bench.reset();
+        uncut(driver, CqeType::TxGdmaError, |large| {
+            (large.headers, large.unit) = (257, 1000);
+            large.oob.set_trans_off(offset);
+        })?;
+    }
+    Ok(())
+}
+
+fn refuses_more_than_headers_in_the_first_piece(driver: &mut Driver<'_>) -> Outcome {
+    uncut(driver, CqeType::TxGdmaError, |large| {
+        large.headers = 34 + 61;
+    })
 }
 
 fn refuses_to_cut_into_nothing(driver: &mut Driver<'_>) -> Outcome {
     uncut(driver, CqeType::TxInvalidOob, |large| large.unit = 0)
 }
 
-fn refuses_to_cut_without_a_tcp_checksum(driver: &mut Driver<'_>) -> Outcome {
+fn refuses_to_cut_udp(driver: &mut Driver<'_>) -> Outcome {
     uncut(driver, CqeType::TxInvalidOob, |large| {
         large.oob.set_comp_tcp_csum(false);
+        large.oob.set_comp_udp_csum(true);
     })
 }
 
@@ -324,11 +392,35 @@ fn refuses_headers_that_end_before_tcp(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn refuses_segments_that_do_not_fit(driver: &mut Driver<'_>) -> Outcome {
-    uncut(driver, CqeType::TxMtuDrop, |large| large.unit = 1465)
+    // The MTU, an Ethernet header and two tags.
+    let sent = cut(driver, |large| large.unit = 1500 + 22 - 54)?;
+    check_eq("bytes a segment", sent.segment_size, 1468)?;
+    driver.bench.reset();
+    uncut(driver, CqeType::TxMtuDrop, |large| large.unit = 1469)
+}
+
+fn refuses_tagged_segments_that_do_not_fit(driver: &mut Driver<'_>) -> Outcome {
+    let tag = TxLongOob::new().with_inject_vlan_pri_tag(true);
+    // An inserted tag is one of the two.
+    let sent = cut(driver, |large| {
+        (large.unit, large.behind) = (1500 + 18 - 54, Some(tag));
+    })?;
+    check_eq("bytes a segment", sent.segment_size, 1464)?;
+    driver.bench.reset();
+    uncut(driver, CqeType::TxMtuDrop, |large| {
+        (large.unit, large.behind) = (1465, Some(tag));
+    })
 }
 
 fn refuses_to_cut_more_than_an_ip_packet(driver: &mut Driver<'_>) -> Outcome {
     uncut(driver, CqeType::TxMtuDrop, |large| {
-        large.payload = 65535 + 18 - 54 + 1;
+        large.payload = 65535 + 22 - 54 + 1;
+    })
+}
+
+fn refuses_to_tag_and_cut_more_than_an_ip_packet(driver: &mut Driver<'_>) -> Outcome {
+    uncut(driver, CqeType::TxMtuDrop, |large| {
+        let tag = TxLongOob::new().with_inject_vlan_pri_tag(true);
+        (large.payload, large.behind) = (65535 + 18 - 54 + 1, Some(tag));
     })
 }

@@ -105,6 +105,58 @@ fn segments_must_fit_the_port_and_be_worth_it() {
 }
 
 #[test]
+fn segments_may_have_two_tags_and_the_mtu() {
+    for (tags, insert) in [
+        (0, false),
+        (1, false),
+        (2, false),
+        (0, true),
+        (1, true),
+        (2, true),
+    ] {
+        let mut sample = Sample::new(IpVersion::V4, Transport::Tcp, 5000);
+        sample.tags = tags;
+        let cut = |size| {
+            let packet = sample.segmentation_offload(size);
+            let packet = if insert { tagged(packet, 7) } else { packet };
+            send(&sample.unsegmented(), &packet, MTU)
+        };
+        // The third tag is payload.
+        let most = if tags == 2 && insert { 1456 } else { 1460 };
+        assert!(cut(most).is_ok(), "{tags} tags, one inserted: {insert}");
+        assert_eq!(cut(most + 1), Err(Refusal::TooLong));
+    }
+}
+
+#[test]
+fn what_the_packet_is_need_not_be_said() {
+    // As Linux asks where the EtherType is that of an 802.1ad tag.
+    for (version, transport) in kinds() {
+        for tags in 0..=2 {
+            let mut sample = Sample::new(version, transport, 100);
+            sample.tags = tags;
+            let wanted = match transport {
+                Transport::Tcp => Offloads::TCP_CHECKSUM,
+                Transport::Udp => Offloads::UDP_CHECKSUM,
+            };
+            let packet = asking(wanted, sample.transport_offset());
+            let (vnet, mut sent) = send(&sample.without_checksum(), &packet, MTU).unwrap();
+            complete(&vnet, &mut sent);
+            assert_eq!(sent, sample.frame(), "{tags} tags");
+        }
+        let mut sample = Sample::new(version, Transport::Tcp, 5000);
+        sample.tags = 1;
+        let packet = TxPacket {
+            segment_size: 1000,
+            ..asking(Offloads::TCP_SEGMENTATION, sample.transport_offset())
+        };
+        let (vnet, mut sent) = send(&sample.unsegmented(), &packet, MTU).unwrap();
+        complete(&vnet, &mut sent);
+        assert_eq!(sent, sample.frame());
+    }
+}
+
+#[test]
 fn an_ip_packet_has_at_most_64_kib() {
     for (version, most) in [(IpVersion::V4, 65535 - 40), (IpVersion::V6, 65535 - 20)] {
         let sample = Sample::new(version, Transport::Tcp, most);
@@ -125,7 +177,9 @@ fn a_frame_may_be_as_long_as_the_mtu_and_its_tags() {
         let longest = 14 + 4 * tags + MTU;
         assert_eq!(frame.len(), longest);
         assert!(send(&frame, &plain(), MTU).is_ok());
-        assert!(send(&frame, &tagged(plain(), 1), MTU).is_ok());
+        // An inserted tag counts, and a third one is payload.
+        let inserted = send(&frame, &tagged(plain(), 1), MTU);
+        assert_eq!(inserted.is_ok(), tags < 2, "{tags} tags and one more");
         frame.push(0);
         assert_eq!(send(&frame, &plain(), MTU), Err(Refusal::TooLong));
     }

@@ -1,0 +1,1 @@
+//! The confinement of `manatee serve`.

@@ -44,7 +44,10 @@ pub fn start(arguments: &LogArguments) {
         Format::Json => subscriber.json().flatten_event(true).init(),
     }
     if let Some((text, error)) = malformed {
-        tracing::warn!("RUST_LOG is `{}`, which says nothing: {error}", text.escape_debug());
+        tracing::warn!(
+            "RUST_LOG is `{}`, which says nothing: {error}",
+            text.escape_debug()
+        );
     }
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{panic}; the process ends");

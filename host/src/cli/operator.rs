@@ -62,7 +62,9 @@ impl Operator {
     /// copied, whatever becomes of the file.
     fn prepare(&self, swap: &Swap, name: &str, given: OwnedFd) -> anyhow::Result<Component> {
         let (wasm, digest) = take(given).with_context(|| format!("reading {name}"))?;
-        let code = self.broker.run(Job::new(name, Task::Compile), &wasm, digest)?;
+        let code = self
+            .broker
+            .run(Job::new(name, Task::Compile), &wasm, digest)?;
         let component = child::load(code, digest, name)?;
         if swap.check {
             let suite = Suite::new(&[], &Limits::default());
@@ -130,7 +132,11 @@ fn take(given: OwnedFd) -> anyhow::Result<(File, Digest)> {
             break;
         }
         length += count as u64;
-        ensure!(length <= MAX_FILE, "it has more than {} MiB", MAX_FILE >> 20);
+        ensure!(
+            length <= MAX_FILE,
+            "it has more than {} MiB",
+            MAX_FILE >> 20
+        );
         hash.update(&chunk[..count]);
         copy.write_all(&chunk[..count])?;
     }

@@ -216,10 +216,15 @@ impl Opened {
         // the one who serves already.
         let server = vfio_user::Server::bind(&arguments.socket).context("the vfio-user socket")?;
         let control = arguments.control.as_deref().map(bind_control).transpose()?;
-        let paths = [Some(server.path()), control.as_ref().map(control::Server::path)];
+        let paths = [
+            Some(server.path()),
+            control.as_ref().map(control::Server::path),
+        ];
         let sockets = paths.into_iter().flatten().map(SocketFile::at);
         let begin = Begin {
-            sockets: sockets.collect::<std::io::Result<_>>().context("the sockets")?,
+            sockets: sockets
+                .collect::<std::io::Result<_>>()
+                .context("the sockets")?,
             ids,
             sandbox,
         };

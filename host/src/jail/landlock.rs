@@ -39,9 +39,7 @@ pub fn restrict(paths: &Paths) -> Result<i32, JailError> {
     let rules = allow(rules, paths).map_err(failed)?;
     let status = rules.restrict_self().map_err(failed)?;
     match (status.ruleset, status.landlock) {
-        (RulesetStatus::NotEnforced, landlock) => {
-            Err(JailError::Landlock(format!("{landlock:?}")))
-        }
+        (RulesetStatus::NotEnforced, landlock) => Err(JailError::Landlock(format!("{landlock:?}"))),
         (_, LandlockStatus::Available { effective_abi, .. }) => Ok(effective_abi as i32),
         (_, landlock) => Err(JailError::Landlock(format!("{landlock:?}"))),
     }

@@ -23,7 +23,9 @@ pub fn raise_descriptors() {
 ///
 /// The kernel's.
 pub fn lower(resource: Resource, most: u64) -> std::io::Result<()> {
-    let most = getrlimit(resource).maximum.map_or(most, |max| max.min(most));
+    let most = getrlimit(resource)
+        .maximum
+        .map_or(most, |max| max.min(most));
     let limit = Rlimit {
         current: Some(most),
         maximum: Some(most),

@@ -109,6 +109,11 @@ impl Jail {
     /// [`JailError`]; the process may be confined in part, and should end.
     pub fn enter(&self) -> Result<Confinement, JailError> {
         check_threads()?;
+        self.confine()
+    }
+
+    /// Confines this thread, and as to system calls all others.
+    fn confine(&self) -> Result<Confinement, JailError> {
         privileges::drop_all(self.ids, self.keep)?;
         let landlock_abi = landlock::restrict(&self.paths)?;
         let confinement = Confinement::measure(landlock_abi)?;

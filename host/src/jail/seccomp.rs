@@ -165,7 +165,10 @@ mod tests {
     fn nothing_deadly_is_allowed() {
         for role in [Role::Server, Role::Compile, Role::Check] {
             for (call, _) in lists::of(role).iter().copied().flatten() {
-                assert!(!lists::DEADLY_AND_EXECUTION.contains(call), "{role:?} {call}");
+                assert!(
+                    !lists::DEADLY_AND_EXECUTION.contains(call),
+                    "{role:?} {call}"
+                );
             }
         }
     }

@@ -58,8 +58,8 @@ pub fn resolve(wanted: Option<&str>) -> Result<Option<Ids>, UserError> {
 /// `nobody`, if there is one: a user namespace may have root only.
 fn default_ids() -> Option<Ids> {
     let mapped = |file, id| fs::read_to_string(file).is_ok_and(|map| is_mapped(&map, id));
-    let exists = mapped("/proc/self/uid_map", NOBODY.user)
-        && mapped("/proc/self/gid_map", NOBODY.group);
+    let exists =
+        mapped("/proc/self/uid_map", NOBODY.user) && mapped("/proc/self/gid_map", NOBODY.group);
     if !exists {
         tracing::info!(
             "this user namespace has no user {}; staying its root, without capabilities",

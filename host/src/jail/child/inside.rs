@@ -33,7 +33,8 @@ pub(super) fn trust(bytes: Vec<u8>) -> Compiled {
 
 /// Does a job, confined.
 pub fn run(job: &Job, sandbox: bool) -> ExitCode {
-    let output = confine(job, sandbox).and_then(|()| Ok(io::stdout().as_fd().try_clone_to_owned()?));
+    let output =
+        confine(job, sandbox).and_then(|()| Ok(io::stdout().as_fd().try_clone_to_owned()?));
     match output.map(File::from) {
         Ok(mut output) => match answer(job) {
             Ok(bytes) => finish(&mut output, &bytes, ExitCode::SUCCESS),
@@ -92,7 +93,12 @@ fn answer(job: &Job) -> anyhow::Result<Vec<u8>> {
             let requirements = check::select(&suite.names)?;
             let mut missed = Vec::with_capacity(requirements.len());
             let each = |verdict: &check::Verdict| {
-                missed.push(verdict.missed.as_deref().map(|reason| short(reason).to_owned()));
+                missed.push(
+                    verdict
+                        .missed
+                        .as_deref()
+                        .map(|reason| short(reason).to_owned()),
+                );
             };
             check::check(&wasm, &job.name, &requirements, &suite.limits(), each)?;
             Ok(serde_json::to_vec(&missed)?)

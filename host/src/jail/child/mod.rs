@@ -137,7 +137,13 @@ pub fn clean(text: &str, most: usize) -> String {
     let mut short: String = text
         .chars()
         .take(most)
-        .map(|c| if c.is_control() || is_format(c) { ' ' } else { c })
+        .map(|c| {
+            if c.is_control() || is_format(c) {
+                ' '
+            } else {
+                c
+            }
+        })
         .collect();
     if text.chars().nth(most).is_some() {
         short.push('…');
@@ -266,7 +272,10 @@ impl Running {
             Err(error) => return Err(self.failed(error.to_string())),
         };
         if status.success() {
-            let mut output = self.output.try_clone().map_err(|e| self.failed(e.to_string()))?;
+            let mut output = self
+                .output
+                .try_clone()
+                .map_err(|e| self.failed(e.to_string()))?;
             let sealed = sealed::seal(&mut output);
             return match sealed {
                 Ok(()) => Ok(output),
@@ -299,9 +308,10 @@ impl Running {
         let memory = format!("{gibibytes} GiB of memory");
         match (status.code(), status.signal()) {
             (_, _) if !in_time => self.bound(format!("{} s", bounds.time.as_secs())),
-            (_, Some(libc::SIGXCPU)) => {
-                self.bound(format!("{} s of processor time", bounds.processor.as_secs()))
-            }
+            (_, Some(libc::SIGXCPU)) => self.bound(format!(
+                "{} s of processor time",
+                bounds.processor.as_secs()
+            )),
             (_, Some(libc::SIGXFSZ)) => {
                 self.bound(format!("{} MiB of machine code", bounds.output >> 20))
             }
@@ -444,10 +454,11 @@ pub fn verdicts(mut answer: File, suite: &Suite) -> anyhow::Result<Vec<Verdict>>
         missed.len() == requirements.len(),
         "the check ended before it was done"
     );
-    let verdict = |(requirement, missed): (&&'static manatee_conformance::suite::Requirement, _)| Verdict {
-        name: requirement.name,
-        source: requirement.source,
-        missed,
-    };
+    let verdict =
+        |(requirement, missed): (&&'static manatee_conformance::suite::Requirement, _)| Verdict {
+            name: requirement.name,
+            source: requirement.source,
+            missed,
+        };
     Ok(requirements.iter().zip(missed).map(verdict).collect())
 }

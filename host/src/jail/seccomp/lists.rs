@@ -162,6 +162,9 @@ const CHECK: List = &[
     (libc::SYS_epoll_ctl, &[Any]),
     (libc::SYS_epoll_pwait, &[Any]),
     (libc::SYS_eventfd2, &[Any]),
+    // The initial contents of linear memories.
+    (libc::SYS_memfd_create, &[Any]),
+    (libc::SYS_ftruncate, &[Any]),
     // A pair of sockets, connected to each other and to nobody else.
     (libc::SYS_socketpair, &[Value(0, libc::AF_UNIX as u32)]),
     #[cfg(target_arch = "x86_64")]

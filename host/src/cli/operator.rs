@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use manatee::check::Limits;
 use manatee::component::{Component, Digest, MAX_FILE};
 use manatee::control::{Commands, Swap};
 use manatee::device::{Device, SwapOptions};
@@ -67,8 +66,8 @@ impl Operator {
             .run(Job::new(name, Task::Compile), &wasm, digest)?;
         let component = child::load(code, digest, name)?;
         if swap.check {
-            let suite = Suite::new(&[], &Limits::default());
-            let job = Job::new(name, Task::Check(suite.clone()));
+            let suite = Suite::in_background();
+            let job = Job::new(name, Task::Check(suite.clone())).in_background();
             let verdicts = child::verdicts(self.broker.run(job, &wasm, digest)?, &suite)?;
             let missed: Vec<_> = verdicts
                 .iter()

@@ -66,3 +66,29 @@ pub fn processor(most: std::time::Duration) -> std::io::Result<()> {
     };
     Ok(setrlimit(Resource::Cpu, limit)?)
 }
+
+/// How long a process has had the processor.
+///
+/// # Errors
+///
+/// If there is no such process.
+pub fn processor_time(process: u32) -> std::io::Result<std::time::Duration> {
+    let mut clock = 0;
+    // SAFETY: the C library writes the id of a clock.
+    let error = unsafe { libc::clock_getcpuclockid(process as libc::pid_t, &raw mut clock) };
+    if error != 0 {
+        return Err(std::io::Error::from_raw_os_error(error));
+    }
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes a time.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(std::time::Duration::new(
+        time.tv_sec.unsigned_abs(),
+        time.tv_nsec as u32,
+    ))
+}

@@ -85,7 +85,7 @@ impl Broker {
     ///
     /// Why there is none, for people.
     pub fn run(&self, job: Job, wasm: &File, digest: Digest) -> anyhow::Result<File> {
-        let time = job.bounds().time + MARGIN;
+        let time = job.bounds().starved + MARGIN;
         let answer = self.ask(&Request::start(job, digest), Some(wasm), time)?;
         answer
             .map(File::from)

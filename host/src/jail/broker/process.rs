@@ -128,13 +128,13 @@ impl Process {
         if let Some(known) = self.known.get(&key, &job.name) {
             return Ok(Some(known?));
         }
-        let running = match Running::start(job, &wasm, self.sandbox) {
+        let mut running = match Running::start(job, &wasm, self.sandbox) {
             Ok(running) => running,
             Err(error) => {
                 return Ok(Some(Err(format!("no process can be started: {error}"))));
             }
         };
-        if !wait(socket, &running)? {
+        if !wait(socket, &mut running)? {
             return Ok(None);
         }
         let outcome = running.finish();
@@ -160,17 +160,18 @@ impl Process {
 
 /// Waits for the end of a child, at the longest until its time is over. False if the
 /// process that wanted it is gone, and the child with it.
-fn wait(socket: BorrowedFd<'_>, running: &Running) -> io::Result<bool> {
+fn wait(socket: BorrowedFd<'_>, running: &mut Running) -> io::Result<bool> {
     loop {
-        let timeout = Timespec::try_from(running.left()).unwrap_or_default();
+        let left = running.left();
+        let timeout = Timespec::try_from(left).unwrap_or_default();
         let ended = running.ended();
         let mut fds = [
             PollFd::new(&ended, PollFlags::IN),
             PollFd::new(&socket, PollFlags::IN),
         ];
         match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Ok(true),
-            Err(rustix::io::Errno::INTR) => {}
+            Ok(0) if left.is_zero() => return Ok(true),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
             // One thing is asked at a time, so this is the end.
             Ok(_) => return Ok(fds[1].revents().is_empty()),

@@ -63,7 +63,9 @@ fn finish(output: &mut File, bytes: &[u8], code: ExitCode) -> ExitCode {
 fn confine(job: &Job, sandbox: bool) -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let bounds = job.bounds();
-    limits::run_when_idle()?;
+    if job.background {
+        limits::run_when_idle()?;
+    }
     limits::lower(Resource::Data, bounds.memory)?;
     limits::lower(Resource::Fsize, bounds.output)?;
     limits::lower(Resource::Nofile, DESCRIPTORS)?;

@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::sealed;
+use super::{limits, sealed};
 
 pub use inside::run;
 
@@ -30,6 +30,8 @@ pub const COMMAND: &str = "jail-child";
 pub const NO_SANDBOX: &str = "--no-sandbox";
 /// The most that is shown of a failed child's words, in bytes.
 const MAX_WORDS: usize = 2048;
+/// How often is looked at a child that has to wait for the processor.
+const STARVED_PAUSE: Duration = Duration::from_secs(5);
 /// The longest name of a component in messages, in characters.
 pub const MAX_NAME: usize = 256;
 
@@ -40,6 +42,9 @@ pub struct Job {
     pub name: String,
     /// What to do with it.
     pub task: Task,
+    /// Whether it runs beside a device that is served, which is not to notice: it gets
+    /// the processor only when nobody else wants it.
+    pub background: bool,
 }
 
 /// See [`Job`].
@@ -72,6 +77,11 @@ impl Suite {
         }
     }
 
+    /// All requirements, in the background.
+    pub fn in_background() -> Self {
+        Self::new(&[], &PATIENT)
+    }
+
     /// The limits of the suite itself.
     pub fn limits(&self) -> Limits {
         Limits {
@@ -91,6 +101,9 @@ pub struct Bounds {
     pub processor: Duration,
     /// Time.
     pub time: Duration,
+    /// Time, if it had the processor for less than half of `time`: what has the lowest
+    /// priority may have to wait on a busy machine, without being at fault.
+    pub starved: Duration,
     /// What it writes, in bytes.
     pub output: u64,
 }
@@ -99,7 +112,16 @@ const COMPILE: Bounds = Bounds {
     memory: 1 << 30,
     processor: Duration::from_secs(60),
     time: Duration::from_secs(60),
+    starved: Duration::from_secs(300),
     output: 256 << 20,
+};
+
+/// The limits of the suite when it runs beside a device: they are of time, in which
+/// others may have the processor.
+const PATIENT: Limits = Limits {
+    requirement: Duration::from_secs(30),
+    total: Duration::from_secs(240),
+    memory: 64 << 20,
 };
 
 /// Memory of a check besides the linear memories of the devices in it.
@@ -115,6 +137,21 @@ impl Job {
         Self {
             name: clean(name, MAX_NAME),
             task,
+            background: false,
+        }
+    }
+
+    /// The same in the background.
+    pub fn in_background(mut self) -> Self {
+        self.background = true;
+        self
+    }
+
+    fn suite_time(&self, suite: &Suite) -> Duration {
+        if self.background {
+            COMPILE.processor
+        } else {
+            suite.total
         }
     }
 
@@ -124,8 +161,9 @@ impl Job {
             Task::Compile => COMPILE,
             Task::Check(suite) => Bounds {
                 memory: CHECK_MEMORY + CHECK_MEMORIES * suite.memory as u64,
-                processor: COMPILE.processor + suite.total,
-                time: COMPILE.time + suite.total,
+                processor: COMPILE.processor + self.suite_time(suite),
+                time: COMPILE.time + self.suite_time(suite),
+                starved: COMPILE.starved + suite.total,
                 output: CHECK_OUTPUT,
             },
         }
@@ -172,6 +210,20 @@ pub enum Refusal {
         /// What was being done.
         task: &'static str,
     },
+    /// It had to wait for the processor.
+    #[error(
+        "{name} could not be dealt with in {} s, in which others had the processor for all \
+         but {} s; try again when the machine is less busy",
+        time.as_secs(), processor.as_secs()
+    )]
+    Starved {
+        /// The component.
+        name: String,
+        /// How long it was waited for.
+        time: Duration,
+        /// How long it had the processor.
+        processor: Duration,
+    },
     /// It ended in another way.
     #[error("the process that was to {task} {name} failed ({how}){words}")]
     Failed {
@@ -190,7 +242,7 @@ impl Refusal {
     /// The same refusal of a component that is called otherwise.
     pub fn of(&self, name: &str) -> Self {
         let mut same = self.clone();
-        if let Self::Bound { name: own, .. } | Self::Failed { name: own, .. } = &mut same {
+        if let Self::Bound { name: own, .. } = &mut same {
             name.clone_into(own);
         }
         same
@@ -210,7 +262,9 @@ pub struct Running {
     ended: OwnedFd,
     output: File,
     words: File,
-    deadline: Instant,
+    begun: Instant,
+    /// How long it had the processor when its time was over.
+    used: Duration,
 }
 
 impl Running {
@@ -237,7 +291,8 @@ impl Running {
         let process = command.spawn()?;
         let ended = pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?;
         Ok(Self {
-            deadline: Instant::now() + job.bounds().time,
+            begun: Instant::now(),
+            used: Duration::ZERO,
             job,
             process,
             ended,
@@ -252,8 +307,24 @@ impl Running {
     }
 
     /// How long it may still run.
-    pub fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+    pub fn left(&mut self) -> Duration {
+        let (bounds, elapsed) = (self.job.bounds(), self.begun.elapsed());
+        let left = bounds.time.saturating_sub(elapsed);
+        if !left.is_zero() {
+            return left;
+        }
+        self.used = limits::processor_time(self.process.id()).unwrap_or(self.used);
+        if self.is_starved() {
+            // Now and then, to look at what it has got.
+            bounds.starved.saturating_sub(elapsed).min(STARVED_PAUSE)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Whether others had the processor for most of its time.
+    fn is_starved(&self) -> bool {
+        self.job.background && self.used < self.job.bounds().time / 2
     }
 
     /// Waits until it ends, or ends it when its time is over. Returns its answer,
@@ -286,7 +357,7 @@ impl Running {
     }
 
     /// Whether it ended in time.
-    fn wait(&self) -> bool {
+    fn wait(&mut self) -> bool {
         loop {
             let left = self.left();
             let timeout = Timespec::try_from(left).unwrap_or_default();
@@ -307,6 +378,11 @@ impl Running {
         let gibibytes = bounds.memory as f64 / f64::from(1 << 30);
         let memory = format!("{gibibytes} GiB of memory");
         match (status.code(), status.signal()) {
+            (_, _) if !in_time && self.is_starved() => Refusal::Starved {
+                name: self.job.name.clone(),
+                time: self.begun.elapsed(),
+                processor: self.used,
+            },
             (_, _) if !in_time => self.bound(format!("{} s", bounds.time.as_secs())),
             (_, Some(libc::SIGXCPU)) => self.bound(format!(
                 "{} s of processor time",

@@ -79,3 +79,38 @@ impl LogArguments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    #[ignore = "the next test runs this, in a process of its own"]
+    fn inside() {
+        start(&LogArguments {
+            log_format: Format::Json,
+            verbose: 0,
+        });
+        let _ = std::thread::spawn(|| panic!("of a thread")).join();
+    }
+
+    #[test]
+    fn a_panic_of_any_thread_is_logged_and_ends_the_process() {
+        let output = Command::new("/proc/self/exe")
+            .args([
+                "--exact",
+                "cli::logging::tests::inside",
+                "--ignored",
+                "--nocapture",
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(log.contains("\"level\":\"ERROR\""), "{log}");
+        assert!(log.contains("of a thread"), "{log}");
+    }
+}

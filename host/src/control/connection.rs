@@ -95,6 +95,19 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    /// What came with half a request is closed elsewhere: a socket of another's may
+    /// linger.
+    fn drop(&mut self) {
+        let descriptors = std::mem::take(&mut self.descriptors);
+        if !descriptors.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(descriptors));
+        }
+    }
+}
+
 /// Receives bytes, and keeps the descriptors that come along.
 fn receive(
     stream: &UnixStream,

@@ -8,4 +8,5 @@ mod harness;
 mod bomb;
 mod endings;
 mod facts;
+mod messages;
 mod process;

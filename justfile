@@ -51,6 +51,14 @@ fault-demo *arguments:
     @{{just_executable()}} guest-programs
     @"{{target}}/release/fault-demo" "$@"
 
+# Serve a stock guest from a confined process, and try every way out of it: --kernel 6.1
+jail-demo *arguments:
+    @scripts/setup.sh
+    cargo build --release --package manatee --features escape
+    cp "{{target}}/release/manatee" "{{target}}/release/manatee-escape"
+    @{{just_executable()}} guest-programs
+    @"{{target}}/release/jail-demo" "$@"
+
 # Build what the stock guest's demonstrations and tests run, with the guest's own program linked statically
 [private]
 guest-programs:

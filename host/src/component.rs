@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -11,6 +12,7 @@ use wasmtime::component::Component as WasmComponent;
 use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
+pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
 use crate::runtime::{Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 
 /// The interface that a device exports, by version of the contract.
@@ -64,6 +66,14 @@ pub enum ComponentError {
         /// What the compiler says.
         error: String,
     },
+    /// Compiled code that can't be loaded.
+    #[error("the compiled code of {name} can't be loaded: {error}")]
+    Load {
+        /// Its path or name.
+        name: String,
+        /// Why.
+        error: LoadError,
+    },
     /// It imports something that no device gets.
     #[error(
         "{name} imports {import}; a device may import only the interfaces of the world \
@@ -103,27 +113,48 @@ pub enum ComponentError {
     Runtime(#[from] RuntimeError),
 }
 
-/// Largest file that is taken for a component, in bytes.
-const MAX_FILE: u64 = 64 << 20;
+/// The largest component that is taken, in bytes.
+pub const MAX_FILE: u64 = 64 << 20;
 
-/// Reads a component's file.
+/// Opens a component's file.
 ///
 /// # Errors
 ///
 /// [`ComponentError::Read`] if it can't be read, is no regular file, or has more
 /// than 64 MiB.
+pub fn open(path: &Path) -> Result<File, ComponentError> {
+    let failed = |error| ComponentError::Read {
+        path: path.display().to_string(),
+        error,
+    };
+    // A pipe that nobody writes to must not keep us.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?;
+    if !kind.is_file() {
+        return Err(failed(std::io::Error::other("it is no regular file")));
+    }
+    if kind.len() > MAX_FILE {
+        return Err(failed(std::io::Error::other("it has more than 64 MiB")));
+    }
+    Ok(file)
+}
+
+/// Reads a component's file.
+///
+/// # Errors
+///
+/// As [`open`].
 pub fn read(path: &Path) -> Result<Vec<u8>, ComponentError> {
     let failed = |error| ComponentError::Read {
         path: path.display().to_string(),
         error,
     };
-    let kind = std::fs::metadata(path).map_err(failed)?;
-    if !kind.is_file() {
-        return Err(failed(std::io::Error::other("it is no regular file")));
-    }
-    let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    let mut limited = file.take(MAX_FILE + 1);
+    let mut limited = open(path)?.take(MAX_FILE + 1);
     limited.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(failed(std::io::Error::other("it has more than 64 MiB")));
@@ -143,7 +174,8 @@ pub struct Component {
 }
 
 impl Component {
-    /// Loads a component from a file.
+    /// Compiles a component from a file, in this process: see
+    /// [`from_bytes`](Self::from_bytes).
     ///
     /// # Errors
     ///
@@ -161,7 +193,7 @@ impl Component {
     pub fn embedded() -> Result<Self, ComponentError> {
         let (bytes, name) = (manatee_component::BYTES, "the embedded component");
         let runtime = Runtime::get()?;
-        match precompiled::load(&runtime.engine, bytes) {
+        match precompiled::embedded(&runtime.engine, bytes) {
             Some((component, module)) => {
                 Self::from_compiled(runtime, &component, module.as_ref(), name.to_owned())
             }
@@ -176,36 +208,53 @@ impl Component {
     ///
     /// [`ComponentError::Runtime`] if this machine can't run components.
     pub fn precompile() -> Result<Vec<u8>, ComponentError> {
-        let engine = &Runtime::get()?.engine;
-        let bytes = manatee_component::BYTES;
-        precompiled::precompile(engine, bytes).map_err(|error| ComponentError::Invalid {
-            name: "the embedded component".to_owned(),
-            error: format!("{error:#}"),
-        })
+        let compiled = Self::compile(manatee_component::BYTES, "the embedded component")?;
+        Ok(compiled.as_bytes().to_vec())
     }
 
-    /// Loads a component; `name` is for messages.
+    /// Compiles a component in this process; `name` is for messages.
+    ///
+    /// The compiler has no bounds of time or memory: 100 KB can take minutes and
+    /// gigabytes. Compile a component that is not trusted in a process of its own,
+    /// as the command does, and hand what [`compile`](Self::compile) returns there to
+    /// [`load`](Self::load) here.
     ///
     /// # Errors
     ///
     /// [`ComponentError`].
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self, ComponentError> {
-        let name = name.to_owned();
-        match bytes {
-            [0, b'a', b's', b'm', _, _, 0, 0, ..] => {
-                return Err(ComponentError::CoreModule(name));
-            }
-            [0, b'a', b's', b'm', ..] => {}
-            _ => return Err(ComponentError::NotWasm(name)),
-        }
+        check_kind(bytes, name)?;
         let runtime = Runtime::get()?;
-        let invalid = |error: wasmtime::Error| ComponentError::Invalid {
-            name: name.clone(),
-            error: format!("{error:#}"),
-        };
         let (component, module) = compile(runtime, bytes);
-        let component = component.map_err(invalid)?;
-        Self::from_compiled(runtime, &component, module.as_ref(), name)
+        let component = component.map_err(|error| invalid(name, &error))?;
+        Self::from_compiled(runtime, &component, module.as_ref(), name.to_owned())
+    }
+
+    /// Compiles a component to machine code that a process of the same build can
+    /// [`load`](Self::load). What is compiled is checked when it is loaded.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError`].
+    pub fn compile(bytes: &[u8], name: &str) -> Result<Compiled, ComponentError> {
+        check_kind(bytes, name)?;
+        let engine = &Runtime::get()?.engine;
+        Compiled::new(engine, bytes).map_err(|error| invalid(name, &error))
+    }
+
+    /// Loads what the component with this digest was compiled to.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError`].
+    pub fn load(compiled: &Compiled, digest: Digest, name: &str) -> Result<Self, ComponentError> {
+        let runtime = Runtime::get()?;
+        let loaded = compiled.load(&runtime.engine, digest);
+        let (component, module) = loaded.map_err(|error| ComponentError::Load {
+            name: name.to_owned(),
+            error,
+        })?;
+        Self::from_compiled(runtime, &component, module.as_ref(), name.to_owned())
     }
 
     /// Checks what a component imports and exports.
@@ -319,7 +368,23 @@ impl Component {
     }
 }
 
-/// Compiles a component and, beside it, the module that it is made of. A module
+/// Refuses what is not even a component.
+fn check_kind(bytes: &[u8], name: &str) -> Result<(), ComponentError> {
+    match bytes {
+        [0, b'a', b's', b'm', _, _, 0, 0, ..] => Err(ComponentError::CoreModule(name.to_owned())),
+        [0, b'a', b's', b'm', ..] => Ok(()),
+        _ => Err(ComponentError::NotWasm(name.to_owned())),
+    }
+}
+
+fn invalid(name: &str, error: &wasmtime::Error) -> ComponentError {
+    ComponentError::Invalid {
+        name: name.to_owned(),
+        error: format!("{error:#}"),
+    }
+}
+
+/// Compiles a component and, in parallel, the module that it is made of. A module
 /// that can't be compiled is none: the component says why.
 fn compile(runtime: &Runtime, bytes: &[u8]) -> (wasmtime::Result<WasmComponent>, Option<Module>) {
     let engine = &runtime.engine;

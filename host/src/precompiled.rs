@@ -1,46 +1,280 @@
-//! The built-in component, compiled before this program was built, so that it
-//! need not be compiled when the program starts.
+//! Components that were compiled earlier: the one that is built in, so that it
+//! need not be compiled when the program starts, and candidates, which another
+//! process compiles.
+//!
+//! Compiled code is a header and the machine code. The header says which build
+//! made it, with which settings and for which processor, and the digest of the
+//! WebAssembly that it was made from.
 
 #![allow(unsafe_code)]
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Result};
 
 use crate::runtime::Code;
 
-/// The wasm and, behind it, what it and its module were compiled to, the length
-/// of the first before them; empty if there was nothing yet when this program was
-/// built.
+/// What a build before this one made of the built-in component; empty if there was
+/// nothing yet when this program was built.
 const FILE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/device.cwasm"));
 
-/// Compiles a component to what a build embeds.
-pub fn precompile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>> {
-    let component = engine.precompile_component(wasm)?;
-    let mut file = wasm.to_vec();
-    file.extend((component.len() as u64).to_le_bytes());
-    file.extend(component);
-    if let Some(module) = Code::module_of(wasm) {
-        file.extend(engine.precompile_module(module)?);
+const MAGIC: &[u8; 8] = b"manatee\0";
+/// Version of the header's layout.
+const FORMAT: u32 = 1;
+
+/// A component's SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of a component's bytes.
+    pub fn of(wasm: &[u8]) -> Self {
+        Self(Sha256::digest(wasm).into())
     }
-    Ok(file)
+
+    /// The digest of bytes that come one after the other.
+    pub fn start() -> Digesting {
+        Digesting(Sha256::new())
+    }
 }
 
-/// What this wasm was compiled to. None if this build has none, has that of
-/// another component, or was made on a machine with another processor.
-pub fn load(engine: &Engine, wasm: &[u8]) -> Option<(Component, Option<Module>)> {
-    let (length, compiled) = FILE.strip_prefix(wasm)?.split_first_chunk()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let (component, module) = compiled.split_at_checked(length)?;
-    // SAFETY: these bytes are part of this program: whoever can choose them
-    // can choose its code as well. wasmtime checks that they were made by the
-    // same version with the same settings, and for this processor.
+/// A [`Digest`] that is being computed.
+#[derive(Clone, Debug)]
+pub struct Digesting(Sha256);
+
+impl Digesting {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all of them.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why compiled code can't be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The header or the lengths in it are wrong.
+    #[error("it is not compiled code, or part of it is missing")]
+    Malformed,
+    /// Another version, other settings, or another kind of processor.
+    #[error("another build of manatee compiled it")]
+    OtherBuild,
+    /// It was made from other WebAssembly than was asked for.
+    #[error("it was compiled from another component")]
+    OtherComponent,
+    /// wasmtime does not take it.
+    #[error("{0:#}")]
+    Code(wasmtime::Error),
+}
+
+/// A component's machine code, with what it was made by and from.
+///
+/// Loading it runs it: see [`Compiled::from_bytes`].
+#[derive(Clone)]
+pub struct Compiled {
+    bytes: Vec<u8>,
+}
+
+/// The parts of compiled code.
+struct Parts<'a> {
+    build: [u8; 32],
+    digest: Digest,
+    component: &'a [u8],
+    /// Empty if the component can't be called directly.
+    module: &'a [u8],
+}
+
+impl Compiled {
+    /// Compiles a component, and the module that it is made of.
+    pub(crate) fn new(engine: &Engine, wasm: &[u8]) -> Result<Self> {
+        let component = engine.precompile_component(wasm)?;
+        let module = match Code::module_of(wasm) {
+            Some(module) => engine.precompile_module(module)?,
+            None => Vec::new(),
+        };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(FORMAT.to_le_bytes());
+        bytes.extend(build(engine));
+        bytes.extend(Digest::of(wasm).0);
+        bytes.extend((component.len() as u64).to_le_bytes());
+        bytes.extend((module.len() as u64).to_le_bytes());
+        bytes.extend(component);
+        bytes.extend(module);
+        Ok(Self { bytes })
+    }
+
+    /// Takes bytes for compiled code.
+    ///
+    /// # Safety
+    ///
+    /// Whoever wrote the bytes chooses what code this process runs when they are
+    /// loaded. They must be what [`as_bytes`](Self::as_bytes) returned, in this
+    /// process or in one that is trusted as much.
+    pub unsafe fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self { bytes }
+    }
+
+    /// The bytes, to be handed to another process of the same build.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Loads it, if it was made by this build from the component with this digest.
+    pub(crate) fn load(
+        &self,
+        engine: &Engine,
+        digest: Digest,
+    ) -> Result<(Component, Option<Module>), LoadError> {
+        // SAFETY: the promise of `from_bytes`, or made by `new`.
+        unsafe { load(engine, &self.bytes, digest) }
+    }
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled")
+            .field("length", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Loads what this wasm was compiled to when this program was built. None if this
+/// build has none, has that of another component, or was made on a machine with
+/// another processor.
+pub fn embedded(engine: &Engine, wasm: &[u8]) -> Option<(Component, Option<Module>)> {
+    // SAFETY: these bytes are part of this program: whoever can choose them can
+    // choose its code as well.
+    let loaded = (!FILE.is_empty()).then(|| unsafe { load(engine, FILE, Digest::of(wasm)) })?;
+    loaded
+        .inspect_err(|error| tracing::info!("the component is compiled again: {error}"))
+        .ok()
+}
+
+/// Loads compiled code.
+///
+/// # Safety
+///
+/// The bytes must be as trusted as this program's own code. wasmtime checks that
+/// they were made by the same version with the same settings, and for this
+/// processor; it can't check that the code is what it would have made.
+unsafe fn load(
+    engine: &Engine,
+    bytes: &[u8],
+    digest: Digest,
+) -> Result<(Component, Option<Module>), LoadError> {
+    let parts = parse(bytes).ok_or(LoadError::Malformed)?;
+    if parts.build != build(engine) {
+        return Err(LoadError::OtherBuild);
+    }
+    if parts.digest != digest {
+        return Err(LoadError::OtherComponent);
+    }
+    // SAFETY: the caller's promise.
     let loaded = unsafe {
-        Component::deserialize(engine, component).and_then(|component| {
-            let module = (!module.is_empty()).then(|| Module::deserialize(engine, module));
+        Component::deserialize(engine, parts.component).and_then(|component| {
+            let module =
+                (!parts.module.is_empty()).then(|| Module::deserialize(engine, parts.module));
             Ok((component, module.transpose()?))
         })
     };
-    loaded
-        .inspect_err(|error| tracing::info!("the component is compiled again: {error:#}"))
-        .ok()
+    loaded.map_err(LoadError::Code)
+}
+
+fn parse(bytes: &[u8]) -> Option<Parts<'_>> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let (format, rest) = rest.split_first_chunk()?;
+    if u32::from_le_bytes(*format) != FORMAT {
+        return None;
+    }
+    let (build, rest) = rest.split_first_chunk()?;
+    let (digest, rest) = rest.split_first_chunk()?;
+    let (component, rest) = rest.split_first_chunk()?;
+    let (module, rest) = rest.split_first_chunk()?;
+    let length = |bytes: &[u8; 8]| usize::try_from(u64::from_le_bytes(*bytes)).ok();
+    let (component, rest) = rest.split_at_checked(length(component)?)?;
+    (rest.len() == length(module)?).then_some(Parts {
+        build: *build,
+        digest: Digest(*digest),
+        component,
+        module: rest,
+    })
+}
+
+/// What identifies a build: equal for two processes that load each other's code.
+fn build(engine: &Engine) -> [u8; 32] {
+    let mut settings = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    let mut identity = Sha256::new();
+    identity.update(env!("CARGO_PKG_VERSION"));
+    identity.update([0]);
+    identity.update(settings.finish().to_le_bytes());
+    identity.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Runtime;
+
+    fn compiled() -> (&'static Engine, Vec<u8>, Compiled) {
+        let engine = &Runtime::get().unwrap().engine;
+        let wasm = wat::parse_str("(component)").unwrap();
+        let compiled = Compiled::new(engine, &wasm).unwrap();
+        (engine, wasm, compiled)
+    }
+
+    #[test]
+    fn what_this_build_compiled_is_loaded() {
+        let (engine, wasm, compiled) = compiled();
+        // SAFETY: compiled just now, by this process.
+        let again = unsafe { Compiled::from_bytes(compiled.as_bytes().to_vec()) };
+        let (_, module) = again.load(engine, Digest::of(&wasm)).unwrap();
+        assert!(module.is_none());
+    }
+
+    #[test]
+    fn code_of_another_build_or_component_is_refused() {
+        let (engine, wasm, compiled) = compiled();
+        let digest = Digest::of(&wasm);
+        let other = compiled.load(engine, Digest::of(b"other"));
+        assert!(matches!(other, Err(LoadError::OtherComponent)));
+        let mut bytes = compiled.as_bytes().to_vec();
+        bytes[12] ^= 1;
+        // SAFETY: it is refused before any of its code is loaded.
+        let other = unsafe { Compiled::from_bytes(bytes) };
+        assert!(matches!(
+            other.load(engine, digest),
+            Err(LoadError::OtherBuild)
+        ));
+    }
+
+    #[test]
+    fn every_cut_is_refused() {
+        let (engine, wasm, compiled) = compiled();
+        let bytes = compiled.as_bytes();
+        for length in (0..108).chain([bytes.len() - 1]) {
+            // SAFETY: it is refused before any of its code is loaded.
+            let cut = unsafe { Compiled::from_bytes(bytes[..length].to_vec()) };
+            let loaded = cut.load(engine, Digest::of(&wasm));
+            assert!(matches!(loaded, Err(LoadError::Malformed)), "{length}");
+        }
+    }
 }

@@ -64,6 +64,22 @@ impl Control {
         serde_json::from_str(&printed).with_context(|| format!("manatee swap printed: {printed}"))
     }
 
+    /// Goes back to the component before.
+    pub fn rollback(&self) -> Result<Swap> {
+        let mut command = self.command("rollback");
+        command.args(["--format", "json"]);
+        let printed = output_of(command)?;
+        serde_json::from_str(&printed)
+            .with_context(|| format!("manatee rollback printed: {printed}"))
+    }
+
+    /// Has a test build try to get out of its jail; what it printed.
+    pub fn escape(&self, way: &str) -> Result<String> {
+        let mut command = self.command("escape");
+        command.arg(way);
+        Ok(output_of(command)?.trim().to_owned())
+    }
+
     /// The part of the device's state at `path`: names joined by `/`.
     pub fn inspect<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let mut command = self.command("inspect");

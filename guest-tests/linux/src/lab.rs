@@ -207,6 +207,11 @@ impl Lab {
         })
     }
 
+    /// Its ports.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
     /// What it was made from.
     pub fn stage(&self) -> &Arc<Stage> {
         &self.stage

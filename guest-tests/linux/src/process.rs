@@ -73,8 +73,13 @@ impl Process {
     /// Sends SIGTERM and waits for the end.
     pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
+        self.wait_end(within)
+    }
+
+    /// Waits for the end, which is that of every process that it has started, too.
+    pub fn wait_end(&mut self, within: Duration) -> Result<ExitStatus> {
         if !self.output.wait_closed(Deadline::after(within)) {
-            bail!("{} still runs {within:?} after SIGTERM", self.name);
+            bail!("{} still runs after {within:?}", self.name);
         }
         self.child
             .wait()

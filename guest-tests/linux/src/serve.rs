@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -122,6 +122,11 @@ impl Serve {
             );
         }
         Ok(())
+    }
+
+    /// Waits until it has ended by itself, with all that it has started.
+    pub fn wait_end(&mut self) -> Result<ExitStatus> {
+        self.process.wait_end(STOP_WITHIN)
     }
 
     /// The systemd notification protocol: a datagram whose lines hold READY=1.

@@ -1,15 +1,16 @@
 //! `manatee check`.
 
 use std::borrow::Cow;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use manatee::check::{self, Limits, Verdict};
+use manatee::component;
 use serde_json::json;
+
+use crate::jail::child::{self, Suite};
 
 const EMBEDDED: &str = "the embedded device";
 
@@ -18,7 +19,7 @@ const EMBEDDED: &str = "the embedded device";
 #[command(
     long_about = "Test a device component against the conformance suite: what the Linux driver \
     relies on, requirement by requirement, each on a fresh instance within limits of time and \
-    memory. Nothing but the component is touched: no VM, no TAP, no privileges. \
+    memory, in a confined process of its own. Nothing but the component is touched: no VM, no TAP, no privileges. \
     Exit status 0 means that it may be shown to a guest."
 )]
 pub struct Arguments {
@@ -50,6 +51,10 @@ pub struct Arguments {
     #[arg(long, value_name = "MIB", default_value = "64",
         value_parser = clap::value_parser!(u16).range(64..=4095))]
     memory_limit: u16,
+
+    /// Do not confine the process that runs the suite
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 fn seconds() -> impl TypedValueParser<Value = Duration> {
@@ -72,10 +77,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let (bytes, name) = component(arguments.file.as_deref())?;
     let begun = Instant::now();
-    let mut verdicts = Vec::new();
-    let passed = check::check(&bytes, &name, &requirements, &limits, |verdict| {
-        verdicts.push(verdict.clone());
-    })?;
+    let suite = Suite::new(&arguments.names, &limits);
+    let verdicts = child::check(&bytes, &name, &suite, !arguments.no_sandbox)?;
+    let passed = verdicts.iter().all(|verdict| verdict.missed.is_none());
     if arguments.json {
         super::print(&as_json(&verdicts, passed))?;
     } else {
@@ -94,8 +98,7 @@ fn component(file: Option<&Path>) -> anyhow::Result<(Cow<'static, [u8]>, String)
         return Ok((manatee_component::BYTES.into(), EMBEDDED.to_owned()));
     };
     let name = file.display().to_string();
-    let bytes = fs::read(file).with_context(|| format!("reading {name}"))?;
-    Ok((bytes.into(), name))
+    Ok((component::read(file)?.into(), name))
 }
 
 fn as_text(name: &str, verdicts: &[Verdict], took: Duration) -> String {

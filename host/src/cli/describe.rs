@@ -22,11 +22,15 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    /// Do not confine the process that compiles the component
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let component = match &arguments.file {
-        Some(file) => Component::from_file(file)?,
+        Some(file) => super::compile(file, !arguments.no_sandbox)?,
         None => Component::embedded()?,
     };
     let description = component

@@ -3,9 +3,14 @@
 mod access;
 mod check;
 mod describe;
+#[cfg(feature = "escape")]
+mod escape;
+mod hidden;
 mod inspect;
 mod logging;
 mod mac;
+mod notify;
+mod operator;
 mod port;
 mod precompile;
 mod serve;
@@ -13,9 +18,13 @@ mod swap;
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use manatee::component::{self, Component};
+
+use crate::jail::{broker, child};
 
 const EXAMPLE: &str = "\
 Example: a network adapter for a QEMU guest, on the TAP interface tap0
@@ -46,18 +55,28 @@ enum Command {
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
     Precompile(precompile::Arguments),
+    #[command(name = child::COMMAND, hide = true)]
+    Child(hidden::ChildArguments),
+    #[command(name = broker::COMMAND, hide = true)]
+    Broker,
+    #[cfg(feature = "escape")]
+    Escape(escape::Arguments),
 }
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Serve(arguments) => serve::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Serve(arguments) => Ok(serve::run(&arguments)),
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Precompile(arguments) => precompile::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Child(arguments) => hidden::run_child(&arguments),
+        Command::Broker => Ok(hidden::run_broker()),
+        #[cfg(feature = "escape")]
+        Command::Escape(arguments) => escape::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,
@@ -66,6 +85,12 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Compiles the component in a file, in a process of its own.
+fn compile(file: &Path, sandbox: bool) -> anyhow::Result<Component> {
+    let bytes = component::read(file)?;
+    child::compile(&bytes, &file.display().to_string(), sandbox)
 }
 
 /// An error with its causes, as far as they add something.

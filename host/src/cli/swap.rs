@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use manatee::component;
 use manatee::control::{Client, Swap};
 use serde_json::Value;
 
@@ -12,7 +13,8 @@ use serde_json::Value;
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Replace the component of a running device by another version.\n\n\
-        The new component is compiled and checked while the old one works. Then the device's \
+        The new component is compiled and checked while the old one works, by processes of \
+        their own with limits of memory and time. Then the device's \
         state moves: the guest sees a pause of less than a millisecond, no reset, and loses no \
         packet. Whatever goes wrong before, the old component goes on, and the reason is told.",
     after_help = "Examples:\n  \
@@ -80,14 +82,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    // The server may have another working directory.
-    let file = std::path::absolute(&arguments.file).context("finding the component")?;
+    // The server has no paths: it gets the file, and the name for its messages.
+    let file = component::open(&arguments.file)?;
+    let name = std::path::absolute(&arguments.file).context("finding the component")?;
     let swap = Swap {
-        file,
+        name: name.display().to_string(),
         check: !arguments.no_check,
         probation_ms: arguments.probation.as_millis() as u64,
     };
-    let swapped = Client::connect(&arguments.control)?.swap(swap)?;
+    let swapped = Client::connect(&arguments.control)?.swap(swap, &file)?;
     print(&arguments.output, &swapped)
 }
 

@@ -1,10 +1,14 @@
 //! The side that asks.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 
 use super::{Inspect, Request, Response, Swap};
@@ -75,17 +79,17 @@ impl Client {
     ///
     /// [`ClientError`]; `Refused` if nothing matches the pattern.
     pub fn inspect(&mut self, pattern: Option<String>) -> Result<Value, ClientError> {
-        self.ask(&Request::Inspect(Inspect { pattern }))
+        self.ask(&Request::Inspect(Inspect { pattern }), None)
     }
 
-    /// Replaces the device's component; what came of it.
+    /// Replaces the device's component by the one in a file; what came of it.
     ///
     /// # Errors
     ///
     /// [`ClientError`]; `Refused` if the old one goes on.
-    pub fn swap(&mut self, swap: Swap) -> Result<Value, ClientError> {
+    pub fn swap(&mut self, swap: Swap, component: &File) -> Result<Value, ClientError> {
         self.wait_for_long()?;
-        self.ask(&Request::Swap(swap))
+        self.ask(&Request::Swap(swap), Some(component.as_fd()))
     }
 
     /// Goes back to the component before; what came of it.
@@ -95,7 +99,17 @@ impl Client {
     /// [`ClientError`]; `Refused` if there is none or it can't go on.
     pub fn rollback(&mut self) -> Result<Value, ClientError> {
         self.wait_for_long()?;
-        self.ask(&Request::Rollback)
+        self.ask(&Request::Rollback, None)
+    }
+
+    /// Has the process try to get out of its jail; what stopped it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Broken` if that ended it.
+    #[cfg(feature = "escape")]
+    pub fn escape(&mut self, way: String) -> Result<Value, ClientError> {
+        self.ask(&Request::Escape(way), None)
     }
 
     fn wait_for_long(&self) -> Result<(), ClientError> {
@@ -105,12 +119,17 @@ impl Client {
             .map_err(|error| ClientError::Broken(self.path.clone(), error))
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Value, ClientError> {
+    fn ask(
+        &mut self,
+        request: &Request,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, ClientError> {
         let garbled = |error| ClientError::Garbled(self.path.clone(), error);
         let broken = |error| ClientError::Broken(self.path.clone(), error);
-        let line = serde_json::to_string(request).map_err(garbled)?;
+        let mut line = serde_json::to_vec(request).map_err(garbled)?;
+        line.push(b'\n');
         let mut answer = String::new();
-        writeln!(self.stream.get_mut(), "{line}").map_err(broken)?;
+        send(self.stream.get_mut(), &line, descriptor).map_err(broken)?;
         let length = self.stream.read_line(&mut answer).map_err(broken)?;
         if length == 0 {
             return Err(broken(io::ErrorKind::UnexpectedEof.into()));
@@ -120,4 +139,22 @@ impl Client {
             Response::Error(reason) => Err(ClientError::Refused(reason)),
         }
     }
+}
+
+/// Sends a line, with a descriptor along with its first bytes.
+fn send(
+    stream: &mut UnixStream,
+    line: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(descriptor) = &descriptor {
+        let descriptors = std::slice::from_ref(descriptor);
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    let parts = [IoSlice::new(line)];
+    let flags = SendFlags::NOSIGNAL;
+    let sent = rustix::io::retry_on_intr(|| sendmsg(&*stream, &parts, &mut control, flags))?;
+    stream.write_all(&line[sent..])
 }

@@ -8,17 +8,20 @@
 //! {"ok": {"ports": {"0": {...}}}}
 //! {"inspect": {"pattern": "["}}
 //! {"error": "..."}
-//! {"swap": {"file": "/opt/new.wasm", "check": true, "probation-ms": 10000}}
+//! {"swap": {"name": "/opt/new.wasm", "check": true, "probation-ms": 10000}}
 //! {"ok": {"from": "0.1.0", "to": "0.2.0", "pause_us": 210, ...}}
 //! "rollback"
 //! {"ok": {"from": "0.2.0", "to": "0.1.0", ...}}
 //! ```
+//!
+//! The component for a swap comes with its request as a descriptor (`SCM_RIGHTS`): the
+//! process that serves has no paths. No other request takes a descriptor.
 
 mod client;
+mod clients;
+mod connection;
 mod select;
 mod server;
-
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -40,6 +43,9 @@ pub enum Request {
     Swap(Swap),
     /// Goes back to the component before.
     Rollback,
+    /// Tries to get out of the jail in the way of this name. Only test builds know it.
+    #[cfg(feature = "escape")]
+    Escape(String),
 }
 
 /// [`Request::Inspect`].
@@ -55,8 +61,8 @@ pub struct Inspect {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Swap {
-    /// The new component's file: an absolute path, as the server sees it.
-    pub file: PathBuf,
+    /// What messages call the new component, whose file comes along as a descriptor.
+    pub name: String,
     /// Whether the conformance suite is run on it first.
     pub check: bool,
     /// If it fails within this time, the old one goes on; in milliseconds.

@@ -1,29 +1,25 @@
 //! The side that answers.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::UnixListener;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::clients::{Client, Clients};
+use super::connection::{Connection, Line};
 use super::{Inspect, MAX_REQUEST, Request, Response, Swap, select};
-use crate::check::{self, Limits};
-use crate::component::{self, Component};
-use crate::device::{Device, SwapOptions};
 use crate::socket::{Access, BindError, BoundListener};
 
-/// The most clients at a time; others wait.
+/// The most clients at a time; see [`Clients`].
 const MAX_CLIENTS: usize = 16;
 /// A client that sends or takes nothing for this long is disconnected.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Missed requirements that a refusal names.
-const SOME: usize = 5;
 /// How long to wait before accepting again when the kernel could not.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -32,12 +28,13 @@ pub trait Commands: Send + Sync + 'static {
     /// The live tree, for people and tools.
     fn inspect(&self) -> Value;
 
-    /// Replaces the component.
+    /// Replaces the component by the one behind a descriptor, which may be anything
+    /// that a client has open.
     ///
     /// # Errors
     ///
     /// Why the old one goes on, for people.
-    fn swap(&self, swap: &Swap) -> Result<Value, String>;
+    fn swap(&self, swap: &Swap, component: OwnedFd) -> Result<Value, String>;
 
     /// Goes back to the component before.
     ///
@@ -45,64 +42,16 @@ pub trait Commands: Send + Sync + 'static {
     ///
     /// Why the one that runs goes on, for people.
     fn rollback(&self) -> Result<Value, String>;
-}
 
-impl Commands for Device {
-    fn inspect(&self) -> Value {
-        Device::inspect(self)
+    /// Tries to get out of the jail; what stopped it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such way.
+    #[cfg(feature = "escape")]
+    fn escape(&self, way: &str) -> Result<Value, String> {
+        Err(format!("{way} can't be tried here"))
     }
-
-    fn swap(&self, swap: &Swap) -> Result<Value, String> {
-        let name = swap.file.display().to_string();
-        let component = load(swap, &name)?;
-        let options = SwapOptions {
-            probation: Duration::from_millis(swap.probation_ms),
-        };
-        let swapped = Device::swap(self, &component, options);
-        let swapped = swapped.map_err(|error| error.to_string());
-        if let Err(reason) = &swapped {
-            tracing::warn!(component = name, reason, "a swap was refused");
-        }
-        Ok(swapped?.to_json())
-    }
-
-    fn rollback(&self) -> Result<Value, String> {
-        let swapped = Device::rollback(self).map_err(|error| error.to_string())?;
-        Ok(swapped.to_json())
-    }
-}
-
-/// Compiles a candidate and, if asked to, runs the conformance suite on it:
-/// on the very bytes that were read, whatever becomes of the file.
-fn load(swap: &Swap, name: &str) -> Result<Component, String> {
-    let bytes = component::read(&swap.file).map_err(|error| error.to_string())?;
-    let component = Component::from_bytes(&bytes, name).map_err(|error| error.to_string())?;
-    if swap.check {
-        let mut missed = Vec::new();
-        let every = check::select(&[]).map_err(|error| error.to_string())?;
-        let passed = check::check(&bytes, name, &every, &Limits::default(), |verdict| {
-            if verdict.missed.is_some() {
-                missed.push(verdict.name);
-            }
-        });
-        if !passed.map_err(|error| error.to_string())? {
-            return Err(refusal(name, &missed));
-        }
-    }
-    Ok(component)
-}
-
-fn refusal(name: &str, missed: &[&str]) -> String {
-    let some = missed.iter().take(SOME).copied();
-    let more = match missed.len().saturating_sub(SOME) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let some = some.collect::<Vec<_>>().join(", ");
-    format!(
-        "{name} fails the conformance suite: {some}{more}; \
-         `manatee check {name}` says how, and --no-check swaps all the same"
-    )
 }
 
 /// A control socket. Its file, which only the owner may use, goes when this is
@@ -123,6 +72,11 @@ impl Server {
         Ok(Self { socket })
     }
 
+    /// Where the socket is, as an absolute path.
+    pub fn path(&self) -> &Path {
+        self.socket.path()
+    }
+
     /// Answers requests, until the future is dropped.
     ///
     /// # Errors
@@ -130,12 +84,9 @@ impl Server {
     /// If the socket can't be handed to tokio.
     pub async fn serve(&self, commands: Arc<dyn Commands>) -> io::Result<()> {
         let listener = self.listener()?;
-        let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
-        // Clients are disconnected when this is dropped.
-        let mut clients = tokio::task::JoinSet::new();
+        // They are disconnected when this is dropped.
+        let mut clients = Clients::new(MAX_CLIENTS);
         loop {
-            let slot = slots.clone().acquire_owned().await;
-            while clients.try_join_next().is_some() {}
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -145,17 +96,17 @@ impl Server {
                 }
             };
             let commands = commands.clone();
-            clients.spawn(async move {
-                if let Err(error) = talk(stream, commands).await {
-                    tracing::debug!(%error, "a control connection failed");
+            let connection = Connection::new(stream);
+            clients.add(|client| async move {
+                match client {
+                    Some(client) => talk(connection, &client, commands).await,
+                    None => turn_away(connection).await,
                 }
-                drop(slot);
             });
         }
     }
 
     fn listener(&self) -> io::Result<UnixListener> {
-        use std::os::fd::AsFd;
         let listener = self.socket.as_fd().try_clone_to_owned()?;
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
@@ -164,47 +115,76 @@ impl Server {
 }
 
 /// Answers one client until it goes.
-async fn talk(stream: UnixStream, commands: Arc<dyn Commands>) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // Room for the line feed, so that a full line can be told from a cut one.
-        let mut limited = (&mut reader).take(MAX_REQUEST as u64 + 1);
-        if timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await?? == 0 {
-            return Ok(());
-        }
-        let cut = line.last() != Some(&b'\n') && line.len() > MAX_REQUEST;
-        let response = if cut {
-            Response::Error(format!("a request has at most {MAX_REQUEST} bytes"))
-        } else {
-            answer(&line, commands.clone()).await
+async fn talk(mut connection: Connection, client: &Client, commands: Arc<dyn Commands>) {
+    while let Ok(Ok(line)) = timeout(PATIENCE, connection.next()).await {
+        let _busy = client.begin();
+        let (response, last) = match line {
+            Line::End => return,
+            Line::TooLong => {
+                let text = format!("a request has at most {MAX_REQUEST} bytes");
+                // The rest of the line would be taken for requests.
+                (Response::Error(text), true)
+            }
+            Line::Request(line, descriptors) => {
+                (answer(line, descriptors, commands.clone()).await, false)
+            }
         };
-        let mut text = serde_json::to_vec(&response)?;
-        text.push(b'\n');
-        timeout(PATIENCE, writer.write_all(&text)).await??;
-        if cut {
-            // The rest of the line would be taken for requests.
-            return Ok(());
+        let sent = respond(&mut connection, &response).await;
+        if let Err(error) = &sent {
+            tracing::debug!(%error, "a control connection failed");
+        }
+        if last || sent.is_err() {
+            return;
         }
     }
 }
 
-async fn answer(line: &[u8], commands: Arc<dyn Commands>) -> Response {
-    let request = match serde_json::from_slice(line) {
-        Ok(request) => request,
-        Err(error) => return Response::Error(format!("not a request: {error}")),
-    };
-    // A command may have to wait for the device.
-    match spawn_blocking(move || carry_out(request, &*commands)).await {
+/// Tells a client that all others are waiting for commands of theirs.
+async fn turn_away(mut connection: Connection) {
+    let text = format!("{MAX_CLIENTS} commands are under way; try again when one is over");
+    let _ = respond(&mut connection, &Response::Error(text)).await;
+}
+
+async fn respond(connection: &mut Connection, response: &Response) -> io::Result<()> {
+    let mut text = serde_json::to_vec(response)?;
+    text.push(b'\n');
+    timeout(PATIENCE, connection.send(&text)).await?
+}
+
+async fn answer(line: Vec<u8>, descriptors: Vec<OwnedFd>, commands: Arc<dyn Commands>) -> Response {
+    // A command may have to wait for the device, and so may closing what a client sent
+    // for others: it could be a socket that lingers.
+    let done = spawn_blocking(move || {
+        let request = serde_json::from_slice(&line);
+        let request = request.map_err(|error| format!("not a request: {error}"))?;
+        carry_out(request, descriptors, &*commands)
+    });
+    match done.await {
         Ok(Ok(value)) => Response::Ok(value),
         Ok(Err(reason)) => Response::Error(reason),
         Err(error) => Response::Error(format!("the command failed: {error}")),
     }
 }
 
-fn carry_out(request: Request, commands: &dyn Commands) -> Result<Value, String> {
+fn carry_out(
+    request: Request,
+    mut descriptors: Vec<OwnedFd>,
+    commands: &dyn Commands,
+) -> Result<Value, String> {
+    if let Request::Swap(swap) = &request {
+        return match (descriptors.pop(), descriptors.is_empty()) {
+            (Some(component), true) => commands.swap(swap, component),
+            (None, _) => Err(
+                "a swap takes the component's file as a descriptor (SCM_RIGHTS) along with \
+                 the request, as `manatee swap` sends it"
+                    .to_owned(),
+            ),
+            (Some(_), false) => Err("a swap takes one descriptor".to_owned()),
+        };
+    }
+    if !descriptors.is_empty() {
+        return Err("only a swap takes a descriptor".to_owned());
+    }
     match request {
         Request::Inspect(Inspect { pattern }) => {
             let tree = commands.inspect();
@@ -213,8 +193,10 @@ fn carry_out(request: Request, commands: &dyn Commands) -> Result<Value, String>
                 None => Ok(tree),
             }
         }
-        Request::Swap(swap) => commands.swap(&swap),
         Request::Rollback => commands.rollback(),
+        Request::Swap(_) => Err("a swap without a descriptor".to_owned()),
+        #[cfg(feature = "escape")]
+        Request::Escape(way) => commands.escape(&way),
     }
 }
 
@@ -235,8 +217,12 @@ mod tests {
             json!({ "ports": [{ "mac": "a" }], "pci": {} })
         }
 
-        fn swap(&self, swap: &Swap) -> Result<Value, String> {
-            Err(format!("{} is not wanted", swap.file.display()))
+        fn swap(&self, swap: &Swap, component: OwnedFd) -> Result<Value, String> {
+            let mut text = String::new();
+            std::fs::File::from(component)
+                .read_to_string(&mut text)
+                .unwrap();
+            Err(format!("{} with {text} is not wanted", swap.name))
         }
 
         fn rollback(&self) -> Result<Value, String> {
@@ -292,12 +278,15 @@ mod tests {
         with_server(|path| {
             let mut client = Client::connect(path).unwrap();
             let swap = Swap {
-                file: "/new.wasm".into(),
+                name: "/new.wasm".into(),
                 check: false,
                 probation_ms: 0,
             };
-            let error = client.swap(swap).unwrap_err().to_string();
-            assert_eq!(error, "/new.wasm is not wanted");
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(b"code").unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            let error = client.swap(swap, &file).unwrap_err().to_string();
+            assert_eq!(error, "/new.wasm with code is not wanted");
             assert_eq!(client.rollback().unwrap(), json!({ "to": "0.1.0" }));
         });
     }
@@ -312,7 +301,7 @@ mod tests {
                 "{",
                 "[]",
                 r#"{"explode":{}}"#,
-                r#"{"swap":{"file":1}}"#,
+                r#"{"swap":{"name":1}}"#,
                 r#"{"inspect":{"patern":1}}"#,
                 "\u{1}",
             ] {
@@ -343,14 +332,51 @@ mod tests {
     }
 
     #[test]
-    fn more_clients_than_slots_are_served_in_the_end() {
+    fn silent_clients_give_way_to_others() {
         with_server(|path| {
-            let idle: Vec<_> = (0..MAX_CLIENTS)
-                .map(|_| Client::connect(path).unwrap())
+            let silent: Vec<_> = (0..MAX_CLIENTS)
+                .map(|_| std::os::unix::net::UnixStream::connect(path).unwrap())
                 .collect();
             let mut late = Client::connect(path).unwrap();
-            drop(idle);
             assert_eq!(late.inspect(None).unwrap(), Fixed.inspect());
+            // The one that was silent for the longest is the one that has gone.
+            assert_eq!((&silent[0]).read(&mut [0]).unwrap(), 0);
+            let last = &silent[MAX_CLIENTS - 1];
+            writeln!(&*last, r#"{{"inspect":{{}}}}"#).unwrap();
+            assert_eq!((&*last).read(&mut [0]).unwrap(), 1);
         });
+    }
+
+    #[test]
+    fn a_swap_takes_a_descriptor_and_nothing_else_does() {
+        with_server(|path| {
+            let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            let mut answers = io::BufReader::new(stream.try_clone().unwrap()).lines();
+            let swap = r#"{"swap":{"name":"a","check":false,"probation-ms":0}}"#;
+            writeln!(&stream, "{swap}").unwrap();
+            let answer = answers.next().unwrap().unwrap();
+            assert!(answer.contains("as a descriptor"), "{answer}");
+            for (request, count, expected) in [
+                (swap, 2, "takes one descriptor"),
+                ("\"rollback\"", 1, "only a swap"),
+            ] {
+                send_with(&stream, request, count);
+                let answer = answers.next().unwrap().unwrap();
+                assert!(answer.contains(expected), "{answer}");
+            }
+        });
+    }
+
+    /// Sends a line with so many descriptors of its own.
+    fn send_with(stream: &std::os::unix::net::UnixStream, line: &str, count: usize) {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+        let descriptors = vec![stream.as_fd(); count];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let line = format!("{line}\n");
+        let parts = [io::IoSlice::new(line.as_bytes())];
+        let sent = sendmsg(stream, &parts, &mut control, SendFlags::empty()).unwrap();
+        assert_eq!(sent, line.len());
     }
 }

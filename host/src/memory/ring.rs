@@ -2,15 +2,23 @@
 
 use std::fmt;
 
+use io_uring::register::Restriction;
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
 
 use super::iovec::Outcome;
 
-/// An io_uring. Nothing is in flight but inside [`make`](Self::make), and no
-/// descriptor is registered, since the kernel would hold on to that for a
-/// while after the process is gone.
+/// The calls that a ring can make, for ever: the kernel holds it to them.
+const CALLS: [u8; 3] = [
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+];
+
+/// An io_uring, restricted to reading and writing. Nothing is in flight but inside
+/// [`make`](Self::make), and no descriptor is registered, since the kernel would hold
+/// on to that for a while after the process is gone.
 pub struct Ring {
     ring: IoUring,
 }
@@ -26,22 +34,18 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// The kernel's, or it knows io_uring but not the calls that are made here, as
-    /// Linux before 5.6.
+    /// The kernel's, or it knows io_uring but can't restrict it, as Linux before 5.10.
     pub fn new(entries: u32) -> std::io::Result<Self> {
-        let ring = IoUring::new(entries)?;
+        let ring = IoUring::builder().setup_r_disabled().build(entries)?;
+        let submitter = ring.submitter();
         let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        let calls = [
-            opcode::Read::CODE,
-            opcode::Write::CODE,
-            opcode::Writev::CODE,
-        ];
-        if calls.iter().all(|code| probe.is_supported(*code)) {
-            Ok(Self { ring })
-        } else {
-            Err(std::io::ErrorKind::Unsupported.into())
+        submitter.register_probe(&mut probe)?;
+        if !CALLS.iter().all(|code| probe.is_supported(*code)) {
+            return Err(std::io::ErrorKind::Unsupported.into());
         }
+        submitter.register_restrictions(&mut CALLS.map(Restriction::sqe_op))?;
+        submitter.register_enable_rings()?;
+        Ok(Self { ring })
     }
 
     /// Makes calls, at most as many as there is room for, and waits until they
@@ -117,4 +121,29 @@ impl Ring {
 /// What a completion says.
 fn outcome(result: i32) -> Outcome {
     usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_holds_a_ring_to_its_calls() {
+        // Where a test may not have io_uring, nothing here uses it.
+        let Ok(mut ring) = Ring::new(4) else { return };
+        let mut outcomes = Vec::new();
+        // SAFETY: neither call uses memory.
+        let made = unsafe {
+            let calls = [
+                opcode::Nop::new().build(),
+                opcode::Close::new(io_uring::types::Fd(0)).build(),
+            ];
+            ring.make(calls.into_iter(), &mut outcomes)
+        };
+        assert_eq!(made, 2);
+        assert_eq!(outcomes, [Err(Errno::ACCESS); 2]);
+        let mut probe = Probe::new();
+        let refused = ring.ring.submitter().register_probe(&mut probe);
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    }
 }

@@ -1,0 +1,271 @@
+//! Serves a stock Linux guest from a confined process, and then tries every way out of
+//! its jail.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use manatee_guest_linux::assets::beside_this_program;
+use manatee_guest_linux::control::{Control, Swap};
+use manatee_guest_linux::deadline::Deadline;
+use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
+use manatee_guest_linux::opening::{self, unaware};
+use manatee_guest_linux::process::output_of;
+use manatee_guest_linux::report::{self, Report};
+use manatee_guest_linux::serve::{PortArgument, Serve, Start};
+use manatee_guest_linux::stage::{Options, Stage};
+use manatee_guest_linux::traffic::{Outcome, Traffic};
+use serde_json::Value;
+
+const PLAN: Plan = Plan {
+    device: Device::Manatee,
+    ports: 1,
+    apart: false,
+    cpus: 1,
+};
+
+/// How many datagrams have to come both ways between two looks at the device.
+const BETWEEN: u64 = 100;
+
+/// How long these may take.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a component that is built to crash may take to do so.
+const CRASH_WITHIN: Duration = Duration::from_secs(120);
+
+/// What a process's status has of its confinement.
+const FIELDS: [&str; 5] = ["Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"];
+
+/// The signal by which a filter ends a process.
+const SIGSYS: i32 = 31;
+
+/// Serves a stock Linux guest from a confined process, and tries every way out.
+#[derive(Parser)]
+#[command(name = "jail-demo")]
+struct Arguments {
+    /// The test build of `manatee` that tries to get out [default: `manatee-escape` beside
+    /// this program]
+    #[arg(long, value_name = "PATH")]
+    escape: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    report::conclude("jail-demo", show(&Arguments::parse()))
+}
+
+fn show(arguments: &Arguments) -> Result<()> {
+    let escape = match &arguments.escape {
+        Some(path) => path.clone(),
+        None => beside_this_program("manatee-escape", "jail-demo")?,
+    };
+    let stage = Arc::new(Stage::set(&arguments.options)?);
+    let kernel = &stage.kernel.release;
+    let report = Report::begin(&format!(
+        "A confined process that serves a stock Linux {kernel}, and every way out of it"
+    ));
+    let mut lab = opening::network(&report, &stage, PLAN)?;
+    match steps(&report, &mut lab).and_then(|()| ways_out(&report, &mut lab, &escape)) {
+        Ok(()) => {
+            println!("  all of it in {}", report.total());
+            Ok(())
+        }
+        Err(error) => Err(lab.with_evidence(error)),
+    }
+}
+
+/// A guest that talks while its device is replaced, crashes, and goes back.
+fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
+    let dir = lab.stage().sandbox.run_dir().to_owned();
+    let next = write(&dir, "next.wasm", manatee_variants::NEXT)?;
+    let faulty = write(&dir, "faulty.wasm", manatee_variants::FAULTY)?;
+    opening::guest(report, lab, PLAN, &[])?;
+    report.step("jail", || confined(lab))?;
+    let healthy = lab.health()?;
+    let traffic = report.step_with("traffic", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let traffic = Traffic::start(vm, &ports[0])?;
+        Ok((traffic, "datagrams and TCP, both ways at once".to_owned()))
+    })?;
+    let control = lab.control(0)?;
+    report.step("swap", || {
+        let swap = control.swap(&next, true)?;
+        Ok(format!("compiled, checked and replaced: {}", words(&swap)))
+    })?;
+    report.step("rollback", || {
+        traffic.wait_for_more(BETWEEN, WITHIN)?;
+        Ok(words(&control.rollback()?))
+    })?;
+    report.step("crash", || crash(&control, &traffic, &faulty))?;
+    report.step("guest", || unaware(lab, &healthy))?;
+    let outcome = report.step_with("end of it", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let outcome = traffic.finish(vm, &ports[0])?;
+        Ok((outcome, "both ends have told what they received".to_owned()))
+    })?;
+    report.step("bytes", || whole(&outcome))?;
+    report.step("end", || {
+        lab.stop()?;
+        Ok("`manatee serve` ended cleanly on SIGTERM".to_owned())
+    })
+}
+
+fn write(dir: &Path, name: &str, wasm: &[u8]) -> Result<PathBuf> {
+    let path = dir.join(name);
+    fs::write(&path, wasm)?;
+    Ok(path)
+}
+
+fn words(swap: &Swap) -> String {
+    let Swap {
+        from, to, pause_us, ..
+    } = swap;
+    format!("{to} instead of {from}, after a pause of {pause_us} us")
+}
+
+/// What the kernel and `manatee inspect` say of the process that serves.
+fn confined(lab: &mut Lab) -> Result<String> {
+    let pid = lab.serve_pids()[0];
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mut shown = Vec::new();
+    for name in FIELDS {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|line| line.strip_prefix(':'));
+        let value = value.with_context(|| format!("the kernel shows no {name}"))?;
+        let value = value.split_whitespace().next().unwrap_or_default();
+        shown.push(format!("{name} {value}"));
+    }
+    let expected = ["CapEff 0000000000000000", "NoNewPrivs 1", "Seccomp 2"];
+    for fact in expected {
+        ensure!(shown.iter().any(|s| s == fact), "no {fact} in {shown:?}");
+    }
+    let jail: Value = lab.control(0)?.inspect("process/jail")?;
+    let abi = jail["landlock_abi"].as_i64();
+    let abi = abi.context("`manatee inspect` shows no landlock")?;
+    Ok(format!("{}, landlock {abi}", shown.join(", ")))
+}
+
+/// Swaps to a component that crashes, and waits until the one before is back.
+fn crash(control: &Control, traffic: &Traffic, faulty: &Path) -> Result<String> {
+    let before: u64 = control.inspect("runtime/failures")?;
+    let swap = control.swap(faulty, false)?;
+    let deadline = Deadline::after(CRASH_WITHIN);
+    loop {
+        traffic.wait_for_more(BETWEEN, WITHIN)?;
+        let failures: u64 = control.inspect("runtime/failures")?;
+        let state: String = control.inspect("runtime/state")?;
+        ensure!(state == "running", "the device is {state}");
+        if failures > before {
+            let swaps: Vec<Value> = control.inspect("runtime/swaps")?;
+            let back = swaps.iter().filter(|swap| swap["rollback"] == true).count();
+            return Ok(format!(
+                "{} crashed {} times; went on with a fresh instance, {back} rollbacks in all",
+                swap.to,
+                failures - before
+            ));
+        }
+        ensure!(
+            deadline.remaining().is_some(),
+            "a component that is built to crash has not within {CRASH_WITHIN:?}"
+        );
+    }
+}
+
+/// TCP makes good for what a crash loses.
+fn whole(outcome: &Outcome) -> Result<String> {
+    for way in [&outcome.to_guest, &outcome.from_guest] {
+        way.check_bytes()?;
+    }
+    Ok(format!(
+        "to the guest: {}; from it: {}",
+        outcome.to_guest, outcome.from_guest
+    ))
+}
+
+/// A way out, as the test build lists it.
+struct Way {
+    name: String,
+    expected: String,
+    aim: String,
+}
+
+fn ways(escape: &Path) -> Result<Vec<Way>> {
+    let mut command = Command::new(escape);
+    command.args(["escape", "--list"]);
+    let parse = |line: &str| {
+        let mut fields = line.split('\t').map(str::to_owned);
+        match (fields.next(), fields.next(), fields.next()) {
+            (Some(name), Some(expected), Some(aim)) => Ok(Way {
+                name,
+                expected,
+                aim,
+            }),
+            _ => bail!("{} lists a way as: {line}", escape.display()),
+        }
+    };
+    output_of(command)?.lines().map(parse).collect()
+}
+
+/// Tries every way out, from inside a process that serves.
+fn ways_out(report: &Report, lab: &mut Lab, escape: &Path) -> Result<()> {
+    println!("  what a process that serves can't do, though it tries to:");
+    let ways = ways(escape)?;
+    ensure!(!ways.is_empty(), "the test build knows no way out");
+    let mut serve = None;
+    for (number, way) in ways.iter().enumerate() {
+        let mut running = match serve.take() {
+            Some(running) => running,
+            None => start(lab, escape, number + 1)?,
+        };
+        report.step(&way.name, || {
+            let stopped = attempt(escape, &mut running, way)?;
+            Ok(format!("{}: {stopped}", way.aim))
+        })?;
+        // One that was killed makes way for another.
+        serve = running.check_running().is_ok().then_some(running);
+    }
+    serve.map_or(Ok(()), Serve::stop)
+}
+
+fn start(lab: &mut Lab, escape: &Path, number: usize) -> Result<Serve> {
+    let dir = lab.stage().sandbox.run_dir().to_owned();
+    let port = lab.ports().first().context("there is no port")?;
+    Serve::start(&Start {
+        manatee: escape,
+        dir: &dir,
+        number,
+        component: None,
+        ports: &[PortArgument {
+            tap: port.tap.name(),
+            mac: &port.mac,
+        }],
+    })
+}
+
+/// Tries a way, and checks that it was stopped by what is to stop it.
+fn attempt(escape: &Path, serve: &mut Serve, way: &Way) -> Result<String> {
+    let control = Control::new(escape, serve.control());
+    let mut stopped = control.escape(&way.name)?;
+    if stopped == "the process ended" {
+        let status = serve.wait_end()?;
+        ensure!(
+            status.signal() == Some(SIGSYS),
+            "the process ended with {status}"
+        );
+        ensure!(!serve.socket().exists(), "it has left its socket behind");
+        stopped = "killed by seccomp".to_owned();
+    }
+    ensure!(
+        stopped == way.expected,
+        "to {}: {stopped}, where {} was expected",
+        way.aim,
+        way.expected
+    );
+    Ok(stopped)
+}

@@ -1,0 +1,27 @@
+//! Commands that `manatee` runs itself by: see [`crate::jail`].
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::jail::{broker, child};
+
+/// A child that does one job.
+#[derive(Debug, clap::Args)]
+pub struct ChildArguments {
+    job: String,
+
+    #[arg(long)]
+    no_sandbox: bool,
+}
+
+/// Does the job of a child.
+pub fn run_child(arguments: &ChildArguments) -> anyhow::Result<ExitCode> {
+    let job = serde_json::from_str(&arguments.job).context("the job")?;
+    Ok(child::run(&job, !arguments.no_sandbox))
+}
+
+/// Is a broker.
+pub fn run_broker() -> ExitCode {
+    broker::run()
+}

@@ -1,0 +1,106 @@
+//! Who is connected to the control socket: a bounded number of clients, of which one
+//! that is silent gives way to one that comes.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::task::{AbortHandle, JoinSet};
+
+/// The connected clients. They are disconnected when this is dropped.
+#[derive(Debug)]
+pub struct Clients {
+    most: usize,
+    tasks: JoinSet<()>,
+    connected: VecDeque<(Arc<Client>, AbortHandle)>,
+    clock: Arc<AtomicU64>,
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Client {
+    busy: AtomicBool,
+    /// When it last sent a request, by a clock that counts requests and clients.
+    last: AtomicU64,
+    clock: Arc<AtomicU64>,
+}
+
+/// A request of a client's is being carried out.
+pub struct Busy<'a>(&'a Client);
+
+impl Client {
+    /// Notes that it is being answered, and does not give way before that is over.
+    pub fn begin(&self) -> Busy<'_> {
+        self.busy.store(true, Ordering::Relaxed);
+        self.touch();
+        Busy(self)
+    }
+
+    fn touch(&self) {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        self.last.store(now, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Clients {
+    /// Room for so many.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            tasks: JoinSet::new(),
+            connected: VecDeque::new(),
+            clock: Arc::default(),
+        }
+    }
+
+    /// Serves another client by the future that `serve` makes: it gets None if there is
+    /// no room, because every other client is being answered.
+    pub fn add<F>(&mut self, serve: impl FnOnce(Option<Arc<Client>>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        while self.tasks.try_join_next().is_some() {}
+        self.connected.retain(|(_, task)| !task.is_finished());
+        if self.connected.len() >= self.most && !self.make_room() {
+            self.turn_away(serve(None));
+            return;
+        }
+        let client = Arc::new(Client {
+            busy: AtomicBool::new(false),
+            last: AtomicU64::new(0),
+            clock: self.clock.clone(),
+        });
+        client.touch();
+        let task = self.tasks.spawn(serve(Some(client.clone())));
+        self.connected.push_back((client, task));
+    }
+
+    /// Disconnects the client that was silent for the longest. False if none is.
+    fn make_room(&mut self) -> bool {
+        let silent = self.connected.iter().enumerate();
+        let silent = silent.filter(|(_, (client, _))| !client.busy.load(Ordering::Relaxed));
+        let first = silent.min_by_key(|(_, (client, _))| client.last.load(Ordering::Relaxed));
+        let Some((index, _)) = first else {
+            return false;
+        };
+        if let Some((_, task)) = self.connected.remove(index) {
+            task.abort();
+        }
+        true
+    }
+
+    /// Those that are turned away take no place, and are bounded all the same.
+    fn turn_away(&mut self, served: impl Future<Output = ()> + Send + 'static) {
+        if self.tasks.len() < 2 * self.most {
+            self.tasks.spawn(served);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A client's connection: lines, and the descriptors that come along with them.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+
+use super::MAX_REQUEST;
+
+/// Descriptors that a request may bring; the kernel drops others. More than any takes,
+/// so that too many can be refused by name.
+const MAX_DESCRIPTORS: usize = 4;
+/// Bytes that are read at a time.
+const CHUNK: usize = 4096;
+
+/// What comes next.
+pub enum Line {
+    /// A request, without its line feed, and the descriptors that came with it.
+    Request(Vec<u8>, Vec<OwnedFd>),
+    /// A request without an end.
+    TooLong,
+    /// The client is gone.
+    End,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    /// What was read of the next lines.
+    buffer: Vec<u8>,
+    /// How much of it is known to have no line feed.
+    looked_at: usize,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Connection {
+    /// The connection behind an accepted socket.
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+            looked_at: 0,
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// Waits for a request.
+    pub async fn next(&mut self) -> io::Result<Line> {
+        loop {
+            let unseen = &self.buffer[self.looked_at..];
+            if let Some(length) = unseen.iter().position(|byte| *byte == b'\n') {
+                let mut line = self.buffer.split_off(self.looked_at + length + 1);
+                std::mem::swap(&mut line, &mut self.buffer);
+                line.pop();
+                self.looked_at = 0;
+                return Ok(Line::Request(line, std::mem::take(&mut self.descriptors)));
+            }
+            self.looked_at = self.buffer.len();
+            if self.looked_at > MAX_REQUEST {
+                return Ok(Line::TooLong);
+            }
+            if self.read().await? == 0 {
+                return Ok(Line::End);
+            }
+        }
+    }
+
+    /// Sends an answer.
+    pub async fn send(&mut self, text: &[u8]) -> io::Result<()> {
+        self.stream.write_all(text).await
+    }
+
+    /// Reads more. Returns how much, 0 at the end.
+    async fn read(&mut self) -> io::Result<usize> {
+        let Self {
+            stream,
+            buffer,
+            descriptors,
+            ..
+        } = self;
+        let read = || {
+            let room = (MAX_REQUEST + 1).saturating_sub(buffer.len()).min(CHUNK);
+            let begin = buffer.len();
+            buffer.resize(begin + room, 0);
+            let received = receive(stream, &mut buffer[begin..], descriptors);
+            let count = received.as_ref().copied().unwrap_or(0);
+            buffer.truncate(begin + count);
+            received
+        };
+        stream.async_io(Interest::READABLE, read).await
+    }
+}
+
+impl Drop for Connection {
+    /// What came with half a request is closed elsewhere: a socket of another's may
+    /// linger.
+    fn drop(&mut self) {
+        let descriptors = std::mem::take(&mut self.descriptors);
+        if !descriptors.is_empty()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(descriptors));
+        }
+    }
+}
+
+/// Receives bytes, and keeps the descriptors that come along.
+fn receive(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            descriptors.extend(more);
+        }
+    }
+    if descriptors.len() > MAX_DESCRIPTORS {
+        return Err(io::Error::other("too many descriptors for one request"));
+    }
+    Ok(received.bytes)
+}

@@ -1,0 +1,140 @@
+//! The broker, as the process sees it that started it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use manatee::component::Digest;
+use parking_lot::Mutex;
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Answer, Begin, COMMAND, Request, wire};
+use crate::jail::child::Job;
+
+/// How long it may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How much longer than a child its answer may take.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// A broker that runs.
+#[derive(Debug)]
+pub struct Broker {
+    socket: OwnedFd,
+    process: Mutex<Child>,
+    pid: u32,
+    ended: OwnedFd,
+    /// Held while something is asked of it.
+    asking: Mutex<()>,
+    gone: AtomicBool,
+}
+
+impl Broker {
+    /// Starts a broker and waits until it is confined.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub fn start(begin: &Begin) -> anyhow::Result<Self> {
+        let (ours, theirs) = wire::pair()?;
+        let process = Command::new("/proc/self/exe")
+            .arg0("manatee")
+            .arg(COMMAND)
+            .env_clear()
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .spawn()?;
+        let ended = pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?;
+        let broker = Self {
+            pid: process.id(),
+            socket: ours,
+            process: Mutex::new(process),
+            ended,
+            asking: Mutex::new(()),
+            gone: AtomicBool::new(false),
+        };
+        broker.ask(&Request::Begin(begin.clone()), None, PATIENCE)?;
+        Ok(broker)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it is known to have ended.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has ended by now; nothing of it is left behind then.
+    pub fn has_ended(&self) -> bool {
+        let ended = matches!(self.process.lock().try_wait(), Ok(Some(_)) | Err(_));
+        self.gone.fetch_or(ended, Ordering::Relaxed) || ended
+    }
+
+    /// Has a child do a job on the component in a sealed file. Returns its answer,
+    /// which is sealed too.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, for people.
+    pub fn run(&self, job: Job, wasm: &File, digest: Digest) -> anyhow::Result<File> {
+        let time = job.bounds().starved + MARGIN;
+        let answer = self.ask(&Request::start(job, digest), Some(wasm), time)?;
+        answer
+            .map(File::from)
+            .context("the broker's answer lacks a descriptor")
+    }
+
+    fn ask(
+        &self,
+        request: &Request,
+        file: Option<&File>,
+        time: Duration,
+    ) -> anyhow::Result<Option<OwnedFd>> {
+        let _asking = self.asking.lock();
+        let socket = self.socket.as_fd();
+        let answer = wire::send(socket, request, file.map(AsFd::as_fd)).and_then(|()| {
+            if wire::wait(socket, time)? {
+                wire::receive(socket)
+            } else {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        });
+        match answer {
+            Ok(Some((Answer::Done, file))) => Ok(file),
+            Ok(Some((Answer::Refused(reason), _))) => bail!("{reason}"),
+            Ok(None) => bail!("{}", self.lost("it has ended")),
+            Err(error) => bail!("{}", self.lost(&error.to_string())),
+        }
+    }
+
+    fn lost(&self, why: &str) -> String {
+        format!(
+            "the broker, process {}, which compiles and checks components, does not answer \
+             ({why}); the device goes on, and `manatee serve` has to be started again before \
+             its component can be replaced",
+            self.pid
+        )
+    }
+
+    /// Has it remove the sockets and end, if it has not.
+    pub fn end(&self) {
+        if self.is_gone() {
+            return;
+        }
+        self.gone.store(true, Ordering::Relaxed);
+        // It may be gone already.
+        let _ = shutdown(&self.socket, Shutdown::Write);
+        match wire::wait(&self.ended, PATIENCE) {
+            Ok(true) => drop(self.process.lock().wait()),
+            _ => tracing::warn!(process = self.pid, "the broker does not end; leaving it"),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What happens inside the broker.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, statat, unlinkat};
+use rustix::thread::CapabilitySet;
+
+use super::{Answer, Begin, Request, SocketFile, wire};
+use crate::jail::child::{Job, Refusal, Running, Task};
+use crate::jail::{Jail, Paths, Role, sealed, signals};
+
+/// Compiled components that are kept.
+const MAX_COMPILED: usize = 4;
+/// Components whose refusal is kept.
+const MAX_REFUSED: usize = 64;
+
+/// Does what is asked by the socket on standard input, until that is closed.
+pub fn run() -> ExitCode {
+    signals::ignore_endings();
+    let socket = io::stdin();
+    match begin(socket.as_fd()) {
+        Ok(mut broker) => {
+            let served = broker.serve(socket.as_fd());
+            broker.remove_sockets();
+            match served {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("error: the broker: {error:#}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(error) => {
+            let refused = Answer::Refused(format!("the broker can't be confined: {error:#}"));
+            let _ = wire::send(socket.as_fd(), &refused, None);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A broker that is confined.
+struct Process {
+    sockets: Vec<(OwnedFd, SocketFile)>,
+    sandbox: bool,
+    known: Known,
+}
+
+fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
+    let Some((Request::Begin(begin), None)) = wire::receive(socket)? else {
+        bail!("it was not told what to do");
+    };
+    let Begin {
+        sockets,
+        ids,
+        sandbox,
+    } = begin;
+    let removable: Vec<PathBuf> = sockets.iter().map(|s| s.folder().to_owned()).collect();
+    let sockets = sockets.into_iter().map(open_folder);
+    let sockets = sockets.collect::<io::Result<_>>()?;
+    if sandbox {
+        let mut jail = Jail::new(Role::Broker);
+        jail.ids = ids;
+        // The folders may be others' than the user's that it becomes.
+        jail.keep = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+        jail.paths = Paths {
+            removable,
+            program: true,
+        };
+        jail.enter()?;
+    }
+    wire::send(socket, &Answer::Done, None)?;
+    Ok(Process {
+        sockets,
+        sandbox,
+        known: Known::default(),
+    })
+}
+
+fn open_folder(socket: SocketFile) -> io::Result<(OwnedFd, SocketFile)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(socket.folder(), flags, Mode::empty())?;
+    Ok((folder, socket))
+}
+
+impl Process {
+    fn serve(&mut self, socket: BorrowedFd<'_>) -> anyhow::Result<()> {
+        while let Some((request, file)) = wire::receive(socket)? {
+            let Request::Start { job, digest } = request else {
+                bail!("it was told twice what to do");
+            };
+            let Some(outcome) = self.start(socket, job, digest, file)? else {
+                return Ok(());
+            };
+            let sent = match outcome {
+                Ok(file) => wire::send(socket, &Answer::Done, Some(file.as_fd())),
+                Err(reason) => wire::send(socket, &Answer::Refused(reason), None),
+            };
+            match sent {
+                // Its process is gone, which the next look tells.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                sent => sent.context("answering")?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a child do a job. None if nobody waits for it any more.
+    fn start(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        job: Job,
+        digest: [u8; 32],
+        wasm: Option<OwnedFd>,
+    ) -> anyhow::Result<Option<Result<File, String>>> {
+        let wasm = File::from(wasm.context("a job without a component")?);
+        ensure!(sealed::is_sealed(&wasm), "a component that is not sealed");
+        let key = Key {
+            compile: job.task == Task::Compile,
+            digest,
+        };
+        if let Some(known) = self.known.get(&key, &job.name) {
+            return Ok(Some(known?));
+        }
+        let mut running = match Running::start(job, &wasm, self.sandbox) {
+            Ok(running) => running,
+            Err(error) => {
+                return Ok(Some(Err(format!("no process can be started: {error}"))));
+            }
+        };
+        if !wait(socket, &mut running)? {
+            return Ok(None);
+        }
+        let outcome = running.finish();
+        self.known.keep(key, &outcome)?;
+        Ok(Some(outcome.map_err(|refusal| refusal.to_string())))
+    }
+
+    /// Removes the sockets' files, if they are still the same.
+    fn remove_sockets(&self) {
+        for (folder, socket) in &self.sockets {
+            let Some(name) = socket.path.file_name() else {
+                continue;
+            };
+            let same = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|file| (file.st_dev, file.st_ino) == (socket.device, socket.inode));
+            if same && let Err(error) = unlinkat(folder, name, AtFlags::empty()) {
+                let path = socket.path.display();
+                eprintln!("error: the broker can't remove the socket {path}: {error}");
+            }
+        }
+    }
+}
+
+/// Waits for the end of a child, at the longest until its time is over. False if the
+/// process that wanted it is gone, and the child with it.
+fn wait(socket: BorrowedFd<'_>, running: &mut Running) -> io::Result<bool> {
+    loop {
+        let left = running.left();
+        let timeout = Timespec::try_from(left).unwrap_or_default();
+        let ended = running.ended();
+        let mut fds = [
+            PollFd::new(&ended, PollFlags::IN),
+            PollFd::new(&socket, PollFlags::IN),
+        ];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) if left.is_zero() => return Ok(true),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+            // One thing is asked at a time, so this is the end.
+            Ok(_) => return Ok(fds[1].revents().is_empty()),
+        }
+    }
+}
+
+/// A job on a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    compile: bool,
+    digest: [u8; 32],
+}
+
+/// What became of components: compiled once, and refused at once the second time.
+#[derive(Debug, Default)]
+struct Known {
+    compiled: VecDeque<(Key, File)>,
+    refused: VecDeque<(Key, Refusal)>,
+}
+
+impl Known {
+    /// What became of a component, which is called `name` now.
+    fn get(&self, key: &Key, name: &str) -> Option<io::Result<Result<File, String>>> {
+        let refused = self.refused.iter().find(|(known, _)| known == key);
+        if let Some((_, refusal)) = refused {
+            return Some(Ok(Err(format!("{} (as before)", refusal.of(name)))));
+        }
+        let (_, code) = self.compiled.iter().find(|(known, _)| known == key)?;
+        Some(code.try_clone().map(Ok))
+    }
+
+    fn keep(&mut self, key: Key, outcome: &Result<File, Refusal>) -> io::Result<()> {
+        match outcome {
+            Ok(code) if key.compile => {
+                self.compiled.truncate(MAX_COMPILED - 1);
+                self.compiled.push_front((key, code.try_clone()?));
+            }
+            Err(refusal) if refusal.is_for_good() => {
+                self.refused.truncate(MAX_REFUSED - 1);
+                self.refused.push_front((key, refusal.clone()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,175 @@
+//! The jail: what a process that runs somebody else's code gives up before it does.
+//!
+//! `manatee serve` opens all that it needs, starts its [broker](broker), and
+//! [confines](Jail::enter) itself before it has a second thread: an unprivileged user,
+//! no capability, no path and no network (landlock), and a list of system calls
+//! (seccomp). The broker and the [children](child) that compile and check candidates
+//! have jails of their own, each with a list of its own.
+
+pub mod broker;
+pub mod child;
+#[cfg(any(test, feature = "escape"))]
+pub mod escape;
+mod landlock;
+pub mod limits;
+mod privileges;
+pub mod sealed;
+mod seccomp;
+pub mod signals;
+#[cfg(test)]
+mod tests;
+mod user;
+
+use rustix::thread::CapabilitySet;
+use serde_json::{Value, json};
+
+pub use landlock::Paths;
+pub use seccomp::Role;
+pub use user::{Ids, resolve};
+
+/// Why a process can't be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum JailError {
+    /// It has a second thread already, which would stay outside.
+    #[error("the process has {0} threads before it is confined; this is a bug of manatee")]
+    Threads(usize),
+    /// Privileges can't be dropped.
+    #[error("giving up privileges: {step}: {source}{}", hint(.source))]
+    Privileges {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// The kernel has no landlock.
+    #[error(
+        "this kernel has no landlock ({0}): it takes Linux 5.13 or newer, built with \
+         CONFIG_SECURITY_LANDLOCK, and `landlock` in the `lsm=` list of its command line; \
+         --no-sandbox goes without any confinement"
+    )]
+    Landlock(String),
+    /// The kernel takes no seccomp filter.
+    #[error(
+        "this kernel takes no seccomp filter ({0}): it needs CONFIG_SECCOMP_FILTER; \
+         --no-sandbox goes without any confinement"
+    )]
+    Seccomp(String),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EINVAL) => {
+            "; choose a user with --user, keep root's with --user root, or go without any \
+             confinement by --no-sandbox"
+        }
+        _ => "",
+    }
+}
+
+/// How a process is to be confined.
+#[derive(Debug)]
+pub struct Jail {
+    /// Which system calls are left.
+    pub role: Role,
+    /// The user to become, if that is to change.
+    pub ids: Option<Ids>,
+    /// Capabilities that are kept in spite of that.
+    pub keep: CapabilitySet,
+    /// What stays in reach of the file system.
+    pub paths: Paths,
+}
+
+/// What a process was confined by, as the kernel says.
+#[derive(Clone, Debug)]
+pub struct Confinement {
+    user: u32,
+    group: u32,
+    groups: usize,
+    capabilities: u64,
+    no_new_privs: bool,
+    landlock_abi: i32,
+    limits: [Option<u64>; 2],
+}
+
+impl Jail {
+    /// The jail of `role`, without paths, capabilities or a change of the user.
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            ids: None,
+            keep: CapabilitySet::empty(),
+            paths: Paths::default(),
+        }
+    }
+
+    /// Confines this process, for ever. It must have one thread.
+    ///
+    /// # Errors
+    ///
+    /// [`JailError`]; the process may be confined in part, and should end.
+    pub fn enter(&self) -> Result<Confinement, JailError> {
+        check_threads()?;
+        self.confine()
+    }
+
+    /// Confines this thread, and as to system calls all others.
+    fn confine(&self) -> Result<Confinement, JailError> {
+        privileges::drop_all(self.ids, self.keep)?;
+        let landlock_abi = landlock::restrict(&self.paths)?;
+        let confinement = Confinement::measure(landlock_abi)?;
+        seccomp::restrict(self.role)?;
+        Ok(confinement)
+    }
+}
+
+impl Confinement {
+    fn measure(landlock_abi: i32) -> Result<Self, JailError> {
+        let failed = |step| {
+            move |errno: rustix::io::Errno| JailError::Privileges {
+                step,
+                source: errno.into(),
+            }
+        };
+        let sets = rustix::thread::capabilities(None).map_err(failed("reading capabilities"))?;
+        let groups = rustix::process::getgroups().map_err(failed("reading groups"))?;
+        let limit = |resource| rustix::process::getrlimit(resource).current;
+        Ok(Self {
+            user: rustix::process::geteuid().as_raw(),
+            group: rustix::process::getegid().as_raw(),
+            groups: groups.len(),
+            capabilities: (sets.effective | sets.permitted | sets.inheritable).bits(),
+            no_new_privs: rustix::thread::no_new_privs().map_err(failed("no_new_privs"))?,
+            landlock_abi,
+            limits: [
+                limit(rustix::process::Resource::Core),
+                limit(rustix::process::Resource::Nofile),
+            ],
+        })
+    }
+
+    /// As JSON, for `manatee inspect`.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "user": self.user,
+            "group": self.group,
+            "supplementary_groups": self.groups,
+            "capabilities": format!("{:#x}", self.capabilities),
+            "no_new_privs": self.no_new_privs,
+            "seccomp": "filter",
+            "landlock_abi": self.landlock_abi,
+            "core_limit": self.limits[0],
+            "descriptor_limit": self.limits[1],
+        })
+    }
+}
+
+fn check_threads() -> Result<(), JailError> {
+    // Where /proc is missing, nothing can be counted.
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return Ok(());
+    };
+    match threads.count() {
+        0 | 1 => Ok(()),
+        more => Err(JailError::Threads(more)),
+    }
+}

@@ -1,0 +1,85 @@
+//! Files in memory that nobody can change any more.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+
+const SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::GROW)
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::SEAL);
+
+/// A new file in memory; `name` is for people who look at /proc.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn create(name: &str) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(memfd_create(name, flags)?.into())
+}
+
+/// A sealed file with these bytes.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn with_bytes(name: &str, bytes: &[u8]) -> io::Result<File> {
+    let mut file = create(name)?;
+    file.write_all(bytes)?;
+    seal(&mut file)?;
+    Ok(file)
+}
+
+/// Seals a file for ever, and goes to its beginning. Fails if somebody could still
+/// write to it, by a mapping.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn seal(file: &mut File) -> io::Result<()> {
+    fcntl_add_seals(&*file, SEALS)?;
+    file.seek(SeekFrom::Start(0)).map(drop)
+}
+
+/// Whether a file is sealed so. One that is no file in memory is not.
+pub fn is_sealed(file: &File) -> bool {
+    fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
+}
+
+/// Reads a file from its beginning, if it has no more than `most` bytes.
+///
+/// # Errors
+///
+/// The kernel's, or that it is longer.
+pub fn read(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    let length = file.metadata()?.len().min(most);
+    bytes
+        .try_reserve_exact(length as usize)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_does_not_change() {
+        let mut file = with_bytes("test", b"abc").unwrap();
+        assert!(is_sealed(&file));
+        assert!(file.write_all(b"x").is_err());
+        assert!(file.set_len(1).is_err());
+        assert_eq!(read(&mut file, 3).unwrap(), b"abc");
+        assert!(read(&mut file, 2).is_err());
+        assert!(!is_sealed(&create("other").unwrap()));
+        assert!(!is_sealed(&tempfile::tempfile().unwrap()));
+    }
+}

@@ -1,0 +1,58 @@
+//! What `manatee serve` says of settings and at its start.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness;
+use crate::process::is_root;
+
+/// Starts it where it can't, and returns what it prints.
+fn refused(options: &[&str], change: impl FnOnce(&mut Command)) -> String {
+    let mut command = harness::serve("/nonexistent/socket".as_ref());
+    command.args(options);
+    change(&mut command);
+    let output = command.output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn an_error_at_the_start_has_the_format_of_the_log() {
+    let text = refused(&[], |_| ());
+    assert!(
+        text.contains("error: the vfio-user socket: /nonexistent"),
+        "{text}"
+    );
+    let text = refused(&["--log-format", "json"], |_| ());
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let last = lines.last().unwrap();
+    assert_eq!(last["level"], "ERROR");
+    let message = last["message"].as_str().unwrap();
+    assert!(message.contains("/nonexistent/socket"), "{message}");
+}
+
+#[test]
+fn a_malformed_filter_is_told() {
+    let text = refused(&[], |command| {
+        command.env("RUST_LOG", "manatee=nonsense");
+    });
+    assert!(text.contains("RUST_LOG is `manatee=nonsense`"), "{text}");
+    let text = refused(&[], |command| {
+        command.env("RUST_LOG", "manatee=debug");
+    });
+    assert!(!text.contains("RUST_LOG"), "{text}");
+}
+
+#[test]
+fn a_user_that_it_can_not_become_is_named() {
+    let text = refused(&["--user", "no-such-user"], |_| ());
+    assert!(text.contains("there is no user `no-such-user`"), "{text}");
+    if !is_root() {
+        let text = refused(&["--user", "root"], |_| ());
+        assert!(text.contains("only root can become another user"), "{text}");
+    }
+}

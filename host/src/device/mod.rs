@@ -16,6 +16,8 @@ mod recovery;
 mod rehearsal;
 mod snapshot;
 mod swap;
+mod sync;
+mod wakes;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -30,12 +32,12 @@ use crate::memory::MapError;
 use crate::runtime::HostState;
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
-use owner::Wakes;
 use poller::Poller;
 pub use recovery::CrashPolicy;
 pub use rehearsal::Rehearsal;
 pub use snapshot::RestoreError;
 pub use swap::{Swap, SwapError, SwapOptions};
+use wakes::Wakes;
 
 /// Why a device can't be made.
 #[derive(Debug, thiserror::Error)]

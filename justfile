@@ -85,6 +85,32 @@ bench *rows:
 test: setup && test-guest
     cargo test --workspace
 
+# Run the hostile components against the host: names, --list, --exact
+attacks *arguments:
+    @scripts/setup.sh build
+    cargo test --package manatee --test attacks -- "$@"
+
+# Fuzz a target, or `all`, for some seconds: control device direct_abi frames racing snapshot state vfio_user
+fuzz target *seconds:
+    @scripts/setup.sh build
+    @scripts/setup.sh fuzz
+    @scripts/fuzz.sh "$@"
+
+# Run under miri what it can run, where the toolchain has it
+miri:
+    @scripts/miri.sh
+
+# Hold the dependencies to deny.toml: licences, sources and duplicates, and known vulnerabilities where the network has them
+deny:
+    @scripts/setup.sh deny
+    "{{target}}/tools/bin/cargo-deny" check licenses sources bans
+    @"{{target}}/tools/bin/cargo-deny" check advisories || echo "not run: advisories, whose database could not be fetched, or it found something: see above"
+
+# Run what takes hours: fuzzing by minutes, 10,000 swaps and 1,000 crashes
+test-long minutes="10": setup
+    cargo test --package manatee --test soak -- --ignored --nocapture
+    scripts/fuzz.sh all "$(({{minutes}} * 60))"
+
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
 test-guest *arguments:
     @scripts/setup.sh

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use manatee::component::Component;
 use manatee::device::{CrashPolicy, Device, Limits, Port};
 use manatee::endpoint::{Endpoint, Loopback};
 use manatee::interrupt::{Interrupts, VectorSink};
+use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::hostile::{Hostile, VERSIONS, Version};
@@ -92,13 +94,33 @@ impl Case {
     }
 }
 
-/// Counts vectors.
+/// Counts vectors, and passes them on to whoever wants them.
 #[derive(Clone, Default)]
-pub struct Counter(pub Arc<AtomicU64>);
+pub struct Counter {
+    count: Arc<AtomicU64>,
+    listener: Arc<Mutex<Option<Sender<u16>>>>,
+}
+
+impl Counter {
+    /// Returns how many were raised.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Has those that are raised from now on sent to somebody.
+    pub fn listen(&self) -> Receiver<u16> {
+        let (sender, receiver) = channel();
+        *self.listener.lock() = Some(sender);
+        receiver
+    }
+}
 
 impl VectorSink for Counter {
-    fn raise(&self, _vector: u16) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+    fn raise(&self, vector: u16) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        if let Some(listener) = &*self.listener.lock() {
+            let _ = listener.send(vector);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 use manatee::component::{Component, ComponentError};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
@@ -31,6 +31,10 @@ pub const OWN: u32 = 16 << 10;
 /// [`HEAP_END`].
 const HEAP: u32 = 64 << 10;
 const HEAP_END: u32 = 512 << 10;
+/// Where a window arena begins, if there is one.
+pub const ARENA: u32 = HEAP_END;
+/// What `configure` returns then; behind what imports return.
+const ARENA_FEATURES: u32 = 1600;
 /// 64 KiB pages that a module has by default.
 const PAGES: u32 = 16;
 
@@ -41,12 +45,15 @@ pub struct Version {
     pub number: &'static str,
     /// Where its WIT is, from the root of the repository on.
     wit: &'static str,
+    /// Whether windows lie in an arena, which lists must not meet.
+    pub has_arenas: bool,
 }
 
 /// The versions that this host takes.
 pub const VERSIONS: [Version; 1] = [Version {
     number: "0.1.0",
     wit: "wit",
+    has_arenas: false,
 }];
 
 /// A component to be made.
@@ -118,6 +125,28 @@ impl Hostile {
         self
     }
 
+    /// Has it reserve a window arena of 128 KiB at [`ARENA`] when it takes its ports, if
+    /// its contract has arenas, and say that it uses windows.
+    pub fn arena(self) -> Self {
+        self.arena_at(ARENA, 0x2_0000)
+    }
+
+    /// The same elsewhere, and of another size.
+    pub fn arena_at(self, offset: u32, length: u32) -> Self {
+        if !self.version.has_arenas {
+            return self;
+        }
+        // Success, and the first of the features.
+        self.fields(format!("(data (i32.const {ARENA_FEATURES}) \"\\00\\01\")"))
+            .export(
+                "configure",
+                format!(
+                    "i32.const {offset} i32.const {length} i32.const {ANSWER} call $reserve-arena
+                     i32.const {ARENA_FEATURES}"
+                ),
+            )
+    }
+
     /// Adds a second module with a state, so that the component model calls it.
     pub fn by_the_model(mut self) -> Self {
         self.second_module = true;
@@ -151,8 +180,10 @@ impl Hostile {
 
     fn world(&self) -> (Resolve, WorldId) {
         let mut resolve = Resolve::default();
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-        let wit: PathBuf = [root, self.version.wit].iter().collect();
+        // The root of the repository, whichever crate this is part of.
+        let mut above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+        let root = above.find(|folder| folder.join("wit/device.wit").exists());
+        let wit = root.expect("there is a contract").join(self.version.wit);
         let (package, _) = resolve.push_path(wit).expect("the WIT world parses");
         let world = resolve
             .select_world(&[package], Some("adapter"))

@@ -4,21 +4,26 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What was logged since [`Lines::capture`].
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
-    /// Has all lines of this process from the level `debug` on written here.
+    /// Has all lines of the host from the level `debug` on written here, without those
+    /// of the compiler.
     pub fn capture() -> Self {
         let lines = Self::default();
-        tracing_subscriber::fmt()
+        let layer = tracing_subscriber::fmt::layer()
             .with_ansi(false)
-            .with_max_level(tracing::Level::DEBUG)
             .with_writer(lines.clone())
-            .init();
+            .with_filter(Targets::new().with_target("manatee", LevelFilter::DEBUG));
+        tracing_subscriber::registry().with(layer).init();
         lines
     }
 

@@ -15,7 +15,7 @@ pub const ROWS: &[Row] = &[
     row("bytes changed anywhere", changed_bytes),
     row("truncated anywhere", truncated),
     large("function that takes minutes to compile", 1024, bomb),
-    large("a hundred thousand functions", 512, many_functions),
+    large("a hundred thousand functions", 1024, many_functions),
 ];
 
 fn start_loops(case: &Case) {

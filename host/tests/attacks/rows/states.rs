@@ -3,8 +3,6 @@
 #[path = "../../../examples/embed/machine.rs"]
 mod machine;
 
-use std::sync::mpsc::channel;
-
 use machine::Machine;
 use manatee::component::Component;
 use manatee::device::Limits;
@@ -37,11 +35,10 @@ fn victim(component: &Component, case: &Case) -> Victim {
 /// Starts a driver in the guest, and returns the device's state.
 fn state_of_a_running_device(component: &Component, case: &Case) -> (Victim, Vec<u8>) {
     let victim = victim(component, case);
-    let (_, interrupts) = channel();
     let machine = Machine {
         device: victim.device.clone(),
         memory: victim.memory.try_clone().expect("a descriptor"),
-        interrupts,
+        interrupts: victim.vectors.listen(),
     };
     let mut machine = Unwired(machine);
     let mut driver = Driver::new(&mut machine);
@@ -98,11 +95,10 @@ fn use_it(victim: &Victim) {
 fn works(victim: &Victim) {
     victim.device.reset();
     victim.be_master();
-    let (_, interrupts) = channel();
     let machine = Machine {
         device: victim.device.clone(),
         memory: victim.memory.try_clone().expect("a descriptor"),
-        interrupts,
+        interrupts: victim.vectors.listen(),
     };
     let mut machine = Unwired(machine);
     let mut driver = Driver::new(&mut machine);

@@ -10,7 +10,7 @@ use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
 use super::{Row, row};
 use crate::case::{Case, MEMORY, Victim};
-use crate::hostile::{ANSWER, Hostile, OWN};
+use crate::hostile::{ANSWER, ARENA, Hostile, OWN};
 
 pub const ROWS: &[Row] = &[
     row("windows that can't be", impossible),
@@ -19,13 +19,16 @@ pub const ROWS: &[Row] = &[
     row("accesses to a window whose memory is gone", gone),
     row("lists in a window whose memory is gone", lists_gone),
     row("lists in a window that changes", racing),
+    row("lists that meet the arena", in_the_arena),
+    row("results that meet the arena", results_in_the_arena),
+    row("arenas that can't be", impossible_arenas),
     row("a window that is filled in a rehearsal", rehearsal),
     row("a window without bus mastering", no_master),
     row("memory that comes and goes under windows", comes_and_goes),
 ];
 
 /// Where windows are laid, within 1 MiB.
-const WINDOW: u32 = 0x8_0000;
+const WINDOW: u32 = ARENA;
 /// The guest page that is shown there.
 const PAGE: u64 = 0x3000;
 
@@ -33,6 +36,7 @@ const PAGE: u64 = 0x3000;
 /// `map-window` answered can be read at offset 0.
 fn with_window(case: &Case, body: &str) -> Hostile {
     case.hostile()
+        .arena()
         .fields(format!(
             "(global $laid (mut i32) (i32.const 0))
              (data (i32.const {OWN}) \"\\00\\30\\00\\00\\00\\00\\00\\00\")"
@@ -86,6 +90,7 @@ fn impossible(case: &Case) {
     for (offset, address) in windows {
         let hostile = case
             .hostile()
+            .arena()
             .fields(format!("(data (i32.const {OWN}) \"{}\")", page(address)))
             .export(
                 "write-register",
@@ -113,6 +118,7 @@ fn over_own_lists(case: &Case) {
     for offset in [0, 4096, OWN & !4095, 65536] {
         let hostile = case
             .hostile()
+            .arena()
             .fields(format!(
                 "(data (i32.const {OWN}) \"\\00\\30\\00\\00\\00\\00\\00\\00\")"
             ))
@@ -141,6 +147,7 @@ fn many(case: &Case) {
     let hostile = case
         .hostile()
         .memory(4096)
+        .arena_at(0x10_0000, 0xff0_0000)
         .fields(format!(
             "(data (i32.const {OWN}) \"\\00\\30\\00\\00\\00\\00\\00\\00\")
              (global $laid (mut i64) (i64.const 0))"
@@ -284,6 +291,123 @@ fn map(victim: &Victim) -> Mapped {
     Mapped(MmapRegion::from_file(offset, 4096).expect("it can be mapped"))
 }
 
+/// The host never looks at what lies there, whether a window is laid or not.
+fn in_the_arena(case: &Case) {
+    if !case.version.has_arenas {
+        return;
+    }
+    let across = [
+        // One that begins in the heap, and ends in the arena.
+        "i64.const 0 i32.const 0x7ffff i32.const 2 i32.const 1280 call $write",
+        // One that begins in the arena, and ends in the heap behind it.
+        "i64.const 0 i32.const 0x9ffff i32.const 2 i32.const 1280 call $write",
+        // One that has all of it inside.
+        "i32.const 1 i32.const 0x70000 i32.const 0x40000 call $log",
+    ];
+    for list in LISTS.into_iter().chain(across) {
+        for laid in [false, true] {
+            let victim = case.victim(&with_window(case, list));
+            if laid {
+                lay(&victim);
+            } else {
+                // The first write lays it; a page that is not there is none.
+                victim.device.unmap_memory(0, MEMORY).expect("memory can be taken away");
+                victim.poke();
+            }
+            victim.poke();
+            victim.is_ended(&["arena"]);
+        }
+    }
+    // Beyond the arena there is heap again.
+    let beyond = "i64.const 0 i32.const 0xa0000 i32.const 64 i32.const 1280 call $write";
+    let victim = case.victim(&with_window(case, beyond));
+    lay(&victim);
+    victim.poke();
+    victim.runs();
+}
+
+fn results_in_the_arena(case: &Case) {
+    if !case.version.has_arenas {
+        return;
+    }
+    for address in [ARENA, ARENA - 4, ARENA + 0x1_fffc] {
+        let address = format!("i32.const {address}");
+        let victim = case.victim(&case.hostile().arena().export("save", &address[..]));
+        victim.device.save().expect_err("there is no state");
+        victim.is_ended(&["arena"]);
+        let victim = case.victim(&case.hostile().arena().export("inspect", &address[..]));
+        victim.device.inspect();
+        victim.is_ended(&["arena"]);
+    }
+    // Nor does it write there.
+    let hostile = case
+        .hostile()
+        .arena()
+        .fields("(global $armed (mut i32) (i32.const 0))")
+        .realloc(format!(
+            "global.get $armed if (result i32) i32.const {ARENA} else i32.const 65536 end"
+        ))
+        .export(
+            "write-register",
+            format!(
+                "i32.const 1 global.set $armed
+                 i64.const 0 i32.const 64 i32.const {ANSWER} call $read i32.const 0"
+            ),
+        );
+    let victim = case.victim(&hostile);
+    victim.poke();
+    victim.is_ended(&["arena"]);
+}
+
+/// An arena is asked for once, and lies inside memory.
+fn impossible_arenas(case: &Case) {
+    if !case.version.has_arenas {
+        return;
+    }
+    let arenas: [(u32, u32); 8] = [
+        (ARENA + 1, 0x1_0000),
+        (ARENA, 0x1_0001),
+        (ARENA, 0),
+        (0x10_0000, 0x1_0000),
+        (0xf_0000, 0x2_0000),
+        (0xffff_0000, 0x1_0000),
+        (0xffff_0000, 0xffff_0000),
+        (0, 0xffff_0000),
+    ];
+    for (offset, length) in arenas {
+        let reserve = format!(
+            "i32.const {} i32.const {} i32.const {ANSWER} call $reserve-arena i32.const 0",
+            offset as i32, length as i32
+        );
+        let hostile = case
+            .hostile()
+            .fields("(data (i32.const 1600) \"\\00\\01\")")
+            .export("configure", "i32.const 1600")
+            .export("write-register", reserve)
+            .export("read-register", format!("i32.const {ANSWER} i64.load16_u"));
+        let victim = case.victim(&hostile);
+        victim.poke();
+        if victim.device.failure().is_some() {
+            victim.is_ended(&[]);
+        } else {
+            assert_eq!(victim.read(0) & 1, 1, "an arena at {offset:#x}+{length:#x}");
+            victim.runs();
+        }
+    }
+    // A second one.
+    let again = format!(
+        "i32.const 0xb0000 i32.const 0x10000 i32.const {ANSWER} call $reserve-arena i32.const 0"
+    );
+    let hostile = case
+        .hostile()
+        .arena()
+        .export("write-register", again)
+        .export("read-register", format!("i32.const {ANSWER} i64.load16_u"));
+    let victim = case.victim(&hostile);
+    victim.poke();
+    assert!(victim.device.failure().is_some() || victim.read(0) & 1 == 1);
+}
+
 /// A candidate may look. What it writes is its own, whatever way it writes.
 fn rehearsal(case: &Case) {
     for access in ACCESSES {
@@ -295,6 +419,7 @@ fn rehearsal(case: &Case) {
         );
         let candidate = case
             .hostile()
+            .arena()
             .fields(format!(
                 "(data (i32.const {OWN}) \"\\00\\30\\00\\00\\00\\00\\00\\00\")"
             ))
@@ -303,7 +428,8 @@ fn rehearsal(case: &Case) {
         let swapped = victim.device.swap(&candidate, SwapOptions::default());
         let error = swapped.expect_err("it traps").to_string();
         assert!(error.contains("unreachable"), "{access}: {error}");
-        assert_eq!(victim.guest(PAGE, 4096), [0x55; 4096], "{access}");
+        let unchanged = victim.guest(PAGE, 4096) == [0x55; 4096];
+        assert!(unchanged, "{access} reached the guest's page");
         victim.runs();
     }
 }

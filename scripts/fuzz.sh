@@ -24,19 +24,20 @@ die() { printf 'fuzz: error: %s\n' "$*" >&2; exit 2; }
 # As the compiler of this repository's crates alone.
 if [ "${1:-}" = --compile ]; then
     shift
-    compiler=$1 name='' kind='' platform=''
+    compiler=$1 name='' platform=''
     shift
     arguments=("$@")
     while [ $# -gt 0 ]; do
         case $1 in
             --crate-name) name=$2 ;;
-            --crate-type) kind=$2 ;;
             --target) platform=$2 ;;
         esac
         shift
     done
-    case $name,$kind,$platform in
-        build_script_*,*,* | *,proc-macro,* | *,*,wasm32-*) exec "$compiler" "${arguments[@]}" ;;
+    # What is part of a target, and of no build script.
+    case $name,$platform in
+        manatee, | manatee_device, | manatee_conformance, | manatee_fuzz, | fuzz_*,) ;;
+        *) exec "$compiler" "${arguments[@]}" ;;
     esac
     exec "$compiler" "${arguments[@]}" --cfg fuzzing \
         -Cpasses=sancov-module \
@@ -57,12 +58,15 @@ esac
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "'$seconds' is no number of seconds"
 
 command -v c++ >/dev/null || die "libFuzzer is C++, and there is no c++ here: install g++"
-wrapper=$target/fuzz/rustc
+# What it made is of use only as long as it is the same; cargo knows it by its name.
+wrapper=$target/fuzz/rustc-$(sed -n '/^if .*--compile/,/^fi/p' "$root/scripts/fuzz.sh" | cksum | cut -d ' ' -f 1)
 mkdir -p "$target/fuzz"
 printf '#!/bin/sh\nexec bash %q --compile "$@"\n' "$root/scripts/fuzz.sh" >"$wrapper"
 chmod +x "$wrapper"
+# With an example among them, the dependencies are those of `cargo test --workspace`.
+# shellcheck disable=SC2086 # the packages are words
 RUSTC_WORKSPACE_WRAPPER=$wrapper cargo build --manifest-path "$root/Cargo.toml" \
-    --workspace --bins --features manatee-fuzz/libfuzzer
+    ${FUZZ_PACKAGES:---workspace} --example alike --bin 'fuzz_*' --features manatee-fuzz/libfuzzer
 
 for name in "${chosen[@]}"; do
     corpus=$target/fuzz/corpus/$name artifacts=$target/fuzz/artifacts/$name

@@ -7,6 +7,7 @@ mod lists;
 mod loading;
 mod logs;
 mod realloc;
+mod soak;
 mod states;
 mod time;
 mod traffic;
@@ -24,6 +25,9 @@ pub struct Row {
     /// Does it, and checks what came of it.
     pub run: fn(&Case),
 }
+
+/// Set for the rows that take minutes, too.
+const LONG: &str = "MANATEE_LONG";
 
 /// What a row may take that does not say otherwise: the compiler, an instance, and
 /// what the test itself reads.
@@ -56,5 +60,9 @@ pub fn all() -> impl Iterator<Item = Row> {
         traffic::ROWS,
         windows::ROWS,
     ];
-    all.into_iter().flatten().copied()
+    let long: &[Row] = match std::env::var_os(LONG) {
+        Some(_) => soak::ROWS,
+        None => &[],
+    };
+    all.into_iter().flatten().chain(long).copied()
 }

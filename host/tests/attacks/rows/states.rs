@@ -106,8 +106,9 @@ fn works(victim: &Victim) {
 }
 
 fn tried(component: &Component, case: &Case, state: &[u8], memory: &Victim) {
-    let victim = victim(component, case);
+    let mut victim = victim(component, case);
     // The rings are where they were, and what they held.
+    victim.memory = memory.memory.try_clone().expect("a descriptor");
     let file = memory.memory.try_clone().expect("a descriptor");
     let size = crate::case::MEMORY;
     victim.device.unmap_memory(0, size).expect("memory can be taken away");

@@ -89,9 +89,37 @@ bench *rows:
     cargo build --release --package manatee --package manatee-bench
     @"{{target}}/release/bench" "$@"
 
-# Run every test: those of the workspace, then the guest's
+# Run every test: those of the workspace, 5 s of each fuzz target, then the guest's
 test: setup && test-guest
     cargo test --workspace
+    @scripts/setup.sh fuzz
+    scripts/fuzz.sh all 5
+    @scripts/miri.sh
+
+# Run the hostile components against the host: names, --list, --exact
+attacks *arguments:
+    @scripts/setup.sh build
+    cargo test --workspace --test attacks -- "$@"
+
+# Fuzz a target, or `all`, for some seconds: control device direct_abi frames racing snapshot state vfio_user
+fuzz target *seconds:
+    @scripts/setup.sh build
+    @scripts/setup.sh fuzz
+    @scripts/fuzz.sh "$@"
+
+# Run under miri what it can run, where the toolchain has it
+miri:
+    @scripts/miri.sh
+
+# Hold the dependencies to deny.toml: licences, sources and duplicates (advisories need a network: `cargo deny check advisories`)
+deny:
+    @scripts/setup.sh deny
+    "{{target}}/tools/bin/cargo-deny" check licenses sources bans
+
+# Run what takes hours: fuzzing by minutes, 10,000 swaps and 1,000 crashes
+test-long minutes="10": setup
+    MANATEE_LONG=1 cargo test --workspace --test attacks
+    scripts/fuzz.sh all "$(({{minutes}} * 60))"
 
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
 test-guest *arguments:

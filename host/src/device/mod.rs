@@ -16,6 +16,8 @@ mod recovery;
 mod rehearsal;
 mod snapshot;
 mod swap;
+mod sync;
+mod wakes;
 
 use std::fs::File;
 use std::ops::Range;
@@ -31,12 +33,12 @@ use crate::memory::{GuestFile, GuestMemory, MapError, MemoryRange};
 use crate::runtime::HostState;
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
-use owner::Wakes;
 use poller::Poller;
 pub use recovery::CrashPolicy;
 pub use rehearsal::Rehearsal;
 pub use snapshot::RestoreError;
 pub use swap::{Swap, SwapError, SwapOptions};
+use wakes::Wakes;
 
 /// Why a device can't be made.
 #[derive(Debug, thiserror::Error)]

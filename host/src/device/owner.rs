@@ -6,72 +6,11 @@
 //! packets.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering, compiler_fence, fence};
 
 use parking_lot::MutexGuard;
 
 use super::Shared;
 use super::body::Body;
-
-/// How often an owner looks at what came meanwhile, until it is for the device's
-/// thread.
-const ROUNDS: usize = 2;
-
-/// What woke the device's thread and nobody has looked at yet.
-#[derive(Debug)]
-pub struct Wakes {
-    any: AtomicBool,
-    ports: Box<[AtomicBool]>,
-}
-
-impl Wakes {
-    /// None, for a device with this many ports.
-    pub fn new(ports: usize) -> Self {
-        Self {
-            any: AtomicBool::new(false),
-            ports: (0..ports).map(|_| AtomicBool::new(false)).collect(),
-        }
-    }
-
-    /// Packets may wait at a port.
-    pub fn add_port(&self, port: usize) {
-        if let Some(flag) = self.ports.get(port) {
-            flag.store(true, Ordering::Release);
-        }
-    }
-
-    /// Somebody is to look, at the ports that were added too.
-    fn announce(&self) {
-        self.any.store(true, Ordering::Release);
-        // Whoever holds the lock looks after giving it up, and we try for it after
-        // this.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Whether somebody is to look; to be asked right after the lock was given up.
-    fn wait(&self) -> bool {
-        // The lock is given up by an atomic read and write, which x86 never lets
-        // a later read overtake.
-        if cfg!(target_arch = "x86_64") {
-            compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
-        self.any.load(Ordering::Acquire)
-    }
-
-    /// Tells the device.
-    fn take(&self, body: &mut Body) {
-        if !self.any.load(Ordering::Relaxed) || !self.any.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        for (port, flag) in self.ports.iter().enumerate() {
-            if flag.swap(false, Ordering::AcqRel) {
-                body.wake_port(port);
-            }
-        }
-    }
-}
 
 /// The device, for whoever holds its lock.
 pub struct Owner<'a> {
@@ -130,31 +69,25 @@ impl Owner<'_> {
     /// left when others should get a turn is for its own thread.
     #[inline]
     pub fn settle(mut self) {
-        let Some(mut body) = self.body.take() else {
+        let Some(body) = self.body.take() else {
             return;
         };
-        let wakes = &self.shared.wakes;
-        let mut rounds = ROUNDS;
-        loop {
-            wakes.take(&mut body);
-            let more = body.settle();
-            drop(body);
-            if !more && !wakes.wait() {
-                return;
-            }
-            rounds -= 1;
-            if more || rounds == 0 {
-                return self.shared.poller.kick();
-            }
-            match self.shared.body.try_lock() {
-                Some(again) => {
-                    body = again;
-                    body.begin_stay();
-                }
-                // Whoever holds it looks.
-                None => return,
-            }
-        }
+        let Shared {
+            body: lock,
+            wakes,
+            poller,
+            ..
+        } = self.shared;
+        let run = |body: &mut MutexGuard<'_, Body>| {
+            wakes.take(|port| body.wake_port(port));
+            body.settle()
+        };
+        let try_again = || {
+            let mut body = lock.try_lock()?;
+            body.begin_stay();
+            Some(body)
+        };
+        wakes.settle(body, run, try_again, || poller.kick());
     }
 
     /// Gives the device up; what came of a look at it is for its own thread.
@@ -162,10 +95,8 @@ impl Owner<'_> {
     pub fn leave(mut self) {
         if let Some(body) = self.body.take() {
             let more = body.has_work();
-            drop(body);
-            if more || self.shared.wakes.wait() {
-                self.shared.poller.kick();
-            }
+            let Shared { wakes, poller, .. } = self.shared;
+            wakes.leave(body, more, || poller.kick());
         }
     }
 }
@@ -173,11 +104,9 @@ impl Owner<'_> {
 impl Drop for Owner<'_> {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
+            let Shared { wakes, poller, .. } = self.shared;
             let recovering = body.recovering;
-            drop(body);
-            if recovering || self.shared.wakes.wait() {
-                self.shared.poller.kick();
-            }
+            wakes.leave(body, recovering, || poller.kick());
         }
     }
 }
@@ -200,7 +129,7 @@ impl DerefMut for Owner<'_> {
 mod tests {
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -289,7 +218,7 @@ mod tests {
                 let owner = shared.own();
                 let before = asked.load(Ordering::SeqCst);
                 rustix::io::write(&*bell, &1u64.to_ne_bytes()).unwrap();
-                wait_until(|| shared.wakes.any.load(Ordering::SeqCst));
+                wait_until(|| shared.wakes.is_announced());
                 end(owner);
                 wait_until(|| asked.load(Ordering::SeqCst) > before);
             }

@@ -4,7 +4,7 @@
 //! this module advances it while calls are running. Idle devices cost no
 //! wake-ups.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier, membarrier_query};
 use wasmtime::Engine;
+
+use super::handshake::Handshake;
 
 /// How often the epoch advances while calls are running.
 const TICK: Duration = Duration::from_millis(10);
@@ -26,16 +28,9 @@ pub struct Ticker {
     thread: OnceLock<Thread>,
 }
 
-/// What calls and the thread tell each other. A call says that it runs and then
-/// looks at `asleep`, the thread sets `asleep` and then looks for calls, and one of
-/// them must see the other. The calls, which are many, leave the costly barrier
-/// between the two to the thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
-    /// A call began since the thread looked last.
-    entered: AtomicBool,
-    /// The thread sleeps, or is about to.
-    asleep: AtomicBool,
+    handshake: Handshake,
     /// How often the epoch advanced.
     ticks: AtomicU64,
     callers: Mutex<Vec<Weak<AtomicBool>>>,
@@ -63,7 +58,11 @@ impl Ticker {
     ///
     /// If no thread can be started.
     pub fn start(engine: &Engine) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            handshake: Handshake::new(),
+            ticks: AtomicU64::new(0),
+            callers: Mutex::default(),
+        });
         let ticker = Self {
             shared: shared.clone(),
             thread: OnceLock::new(),
@@ -83,7 +82,7 @@ impl Ticker {
                     engine.increment_epoch();
                     shared.ticks.fetch_add(1, Ordering::Relaxed);
                     drop(engine);
-                    idle = if shared.entered.swap(false, Ordering::SeqCst) {
+                    idle = if shared.handshake.take_entered() {
                         0
                     } else {
                         idle + 1
@@ -113,21 +112,11 @@ impl Ticker {
     /// Notes that a call begins; it ends when the result is dropped.
     #[inline]
     pub fn enter<'a>(&self, caller: &'a Caller) -> Running<'a> {
-        let Shared {
-            entered, asleep, ..
-        } = &*self.shared;
-        caller.0.store(true, Ordering::Release);
-        // It is rarely written, so that it stays in every processor's cache.
-        if !entered.load(Ordering::Relaxed) {
-            entered.store(true, Ordering::Release);
-        }
-        compiler_fence(Ordering::SeqCst);
-        if asleep.load(Ordering::Relaxed)
-            && let Some(thread) = self.thread.get()
-        {
-            entered.store(true, Ordering::SeqCst);
-            thread.unpark();
-        }
+        self.shared.handshake.enter(&caller.0, || {
+            if let Some(thread) = self.thread.get() {
+                thread.unpark();
+            }
+        });
         Running(&caller.0)
     }
 
@@ -146,15 +135,12 @@ impl Ticker {
 
 impl Shared {
     fn sleep_until_entered(&self) {
-        self.asleep.store(true, Ordering::SeqCst);
-        // From here on every call sees that, or is seen. It was registered, so it
-        // can't fail; if it did, the thread would just not sleep.
-        if membarrier(MembarrierCommand::PrivateExpedited).is_ok() && !self.is_running() {
-            while !self.entered.load(Ordering::SeqCst) {
-                thread::park();
-            }
-        }
-        self.asleep.store(false, Ordering::SeqCst);
+        // It was registered, so it can't fail; if it did, the thread would just not
+        // sleep.
+        let barrier = || membarrier(MembarrierCommand::PrivateExpedited).is_ok();
+        let is_running = || self.is_running();
+        self.handshake
+            .sleep_until_entered(barrier, is_running, thread::park);
     }
 
     /// Whether a call is running.
@@ -190,7 +176,7 @@ mod tests {
             .unwrap();
         let caller = ticker.caller();
         for time in [TICK, TICK, (LINGER as u32 + 5) * TICK] {
-            while can_sleep() && !ticker.shared.asleep.load(Ordering::SeqCst) {
+            while can_sleep() && !ticker.shared.handshake.is_asleep() {
                 thread::yield_now();
             }
             store.set_epoch_deadline(Ticker::ticks(time));

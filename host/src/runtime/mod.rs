@@ -6,6 +6,7 @@ mod code;
 mod deadline;
 mod direct;
 mod exports;
+mod handshake;
 mod imports;
 mod instance;
 mod linear_memory;
@@ -13,6 +14,7 @@ mod model;
 mod port;
 mod reaper;
 mod state;
+mod sync;
 
 pub use code::Code;
 pub use instance::{Failure, Instance};

@@ -1,0 +1,85 @@
+//! The native device under a random guest, once with windows and once with copies.
+
+use arbitrary::{Result, Unstructured};
+use manatee_conformance::native::{World, configured, port::Port};
+use manatee_device::device::Device;
+use manatee_device::platform::{RxFlags, RxPacket, TxCompletion, TxStatus};
+
+use crate::guest;
+
+/// Ports of the device.
+const PORTS: u32 = 2;
+
+/// Carries an input out both ways, and checks that a reset leaves nothing behind.
+pub fn run(data: &[u8]) {
+    for with_windows in [true, false] {
+        let mut device = device(with_windows);
+        guest::prepare(|address, bytes| {
+            let _ = device.platform().memory.write(address, bytes);
+        });
+        let mut input = Unstructured::new(data);
+        // The end of the input is the end of the program.
+        while !input.is_empty() && step(&mut device, &mut input).is_ok() {}
+        device.reset();
+        assert_eq!(device.platform().windows, 0, "windows that a reset leaves");
+        let _ = device.inspect();
+    }
+}
+
+fn device(with_windows: bool) -> Device<World> {
+    let world = World {
+        ports: (0..PORTS).map(|_| Port::default()).collect(),
+        with_windows,
+        ..World::default()
+    };
+    configured(world, PORTS)
+}
+
+fn step(device: &mut Device<World>, input: &mut Unstructured<'_>) -> Result<()> {
+    match input.int_in_range(0..=9)? {
+        0 | 1 => {
+            let (offset, width, value) = (guest::offset(input)?, guest::width(input)?, input.arbitrary()?);
+            device.write_register(offset, width, value);
+            device.read_register(offset, width);
+        }
+        2..=4 => {
+            let (offset, value) = guest::doorbell(input)?;
+            device.write_register(offset, 8, value);
+        }
+        5 => {
+            let address = guest::address(input)?;
+            let length = input.int_in_range(0..=256)?;
+            let bytes = input.bytes(usize::min(length, input.len()))?;
+            let _ = device.platform().memory.write(address, bytes);
+        }
+        6 => {
+            let packet = RxPacket {
+                id: input.arbitrary()?,
+                length: input.arbitrary()?,
+                vlan_tci: input.arbitrary()?,
+                flags: RxFlags::from_bits_truncate(input.arbitrary()?),
+            };
+            device.received(input.int_in_range(0..=PORTS)?, 0, &[packet]);
+        }
+        7 => {
+            let done = TxCompletion {
+                id: input.arbitrary()?,
+                status: TxStatus::Sent,
+            };
+            device.transmitted(input.int_in_range(0..=PORTS)?, 0, &[done]);
+        }
+        8 => device.link_changed(input.int_in_range(0..=PORTS)?, input.arbitrary()?),
+        _ => {
+            for _ in 0..16 {
+                if !device.service() {
+                    break;
+                }
+            }
+            if input.ratio(1, 4)? {
+                let state = device.save();
+                assert!(state.len() <= manatee_device::saved::MAX_SIZE);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! The hand-over of a device: what wakes its thread is seen to, whoever owns it.
+//!
+//! In the model the lock is one bit, taken and given up as `parking_lot` does it without
+//! contention. Somebody was woken in vain if neither an owner took the wake nor the
+//! device's thread was kicked: then the packet would wait for the next one.
+
+/// What the protocol is made of.
+mod sync {
+    pub use loom::sync::atomic::{AtomicBool, Ordering, fence};
+
+    pub fn after_unlock() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[path = "../../../host/src/device/wakes.rs"]
+#[allow(dead_code, reason = "the models use what they model")]
+mod wakes;
+
+/// The same without the barrier behind giving up the lock.
+#[path = "."]
+mod without_unlock_barrier {
+    pub mod sync {
+        pub use loom::sync::atomic::{AtomicBool, Ordering, fence};
+
+        pub fn after_unlock() {}
+    }
+
+    #[path = "../../../host/src/device/wakes.rs"]
+    #[allow(dead_code, reason = "the models use what they model")]
+    pub mod wakes;
+}
+
+/// The same without the barrier behind the announcement.
+#[path = "."]
+mod without_announcement_barrier {
+    pub mod sync {
+        pub use loom::sync::atomic::{AtomicBool, Ordering};
+
+        pub fn fence(_: Ordering) {}
+
+        pub fn after_unlock() {
+            loom::sync::atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    #[path = "../../../host/src/device/wakes.rs"]
+    #[allow(dead_code, reason = "the models use what they model")]
+    pub mod wakes;
+}
+
+/// A model of a device with its lock, for one version of the protocol.
+macro_rules! model {
+    ($name:ident, $wakes:path) => {
+        mod $name {
+            use loom::sync::Arc;
+            use loom::sync::atomic::{AtomicBool, Ordering};
+            use loom::thread;
+            use $wakes as Wakes;
+
+            struct Shared {
+                wakes: Wakes,
+                locked: AtomicBool,
+                taken: AtomicBool,
+                kicked: AtomicBool,
+            }
+
+            struct Owned(Arc<Shared>);
+
+            impl Drop for Owned {
+                fn drop(&mut self) {
+                    let unlocked = self.0.locked.compare_exchange(
+                        true,
+                        false,
+                        Ordering::Release,
+                        Ordering::Relaxed,
+                    );
+                    assert!(unlocked.is_ok());
+                }
+            }
+
+            fn try_lock(shared: &Arc<Shared>) -> Option<Owned> {
+                let locked = shared.locked.compare_exchange(
+                    false,
+                    true,
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                );
+                locked.is_ok().then(|| Owned(shared.clone()))
+            }
+
+            fn settle(shared: &Arc<Shared>, owned: Owned) {
+                let run = |owned: &mut Owned| {
+                    let Shared { wakes, taken, .. } = &*owned.0;
+                    wakes.take(|_| taken.store(true, Ordering::Relaxed));
+                    false
+                };
+                shared
+                    .wakes
+                    .settle(owned, run, || try_lock(shared), || kick(shared));
+            }
+
+            fn kick(shared: &Arc<Shared>) {
+                shared.kicked.store(true, Ordering::Relaxed);
+            }
+
+            /// An owner ends in one way or the other while the device's thread is woken.
+            pub fn check(owners: usize, leaves: bool) {
+                let mut model = loom::model::Builder::new();
+                // All orders of three threads are too many to try: of those, the ones
+                // in which a thread is interrupted at most so often.
+                model.preemption_bound = (owners > 1).then_some(2);
+                model.check(move || {
+                    let shared = Arc::new(Shared {
+                        wakes: Wakes::new(1),
+                        locked: AtomicBool::new(false),
+                        taken: AtomicBool::new(false),
+                        kicked: AtomicBool::new(false),
+                    });
+                    let owners: Vec<_> = (0..owners)
+                        .map(|_| {
+                            let shared = shared.clone();
+                            thread::spawn(move || {
+                                // One who waits for the lock comes later; that order is
+                                // one of those that are tried.
+                                let Some(owned) = try_lock(&shared) else { return };
+                                if leaves {
+                                    shared.wakes.leave(owned, false, || kick(&shared));
+                                } else {
+                                    settle(&shared, owned);
+                                }
+                            })
+                        })
+                        .collect();
+                    shared.wakes.add_port(0);
+                    shared.wakes.announce();
+                    if let Some(owned) = try_lock(&shared) {
+                        settle(&shared, owned);
+                    }
+                    for owner in owners {
+                        owner.join().expect("an owner gives up");
+                    }
+                    let seen = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+                    assert!(
+                        seen(&shared.taken) || seen(&shared.kicked),
+                        "what woke the device's thread was lost"
+                    );
+                });
+            }
+        }
+    };
+}
+
+model!(right, crate::wakes::Wakes);
+model!(no_unlock_barrier, crate::without_unlock_barrier::wakes::Wakes);
+model!(
+    no_announcement_barrier,
+    crate::without_announcement_barrier::wakes::Wakes
+);
+
+#[test]
+fn no_wake_is_lost_when_an_owner_settles() {
+    right::check(1, false);
+}
+
+#[test]
+fn no_wake_is_lost_when_an_owner_leaves() {
+    right::check(1, true);
+}
+
+#[test]
+fn no_wake_is_lost_between_two_owners() {
+    right::check(2, false);
+}
+
+#[test]
+#[should_panic(expected = "lost")]
+fn without_the_barrier_behind_the_lock_a_wake_is_lost() {
+    no_unlock_barrier::check(1, true);
+}
+
+#[test]
+#[should_panic(expected = "lost")]
+fn without_the_barrier_behind_the_announcement_a_wake_is_lost() {
+    no_announcement_barrier::check(1, true);
+}

@@ -2,6 +2,12 @@
 
 #![no_std]
 
+extern crate alloc;
+
+mod bomb;
+
+pub use bomb::bomb;
+
 /// The same device by another version, as its next release would be.
 pub const NEXT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/next.wasm"));
 

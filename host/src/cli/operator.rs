@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use manatee::component::{Component, Digest, MAX_FILE};
 use manatee::control::{Commands, Swap};
-use manatee::device::{Device, SwapOptions};
+use manatee::device::{Device, SwapError, SwapOptions};
+use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use serde_json::{Value, json};
 
@@ -27,6 +28,8 @@ const CHUNK: usize = 64 << 10;
 pub struct Operator {
     device: Device,
     broker: Arc<Broker>,
+    /// Held by whoever replaces the component: a candidate takes memory.
+    swapping: Mutex<()>,
     /// None if the process is not confined.
     confinement: Option<Confinement>,
 }
@@ -37,6 +40,7 @@ impl Operator {
         Self {
             device,
             broker,
+            swapping: Mutex::new(()),
             confinement,
         }
     }
@@ -50,6 +54,7 @@ impl Operator {
     }
 
     fn try_swap(&self, swap: &Swap, name: &str, given: OwnedFd) -> anyhow::Result<Value> {
+        let _swapping = self.swapping.try_lock().ok_or(SwapError::Busy)?;
         let component = self.prepare(swap, name, given)?;
         let options = SwapOptions {
             probation: Duration::from_millis(swap.probation_ms),

@@ -1,6 +1,5 @@
 //! Components that the compiler can't cope with.
 
-use std::fmt::Write;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,26 +8,8 @@ use std::thread;
 use crate::harness;
 use crate::process::Served;
 
-const LOCALS: usize = 40_000;
-const BRANCHES: usize = 20_000;
-
-/// A small component that takes a compiler minutes and gigabytes: values of many
-/// locals meet at many branches.
 fn bomb() -> Vec<u8> {
-    let mut text = String::from("(component (core module (func (param i32) (local");
-    text += &" i64".repeat(LOCALS);
-    text += ")";
-    for branch in 0..BRANCHES {
-        let (from, to) = (branch * 7919 % LOCALS + 1, branch * 104_729 % LOCALS + 1);
-        write!(
-            text,
-            "(block (br_if 0 (local.get 0))
-                (local.set {to} (i64.add (local.get {from}) (local.get {to}))))"
-        )
-        .unwrap();
-    }
-    text += ")))";
-    wat::parse_str(text).unwrap()
+    wat::parse_str(manatee_variants::bomb()).unwrap()
 }
 
 /// Whether a refusal names one of the bounds.

@@ -6,9 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use manatee_guest_linux::assets::beside_this_program;
 use manatee_guest_linux::control::{Control, Swap};
@@ -34,6 +35,9 @@ const BETWEEN: u64 = 100;
 
 /// How long these may take.
 const WITHIN: Duration = Duration::from_secs(60);
+
+/// How many datagrams their rate is measured over.
+const RATE_OVER: u64 = 1000;
 
 /// How long a component that is built to crash may take to do so.
 const CRASH_WITHIN: Duration = Duration::from_secs(120);
@@ -102,6 +106,7 @@ fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
         traffic.wait_for_more(BETWEEN, WITHIN)?;
         Ok(words(&control.rollback()?))
     })?;
+    report.step("bomb", || bomb(&control, &traffic, &dir))?;
     report.step("crash", || crash(&control, &traffic, &faulty))?;
     report.step("guest", || unaware(lab, &healthy))?;
     let outcome = report.step_with("end of it", || {
@@ -149,6 +154,38 @@ fn confined(lab: &mut Lab) -> Result<String> {
     let abi = jail["landlock_abi"].as_i64();
     let abi = abi.context("`manatee inspect` shows no landlock")?;
     Ok(format!("{}, landlock {abi}", shown.join(", ")))
+}
+
+/// Offers a component that the compiler can't cope with, and counts what comes
+/// meanwhile.
+fn bomb(control: &Control, traffic: &Traffic, dir: &Path) -> Result<String> {
+    let bomb = write(dir, "bomb.wasm", &wat::parse_str(manatee_variants::bomb())?)?;
+    let begun = Instant::now();
+    traffic.wait_for_more(RATE_OVER, WITHIN)?;
+    let before = RATE_OVER as f64 / begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let (refused, count, seconds) = thread::scope(|scope| {
+        let offer = scope.spawn(|| control.swap(&bomb, false));
+        let mut count = 0;
+        while !offer.is_finished() {
+            traffic.wait_for_more(BETWEEN, WITHIN)?;
+            count += BETWEEN;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let refused = offer.join().map_err(|_| anyhow!("the offer panicked"))?;
+        anyhow::Ok((refused, count, seconds))
+    })?;
+    let refused = match refused {
+        Err(refused) => refused.to_string(),
+        Ok(swap) => bail!("it was swapped in: {}", words(&swap)),
+    };
+    let words = refused.split_once("bomb.wasm ").map(|(_, words)| words.trim());
+    let words = words.filter(|words| words.starts_with("takes more than"));
+    let words = words.with_context(|| format!("refused for another reason: {refused}"))?;
+    Ok(format!(
+        "it {words}; {before:.0} datagrams a second came both ways before, {:.0} meanwhile",
+        count as f64 / seconds
+    ))
 }
 
 /// Swaps to a component that crashes, and waits until the one before is back.

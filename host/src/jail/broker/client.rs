@@ -111,7 +111,11 @@ impl Broker {
             Ok(Some((Answer::Done, file))) => Ok(file),
             Ok(Some((Answer::Refused(reason), _))) => bail!("{reason}"),
             Ok(None) => bail!("{}", self.lost("it has ended")),
-            Err(error) => bail!("{}", self.lost(&error.to_string())),
+            Err(error) => {
+                // What it answers later would be taken for the answer to something else.
+                let _ = shutdown(&self.socket, Shutdown::Both);
+                bail!("{}", self.lost(&error.to_string()))
+            }
         }
     }
 

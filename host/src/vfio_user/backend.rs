@@ -203,7 +203,7 @@ impl<'a> Backend<'a> {
         }
         if flags == 0 {
             let unmapped = self.device.unmap_memory(address, size);
-            return unmapped.map_err(|error| self.refuse(&error, Errno::INVAL));
+            return unmapped.map_err(|error| self.refuse(&error, unmap_errno(&error)));
         }
         if (address, size) != (0, 0) {
             let what = format_args!(
@@ -212,7 +212,7 @@ impl<'a> Backend<'a> {
             return Err(self.refuse(&what, Errno::INVAL));
         }
         let unmapped = self.device.unmap_all_memory();
-        unmapped.map_err(|error| self.refuse(&error, Errno::IO))
+        unmapped.map_err(|error| self.refuse(&error, unmap_errno(&error)))
     }
 
     /// Resets the device.
@@ -271,6 +271,14 @@ fn map_errno(error: &MapError) -> Errno {
         | MapError::TooManyFiles
         | MapError::TooLarge { .. } => Errno::NOSPC,
         MapError::ReadOnlyFile(..) => Errno::ACCESS,
+        _ => Errno::INVAL,
+    }
+}
+
+/// Returns what says best why memory was not given up.
+fn unmap_errno(error: &MapError) -> Errno {
+    match error {
+        MapError::InReach(_) => Errno::IO,
         _ => Errno::INVAL,
     }
 }

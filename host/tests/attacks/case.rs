@@ -39,9 +39,9 @@ impl fmt::Display for Case {
 impl Case {
     /// Returns every combination.
     pub fn all() -> impl Iterator<Item = Self> {
-        VERSIONS.into_iter().flat_map(|version| {
-            [true, false].map(move |direct| Self { version, direct })
-        })
+        VERSIONS
+            .into_iter()
+            .flat_map(|version| [true, false].map(move |direct| Self { version, direct }))
     }
 
     /// Returns a component that behaves, to be given bodies that do not.
@@ -243,7 +243,10 @@ impl Victim {
 pub fn is_clean(text: &str) {
     assert!(!text.is_empty());
     assert!(text.len() <= 2048, "a message of {} bytes", text.len());
-    let odd = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}');
+    let odd = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}')
+    };
     assert!(!text.contains(odd), "{text:?}");
 }
 

@@ -66,10 +66,19 @@ pub fn arena_bytes(limits: &Limits) -> usize {
     ARENA_BYTES.min(limits.memory / 2) / WASM_PAGE * WASM_PAGE
 }
 
+/// Whether stores to a window reach the guest in the order in which the component
+/// makes them: wasm has no store that orders others, so the processor must.
+const ORDERED_STORES: bool = cfg!(target_arch = "x86_64");
+
+/// Whether windows are given.
+pub fn has_windows(limits: &Limits) -> bool {
+    limits.windows && ORDERED_STORES
+}
+
 /// What this host offers to a device with these limits.
 pub fn offered(limits: &Limits) -> Features {
     let mut features = Features::empty();
-    features.set(Features::WINDOWS, limits.windows);
+    features.set(Features::WINDOWS, has_windows(limits));
     features
 }
 

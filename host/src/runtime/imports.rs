@@ -94,7 +94,8 @@ impl HostState {
     /// For the device: there are no windows here, or the range can't be one.
     pub fn reserve_arena(&mut self, offset: u32, length: u32) -> Result<Range<u32>, WindowRefusal> {
         let linear_memory = self.linear_memory.as_ref();
-        let Some(linear_memory) = linear_memory.filter(|_| self.limits.windows) else {
+        let Some(linear_memory) = linear_memory.filter(|_| bounds::has_windows(&self.limits))
+        else {
             return Err(WindowRefusal::Unsupported);
         };
         if length as usize > bounds::arena_bytes(&self.limits) {
@@ -113,7 +114,8 @@ impl HostState {
     /// The kernel refused, and the instance ends.
     pub fn lay_window(&mut self, offset: u32, pages: &[u64]) -> Result<Result<(), WindowRefusal>> {
         let linear_memory = self.linear_memory.as_ref();
-        let Some(linear_memory) = linear_memory.filter(|_| self.limits.windows) else {
+        let Some(linear_memory) = linear_memory.filter(|_| bounds::has_windows(&self.limits))
+        else {
             return Ok(Err(WindowRefusal::Unsupported));
         };
         Ok(match linear_memory.map(offset, pages, &self.memory) {

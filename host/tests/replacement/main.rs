@@ -1,6 +1,7 @@
 //! A device whose component is replaced, and one whose component fails.
 
 mod candidate;
+mod first;
 #[path = "../../examples/embed/machine.rs"]
 mod machine;
 mod rehearsal;

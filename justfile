@@ -133,6 +133,8 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy --package manatee-device --features faults -- -D warnings
+    @scripts/setup.sh arm
+    scripts/lint-arm.sh
 
 # Format the code
 fmt:

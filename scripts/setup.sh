@@ -6,6 +6,7 @@
 #   scripts/setup.sh build                what `cargo build` needs: a compiler for wasm32-unknown-unknown
 #   scripts/setup.sh wasmtime             the wasmtime command, under which `just guest-tests` tests the device
 #   scripts/setup.sh bench                valgrind, with which `just bench` counts instructions
+#   scripts/setup.sh arm                  a standard library and a C compiler for aarch64, to check the code for it
 #   scripts/setup.sh deny                 cargo-deny, which holds the dependencies to deny.toml
 #   scripts/setup.sh fuzz                 a C++ compiler, for libFuzzer
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
@@ -116,6 +117,42 @@ plan_build() {
         say "wasm compiler: Debian's rustc-web"
     else
         need install_wasm "a compiler for $wasm_target, for the device: by rustup (10 s), or if that cannot be, Debian's rustc-web cargo-web rust-web-src (needs root; about 40 s)"
+    fi
+}
+
+# --- arm: a standard library for aarch64, which the code is checked for -------
+
+arm_target=aarch64-unknown-linux-gnu
+
+has_arm_target() {
+    [ -d "$(rustc --print sysroot)/lib/rustlib/$arm_target/lib" ]
+}
+
+install_arm() {
+    if command -v rustup >/dev/null && timeout 300 rustup target add "$arm_target" >/dev/null 2>&1 && has_arm_target; then
+        done_what="aarch64: rustup's own toolchain, target $arm_target added"
+        return
+    fi
+    say "aarch64: rustup cannot add $arm_target here, so Debian's own compiler is taken"
+    apt_install rustc-web cargo-web rust-web-src
+    has_debian_rust || die "Debian's rustc-web, cargo-web and rust-web-src are installed, yet the library's source is not where /usr/bin/rustc looks for it"
+    done_what="aarch64: Debian's rustc-web, which builds the standard library from source"
+}
+
+install_arm_c() {
+    apt_install gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    done_what="C compiler for aarch64: Debian's gcc-aarch64-linux-gnu"
+}
+
+plan_arm() {
+    command -v aarch64-linux-gnu-gcc >/dev/null ||
+        need install_arm_c "a C compiler for aarch64, which dependencies call: Debian's gcc-aarch64-linux-gnu (needs root; about 20 s)"
+    if has_arm_target; then
+        say "aarch64: rustup's own toolchain has $arm_target"
+    elif has_debian_rust; then
+        say "aarch64: Debian's rustc-web"
+    else
+        need install_arm "a standard library for $arm_target, to check the code for it: by rustup (10 s), or if that cannot be, Debian's rustc-web cargo-web rust-web-src (needs root; about 40 s)"
     fi
 }
 
@@ -394,10 +431,11 @@ case ${1:-all} in
     build) plan_build ;;
     wasmtime) plan_wasmtime ;;
     bench) plan_bench ;;
+    arm) plan_arm ;;
     deny) plan_deny ;;
     fuzz) plan_fuzz ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, bench, deny, fuzz, guest, or nothing for build and guest" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, guest, or nothing for build and guest" ;;
 esac
 run_plan

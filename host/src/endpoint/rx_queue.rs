@@ -54,6 +54,9 @@ impl RxQueue {
     /// The most segments that all buffers of a queue have together.
     pub const MAX_SEGMENTS: usize = 16 * Self::MAX_BUFFERS;
 
+    /// Buffers and segments for which room is kept.
+    const USUAL: usize = 512;
+
     /// An empty queue.
     pub fn new() -> Self {
         Self::default()
@@ -102,10 +105,12 @@ impl RxQueue {
         self.buffers.is_empty()
     }
 
-    /// Forgets every buffer.
+    /// Forgets every buffer, and gives back what unusually many have taken.
     pub fn clear(&mut self) {
         self.buffers.clear();
         self.segments.clear();
+        self.buffers.shrink_to(Self::USUAL);
+        self.segments.shrink_to(Self::USUAL);
     }
 }
 

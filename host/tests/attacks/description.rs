@@ -167,8 +167,7 @@ impl Described {
             ("revision-id", Number(1)),
             ("class-code", Number(0x02_00_00)),
         ];
-        let bar =
-            |(index, size)| Record(vec![("index", byte(index)), ("size", Number(size))]);
+        let bar = |(index, size)| Record(vec![("index", byte(index)), ("size", Number(size))]);
         let doorbells = |(bar, offset, length)| {
             Record(vec![
                 ("bar", byte(bar)),

@@ -44,7 +44,11 @@ fn nowhere(case: &Case) {
 
 fn no_such_case(case: &Case) {
     // The first byte says success or an error, the second which.
-    for (bytes, words) in [("\\02\\00", &[][..]), ("\\01\\ff", &[]), ("\\01\\02", &["invalid-mac", "InvalidMac"])] {
+    for (bytes, words) in [
+        ("\\02\\00", &[][..]),
+        ("\\01\\ff", &[]),
+        ("\\01\\02", &["invalid-mac", "InvalidMac"]),
+    ] {
         let hostile = case
             .hostile()
             .fields(format!("(data (i32.const {OWN}) \"{bytes}\")"))
@@ -131,7 +135,9 @@ fn inspection(case: &Case, text: &str, count: u32) -> Victim {
                  local.get $round i32.const 1 i32.add local.tee $round
                  i32.const {count} i32.lt_u br_if $more))",
             OWN + 64,
-            text.bytes().map(|byte| format!("\\{byte:02x}")).collect::<String>(),
+            text.bytes()
+                .map(|byte| format!("\\{byte:02x}"))
+                .collect::<String>(),
             OWN + 4,
             length * count,
             OWN + 64,

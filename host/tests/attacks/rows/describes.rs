@@ -31,8 +31,14 @@ fn refused(case: &Case, pages: u32, change: impl FnOnce(&mut Described)) -> Stri
 /// what that is.
 fn too_long(case: &Case, change: impl FnOnce(&mut Described)) {
     let text = refused(case, PAGES, change);
-    has_one_of(&text, &["at most", "more than", "limit", "too many", "too long"]);
-    assert!(text.contains(|c: char| c.is_ascii_digit()), "no bound: {text}");
+    has_one_of(
+        &text,
+        &["at most", "more than", "limit", "too many", "too long"],
+    );
+    assert!(
+        text.contains(|c: char| c.is_ascii_digit()),
+        "no bound: {text}"
+    );
 }
 
 fn long_names(case: &Case) {

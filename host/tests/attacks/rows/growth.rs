@@ -12,7 +12,10 @@ pub const ROWS: &[Row] = &[
     large("memory grown and filled for ever", 112, grows_memory),
     row("tables grown for ever", grows_tables),
     row("a state of 1 MiB after each call", changes),
-    row("a state of 1 MiB and one byte after each call", changes_too_much),
+    row(
+        "a state of 1 MiB and one byte after each call",
+        changes_too_much,
+    ),
     row("names of a million entries announced", attempts),
     row("buffers posted for ever", posts),
     large("a thousand resets after failures", 96, resets),

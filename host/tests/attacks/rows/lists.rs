@@ -16,7 +16,11 @@ pub const ROWS: &[Row] = &[
     row("lists that lie over their own answers", over_answers),
     // The component's own 64 MiB, and what may come of them.
     large("transmit of millions of packets", 112, millions_of_packets),
-    large("transmit of millions of segments", 112, millions_of_segments),
+    large(
+        "transmit of millions of segments",
+        112,
+        millions_of_segments,
+    ),
     large("posting millions of buffers", 112, millions_of_buffers),
     row("window of millions of pages", millions_of_pages),
     row("millions of vectors", millions_of_vectors),
@@ -103,7 +107,12 @@ fn misaligned(case: &Case) {
 
 fn four_gibibytes(case: &Case) {
     all_end(case, |_| {
-        vec![(0, u32::MAX), (8, 0x1000_0000), (8, 0x2000_0000), (8, 0x8000_0000)]
+        vec![
+            (0, u32::MAX),
+            (8, 0x1000_0000),
+            (8, 0x2000_0000),
+            (8, 0x8000_0000),
+        ]
     });
 }
 
@@ -213,7 +222,14 @@ fn is_bounded(case: &Case, hostile: &Hostile) {
     if victim.device.failure().is_none() {
         return victim.runs();
     }
-    let words = ["at most", "more than", "limit", "too many", "too long", "there are"];
+    let words = [
+        "at most",
+        "more than",
+        "limit",
+        "too many",
+        "too long",
+        "there are",
+    ];
     let text = victim.is_ended(&words);
     assert!(
         text.contains(|c: char| c.is_ascii_digit()),
@@ -272,7 +288,11 @@ fn long_write(case: &Case) {
     );
     let read = format!("i32.const {ANSWER} i32.load16_u i64.extend_i32_u");
     let hostile = case.hostile().memory(1024);
-    let victim = case.victim(&hostile.export("write-register", body).export("read-register", read));
+    let victim = case.victim(
+        &hostile
+            .export("write-register", body)
+            .export("read-register", read),
+    );
     victim.poke();
     // An error: too long.
     assert_eq!(victim.read(0) & 0xffff, 0x0101);
@@ -288,7 +308,11 @@ fn long_line(case: &Case) {
     let lines = crate::lines::Lines::capture();
     let victim = case.victim(&case.hostile().memory(1024).export("write-register", body));
     victim.poke();
-    assert!(lines.text().len() < 16 << 10, "{} bytes", lines.text().len());
+    assert!(
+        lines.text().len() < 16 << 10,
+        "{} bytes",
+        lines.text().len()
+    );
 }
 
 fn long_read(case: &Case) {

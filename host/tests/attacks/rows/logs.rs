@@ -36,7 +36,10 @@ fn for_ever_in_a_call(case: &Case) {
     victim.poke();
     victim.is_ended(&["interrupt", "deadline", "time"]);
     let tree = victim.device.inspect();
-    assert!(tree["runtime"]["log_lines_dropped"].as_u64() > Some(0), "{tree:#}");
+    assert!(
+        tree["runtime"]["log_lines_dropped"].as_u64() > Some(0),
+        "{tree:#}"
+    );
     is_bounded(&lines);
 }
 
@@ -57,7 +60,10 @@ fn at_each_call(case: &Case) {
     }
     victim.runs();
     let tree = victim.device.inspect();
-    assert!(tree["runtime"]["log_lines_dropped"].as_u64() > Some(40_000), "{tree:#}");
+    assert!(
+        tree["runtime"]["log_lines_dropped"].as_u64() > Some(40_000),
+        "{tree:#}"
+    );
     is_bounded(&lines);
 }
 
@@ -108,8 +114,14 @@ fn forged_name(case: &Case) {
         is_clean(&text);
         let tree = victim.device.inspect();
         let shown = tree["runtime"]["failure"].as_str().expect("a text");
-        assert!(!shown.contains("\nERROR") && !shown.contains("\n2026"), "{shown}");
-        assert!(!shown.contains(['\u{1b}', '\u{202e}', '\u{2028}', '\r']), "{shown:?}");
+        assert!(
+            !shown.contains("\nERROR") && !shown.contains("\n2026"),
+            "{shown}"
+        );
+        assert!(
+            !shown.contains(['\u{1b}', '\u{202e}', '\u{2028}', '\r']),
+            "{shown:?}"
+        );
     }
 }
 
@@ -119,7 +131,11 @@ fn long_name(case: &Case) {
     victim.poke();
     victim.is_ended(&["unreachable"]);
     let failure = victim.device.failure().expect("it failed");
-    assert!(failure.reason.len() < 16 << 10, "{} bytes", failure.reason.len());
+    assert!(
+        failure.reason.len() < 16 << 10,
+        "{} bytes",
+        failure.reason.len()
+    );
     let tree = victim.device.inspect().to_string();
     assert!(tree.len() < 64 << 10, "{} bytes", tree.len());
     is_bounded(&lines);

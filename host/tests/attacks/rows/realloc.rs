@@ -68,7 +68,8 @@ fn grows(case: &Case) {
         victim.poke();
     }
     victim.runs();
-    let grown = "(memory.grow (i32.const 1)) drop memory.size i32.const 16 i32.shl i32.const 32 i32.sub";
+    let grown =
+        "(memory.grow (i32.const 1)) drop memory.size i32.const 16 i32.shl i32.const 32 i32.sub";
     reads_with(case, grown).is_ended(&[]);
 }
 

@@ -67,16 +67,22 @@ fn swaps(case: &Case) {
 
 /// A fresh instance goes on from the checkpoint after each.
 fn crashes(case: &Case) {
-    let hostile = case.hostile().fields("(global $round (mut i32) (i32.const 0))").export(
-        "write-register",
-        // Others succeed, so that the device is not given up.
-        "call $changed local.get 3 i64.eqz if unreachable end i32.const 0",
-    );
+    let hostile = case
+        .hostile()
+        .fields("(global $round (mut i32) (i32.const 0))")
+        .export(
+            "write-register",
+            // Others succeed, so that the device is not given up.
+            "call $changed local.get 3 i64.eqz if unreachable end i32.const 0",
+        );
     let victim = case.victim(&hostile);
     let round = |_| {
         (0..200).for_each(|_| victim.write(0, 1));
         victim.write(0, 0);
-        assert!(victim.device.failure().is_none(), "a fresh instance goes on");
+        assert!(
+            victim.device.failure().is_none(),
+            "a fresh instance goes on"
+        );
     };
     (0..20).for_each(round);
     let before = Usage::now();
@@ -84,5 +90,9 @@ fn crashes(case: &Case) {
     before.has_not_grown();
     let tree = victim.device.inspect();
     assert_eq!(tree["runtime"]["failures"], 1020, "{tree:#}");
-    assert_eq!(CrashPolicy::default().recoveries, 4, "one failure alone is forgotten");
+    assert_eq!(
+        CrashPolicy::default().recoveries,
+        4,
+        "one failure alone is forgotten"
+    );
 }

@@ -17,8 +17,16 @@ use crate::case::{Case, Victim, has_one_of, is_clean};
 
 pub const ROWS: &[Row] = &[
     // The shipped component is compiled here.
-    large("states of any content with the right checksum", 256, component_states),
-    large("states of a whole device, changed anywhere", 256, device_states),
+    large(
+        "states of any content with the right checksum",
+        256,
+        component_states,
+    ),
+    large(
+        "states of a whole device, changed anywhere",
+        256,
+        device_states,
+    ),
 ];
 
 /// Bytes of a state that are changed in a run.
@@ -102,7 +110,9 @@ fn works(victim: &Victim) {
     };
     let mut machine = Unwired(machine);
     let mut driver = Driver::new(&mut machine);
-    driver.start_and_open().expect("the driver starts after a reset");
+    driver
+        .start_and_open()
+        .expect("the driver starts after a reset");
 }
 
 fn tried(component: &Component, case: &Case, state: &[u8], memory: &Victim) {
@@ -111,7 +121,10 @@ fn tried(component: &Component, case: &Case, state: &[u8], memory: &Victim) {
     victim.memory = memory.memory.try_clone().expect("a descriptor");
     let file = memory.memory.try_clone().expect("a descriptor");
     let size = crate::case::MEMORY;
-    victim.device.unmap_memory(0, size).expect("memory can be taken away");
+    victim
+        .device
+        .unmap_memory(0, size)
+        .expect("memory can be taken away");
     let mapped = victim.device.map_memory(0, size, Some((file, 0)), true);
     mapped.expect("the memory is mapped");
     match victim.device.restore(state) {

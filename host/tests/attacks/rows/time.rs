@@ -137,14 +137,20 @@ fn serves_others(case: &Case, service: &str, deadline: Duration) {
     });
     let begun = Instant::now();
     while !done.load(Ordering::SeqCst) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "others get no turn");
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "others get no turn"
+        );
         thread::yield_now();
     }
     reader.join().expect("the reader read");
     // Neither is it forgotten.
     let before = victim.read(0);
     while before != u64::MAX && victim.read(0) == before {
-        assert!(begun.elapsed() < Duration::from_secs(90), "its work is left undone");
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "its work is left undone"
+        );
         thread::yield_now();
     }
     // And it ends when it is told to.

@@ -23,7 +23,9 @@ type Packet = (u32, u16, u16, u16, u16, u8);
 type Segment = (u64, u32);
 
 fn bytes(data: impl IntoIterator<Item = u8>) -> String {
-    data.into_iter().map(|byte| format!("\\{byte:02x}")).collect()
+    data.into_iter()
+        .map(|byte| format!("\\{byte:02x}"))
+        .collect()
 }
 
 /// Data of packets at [`OWN`] and of segments 8 KiB behind.
@@ -124,7 +126,11 @@ fn odd_offloads(case: &Case) {
         for offloads in first..=first + 31 {
             let offsets = [0, 1, 13, 14, 34, 63, 64, 65, u16::MAX].into_iter();
             let sizes = [0, 1, 536, u16::MAX].into_iter().cycle();
-            packets.extend(offsets.zip(sizes).map(|(l4, size)| (1, 1, l4, size, 0xffff, offloads)));
+            packets.extend(
+                offsets
+                    .zip(sizes)
+                    .map(|(l4, size)| (1, 1, l4, size, 0xffff, offloads)),
+            );
         }
         let segments = vec![(0x1000, 64); packets.len()];
         for null in [false, true] {
@@ -175,7 +181,13 @@ fn vectors(case: &Case) {
 
 fn buffers_nowhere(case: &Case) {
     let (packet, buffer, from, to) = (OWN, OWN + 32, OWN + 64, OWN + 96);
-    for (address, length) in [(u64::MAX, 64_u32), (MEMORY, 64), (MEMORY - 1, 2), (0, u32::MAX), (0, 0)] {
+    for (address, length) in [
+        (u64::MAX, 64_u32),
+        (MEMORY, 64),
+        (MEMORY - 1, 2),
+        (0, u32::MAX),
+        (0, 0),
+    ] {
         let segment: Vec<u8> = address
             .to_le_bytes()
             .into_iter()

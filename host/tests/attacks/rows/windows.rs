@@ -72,7 +72,10 @@ fn lay(victim: &Victim) -> bool {
 fn impossible(case: &Case) {
     let page = |address: u64| {
         let bytes = address.to_le_bytes();
-        bytes.iter().map(|b| format!("\\{b:02x}")).collect::<String>()
+        bytes
+            .iter()
+            .map(|b| format!("\\{b:02x}"))
+            .collect::<String>()
     };
     // Offset, and the page's address.
     let windows: [(u32, u64); 10] = [
@@ -100,10 +103,7 @@ fn impossible(case: &Case) {
                     offset as i32
                 ),
             )
-            .export(
-                "read-register",
-                format!("i32.const {ANSWER} i64.load16_u"),
-            );
+            .export("read-register", format!("i32.const {ANSWER} i64.load16_u"));
         let victim = case.victim(&hostile);
         victim.poke();
         // An error: unsupported, or invalid.
@@ -201,7 +201,10 @@ fn gone(case: &Case) {
         lay(&victim);
         let unmapped = victim.device.unmap_memory(0, MEMORY);
         unmapped.expect("memory can be taken away");
-        victim.memory.write_all_at(&[0x55; 64], PAGE).expect("the VMM's own page");
+        victim
+            .memory
+            .write_all_at(&[0x55; 64], PAGE)
+            .expect("the VMM's own page");
         victim.poke();
         victim.poke();
         // Nothing of it reached the guest's memory, and the process is here to say so.
@@ -311,7 +314,10 @@ fn in_the_arena(case: &Case) {
                 lay(&victim);
             } else {
                 // The first write lays it; a page that is not there is none.
-                victim.device.unmap_memory(0, MEMORY).expect("memory can be taken away");
+                victim
+                    .device
+                    .unmap_memory(0, MEMORY)
+                    .expect("memory can be taken away");
                 victim.poke();
             }
             victim.poke();
@@ -412,7 +418,10 @@ fn impossible_arenas(case: &Case) {
 fn rehearsal(case: &Case) {
     for access in ACCESSES {
         let victim = case.victim(&case.hostile());
-        victim.memory.write_all_at(&[0x55; 4096], PAGE).expect("the guest's page");
+        victim
+            .memory
+            .write_all_at(&[0x55; 4096], PAGE)
+            .expect("the guest's page");
         let body = format!(
             "i32.const {WINDOW} i32.const {OWN} i32.const 1 i32.const {ANSWER} call $map-window
              {access} unreachable"
@@ -444,7 +453,11 @@ fn no_master(case: &Case) {
     lay(&victim);
     victim.device.config_write(4, &2_u16.to_le_bytes());
     victim.poke();
-    assert_eq!(victim.guest(PAGE, 8), [0; 8], "it wrote without bus mastering");
+    assert_eq!(
+        victim.guest(PAGE, 8),
+        [0; 8],
+        "it wrote without bus mastering"
+    );
     victim.be_master();
     victim.poke();
     victim.runs();
@@ -453,7 +466,11 @@ fn no_master(case: &Case) {
     victim.device.config_write(4, &2_u16.to_le_bytes());
     lay(&victim);
     victim.poke();
-    assert_eq!(victim.guest(PAGE, 8), [0; 8], "it wrote without bus mastering");
+    assert_eq!(
+        victim.guest(PAGE, 8),
+        [0; 8],
+        "it wrote without bus mastering"
+    );
 }
 
 /// A hole in the VMM's memory that is flipped is no failure of the component.

@@ -38,7 +38,11 @@ fn device(with_windows: bool) -> Device<World> {
 fn step(device: &mut Device<World>, input: &mut Unstructured<'_>) -> Result<()> {
     match input.int_in_range(0..=9)? {
         0 | 1 => {
-            let (offset, width, value) = (guest::offset(input)?, guest::width(input)?, input.arbitrary()?);
+            let (offset, width, value) = (
+                guest::offset(input)?,
+                guest::width(input)?,
+                input.arbitrary()?,
+            );
             device.write_register(offset, width, value);
             device.read_register(offset, width);
         }

@@ -20,7 +20,9 @@ pub fn run(data: &[u8]) {
     let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).expect("a memfd"));
     file.set_len(MEMORY).expect("it can grow");
     let mut memory = GuestMemory::new();
-    memory.map(0, MEMORY, file, 0, true).expect("it can be mapped");
+    memory
+        .map(0, MEMORY, file, 0, true)
+        .expect("it can be mapped");
     let endpoints: [Box<dyn Endpoint>; 2] = [Box::new(Loopback::new()), Box::new(Null::new())];
     for endpoint in endpoints {
         let mut side = Side {
@@ -76,7 +78,11 @@ impl Side<'_> {
         assert_eq!(statuses.len(), 1);
         while self.endpoint.receive(&mut io) {}
         for packet in self.done.received.drain(..) {
-            assert!(packet.length <= 1 << 17, "a frame of {} bytes", packet.length);
+            assert!(
+                packet.length <= 1 << 17,
+                "a frame of {} bytes",
+                packet.length
+            );
         }
         Ok(())
     }
@@ -88,7 +94,7 @@ impl Side<'_> {
             0 => input.arbitrary()?,
             page => BUFFERS + page * 0x1000,
         };
-        let buffer = manatee::bindings::manatee::device::types::RxBuffer { id: 7, segments: 1 };
+        let buffer = manatee::endpoint::RxBuffer { id: 7, segments: 1 };
         let posted = self.rx.post(&[buffer], &[Segment { address, length }]);
         assert!(posted.is_some());
         Ok(())

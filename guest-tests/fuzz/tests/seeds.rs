@@ -4,7 +4,9 @@ use std::path::Path;
 
 /// Runs a target on its seeds, and on parts of them.
 fn seeds(name: &str, target: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("seeds")
+        .join(name);
     let files = std::fs::read_dir(&folder).expect("each target has a folder of seeds");
     let mut count = 0;
     for file in files {

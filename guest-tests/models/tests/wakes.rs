@@ -104,6 +104,44 @@ macro_rules! model {
                 shared.kicked.store(true, Ordering::Relaxed);
             }
 
+            /// The device's thread, once it has left the wake to the owner, takes the lock
+            /// for a glance at something else.
+            pub fn check_glance(looks: bool) {
+                loom::model(move || {
+                    let shared = Arc::new(Shared {
+                        wakes: Wakes::new(1),
+                        locked: AtomicBool::new(false),
+                        taken: AtomicBool::new(false),
+                        kicked: AtomicBool::new(false),
+                    });
+                    let owner = thread::spawn({
+                        let shared = shared.clone();
+                        move || {
+                            if let Some(owned) = try_lock(&shared) {
+                                settle(&shared, owned);
+                            }
+                        }
+                    });
+                    shared.wakes.add_port(0);
+                    shared.wakes.announce();
+                    match try_lock(&shared) {
+                        Some(owned) => settle(&shared, owned),
+                        None => match try_lock(&shared) {
+                            Some(owned) if looks => {
+                                shared.wakes.leave(owned, false, || kick(&shared));
+                            }
+                            owned => drop(owned),
+                        },
+                    }
+                    owner.join().expect("an owner gives up");
+                    let seen = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+                    assert!(
+                        seen(&shared.taken) || seen(&shared.kicked),
+                        "what woke the device's thread was lost"
+                    );
+                });
+            }
+
             /// An owner ends in one way or the other while the device's thread is woken.
             pub fn check(owners: usize, leaves: bool) {
                 let mut model = loom::model::Builder::new();
@@ -123,7 +161,9 @@ macro_rules! model {
                             thread::spawn(move || {
                                 // One who waits for the lock comes later; that order is
                                 // one of those that are tried.
-                                let Some(owned) = try_lock(&shared) else { return };
+                                let Some(owned) = try_lock(&shared) else {
+                                    return;
+                                };
                                 if leaves {
                                     shared.wakes.leave(owned, false, || kick(&shared));
                                 } else {
@@ -152,7 +192,10 @@ macro_rules! model {
 }
 
 model!(right, crate::wakes::Wakes);
-model!(no_unlock_barrier, crate::without_unlock_barrier::wakes::Wakes);
+model!(
+    no_unlock_barrier,
+    crate::without_unlock_barrier::wakes::Wakes
+);
 model!(
     no_announcement_barrier,
     crate::without_announcement_barrier::wakes::Wakes
@@ -171,6 +214,17 @@ fn no_wake_is_lost_when_an_owner_leaves() {
 #[test]
 fn no_wake_is_lost_between_two_owners() {
     right::check(2, false);
+}
+
+#[test]
+fn no_wake_is_lost_by_a_glance() {
+    right::check_glance(true);
+}
+
+#[test]
+#[should_panic(expected = "lost")]
+fn whoever_gives_the_lock_up_without_looking_loses_a_wake() {
+    right::check_glance(false);
 }
 
 #[test]

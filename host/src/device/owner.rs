@@ -49,8 +49,11 @@ impl Shared {
     /// Whether the device waits for guest memory to come back. Whoever owns it at
     /// the moment may change that: then it is so.
     pub fn waits(&self) -> bool {
+        // Whoever takes the lock, if only to look, has to look for wakes too when it is
+        // given up: others rely on that.
         let body = self.body.try_lock();
-        body.is_none_or(|body| body.state_ref().absence.waiting)
+        let owner = body.map(|body| self.owned(body));
+        owner.is_none_or(|owner| owner.state_ref().absence.waiting)
     }
 
     #[inline]

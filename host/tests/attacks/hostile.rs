@@ -50,11 +50,18 @@ pub struct Version {
 }
 
 /// The versions that this host takes.
-pub const VERSIONS: [Version; 1] = [Version {
-    number: "0.1.0",
-    wit: "wit",
-    has_arenas: false,
-}];
+pub const VERSIONS: [Version; 2] = [
+    Version {
+        number: "0.1.0",
+        wit: "wit/0.1.0",
+        has_arenas: false,
+    },
+    Version {
+        number: "0.2.0",
+        wit: "wit",
+        has_arenas: true,
+    },
+];
 
 /// A component to be made.
 #[derive(Clone, Debug)]

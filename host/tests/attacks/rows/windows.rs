@@ -18,6 +18,7 @@ pub const ROWS: &[Row] = &[
     row("windows laid for ever", many),
     row("accesses to a window whose memory is gone", gone),
     row("lists in a window whose memory is gone", lists_gone),
+    row("a file that shrinks under a window", shrunk),
     row("lists in a window that changes", racing),
     row("lists that meet the arena", in_the_arena),
     row("results that meet the arena", results_in_the_arena),
@@ -244,6 +245,37 @@ fn lists_gone(case: &Case) {
         }
         victim.share_memory();
         victim.device.reset();
+    }
+}
+
+/// Whoever shares a file can make it shorter. That costs the device that uses it.
+fn shrunk(case: &Case) {
+    manatee::memory::install_fault_handler().expect("there is a handler");
+    let copies = [
+        "i64.const 0x3000 i32.const 64 i32.const 1280 call $read",
+        "i64.const 0x3000 i32.const 16384 i32.const 64 i32.const 1280 call $write",
+    ];
+    for access in ACCESSES.into_iter().chain(copies) {
+        let victim = case.victim(&with_window(case, access));
+        let laid = lay(&victim);
+        victim.memory.set_len(0).expect("it can be made shorter");
+        victim.poke();
+        victim.poke();
+        let touches = laid || access.contains("call");
+        assert_eq!(victim.device.failure().is_some(), touches, "{access}");
+        // With memory that is there, it works again.
+        victim
+            .device
+            .unmap_memory(0, MEMORY)
+            .expect("memory can be taken away");
+        victim
+            .memory
+            .set_len(MEMORY)
+            .expect("it can be made longer");
+        victim.share_memory();
+        victim.device.reset();
+        victim.be_master();
+        victim.runs_after_failures();
     }
 }
 

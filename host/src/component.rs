@@ -13,6 +13,7 @@ use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
+use crate::ration::{MAX_LINE, clean};
 use crate::runtime::{Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 
 /// The interface that a device exports, by version of the contract.
@@ -277,7 +278,7 @@ impl Component {
         if let Some(import) = imports.iter().find(|import| !is_known(import)) {
             return Err(ComponentError::ForeignImport {
                 name,
-                import: import.clone(),
+                import: clean(import.as_bytes(), MAX_LINE),
             });
         }
         if !exports
@@ -289,7 +290,7 @@ impl Component {
         let code = Code::new(runtime, component, module);
         let code = code.map_err(|error| ComponentError::Mismatch {
             name: name.clone(),
-            error: format!("{error:#}"),
+            error: clean(format!("{error:#}").as_bytes(), MAX_LINE),
         })?;
         Ok(Self {
             code,
@@ -380,7 +381,7 @@ fn check_kind(bytes: &[u8], name: &str) -> Result<(), ComponentError> {
 fn invalid(name: &str, error: &wasmtime::Error) -> ComponentError {
     ComponentError::Invalid {
         name: name.to_owned(),
-        error: format!("{error:#}"),
+        error: clean(format!("{error:#}").as_bytes(), MAX_LINE),
     }
 }
 

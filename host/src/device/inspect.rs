@@ -5,13 +5,36 @@ use serde_json::{Map, Value, json};
 use super::body::Body;
 use super::swap::version;
 use crate::ration::{MAX_LINE, Ration, clean};
+use crate::runtime::{Failure, Instance};
 
 /// The most regions of guest memory that are listed.
 const MAX_REGIONS: usize = 256;
+
+/// A device's tree, of which the component's own part is not parsed yet: that is done
+/// once the device was given up, since it takes as long as the component likes.
+pub struct Inspection {
+    tree: Value,
+    own: Option<Result<Vec<u8>, Failure>>,
+}
+
+impl Inspection {
+    /// Completes the tree.
+    pub fn finish(self) -> Value {
+        let Self { mut tree, own } = self;
+        tree["device"] = match own {
+            None => Value::Null,
+            Some(Ok(text)) => serde_json::from_slice(&text)
+                .unwrap_or_else(|error| json!({ "error": format!("no JSON: {error}") })),
+            Some(Err(failure)) => json!({ "error": failure.to_string() }),
+        };
+        tree
+    }
+}
+
 impl Body {
     /// The tree: component, PCI function, memory, ports, device, runtime.
-    pub fn inspect(&mut self) -> Value {
-        let device = self.inspect_component();
+    pub fn inspect(&mut self) -> Inspection {
+        let own = self.instance().map(Instance::inspect);
         self.note_failure();
         let failure = self.failure().map(|failure| failure.reason.to_string());
         let name = self.component().name().to_owned();
@@ -53,7 +76,7 @@ impl Body {
             let (windows, mappings) = memory.usage();
             json!({ "bytes": memory.size(), "windows": windows, "mappings": mappings })
         });
-        json!({
+        let tree = json!({
             "component": {
                 "source": name,
                 "name": clean(&description.version.name, MAX_LINE),
@@ -62,7 +85,6 @@ impl Body {
             "pci": state.function.inspect(),
             "memory": { "region_count": region_count, "regions": regions },
             "ports": ports,
-            "device": device,
             "runtime": {
                 "linear_memory": linear_memory,
                 "limits": {
@@ -83,17 +105,7 @@ impl Body {
                 "interrupts_raised": state.interrupts_raised,
                 "log_lines_dropped": state.logged.iter().map(Ration::dropped).sum::<u64>(),
             },
-        })
-    }
-
-    fn inspect_component(&mut self) -> Value {
-        let Some(instance) = self.instance() else {
-            return Value::Null;
-        };
-        match instance.inspect() {
-            Ok(text) => serde_json::from_slice(&text)
-                .unwrap_or_else(|error| json!({ "error": format!("no JSON: {error}") })),
-            Err(failure) => json!({ "error": failure.to_string() }),
-        }
+        });
+        Inspection { tree, own }
     }
 }

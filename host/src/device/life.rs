@@ -96,12 +96,9 @@ impl Body {
             if !std::mem::take(&mut instance.state().changed) {
                 return;
             }
-            match instance.save() {
-                Ok(state) => {
-                    self.recoverer.keep(state);
-                    return;
-                }
-                Err(_) => {}
+            if let Ok(state) = instance.save() {
+                self.recoverer.keep(state);
+                return;
             }
         }
         self.recover();
@@ -109,7 +106,9 @@ impl Body {
 
     /// The device is down until it is reset: nothing that it does could be right.
     fn give_up(&mut self, failure: Failure) {
-        tracing::error!("{failure}; the device is down until it is reset");
+        if let Some(dropped) = self.state().notices.pass() {
+            tracing::error!(dropped, "{failure}; the device is down until it is reset");
+        }
         self.recoverer.failures += 1;
         self.down = true;
         self.state().abandon_instance();

@@ -343,9 +343,9 @@ impl Device {
     /// The live tree, for people and tools.
     pub fn inspect(&self) -> serde_json::Value {
         let mut body = self.shared.own();
-        let tree = body.inspect();
+        let inspection = body.inspect();
         body.leave();
-        tree
+        inspection.finish()
     }
 
     /// Replaces the component while the guest goes on: it sees a pause.

@@ -146,8 +146,6 @@ impl Recoverer {
         self.successes = 0;
         if is_logged(self.failures) {
             tracing::error!(failures = self.failures, "{failure}");
-        } else {
-            tracing::debug!(failures = self.failures, "{failure}");
         }
         if let Some(entry) = attempt.filter(|entry| !self.skip.contains(entry)) {
             if self.skip.len() >= MAX_SKIPPED {

@@ -9,8 +9,8 @@ use minicbor::{Decode, Encode};
 use super::body::Body;
 use super::swap::SwapError;
 use crate::contract::StateRefusal;
-use crate::runtime::Failure;
 use crate::runtime::bounds::STATE_BYTES;
+use crate::runtime::{Failure, Phase};
 
 const FORMAT: &str = "manatee-device";
 const VERSION: u32 = 1;
@@ -163,6 +163,8 @@ impl Body {
         }
         let restored = self.take_over(&snapshot.component);
         if restored.is_err() {
+            // What it did not take over is nothing that it could harm.
+            self.state().phase = Phase::Running;
             self.reset();
         }
         restored

@@ -180,6 +180,7 @@ impl HostState {
         std::mem::swap(&mut self.linear_memory, &mut other.linear_memory);
         std::mem::swap(&mut self.inside, &mut other.inside);
         std::mem::swap(&mut self.absence, &mut other.absence);
+        std::mem::swap(&mut self.phase, &mut other.phase);
         std::mem::swap(&mut self.window_lost, &mut other.window_lost);
         std::mem::swap(&mut self.store_limits, &mut other.store_limits);
     }
@@ -246,6 +247,7 @@ impl HostState {
         self.inside = None;
         self.absence = Absence::default();
         self.window_lost = None;
+        self.phase = Phase::Running;
         self.store_limits = store_limits(&self.limits);
     }
 

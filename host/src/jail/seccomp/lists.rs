@@ -149,6 +149,13 @@ const SERVER: List = &[
             Value(1, libc::TCGETS as u32),
         ],
     ),
+    // Interrupts: eventfds are signalled by the kernel's asynchronous I/O, which can do
+    // to open files what `read` and `write` can.
+    (libc::SYS_pipe2, &[Any]),
+    (libc::SYS_io_setup, &[Any]),
+    (libc::SYS_io_submit, &[Any]),
+    (libc::SYS_io_getevents, &[Any]),
+    (libc::SYS_io_destroy, &[Any]),
     // The broker.
     (libc::SYS_wait4, &[Any]),
     (libc::SYS_waitid, &[Any]),

@@ -132,7 +132,7 @@ impl<'a> Find<'a> {
             .instance
             .get_export_index(&mut *self.store, Some(&self.device), name)
             .ok_or_else(|| format_err!("it lacks the function `{name}`"))?;
-        let function = self.instance.get_typed_func(&mut *self.store, &index);
+        let function = self.instance.get_typed_func(&mut *self.store, index);
         function.map_err(|error| error.context(format!("the function `{name}`")))
     }
 }

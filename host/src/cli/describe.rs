@@ -30,7 +30,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let component = match &arguments.file {
-        Some(file) => super::compile(file, !arguments.no_sandbox)?,
+        Some(file) => super::compile(file, !arguments.no_sandbox)?.load()?,
         None => Component::embedded()?,
     };
     let description = component

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use manatee::component::{self, Component};
+use manatee::component;
 
 use crate::jail::{broker, child};
 
@@ -88,7 +88,7 @@ pub fn run() -> ExitCode {
 }
 
 /// Compiles the component in a file, in a process of its own.
-fn compile(file: &Path, sandbox: bool) -> anyhow::Result<Component> {
+fn compile(file: &Path, sandbox: bool) -> anyhow::Result<child::Code> {
     let bytes = component::read(file)?;
     child::compile(&bytes, &file.display().to_string(), sandbox)
 }

@@ -22,6 +22,7 @@ use super::notify::Notifier;
 use super::operator::Operator;
 use super::port::{self, PortArgument};
 use crate::jail::broker::{Begin, Broker, SocketFile};
+use crate::jail::child::Code;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
 
 /// How long the session with a VMM may take to end when we do.
@@ -104,7 +105,7 @@ struct Opened {
     control: Option<control::Server>,
     ports: Vec<Port>,
     /// None if it is the one that is built in.
-    component: Option<Component>,
+    component: Option<Code>,
     notifier: Notifier,
     broker: Arc<Broker>,
 }
@@ -277,9 +278,9 @@ struct Served {
 }
 
 impl Served {
-    fn new(component: Option<Component>, ports: Vec<Port>) -> anyhow::Result<Self> {
+    fn new(component: Option<Code>, ports: Vec<Port>) -> anyhow::Result<Self> {
         let component = match component {
-            Some(component) => component,
+            Some(code) => code.load()?,
             None => Component::embedded()?,
         };
         let description = component.describe()?;

@@ -477,14 +477,36 @@ fn run_on(job: Job, wasm: &[u8], sandbox: bool) -> Result<File, Refusal> {
     running.finish()
 }
 
-/// Compiles a component in a child, and loads it.
+/// What a child has compiled, to be loaded once the process is confined: loading starts
+/// threads, and runs the component.
+pub struct Code {
+    file: File,
+    digest: Digest,
+    name: String,
+}
+
+impl Code {
+    /// Loads it.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be used, for people.
+    pub fn load(self) -> anyhow::Result<Component> {
+        load(self.file, self.digest, &self.name)
+    }
+}
+
+/// Compiles a component in a child.
 ///
 /// # Errors
 ///
 /// Why it can't be used, for people.
-pub fn compile(wasm: &[u8], name: &str, sandbox: bool) -> anyhow::Result<Component> {
-    let code = run_on(Job::new(name, Task::Compile), wasm, sandbox)?;
-    load(code, Digest::of(wasm), name)
+pub fn compile(wasm: &[u8], name: &str, sandbox: bool) -> anyhow::Result<Code> {
+    Ok(Code {
+        file: run_on(Job::new(name, Task::Compile), wasm, sandbox)?,
+        digest: Digest::of(wasm),
+        name: name.to_owned(),
+    })
 }
 
 /// Loads what a child has compiled.

@@ -40,7 +40,11 @@ impl Body {
         let name = self.component().name().to_owned();
         let description = self.description.clone();
         let (failures, restarts) = (self.failures(), self.restarts);
-        let condition = if failure.is_some() { "down" } else { "running" };
+        let condition = match failure {
+            _ if self.recovering => "recovering",
+            Some(_) => "down",
+            None => "running",
+        };
         let (recovery_count, recoveries) = self.recoverer.inspect();
         let checkpoint_bytes = self.recoverer.checkpoint.as_ref().map(Vec::len);
         let (swap_count, swaps) = self.swaps.inspect();

@@ -187,10 +187,10 @@ impl Instance {
         self.runtime.ticker.now() >= self.until
     }
 
-    /// Whether an eighth of the time of the present stay is over: what is left is
-    /// too little to begin something.
+    /// Whether half of the time of the present stay is over: what is left is too
+    /// little to begin something.
     pub fn is_late(&self) -> bool {
-        self.runtime.ticker.now() + self.deadline * 7 / 8 > self.until
+        self.runtime.ticker.now() + self.deadline / 2 > self.until
     }
 
     /// Shares the present stay of another instance, in whose place it came.

@@ -179,7 +179,9 @@ fn bomb(control: &Control, traffic: &Traffic, dir: &Path) -> Result<String> {
         Err(refused) => refused.to_string(),
         Ok(swap) => bail!("it was swapped in: {}", words(&swap)),
     };
-    let words = refused.split_once("bomb.wasm ").map(|(_, words)| words.trim());
+    let words = refused
+        .split_once("bomb.wasm ")
+        .map(|(_, words)| words.trim());
     let words = words.filter(|words| words.starts_with("takes more than"));
     let words = words.with_context(|| format!("refused for another reason: {refused}"))?;
     Ok(format!(

@@ -134,10 +134,28 @@ fn words(swap: &Swap) -> String {
     format!("{to} instead of {from}, after a pause of {pause_us} us")
 }
 
+/// What the kernel shows of a process of this namespace: `/proc` is of the namespace
+/// around it.
+fn status_of(pid: u32) -> Result<String> {
+    let here = pid.to_string();
+    for entry in fs::read_dir("/proc")? {
+        // Processes come and go, and not everything there is one.
+        let Ok(status) = fs::read_to_string(entry?.path().join("status")) else {
+            continue;
+        };
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let is_it = field("NSpid:").and_then(|pids| pids.split_whitespace().last()) == Some(&here);
+        if is_it && field("Name:").is_some_and(|name| name.trim() == "manatee") {
+            return Ok(status);
+        }
+    }
+    anyhow::bail!("the kernel shows no process {pid}")
+}
+
 /// What the kernel and `manatee inspect` say of the process that serves.
 fn confined(lab: &mut Lab) -> Result<String> {
     let pid = lab.serve_pids()[0];
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let status = status_of(pid)?;
     let mut shown = Vec::new();
     for name in FIELDS {
         let line = status.lines().find_map(|line| line.strip_prefix(name));

@@ -36,10 +36,12 @@ impl Doorbells {
     pub fn note(&mut self, bar: u8, offset: u64, width: usize, value: u64) -> bool {
         match width {
             8 => self.note_whole(bar, offset, value),
-            4 => self.note_half(bar, offset, value),
-            _ => {}
+            4 => {
+                self.note_half(bar, offset, value);
+                self.range(bar, offset).is_some()
+            }
+            _ => false,
         }
-        matches!(width, 4 | 8) && self.range(bar, offset).is_some()
     }
 
     fn range(&self, bar: u8, offset: u64) -> Option<&Range> {
@@ -63,9 +65,9 @@ impl Doorbells {
 
     /// Notes a write of 8 bytes, if it is to a doorbell. A guest that rings
     /// more than there are is not kept up with.
-    fn note_whole(&mut self, bar: u8, offset: u64, value: u64) {
+    fn note_whole(&mut self, bar: u8, offset: u64, value: u64) -> bool {
         let Some(range) = self.range(bar, offset) else {
-            return;
+            return false;
         };
         let key = (bar, offset, value & range.key);
         if let Some(last) = self.last.get_mut(&key) {
@@ -73,6 +75,7 @@ impl Doorbells {
         } else if self.last.len() < MAX_DOORBELLS {
             self.last.insert(key, value);
         }
+        true
     }
 
     /// Forgets all values.

@@ -116,16 +116,19 @@ impl RxQueue {
 
 impl Posted<'_> {
     /// Where its bytes go.
+    #[inline]
     pub fn segments(&self) -> impl Iterator<Item = Segment> + Clone + '_ {
         self.queue.segments.iter().take(self.count()).copied()
     }
 
     /// How many bytes it holds.
+    #[inline]
     pub fn capacity(&self) -> u64 {
         self.segments().map(|s| u64::from(s.length)).sum()
     }
 
     /// Takes it off the queue and notes what it holds.
+    #[inline]
     pub fn complete(self, received: Received, done: &mut Completions) {
         for _ in 0..self.count() {
             self.queue.segments.pop_front();
@@ -146,6 +149,7 @@ impl Posted<'_> {
         }
     }
 
+    #[inline]
     fn count(&self) -> usize {
         self.queue.buffers.front().map_or(0, |b| b.segments.into())
     }

@@ -97,10 +97,14 @@ impl GuestMemory {
     }
 
     /// Returns where an address lies. The large regions, where nearly every access
-    /// is, are looked at first: all of them, since a branch that is mispredicted
-    /// whenever a guest uses another one costs more.
+    /// is, are looked at first: all of them if there are several, since a branch that is
+    /// mispredicted whenever a guest uses another one costs more.
     #[inline]
     fn reach(&self, address: u64) -> Option<&Reach> {
+        let [only, second, ..] = &self.near;
+        if second.length() == 0 && only.contains(address) {
+            return Some(only);
+        }
         let mut index = NEAR;
         for (at, reach) in self.near.iter().enumerate() {
             if reach.contains(address) {

@@ -54,6 +54,7 @@ impl Reach {
     }
 
     /// Returns how many addresses there are.
+    #[inline]
     pub fn length(&self) -> u64 {
         self.length
     }

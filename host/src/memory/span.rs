@@ -15,6 +15,7 @@ pub struct Span<I> {
 
 impl<I: Iterator<Item = Segment>> Span<I> {
     /// The beginning of all bytes of `segments`.
+    #[inline]
     pub fn new(segments: impl IntoIterator<IntoIter = I>) -> Self {
         Self {
             rest: segments.into_iter(),
@@ -27,12 +28,14 @@ impl<I: Iterator<Item = Segment>> Span<I> {
     }
 
     /// Ends `length` bytes from here, if not before.
+    #[inline]
     pub fn limit(mut self, length: u64) -> Self {
         self.left = self.left.min(length);
         self
     }
 
     /// Moves on by `length` bytes, or to the end.
+    #[inline]
     pub fn advance(mut self, length: u64) -> Self {
         let mut skip = length;
         while skip > 0
@@ -44,6 +47,7 @@ impl<I: Iterator<Item = Segment>> Span<I> {
     }
 
     /// Takes the next bytes that lie in a row, at most `most`; none at the end.
+    #[inline]
     pub fn piece(&mut self, most: u64) -> Option<Segment> {
         while self.now.length == 0 {
             self.now = self.rest.next()?;
@@ -71,6 +75,7 @@ impl<I: Iterator<Item = Segment>> Span<I> {
     /// # Errors
     ///
     /// A [`Fault`] if a segment can't be read; `data` is undefined then.
+    #[inline]
     pub fn read(&mut self, memory: &GuestMemory, data: &mut [u8]) -> Result<usize, Fault> {
         let mut done = 0;
         while let Some(piece) = self.piece((data.len() - done) as u64) {
@@ -86,6 +91,7 @@ impl<I: Iterator<Item = Segment>> Span<I> {
     /// # Errors
     ///
     /// A [`Fault`] if a segment can't be written; segments before it were.
+    #[inline]
     pub fn write(&mut self, memory: &GuestMemory, data: &[u8]) -> Result<usize, Fault> {
         let mut done = 0;
         while let Some(piece) = self.piece((data.len() - done) as u64) {

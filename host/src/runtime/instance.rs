@@ -7,6 +7,7 @@ use wasmtime::{FrameInfo, Store, WasmBacktrace};
 use super::bounds;
 use super::code::Code;
 use super::deadline::{Caller, Ticker};
+use super::direct::Inside;
 use super::exports::Exports;
 use super::linear_memory::captured;
 use super::state::{HostState, Phase};
@@ -125,6 +126,7 @@ impl Instance {
             Ok(exports) => {
                 let only = <[_; 1]>::try_from(memories).ok();
                 store.data_mut().linear_memory = only.map(|[memory]| memory);
+                locate_memory(&mut store);
                 Ok(Self {
                     store,
                     exports,
@@ -421,6 +423,18 @@ impl Instance {
     /// [`Failure`].
     pub fn inspect(&mut self) -> Result<Vec<u8>, Failure> {
         self.call(|device, store| device.inspect(store))
+    }
+}
+
+/// Tells a direct instance what its memory lies in.
+fn locate_memory(store: &mut Store<HostState>) {
+    let Some(memory) = store.data().inside.as_ref().map(Inside::memory) else {
+        return;
+    };
+    let base = memory.data_ptr(&mut *store);
+    let state = store.data_mut();
+    if let (Some(inside), Some(within)) = (&mut state.inside, &state.linear_memory) {
+        inside.lies_in(within, base);
     }
 }
 

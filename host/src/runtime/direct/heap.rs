@@ -11,10 +11,21 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use wasmtime::{AsContextMut, Memory, Result, bail};
+use wasmtime::{AsContextMut, Result, bail};
 use zerocopy::{FromBytes, Immutable};
 
 use crate::runtime::state::HostState;
+
+/// Where the linear memory of a store's instance lies at the moment.
+#[derive(Debug)]
+pub struct Place {
+    /// Its first byte.
+    pub base: *mut u8,
+    /// Bytes that are accessible.
+    pub size: usize,
+    /// The part that is no heap.
+    pub arena: Range<u32>,
+}
 
 /// A component's linear memory without its arena.
 #[derive(Debug)]
@@ -27,16 +38,16 @@ pub struct Heap<'a> {
 }
 
 impl<'a> Heap<'a> {
-    /// The heap of a memory in which the arena has this range, and the state of the
-    /// store that it is in.
+    /// The heap of a store's instance, and the store's state.
     #[inline]
-    pub fn of<S>(memory: Memory, arena: Range<u32>, store: &'a mut S) -> (Self, &'a mut HostState)
+    pub fn of<S>(place: Place, store: &'a mut S) -> (Self, &'a mut HostState)
     where
         S: AsContextMut<Data = HostState>,
     {
+        let Place { base, size, arena } = place;
         let heap = Self {
-            base: memory.data_ptr(&mut *store),
-            size: memory.data_size(&mut *store),
+            base,
+            size,
             arena: arena.start as usize..arena.end as usize,
             store: PhantomData,
         };

@@ -1,10 +1,12 @@
 //! What the host knows of an instance that it enters directly.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use wasmtime::{AsContextMut, Memory, Result, TypedFunc, bail};
 
-use super::heap::Heap;
+use super::heap::{Heap, Place};
+use crate::runtime::linear_memory::Reservation;
 use crate::runtime::state::HostState;
 
 /// Asks for memory: an old range (none), alignment and size in bytes.
@@ -13,6 +15,8 @@ pub type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
 /// Linear memory, and how to get a range of it.
 pub struct Inside {
     memory: Memory,
+    /// What it lies in: asked in place of wasmtime, which looks the memory up each time.
+    reservation: Option<Arc<Reservation>>,
     /// Where the arena lies; empty until one is reserved.
     arena: Range<u32>,
     /// Taken while the instance is asked for memory, or takes back what it
@@ -31,9 +35,22 @@ impl Inside {
     pub fn new(memory: Memory, realloc: Realloc) -> Self {
         Self {
             memory,
+            reservation: None,
             arena: 0..0,
             realloc: Some(Box::new(realloc)),
         }
+    }
+
+    /// Says what the memory lies in, if it is this.
+    pub fn lies_in(&mut self, reservation: &Arc<Reservation>, base: *mut u8) {
+        if reservation.base() == base {
+            self.reservation = Some(reservation.clone());
+        }
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// From now on, this is no heap.
@@ -56,7 +73,17 @@ where
         bail!("called the host before it was there");
     };
     let (memory, arena) = (inside.memory, inside.arena.clone());
-    Ok(Heap::of(memory, arena, store))
+    let place = inside.reservation.as_ref().map(|within| Place {
+        base: within.base(),
+        size: within.size(),
+        arena: arena.clone(),
+    });
+    let place = place.unwrap_or_else(|| Place {
+        base: memory.data_ptr(&mut *store),
+        size: memory.data_size(&mut *store),
+        arena,
+    });
+    Ok(Heap::of(place, store))
 }
 
 /// The same, for an import.

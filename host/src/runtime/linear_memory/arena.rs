@@ -220,8 +220,11 @@ impl Arena {
         if std::mem::replace(&mut self.view, view) == view || self.windows.is_empty() {
             return Ok(());
         }
+        // All at once, so that processors are told once that the pages are gone, and not
+        // for every window.
+        clear(within, self.range.clone())?;
         if view == View::Nothing {
-            return clear(within, self.range.clone());
+            return Ok(());
         }
         for (offset, window) in &mut self.windows {
             let runs = runs(&window.pages, memory);

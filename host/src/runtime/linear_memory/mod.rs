@@ -21,7 +21,7 @@ use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{
@@ -55,6 +55,8 @@ pub struct Reservation {
     length: usize,
     /// Bytes that the memory may grow to.
     capacity: usize,
+    /// As in `contents`, to be read without the lock.
+    size: AtomicUsize,
     contents: Mutex<Contents>,
 }
 
@@ -80,6 +82,7 @@ impl Reservation {
             base,
             length,
             capacity,
+            size: AtomicUsize::new(0),
             contents: Mutex::default(),
         };
         reservation.grow(size)?;
@@ -103,6 +106,7 @@ impl Reservation {
                 mprotect(self.at(contents.size), size - contents.size, rights)?;
             }
             contents.size = size;
+            self.size.store(size, Ordering::Release);
         }
         Ok(())
     }
@@ -222,8 +226,15 @@ impl Reservation {
     }
 
     /// Bytes that the component may use.
+    #[inline]
     pub fn size(&self) -> usize {
-        self.lock().size
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Where the memory begins.
+    #[inline]
+    pub fn base(&self) -> *mut u8 {
+        self.base.as_ptr().cast()
     }
 
     fn at(&self, offset: usize) -> *mut c_void {
@@ -311,6 +322,6 @@ unsafe impl LinearMemory for Memory {
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.reservation.base.as_ptr().cast()
+        self.reservation.base()
     }
 }

@@ -1,10 +1,9 @@
 //! Puts the builtins and the guest into one component.
 //!
 //! wasmtime does that with its feature `compile-time-builtins`
-//! (`CodeBuilder::compile_time_builtins_binary_or_text`), and compiles what comes out;
-//! the feature needs a build of wasmtime of its own. Here the same component is
-//! written by hand, so that the wasmtime that is measured is the one that the host
-//! uses. `--features compose` has wasmtime do it.
+//! (`CodeBuilder::compile_time_builtins_binary_or_text`), and then compiles what comes
+//! out like any component; the feature is another build of wasmtime. Here such a
+//! component is written by hand, so that what is measured is the wasmtime of the host.
 
 use wasmtime::component::Component;
 use wasmtime::{CodeBuilder, Result};
@@ -34,16 +33,6 @@ pub fn compile(builder: &mut CodeBuilder<'_>, access: Access, join: Join) -> Res
     }
 }
 
-#[cfg(feature = "compose")]
-fn components(builder: &mut CodeBuilder<'_>, access: Access) -> Result<Component> {
-    let text = builtins::component(access).into_bytes();
-    // SAFETY: every export of the builtins checks its offset (but for the contender
-    // that shows what the check costs).
-    unsafe { builder.compile_time_builtins_binary_or_text("ring", text, None)? };
-    finish(builder, &guest::component(access))
-}
-
-#[cfg(not(feature = "compose"))]
 fn components(builder: &mut CodeBuilder<'_>, access: Access) -> Result<Component> {
     let named = |name, text: String| text.replacen("(component", &format!("(component ${name}"), 1);
     let exports =

@@ -89,6 +89,10 @@ bench *rows:
     cargo build --release --package manatee --package manatee-bench
     @"{{target}}/release/bench" "$@"
 
+# Measure ring windows against wasmtime's compile-time builtins (builds wasmtime by itself: 6 minutes)
+bench-builtins *arguments:
+    cargo run --release --locked --manifest-path guest-tests/builtins/Cargo.toml --target-dir "{{target}}" "$@"
+
 # Run every test: those of the workspace, 5 s of each fuzz target, then the guest's
 test: setup && test-guest
     cargo test --workspace

@@ -160,12 +160,13 @@ fn raise(mut host: Host<'_>, vectors: u32, count: u32) -> Result<()> {
 const TRANSMIT_RESULT: usize = 40;
 
 /// Copies a list of records, in place of what `to` has.
+#[inline]
 fn copy<T, const N: usize>(
     heap: &Heap<'_>,
     list: List,
     align: u32,
     to: &mut Vec<T>,
-    record: fn(&[u32; N]) -> T,
+    record: impl Fn(&[u32; N]) -> T,
 ) -> Result<()> {
     let words = heap.items::<[u32; N]>(list, align)?;
     to.clear();

@@ -220,16 +220,32 @@ impl Arena {
         if std::mem::replace(&mut self.view, view) == view || self.windows.is_empty() {
             return Ok(());
         }
-        // All at once, so that processors are told once that the pages are gone, and not
-        // for every window.
-        clear(within, self.range.clone())?;
         if view == View::Nothing {
-            return Ok(());
+            return clear(within, self.range.clone());
         }
+        // Windows of queues that a driver made together are often contiguous in the arena
+        // and in guest memory: then one system call lays many, and no mapping is split.
+        let mut laid: Vec<(usize, Run)> = Vec::with_capacity(self.windows.len());
         for (offset, window) in &mut self.windows {
-            let runs = runs(&window.pages, memory);
-            window.lost = runs.iter().any(|run| run.source.is_none());
-            lay_all(within, *offset, &runs, view)?;
+            let mut at = *offset;
+            window.lost = false;
+            for run in runs(&window.pages, memory) {
+                window.lost |= run.source.is_none();
+                let length = run.length;
+                match laid.last_mut() {
+                    Some((begin, last))
+                        if *begin + last.length == at
+                            && last.continues_with(run.source.as_ref()) =>
+                    {
+                        last.length += length;
+                    }
+                    _ => laid.push((at, run)),
+                }
+                at += length;
+            }
+        }
+        for (offset, run) in &laid {
+            lay_run(within, *offset, run, view)?;
         }
         Ok(())
     }
@@ -275,16 +291,18 @@ fn runs(pages: &[u64], memory: &GuestMemory) -> Vec<Run> {
 fn lay_all(within: &Reservation, offset: usize, runs: &[Run], view: View) -> io::Result<()> {
     let mut at = offset;
     for run in runs {
-        match (&run.source, view) {
-            (Some(source), View::Shared) => lay(within, at, run.length, source, MapFlags::SHARED)?,
-            (Some(source), View::Private) => {
-                lay(within, at, run.length, source, MapFlags::PRIVATE)?;
-            }
-            (None, _) | (_, View::Nothing) => clear(within, at..at + run.length)?,
-        }
+        lay_run(within, at, run, view)?;
         at += run.length;
     }
     Ok(())
+}
+
+fn lay_run(within: &Reservation, at: usize, run: &Run, view: View) -> io::Result<()> {
+    match (&run.source, view) {
+        (Some(source), View::Shared) => lay(within, at, run.length, source, MapFlags::SHARED),
+        (Some(source), View::Private) => lay(within, at, run.length, source, MapFlags::PRIVATE),
+        (None, _) | (_, View::Nothing) => clear(within, at..at + run.length),
+    }
 }
 
 fn lay(

@@ -10,7 +10,7 @@ use crate::direct_abi::{component, machine};
 /// Reads a request, and selects what it asks for.
 pub fn run(data: &[u8]) {
     static TREE: OnceLock<Value> = OnceLock::new();
-    let tree = TREE.get_or_init(|| machine(component(), true).device.inspect());
+    let tree = TREE.get_or_init(|| machine(component(true), true, true).device.inspect());
     if data.len() > manatee::control::MAX_REQUEST {
         return;
     }

@@ -62,6 +62,7 @@ fn step(device: &mut Device<World>, input: &mut Unstructured<'_>) -> Result<()> 
                 length: input.arbitrary()?,
                 vlan_tci: input.arbitrary()?,
                 flags: RxFlags::from_bits_truncate(input.arbitrary()?),
+                hash: input.arbitrary()?,
             };
             device.received(input.int_in_range(0..=PORTS)?, 0, &[packet]);
         }

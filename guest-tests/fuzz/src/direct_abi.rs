@@ -43,7 +43,7 @@ impl VectorSink for Nowhere {
 }
 
 /// Makes a device with one loopback port.
-pub fn machine(component: &Component, direct: bool) -> Machine {
+pub fn machine(component: &Component, direct: bool, windows: bool) -> Machine {
     let port = Port {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
@@ -52,6 +52,7 @@ pub fn machine(component: &Component, direct: bool) -> Machine {
     };
     let limits = Limits {
         direct,
+        windows,
         deadline: Duration::from_secs(10),
         ..Limits::default()
     };
@@ -99,10 +100,10 @@ fn call(import: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The component, for the contract that both ways of calling know.
-pub(crate) fn component() -> &'static Component {
-    static COMPONENT: OnceLock<Component> = OnceLock::new();
-    COMPONENT.get_or_init(|| {
+/// The component, which uses windows if it has an arena.
+pub(crate) fn component(arena: bool) -> &'static Component {
+    static COMPONENTS: [OnceLock<Component>; 2] = [OnceLock::new(), OnceLock::new()];
+    COMPONENTS[usize::from(arena)].get_or_init(|| {
         let mut body = format!(
             "i64.const {IMAGE} i32.const {SIZE} i32.const 1280 call $read
              i32.const {TO} i32.const 1284 i32.load i32.const {SIZE} memory.copy\n"
@@ -115,8 +116,9 @@ pub(crate) fn component() -> &'static Component {
         }
         // What is returned lies where the image says, and so does the memory for lists.
         let result = format!("i32.const {} i32.load", TO + 0x70);
-        let hostile = Hostile::new(VERSIONS[VERSIONS.len() - 1])
-            .arena()
+        let hostile = Hostile::new(VERSIONS[VERSIONS.len() - 1]);
+        let hostile = if arena { hostile.arena() } else { hostile };
+        let hostile = hostile
             .fields("(global $armed (mut i32) (i32.const 0))")
             .realloc(format!(
                 "i32.const {} i32.load8_u i32.const 1 i32.and
@@ -142,7 +144,8 @@ pub(crate) fn component() -> &'static Component {
 
 /// Carries an input out both ways.
 pub fn run(data: &[u8]) {
-    let machines = [true, false].map(|direct| machine(component(), direct));
+    // The component model has no windows, so that neither has an arena here.
+    let machines = [true, false].map(|direct| machine(component(false), direct, false));
     let calls = data.chunks(0x80).take(CALLS);
     for (index, image) in calls.enumerate() {
         let outcomes = machines.each_ref().map(|machine| step(machine, image));

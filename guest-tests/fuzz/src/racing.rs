@@ -9,7 +9,7 @@ use crate::direct_abi::{component, machine, poke};
 /// Carries an input out once each way while another thread writes to guest memory.
 pub fn run(data: &[u8]) {
     for direct in [true, false] {
-        let machine = machine(component(), direct);
+        let machine = machine(component(direct), direct, direct);
         let stop = Arc::new(AtomicBool::new(false));
         let writer = std::thread::spawn({
             let memory = machine.memory.try_clone().expect("a descriptor");

@@ -24,5 +24,5 @@ pub fn seed() -> Vec<u8> {
 
 /// The component takes any state: what is read here is the host's part of it.
 fn fresh() -> Machine {
-    machine(component(), true)
+    machine(component(true), true, true)
 }

@@ -55,6 +55,7 @@ fn use_it(device: &mut Device<World>) {
             length: 60,
             vlan_tci: 0,
             flags: RxFlags::empty(),
+            hash: 0,
         };
         device.received(port, 0, &[packet]);
         let done = TxCompletion {

@@ -96,7 +96,7 @@ fn socket() -> &'static PathBuf {
         };
         let vectors = Vectors::new(65);
         let sink = Interrupts::Vectors(Box::new(vectors.clone()));
-        let device = Device::new(component(), vec![port], sink).expect("a device");
+        let device = Device::new(component(true), vec![port], sink).expect("a device");
         let server = Server::bind(&path).expect("the socket is free");
         std::thread::spawn(move || server.serve(&device, &vectors));
         path

@@ -98,7 +98,6 @@ test: setup && test-guest
     cargo test --workspace
     @scripts/setup.sh fuzz
     scripts/fuzz.sh all 5
-    @scripts/miri.sh
 
 # Run the hostile components against the host: names, --list, --exact
 attacks *arguments:
@@ -124,6 +123,7 @@ deny:
 test-long minutes="10": setup
     MANATEE_LONG=1 cargo test --workspace --test attacks
     scripts/fuzz.sh all "$(({{minutes}} * 60))"
+    @scripts/miri.sh
 
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
 test-guest *arguments:

@@ -4,6 +4,12 @@
 //! call is overlooked if the thread sleeps although the call has begun, and nobody wakes
 //! it: a call that never returns would never be ended.
 
+#![allow(
+    clippy::duplicate_mod,
+    dead_code,
+    reason = "the same file is modelled with and without what makes it right"
+)]
+
 /// What the protocol is made of.
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, Ordering};

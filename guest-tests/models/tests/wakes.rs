@@ -4,6 +4,12 @@
 //! contention. Somebody was woken in vain if neither an owner took the wake nor the
 //! device's thread was kicked: then the packet would wait for the next one.
 
+#![allow(
+    clippy::duplicate_mod,
+    dead_code,
+    reason = "the same file is modelled with and without what makes it right"
+)]
+
 /// What the protocol is made of.
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, Ordering, fence};

@@ -23,7 +23,8 @@ pub const ROWS: &[Row] = &[
 ];
 
 fn endless(case: &Case) {
-    let name_and_call: [(&str, fn(&crate::case::Victim)); 6] = [
+    type Act = fn(&crate::case::Victim);
+    let name_and_call: [(&str, Act); 6] = [
         ("write-register", |victim| victim.poke()),
         ("read-register", |victim| _ = victim.read(0)),
         ("reset", |victim| victim.device.reset()),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use tempfile::TempDir;
 use vfio_user::Client;
 
@@ -40,6 +40,19 @@ impl Manatee {
 
     pub fn start_in(dir: Rc<TempDir>) -> Self {
         let command = serve(&dir.path().join("vfio.sock"));
+        Self::start_by(dir, command)
+    }
+
+    /// Starts one that may have so many descriptors at most.
+    pub fn start_with_descriptors(most: u64) -> Self {
+        let dir = Rc::new(tempfile::tempdir().unwrap());
+        let serve = serve(&dir.path().join("vfio.sock"));
+        // The limit of a confined process can't be changed from outside any more.
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--nofile={most}:{most}"))
+            .arg(serve.get_program())
+            .args(serve.get_args());
         Self::start_by(dir, command)
     }
 
@@ -101,16 +114,6 @@ impl Manatee {
 
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Lets it have so many descriptors at most.
-    pub fn limit_descriptors(&self, most: u64) {
-        let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
-        let process = Some(Pid::from_child(&self.child));
-        rustix::process::prlimit(process, Resource::Nofile, limit).unwrap();
     }
 
     /// Waits for its end.

@@ -82,9 +82,8 @@ fn a_refused_unmap_says_that_nothing_was_unmapped() {
 #[test]
 fn a_file_takes_one_descriptor_however_many_regions_it_has() {
     const REGIONS: u64 = 1000;
-    let manatee = Manatee::start();
+    let manatee = Manatee::start_with_descriptors(200);
     let mut client = manatee.attach();
-    manatee.limit_descriptors(200);
     let memory = memfd(REGIONS * PAGE);
     for region in 0..REGIONS {
         let at = region * PAGE;

@@ -14,7 +14,6 @@ pub const ROWS: &[Row] = &[
     row("memory larger than the limit", large_memory),
     row("bytes changed anywhere", changed_bytes),
     row("truncated anywhere", truncated),
-    large("function that takes minutes to compile", 1024, bomb),
     // The library compiles where it is called; the command does so in a child, which has
     // limits of its own.
     large("a hundred thousand functions", 1536, many_functions),
@@ -109,29 +108,6 @@ fn truncated(case: &Case) {
         let error = Component::from_bytes(&good[..length], "truncated.wasm");
         let error = error.expect_err("a part is no component").to_string();
         is_refused(&error, &["truncated.wasm"]);
-    }
-}
-
-/// Small, valid, and of the kind whose registers can't be allocated in good time.
-fn bomb(case: &Case) {
-    let (locals, branches) = (9000, 4500);
-    let mut body = "(local".to_owned();
-    body.push_str(&" i64".repeat(locals));
-    body.push(')');
-    for round in 0..branches {
-        let (a, b) = (2 + round * 7 % locals, 2 + round * 13 % locals);
-        body.push_str(&format!(
-            "(if (i64.eqz (local.get {a})) (then (local.set {b} \
-             (i64.add (local.get {a}) (local.get {b})))))"
-        ));
-    }
-    let hostile = case
-        .hostile()
-        .fields(format!("(func $bomb (param i64 i64) {body})"));
-    match hostile.load() {
-        // It was compiled within the bound, then.
-        Ok(component) => drop(component.describe()),
-        Err(error) => is_refused(&error.to_string(), &["memory", "time", "MiB", " s"]),
     }
 }
 

@@ -238,10 +238,11 @@ impl Body {
         if error.in_reach { Err(error) } else { Ok(()) }
     }
 
-    /// Guest memory came: windows that had lost theirs may have it again.
-    pub fn memory_came(&mut self) {
+    /// A region of so many bytes of guest memory came: windows that had lost theirs may
+    /// have it again.
+    pub fn memory_came(&mut self, size: u64) {
         let was_waiting = self.state_ref().absence.waiting;
-        if let Err(error) = self.state().give_back() {
+        if let Err(error) = self.state().give_back(size) {
             self.fail(Failure::because(&format!("laying its windows: {error}")));
             return self.note_failure();
         }
@@ -253,7 +254,7 @@ impl Body {
         {
             let _ = instance.windows_changed(&back, true);
         }
-        if was_waiting {
+        if was_waiting && !self.state_ref().absence.waiting {
             self.wake_all();
         }
     }
@@ -262,6 +263,7 @@ impl Body {
     /// of the windows that have lost theirs, whose queues fail by themselves.
     pub fn stop_waiting(&mut self) {
         let absence = &mut self.state().absence;
+        absence.ram = false;
         if !std::mem::take(&mut absence.waiting) {
             return;
         }

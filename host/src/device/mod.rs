@@ -248,7 +248,7 @@ impl Device {
             Some((file, offset)) => memory.map_file(address, size, file, offset, writable)?,
             None => memory.map_unreachable(address, size)?,
         }
-        body.memory_came();
+        body.memory_came(size);
         body.settle();
         Ok(())
     }
@@ -265,9 +265,10 @@ impl Device {
         writable: bool,
     ) -> Result<(), MapError> {
         let mut body = self.shared.own();
+        let size = range.len() as u64;
         let memory = &mut body.state().memory;
         memory.map_range(address, range, writable)?;
-        body.memory_came();
+        body.memory_came(size);
         body.settle();
         Ok(())
     }

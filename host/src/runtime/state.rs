@@ -110,6 +110,9 @@ pub struct Absence {
     /// RAM is gone, or windows have lost pages. Work that only packets from
     /// outside ask for waits.
     pub waiting: bool,
+    /// A region as large as RAM is gone. A VMM gives regions back one by one, and
+    /// small ones first.
+    pub ram: bool,
     /// Windows that have lost pages, which the instance was not told yet.
     pub lost: Vec<u32>,
     /// Windows that it was told to have lost pages.
@@ -292,6 +295,7 @@ impl HostState {
         let ram = gone
             .iter()
             .any(|range| range.end - range.start >= RAM_REGION);
+        self.absence.ram |= ram;
         self.absence.waiting |= ram || !lost.is_empty();
         self.absence.back.retain(|offset| !lost.contains(offset));
         for offset in lost {
@@ -302,14 +306,16 @@ impl HostState {
         Ok(())
     }
 
-    /// Guest memory came: windows that lost it show it again.
+    /// A region of so many bytes of guest memory came: windows that lost it show it
+    /// again.
     ///
     /// # Errors
     ///
     /// The kernel's; the instance must end.
-    pub fn give_back(&mut self) -> std::io::Result<()> {
+    pub fn give_back(&mut self, size: u64) -> std::io::Result<()> {
         let absence = &mut self.absence;
-        absence.waiting = false;
+        absence.ram &= size < RAM_REGION;
+        absence.waiting &= absence.ram || !absence.lost.is_empty();
         if absence.lost.is_empty() && absence.told.is_empty() {
             return Ok(());
         }
@@ -318,7 +324,7 @@ impl HostState {
         };
         let whole = linear_memory.restore(&self.memory)?;
         absence.lost.retain(|offset| !whole.contains(offset));
-        absence.waiting = !absence.lost.is_empty();
+        absence.waiting &= absence.ram || !absence.lost.is_empty();
         let told = whole
             .into_iter()
             .filter(|offset| absence.told.contains(offset));
@@ -380,4 +386,23 @@ fn store_limits(limits: &Limits) -> StoreLimits {
         .table_elements(10_000)
         .instances(16)
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_in_parts_is_waited_for_until_ram_is_there() {
+        let mut state = HostState::vacant(Limits::default()).unwrap();
+        let whole = 0..2 * RAM_REGION;
+        state.revoke(std::slice::from_ref(&whole)).unwrap();
+        assert!(state.absence.waiting);
+        state.give_back(0xa_0000).unwrap();
+        assert!(state.absence.waiting, "a small region is not RAM");
+        state.give_back(RAM_REGION).unwrap();
+        assert!(!state.absence.waiting);
+        state.revoke(&[0..0x1000]).unwrap();
+        assert!(!state.absence.waiting, "nothing lies there that is in use");
+    }
 }

@@ -77,6 +77,10 @@ const TESTS: &[(&str, Test)] = &[
     ("two_ports", two_ports),
     ("vlan_between_two_ports", vlan_between_two_ports),
     ("two_processors", two_processors),
+    (
+        "memory_map_changes_under_traffic",
+        memory_map_changes_under_traffic,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -397,6 +401,44 @@ fn two_processors(tests: &Tests) -> Result<()> {
                 online.trim()
             );
             tcp::there_and_back(vm, ports[0].tap.subnet(), Family::V4, 16 << 20).map(drop)
+        },
+    )
+}
+
+/// A chipset's registers decide what lies where in low memory. When one changes, QEMU takes
+/// guest memory away from the device, under its rings, and gives it back.
+fn memory_map_changes_under_traffic(tests: &Tests) -> Result<()> {
+    /// PAM0 of q35's memory controller.
+    const CHANGES: &str = "cd /sys/bus/pci/devices/0000:00:00.0 && \
+        for round in $(seq 40); do for value in '\\060' '\\020'; do \
+        printf $value | dd of=config bs=1 seek=144 conv=notrunc 2>/dev/null || exit 1; \
+        done; done && echo changed";
+    tests.in_guest(
+        Plan {
+            cpus: 2,
+            ..ONE_PORT
+        },
+        |lab| {
+            lab.network_works()?;
+            let Parts { vm, ports, .. } = lab.parts()?;
+            let subnet = ports[0].tap.subnet();
+            vm.sh(&format!("({CHANGES}) >/tmp/changes 2>&1 &"))?;
+            for _ in 0..3 {
+                tcp::there_and_back(vm, subnet, Family::V4, 16 << 20)?;
+            }
+            let changes =
+                vm.sh("while [ ! -s /tmp/changes ]; do sleep 1; done; cat /tmp/changes")?;
+            ensure!(
+                changes.trim() == "changed",
+                "the registers did not change: {changes}"
+            );
+            tcp::there_and_back(vm, subnet, Family::V4, 1 << 20)?;
+            let failures: u64 = lab.control(0)?.inspect("runtime/failures")?;
+            ensure!(
+                failures == 0,
+                "the device's component failed {failures} times"
+            );
+            Ok(())
         },
     )
 }

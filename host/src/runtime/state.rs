@@ -395,14 +395,14 @@ mod tests {
     #[test]
     fn what_comes_back_in_parts_is_waited_for_until_ram_is_there() {
         let mut state = HostState::vacant(Limits::default()).unwrap();
-        let whole = 0..2 * RAM_REGION;
-        state.revoke(std::slice::from_ref(&whole)).unwrap();
+        let gone = |end| vec![Range { start: 0, end }];
+        state.revoke(&gone(2 * RAM_REGION)).unwrap();
         assert!(state.absence.waiting);
         state.give_back(0xa_0000).unwrap();
         assert!(state.absence.waiting, "a small region is not RAM");
         state.give_back(RAM_REGION).unwrap();
         assert!(!state.absence.waiting);
-        state.revoke(&[0..0x1000]).unwrap();
+        state.revoke(&gone(0x1000)).unwrap();
         assert!(!state.absence.waiting, "nothing lies there that is in use");
     }
 }

@@ -42,7 +42,7 @@ pub enum BindError {
     Access {
         /// The path that was to be listened on.
         path: PathBuf,
-        /// What was asked for.
+        /// The permissions that were asked for.
         access: Access,
         /// What went wrong.
         source: io::Error,

@@ -11,7 +11,7 @@ pub enum List<T> {
     Claimed {
         /// Where they are said to lie.
         address: u32,
-        /// How many there are said to be.
+        /// The number that the list claims.
         count: u32,
     },
 }

@@ -219,9 +219,9 @@ pub enum Refusal {
     Starved {
         /// The component.
         name: String,
-        /// How long it was waited for.
+        /// The time that it was waited for.
         time: Duration,
-        /// How long it had the processor.
+        /// The processor time that it had.
         processor: Duration,
     },
     /// It ended in another way.
@@ -231,9 +231,9 @@ pub enum Refusal {
         name: String,
         /// What was being done.
         task: &'static str,
-        /// How it ended.
+        /// Its exit status.
         how: String,
-        /// What it said at the end.
+        /// The end of its standard error.
         words: String,
     },
 }

@@ -1,11 +1,13 @@
 //! Starting, ending, and asking from outside.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
 use std::rc::Rc;
 
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::harness::{Manatee, command, config_u32, serve, wait};
 use crate::raw::{self, Raw};
@@ -127,15 +129,40 @@ fn stale_socket_is_replaced_and_other_files_are_not() {
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 }
 
+/// Opens the process that removes the sockets of a server, to wait for its end.
+fn open_broker(manatee: &Manatee) -> OwnedFd {
+    let id = manatee.inspect()["process"]["broker"]["id"].as_i64().unwrap();
+    let id = Pid::from_raw(id as i32).unwrap();
+    pidfd_open(id, PidfdFlags::empty()).unwrap()
+}
+
+fn wait_for_end(process: &OwnedFd) {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    assert_eq!(poll(&mut fds, None).unwrap(), 1);
+}
+
 #[test]
-fn killed_server_is_followed_by_another() {
-    let dir = Rc::new(tempfile::tempdir().unwrap());
-    let mut manatee = Manatee::start_in(dir.clone());
+fn sockets_of_a_killed_server_are_removed() {
+    let mut manatee = Manatee::start();
+    let broker = open_broker(&manatee);
     manatee.signal(Signal::KILL);
     assert_eq!(manatee.wait().code(), None);
-    assert!(manatee.socket().exists(), "it could not clean up");
+    wait_for_end(&broker);
+    assert!(!manatee.socket().exists());
+    assert!(!manatee.control().exists());
+}
+
+#[test]
+fn killed_server_is_followed_by_another_that_keeps_its_sockets() {
+    let dir = Rc::new(tempfile::tempdir().unwrap());
+    let mut manatee = Manatee::start_in(dir.clone());
+    let broker = open_broker(&manatee);
+    manatee.signal(Signal::KILL);
+    assert_eq!(manatee.wait().code(), None);
     let next = Manatee::start_in(dir);
+    wait_for_end(&broker);
     assert_eq!(config_u32(&mut next.attach(), 0), 0x00ba_1414);
+    assert_eq!(next.inspect()["pci"]["identity"]["device"], "00ba");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub fn run() -> ExitCode {
     match begin(socket.as_fd()) {
         Ok(mut broker) => {
             let served = broker.serve(socket.as_fd());
-            broker.remove_sockets();
+            broker.sockets.iter().for_each(Removable::remove);
             match served {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -47,7 +47,7 @@ pub fn run() -> ExitCode {
 
 /// A broker that is confined.
 struct Process {
-    sockets: Vec<(OwnedFd, SocketFile)>,
+    sockets: Vec<Removable>,
     sandbox: bool,
     known: Known,
 }
@@ -62,7 +62,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
         sandbox,
     } = begin;
     let removable: Vec<PathBuf> = sockets.iter().map(|s| s.folder().to_owned()).collect();
-    let sockets = sockets.into_iter().map(open_folder);
+    let sockets = sockets.into_iter().map(Removable::open);
     let sockets = sockets.collect::<io::Result<_>>()?;
     if sandbox {
         let mut jail = Jail::new(Role::Broker);
@@ -83,10 +83,40 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
     })
 }
 
-fn open_folder(socket: SocketFile) -> io::Result<(OwnedFd, SocketFile)> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(socket.folder(), flags, Mode::empty())?;
-    Ok((folder, socket))
+/// The file of a socket, to be removed at the end.
+struct Removable {
+    folder: OwnedFd,
+    file: SocketFile,
+    /// Keeps the inode's number from being given to the socket of a successor, which
+    /// may bind the same path before this process has noticed that its own is dead.
+    _inode: OwnedFd,
+}
+
+impl Removable {
+    fn open(file: SocketFile) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(file.folder(), flags | OFlags::DIRECTORY, Mode::empty())?;
+        let flags = flags | OFlags::NOFOLLOW;
+        let inode = rustix::fs::open(&file.path, flags, Mode::empty())?;
+        Ok(Self {
+            folder,
+            file,
+            _inode: inode,
+        })
+    }
+
+    /// Removes the file, unless another has taken its path.
+    fn remove(&self) {
+        let Some(name) = self.file.path.file_name() else {
+            return;
+        };
+        let same = statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|found| (found.st_dev, found.st_ino) == (self.file.device, self.file.inode));
+        if same && let Err(error) = unlinkat(&self.folder, name, AtFlags::empty()) {
+            let path = self.file.path.display();
+            eprintln!("error: the broker can't remove the socket {path}: {error}");
+        }
+    }
 }
 
 impl Process {
@@ -140,21 +170,6 @@ impl Process {
         let outcome = running.finish();
         self.known.keep(key, &outcome)?;
         Ok(Some(outcome.map_err(|refusal| refusal.to_string())))
-    }
-
-    /// Removes the sockets' files, if they are still the same.
-    fn remove_sockets(&self) {
-        for (folder, socket) in &self.sockets {
-            let Some(name) = socket.path.file_name() else {
-                continue;
-            };
-            let same = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|file| (file.st_dev, file.st_ino) == (socket.device, socket.inode));
-            if same && let Err(error) = unlinkat(folder, name, AtFlags::empty()) {
-                let path = socket.path.display();
-                eprintln!("error: the broker can't remove the socket {path}: {error}");
-            }
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::bindings::exports::manatee::device::device::{
     Bar, Bounds, ConfigureError as WitConfigureError, Description, DeviceEvent, Doorbells, Guest,
     PciIdentity, PortConfig, RestoreError as WitRestoreError, Version,
 };
+use crate::bindings::manatee::device::guest_memory::WindowAccess;
 use crate::bindings::manatee::device::types::{Features, Link, LinkState};
 use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint, recovery};
 use crate::device::{BAR0_SIZE, ConfigureError, DOORBELL_PAGE_SIZE, DOORBELLS, Device};
@@ -88,11 +89,16 @@ impl Platform for Host {
 
     fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
         let count = pages.len().checked_mul(repeats)?;
-        let offset = self.pages.take(count)?;
+        // Rings that are laid twice are work queues, which only the guest writes.
+        let access = match repeats {
+            1 => WindowAccess::ReadWrite,
+            _ => WindowAccess::ReadOnly,
+        };
+        let offset = self.pages.take(count, access)?;
         let mapped = if repeats == 1 {
-            guest_memory::map_window(offset, pages)
+            guest_memory::map_window(offset, pages, access)
         } else {
-            guest_memory::map_window(offset, &pages.repeat(repeats))
+            guest_memory::map_window(offset, &pages.repeat(repeats), access)
         };
         if mapped.is_err() {
             self.pages.give_back(offset, count);

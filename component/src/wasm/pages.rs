@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
-use crate::bindings::manatee::device::guest_memory;
+use crate::bindings::manatee::device::guest_memory::{self, WindowAccess};
 use crate::window::Window;
 
 /// Size of the pages that windows are made of.
@@ -37,13 +37,25 @@ impl Pages {
         true
     }
 
-    /// Takes contiguous pages. None if there are not so many.
-    pub fn take(&mut self, count: usize) -> Option<u32> {
-        let index = self.free.iter().position(|(_, free)| *free >= count)?;
+    /// Takes contiguous pages. None if there are not so many. Those that are
+    /// written come from the beginning and the others from the end, so that each
+    /// kind is contiguous and a host lays it in few steps.
+    pub fn take(&mut self, count: usize, access: WindowAccess) -> Option<u32> {
+        let fits = |(_, free): &(u32, usize)| *free >= count;
+        let index = match access {
+            WindowAccess::ReadWrite => self.free.iter().position(fits)?,
+            WindowAccess::ReadOnly => self.free.iter().rposition(fits)?,
+        };
         let (offset, free) = &mut self.free[index];
-        let taken = *offset;
-        *offset += (count * SIZE) as u32;
         *free -= count;
+        let taken = match access {
+            WindowAccess::ReadWrite => {
+                let first = *offset;
+                *offset += (count * SIZE) as u32;
+                first
+            }
+            WindowAccess::ReadOnly => *offset + (*free * SIZE) as u32,
+        };
         if *free == 0 {
             self.free.remove(index);
         }

@@ -73,7 +73,7 @@ pub fn machine(component: &Component, direct: bool, windows: bool) -> Machine {
 const IMPORTS: [&str; 12] = [
     "W64 W32 W32 call $read",
     "W64 W32 W32 W32 call $write",
-    "W32 W32 W32 W32 call $map-window",
+    "W32 W32 W32 W32 W32 call $map-window",
     "W32 call $unmap-window",
     "W32 W32 call $raise",
     "W32 W32 W32 W32 W32 W32 W32 call $transmit",

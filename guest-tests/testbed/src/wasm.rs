@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 
 use spin::{Lazy, Mutex};
 
-use crate::bindings::exports::manatee::device::guest_memory::{self, MemoryError, WindowError};
+use crate::bindings::exports::manatee::device::guest_memory::{
+    self, MemoryError, WindowAccess, WindowError,
+};
 use crate::bindings::exports::manatee::device::packet_endpoint::{self, TransmitResult};
 use crate::bindings::exports::manatee::device::{interrupts, log, recovery};
 use crate::bindings::exports::manatee::testbed::control::{
@@ -61,7 +63,11 @@ impl guest_memory::Guest for Testbed {
         Err(WindowError::Unsupported)
     }
 
-    fn map_window(_offset: u32, _pages: Vec<u64>) -> Result<(), WindowError> {
+    fn map_window(
+        _offset: u32,
+        _pages: Vec<u64>,
+        _access: WindowAccess,
+    ) -> Result<(), WindowError> {
         Err(WORLD.lock().window_error)
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use wasmtime::{Result, bail};
 
 use super::bounds;
-use super::linear_memory::WindowError;
+use super::linear_memory::{WindowAccess, WindowError};
 use super::state::{HostState, Phase};
 use crate::contract::{Level, MemoryError, RxBuffer, Segment, TxPacket, TxStatus, WindowRefusal};
 use crate::endpoint::{Groups, TxBatch};
@@ -112,19 +112,26 @@ impl HostState {
     /// # Errors
     ///
     /// The kernel refused, and the instance ends.
-    pub fn lay_window(&mut self, offset: u32, pages: &[u64]) -> Result<Result<(), WindowRefusal>> {
+    pub fn lay_window(
+        &mut self,
+        offset: u32,
+        pages: &[u64],
+        access: WindowAccess,
+    ) -> Result<Result<(), WindowRefusal>> {
         let linear_memory = self.linear_memory.as_ref();
         let Some(linear_memory) = linear_memory.filter(|_| bounds::has_windows(&self.limits))
         else {
             return Ok(Err(WindowRefusal::Unsupported));
         };
-        Ok(match linear_memory.map(offset, pages, &self.memory) {
-            Ok(()) => Ok(()),
-            Err(WindowError::Invalid) => Err(WindowRefusal::Invalid),
-            Err(WindowError::Exhausted) => Err(WindowRefusal::Exhausted),
-            Err(WindowError::Unsupported) => Err(WindowRefusal::Unsupported),
-            Err(error @ WindowError::Broken(_)) => bail!("{error}"),
-        })
+        Ok(
+            match linear_memory.map(offset, pages, access, &self.memory) {
+                Ok(()) => Ok(()),
+                Err(WindowError::Invalid) => Err(WindowRefusal::Invalid),
+                Err(WindowError::Exhausted) => Err(WindowRefusal::Exhausted),
+                Err(WindowError::Unsupported) => Err(WindowRefusal::Unsupported),
+                Err(error @ WindowError::Broken(_)) => bail!("{error}"),
+            },
+        )
     }
 
     /// Takes a window away.

@@ -38,6 +38,10 @@ const ARENA_FEATURES: u32 = 1600;
 /// 64 KiB pages that a module has by default.
 const PAGES: u32 = 16;
 
+/// `map-window` as version 0.1.0 has it, in terms of a later one.
+const MAP_READ_WRITE: &str = "(func $map-window (param i32 i32 i32 i32)
+    local.get 0 local.get 1 local.get 2 i32.const 0 local.get 3 call $map-window-with-access)\n";
+
 /// A version of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -204,6 +208,9 @@ impl Hostile {
         for (key, function) in functions(resolve, world.imports.iter()) {
             import(&mut text, resolve, key, function);
         }
+        if self.version.has_arenas {
+            text.push_str(MAP_READ_WRITE);
+        }
         let _ = writeln!(text, "(memory (export \"memory\") {})", self.memory);
         let _ = writeln!(text, "(global $heap (mut i32) (i32.const {HEAP}))");
         let _ = writeln!(
@@ -298,6 +305,7 @@ fn import(text: &mut String, resolve: &Resolve, key: &WorldKey, function: &Funct
     // `write` is a function of two interfaces.
     let own = match (module.contains("/log"), &*function.name) {
         (true, "write") => "log",
+        (_, "map-window") if function.params.len() == 3 => "map-window-with-access",
         (_, name) => name,
     };
     let _ = write!(text, "(import \"{module}\" \"{name}\" (func ${own}");

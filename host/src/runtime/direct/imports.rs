@@ -9,6 +9,7 @@ use crate::contract::{Level, MemoryError, Offloads, RxBuffer, Segment, TxPacket}
 use crate::endpoint::Groups;
 use crate::runtime::bounds;
 use crate::runtime::imports::{Scratch, WINDOW_PAGES};
+use crate::runtime::linear_memory::WindowAccess;
 use crate::runtime::state::HostState;
 
 type Host<'a> = Caller<'a, HostState>;
@@ -137,12 +138,24 @@ fn reserve_arena(mut host: Host<'_>, offset: u32, length: u32, to: u32) -> Resul
     Ok(())
 }
 
-fn map_window(mut host: Host<'_>, offset: u32, pages: u32, count: u32, to: u32) -> Result<()> {
+fn map_window(
+    mut host: Host<'_>,
+    offset: u32,
+    pages: u32,
+    count: u32,
+    access: u32,
+    to: u32,
+) -> Result<()> {
+    let access = match access {
+        0 => WindowAccess::ReadWrite,
+        1 => WindowAccess::ReadOnly,
+        unknown => bail!("{unknown} is no access of a window"),
+    };
     let (mut heap, state) = called(&mut host)?;
     bounds::check(WINDOW_PAGES, count as usize, bounds::WINDOW_PAGES)?;
     let pages = heap.items::<u64>((pages, count), 8)?;
     let pages: Vec<_> = pages.iter().copied().map(u64::from_le).collect();
-    let laid = state.lay_window(offset, &pages)?;
+    let laid = state.lay_window(offset, &pages, access)?;
     answer(&mut heap, to, laid.map_err(|error| error as u8))
 }
 

@@ -77,7 +77,7 @@ fn module(changes: &[(&str, &str)]) -> String {
             (import "manatee:device/guest-memory@0.2.0" "read"
                 (func $read (param i64 i32 i32)))
             (import "manatee:device/guest-memory@0.2.0" "map-window"
-                (func $map (param i32 i32 i32 i32)))
+                (func $map (param i32 i32 i32 i32 i32)))
             (import "manatee:device/guest-memory@0.2.0" "reserve-arena"
                 (func $arena (param i32 i32 i32)))
             (import "manatee:device/interrupts@0.2.0" "raise" (func $raise (param i32 i32)))
@@ -167,9 +167,9 @@ fn lists_beyond_memory_or_askew_are_refused() {
         "i32.const 65535 i32.const 1 call $raise",
         "i32.const 1 i32.const 0 call $raise",
         "i32.const 0x10000 i32.const 1 call $raise",
-        "i32.const 0 i32.const 8 i32.const 0x10000000 i32.const 0 call $map",
-        "i32.const 0 i32.const 4 i32.const 1 i32.const 0 call $map",
-        "i32.const 0 i32.const 0 i32.const 0 i32.const 65535 call $map",
+        "i32.const 0 i32.const 8 i32.const 0x10000000 i32.const 0 i32.const 0 call $map",
+        "i32.const 0 i32.const 4 i32.const 1 i32.const 0 i32.const 0 call $map",
+        "i32.const 0 i32.const 0 i32.const 0 i32.const 0 i32.const 65535 call $map",
         "i32.const 2 i32.const -1 i32.const 2 call $log",
         "i64.const 0 i32.const 8 i32.const 65530 call $read",
         "i64.const 0 i32.const 8 i32.const 3 call $read",

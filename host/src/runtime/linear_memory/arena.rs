@@ -53,11 +53,21 @@ pub enum View {
     Nothing,
 }
 
+/// What a component does with a window, and what becomes of its stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowAccess {
+    /// Loads and stores of guest memory.
+    ReadWrite,
+    /// Loads of guest memory; what is stored stays here.
+    ReadOnly,
+}
+
 /// The guest pages that lie over a range of linear memory.
 #[derive(Debug)]
 struct Window {
     /// Guest address of each page, in order.
     pages: Vec<u64>,
+    access: WindowAccess,
     mappings: usize,
     /// A page of it is not guest memory any more.
     lost: bool,
@@ -113,6 +123,7 @@ impl Arena {
         within: &Reservation,
         offset: usize,
         pages: &[u64],
+        access: WindowAccess,
         memory: &GuestMemory,
     ) -> Result<(), WindowError> {
         if pages.len() > bounds::WINDOW_PAGES {
@@ -143,10 +154,11 @@ impl Arena {
         }
         let window = Window {
             pages: pages.to_vec(),
+            access,
             mappings: runs.len(),
             lost: false,
         };
-        lay_all(within, offset, &runs, self.view)?;
+        lay_all(within, offset, &runs, backing(self.view, access))?;
         self.mappings += runs.len();
         self.windows.insert(offset, window);
         Ok(())
@@ -204,7 +216,7 @@ impl Arena {
             self.mappings = self.mappings - window.mappings + runs.len();
             window.mappings = runs.len();
             window.lost = false;
-            lay_all(within, *offset, &runs, self.view)?;
+            lay_all(within, *offset, &runs, backing(self.view, window.access))?;
             whole.push(*offset as u32);
         }
         Ok(whole)
@@ -217,55 +229,76 @@ impl Arena {
         view: View,
         memory: &GuestMemory,
     ) -> io::Result<()> {
-        if std::mem::replace(&mut self.view, view) == view || self.windows.is_empty() {
-            return Ok(());
-        }
-        // All windows are taken away by one call: other processors are told once that their
-        // pages are gone, and not once for each, which takes twice as long.
-        clear(within, self.span())?;
-        if view == View::Nothing {
-            return Ok(());
-        }
+        let before = std::mem::replace(&mut self.view, view);
         // Windows of queues that a driver made together are often contiguous in the arena
         // and in guest memory: then one system call lays many, and no mapping is split.
-        let mut laid: Vec<(usize, Run)> = Vec::with_capacity(self.windows.len());
+        let mut laid: Vec<(usize, Run, Backing)> = Vec::with_capacity(self.windows.len());
         for (offset, window) in &mut self.windows {
+            let backing = backing(view, window.access);
+            if backing == self::backing(before, window.access) {
+                continue;
+            }
             let mut at = *offset;
             window.lost = false;
             for run in runs(&window.pages, memory) {
                 window.lost |= run.source.is_none();
                 let length = run.length;
                 match laid.last_mut() {
-                    Some((begin, last))
-                        if *begin + last.length == at
+                    Some((begin, last, same))
+                        if *same == backing
+                            && *begin + last.length == at
                             && last.continues_with(run.source.as_ref()) =>
                     {
                         last.length += length;
                     }
-                    _ => laid.push((at, run)),
+                    _ => laid.push((at, run, backing)),
                 }
                 at += length;
             }
         }
-        for (offset, run) in &laid {
-            lay_run(within, *offset, run, view)?;
+        // What is contiguous is taken away by one call: other processors are told once that
+        // its pages are gone, and not once for each, which takes twice as long.
+        let ranges = laid.iter().map(|(at, run, _)| *at..*at + run.length);
+        for range in joined(ranges) {
+            clear(within, range)?;
+        }
+        for (at, run, backing) in laid.iter().filter(|(_, _, at)| *at != Backing::Zeros) {
+            lay_run(within, *at, run, *backing)?;
         }
         Ok(())
     }
 }
 
-impl Arena {
-    /// From the beginning of the first window to the end of the last.
-    fn span(&self) -> Range<usize> {
-        let (first, last) = (
-            self.windows.first_key_value(),
-            self.windows.last_key_value(),
-        );
-        let (Some((begin, _)), Some((offset, last))) = (first, last) else {
-            return self.range.start..self.range.start;
-        };
-        *begin..last.range(*offset).end
+/// What is mapped where a window lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backing {
+    /// The guest's pages.
+    Shared,
+    /// The guest's pages until they are stored to, and copies from then on.
+    Private,
+    Zeros,
+}
+
+/// What a window of this kind is made of. Linux shows in a private mapping what
+/// others write to the file, as long as nobody has stored to the mapping's page.
+fn backing(view: View, access: WindowAccess) -> Backing {
+    match (view, access) {
+        (View::Nothing, _) => Backing::Zeros,
+        (View::Shared, WindowAccess::ReadWrite) => Backing::Shared,
+        (View::Shared, WindowAccess::ReadOnly) | (View::Private, _) => Backing::Private,
     }
+}
+
+/// Joins ranges, in order, that touch.
+fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// Pages that are contiguous in a file, or that are no guest memory.
@@ -305,20 +338,20 @@ fn runs(pages: &[u64], memory: &GuestMemory) -> Vec<Run> {
 }
 
 /// Lays all runs of a window, one after the other.
-fn lay_all(within: &Reservation, offset: usize, runs: &[Run], view: View) -> io::Result<()> {
+fn lay_all(within: &Reservation, offset: usize, runs: &[Run], backing: Backing) -> io::Result<()> {
     let mut at = offset;
     for run in runs {
-        lay_run(within, at, run, view)?;
+        lay_run(within, at, run, backing)?;
         at += run.length;
     }
     Ok(())
 }
 
-fn lay_run(within: &Reservation, at: usize, run: &Run, view: View) -> io::Result<()> {
-    match (&run.source, view) {
-        (Some(source), View::Shared) => lay(within, at, run.length, source, MapFlags::SHARED),
-        (Some(source), View::Private) => lay(within, at, run.length, source, MapFlags::PRIVATE),
-        (None, _) | (_, View::Nothing) => clear(within, at..at + run.length),
+fn lay_run(within: &Reservation, at: usize, run: &Run, backing: Backing) -> io::Result<()> {
+    match (&run.source, backing) {
+        (Some(source), Backing::Shared) => lay(within, at, run.length, source, MapFlags::SHARED),
+        (Some(source), Backing::Private) => lay(within, at, run.length, source, MapFlags::PRIVATE),
+        (None, _) | (_, Backing::Zeros) => clear(within, at..at + run.length),
     }
 }
 

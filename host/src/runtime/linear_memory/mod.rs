@@ -14,7 +14,7 @@ mod arena;
 #[cfg(test)]
 mod tests;
 
-pub use arena::{RevokeError, View, WindowError};
+pub use arena::{RevokeError, View, WindowAccess, WindowError};
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -142,10 +142,16 @@ impl Reservation {
     ///
     /// [`WindowError`]; but for [`WindowError::Broken`], linear memory is as it was
     /// before.
-    pub fn map(&self, offset: u32, pages: &[u64], memory: &GuestMemory) -> Result<(), WindowError> {
+    pub fn map(
+        &self,
+        offset: u32,
+        pages: &[u64],
+        access: WindowAccess,
+        memory: &GuestMemory,
+    ) -> Result<(), WindowError> {
         let mut contents = self.lock();
         let arena = contents.arena.as_mut().ok_or(WindowError::Invalid)?;
-        arena.map(self, offset as usize, pages, memory)
+        arena.map(self, offset as usize, pages, access, memory)
     }
 
     /// Takes a window away; its range is anonymous, zeroed memory again.

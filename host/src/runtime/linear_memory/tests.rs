@@ -47,7 +47,16 @@ impl Machine {
     /// Lays the guest's pages with these numbers at an offset into the arena.
     fn lay(&self, offset: u32, pages: &[u64]) -> Result<(), WindowError> {
         let pages: Vec<u64> = pages.iter().map(|page| GUEST + page * PAGE_SIZE).collect();
-        self.linear.map(ARENA + offset, &pages, &self.guest)
+        let access = WindowAccess::ReadWrite;
+        self.linear.map(ARENA + offset, &pages, access, &self.guest)
+    }
+
+    /// Lays one page of the guest as a window that is only read.
+    fn lay_read_only(&self, offset: u32, page: u64) {
+        let pages = [GUEST + page * PAGE_SIZE];
+        let access = WindowAccess::ReadOnly;
+        let laid = self.linear.map(ARENA + offset, &pages, access, &self.guest);
+        laid.unwrap();
     }
 
     fn at(&self, offset: u32) -> *mut u8 {
@@ -95,7 +104,9 @@ fn windows_lie_in_the_arena_only_and_there_is_one() {
         ARENA,
         ARENA + 4096,
     ] {
-        let laid = machine.linear.map(offset, &[page], &machine.guest);
+        let laid = machine
+            .linear
+            .map(offset, &[page], WindowAccess::ReadWrite, &machine.guest);
         assert!(
             matches!(laid, Err(WindowError::Invalid)),
             "{offset:#x}: {laid:?}"
@@ -145,6 +156,37 @@ fn private_windows_show_the_guest_and_change_nothing() {
 }
 
 #[test]
+fn windows_that_are_read_follow_the_guest_and_change_nothing() {
+    for view in [View::Shared, View::Private] {
+        let mut machine = Machine::new(view);
+        machine.lay_read_only(0, 2);
+        machine.lay(4096, &[3]).unwrap();
+        machine.lay_read_only(8192, 4);
+        assert_eq!((machine.load(0), machine.load(8192)), (3, 5));
+        // Read before and after, and across a change of view.
+        pwrite(&machine.file, &[40], 2 * PAGE_SIZE).unwrap();
+        assert_eq!(machine.load(0), 40);
+        machine.linear.show(View::Shared, &machine.guest).unwrap();
+        pwrite(&machine.file, &[41], 2 * PAGE_SIZE).unwrap();
+        assert_eq!((machine.load(0), machine.load(4096)), (41, 4));
+        // What is stored shows in this window alone.
+        machine.store(8192, 99);
+        assert_eq!((machine.load(8192), machine.guest(4)), (99, 5));
+        // Taken away and given back as others are.
+        assert_eq!(machine.take_away(0, 16).len(), 3);
+        assert_eq!((machine.load(0), machine.load(8192)), (0, 0));
+        machine.share(0, 16);
+        machine.linear.restore(&machine.guest).unwrap();
+        assert_eq!((machine.load(0), machine.load(8192)), (41, 5));
+        machine.linear.show(View::Nothing, &machine.guest).unwrap();
+        assert_eq!((machine.load(0), machine.load(4096)), (0, 0));
+        machine.linear.show(View::Shared, &machine.guest).unwrap();
+        pwrite(&machine.file, &[42], 2 * PAGE_SIZE).unwrap();
+        assert_eq!((machine.load(0), machine.load(4096)), (42, 4));
+    }
+}
+
+#[test]
 fn hidden_windows_are_zero_and_come_back() {
     let machine = Machine::new(View::Nothing);
     machine.lay(0, &[0]).unwrap();
@@ -188,6 +230,8 @@ fn memory_that_goes_is_zero_and_comes_back_by_itself() {
 fn bounds_hold() {
     let machine = Machine::new(View::Shared);
     let pages = vec![GUEST; bounds::WINDOW_PAGES + 1];
-    let laid = machine.linear.map(ARENA, &pages, &machine.guest);
+    let laid = machine
+        .linear
+        .map(ARENA, &pages, WindowAccess::ReadWrite, &machine.guest);
     assert!(matches!(laid, Err(WindowError::Exhausted)));
 }

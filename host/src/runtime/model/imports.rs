@@ -4,7 +4,7 @@
 use wasmtime::component::{Lift, Linker, LinkerInstance, WasmList};
 use wasmtime::{Engine, Result, StoreContextMut};
 
-use super::second::{Delayed, LinkStatistics, Steering};
+use super::second::{Delayed, LinkStatistics, Steering, WindowAccess};
 use super::types::{
     Level, MemoryError, RxBuffer, Segment, TransmitResult, TxPacket, TxStatus, WindowError,
 };
@@ -25,7 +25,16 @@ pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
     for version in ["0.1.0", "0.2.0"] {
         let name = |interface: &str| format!("manatee:device/{interface}@{version}");
         linker.instance(&name("types"))?;
-        guest_memory(&mut linker.instance(&name("guest-memory"))?)?;
+        let mut memory = linker.instance(&name("guest-memory"))?;
+        guest_memory(&mut memory)?;
+        if version == "0.1.0" {
+            memory.func_wrap("map-window", |_: Host<'_>, (_, pages): (u32, _)| {
+                refuse_window(&pages)
+            })?;
+        } else {
+            let refuse = |_: Host<'_>, (_, pages, _): (u32, _, WindowAccess)| refuse_window(&pages);
+            memory.func_wrap("map-window", refuse)?;
+        }
         interrupts(&mut linker.instance(&name("interrupts"))?)?;
         packet_endpoint(&mut linker.instance(&name("packet-endpoint"))?)?;
         recovery(&mut linker.instance(&name("recovery"))?)?;
@@ -42,6 +51,13 @@ fn copied<T: Lift + 'static, U: From<T>>(
 ) -> Result<Vec<U>> {
     let items = list.iter(&mut *host)?;
     items.map(|item| item.map(U::from)).collect()
+}
+
+/// Answers that there are no windows: wasmtime itself refers to linear memory as
+/// slices when it copies lists, so that no guest memory may ever lie there.
+fn refuse_window(pages: &WasmList<u64>) -> Result<(Result<(), WindowError>,)> {
+    bounds::check(WINDOW_PAGES, pages.len(), bounds::WINDOW_PAGES)?;
+    Ok((unsupported(),))
 }
 
 fn guest_memory(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
@@ -64,15 +80,6 @@ fn guest_memory(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
             let data: Vec<u8> = data.as_le_slice(&host).to_vec();
             let written = host.data_mut().write_guest(address, &data)?;
             Ok((written.map_err(MemoryError::from),))
-        },
-    )?;
-    // wasmtime itself refers to linear memory as slices when it copies lists, so
-    // that no guest memory may ever lie there.
-    interface.func_wrap(
-        "map-window",
-        |_: Host<'_>, (_offset, pages): (u32, WasmList<u64>)| {
-            bounds::check(WINDOW_PAGES, pages.len(), bounds::WINDOW_PAGES)?;
-            Ok((unsupported(),))
         },
     )?;
     interface.func_wrap("unmap-window", |_: Host<'_>, (_offset,): (u32,)| Ok(()))

@@ -36,6 +36,18 @@ impl From<Features> for contract::Features {
     }
 }
 
+/// Never looked at: there are no windows in the component model.
+#[derive(Clone, Copy, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[allow(dead_code)]
+pub enum WindowAccess {
+    #[component(name = "read-write")]
+    ReadWrite,
+    #[component(name = "read-only")]
+    ReadOnly,
+}
+
 #[derive(Clone, Copy, ComponentType, Lower)]
 #[component(record)]
 pub struct Bounds {

@@ -26,6 +26,8 @@ pub const ROWS: &[Row] = &[
     row("a window that is filled in a rehearsal", rehearsal),
     row("a window without bus mastering", no_master),
     row("memory that comes and goes under windows", comes_and_goes),
+    row("stores to a window that is read", read_only),
+    row("a window of no known access", no_such_access),
 ];
 
 /// Where windows are laid, within 1 MiB.
@@ -36,6 +38,11 @@ const PAGE: u64 = 0x3000;
 /// A component that lays a window at the first write, and does this at later ones. What
 /// `map-window` answered can be read at offset 0.
 fn with_window(case: &Case, body: &str) -> Hostile {
+    let map = format!("i32.const {ANSWER} call $map-window");
+    mapped_by(case, &map, body)
+}
+
+fn mapped_by(case: &Case, map: &str, body: &str) -> Hostile {
     case.hostile()
         .arena()
         .fields(format!(
@@ -48,15 +55,18 @@ fn with_window(case: &Case, body: &str) -> Hostile {
                 "(local $round i32)
                  global.get $laid i32.eqz if
                    i32.const 1 global.set $laid
-                   i32.const {WINDOW} i32.const {OWN} i32.const 1 i32.const {ANSWER} call $map-window
+                   i32.const {WINDOW} i32.const {OWN} i32.const 1 {map}
                  else {body} end
                  i32.const 0"
             ),
         )
-        .export(
-            "read-register",
-            format!("i32.const {ANSWER} i64.load16_u"),
-        )
+        .export("read-register", format!("i32.const {ANSWER} i64.load16_u"))
+}
+
+/// As [`with_window`], of this access. For versions of the contract that have some.
+fn with_access(case: &Case, access: u32, body: &str) -> Hostile {
+    let map = format!("i32.const {access} i32.const {ANSWER} call $map-window-with-access");
+    mapped_by(case, &map, body)
 }
 
 /// Lays the window. Returns whether it is there; a host need not have any.
@@ -529,4 +539,33 @@ fn comes_and_goes(case: &Case) {
     victim.poke();
     let expected = if laid { [0xff; 8] } else { [0; 8] };
     assert_eq!(victim.guest(PAGE, 8), expected);
+}
+
+fn read_only(case: &Case) {
+    if !case.version.has_arenas {
+        return;
+    }
+    let fill = format!("i32.const {WINDOW} i32.const 0xaa i32.const 4096 memory.fill");
+    let victim = case.victim(&with_access(case, 1, &fill));
+    let laid = lay(&victim);
+    let guest = || {
+        let mut page = vec![0; 4096];
+        victim.memory.read_exact_at(&mut page, PAGE).unwrap();
+        page
+    };
+    let before = guest();
+    victim.poke();
+    assert_eq!(guest(), before, "laid: {laid}");
+    victim.runs();
+}
+
+fn no_such_access(case: &Case) {
+    if !case.version.has_arenas {
+        return;
+    }
+    for access in [2, u32::MAX] {
+        let victim = case.victim(&with_access(case, access, ""));
+        victim.poke();
+        victim.is_ended(&[]);
+    }
 }

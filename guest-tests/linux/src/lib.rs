@@ -19,6 +19,7 @@ pub mod opening;
 pub mod process;
 pub mod qemu;
 pub mod report;
+pub mod round_trips;
 pub mod sandbox;
 pub mod serve;
 pub mod spread;

@@ -15,9 +15,11 @@ use manatee_guest_linux::assets::beside_this_program;
 use manatee_guest_linux::control::{Control, Swap};
 use manatee_guest_linux::deadline::Deadline;
 use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
+use manatee_guest_linux::netns::Family;
 use manatee_guest_linux::opening::{self, unaware};
 use manatee_guest_linux::process::output_of;
 use manatee_guest_linux::report::{self, Report};
+use manatee_guest_linux::round_trips::RoundTrips;
 use manatee_guest_linux::serve::{PortArgument, Serve, Start};
 use manatee_guest_linux::stage::{Options, Stage};
 use manatee_guest_linux::traffic::{Outcome, Traffic};
@@ -106,7 +108,11 @@ fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
         traffic.wait_for_more(BETWEEN, WITHIN)?;
         Ok(words(&control.rollback()?))
     })?;
-    report.step("bomb", || bomb(&control, &traffic, &dir))?;
+    let pings = || {
+        let guest = lab.ports()[0].tap.subnet().guest(Family::V4);
+        RoundTrips::start(&lab.stage().assets, guest)
+    };
+    report.step("bomb", || bomb(&control, &traffic, &dir, pings))?;
     report.step("crash", || crash(&control, &traffic, &faulty))?;
     report.step("guest", || unaware(lab, &healthy))?;
     let outcome = report.step_with("end of it", || {
@@ -176,12 +182,18 @@ fn confined(lab: &mut Lab) -> Result<String> {
 
 /// Offers a component that the compiler can't cope with, and counts what comes
 /// meanwhile.
-fn bomb(control: &Control, traffic: &Traffic, dir: &Path) -> Result<String> {
+fn bomb(
+    control: &Control,
+    traffic: &Traffic,
+    dir: &Path,
+    ping: impl Fn() -> Result<RoundTrips>,
+) -> Result<String> {
     let bomb = write(dir, "bomb.wasm", &wat::parse_str(manatee_variants::bomb())?)?;
-    let begun = Instant::now();
+    let (begun, pings) = (Instant::now(), ping()?);
     traffic.wait_for_more(RATE_OVER, WITHIN)?;
     let before = RATE_OVER as f64 / begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
+    let p99_before = pings.finish()?;
+    let (begun, pings) = (Instant::now(), ping()?);
     let (refused, count, seconds) = thread::scope(|scope| {
         let offer = scope.spawn(|| control.swap(&bomb, false));
         let mut count = 0;
@@ -193,6 +205,7 @@ fn bomb(control: &Control, traffic: &Traffic, dir: &Path) -> Result<String> {
         let refused = offer.join().map_err(|_| anyhow!("the offer panicked"))?;
         anyhow::Ok((refused, count, seconds))
     })?;
+    let p99 = pings.finish()?;
     let refused = match refused {
         Err(refused) => refused.to_string(),
         Ok(swap) => bail!("it was swapped in: {}", words(&swap)),
@@ -203,7 +216,8 @@ fn bomb(control: &Control, traffic: &Traffic, dir: &Path) -> Result<String> {
     let words = words.filter(|words| words.starts_with("takes more than"));
     let words = words.with_context(|| format!("refused for another reason: {refused}"))?;
     Ok(format!(
-        "it {words}; {before:.0} datagrams a second came both ways before, {:.0} meanwhile",
+        "it {words}; {before:.0} datagrams a second came both ways before, {:.0} meanwhile; \
+         99 of 100 pings took at most {p99_before:.1} ms before, {p99:.1} meanwhile",
         count as f64 / seconds
     ))
 }

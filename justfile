@@ -121,7 +121,7 @@ deny:
 
 # Run what takes hours: fuzzing by minutes, 10,000 swaps and 1,000 crashes
 test-long minutes="10": setup
-    MANATEE_LONG=1 cargo test --workspace --test attacks
+    MANATEE_LONG=1 cargo test --workspace --test attacks --test jail
     scripts/fuzz.sh all "$(({{minutes}} * 60))"
     @scripts/miri.sh
 

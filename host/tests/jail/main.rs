@@ -2,11 +2,18 @@
 //! broker, how they end, and what candidates that can't be compiled do to them.
 
 #[allow(dead_code)]
+#[path = "../attacks/description.rs"]
+mod description;
+#[allow(dead_code)]
 #[path = "../vfio_user/harness.rs"]
 mod harness;
+#[allow(dead_code)]
+#[path = "../attacks/hostile.rs"]
+mod hostile;
 
 mod bomb;
 mod endings;
 mod facts;
 mod messages;
 mod process;
+mod soak;

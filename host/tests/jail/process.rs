@@ -1,12 +1,14 @@
 //! A `manatee serve` whose processes are looked at from outside.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ExitStatus, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use manatee::control::{Client, Swap};
@@ -119,6 +121,13 @@ impl Served {
             line.clear();
         }
         panic!("the log ended before a line with `{words}`");
+    }
+
+    /// Reads the log from now on, for a test that does not: it would block the process
+    /// once its pipe is full.
+    pub fn discard_log(&self) {
+        let log = self.log.get_ref().as_fd().try_clone_to_owned().unwrap();
+        thread::spawn(move || io::copy(&mut File::from(log), &mut io::sink()));
     }
 
     /// The log until its end, which is that of all processes that write to it.

@@ -144,17 +144,6 @@ fn wait_for_end(process: &OwnedFd) {
 }
 
 #[test]
-fn sockets_of_a_killed_server_are_removed() {
-    let mut manatee = Manatee::start();
-    let broker = open_broker(&manatee);
-    manatee.signal(Signal::KILL);
-    assert_eq!(manatee.wait().code(), None);
-    wait_for_end(&broker);
-    assert!(!manatee.socket().exists());
-    assert!(!manatee.control().exists());
-}
-
-#[test]
 fn killed_server_is_followed_by_another_that_keeps_its_sockets() {
     let dir = Rc::new(tempfile::tempdir().unwrap());
     let mut manatee = Manatee::start_in(dir.clone());

@@ -4,6 +4,9 @@ set positional-arguments
 
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 
+# Where builds leave and find the component's machine code.
+export MANATEE_DEVICE_CODE := target / "device.cwasm"
+
 # List the tasks
 default:
     @just --list --unsorted
@@ -54,7 +57,7 @@ fault-demo *arguments:
 # Serve a stock guest from a confined process, and try every way out of it: --kernel 6.1
 jail-demo *arguments:
     @scripts/setup.sh
-    cargo build --release --package manatee --features escape
+    cargo build --release --package manatee-cli --features escape
     cp "{{target}}/release/manatee" "{{target}}/release/manatee-escape"
     @{{just_executable()}} guest-programs
     @"{{target}}/release/jail-demo" "$@"
@@ -62,7 +65,7 @@ jail-demo *arguments:
 # Build what the stock guest's demonstrations and tests run, with the guest's own program linked statically
 [private]
 guest-programs:
-    cargo build --release --package manatee --package manatee-guest-linux
+    cargo build --release --package manatee-cli --package manatee-guest-linux
     cargo rustc --release --package manatee-traffic --bin traffic -- -C target-feature=+crt-static -C strip=symbols
 
 # Test the device as plain wasm, under the wasmtime command: names, --list, --exact, --format json
@@ -83,10 +86,10 @@ guest-tests-mutants *arguments:
 bench *rows:
     @scripts/setup.sh
     @scripts/setup.sh bench
-    cargo build --release --package manatee --package manatee-bench
+    cargo build --release --package manatee-cli --package manatee-bench
     @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
     @just guest-programs
-    cargo build --release --package manatee --package manatee-bench
+    cargo build --release --package manatee-cli --package manatee-bench
     @"{{target}}/release/bench" "$@"
 
 # Measure ring windows against wasmtime's compile-time builtins (builds wasmtime by itself: 6 minutes)
@@ -137,6 +140,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy --package manatee-device --features faults -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
     @scripts/setup.sh arm
     scripts/lint-arm.sh
 

@@ -1,21 +1,22 @@
-//! Embeds what `manatee precompile` made of the component, if a build before
-//! this one made it: `target/device.cwasm`.
+//! Embeds what `manatee precompile` made of the component, if `MANATEE_DEVICE_CODE` names
+//! such a file. Without, the component is compiled when it is first used.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs, io};
 
-const FILE: &str = "device.cwasm";
+const VARIABLE: &str = "MANATEE_DEVICE_CODE";
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    // OUT_DIR lies four levels below the target folder.
-    let target = out.ancestors().nth(4).unwrap_or(Path::new("."));
-    let file = target.join(FILE);
-    if !file.exists() {
-        // A file that is missing would have cargo run this every time.
-        fs::write(&file, [])?;
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("device.cwasm");
+    let file = env::var_os(VARIABLE).map(PathBuf::from);
+    if let Some(file) = file {
+        println!("cargo::rerun-if-changed={}", file.display());
+        // The first of two builds makes it.
+        if file.exists() {
+            return fs::copy(file, out).map(|_| ());
+        }
     }
-    println!("cargo::rerun-if-changed={}", file.display());
-    fs::copy(&file, out.join(FILE)).map(|_| ())
+    fs::write(out, [])
 }

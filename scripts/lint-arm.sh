@@ -7,7 +7,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 arm_target=aarch64-unknown-linux-gnu
-packages=(--package manatee --package manatee-device)
+packages=(--package manatee --package manatee-cli --package manatee-device)
 cd "$root"
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
 

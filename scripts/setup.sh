@@ -108,6 +108,10 @@ install_wasm() {
 }
 
 plan_build() {
+    # What `manatee precompile` makes; while a file is missing, cargo would run the build
+    # script that asks for it every time.
+    local code=${MANATEE_DEVICE_CODE:-}
+    [ -z "$code" ] || [ -e "$code" ] || { mkdir -p "$(dirname "$code")" && : >"$code"; }
     { command -v rustc && command -v cargo; } >/dev/null || die "Rust is missing: install it with rustup, see the README"
     command -v cc >/dev/null ||
         need install_linker "a C compiler and linker, which cargo calls: Debian's gcc (needs root; about 20 s)"

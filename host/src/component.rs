@@ -13,8 +13,8 @@ use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
-use crate::ration::{MAX_LINE, clean};
 use crate::runtime::{Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
+use manatee_common::ration::{MAX_LINE, clean};
 
 /// The interface that a device exports, by version of the contract.
 const EXPORTS: [&str; 2] = ["manatee:device/device@0.2.0", "manatee:device/device@0.1.0"];

@@ -182,7 +182,7 @@ impl std::fmt::Display for StateRefusal {
         write!(
             f,
             "{what}: {}",
-            crate::ration::clean(words, crate::ration::MAX_LINE)
+            manatee_common::ration::clean(words, manatee_common::ration::MAX_LINE)
         )
     }
 }

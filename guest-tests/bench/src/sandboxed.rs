@@ -62,10 +62,11 @@ impl Sandboxed {
     ) -> Result<Self> {
         let ram = Ram::new(size)?;
         let ports = endpoints.into_iter().enumerate();
-        let ports = ports
-            .map(|(index, endpoint)| port(index, endpoint))
-            .collect();
-        let device = Device::with_limits(component, ports, Interrupts::Vectors(sink), limits)?;
+        let ports = ports.map(|(index, endpoint)| port(index, endpoint));
+        let device = Device::builder(component)
+            .ports(ports)
+            .limits(limits)
+            .build(Interrupts::Vectors(sink))?;
         device.map_memory(0, size, Some((ram.share()?, 0)), true)?;
         device.config_write(COMMAND, &ENABLED);
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use manatee::control::{Request, select};
+use manatee_control::{Request, select};
 use serde_json::Value;
 
 use crate::direct_abi::{component, machine};
@@ -11,7 +11,7 @@ use crate::direct_abi::{component, machine};
 pub fn run(data: &[u8]) {
     static TREE: OnceLock<Value> = OnceLock::new();
     let tree = TREE.get_or_init(|| machine(component(true), true, true).device.inspect());
-    if data.len() > manatee::control::MAX_REQUEST {
+    if data.len() > manatee_control::MAX_REQUEST {
         return;
     }
     if let Ok(request) = serde_json::from_slice::<Request>(data) {

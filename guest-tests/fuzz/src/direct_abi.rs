@@ -58,7 +58,11 @@ pub fn machine(component: &Component, direct: bool, windows: bool) -> Machine {
     };
     let sink = Interrupts::Vectors(Box::new(Nowhere));
     let policy = CrashPolicy::default();
-    let device = Device::with_policy(component, vec![port], sink, limits, policy);
+    let device = Device::builder(component)
+        .port(port)
+        .limits(limits)
+        .crash_policy(policy)
+        .build(sink);
     let device = device.expect("the component behaves so far");
     let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).expect("a memfd"));
     memory.set_len(MEMORY).expect("it can grow");
@@ -73,7 +77,7 @@ pub fn machine(component: &Component, direct: bool, windows: bool) -> Machine {
 const IMPORTS: [&str; 12] = [
     "W64 W32 W32 call $read",
     "W64 W32 W32 W32 call $write",
-    "W32 W32 W32 W32 W32 call $map-window",
+    "W32 W32 W32 W32 W32 call $map-window-with-access",
     "W32 call $unmap-window",
     "W32 W32 call $raise",
     "W32 W32 W32 W32 W32 W32 W32 call $transmit",

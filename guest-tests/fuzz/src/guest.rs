@@ -50,7 +50,7 @@ pub fn doorbell(input: &mut Unstructured<'_>) -> Result<(u64, u64)> {
 }
 
 /// Establishes the hardware channel, as a driver does when it starts: rings at
-/// [`PAGES`], by the shared-memory channel's registers.
+/// `PAGES`, by the shared-memory channel's registers.
 pub fn prepare(mut write: impl FnMut(u64, &[u8])) {
     // A page of work queue elements that make sense of themselves here and there.
     for at in (0..0x1_0000).step_by(32) {

@@ -103,14 +103,17 @@ fn compiler_errors(output: &str) -> String {
 ///
 /// If the program cannot be run.
 pub fn run(program: &Path, limit: Duration) -> Result<Verdict> {
-    let mut child = Command::new(program)
-        .args(["--skip", SKIP])
-        .env("RUST_BACKTRACE", "0")
+    let mut command = Command::new(program);
+    command.args(["--skip", SKIP]).env("RUST_BACKTRACE", "0");
+    run_command(&mut command, limit).with_context(|| format!("running {}", program.display()))
+}
+
+fn run_command(command: &mut Command, limit: Duration) -> Result<Verdict> {
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("running {}", program.display()))?;
+        .spawn()?;
     limit_memory(&child)?;
     let mut stdout = child.stdout.take().context("a child without output")?;
     let reader = thread::spawn(move || {
@@ -205,7 +208,8 @@ test result: FAILED
 
     #[test]
     fn a_run_that_does_not_end_hangs() {
-        let verdict = run(Path::new("/usr/bin/yes"), Duration::from_millis(1)).unwrap();
+        let mut command = Command::new("sleep");
+        let verdict = run_command(command.arg("1000"), Duration::from_millis(1)).unwrap();
         assert_eq!(verdict, Verdict::Hung(Vec::new()));
     }
 

@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::swap::version;
-use crate::ration::{MAX_LINE, Ration, clean};
 use crate::runtime::{Failure, Instance};
+use manatee_common::ration::{MAX_LINE, Ration, clean};
 
 /// The most regions of guest memory that are listed.
 const MAX_REGIONS: usize = 256;

@@ -7,6 +7,7 @@
 //! nothing left to do.
 
 mod body;
+mod builder;
 mod doorbells;
 mod inspect;
 mod life;
@@ -30,9 +31,9 @@ use crate::component::{Component, ComponentError};
 use crate::contract::{ConfigureError, Description};
 use crate::interrupt::Interrupts;
 use crate::memory::{GuestFile, GuestMemory, MapError, MemoryRange};
-use crate::runtime::HostState;
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 use body::Body;
+pub use builder::DeviceBuilder;
 use poller::Poller;
 pub use recovery::CrashPolicy;
 pub use rehearsal::Rehearsal;
@@ -42,6 +43,7 @@ use wakes::Wakes;
 
 /// Why a device can't be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
     /// The component can't be used.
     #[error(transparent)]
@@ -91,7 +93,8 @@ struct Shared {
 }
 
 impl Device {
-    /// A device with the default [`Limits`].
+    /// Makes a device with the default [`Limits`] and [`CrashPolicy`];
+    /// [`builder`](Self::builder) has others.
     ///
     /// # Errors
     ///
@@ -101,63 +104,12 @@ impl Device {
         ports: Vec<Port>,
         interrupts: Interrupts,
     ) -> Result<Self, DeviceError> {
-        Self::with_limits(component, ports, interrupts, Limits::default())
+        Self::builder(component).ports(ports).build(interrupts)
     }
 
-    /// A device with limits of the caller's choice and the default
-    /// [`CrashPolicy`].
-    ///
-    /// # Errors
-    ///
-    /// [`DeviceError`].
-    pub fn with_limits(
-        component: &Component,
-        ports: Vec<Port>,
-        interrupts: Interrupts,
-        limits: Limits,
-    ) -> Result<Self, DeviceError> {
-        Self::with_policy(component, ports, interrupts, limits, CrashPolicy::default())
-    }
-
-    /// A device with limits and a crash policy of the caller's choice.
-    ///
-    /// # Errors
-    ///
-    /// [`DeviceError`].
-    pub fn with_policy(
-        component: &Component,
-        ports: Vec<Port>,
-        interrupts: Interrupts,
-        limits: Limits,
-        policy: CrashPolicy,
-    ) -> Result<Self, DeviceError> {
-        let description = component.describe()?;
-        let (given, max) = (ports.len(), description.max_ports);
-        if given == 0 || given > max as usize {
-            return Err(DeviceError::PortCount { given, max });
-        }
-        for (index, port) in ports.iter().enumerate() {
-            port.check()
-                .map_err(|error| DeviceError::Port(index, error))?;
-        }
-        let function = component.function(&description)?;
-        let msix_vectors = function.msix_vectors();
-        let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
-        let ports = ports.into_iter().map(Into::into).collect();
-        let state = HostState::new(function, interrupts, ports, limits);
-        let body = Body::new(component.clone(), description, state, policy)?;
-        let poller = Poller::new(body.endpoints())?;
-        let shared = Arc::new(Shared {
-            wakes: Wakes::new(given),
-            body: Mutex::new(body),
-            poller,
-            swapping: Mutex::new(()),
-            rehearsing: Mutex::new(()),
-            bar_sizes,
-            msix_vectors,
-        });
-        poller::start(&shared)?;
-        Ok(Self { shared })
+    /// Begins a device that runs a component.
+    pub fn builder(component: &Component) -> DeviceBuilder {
+        DeviceBuilder::new(component)
     }
 
     /// What the component says of itself.

@@ -11,8 +11,8 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use super::Shared;
-use crate::ration::{MAX_LINE, clean};
 use crate::runtime::Failure;
+use manatee_common::ration::{MAX_LINE, clean};
 
 /// How long guest memory may be gone until the device is told: long enough for a
 /// VMM that changes its memory map.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::body::Body;
 use crate::component::{Component, ComponentError};
 use crate::contract::{ConfigureError, Description, PortConfig, StateRefusal};
-use crate::ration::{MAX_LINE, clean};
 use crate::runtime::{Failure, HostState, Instance, Limits};
+use manatee_common::ration::{MAX_LINE, clean};
 
 /// Swaps that are remembered.
 const MAX_HISTORY: usize = 1024;

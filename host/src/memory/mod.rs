@@ -24,13 +24,13 @@ mod span;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use crate::closer::close_elsewhere;
 pub use error::{Access, Fault, MapError};
 #[allow(unused_imports, reason = "for linear memories, which windows lie in")]
 pub(crate) use fault::FaultRange;
 pub use fault::install_fault_handler;
 pub use file::GuestFile;
 pub use iovec::{Calls, IoVecError, Outcome, Writes};
+pub(crate) use manatee_common::closer::close_elsewhere;
 pub use range::MemoryRange;
 pub use region::RegionInfo;
 pub use span::Span;

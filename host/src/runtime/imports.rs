@@ -10,7 +10,7 @@ use super::state::{HostState, Phase};
 use crate::contract::{Level, MemoryError, RxBuffer, Segment, TxPacket, TxStatus, WindowRefusal};
 use crate::endpoint::{Groups, TxBatch};
 use crate::memory::Access;
-use crate::ration::{MAX_LINE, clean};
+use manatee_common::ration::{MAX_LINE, clean};
 
 /// Names the list that `map-window` takes.
 pub const WINDOW_PAGES: &str = "pages of a window";
@@ -259,8 +259,8 @@ impl HostState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ration::Ration;
     use crate::runtime::Limits;
+    use manatee_common::ration::Ration;
 
     #[test]
     fn component_that_logs_for_ever_gets_a_few_lines_of_each_level() {

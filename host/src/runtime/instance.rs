@@ -16,7 +16,7 @@ use crate::contract::{
     ConfigureError, Description, DeviceEvent, Features, Link, Observations, PortConfig, RxPacket,
     StateRefusal, TxCompletion,
 };
-use crate::ration::{MAX_LINE, clean};
+use manatee_common::ration::{MAX_LINE, clean};
 
 /// Longest name of a function or module that is shown, in bytes.
 const MAX_NAME: usize = 128;

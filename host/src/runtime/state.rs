@@ -15,7 +15,7 @@ use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
 use crate::pci::msix::TableOwner;
 use crate::pci::{Function, FunctionError, Identity};
-use crate::ration::Ration;
+use manatee_common::ration::Ration;
 
 /// Bounds of what one device may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -157,7 +157,11 @@ impl Victim {
         };
         let sink = Interrupts::Vectors(Box::new(vectors.clone()));
         let policy = CrashPolicy::default();
-        let device = Device::with_policy(component, vec![port], sink, limits, policy)
+        let device = Device::builder(component)
+            .port(port)
+            .limits(limits)
+            .crash_policy(policy)
+            .build(sink)
             .map_err(|error| error.to_string())?;
         let flags = MemfdFlags::CLOEXEC;
         let memory = File::from(memfd_create("guest", flags).map_err(|e| e.to_string())?);

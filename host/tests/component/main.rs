@@ -29,7 +29,10 @@ fn port() -> Port {
 
 fn device(component: &Component, limits: Limits) -> Result<Device, DeviceError> {
     let interrupts = Interrupts::Vectors(Box::new(Nowhere));
-    Device::with_limits(component, vec![port()], interrupts, limits)
+    Device::builder(component)
+        .port(port())
+        .limits(limits)
+        .build(interrupts)
 }
 
 fn refusal(bytes: &[u8]) -> ComponentError {

@@ -71,14 +71,18 @@ impl Workshop for HostWorkshop {
             link_speed_mbps: 10_000,
             endpoint: Box::new(wire.clone()),
         };
-        let ports = wires.iter().enumerate().map(port).collect();
+        let ports = wires.iter().enumerate().map(port);
         let limits = Limits {
             windows: self.windows,
             direct: self.direct,
             ..Limits::default()
         };
         let sink = Interrupts::Vectors(Box::new(Processor(sender)));
-        let device = Device::with_limits(&self.component, ports, sink, limits).expect("a device");
+        let device = Device::builder(&self.component)
+            .ports(ports)
+            .limits(limits)
+            .build(sink)
+            .expect("a device");
         let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd_create"));
         memory.set_len(MEMORY_SIZE).expect("ftruncate");
         let shared = memory.try_clone().expect("a descriptor");

@@ -46,7 +46,11 @@ fn machine(windows: bool) -> Machine {
         ..Limits::default()
     };
     let sink = Interrupts::Vectors(Box::new(Channel(sender)));
-    let device = Device::with_limits(&component, vec![port], sink, limits).unwrap();
+    let device = Device::builder(&component)
+        .port(port)
+        .limits(limits)
+        .build(sink)
+        .unwrap();
     let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
     memory.set_len(MEMORY_SIZE).unwrap();
     let machine = Machine {

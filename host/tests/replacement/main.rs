@@ -73,7 +73,11 @@ fn machine_with(
         ..Limits::default()
     };
     let sink = Interrupts::Vectors(Box::new(Channel(sender)));
-    let device = Device::with_policy(component, vec![port], sink, limits, policy);
+    let device = Device::builder(component)
+        .port(port)
+        .limits(limits)
+        .crash_policy(policy)
+        .build(sink);
     let device = device.expect("a device");
     let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
     memory.set_len(MEMORY_SIZE).unwrap();

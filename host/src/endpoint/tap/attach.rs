@@ -1,6 +1,8 @@
 //! Getting hold of a TAP interface.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +18,12 @@ const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// Room for an interface's name, the zero at its end included (`IFNAMSIZ`).
 const NAME_ROOM: usize = libc::IFNAMSIZ;
+
+/// How long an interface may be in use before it is refused: the kernel takes it from a
+/// process that has ended, or from an io_uring that is closed, a moment later.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is looked at meanwhile; nothing tells when it is free.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Queues that we attach to.
 const OWN_QUEUES: u32 = 1;
@@ -87,6 +95,18 @@ pub struct Attached {
 
 /// Attaches to the TAP of this name, or makes one.
 pub fn attach(name: &str) -> Result<Attached, TapError> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match try_attach(name) {
+            Err(TapError::Busy(_) | TapError::Shared(..)) if Instant::now() < give_up => {
+                thread::sleep(PAUSE);
+            }
+            attached => return attached,
+        }
+    }
+}
+
+fn try_attach(name: &str) -> Result<Attached, TapError> {
     check_name(name)?;
     let failed = |step| {
         move |error: Errno| TapError::Setup {

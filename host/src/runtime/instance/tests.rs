@@ -68,7 +68,10 @@ fn failure_is_one_clean_line_whatever_functions_are_called() {
         ] {
             assert!(text.len() <= MAX_LINE + 64, "{} bytes", text.len());
             assert!(text.contains("wasm trap"), "{text}");
-            assert_eq!(crate::ration::clean(text.as_bytes(), 2 * MAX_LINE), text);
+            assert_eq!(
+                manatee_common::ration::clean(text.as_bytes(), 2 * MAX_LINE),
+                text
+            );
         }
     }
     let failure = Failure::because(&"a\nb".repeat(1000));

@@ -1,0 +1,39 @@
+//! `manatee escape`, of test builds.
+
+use std::path::PathBuf;
+
+use manatee_control::{Client, ClientError};
+
+use crate::jail::escape::{Stopped, WAYS, find};
+
+/// Have a process that serves try to get out of its jail
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub struct Arguments {
+    /// The control socket of the process
+    #[arg(long, value_name = "PATH", required_unless_present = "list")]
+    control: Option<PathBuf>,
+
+    /// List the ways, one a line: name, what stops it, what it would give
+    #[arg(long)]
+    list: bool,
+
+    /// The way to try
+    #[arg(value_name = "WAY", required_unless_present = "list")]
+    way: Option<String>,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let (Some(control), Some(name)) = (&arguments.control, &arguments.way) else {
+        let line = |way: &crate::jail::escape::Way| {
+            format!("{}\t{}\t{}\n", way.name, way.expected(), way.aim)
+        };
+        return super::print(&WAYS.iter().map(line).collect::<String>());
+    };
+    let ends = find(name).is_some_and(|way| way.stopped == Stopped::Killed);
+    match Client::connect(control)?.escape(name.clone()) {
+        // Its process has ended: by what, its parent knows.
+        Err(ClientError::Broken(..)) if ends => super::print("the process ended\n"),
+        answer => super::print(&format!("{}\n", answer?.as_str().unwrap_or_default())),
+    }
+}

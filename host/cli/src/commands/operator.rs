@@ -1,0 +1,189 @@
+//! What an operator may ask of a device that is served, by the control socket.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use manatee::component::{Component, Digest, MAX_FILE};
+use manatee::device::{Device, SwapError, SwapOptions};
+use manatee_control::{Commands, Swap};
+use parking_lot::Mutex;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use serde_json::{Value, json};
+
+use crate::jail::broker::Broker;
+use crate::jail::child::{self, Job, Suite, Task};
+use crate::jail::{Confinement, sealed};
+
+/// Missed requirements that a refusal names.
+const SOME: usize = 5;
+/// Bytes of a component that are copied at a time.
+const CHUNK: usize = 64 << 10;
+
+/// A device with what surrounds it.
+pub struct Operator {
+    device: Device,
+    broker: Arc<Broker>,
+    /// Held by whoever replaces the component: a candidate takes memory.
+    swapping: Mutex<()>,
+    /// None if the process is not confined.
+    confinement: Option<Confinement>,
+}
+
+impl Operator {
+    /// The operator of a device.
+    pub fn new(device: Device, broker: Arc<Broker>, confinement: Option<Confinement>) -> Self {
+        Self {
+            device,
+            broker,
+            swapping: Mutex::new(()),
+            confinement,
+        }
+    }
+
+    fn process(&self) -> Value {
+        json!({
+            "id": std::process::id(),
+            "jail": self.confinement.as_ref().map(Confinement::to_json),
+            "broker": { "id": self.broker.pid(), "running": !self.broker.is_gone() },
+        })
+    }
+
+    fn try_swap(&self, swap: &Swap, name: &str, given: OwnedFd) -> anyhow::Result<Value> {
+        let _swapping = self.swapping.try_lock().ok_or(SwapError::Busy)?;
+        let component = self.prepare(swap, name, given)?;
+        let options = SwapOptions {
+            probation: Duration::from_millis(swap.probation_ms),
+        };
+        Ok(self.device.swap(&component, options)?.to_json())
+    }
+
+    /// Has a candidate compiled and, if asked to, checked: the very bytes that were
+    /// copied, whatever becomes of the file.
+    fn prepare(&self, swap: &Swap, name: &str, given: OwnedFd) -> anyhow::Result<Component> {
+        let (wasm, digest) = take(given).with_context(|| format!("reading {name}"))?;
+        let code = self
+            .broker
+            .run(Job::new(name, Task::Compile), &wasm, digest)?;
+        let component = child::load(code, digest, name)?;
+        if swap.check {
+            let suite = Suite::in_background();
+            let job = Job::new(name, Task::Check(suite.clone())).in_background();
+            let verdicts = child::verdicts(self.broker.run(job, &wasm, digest)?, &suite)?;
+            let missed: Vec<_> = verdicts
+                .iter()
+                .filter(|verdict| verdict.missed.is_some())
+                .map(|verdict| verdict.name)
+                .collect();
+            ensure!(missed.is_empty(), "{}", refusal(name, &missed));
+        }
+        Ok(component)
+    }
+}
+
+impl Commands for Operator {
+    fn inspect(&self) -> Value {
+        let mut tree = self.device.inspect();
+        tree["process"] = self.process();
+        tree
+    }
+
+    fn swap(&self, swap: &Swap, component: OwnedFd) -> Result<Value, String> {
+        let name = child::clean(&swap.name, child::MAX_NAME);
+        self.try_swap(swap, &name, component).map_err(|error| {
+            let reason = super::one_line(&*error);
+            tracing::warn!(component = name, reason, "a swap was refused");
+            reason
+        })
+    }
+
+    fn rollback(&self) -> Result<Value, String> {
+        let swapped = self.device.rollback().map_err(|error| error.to_string())?;
+        Ok(swapped.to_json())
+    }
+
+    #[cfg(feature = "escape")]
+    fn escape(&self, way: &str) -> Result<Value, String> {
+        crate::jail::escape::attempt(way).map(Value::from)
+    }
+}
+
+/// Copies what a client has open to a sealed file in memory. Returns that with the
+/// digest of what is in it.
+fn take(given: OwnedFd) -> anyhow::Result<(File, Digest)> {
+    let kind = fstat(&given)?;
+    ensure!(
+        FileType::from_raw_mode(kind.st_mode) == FileType::RegularFile,
+        "it is no regular file"
+    );
+    ensure!(
+        !fcntl_getfl(&given)?.contains(OFlags::PATH),
+        "it is not open for reading"
+    );
+    let given = File::from(given);
+    let mut copy = sealed::create("manatee-candidate")?;
+    let mut hash = Digest::start();
+    let mut chunk = vec![0; CHUNK];
+    let mut length = 0;
+    loop {
+        // Where the client has got to in reading does not matter.
+        let count = given.read_at(&mut chunk, length)?;
+        if count == 0 {
+            break;
+        }
+        length += count as u64;
+        ensure!(
+            length <= MAX_FILE,
+            "it has more than {} MiB",
+            MAX_FILE >> 20
+        );
+        hash.update(&chunk[..count]);
+        copy.write_all(&chunk[..count])?;
+    }
+    sealed::seal(&mut copy)?;
+    Ok((copy, hash.finish()))
+}
+
+fn refusal(name: &str, missed: &[&str]) -> String {
+    let some = missed.iter().take(SOME).copied();
+    let more = match missed.len().saturating_sub(SOME) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let some = some.collect::<Vec<_>>().join(", ");
+    format!(
+        "{name} fails the conformance suite: {some}{more}; \
+         `manatee check {name}` says how, and --no-check swaps all the same"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_bounded_length_are_taken() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_at(b"abc", 0).unwrap();
+        let (mut copy, digest) = take(file.try_clone().unwrap().into()).unwrap();
+        assert_eq!(sealed::read(&mut copy, 3).unwrap(), b"abc");
+        assert!(sealed::is_sealed(&copy));
+        assert_eq!(digest, Digest::of(b"abc"));
+        file.set_len(MAX_FILE + 1).unwrap();
+        let error = take(file.into()).unwrap_err().to_string();
+        assert_eq!(error, "it has more than 64 MiB");
+        let (pipe, _writer) = std::io::pipe().unwrap();
+        let error = take(pipe.into()).unwrap_err().to_string();
+        assert_eq!(error, "it is no regular file");
+    }
+
+    #[test]
+    fn a_refusal_names_some() {
+        let text = refusal("a.wasm", &["a", "b", "c", "d", "e", "f", "g"]);
+        assert!(text.contains("a, b, c, d, e and 2 more"), "{text}");
+    }
+}

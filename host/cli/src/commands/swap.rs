@@ -1,0 +1,131 @@
+//! `manatee swap` and `manatee rollback`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use manatee::component;
+use manatee_control::{Client, Swap};
+use serde_json::Value;
+
+/// Replace the component of a running device
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Replace the component of a running device by another version.\n\n\
+        The new component is compiled and checked while the old one works, by processes of \
+        their own with limits of memory and time. Then the device's \
+        state moves: the guest sees a pause of less than a millisecond, no reset, and loses no \
+        packet. Whatever goes wrong before, the old component goes on, and the reason is told.",
+    after_help = "Examples:\n  \
+        manatee swap --control /tmp/nic.control new.wasm\n  \
+        manatee swap --control /tmp/nic.control --probation 60 new.wasm"
+)]
+pub struct Arguments {
+    /// The control socket that `manatee serve` was given
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+
+    /// The new component
+    #[arg(value_name = "NEW.wasm")]
+    file: PathBuf,
+
+    /// Do not run the conformance suite on it first
+    #[arg(long)]
+    no_check: bool,
+
+    /// If the new component fails within this time, go back to the old one;
+    /// 0 to go on with the new one in any case
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    probation: Duration,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Go back to the component that ran before the last swap
+#[derive(Debug, clap::Args)]
+pub struct RollbackArguments {
+    /// The control socket that `manatee serve` was given
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+struct Output {
+    /// How to print what came of it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// A line for people
+    Text,
+    /// A line of JSON
+    Json,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    let day = 86_400.0;
+    if (0.0..=day).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("there are 0 to {day} seconds"))
+    }
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    // The server has no paths: it gets the file, and the name for its messages.
+    let file = component::open(&arguments.file)?;
+    let name = std::path::absolute(&arguments.file).context("finding the component")?;
+    let swap = Swap {
+        name: name.display().to_string(),
+        check: !arguments.no_check,
+        probation_ms: arguments.probation.as_millis() as u64,
+    };
+    let swapped = Client::connect(&arguments.control)?.swap(swap, &file)?;
+    print(&arguments.output, &swapped)
+}
+
+pub fn roll_back(arguments: &RollbackArguments) -> anyhow::Result<()> {
+    let swapped = Client::connect(&arguments.control)?.rollback()?;
+    print(&arguments.output, &swapped)
+}
+
+fn print(output: &Output, swapped: &Value) -> anyhow::Result<()> {
+    let text = match output.format {
+        Format::Json => format!("{swapped}\n"),
+        Format::Text => format!(
+            "version {} runs now instead of {}; the guest paused for {} us, while {} bytes of state moved\n",
+            as_text(&swapped["to"]),
+            as_text(&swapped["from"]),
+            swapped["pause_us"],
+            swapped["state_bytes"],
+        ),
+    };
+    super::print(&text)
+}
+
+fn as_text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probation_is_a_number_of_seconds() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["-1", "1e9", "NaN", "soon", ""] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,561 @@
+//! Children: processes of this program that compile, or check, one component, within
+//! limits of memory and time and in a jail of their own.
+//!
+//! A child gets the component by its standard input and answers by its standard
+//! output, both of them files in memory; its standard error, a third, says what became
+//! of it if it fails. Nothing else is open in it.
+
+mod inside;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use manatee::component::{Component, Digest};
+use manatee_check::{Limits, Verdict};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use super::{limits, sealed};
+
+pub use inside::run;
+
+/// The hidden command that is a child.
+pub const COMMAND: &str = "jail-child";
+/// The hidden option by which it is not confined.
+pub const NO_SANDBOX: &str = "--no-sandbox";
+/// The most that is shown of a failed child's words, in bytes.
+const MAX_WORDS: usize = 2048;
+/// How often is looked at a child that has to wait for the processor.
+const STARVED_PAUSE: Duration = Duration::from_secs(5);
+/// The longest name of a component in messages, in characters.
+pub const MAX_NAME: usize = 256;
+
+/// What a child is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What messages call the component.
+    pub name: String,
+    /// What to do with it.
+    pub task: Task,
+    /// Whether it runs beside a device that is served, which is not to notice: it gets
+    /// the processor only when nobody else wants it.
+    pub background: bool,
+}
+
+/// See [`Job`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Compile it.
+    Compile,
+    /// Compile it and run it against the conformance suite.
+    Check(Suite),
+}
+
+/// How to run the conformance suite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suite {
+    /// Which requirements, as [`manatee_check::select`] has it.
+    pub names: Vec<String>,
+    requirement: Duration,
+    total: Duration,
+    memory: usize,
+}
+
+impl Suite {
+    /// These requirements within these limits.
+    pub fn new(names: &[String], limits: &Limits) -> Self {
+        Self {
+            names: names.to_vec(),
+            requirement: limits.requirement,
+            total: limits.total,
+            memory: limits.memory,
+        }
+    }
+
+    /// All requirements, in the background.
+    pub fn in_background() -> Self {
+        Self::new(&[], &PATIENT)
+    }
+
+    /// The limits of the suite itself.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            requirement: self.requirement,
+            total: self.total,
+            memory: self.memory,
+        }
+    }
+}
+
+/// What a child may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Memory of its own, in bytes.
+    pub memory: u64,
+    /// Processor time.
+    pub processor: Duration,
+    /// Time.
+    pub time: Duration,
+    /// Time, if it had the processor for less than half of `time`: what has the lowest
+    /// priority may have to wait on a busy machine, without being at fault.
+    pub starved: Duration,
+    /// What it writes, in bytes.
+    pub output: u64,
+}
+
+const COMPILE: Bounds = Bounds {
+    memory: 1 << 30,
+    processor: Duration::from_secs(60),
+    time: Duration::from_secs(60),
+    starved: Duration::from_secs(300),
+    output: 256 << 20,
+};
+
+/// The limits of the suite when it runs beside a device: they are of time, in which
+/// others may have the processor.
+const PATIENT: Limits = Limits {
+    requirement: Duration::from_secs(30),
+    total: Duration::from_secs(240),
+    memory: 64 << 20,
+};
+
+/// Memory of a check besides the linear memories of the devices in it.
+const CHECK_MEMORY: u64 = 1 << 30;
+/// Devices, with a testbed and a runner each, that a check has at once.
+const CHECK_MEMORIES: u64 = 12;
+/// What a check writes: a line for each requirement.
+const CHECK_OUTPUT: u64 = 16 << 20;
+
+impl Job {
+    /// A job on a component of this name, which is cleaned and cut.
+    pub fn new(name: &str, task: Task) -> Self {
+        Self {
+            name: clean(name, MAX_NAME),
+            task,
+            background: false,
+        }
+    }
+
+    /// The same in the background.
+    pub fn in_background(mut self) -> Self {
+        self.background = true;
+        self
+    }
+
+    fn suite_time(&self, suite: &Suite) -> Duration {
+        if self.background {
+            COMPILE.processor
+        } else {
+            suite.total
+        }
+    }
+
+    /// What it may use.
+    pub fn bounds(&self) -> Bounds {
+        match &self.task {
+            Task::Compile => COMPILE,
+            Task::Check(suite) => Bounds {
+                memory: CHECK_MEMORY + CHECK_MEMORIES * suite.memory as u64,
+                processor: COMPILE.processor + self.suite_time(suite),
+                time: COMPILE.time + self.suite_time(suite),
+                starved: COMPILE.starved + suite.total,
+                output: CHECK_OUTPUT,
+            },
+        }
+    }
+}
+
+/// Text of somebody else's, for one line of a message.
+pub fn clean(text: &str, most: usize) -> String {
+    let mut short: String = text
+        .chars()
+        .take(most)
+        .map(|c| {
+            if c.is_control() || is_format(c) {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect();
+    if text.chars().nth(most).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// Whether a character changes how others are shown: those that set the direction.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Why a child has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It said why.
+    #[error("{0}")]
+    Said(String),
+    /// A bound was reached.
+    #[error("{name} takes more than {bound} to {task}, and is refused")]
+    Bound {
+        /// The component.
+        name: String,
+        /// The bound, in words.
+        bound: String,
+        /// What was being done.
+        task: &'static str,
+    },
+    /// It had to wait for the processor.
+    #[error(
+        "{name} could not be dealt with in {} s, in which others had the processor for all \
+         but {} s; try again when the machine is less busy",
+        time.as_secs(), processor.as_secs()
+    )]
+    Starved {
+        /// The component.
+        name: String,
+        /// The time that it was waited for.
+        time: Duration,
+        /// The processor time that it had.
+        processor: Duration,
+    },
+    /// It ended in another way.
+    #[error("the process that was to {task} {name} failed ({how}){words}")]
+    Failed {
+        /// The component.
+        name: String,
+        /// What was being done.
+        task: &'static str,
+        /// Its exit status.
+        how: String,
+        /// The end of its standard error.
+        words: String,
+    },
+}
+
+impl Refusal {
+    /// The same refusal of a component that is called otherwise.
+    pub fn of(&self, name: &str) -> Self {
+        let mut same = self.clone();
+        if let Self::Bound { name: own, .. } = &mut same {
+            name.clone_into(own);
+        }
+        same
+    }
+
+    /// Whether the same component would be refused again.
+    pub fn is_for_good(&self) -> bool {
+        matches!(self, Self::Bound { .. })
+    }
+}
+
+/// A child that runs. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    job: Job,
+    process: Child,
+    ended: OwnedFd,
+    output: File,
+    words: File,
+    begun: Instant,
+    /// How long it had the processor when its time was over.
+    used: Duration,
+}
+
+impl Running {
+    /// Starts a child on the component in `wasm`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn start(job: Job, wasm: &File, sandbox: bool) -> io::Result<Self> {
+        let output = sealed::create("manatee-output")?;
+        let words = sealed::create("manatee-words")?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("manatee")
+            .arg(COMMAND)
+            .arg(serde_json::to_string(&job)?)
+            .env_clear()
+            .stdin(wasm.try_clone()?)
+            .stdout(output.try_clone()?)
+            .stderr(words.try_clone()?);
+        if !sandbox {
+            command.arg(NO_SANDBOX);
+        }
+        let process = command.spawn()?;
+        let ended = pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?;
+        Ok(Self {
+            begun: Instant::now(),
+            used: Duration::ZERO,
+            job,
+            process,
+            ended,
+            output,
+            words,
+        })
+    }
+
+    /// Readable when it has ended.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+
+    /// How long it may still run.
+    pub fn left(&mut self) -> Duration {
+        let (bounds, elapsed) = (self.job.bounds(), self.begun.elapsed());
+        let left = bounds.time.saturating_sub(elapsed);
+        if !left.is_zero() {
+            return left;
+        }
+        self.used = limits::processor_time(self.process.id()).unwrap_or(self.used);
+        if self.is_starved() {
+            // Now and then, to look at what it has got.
+            bounds.starved.saturating_sub(elapsed).min(STARVED_PAUSE)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Whether others had the processor for most of its time.
+    fn is_starved(&self) -> bool {
+        self.job.background && self.used < self.job.bounds().time / 2
+    }
+
+    /// Waits until it ends, or ends it when its time is over. Returns its answer,
+    /// sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`].
+    pub fn finish(mut self) -> Result<File, Refusal> {
+        let in_time = self.wait();
+        if !in_time {
+            let _ = self.process.kill();
+        }
+        let status = match self.process.wait() {
+            Ok(status) => status,
+            Err(error) => return Err(self.failed(error.to_string())),
+        };
+        if status.success() {
+            let mut output = self
+                .output
+                .try_clone()
+                .map_err(|e| self.failed(e.to_string()))?;
+            let sealed = sealed::seal(&mut output);
+            return match sealed {
+                Ok(()) => Ok(output),
+                Err(error) => Err(self.failed(format!("its answer can't be sealed: {error}"))),
+            };
+        }
+        Err(self.refusal(status, in_time))
+    }
+
+    /// Whether it ended in time.
+    fn wait(&mut self) -> bool {
+        loop {
+            let left = self.left();
+            let timeout = Timespec::try_from(left).unwrap_or_default();
+            let mut fds = [PollFd::new(&self.ended, PollFlags::IN)];
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                // It can't be waited for, so it is ended.
+                Err(_) => return false,
+                Ok(_) => return true,
+            }
+        }
+    }
+
+    fn refusal(&mut self, status: ExitStatus, in_time: bool) -> Refusal {
+        let bounds = self.job.bounds();
+        let words = self.last_words();
+        let gibibytes = bounds.memory as f64 / f64::from(1 << 30);
+        let memory = format!("{gibibytes} GiB of memory");
+        match (status.code(), status.signal()) {
+            (_, _) if !in_time && self.is_starved() => Refusal::Starved {
+                name: self.job.name.clone(),
+                time: self.begun.elapsed(),
+                processor: self.used,
+            },
+            (_, _) if !in_time => self.bound(format!("{} s", bounds.time.as_secs())),
+            (_, Some(libc::SIGXCPU)) => self.bound(format!(
+                "{} s of processor time",
+                bounds.processor.as_secs()
+            )),
+            (_, Some(libc::SIGXFSZ)) => {
+                self.bound(format!("{} MiB of machine code", bounds.output >> 20))
+            }
+            _ if is_lack_of_memory(&words) => self.bound(memory),
+            (Some(inside::REFUSED), _) => match sealed::read(&mut self.output, 64 << 10) {
+                Ok(text) => {
+                    let text = String::from_utf8_lossy(&text);
+                    if is_lack_of_memory(&text) {
+                        return self.bound(memory);
+                    }
+                    Refusal::Said(clean(&text, MAX_WORDS))
+                }
+                Err(error) => self.failed(error.to_string()),
+            },
+            _ => {
+                let words = if words.is_empty() {
+                    words
+                } else {
+                    format!(": {words}")
+                };
+                Refusal::Failed {
+                    name: self.job.name.clone(),
+                    task: self.task(),
+                    how: status.to_string(),
+                    words,
+                }
+            }
+        }
+    }
+
+    fn last_words(&mut self) -> String {
+        let words = sealed::read(&mut self.words, 64 << 10).unwrap_or_default();
+        clean(String::from_utf8_lossy(&words).trim(), MAX_WORDS)
+    }
+
+    fn task(&self) -> &'static str {
+        match self.job.task {
+            Task::Compile => "compile",
+            Task::Check(_) => "check",
+        }
+    }
+
+    fn bound(&self, bound: String) -> Refusal {
+        Refusal::Bound {
+            name: self.job.name.clone(),
+            bound,
+            task: self.task(),
+        }
+    }
+
+    fn failed(&self, how: String) -> Refusal {
+        Refusal::Failed {
+            name: self.job.name.clone(),
+            task: self.task(),
+            how,
+            words: String::new(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already and was waited for.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn is_lack_of_memory(words: &str) -> bool {
+    words.contains("memory allocation of") || words.contains("os error 12")
+}
+
+/// Runs a child on the bytes of a component, from here.
+///
+/// # Errors
+///
+/// [`Refusal`].
+fn run_on(job: Job, wasm: &[u8], sandbox: bool) -> Result<File, Refusal> {
+    let failed = |error: io::Error| Refusal::Failed {
+        name: job.name.clone(),
+        task: "look at",
+        how: error.to_string(),
+        words: String::new(),
+    };
+    let wasm = sealed::with_bytes("manatee-component", wasm).map_err(failed)?;
+    let running = Running::start(job.clone(), &wasm, sandbox).map_err(failed)?;
+    running.finish()
+}
+
+/// What a child has compiled, to be loaded once the process is confined: loading starts
+/// threads, and runs the component.
+pub struct Code {
+    file: File,
+    digest: Digest,
+    name: String,
+}
+
+impl Code {
+    /// Loads it.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be used, for people.
+    pub fn load(self) -> anyhow::Result<Component> {
+        load(self.file, self.digest, &self.name)
+    }
+}
+
+/// Compiles a component in a child.
+///
+/// # Errors
+///
+/// Why it can't be used, for people.
+pub fn compile(wasm: &[u8], name: &str, sandbox: bool) -> anyhow::Result<Code> {
+    Ok(Code {
+        file: run_on(Job::new(name, Task::Compile), wasm, sandbox)?,
+        digest: Digest::of(wasm),
+        name: name.to_owned(),
+    })
+}
+
+/// Loads what a child has compiled.
+///
+/// # Errors
+///
+/// Why it can't be used, for people.
+pub fn load(mut code: File, digest: Digest, name: &str) -> anyhow::Result<Component> {
+    anyhow::ensure!(
+        sealed::is_sealed(&code),
+        "the compiled code of {name} is not sealed"
+    );
+    let bytes = sealed::read(&mut code, COMPILE.output)?;
+    let compiled = inside::trust(bytes);
+    Ok(Component::load(&compiled, digest, name)?)
+}
+
+/// Runs the conformance suite on a component in a child.
+///
+/// # Errors
+///
+/// Why there is no verdict, for people.
+pub fn check(
+    wasm: &[u8],
+    name: &str,
+    suite: &Suite,
+    sandbox: bool,
+) -> anyhow::Result<Vec<Verdict>> {
+    let job = Job::new(name, Task::Check(suite.clone()));
+    verdicts(run_on(job, wasm, sandbox)?, suite)
+}
+
+/// Reads what a child says of the requirements of a suite.
+///
+/// # Errors
+///
+/// If that is not a word about each.
+pub fn verdicts(mut answer: File, suite: &Suite) -> anyhow::Result<Vec<Verdict>> {
+    let text = sealed::read(&mut answer, CHECK_OUTPUT)?;
+    let missed: Vec<Option<String>> = serde_json::from_slice(&text)?;
+    let requirements = manatee_check::select(&suite.names)?;
+    anyhow::ensure!(
+        missed.len() == requirements.len(),
+        "the check ended before it was done"
+    );
+    let verdict = |(requirement, missed): (&&'static manatee_check::Requirement, _)| Verdict {
+        name: requirement.name,
+        source: requirement.source,
+        missed,
+    };
+    Ok(requirements.iter().zip(missed).map(verdict).collect())
+}

@@ -1,0 +1,8 @@
+//! The command `manatee`.
+
+mod commands;
+mod jail;
+
+fn main() -> std::process::ExitCode {
+    commands::run()
+}

@@ -1,0 +1,19 @@
+//! The confinement of `manatee serve`: what the kernel says of its process and its
+//! broker, how they end, and what candidates that can't be compiled do to them.
+
+#[allow(dead_code)]
+#[path = "../../../tests/attacks/description.rs"]
+mod description;
+#[allow(dead_code)]
+#[path = "../vfio_user/harness.rs"]
+mod harness;
+#[allow(dead_code)]
+#[path = "../../../tests/attacks/hostile.rs"]
+mod hostile;
+
+mod bomb;
+mod endings;
+mod facts;
+mod messages;
+mod process;
+mod soak;

@@ -1,0 +1,172 @@
+//! A `manatee serve` whose processes are looked at from outside.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::chown;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use manatee_control::{Client, Swap};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness;
+
+/// The longest that anything may take, in a debug build on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A user without any privilege.
+pub const ORDINARY: u32 = 12_345;
+
+/// A running `manatee serve` with a loopback port.
+pub struct Served {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    dir: TempDir,
+}
+
+impl Served {
+    /// Starts it as the user that runs this test, with more options.
+    pub fn start(options: &[&str]) -> Self {
+        Self::start_as(None, options)
+    }
+
+    /// Starts it as another user, if this one is root.
+    pub fn start_as(user: Option<u32>, options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        chown(dir.path(), user, user).unwrap();
+        let notify = dir.path().join("notify");
+        let readiness = UnixDatagram::bind(&notify).unwrap();
+        chown(&notify, user, user).unwrap();
+        readiness.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut command = harness::serve(&dir.path().join("vfio.sock"));
+        command
+            .arg("--control")
+            .arg(dir.path().join("control.sock"))
+            .args(options)
+            .env("NOTIFY_SOCKET", &notify)
+            .stderr(Stdio::piped());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut served = Self { child, log, dir };
+        let mut message = [0; 64];
+        if let Err(error) = readiness.recv(&mut message) {
+            served.child.kill().unwrap();
+            panic!("not ready: {error}: {}", served.rest_of_log());
+        }
+        served
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("vfio.sock")
+    }
+
+    pub fn control(&self) -> PathBuf {
+        self.dir.path().join("control.sock")
+    }
+
+    /// A folder for files of the test's.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What `manatee inspect` shows of the processes.
+    pub fn inspect(&self) -> Value {
+        let mut client = Client::connect(&self.control()).unwrap();
+        client.inspect(Some("process/**".into())).unwrap()["process"].clone()
+    }
+
+    /// The process id of its broker.
+    pub fn broker(&self) -> u32 {
+        self.inspect()["broker"]["id"].as_u64().unwrap() as u32
+    }
+
+    /// Offers a component, unchecked.
+    pub fn swap(&self, name: &str, component: &File) -> Result<Value, String> {
+        let swap = Swap {
+            name: name.to_owned(),
+            check: false,
+            probation_ms: 0,
+        };
+        let mut client = Client::connect(&self.control()).unwrap();
+        client
+            .swap(swap, component)
+            .map_err(|error| error.to_string())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for a line of the log with these words.
+    pub fn wait_for_line(&mut self, words: &str) -> String {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).unwrap() > 0 {
+            if line.contains(words) {
+                return line;
+            }
+            line.clear();
+        }
+        panic!("the log ended before a line with `{words}`");
+    }
+
+    /// Reads the log from now on, for a test that does not: it would block the process
+    /// once its pipe is full.
+    pub fn discard_log(&self) {
+        let log = self.log.get_ref().as_fd().try_clone_to_owned().unwrap();
+        thread::spawn(move || io::copy(&mut File::from(log), &mut io::sink()));
+    }
+
+    /// The log until its end, which is that of all processes that write to it.
+    pub fn rest_of_log(&mut self) -> String {
+        let mut text = String::new();
+        self.log.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A field of a thread's or process's status.
+pub fn status(path: &Path, field: &str) -> String {
+    let text = fs::read_to_string(path.join("status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    let value = line.and_then(|line| line.strip_prefix(':'));
+    value
+        .map(|value| value.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// The folders of all threads of a process.
+pub fn threads(process: u32) -> Vec<PathBuf> {
+    let folder = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    folder.map(|thread| thread.unwrap().path()).collect()
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

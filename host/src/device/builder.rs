@@ -1,0 +1,100 @@
+//! Making devices.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::body::Body;
+use super::poller::{self, Poller};
+use super::wakes::Wakes;
+use super::{CrashPolicy, Device, DeviceError, Limits, Port, Shared};
+use crate::component::Component;
+use crate::interrupt::Interrupts;
+use crate::runtime::HostState;
+
+/// A device to be made: [`Device::builder`].
+#[derive(Debug)]
+#[must_use]
+pub struct DeviceBuilder {
+    component: Component,
+    ports: Vec<Port>,
+    limits: Limits,
+    policy: CrashPolicy,
+}
+
+impl DeviceBuilder {
+    pub(super) fn new(component: &Component) -> Self {
+        Self {
+            component: component.clone(),
+            ports: Vec::new(),
+            limits: Limits::default(),
+            policy: CrashPolicy::default(),
+        }
+    }
+
+    /// Adds a port. They are numbered from 0 in the order in which they are added.
+    pub fn port(mut self, port: Port) -> Self {
+        self.ports.push(port);
+        self
+    }
+
+    /// Adds ports.
+    pub fn ports(mut self, ports: impl IntoIterator<Item = Port>) -> Self {
+        self.ports.extend(ports);
+        self
+    }
+
+    /// Sets what the component may use, in place of the default [`Limits`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets what becomes of a component that fails, in place of the default
+    /// [`CrashPolicy`].
+    pub fn crash_policy(mut self, policy: CrashPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Makes the device, which raises its interrupts there.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    pub fn build(self, interrupts: Interrupts) -> Result<Device, DeviceError> {
+        let Self {
+            component,
+            ports,
+            limits,
+            policy,
+        } = self;
+        let description = component.describe()?;
+        let (given, max) = (ports.len(), description.max_ports);
+        if given == 0 || given > max as usize {
+            return Err(DeviceError::PortCount { given, max });
+        }
+        for (index, port) in ports.iter().enumerate() {
+            port.check()
+                .map_err(|error| DeviceError::Port(index, error))?;
+        }
+        let function = component.function(&description)?;
+        let msix_vectors = function.msix_vectors();
+        let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
+        let ports = ports.into_iter().map(Into::into).collect();
+        let state = HostState::new(function, interrupts, ports, limits);
+        let body = Body::new(component, description, state, policy)?;
+        let poller = Poller::new(body.endpoints())?;
+        let shared = Arc::new(Shared {
+            wakes: Wakes::new(given),
+            body: Mutex::new(body),
+            poller,
+            swapping: Mutex::new(()),
+            rehearsing: Mutex::new(()),
+            bar_sizes,
+            msix_vectors,
+        });
+        poller::start(&shared)?;
+        Ok(Device { shared })
+    }
+}

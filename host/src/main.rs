@@ -1,8 +1,0 @@
-//! The command `manatee`.
-
-mod cli;
-mod jail;
-
-fn main() -> std::process::ExitCode {
-    cli::run()
-}

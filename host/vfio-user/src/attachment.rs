@@ -1,0 +1,266 @@
+//! What a VMM asks for, carried out on a backend.
+
+use std::fs::File;
+
+use rustix::io::Errno;
+use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
+
+use manatee_common::closer::Foreign;
+
+use crate::Rations;
+use crate::backend::{Backend, MemoryMap, Refused};
+use crate::irq_request::IrqRequest;
+use crate::layout::Region;
+use crate::vectors::Vectors;
+use crate::wire::{DmaMap, DmaUnmap, SetIrqs};
+
+/// One session with a VMM. An error from here is what the VMM is answered with.
+pub(crate) struct Attachment<'a> {
+    backend: &'a dyn Backend,
+    vectors: &'a Vectors,
+    rations: &'a mut Rations,
+    /// The VMM has sent a request.
+    greeted: bool,
+    /// It was told that the guest's memory is out of reach.
+    warned_unreachable: bool,
+    /// It was reported that files it shares can become shorter.
+    reported_unsealed: bool,
+}
+
+impl<'a> Attachment<'a> {
+    pub fn new(backend: &'a dyn Backend, vectors: &'a Vectors, rations: &'a mut Rations) -> Self {
+        Self {
+            backend,
+            vectors,
+            rations,
+            greeted: false,
+            warned_unreachable: false,
+            reported_unsealed: false,
+        }
+    }
+
+    /// Whether a VMM used the device in this session.
+    pub fn was_used(&self) -> bool {
+        self.greeted
+    }
+
+    /// What the VMM drives.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend
+    }
+
+    /// Its MSI-X vectors.
+    pub fn vectors(&self) -> &Vectors {
+        self.vectors
+    }
+
+    /// A request came.
+    pub fn greet(&mut self) {
+        if !self.greeted {
+            self.greeted = true;
+            self.inform("a VMM is attached");
+        }
+    }
+
+    fn refuse(&mut self, what: &dyn std::fmt::Display, errno: Errno) -> Errno {
+        self.warn(what);
+        errno
+    }
+
+    fn pass_on(&mut self, refused: &Refused) -> Errno {
+        self.refuse(refused, refused.errno)
+    }
+
+    fn warn(&mut self, what: &dyn std::fmt::Display) {
+        if let Some(dropped) = self.rations.refusals.pass() {
+            tracing::warn!(dropped, "refused what the VMM asks for: {what}");
+        }
+    }
+
+    fn inform(&mut self, what: &str) {
+        if let Some(dropped) = self.rations.sessions.pass() {
+            tracing::info!(dropped, "{what}");
+        }
+    }
+
+    fn warn_unreachable(&mut self, address: u64, size: u64) {
+        if std::mem::replace(&mut self.warned_unreachable, true) {
+            return;
+        }
+        let Some(dropped) = self.rations.memory.pass() else {
+            return;
+        };
+        tracing::error!(
+            dropped,
+            "the VMM shares guest memory {address:#x}+{size:#x} without a file descriptor, so \
+             the device can't reach it and will not work. Give the guest shared memory: QEMU \
+             `-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine \
+             memory-backend=mem`, Cloud Hypervisor `--memory size=SIZE,shared=on`"
+        );
+    }
+
+    /// Reports, once a session, that shrinking a file costs the VMM its device.
+    fn report_unsealed(&mut self, address: u64, size: u64) {
+        if std::mem::replace(&mut self.reported_unsealed, true) {
+            return;
+        }
+        tracing::info!(
+            "the file behind guest memory {address:#x}+{size:#x} is not sealed against becoming \
+             shorter (F_SEAL_SHRINK). If it does while it is shared, the device ends"
+        );
+    }
+
+    fn msix(&mut self, request: IrqRequest, fds: Vec<Foreign>) -> Result<(), Errno> {
+        let vectors = self.vectors;
+        match request {
+            IrqRequest::Disable => vectors.clear(),
+            IrqRequest::Fire(range) => {
+                // There are at most 2048.
+                self.backend.raise(range.start as u16..range.end as u16);
+            }
+            IrqRequest::Deassign(range) => vectors.deassign(range),
+            IrqRequest::Mask(range) => vectors.mask(range),
+            IrqRequest::Unmask(range) => vectors.unmask(range),
+            IrqRequest::Assign(range) => {
+                let assigned = vectors.assign(range.start, fds);
+                assigned.map_err(|error| self.refuse(&error, Errno::INVAL))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a region.
+    pub fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) {
+        self.greet();
+        match Region::from_index(region) {
+            Region::Bar(bar) => self.backend.bar_read(bar, offset, data),
+            Region::Config => self.backend.config_read(offset, data),
+            Region::Absent => data.fill(0xff),
+        }
+    }
+
+    /// Writes a region.
+    pub fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) {
+        self.greet();
+        match Region::from_index(region) {
+            Region::Bar(bar) => self.backend.bar_write(bar, offset, data),
+            Region::Config => self.backend.config_write(offset, data),
+            Region::Absent => {}
+        }
+    }
+
+    /// Takes over guest memory.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM is told.
+    pub fn dma_map(&mut self, map: &DmaMap, file: Option<File>) -> Result<(), Errno> {
+        self.greet();
+        let &DmaMap {
+            flags,
+            offset,
+            address,
+            size,
+            ..
+        } = map;
+        let writable = flags & DmaMap::WRITE != 0;
+        let shared = file.is_some();
+        tracing::debug!("guest memory {address:#x}+{size:#x}: shared={shared} writable={writable}");
+        if !shared && writable {
+            self.warn_unreachable(address, size);
+        }
+        let map = MemoryMap {
+            address,
+            size,
+            file: file.map(|file| (file, offset)),
+            writable,
+        };
+        match self.backend.map_memory(map) {
+            Ok(true) => self.report_unsealed(address, size),
+            Ok(false) => {}
+            Err(refused) => return Err(self.pass_on(&refused)),
+        }
+        Ok(())
+    }
+
+    /// Gives guest memory up. When it returns, the device can't reach it any more.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM is answered with; nothing changes.
+    pub fn dma_unmap(&mut self, unmap: &DmaUnmap) -> Result<(), Errno> {
+        self.greet();
+        let &DmaUnmap {
+            flags,
+            address,
+            size,
+            ..
+        } = unmap;
+        tracing::debug!("guest memory {address:#x}+{size:#x} is taken away: {flags:#x}");
+        if flags & !DmaUnmap::ALL != 0 {
+            let what = format_args!(
+                "unmapping {address:#x}+{size:#x} with flags {flags:#x}, of which {:#x} are known",
+                DmaUnmap::ALL
+            );
+            return Err(self.refuse(&what, Errno::INVAL));
+        }
+        if flags == 0 {
+            let unmapped = self.backend.unmap_memory(address, size);
+            return unmapped.map_err(|refused| self.pass_on(&refused));
+        }
+        if (address, size) != (0, 0) {
+            let what = format_args!(
+                "unmapping all memory, but also {address:#x}+{size:#x}; both are 0 for all"
+            );
+            return Err(self.refuse(&what, Errno::INVAL));
+        }
+        let unmapped = self.backend.unmap_all_memory();
+        unmapped.map_err(|refused| self.pass_on(&refused))
+    }
+
+    /// Resets the device.
+    pub fn reset(&mut self) {
+        self.greet();
+        self.inform("the VMM resets the device");
+        self.backend.reset();
+        self.vectors.forget_pending();
+    }
+
+    /// Changes what becomes of interrupts.
+    ///
+    /// # Errors
+    ///
+    /// What the VMM is told.
+    pub fn set_irqs(&mut self, set: &SetIrqs, fds: Vec<Foreign>) -> Result<(), Errno> {
+        self.greet();
+        let &SetIrqs {
+            flags,
+            index,
+            start,
+            count,
+            ..
+        } = set;
+        let vectors = crate::layout::irq_count(index, self.vectors.count());
+        let request = IrqRequest::new(flags, start, count, fds.len(), vectors);
+        tracing::debug!(
+            index,
+            flags,
+            start,
+            count,
+            fds = fds.len(),
+            "interrupts: {request:?}"
+        );
+        match request {
+            Ok(request) if index == VFIO_PCI_MSIX_IRQ_INDEX => self.msix(request, fds),
+            Ok(_) => Ok(()),
+            Err(errno) => {
+                let what = format_args!(
+                    "interrupts {start}+{count} of index {index}, which has {vectors}, with \
+                     flags {flags:#x} and {} descriptors",
+                    fds.len(),
+                );
+                Err(self.refuse(&what, errno))
+            }
+        }
+    }
+}

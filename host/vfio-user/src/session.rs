@@ -1,0 +1,251 @@
+//! One VMM's requests, answered until it goes.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::attachment::Attachment;
+use crate::connection::{Broken, Message, Received, Receiver, send_all};
+use crate::layout::{self, Region};
+use crate::wire::{
+    Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
+    RegionInfo, SetIrqs, VERSION, Version,
+};
+/// Serves a VMM until it closes the connection.
+///
+/// # Errors
+///
+/// [`Broken`] if it does not get that far.
+pub(super) fn run(socket: BorrowedFd<'_>, attachment: &mut Attachment<'_>) -> Result<(), Broken> {
+    let mut receiver = Receiver::new(socket.as_fd());
+    let mut session = Session {
+        socket,
+        attachment,
+        answer: Vec::new(),
+    };
+    loop {
+        match receiver.receive(session.attachment.vectors().next_late())? {
+            Received::Message(message) => session.serve(message)?,
+            Received::Nothing => {}
+            Received::Closed => return Ok(()),
+        }
+        session.attachment.vectors().deliver_late(Instant::now());
+    }
+}
+
+struct Session<'a, 'b> {
+    socket: BorrowedFd<'a>,
+    attachment: &'a mut Attachment<'b>,
+    /// The body of the answer; keeps its allocation.
+    answer: Vec<u8>,
+}
+
+impl Session<'_, '_> {
+    fn serve(&mut self, message: Message<'_>) -> Result<(), Broken> {
+        let header = message.header;
+        if let Some(write) = posted_write(&message) {
+            return self.post(&header, write);
+        }
+        self.answer.clear();
+        self.answer.resize(size_of::<Header>(), 0);
+        match self.carry_out(message) {
+            Ok(()) => self.reply(&header),
+            Err(errno) => self.refuse(&header, errno),
+        }
+    }
+
+    /// A write to a BAR is posted, as it is on a PCI bus: the VMM is not kept
+    /// waiting while it is carried out, and its next request comes behind it.
+    fn post(&mut self, header: &Header, write: Write<'_>) -> Result<(), Broken> {
+        self.answer.clear();
+        self.answer.resize(size_of::<Header>(), 0);
+        self.answer.extend(write.access.as_bytes());
+        self.reply(header)?;
+        let Write { access, data } = write;
+        self.attachment
+            .region_write(access.region, access.offset, data);
+        Ok(())
+    }
+
+    fn reply(&mut self, header: &Header) -> Result<(), Broken> {
+        if header.no_reply() {
+            return Ok(());
+        }
+        let body = self.answer.len() - size_of::<Header>();
+        let header = header.reply(body);
+        self.answer[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        send_all(self.socket, &self.answer)
+    }
+
+    fn refuse(&mut self, header: &Header, errno: Errno) -> Result<(), Broken> {
+        let wanted =
+            !header.no_reply() || Command::from_wire(header.command).is_none_or(Command::asks);
+        if !wanted {
+            return Ok(());
+        }
+        let body = self.answer.len() - size_of::<Header>();
+        let header = header.refusal(errno.raw_os_error(), body);
+        self.answer[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        send_all(self.socket, &self.answer)
+    }
+
+    /// Does what a message asks for, and leaves the body of the answer, or of the
+    /// refusal, behind the room for its header.
+    fn carry_out(&mut self, message: Message<'_>) -> Result<(), Errno> {
+        let Message {
+            header,
+            body,
+            descriptors,
+        } = message;
+        let command = Command::from_wire(header.command).ok_or(Errno::NOTSUP)?;
+        if command.asks() && header.no_reply() {
+            return Err(Errno::INVAL);
+        }
+        let attachment = &mut *self.attachment;
+        match command {
+            Command::Version => {
+                let (version, capabilities) = split::<Version>(body)?;
+                check_version(version, capabilities)?;
+                self.answer_version();
+            }
+            Command::DmaMap => {
+                let (map, _) = split(body)?;
+                let mut descriptors = descriptors.into_iter();
+                let file = descriptors.next();
+                if descriptors.len() > 0 {
+                    return Err(Errno::INVAL);
+                }
+                attachment.dma_map(&map, file.map(|file| file.keep().into()))?;
+            }
+            Command::DmaUnmap => {
+                let (mut unmap, _) = split::<DmaUnmap>(body)?;
+                let unmapped = attachment.dma_unmap(&unmap);
+                // Cloud Hypervisor's client waits for the body whatever the header says,
+                // and QEMU's takes it. An entry of no size is what was unmapped.
+                if unmapped.is_err() {
+                    unmap.size = 0;
+                }
+                self.answer.extend(unmap.as_bytes());
+                unmapped?;
+            }
+            Command::DeviceGetInfo => {
+                attachment.greet();
+                self.answer.extend(device_info().as_bytes());
+            }
+            Command::DeviceGetRegionInfo => {
+                let (wanted, _) = split::<RegionInfo>(body)?;
+                let info =
+                    layout::region(attachment.backend(), wanted.index).ok_or(Errno::INVAL)?;
+                self.answer.extend(info.as_bytes());
+            }
+            Command::DeviceGetIrqInfo => {
+                let (wanted, _) = split::<IrqInfo>(body)?;
+                let info =
+                    layout::irq(wanted.index, attachment.vectors().count()).ok_or(Errno::INVAL)?;
+                self.answer.extend(info.as_bytes());
+            }
+            Command::DeviceSetIrqs => {
+                let (set, _) = split::<SetIrqs>(body)?;
+                attachment.set_irqs(&set, descriptors)?;
+            }
+            Command::RegionRead => {
+                let (access, _) = split::<RegionAccess>(body)?;
+                let count = checked(&access)?;
+                self.answer.extend(access.as_bytes());
+                let data = self.answer.len();
+                self.answer.resize(data + count, 0);
+                attachment.region_read(access.region, access.offset, &mut self.answer[data..]);
+            }
+            Command::RegionWrite => {
+                let write = Write::of(body)?;
+                let access = write.access;
+                attachment.region_write(access.region, access.offset, write.data);
+                self.answer.extend(access.as_bytes());
+            }
+            Command::DeviceReset => attachment.reset(),
+        }
+        Ok(())
+    }
+
+    fn answer_version(&mut self) {
+        let (major, minor) = VERSION;
+        self.answer.extend(Version { major, minor }.as_bytes());
+        let capabilities = serde_json::json!({
+            "capabilities": {
+                "max_msg_fds": MAX_DESCRIPTORS,
+                "max_data_xfer_size": MAX_ACCESS,
+            }
+        });
+        self.answer.extend(capabilities.to_string().as_bytes());
+        self.answer.push(0);
+    }
+}
+
+/// A write to a region.
+struct Write<'a> {
+    access: RegionAccess,
+    data: &'a [u8],
+}
+
+impl<'a> Write<'a> {
+    fn of(body: &'a [u8]) -> Result<Self, Errno> {
+        let (access, data) = split::<RegionAccess>(body)?;
+        let count = checked(&access)?;
+        let data = data.get(..count).ok_or(Errno::INVAL)?;
+        Ok(Self { access, data })
+    }
+}
+
+/// The write to a BAR that a message is, if it is a good one.
+fn posted_write<'a>(message: &Message<'a>) -> Option<Write<'a>> {
+    if Command::from_wire(message.header.command) != Some(Command::RegionWrite) {
+        return None;
+    }
+    let write = Write::of(message.body).ok()?;
+    matches!(Region::from_index(write.access.region), Region::Bar(_)).then_some(write)
+}
+
+/// How many bytes an access has.
+fn checked(access: &RegionAccess) -> Result<usize, Errno> {
+    let count = access.count as usize;
+    if layout::has_region(access.region) && count <= MAX_ACCESS {
+        Ok(count)
+    } else {
+        Err(Errno::INVAL)
+    }
+}
+
+/// What a body begins with, and the rest.
+fn split<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<(T, &[u8]), Errno> {
+    T::read_from_prefix(body).map_err(|_| Errno::INVAL)
+}
+
+/// A VMM of another major version speaks another language; what it says it can
+/// do is of no interest to a server that never asks it for anything.
+fn check_version(version: Version, capabilities: &[u8]) -> Result<(), Errno> {
+    if version.major != VERSION.0 {
+        return Err(Errno::NOTSUP);
+    }
+    if capabilities.is_empty() {
+        return Ok(());
+    }
+    let text = CStr::from_bytes_with_nul(capabilities).map_err(|_| Errno::INVAL)?;
+    let parsed = serde_json::from_slice::<serde_json::Value>(text.to_bytes());
+    match parsed {
+        Ok(value) if value.is_object() => Ok(()),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn device_info() -> DeviceInfo {
+    DeviceInfo {
+        argsz: size_of::<DeviceInfo>() as u32,
+        flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
+        num_regions: layout::REGIONS,
+        num_irqs: layout::IRQS,
+    }
+}

@@ -82,3 +82,8 @@ mod precompiled;
 pub mod runtime;
 #[cfg(feature = "vfio-user")]
 pub mod vfio_user;
+
+/// The README's example, to be tested with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -33,6 +33,9 @@ pub trait VectorSink: Send {
     /// there is more to tell the guest, which the device does not raise a vector
     /// for that it has raised already.
     fn hurry(&self) {}
+
+    /// Forgets what was raised and not delivered yet: the function is reset.
+    fn forget(&self) {}
 }
 
 /// Takes interrupts as the message that the MSI-X table holds for a vector.

@@ -123,4 +123,8 @@ impl VectorSink for Vectors {
     fn hurry(&self) {
         Vectors::hurry(self);
     }
+
+    fn forget(&self) {
+        self.forget_pending();
+    }
 }

@@ -12,6 +12,7 @@ use crate::component::Component;
 use crate::contract::{Description, LinkState, PortConfig};
 use crate::endpoint::Completions;
 use crate::interrupt::Interrupts;
+use crate::pci::Function;
 use crate::pci::msix::Due;
 use crate::runtime::{Failure, HostState, Instance, PortState, RevokeError};
 
@@ -184,6 +185,9 @@ impl Body {
     }
 
     pub fn config_write(&mut self, offset: u64, data: &[u8]) {
+        if Function::initiates_reset(offset, data) {
+            return self.reset();
+        }
         let state = self.state();
         // A mask holds back nothing that was raised before it.
         state.hurry();
@@ -383,7 +387,9 @@ impl Body {
 
     /// Power-on state, with the ports and the guest memory that there are.
     pub fn reset(&mut self) {
-        self.state().function.reset();
+        let state = self.state();
+        state.function.reset();
+        state.forget_raised();
         self.show_windows();
         self.state().absence.waiting = false;
         self.held.clear();

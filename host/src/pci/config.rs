@@ -49,13 +49,18 @@ const MSIX_PBA: usize = MSIX + 8;
 const MSIX_FLAGS_MASKALL: u16 = 1 << 14;
 const MSIX_FLAGS_ENABLE: u16 = 1 << 15;
 
+/// The byte of DEVCTL that has the bit by which a function-level reset is initiated, and
+/// that bit (section 7.5.3.4, `PCI_EXP_DEVCTL_BCR_FLR`).
+const INITIATE_RESET: (usize, u8) = (EXP + 0x09, 1 << 7);
+
 /// Registers of the PCI Express capability that are not zero: offset from its
 /// start, power-on value, writable bits. It describes a 16 GT/s x16 link, which
 /// only tools look at.
 const EXP_REGISTERS: [(usize, u32, u32); 8] = [
-    // DEVCAP: role-based error reporting, which every endpoint has.
-    (0x04, 1 << 15, 0),
-    // DEVCTL: relaxed ordering, no snoop, 512-byte read requests.
+    // DEVCAP: role-based error reporting, which every endpoint has, and function-level
+    // reset.
+    (0x04, 1 << 28 | 1 << 15, 0),
+    // DEVCTL: function-level reset, which reads as zero; relaxed ordering, no snoop, 512-byte read requests.
     (0x08, 0x2810, 0x781f),
     // LNKCAP: x16, 16 GT/s, ASPM optionality compliance.
     (0x0c, 1 << 22 | 16 << 4 | 4, 0),
@@ -264,6 +269,14 @@ impl ConfigSpace {
         for ((register, writable), new) in registers.zip(data) {
             *register = *register & !writable | new & writable;
         }
+    }
+
+    /// Returns whether a write initiates a function-level reset.
+    pub fn initiates_reset(offset: u64, data: &[u8]) -> bool {
+        let (at, bit) = INITIATE_RESET;
+        let byte = (at as u64).checked_sub(offset);
+        let byte = byte.and_then(|index| data.get(usize::try_from(index).ok()?));
+        byte.is_some_and(|byte| byte & bit != 0)
     }
 
     pub fn command(&self) -> Command {

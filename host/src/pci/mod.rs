@@ -127,6 +127,12 @@ impl Function {
         self.msix.set_gate(self.gate())
     }
 
+    /// Returns whether a write to configuration space initiates a function-level reset,
+    /// which is up to whoever has the rest of the function.
+    pub fn initiates_reset(offset: u64, data: &[u8]) -> bool {
+        ConfigSpace::initiates_reset(offset, data)
+    }
+
     fn gate(&self) -> Gate {
         let control = self.config.msix_control();
         Gate {

@@ -239,6 +239,13 @@ impl HostState {
         }
     }
 
+    /// Has interrupts forgotten that were raised and not delivered.
+    pub fn forget_raised(&self) {
+        if let Interrupts::Vectors(sink) = &self.interrupts {
+            sink.forget();
+        }
+    }
+
     /// Takes back everything that the instance gave out: buffers, pending
     /// transmits, windows.
     pub fn abandon_instance(&mut self) {

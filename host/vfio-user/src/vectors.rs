@@ -157,7 +157,7 @@ impl Vectors {
 
     /// Forgets what is pending, as a reset of the device does; the eventfds
     /// stay.
-    pub(super) fn forget_pending(&self) {
+    pub fn forget_pending(&self) {
         self.each(0..self.count(), |slot| {
             slot.pending = false;
             slot.late = false;

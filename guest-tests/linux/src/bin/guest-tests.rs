@@ -62,6 +62,10 @@ const TESTS: &[(&str, Test)] = &[
     ("statistics_count", statistics_count),
     ("module_reloads_five_times", module_reloads_five_times),
     (
+        "function_is_reset_between_two_drivers",
+        function_is_reset_between_two_drivers,
+    ),
+    (
         "link_goes_down_and_up_twenty_times",
         link_goes_down_and_up_twenty_times,
     ),
@@ -295,6 +299,30 @@ fn reload(lab: &mut Lab) -> Result<()> {
         bail!("the interface is still there without its driver");
     }
     bring_up(lab)
+}
+
+/// The kernel offers a reset of a function that has a function-level reset, and nothing
+/// else here would offer one.
+fn function_is_reset_between_two_drivers(tests: &Tests) -> Result<()> {
+    tests.in_guest(ONE_PORT, |lab| {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let device = format!("/sys/class/net/{}/device", ports[0].interface);
+        let function = vm.sh(&format!("basename $(readlink -f {device})"))?;
+        let function = function.trim();
+        let methods = vm.sh(&format!("cat /sys/bus/pci/devices/{function}/reset_method"))?;
+        ensure!(
+            methods.split_whitespace().any(|method| method == "flr"),
+            "the kernel resets {function} by: {methods}"
+        );
+        // The driver is not told of a reset, so it is away meanwhile; it leaves the
+        // hardware channel established, which the reset has to undo.
+        vm.sh(&format!(
+            "echo {function} >/sys/bus/pci/devices/{function}/driver/unbind && \
+             echo 1 >/sys/bus/pci/devices/{function}/reset && \
+             echo {function} >/sys/bus/pci/drivers/mana/bind"
+        ))?;
+        bring_up(lab)
+    })
 }
 
 fn link_goes_down_and_up_twenty_times(tests: &Tests) -> Result<()> {

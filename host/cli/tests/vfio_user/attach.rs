@@ -203,3 +203,35 @@ fn next_vmm_finds_a_fresh_device() {
         "memory was forgotten each time"
     );
 }
+
+/// Device control of the PCI Express capability, and its bit that resets the function.
+const DEVICE_CONTROL: u64 = 0x48;
+const INITIATE_RESET: u16 = 1 << 15;
+
+#[test]
+fn function_level_reset_is_offered_and_resets_everything() {
+    let manatee = Manatee::start();
+    let mut client = manatee.attach();
+    assert_ne!(config_u32(&mut client, 0x44) & 1 << 28, 0, "DEVCAP says so");
+    for (at, data) in [
+        (DEVICE_CONTROL, &INITIATE_RESET.to_le_bytes()[..]),
+        (
+            DEVICE_CONTROL,
+            &u32::from(INITIATE_RESET | 0x10).to_le_bytes(),
+        ),
+        (DEVICE_CONTROL + 1, &[0x80]),
+    ] {
+        start_device(&mut client);
+        client.region_write(CONFIG, 0x3c, &[9]).unwrap();
+        client.region_write(CONFIG, at, data).unwrap();
+        assert_eq!(config_u16(&mut client, COMMAND), 0);
+        assert_eq!(config_u16(&mut client, 0x3c), 0, "the interrupt line");
+        assert_eq!(config_u16(&mut client, DEVICE_CONTROL), 0x2810);
+    }
+    // Other bits of the register reset nothing.
+    start_device(&mut client);
+    client
+        .region_write(CONFIG, DEVICE_CONTROL, &[0xff, 0x7f])
+        .unwrap();
+    assert_eq!(config_u16(&mut client, COMMAND), MEMORY_AND_MASTER);
+}

@@ -6,6 +6,7 @@ use wasmtime::{
 
 use super::abi::{self, Record};
 use super::inside::{Inside, confined, heap_and_state, put};
+use super::layout;
 use crate::contract::{
     Bar, Bounds, ConfigureError, Description, DeviceEvent, DoorbellRange, Features, Link,
     Observations, PciIdentity, PortConfig, RxPacket, StateRefusal, TxCompletion, Version,
@@ -166,24 +167,22 @@ fn boolean(value: u32) -> bool {
     value != 0
 }
 
-/// A list's address and length.
-const LIST: (usize, u32) = (8, 4);
-/// `result<_, configure-error>`.
-const CONFIGURED: (usize, u32) = (2, 1);
-/// `result<_, restore-error>`.
-const RESTORED: (usize, u32) = (16, 4);
-const DESCRIPTION: (usize, u32) = (72, 4);
-const BAR: (usize, u32) = (16, 8);
-const DOORBELLS: (usize, u32) = (32, 8);
-const PORT_CONFIG: (usize, u32) = (24, 8);
-const RX_PACKET: (usize, u32) = (16, 4);
-const TX_COMPLETION: (usize, u32) = (8, 4);
-const REGISTER_WRITE: (usize, u32) = (24, 8);
-const HANDED_OVER: (usize, u32) = (12, 4);
+/// A record's size and alignment.
+macro_rules! shape {
+    ($record:ident) => {
+        (layout::$record::SIZE, layout::$record::ALIGN)
+    };
+}
+
+/// A list of plain integers, by their size.
+const fn integers(size: u32) -> (usize, u32) {
+    (size as usize, size)
+}
 
 impl Exports for Direct {
     fn describe(&mut self, store: &mut Store<HostState>) -> Result<Description> {
-        self.describe.call(store, (), DESCRIPTION, description)
+        self.describe
+            .call(store, (), shape!(describe_returns), description)
     }
 
     fn configure(
@@ -193,16 +192,21 @@ impl Exports for Direct {
         bounds: &Bounds,
         ports: &[PortConfig],
     ) -> Result<Result<Features, ConfigureError>> {
-        let ports = give_all(store, ports, PORT_CONFIG, |port, to| {
-            abi::set(to, 0, &port.mac.to_le_bytes());
-            abi::set(to, 8, &[port.link.state as u8]);
-            abi::set(to, 12, &port.link.speed_mbps.to_le_bytes());
-            abi::set(to, 16, &port.link.mtu.to_le_bytes());
-            abi::set(to, 20, &port.queues.to_le_bytes());
+        let ports = give_all(store, ports, shape!(port_config), |port, to| {
+            use layout::{link, port_config as at};
+            abi::set(to, at::MAC, &port.mac.to_le_bytes());
+            abi::set(to, at::LINK + link::STATE, &[port.link.state as u8]);
+            abi::set(
+                to,
+                at::LINK + link::SPEED_MBPS,
+                &port.link.speed_mbps.to_le_bytes(),
+            );
+            abi::set(to, at::LINK + link::MTU, &port.link.mtu.to_le_bytes());
+            abi::set(to, at::QUEUES, &port.queues.to_le_bytes());
         })?;
         let parameters = flat(offered, bounds, ports);
         self.configure
-            .call(store, parameters, CONFIGURED, configured)
+            .call(store, parameters, shape!(configure_returns), configured)
     }
 
     fn read_register(
@@ -239,12 +243,13 @@ impl Exports for Direct {
         port: u32,
         packets: &[RxPacket],
     ) -> Result<bool> {
-        let (address, count) = give_all(store, packets, RX_PACKET, |packet, to| {
-            abi::set(to, 0, &packet.id.to_le_bytes());
-            abi::set(to, 4, &packet.length.to_le_bytes());
-            abi::set(to, 8, &packet.vlan_tci.to_le_bytes());
-            abi::set(to, 10, &packet.flags.bits().to_le_bytes());
-            abi::set(to, 12, &packet.hash.to_le_bytes());
+        let (address, count) = give_all(store, packets, shape!(rx_packet), |packet, to| {
+            use layout::rx_packet as at;
+            abi::set(to, at::ID, &packet.id.to_le_bytes());
+            abi::set(to, at::LENGTH, &packet.length.to_le_bytes());
+            abi::set(to, at::VLAN_TCI, &packet.vlan_tci.to_le_bytes());
+            abi::set(to, at::FLAGS, &packet.flags.bits().to_le_bytes());
+            abi::set(to, at::HASH, &packet.hash.to_le_bytes());
         })?;
         let more = self.received.call(store, (port, 0, address, count));
         more.map(boolean)
@@ -256,9 +261,10 @@ impl Exports for Direct {
         port: u32,
         packets: &[TxCompletion],
     ) -> Result<bool> {
-        let (address, count) = give_all(store, packets, TX_COMPLETION, |packet, to| {
-            abi::set(to, 0, &packet.id.to_le_bytes());
-            abi::set(to, 4, &[packet.status as u8]);
+        let (address, count) = give_all(store, packets, shape!(tx_completion), |packet, to| {
+            use layout::tx_completion as at;
+            abi::set(to, at::ID, &packet.id.to_le_bytes());
+            abi::set(to, at::STATUS, &[packet.status as u8]);
         })?;
         let more = self.transmitted.call(store, (port, 0, address, count));
         more.map(boolean)
@@ -275,7 +281,7 @@ impl Exports for Direct {
         offsets: &[u32],
         present: bool,
     ) -> Result<()> {
-        let (address, count) = give_all(store, offsets, (4, 4), |offset, to| {
+        let (address, count) = give_all(store, offsets, integers(4), |offset, to| {
             abi::set(to, 0, &offset.to_le_bytes());
         })?;
         self.windows_changed
@@ -287,7 +293,7 @@ impl Exports for Direct {
     }
 
     fn save(&mut self, store: &mut Store<HostState>) -> Result<Vec<u8>> {
-        self.save.call(store, (), LIST, |list| {
+        self.save.call(store, (), shape!(save_returns), |list| {
             list.bytes(0, ("bytes of a saved state", bounds::STATE_BYTES))
         })
     }
@@ -298,7 +304,8 @@ impl Exports for Direct {
         state: &[u8],
     ) -> Result<Result<(), StateRefusal>> {
         let state = give(store, state)?;
-        self.restore.call(store, state, RESTORED, restored)
+        self.restore
+            .call(store, state, shape!(restore_returns), restored)
     }
 
     fn recover(
@@ -308,17 +315,24 @@ impl Exports for Direct {
         seen: &Observations,
     ) -> Result<Result<(), StateRefusal>> {
         let state = give(store, state)?;
-        let doorbells = give_all(store, &seen.doorbells, REGISTER_WRITE, |write, to| {
-            abi::set(to, 0, &[write.bar]);
-            abi::set(to, 8, &write.offset.to_le_bytes());
-            abi::set(to, 16, &write.value.to_le_bytes());
+        let doorbells = give_all(
+            store,
+            &seen.doorbells,
+            shape!(register_write),
+            |write, to| {
+                use layout::register_write as at;
+                abi::set(to, at::BAR, &[write.bar]);
+                abi::set(to, at::OFFSET, &write.offset.to_le_bytes());
+                abi::set(to, at::VALUE, &write.value.to_le_bytes());
+            },
+        )?;
+        let transmitted = give_all(store, &seen.transmitted, shape!(handed_over), |last, to| {
+            use layout::handed_over as at;
+            abi::set(to, at::PORT, &last.port.to_le_bytes());
+            abi::set(to, at::QUEUE, &last.queue.to_le_bytes());
+            abi::set(to, at::ID, &last.id.to_le_bytes());
         })?;
-        let transmitted = give_all(store, &seen.transmitted, HANDED_OVER, |last, to| {
-            abi::set(to, 0, &last.port.to_le_bytes());
-            abi::set(to, 4, &last.queue.to_le_bytes());
-            abi::set(to, 8, &last.id.to_le_bytes());
-        })?;
-        let skip = give_all(store, &seen.skip, (8, 8), |entry, to| {
+        let skip = give_all(store, &seen.skip, integers(8), |entry, to| {
             abi::set(to, 0, &entry.to_le_bytes());
         })?;
         let parameters = (
@@ -331,7 +345,8 @@ impl Exports for Direct {
             skip.0,
             skip.1,
         );
-        self.recover.call(store, parameters, RESTORED, restored)
+        self.recover
+            .call(store, parameters, shape!(recover_returns), restored)
     }
 
     fn announce(&mut self, store: &mut Store<HostState>, event: DeviceEvent) -> Result<()> {
@@ -339,12 +354,13 @@ impl Exports for Direct {
     }
 
     fn inspect(&mut self, store: &mut Store<HostState>) -> Result<Vec<u8>> {
-        self.inspect.call(store, (), LIST, |list| {
-            list.bytes(
-                0,
-                ("bytes of what `inspect` returns", bounds::INSPECT_BYTES),
-            )
-        })
+        self.inspect
+            .call(store, (), shape!(inspect_returns), |list| {
+                list.bytes(
+                    0,
+                    ("bytes of what `inspect` returns", bounds::INSPECT_BYTES),
+                )
+            })
     }
 }
 
@@ -372,40 +388,42 @@ fn flat(offered: Features, bounds: &Bounds, ports: List) -> FlatConfiguration {
 }
 
 fn description(record: Record<'_>) -> Result<Description> {
-    let bars = record.records(32, BAR, ("memory BARs", bounds::BARS))?;
+    use layout::description as at;
+    let most = ("memory BARs", bounds::BARS);
+    let bars = record.records(at::BARS, shape!(bar), most)?;
     let bars = bars.map(|bar| Bar {
-        index: bar.u8(0),
-        size: bar.u64(8),
+        index: bar.u8(layout::bar::INDEX),
+        size: bar.u64(layout::bar::SIZE_FIELD),
     });
     let most = ("ranges of doorbells", bounds::DOORBELL_RANGES);
-    let doorbells = record.records(64, DOORBELLS, most)?;
+    let doorbells = record.records(at::DOORBELLS, shape!(doorbells), most)?;
     let doorbells = doorbells.map(|range| DoorbellRange {
-        bar: range.u8(0),
-        offset: range.u64(8),
-        length: range.u64(16),
-        key: range.u64(24),
+        bar: range.u8(layout::doorbells::BAR),
+        offset: range.u64(layout::doorbells::OFFSET),
+        length: range.u64(layout::doorbells::LENGTH),
+        key: range.u64(layout::doorbells::KEY),
     });
     let most = ("formats of saved states", bounds::STATE_FORMATS);
-    let formats = record.records(56, (4, 4), most)?;
+    let formats = record.records(at::SAVED_STATE_READS, integers(4), most)?;
+    let text = |field, what| record.bytes(at::VERSION + field, what);
     Ok(Description {
         version: Version {
-            name: record.bytes(0, ("bytes of the device's name", bounds::NAME_BYTES))?,
-            build: record.bytes(8, ("bytes of the build's version", bounds::BUILD_BYTES))?,
+            name: text(
+                layout::version::NAME,
+                ("bytes of the device's name", bounds::NAME_BYTES),
+            )?,
+            build: text(
+                layout::version::BUILD,
+                ("bytes of the build's version", bounds::BUILD_BYTES),
+            )?,
         },
-        pci: PciIdentity {
-            vendor_id: record.u16(16),
-            device_id: record.u16(18),
-            subsystem_vendor_id: record.u16(20),
-            subsystem_id: record.u16(22),
-            revision_id: record.u8(24),
-            class_code: record.u32(28),
-        },
+        pci: pci_identity(record),
         bars: bars.collect(),
-        msix_vectors: record.u16(40),
-        max_ports: record.u32(44),
-        saved_state_writes: match record.u8(48) {
+        msix_vectors: record.u16(at::MSIX_VECTORS),
+        max_ports: record.u32(at::MAX_PORTS),
+        saved_state_writes: match record.u8(at::SAVED_STATE_WRITES) {
             0 => None,
-            1 => Some(record.u32(52)),
+            1 => Some(record.u32(at::SAVED_STATE_WRITES_PAYLOAD)),
             case => return Err(no_case("option", case)),
         },
         saved_state_reads: formats.map(|format| format.u32(0)).collect(),
@@ -413,30 +431,58 @@ fn description(record: Record<'_>) -> Result<Description> {
     })
 }
 
+fn pci_identity(description: Record<'_>) -> PciIdentity {
+    use layout::description::PCI;
+    use layout::pci_identity as at;
+    PciIdentity {
+        vendor_id: description.u16(PCI + at::VENDOR_ID),
+        device_id: description.u16(PCI + at::DEVICE_ID),
+        subsystem_vendor_id: description.u16(PCI + at::SUBSYSTEM_VENDOR_ID),
+        subsystem_id: description.u16(PCI + at::SUBSYSTEM_ID),
+        revision_id: description.u8(PCI + at::REVISION_ID),
+        class_code: description.u32(PCI + at::CLASS_CODE),
+    }
+}
+
 fn configured(result: Record<'_>) -> Result<Result<Features, ConfigureError>> {
-    Ok(Err(match (result.u8(0), result.u8(1)) {
-        (0, features) => return Ok(Ok(Features::from_bits_truncate(features))),
-        (1, 0) => ConfigureError::NoPorts,
-        (1, 1) => ConfigureError::TooManyPorts,
-        (1, 2) => ConfigureError::InvalidMac,
-        (1, 3) => ConfigureError::InvalidMtu,
-        (1, 4) => ConfigureError::Repeated,
-        (1, 5) => ConfigureError::InvalidQueues,
-        (1, case) => return Err(no_case("configure-error", case)),
-        (case, _) => return Err(no_case("result", case)),
+    use layout::configure_error as case;
+    let payload = result.u8(layout::configure_returns::PAYLOAD);
+    match result.u8(0) {
+        0 => return Ok(Ok(Features::from_bits_truncate(payload))),
+        1 => {}
+        case => return Err(no_case("result", case)),
+    }
+    Ok(Err(match usize::from(payload) {
+        case::NO_PORTS => ConfigureError::NoPorts,
+        case::TOO_MANY_PORTS => ConfigureError::TooManyPorts,
+        case::INVALID_MAC => ConfigureError::InvalidMac,
+        case::INVALID_MTU => ConfigureError::InvalidMtu,
+        case::REPEATED => ConfigureError::Repeated,
+        case::INVALID_QUEUES => ConfigureError::InvalidQueues,
+        _ => return Err(no_case("configure-error", payload)),
     }))
 }
 
+/// Reads what `restore` and `recover` return.
 fn restored(result: Record<'_>) -> Result<Result<(), StateRefusal>> {
-    let words = || result.bytes(8, ("bytes of the words of a refusal", bounds::WORDS_BYTES));
-    Ok(Err(match (result.u8(0), result.u8(4)) {
-        (0, _) => return Ok(Ok(())),
-        (1, 0) => StateRefusal::NotConfigured,
-        (1, 1) => StateRefusal::Version(result.u32(8)),
-        (1, 2) => StateRefusal::Malformed(words()?),
-        (1, 3) => StateRefusal::Mismatch(words()?),
-        (1, 4) => StateRefusal::Unsupported(words()?),
-        (1, case) => return Err(no_case("restore-error", case)),
-        (case, _) => return Err(no_case("result", case)),
+    use layout::restore_error as case;
+    const ERROR: usize = layout::restore_returns::PAYLOAD;
+    const PAYLOAD: usize = ERROR + case::PAYLOAD;
+    let words = || {
+        let most = ("bytes of the words of a refusal", bounds::WORDS_BYTES);
+        result.bytes(PAYLOAD, most)
+    };
+    match result.u8(0) {
+        0 => return Ok(Ok(())),
+        1 => {}
+        case => return Err(no_case("result", case)),
+    }
+    Ok(Err(match usize::from(result.u8(ERROR)) {
+        case::NOT_CONFIGURED => StateRefusal::NotConfigured,
+        case::VERSION => StateRefusal::Version(result.u32(PAYLOAD)),
+        case::MALFORMED => StateRefusal::Malformed(words()?),
+        case::MISMATCH => StateRefusal::Mismatch(words()?),
+        case::UNSUPPORTED => StateRefusal::Unsupported(words()?),
+        _ => return Err(no_case("restore-error", result.u8(ERROR))),
     }))
 }

@@ -5,6 +5,7 @@ use wasmtime::{Caller, Engine, Linker, Result, bail};
 use super::abi;
 use super::heap::Heap;
 use super::inside::{called, put};
+use super::layout;
 use crate::contract::{Level, MemoryError, Offloads, RxBuffer, Segment, TxPacket};
 use crate::endpoint::Groups;
 use crate::runtime::bounds;
@@ -84,18 +85,25 @@ pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
 
 /// Writes `result<_, E>` for an enum `E` of one byte, of which the case is given.
 fn answer(heap: &mut Heap<'_>, to: u32, result: Result<(), u8>) -> Result<()> {
-    let to = heap.bytes_mut(to, 2, 1)?;
+    use layout::map_window_returns as at;
+    let to = heap.bytes_mut(to, at::SIZE, at::ALIGN)?;
     match result {
         Ok(()) => to[0] = 0,
-        Err(case) => to.copy_from_slice(&[1, case]),
+        Err(case) => (to[0], to[at::PAYLOAD]) = (1, case),
     }
     Ok(())
 }
 
+const _: () = {
+    use layout::{map_window_returns, reserve_arena_returns, write_returns};
+    assert!(map_window_returns::SIZE == reserve_arena_returns::SIZE);
+    assert!(map_window_returns::SIZE == write_returns::SIZE);
+};
+
 fn read(mut host: Host<'_>, address: u64, length: u32, to: u32) -> Result<()> {
-    const SIZE: usize = 12;
+    use layout::read_returns as at;
     let (heap, state) = called(&mut host)?;
-    heap.bytes(to, SIZE, 4)?;
+    heap.bytes(to, at::SIZE, at::ALIGN)?;
     let mut outcome = state.check_read(address, length);
     let mut data = 0;
     if outcome.is_ok() {
@@ -105,16 +113,16 @@ fn read(mut host: Host<'_>, address: u64, length: u32, to: u32) -> Result<()> {
         })?;
     }
     let (mut heap, _) = called(&mut host)?;
-    let to = heap.bytes_mut(to, SIZE, 4)?;
+    let to = heap.bytes_mut(to, at::SIZE, at::ALIGN)?;
     match outcome {
         Ok(()) => {
             to[0] = 0;
-            abi::set(to, 4, &data.to_le_bytes());
-            abi::set(to, 8, &length.to_le_bytes());
+            abi::set(to, at::PAYLOAD, &data.to_le_bytes());
+            abi::set(to, at::PAYLOAD + 4, &length.to_le_bytes());
         }
         Err(error) => {
             to[0] = 1;
-            to[4] = error as u8;
+            to[at::PAYLOAD] = error as u8;
         }
     }
     Ok(())
@@ -146,9 +154,9 @@ fn map_window(
     access: u32,
     to: u32,
 ) -> Result<()> {
-    let access = match access {
-        0 => WindowAccess::ReadWrite,
-        1 => WindowAccess::ReadOnly,
+    let access = match access as usize {
+        layout::window_access::READ_WRITE => WindowAccess::ReadWrite,
+        layout::window_access::READ_ONLY => WindowAccess::ReadOnly,
         unknown => bail!("{unknown} is no access of a window"),
     };
     let (mut heap, state) = called(&mut host)?;
@@ -169,9 +177,6 @@ fn raise(mut host: Host<'_>, vectors: u32, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a `transmit-result`.
-const TRANSMIT_RESULT: usize = 40;
-
 /// Copies a list of records, in place of what `to` has.
 #[inline]
 fn copy<T, const N: usize>(
@@ -179,11 +184,11 @@ fn copy<T, const N: usize>(
     list: List,
     align: u32,
     to: &mut Vec<T>,
-    record: impl Fn(&[u32; N]) -> T,
+    record: impl Fn(Words<'_, N>) -> T,
 ) -> Result<()> {
     let words = heap.items::<[u32; N]>(list, align)?;
     to.clear();
-    to.extend(words.iter().map(record));
+    to.extend(words.iter().map(|words| record(Words(words))));
     Ok(())
 }
 
@@ -204,14 +209,14 @@ fn transmit(
     copy(
         &heap,
         (packets, packet_count),
-        4,
+        layout::tx_packet::ALIGN,
         &mut scratch.packets,
         packet,
     )?;
     copy(
         &heap,
         (segments, segment_count),
-        8,
+        layout::segment::ALIGN,
         &mut scratch.segments,
         segment,
     )?;
@@ -227,13 +232,14 @@ fn transmit(
 
 /// Writes a `transmit-result`.
 fn transmitted(heap: &mut Heap<'_>, to: u32, list: List, groups: &Groups) -> Result<()> {
-    let to = heap.bytes_mut(to, TRANSMIT_RESULT, 8)?;
-    abi::set(to, 0, &list.0.to_le_bytes());
-    abi::set(to, 4, &list.1.to_le_bytes());
-    abi::set(to, 8, &groups.multicast.0.to_le_bytes());
-    abi::set(to, 16, &groups.multicast.1.to_le_bytes());
-    abi::set(to, 24, &groups.broadcast.0.to_le_bytes());
-    abi::set(to, 32, &groups.broadcast.1.to_le_bytes());
+    use layout::transmit_result as at;
+    let to = heap.bytes_mut(to, at::SIZE, at::ALIGN)?;
+    abi::set(to, at::STATUSES, &list.0.to_le_bytes());
+    abi::set(to, at::STATUSES + 4, &list.1.to_le_bytes());
+    abi::set(to, at::MULTICAST_PACKETS, &groups.multicast.0.to_le_bytes());
+    abi::set(to, at::MULTICAST_BYTES, &groups.multicast.1.to_le_bytes());
+    abi::set(to, at::BROADCAST_PACKETS, &groups.broadcast.0.to_le_bytes());
+    abi::set(to, at::BROADCAST_BYTES, &groups.broadcast.1.to_le_bytes());
     Ok(())
 }
 
@@ -263,14 +269,14 @@ fn post_receive(
     copy(
         &heap,
         (buffers, buffer_count),
-        4,
+        layout::rx_buffer::ALIGN,
         &mut scratch.buffers,
         buffer,
     )?;
     copy(
         &heap,
         (segments, segment_count),
-        8,
+        layout::segment::ALIGN,
         &mut scratch.segments,
         segment,
     )?;
@@ -287,36 +293,62 @@ fn log(mut host: Host<'_>, level: u32, line: u32, length: u32) -> Result<()> {
     Ok(())
 }
 
-// Records by their words. Padding, and bits of flags that do not exist, are
-// ignored.
+/// A record by its words: its fields are read by one load each, since the offsets are
+/// constants.
+#[derive(Clone, Copy)]
+struct Words<'a, const N: usize>(&'a [u32; N]);
+
+impl<const N: usize> Words<'_, N> {
+    #[inline(always)]
+    fn u32(self, offset: usize) -> u32 {
+        u32::from_le(self.0[offset / 4])
+    }
+
+    #[inline(always)]
+    fn u16(self, offset: usize) -> u16 {
+        (self.u32(offset) >> (offset % 4 * 8)) as u16
+    }
+
+    #[inline(always)]
+    fn u8(self, offset: usize) -> u8 {
+        (self.u32(offset) >> (offset % 4 * 8)) as u8
+    }
+
+    #[inline(always)]
+    fn u64(self, offset: usize) -> u64 {
+        u64::from(self.u32(offset)) | u64::from(self.u32(offset + 4)) << 32
+    }
+}
+
+// Padding, and bits of flags that do not exist, are ignored.
 
 #[inline]
-fn packet(words: &[u32; 4]) -> TxPacket {
-    let [id, first, second, flags] = words.map(u32::from_le);
+fn packet(words: Words<'_, { layout::tx_packet::SIZE / 4 }>) -> TxPacket {
+    use layout::tx_packet as at;
     TxPacket {
-        id,
-        segments: first as u16,
-        l4_offset: (first >> 16) as u16,
-        segment_size: second as u16,
-        vlan_tci: (second >> 16) as u16,
-        offloads: Offloads::from_bits_truncate(flags as u8),
+        id: words.u32(at::ID),
+        segments: words.u16(at::SEGMENTS),
+        l4_offset: words.u16(at::L4_OFFSET),
+        segment_size: words.u16(at::SEGMENT_SIZE),
+        vlan_tci: words.u16(at::VLAN_TCI),
+        offloads: Offloads::from_bits_truncate(words.u8(at::OFFLOADS)),
     }
 }
 
 #[inline]
-fn buffer(words: &[u32; 2]) -> RxBuffer {
-    let [id, segments] = words.map(u32::from_le);
+fn buffer(words: Words<'_, { layout::rx_buffer::SIZE / 4 }>) -> RxBuffer {
+    use layout::rx_buffer as at;
     RxBuffer {
-        id,
-        segments: segments as u16,
+        id: words.u32(at::ID),
+        segments: words.u16(at::SEGMENTS),
     }
 }
 
 #[inline]
-fn segment(words: &[u32; 4]) -> Segment {
-    let [low, high, length, _] = words.map(u32::from_le);
+fn segment(words: Words<'_, { layout::segment::SIZE / 4 }>) -> Segment {
+    use layout::segment as at;
     Segment {
-        address: u64::from(low) | u64::from(high) << 32,
-        length,
+        address: words.u64(at::ADDRESS),
+        length: words.u32(at::LENGTH),
     }
 }

@@ -14,6 +14,7 @@ mod exports;
 mod heap;
 mod imports;
 mod inside;
+mod layout;
 mod shape;
 
 #[cfg(test)]

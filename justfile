@@ -122,11 +122,17 @@ deny:
     @scripts/setup.sh deny
     "{{target}}/tools/bin/cargo-deny" check licenses sources bans
 
+# Pack the library's crates, and build an embedder with them outside of this workspace (7 minutes; nothing is uploaded)
+pack:
+    @scripts/setup.sh build
+    @scripts/pack.sh
+
 # Run what takes hours: fuzzing by minutes, 10,000 swaps and 1,000 crashes
 test-long minutes="10": setup
     MANATEE_LONG=1 cargo test --workspace --test attacks --test jail
     scripts/fuzz.sh all "$(({{minutes}} * 60))"
     @scripts/miri.sh
+    @scripts/pack.sh
 
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1
 test-guest *arguments:

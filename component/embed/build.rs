@@ -5,7 +5,7 @@ use std::path::Path;
 use std::{env, fs};
 
 use anyhow::{Context, Result};
-use manatee_wasm_build::Crate;
+use manatee_wasm_build::{Crate, DEVICE};
 
 const OUTPUT: &str = "device.wasm";
 
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
             package: "manatee-device",
             features: &["component"],
             build: None,
-            inputs: &["component/src", "component/Cargo.toml", "wit"],
+            inputs: DEVICE,
         };
         return device.build(OUTPUT);
     };

@@ -8,10 +8,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
-use crate::caution::Caution;
-use crate::nic::batch::List;
-use crate::platform::{Level, Platform, Segment};
-use crate::wq::Wq;
+use crate::bnic::batch::List;
+use crate::gdma::caution::Caution;
+use crate::gdma::wq::Wq;
+use device_kit::platform::{Level, Platform, Segment};
 
 /// The bytes of a send queue from one fault to the next.
 const DISTANCE: u32 = 1 << 17;

@@ -1,8 +1,8 @@
 //! The MANA network adapter: the GDMA hardware channel and queues, and the
 //! basic NIC on top.
 //!
-//! [`device::Device`] is the whole adapter, generic over the
-//! [`platform::Platform`] it runs on. Compiled for wasm it is a component of
+//! [`adapter::Device`] is the whole adapter, generic over the
+//! [`Platform`](device_kit::Platform) it runs on. Compiled for wasm it is a component of
 //! the WIT world `manatee:device/adapter`; compiled natively it is a library
 //! for tests, fuzzing and benchmarks.
 
@@ -14,27 +14,18 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod bindings;
-pub mod caution;
-pub mod cq;
-pub mod device;
-pub mod dma_region;
-pub mod eq;
+pub mod adapter;
+pub mod bnic;
 #[cfg(feature = "faults")]
 pub mod faults;
+pub mod gdma;
 pub mod hwc;
-pub mod nic;
-pub mod platform;
-pub mod queues;
-pub mod requests;
-pub mod ring;
 #[allow(missing_docs)]
-pub mod saved;
-pub mod smc;
-pub mod table;
+pub mod state;
+
 #[cfg(all(target_arch = "wasm32", feature = "component"))]
-mod wasm;
-pub mod window;
-#[allow(missing_docs)]
-pub mod wire;
-pub mod wq;
+#[allow(unsafe_code)]
+mod export {
+    use crate::adapter::Device;
+    device_kit::export_adapter!(Device);
+}

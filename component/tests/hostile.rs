@@ -6,6 +6,9 @@
 //! not add up. Runs are the same every time; `PROPTEST_CASES` asks for more,
 //! and `PROPTEST_RNG_SEED` for others.
 
+use device_kit::platform::{RxFlags, TxStatus};
+use mana_wire::oob::TxLongOob;
+use mana_wire::queue::QueueType;
 use manatee_conformance::bench::{Bench, Workshop};
 use manatee_conformance::driver::Driver;
 use manatee_conformance::driver::message::Request;
@@ -15,9 +18,6 @@ use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{requests, shm};
 use manatee_conformance::failure::Outcome;
 use manatee_conformance::native::{NativeBench, NativeWorkshop};
-use manatee_device::platform::{RxFlags, TxStatus};
-use manatee_device::wire::oob::TxLongOob;
-use manatee_device::wire::queue::QueueType;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed, TestRng, TestRunner};
 
@@ -167,8 +167,8 @@ impl Guest<'_> {
 
     /// A request that makes sense.
     fn template(&self, which: u8) -> Request {
-        use manatee_device::wire::bnic::code as nic_code;
-        use manatee_device::wire::gdma::{DEV_MANA, code};
+        use mana_wire::bnic::code as nic_code;
+        use mana_wire::gdma::{DEV_MANA, code};
         let Vport { handle, tx, rx, .. } = &self.vport;
         let page = [u64::from(which) << 12];
         let queue = requests::create_queue(QueueType::Eq, 1 << 32 | 1, 4096);

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use manatee_device::cq::{Completes, Cq};
-use manatee_device::ring::Layout;
+use device_kit::ring::Layout;
+use manatee_device::gdma::cq::{Completes, Cq};
 use proptest::prelude::*;
 
 const ENTRIES: u32 = 64;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use manatee_device::eq::{Eq, Overrun};
-use manatee_device::ring::Layout;
+use device_kit::ring::Layout;
+use manatee_device::gdma::eq::{Eq, Overrun};
 use proptest::prelude::*;
 
 const ENTRIES: u32 = 256;

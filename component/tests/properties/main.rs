@@ -9,8 +9,8 @@ mod ring;
 mod smc;
 mod wq;
 
+use device_kit::ring::{Layout, Ring};
 use manatee_conformance::native::World;
-use manatee_device::ring::{Layout, Ring};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed, TestRng, TestRunner};
 

@@ -1,6 +1,6 @@
 //! `cq::Position` against counters that never wrap.
 
-use manatee_device::cq::Position;
+use manatee_device::gdma::position::Position;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]

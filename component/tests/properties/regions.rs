@@ -1,7 +1,7 @@
 //! DMA regions against a list of them.
 
-use manatee_device::dma_region::{DmaRegions, Shape};
-use manatee_device::wire::gdma::Status;
+use mana_wire::gdma::Status;
+use manatee_device::gdma::regions::{DmaRegions, Shape};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]

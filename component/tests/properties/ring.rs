@@ -1,6 +1,6 @@
 //! A queue's memory is the same through a window as by copies.
 
-use manatee_device::ring::Layout;
+use device_kit::ring::Layout;
 use proptest::prelude::*;
 
 /// Positions and lengths in words of entries to read, and of entries to

@@ -1,6 +1,6 @@
 //! The shared-memory aperture against 32 bytes.
 
-use manatee_device::smc::Smc;
+use manatee_device::adapter::smc::Smc;
 use proptest::prelude::*;
 
 #[test]

@@ -1,9 +1,9 @@
 //! Work queues: entries come out as they went in, and doorbells that make no
 //! sense change nothing.
 
+use device_kit::ring::Layout;
 use manatee_conformance::driver::wqe::{Wqe, sge};
-use manatee_device::ring::Layout;
-use manatee_device::wq::{Direction, Entry, Fetched, Wq};
+use manatee_device::gdma::wq::{Direction, Entry, Fetched, Wq};
 use proptest::prelude::*;
 
 fn entry() -> impl Strategy<Value = Wqe> {

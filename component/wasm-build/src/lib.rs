@@ -21,6 +21,15 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/core";
 
+/// What the device's component is made of, for [`Crate::inputs`].
+pub const DEVICE: &[&str] = &[
+    "component/Cargo.toml",
+    "component/src",
+    "component/kit",
+    "component/wire",
+    "wit",
+];
+
 /// A crate to build.
 #[derive(Clone, Copy, Debug)]
 pub struct Crate<'a> {

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use manatee_device::platform::{Offloads, RxFlags, TxStatus};
+use device_kit::platform::{Offloads, RxFlags, TxStatus};
 
 /// Guest memory of a bench: this many bytes at guest address 0.
 pub const MEMORY_SIZE: u64 = 16 << 20;

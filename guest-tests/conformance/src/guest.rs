@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use manatee_device::platform::{RxFlags, TxStatus};
+use device_kit::platform::{RxFlags, TxStatus};
 
 pub use crate::bench::MEMORY_SIZE;
 use crate::bench::{Bench, Transmitted};

@@ -12,7 +12,12 @@ use crate::fault::Fault;
 /// What the native conformance test is built of.
 const SOURCES: [&str; 4] = ["Cargo.lock", "component", "guest-tests/conformance", "wit"];
 /// The members of the copy's workspace.
-const MEMBERS: [&str; 2] = ["component", "guest-tests/conformance"];
+const MEMBERS: [&str; 4] = [
+    "component",
+    "component/kit",
+    "component/wire",
+    "guest-tests/conformance",
+];
 
 /// The copy.
 #[derive(Debug)]

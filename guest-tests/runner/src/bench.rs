@@ -4,9 +4,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use device_kit::platform::{RxFlags, TxStatus};
 use manatee_conformance::bench::{Bench, Transmitted, untag};
 use manatee_conformance::failure::{Failure, Outcome};
-use manatee_device::platform::{RxFlags, TxStatus};
 
 use crate::bindings::manatee::device::device;
 use crate::bindings::manatee::testbed::control;

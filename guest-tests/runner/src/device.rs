@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use device_kit::bindings::manatee::device::types::{Features, Link, LinkState};
 use manatee_conformance::suite::Requirement;
-use manatee_device::bindings::manatee::device::types::{Features, Link, LinkState};
 use spin::Mutex;
 
 use crate::bench::WasmBench;

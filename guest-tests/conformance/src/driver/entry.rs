@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use manatee_device::wire::hwc::RxOob;
-use manatee_device::wire::oob::{CqeHeader, RxCompletion, RxFlags, TxCompletion};
-use manatee_device::wire::queue::{CqeInfo, EqeInfo, eqe};
+use mana_wire::hwc::RxOob;
+use mana_wire::oob::{CqeHeader, RxCompletion, RxFlags, TxCompletion};
+use mana_wire::queue::{CqeInfo, EqeInfo, eqe};
 use zerocopy::FromBytes;
 
 use crate::failure::{Outcome, check_eq};

@@ -3,9 +3,9 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::wire::hwc::{InitEqIdDb, MAX_MESSAGE, TxOob, TypeData, init_data};
-use manatee_device::wire::queue::{PAGE_SIZE, Sge, eqe};
-use manatee_device::wire::smc::EstablishHwc;
+use mana_wire::hwc::{InitEqIdDb, MAX_MESSAGE, TxOob, TypeData, init_data};
+use mana_wire::queue::{PAGE_SIZE, Sge, eqe};
+use mana_wire::smc::EstablishHwc;
 use zerocopy::IntoBytes;
 
 use super::Driver;

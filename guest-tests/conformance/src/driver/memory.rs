@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::wire::queue::PAGE_SIZE;
+use mana_wire::queue::PAGE_SIZE;
 
 use crate::bench::{Bench, MEMORY_SIZE};
 use crate::failure::{Failure, Outcome};

@@ -4,9 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
 
-use manatee_device::wire::gdma::{
-    DEV_HWC, DEV_MANA, DevId, MsgHeader, ReqHeader, RespHeader, Status,
-};
+use mana_wire::gdma::{DEV_HWC, DEV_MANA, DevId, MsgHeader, ReqHeader, RespHeader, Status};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::failure::{Failure, Outcome, check_eq};

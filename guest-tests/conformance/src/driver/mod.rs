@@ -7,7 +7,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::wire::queue::{RingDoorbell, WqDoorbell, doorbell};
+use mana_wire::queue::{RingDoorbell, WqDoorbell, doorbell};
 
 use crate::bench::Bench;
 use crate::failure::{Failure, Outcome};
@@ -24,6 +24,14 @@ pub mod ring;
 pub mod shm;
 pub mod traffic;
 pub mod wqe;
+
+/// Protection domain that the NIC is given when it is registered, which this
+/// driver checks then.
+pub const PDID: u32 = 1;
+/// Memory key that it is given: all of guest memory.
+pub const MEM_KEY: u32 = 1;
+/// Doorbell page that it is given.
+pub const DOORBELL_PAGE: u32 = 0;
 
 /// A driver, and the device that it drives.
 pub struct Driver<'a> {

@@ -2,13 +2,13 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::nic::{MANA_DOORBELL, MANA_PDID};
-use manatee_device::wire::bnic::{
+use super::{DOORBELL_PAGE, PDID};
+use mana_wire::bnic::{
     ConfigVportRxReq, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
     DestroyWqObjReq, FenceRqReq, NO_EQ, QueryStatsReq, QueryStatsResp, QueryVportConfigReq,
     QueryVportConfigResp, Stats, code,
 };
-use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
+use mana_wire::queue::{PAGE_SIZE, QueueType};
 
 use super::Driver;
 use super::memory::QueueMemory;
@@ -122,8 +122,8 @@ impl Driver<'_> {
     pub fn configure_tx(&mut self, vport: u64) -> Outcome<ConfigVportTxResp> {
         let body = ConfigVportTxReq {
             vport,
-            pdid: MANA_PDID,
-            doorbell_pageid: MANA_DOORBELL,
+            pdid: PDID,
+            doorbell_pageid: DOORBELL_PAGE,
         };
         let size = size_of::<ConfigVportTxResp>();
         self.ask(&Request::new(code::CONFIG_VPORT_TX, &body, size))

@@ -1,23 +1,23 @@
 //! Requests as Linux sends them.
 
+use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::nic::{MANA_DOORBELL, MANA_PDID};
-use manatee_device::wire::bnic::NO_EQ;
-use manatee_device::wire::gdma::{
+use mana_wire::bnic::NO_EQ;
+use mana_wire::gdma::{
     AddPagesReq, CreateDmaRegionReq, CreateQueueReq, CreateQueueResp, DEV_MANA, DisableQueueReq,
     DmaRegionHandle, GenerateTestEqeReq, PROTOCOL_V1, RegisterDeviceResp, Status, VerifyVersionReq,
     VerifyVersionResp, cap1, code,
 };
-use manatee_device::wire::hwc::MAX_MESSAGE;
-use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
+use mana_wire::hwc::MAX_MESSAGE;
+use mana_wire::queue::{PAGE_SIZE, QueueType};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Driver;
 use super::memory::QueueMemory;
 use super::message::{REQUEST_HEADER, Request, Response};
 use super::ring::{Cq, Eq, Wq};
-use crate::failure::{During, Outcome};
+use super::{DOORBELL_PAGE, Driver, MEM_KEY, PDID};
+use crate::failure::{During, Failure, Outcome};
 
 /// Page addresses that fit into one message.
 pub const PAGES_PER_MESSAGE: usize =
@@ -63,8 +63,8 @@ pub fn create_queue(queue_type: QueueType, region: u64, size: u32) -> CreateQueu
     CreateQueueReq {
         queue_type: queue_type.to_wire(),
         reserved1: 0,
-        pdid: MANA_PDID,
-        doorbell_id: MANA_DOORBELL,
+        pdid: PDID,
+        doorbell_id: DOORBELL_PAGE,
         gdma_region: region,
         reserved2: 0,
         queue_size: size,
@@ -171,8 +171,16 @@ impl Driver<'_> {
     ///
     /// The device does not do its part.
     pub fn register(&mut self) -> Outcome<RegisterDeviceResp> {
-        self.ask(&Request::new(code::REGISTER_DEVICE, &(), 12).to(DEV_MANA))
-            .during("registering the device")
+        let resources: RegisterDeviceResp = self
+            .ask(&Request::new(code::REGISTER_DEVICE, &(), 12).to(DEV_MANA))
+            .during("registering the device")?;
+        let known = (PDID, MEM_KEY, DOORBELL_PAGE);
+        let given = (resources.pdid, resources.gpa_mkey, resources.db_id);
+        if given != known {
+            let text = format!("resources {given:?}, where this driver uses {known:?}");
+            return Err(Failure::new(text));
+        }
+        Ok(resources)
     }
 
     /// Takes the NIC back (`mana_gd_deregister_device`).

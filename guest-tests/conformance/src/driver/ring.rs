@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::wire::queue::{CQE_SIZE, EQE_SIZE, OWNER_BITS, WQE_UNIT, doorbell};
+use mana_wire::queue::{CQE_SIZE, EQE_SIZE, OWNER_BITS, WQE_UNIT, doorbell};
 
 use super::Driver;
 use super::entry::{Completion, Event};

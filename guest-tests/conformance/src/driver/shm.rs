@@ -2,7 +2,7 @@
 
 use alloc::format;
 
-use manatee_device::wire::smc::{
+use mana_wire::smc::{
     APERTURE, DESTROY_HWC, ESTABLISH_HWC, EstablishHwc, HEADER, Header, REPORT_HWC_TIMEOUT,
 };
 

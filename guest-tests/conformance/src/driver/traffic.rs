@@ -4,9 +4,9 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::oob::{CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
-use manatee_device::wire::queue::{Sge, WQE_UNIT};
+use device_kit::platform::RxFlags;
+use mana_wire::oob::{CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
+use mana_wire::queue::{Sge, WQE_UNIT};
 
 use super::Driver;
 use super::nic::Vport;

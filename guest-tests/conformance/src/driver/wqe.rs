@@ -4,8 +4,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::nic::MANA_MEM_KEY;
-use manatee_device::wire::queue::{Sge, WqeHeader};
+use super::MEM_KEY;
+use mana_wire::queue::{Sge, WqeHeader};
 use zerocopy::IntoBytes;
 
 /// A work queue entry.
@@ -54,7 +54,7 @@ impl Wqe {
 pub fn sge(address: u64, size: u32) -> Sge {
     Sge {
         address,
-        mem_key: MANA_MEM_KEY,
+        mem_key: MEM_KEY,
         size,
     }
 }

@@ -4,14 +4,15 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use manatee_device::device::Device;
-use manatee_device::nic::PortConfig;
-use manatee_device::platform::{
+use device_kit::Adapter;
+use device_kit::adapter::PortConfig;
+use device_kit::platform::{
     Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
     TxStatus,
 };
-use manatee_device::queues::MAX_VECTORS;
-use manatee_device::window::Window;
+use device_kit::window::Window;
+use manatee_device::adapter::Device;
+use manatee_device::gdma::queues::MAX_VECTORS;
 
 use crate::bench::{Bench, Transmitted, Workshop};
 use memory::GuestMemory;
@@ -281,11 +282,11 @@ pub fn configured(world: World, ports: u32) -> Device<World> {
 
 impl Bench for NativeBench {
     fn read_register(&mut self, offset: u64, width: u8) -> u64 {
-        self.device.read_register(offset, width)
+        self.device.read_register(0, offset, width)
     }
 
     fn write_register(&mut self, offset: u64, width: u8, value: u64) {
-        let more = self.device.write_register(offset, width, value);
+        let more = self.device.write_register(0, offset, width, value);
         self.settle(more);
     }
 
@@ -355,7 +356,7 @@ impl Bench for NativeBench {
     }
 
     fn inspect(&mut self) -> String {
-        self.device.inspect().to_string()
+        String::from_utf8(self.device.inspect()).expect("text")
     }
 }
 

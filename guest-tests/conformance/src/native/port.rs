@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use manatee_device::platform::{
+use device_kit::platform::{
     RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
 

@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::platform::{RxFlags, TxStatus};
-use manatee_device::wire::gdma::Status;
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{PAGE_SIZE, WQE_UNIT, eqe};
+use device_kit::platform::{RxFlags, TxStatus};
+use mana_wire::gdma::Status;
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{PAGE_SIZE, WQE_UNIT, eqe};
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};

@@ -1,7 +1,7 @@
 //! Event queues and their interrupts.
 
-use manatee_device::wire::gdma::{ChangeMsixReq, Status, code};
-use manatee_device::wire::queue::{QueueType, eqe};
+use mana_wire::gdma::{ChangeMsixReq, Status, code};
+use mana_wire::queue::{QueueType, eqe};
 
 use crate::driver::Driver;
 use crate::driver::message::Request;

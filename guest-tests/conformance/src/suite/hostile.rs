@@ -1,8 +1,8 @@
 //! A guest that means no good.
 
-use manatee_device::platform::{RxFlags, TxStatus};
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{RingDoorbell, doorbell};
+use device_kit::platform::{RxFlags, TxStatus};
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{RingDoorbell, doorbell};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;
@@ -189,8 +189,8 @@ fn doorbells_of_every_bit(driver: &mut Driver<'_>) -> Outcome {
 
 fn queues_that_lie_on_one_another(driver: &mut Driver<'_>) -> Outcome {
     use crate::driver::requests::create_queue;
-    use manatee_device::wire::gdma::code;
-    use manatee_device::wire::queue::QueueType;
+    use mana_wire::gdma::code;
+    use mana_wire::queue::QueueType;
     let mut vport = driver.start_and_open()?;
     let pages = driver.page_list(1)?;
     let mut eqs = alloc::vec::Vec::new();
@@ -229,7 +229,7 @@ fn a_buffer_over_the_completion_queue(driver: &mut Driver<'_>) -> Outcome {
 
 fn a_channel_of_one_page(driver: &mut Driver<'_>) -> Outcome {
     let page = driver.pages(1)?;
-    let message = manatee_device::wire::smc::EstablishHwc {
+    let message = mana_wire::smc::EstablishHwc {
         eq: page,
         cq: page,
         rq: page,

@@ -3,9 +3,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::wire::gdma::{Status, code};
-use manatee_device::wire::hwc::init_data;
-use manatee_device::wire::queue::PAGE_SIZE;
+use mana_wire::gdma::{Status, code};
+use mana_wire::hwc::init_data;
+use mana_wire::queue::PAGE_SIZE;
 use zerocopy::IntoBytes;
 
 use crate::bench::MEMORY_SIZE;
@@ -411,7 +411,7 @@ fn a_message_outside_memory_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
 
 fn unanswered_request(
     driver: &mut Driver<'_>,
-    sgl: impl FnOnce(&Hwc) -> Vec<manatee_device::wire::queue::Sge>,
+    sgl: impl FnOnce(&Hwc) -> Vec<mana_wire::queue::Sge>,
 ) -> Outcome {
     driver.establish()?;
     let completions = driver.with_hwc(|hwc, driver| {

@@ -1,8 +1,8 @@
 //! Links that go up and down.
 
-use manatee_device::wire::gdma::cap1;
-use manatee_device::wire::hwc::{TypeData, reconfig};
-use manatee_device::wire::queue::eqe;
+use mana_wire::gdma::cap1;
+use mana_wire::hwc::{TypeData, reconfig};
+use mana_wire::queue::eqe;
 
 use crate::driver::Driver;
 use crate::driver::message::Request;
@@ -99,6 +99,6 @@ fn the_channel_goes_on(driver: &mut Driver<'_>) -> Outcome {
     }
     driver.expect_interrupts(0, 1)?;
     check_eq("events", told(driver)?.len(), 3)?;
-    let request = Request::of_bytes(manatee_device::wire::gdma::code::LIST_DEVICES, &[], 16);
+    let request = Request::of_bytes(mana_wire::gdma::code::LIST_DEVICES, &[], 16);
     driver.succeed(&request).map(|_| ())
 }

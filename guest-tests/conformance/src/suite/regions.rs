@@ -3,8 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::wire::gdma::{CreateDmaRegionReq, DmaRegionHandle, Status, code};
-use manatee_device::wire::queue::QueueType;
+use mana_wire::gdma::{CreateDmaRegionReq, DmaRegionHandle, Status, code};
+use mana_wire::queue::QueueType;
 use zerocopy::IntoBytes;
 
 use crate::bench::MEMORY_SIZE;

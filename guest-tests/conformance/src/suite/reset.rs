@@ -1,8 +1,8 @@
 //! Reset, by the VMM and by the driver, in every state gives everything back.
 
-use manatee_device::platform::TxStatus;
-use manatee_device::wire::queue::QueueType;
-use manatee_device::wire::smc::HEADER;
+use device_kit::platform::TxStatus;
+use mana_wire::queue::QueueType;
+use mana_wire::smc::HEADER;
 
 use crate::driver::Driver;
 use crate::driver::nic::Sizes;
@@ -224,10 +224,9 @@ fn old_queues_are_gone(driver: &mut Driver<'_>) -> Outcome {
     vport.tx.cq.ring(driver, true);
     vport.eq.ring(driver, true);
     check_eq("interrupts", driver.take_all_interrupts(), [].into())?;
-    let found = driver.bench.receive(
-        0,
-        &[(&frame(60), manatee_device::platform::RxFlags::empty())],
-    );
+    let found = driver
+        .bench
+        .receive(0, &[(&frame(60), device_kit::platform::RxFlags::empty())]);
     check_eq("frames that found a buffer", found, 0)
 }
 
@@ -251,10 +250,9 @@ fn writes_no_memory_afterwards(driver: &mut Driver<'_>) -> Outcome {
     for memory in queues {
         memory.write(driver.bench, 0, &alloc::vec![0x55; memory.size() as usize]);
     }
-    driver.bench.receive(
-        0,
-        &[(&frame(60), manatee_device::platform::RxFlags::empty())],
-    );
+    driver
+        .bench
+        .receive(0, &[(&frame(60), device_kit::platform::RxFlags::empty())]);
     driver.bench.set_link(0, false);
     check_eq(
         "the buffer",

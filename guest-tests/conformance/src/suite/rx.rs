@@ -3,10 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::gdma::Status;
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{CQE_SIZE, PAGE_SIZE, QueueType, WQE_UNIT};
+use device_kit::platform::RxFlags;
+use mana_wire::gdma::Status;
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{CQE_SIZE, PAGE_SIZE, QueueType, WQE_UNIT};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;
@@ -471,7 +471,7 @@ fn a_fence_needs_a_receive_object(driver: &mut Driver<'_>) -> Outcome {
 
 fn a_fence_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     use crate::driver::message::Request;
-    use manatee_device::wire::bnic::code;
+    use mana_wire::bnic::code;
     driver.start_and_open()?;
     let request = Request::of_bytes(code::FENCE_RQ, &[0; 7], 0);
     driver.refuse(&request, Status::TooShort)

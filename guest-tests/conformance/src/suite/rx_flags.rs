@@ -1,7 +1,7 @@
 //! What a receive completion says of its frame.
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::oob::{CqeType, RxFlags as Flags};
+use device_kit::platform::RxFlags;
+use mana_wire::oob::{CqeType, RxFlags as Flags};
 
 use super::rx::next;
 use crate::driver::Driver;

@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::bnic::{ConfigVportRxReq, code};
-use manatee_device::wire::gdma::Status;
-use manatee_device::wire::queue::QueueType;
+use device_kit::platform::RxFlags;
+use mana_wire::bnic::{ConfigVportRxReq, code};
+use mana_wire::gdma::Status;
+use mana_wire::queue::QueueType;
 use zerocopy::IntoBytes;
 
 use crate::driver::Driver;

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::platform::TxStatus;
-use manatee_device::wire::oob::{CqeType, TxLongOob};
-use manatee_device::wire::queue::Sge;
+use device_kit::platform::TxStatus;
+use mana_wire::oob::{CqeType, TxLongOob};
+use mana_wire::queue::Sge;
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};

@@ -1,8 +1,8 @@
 //! Transmits that are wrong, and how they are completed.
 
-use manatee_device::platform::TxStatus;
-use manatee_device::wire::oob::{CqeType, TxLongOob, TxShortOob};
-use manatee_device::wire::queue::{QueueType, Sge};
+use device_kit::platform::TxStatus;
+use mana_wire::oob::{CqeType, TxLongOob, TxShortOob};
+use mana_wire::queue::{QueueType, Sge};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;

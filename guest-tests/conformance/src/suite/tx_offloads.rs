@@ -1,8 +1,8 @@
 //! What a transmit asks the endpoint to do.
 
-use manatee_device::platform::Offloads;
-use manatee_device::wire::oob::{CqeType, TxLongOob, TxShortOob};
-use manatee_device::wire::queue::Sge;
+use device_kit::platform::Offloads;
+use mana_wire::oob::{CqeType, TxLongOob, TxShortOob};
+use mana_wire::queue::Sge;
 
 use crate::bench::Transmitted;
 use crate::driver::Driver;

@@ -1,8 +1,8 @@
 //! Work queues: positions, doorbells, wrap-around.
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{PAGE_SIZE, QueueType, doorbell};
+use device_kit::platform::RxFlags;
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{PAGE_SIZE, QueueType, doorbell};
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};
@@ -164,7 +164,7 @@ fn ignores_send_doorbells_of_part_of_a_unit(driver: &mut Driver<'_>) -> Outcome 
 }
 
 fn ignores_send_doorbells_that_take_back_what_waits(driver: &mut Driver<'_>) -> Outcome {
-    use manatee_device::platform::TxStatus;
+    use device_kit::platform::TxStatus;
     let mut vport = driver.start_and_open()?;
     let wqe = packet(driver, &vport)?;
     driver.bench.plan_transmits(0, &[TxStatus::Pending; 4]);
@@ -233,7 +233,7 @@ fn ignores_doorbells_of_the_other_type(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn a_count_in_the_doorbell_changes_nothing(driver: &mut Driver<'_>) -> Outcome {
-    use manatee_device::wire::queue::WqDoorbell;
+    use mana_wire::queue::WqDoorbell;
     let mut vport = driver.start_and_open()?;
     let wqe = packet(driver, &vport)?;
     vport.tx.wq.write(driver, &wqe);
@@ -246,7 +246,7 @@ fn a_count_in_the_doorbell_changes_nothing(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn counts_what_waits_as_posted(driver: &mut Driver<'_>) -> Outcome {
-    use manatee_device::platform::TxStatus;
+    use device_kit::platform::TxStatus;
     let mut vport = driver.start_and_open()?;
     let wqe = packet(driver, &vport)?;
     driver.bench.plan_transmits(0, &[TxStatus::Pending; 129]);

@@ -15,7 +15,7 @@ use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{Driver, traffic};
 use manatee_conformance::guest::{Guest, Unwired};
 use manatee_conformance::native::memory::GuestMemory;
-use manatee_device::adapter::Device;
+use manatee_device::Device;
 
 const PACKETS: usize = 64;
 /// Rounds after which every buffer has grown to its size.

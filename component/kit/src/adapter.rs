@@ -34,6 +34,10 @@ pub trait Adapter<P: Platform>: Sized {
     /// Returns the platform, for whoever made it.
     fn platform(&mut self) -> &mut P;
 
+    /// Gives the platform back, without the device's windows; what the host
+    /// holds for the device stays.
+    fn into_platform(self) -> P;
+
     /// Gives the device its ports, once.
     ///
     /// # Errors

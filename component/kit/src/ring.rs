@@ -1,38 +1,42 @@
 //! The memory of a queue: pages of the guest, reached through a window where
 //! there is one, and by copies where there is none.
+//!
+//! What reads a queue sees a [`View`] in either case: of the window, or of a
+//! copy of what it is about to look at.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use zerocopy::IntoBytes;
 
 use crate::PAGE_SIZE;
 use crate::platform::{MemoryError, Platform};
-use crate::window::Window;
+use crate::window::{View, Window};
+
+/// Bytes that are copied at a time where there is no window: a bound on what
+/// a queue costs, and longer than any entry.
+const COPY: u32 = PAGE_SIZE;
 
 /// How a queue's entries are used, which decides how its pages are laid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// Entries of one size never straddle the end.
     Fixed,
-    /// An entry may go on at the beginning.
+    /// An entry may continue at the beginning.
     Wrapping,
 }
 
 /// The memory of a queue: a power of two of at least one page.
 #[derive(Debug)]
 pub struct Ring {
-    access: Access,
+    window: Option<Window>,
     /// Whether the window, if there is one, shows guest memory: the VMM may have
     /// taken it away for a while.
-    present: bool,
-    size: u32,
+    is_present: bool,
+    pages: Vec<u64>,
     layout: Layout,
-}
-
-#[derive(Debug)]
-enum Access {
-    Window { window: Window, pages: Vec<u64> },
-    Copy { pages: Vec<u64> },
+    /// Copies of entries, where there is no window.
+    copy: Vec<u64>,
 }
 
 impl Ring {
@@ -42,143 +46,147 @@ impl Ring {
             Layout::Fixed => 1,
             Layout::Wrapping => 2,
         };
-        let size = pages.len() as u32 * PAGE_SIZE;
-        let access = match platform.map_window(&pages, repeats) {
-            Some(window) => Access::Window { window, pages },
-            None => Access::Copy { pages },
-        };
         Self {
-            access,
-            present: true,
-            size,
+            window: platform.map_window(&pages, repeats),
+            is_present: true,
+            pages,
             layout,
+            copy: Vec::new(),
         }
     }
 
     /// Notes that the window shows guest memory again, or does not any more.
     /// Without, the ring is accessed by copies, which fail where memory is gone.
-    pub fn set_present(&mut self, present: bool) {
-        self.present = present;
+    pub fn set_present(&mut self, is_present: bool) {
+        self.is_present = is_present;
     }
 
     /// Gives the pages back.
     pub fn release(self, platform: &mut impl Platform) -> Vec<u64> {
-        match self.access {
-            Access::Window { window, pages } => {
-                platform.unmap_window(window);
-                pages
-            }
-            Access::Copy { pages } => pages,
+        if let Some(window) = self.window {
+            platform.unmap_window(window);
         }
+        self.pages
     }
 
-    /// Size in bytes.
+    /// Returns the size in bytes.
     #[inline]
+    #[must_use]
     pub fn size(&self) -> u32 {
-        self.size
+        self.pages.len() as u32 * PAGE_SIZE
     }
 
-    /// The window, if it can be used.
+    /// Returns the window, if it can be used.
     #[inline]
+    fn usable_window(&self) -> Option<&Window> {
+        self.window.as_ref().filter(|_| self.is_present)
+    }
+
+    /// Returns the window, even if it shows no guest memory at the moment.
+    #[must_use]
     pub fn window(&self) -> Option<&Window> {
-        match &self.access {
-            Access::Window { window, .. } if self.present => Some(window),
-            _ => None,
-        }
+        self.window.as_ref()
     }
 
-    /// The window, even if it shows no guest memory at the moment.
-    pub fn laid(&self) -> Option<&Window> {
-        match &self.access {
-            Access::Window { window, .. } => Some(window),
-            Access::Copy { .. } => None,
-        }
-    }
-
-    /// Whether a window is laid.
-    pub fn has_window(&self) -> bool {
-        self.laid().is_some()
-    }
-
-    /// How its pages are laid.
+    /// Returns how its pages are laid.
+    #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// Guest pages in order.
+    /// Returns the guest pages in order.
+    #[must_use]
     pub fn pages(&self) -> &[u64] {
-        match &self.access {
-            Access::Window { pages, .. } | Access::Copy { pages } => pages,
-        }
+        &self.pages
     }
 
-    /// Copies words from a position, which may lie beyond the end and wraps;
-    /// a multiple of 8.
+    /// Shows up to `length` bytes from a position on, a multiple of 8, which may
+    /// lie beyond the end and wraps: all of them through a window, and without
+    /// one as many as are copied at a time, fewer if the VMM took a page away.
     ///
     /// # Errors
     ///
-    /// [`MemoryError`] if the VMM took a page away.
+    /// [`MemoryError`] if it took the first page away.
     #[inline]
-    pub fn read(
-        &self,
+    pub fn view(
+        &mut self,
         platform: &mut impl Platform,
         position: u32,
-        words: &mut [u64],
-    ) -> Result<(), MemoryError> {
-        let offset = position & (self.size - 1);
-        match self.window() {
-            Some(window) if window.load(offset, words) => Ok(()),
-            Some(_) => Err(MemoryError),
-            None => read_pages(platform, self.pages(), offset, words),
+        length: u32,
+    ) -> Result<View<'_>, MemoryError> {
+        let offset = position & (self.size() - 1);
+        if self.usable_window().is_some() {
+            let window = self.usable_window();
+            let view = window.and_then(|window| window.view(offset, length));
+            return view.ok_or(MemoryError);
         }
+        self.copy(platform, offset, length.min(COPY))
     }
 
-    /// Writes an entry at `position`, a multiple of its length: `words`, and
-    /// then, in one piece, `last`.
-    ///
-    /// # Errors
-    ///
-    /// [`MemoryError`] if the VMM took a page away.
-    #[inline]
-    pub fn publish(
+    #[inline(never)]
+    fn copy(
+        &mut self,
+        platform: &mut impl Platform,
+        offset: u32,
+        length: u32,
+    ) -> Result<View<'_>, MemoryError> {
+        if self.copy.is_empty() {
+            self.copy = vec![0; COPY as usize / 8];
+        }
+        let all = &mut self.copy.as_mut_bytes()[..length as usize];
+        let mut copied = 0;
+        while copied < all.len() {
+            let at = offset + copied as u32;
+            let page = self.pages[(at / PAGE_SIZE) as usize % self.pages.len()];
+            let within = at % PAGE_SIZE;
+            let count = (all.len() - copied).min((PAGE_SIZE - within) as usize);
+            let part = &mut all[copied..copied + count];
+            match platform.read(page + u64::from(within), part) {
+                Ok(()) => copied += count,
+                Err(error) if copied == 0 => return Err(error),
+                Err(MemoryError) => break,
+            }
+        }
+        Ok(View::of(&self.copy[..copied / 8]))
+    }
+
+    /// Writes entries one after the other, from `offset` on, which is a multiple
+    /// of their length; none lies beyond the end. Of each, the driver sees the
+    /// words when it sees the last one, which is written in one piece. Returns
+    /// how many found no memory.
+    #[inline(always)]
+    pub fn publish<const WORDS: usize>(
         &self,
         platform: &mut impl Platform,
-        position: u32,
+        offset: u32,
+        count: usize,
+        entries: impl Iterator<Item = ([u64; WORDS], u64)>,
+    ) -> usize {
+        if let Some(window) = self.usable_window() {
+            let places = window.places(offset, count).expect("entries in the ring");
+            for (place, (words, last)) in places.zip(entries) {
+                place.publish(words, last);
+            }
+            return 0;
+        }
+        let mut failed = 0;
+        for (index, (words, last)) in entries.take(count).enumerate() {
+            let at = offset + (index * 8 * (WORDS + 1)) as u32;
+            failed += usize::from(self.write(platform, at, &words, last).is_err());
+        }
+        failed
+    }
+
+    fn write(
+        &self,
+        platform: &mut impl Platform,
+        offset: u32,
         words: &[u64],
         last: u64,
     ) -> Result<(), MemoryError> {
-        let offset = position & (self.size - 1);
-        match self.window() {
-            Some(window) if window.publish(offset, words, last) => Ok(()),
-            Some(_) => Err(MemoryError),
-            None => {
-                let page = self
-                    .pages()
-                    .get((offset / PAGE_SIZE) as usize)
-                    .ok_or(MemoryError)?;
-                let address = page + u64::from(offset % PAGE_SIZE);
-                platform.write(address, words.as_bytes())?;
-                platform.write(address + 8 * words.len() as u64, &last.to_le_bytes())
-            }
-        }
+        let page = self.pages[(offset / PAGE_SIZE) as usize];
+        let address = page + u64::from(offset % PAGE_SIZE);
+        platform.write(address, words.as_bytes())?;
+        platform.write(address + 8 * words.len() as u64, &last.to_le_bytes())
     }
-}
-
-fn read_pages(
-    platform: &mut impl Platform,
-    pages: &[u64],
-    offset: u32,
-    words: &mut [u64],
-) -> Result<(), MemoryError> {
-    let mut bytes = words.as_mut_bytes();
-    let mut offset = offset;
-    while !bytes.is_empty() {
-        let index = (offset / PAGE_SIZE) as usize % pages.len();
-        let within = offset % PAGE_SIZE;
-        let (now, later) = bytes.split_at_mut(bytes.len().min((PAGE_SIZE - within) as usize));
-        platform.read(pages[index] + u64::from(within), now)?;
-        offset += now.len() as u32;
-        bytes = later;
-    }
-    Ok(())
 }

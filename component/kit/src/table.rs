@@ -1,7 +1,7 @@
-//! Things by id: small numbers from 1 on, the lowest free one first.
+//! Values by id: small numbers from 1 on, the lowest free one first.
 //!
 //! Which id comes next depends only on which are taken, so that a device
-//! whose state was saved and restored goes on with the same ids.
+//! whose state was saved and restored continues with the same ids.
 
 use alloc::vec::Vec;
 
@@ -27,29 +27,29 @@ fn slot(id: u32) -> usize {
 }
 
 impl<T> Table<T> {
-    /// Number of things.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether there is nothing.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// The thing with this id.
+    /// Returns the value with this id.
     #[inline]
     pub fn get(&self, id: u32) -> Option<&T> {
         self.slots.get(slot(id))?.as_ref()
     }
 
-    /// The thing with this id, to change.
+    /// Returns the value with this id, to change.
     #[inline]
     pub fn get_mut(&mut self, id: u32) -> Option<&mut T> {
         self.slots.get_mut(slot(id))?.as_mut()
     }
 
-    /// Adds a thing and returns its id.
+    /// Adds a value and returns its id.
     pub fn insert(&mut self, value: T) -> u32 {
         let free = self.slots.iter().position(Option::is_none);
         let slot = free.unwrap_or(self.slots.len());
@@ -61,42 +61,40 @@ impl<T> Table<T> {
         slot as u32 + 1
     }
 
-    /// Adds a thing under an id that is free and at most `max`.
+    /// Adds a value under an id that is free.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// The thing, if its id is not.
-    pub fn insert_at(&mut self, id: u32, max: usize, value: T) -> Result<(), T> {
-        if slot(id) >= max || self.get(id).is_some() {
-            return Err(value);
-        }
+    /// If it is not, or is 0.
+    pub fn insert_at(&mut self, id: u32, value: T) {
         let needed = self.slots.len().max(id as usize);
         self.slots.resize_with(needed, || None);
-        self.slots[slot(id)] = Some(value);
+        let slot = &mut self.slots[slot(id)];
+        assert!(slot.is_none(), "id {id} is taken");
+        *slot = Some(value);
         self.length += 1;
-        Ok(())
     }
 
-    /// Takes a thing out.
+    /// Takes a value out.
     pub fn remove(&mut self, id: u32) -> Option<T> {
         let value = self.slots.get_mut(slot(id))?.take()?;
         self.length -= 1;
         Some(value)
     }
 
-    /// Takes everything out.
+    /// Takes all values out.
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
         self.length = 0;
         core::mem::take(&mut self.slots).into_iter().flatten()
     }
 
-    /// Everything with its id.
+    /// Visits each value with its id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         let slots = self.slots.iter().zip(1..);
         slots.filter_map(|(value, id)| Some((id, value.as_ref()?)))
     }
 
-    /// Everything with its id, to change.
+    /// Visits each value with its id, to change.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
         let slots = self.slots.iter_mut().zip(1..);
         slots.filter_map(|(value, id)| Some((id, value.as_mut()?)))
@@ -121,12 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_or_impossible_id_is_refused() {
+    fn values_return_under_their_ids() {
         let mut table = Table::default();
-        assert_eq!(table.insert_at(3, 4, 'c'), Ok(()));
-        assert_eq!(table.insert_at(3, 4, 'x'), Err('x'));
-        assert_eq!(table.insert_at(0, 4, 'x'), Err('x'));
-        assert_eq!(table.insert_at(5, 4, 'x'), Err('x'));
+        table.insert_at(3, 'c');
         let all: Vec<_> = table.iter().collect();
         assert_eq!(all, vec![(3, &'c')]);
         assert_eq!(

@@ -44,38 +44,16 @@ impl Window {
         self.base
     }
 
-    /// Loads words from `offset`, which is a multiple of 8. Words beyond the
-    /// end stay as they are, and the result is false.
-    #[must_use]
+    /// Shows `length` bytes from `offset` on, a multiple of 8. None if any lies
+    /// beyond the end.
     #[inline]
-    pub fn load(&self, offset: u32, words: &mut [u64]) -> bool {
-        let Some(base) = self.range(offset, 8 * words.len()) else {
-            return false;
-        };
-        for (index, word) in words.iter_mut().enumerate() {
-            // SAFETY: `range` checked that the words lie inside the window and
-            // are aligned; `new` promised that they are valid for reads.
-            *word = unsafe { base.cast::<u64>().add(index).read_volatile() };
-        }
-        true
-    }
-
-    /// Reads so many entries of `WORDS` words each, from `offset` on, which is
-    /// a multiple of 8; each once, when it is taken. None if any lies beyond
-    /// the end.
-    #[inline]
-    pub fn entries<const WORDS: usize>(
-        &self,
-        offset: u32,
-        count: usize,
-    ) -> Option<impl Iterator<Item = [u64; WORDS]>> {
-        let base = self.range(offset, count.checked_mul(8 * WORDS)?)?;
-        Some((0..count).map(move |index| {
-            array::from_fn(|word| {
-                // SAFETY: `range` checked all of the entries.
-                unsafe { base.cast::<u64>().add(index * WORDS + word).read_volatile() }
-            })
-        }))
+    pub fn view(&self, offset: u32, length: u32) -> Option<View<'_>> {
+        let base = self.range(offset, length as usize)?;
+        Some(View {
+            base: base.cast(),
+            words: length as usize / 8,
+            memory: PhantomData,
+        })
     }
 
     /// The places of so many entries of `WORDS` words and one more, from
@@ -94,26 +72,6 @@ impl Window {
         }))
     }
 
-    /// Stores words at `offset`, which is a multiple of 8, and behind them
-    /// `last` in one piece, such that whoever sees `last` sees the words.
-    /// False if any lies beyond the end; nothing is stored then.
-    #[must_use]
-    #[inline]
-    pub fn publish(&self, offset: u32, words: &[u64], last: u64) -> bool {
-        let Some(base) = self.range(offset, 8 * (words.len() + 1)) else {
-            return false;
-        };
-        let base = base.cast::<u64>();
-        for (index, word) in words.iter().enumerate() {
-            // SAFETY: as in `load`, for writes.
-            unsafe { base.add(index).write_volatile(*word) };
-        }
-        fence(Ordering::Release);
-        // SAFETY: `range` included the word behind `words`.
-        unsafe { base.add(words.len()).write_volatile(last) };
-        true
-    }
-
     #[inline]
     fn range(&self, offset: u32, length: usize) -> Option<NonNull<u8>> {
         let end = (offset as usize).checked_add(length)?;
@@ -125,6 +83,77 @@ impl Window {
     }
 }
 
+/// Words that somebody else may change at any time: each is read when it is
+/// asked for, and what is read is a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    base: NonNull<u64>,
+    words: usize,
+    memory: PhantomData<&'a [u64]>,
+}
+
+impl<'a> View<'a> {
+    /// Shows words that nobody changes.
+    #[must_use]
+    pub fn of(words: &'a [u64]) -> Self {
+        Self {
+            base: NonNull::from(words).cast(),
+            words: words.len(),
+            memory: PhantomData,
+        }
+    }
+
+    /// Returns the length in bytes.
+    #[must_use]
+    pub fn length(&self) -> u32 {
+        8 * self.words as u32
+    }
+
+    /// Shows what follows the first `words`.
+    #[must_use]
+    #[inline]
+    pub fn skip(self, words: usize) -> Self {
+        let words = words.min(self.words);
+        Self {
+            // SAFETY: inside, or right behind the last word.
+            base: unsafe { self.base.add(words) },
+            words: self.words - words,
+            ..self
+        }
+    }
+
+    /// Copies the first words. Returns whether there are as many.
+    #[must_use]
+    #[inline]
+    pub fn copy_to(&self, words: &mut [u64]) -> bool {
+        if words.len() > self.words {
+            return false;
+        }
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: the word lies inside, which was valid for reads when the
+            // view was made and stays so while it lives.
+            *word = unsafe { self.base.add(index).read_volatile() };
+        }
+        true
+    }
+
+    /// Reads up to `most` entries of `WORDS` words each, as many as there are;
+    /// each once, when it is taken.
+    #[inline]
+    pub fn entries<const WORDS: usize>(
+        self,
+        most: usize,
+    ) -> impl Iterator<Item = [u64; WORDS]> + use<'a, WORDS> {
+        let count = most.min(self.words / WORDS);
+        (0..count).map(move |index| {
+            array::from_fn(|word| {
+                // SAFETY: as in `copy_to`.
+                unsafe { self.base.add(index * WORDS + word).read_volatile() }
+            })
+        })
+    }
+}
+
 /// Where an entry of `WORDS` words and one more goes.
 #[derive(Debug)]
 pub struct Place<'a, const WORDS: usize> {
@@ -133,7 +162,8 @@ pub struct Place<'a, const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Place<'_, WORDS> {
-    /// Stores the words, and behind them `last`, as [`Window::publish`] does.
+    /// Stores the words, and behind them `last` in one piece, such that whoever
+    /// sees `last` sees the words.
     #[inline]
     pub fn publish(self, words: [u64; WORDS], last: u64) {
         for (index, word) in words.into_iter().enumerate() {
@@ -160,24 +190,21 @@ mod tests {
     }
 
     #[test]
-    fn words_go_out_and_come_back() {
-        let mut memory = vec![0; 8];
-        let window = window(&mut memory);
-        assert!(window.publish(16, &[7, 8], 9));
-        let mut words = [0; 6];
-        assert!(window.load(16, &mut words));
-        assert_eq!(words, [7, 8, 9, 0, 0, 0]);
-    }
-
-    #[test]
     fn entries_are_read_and_published_in_order() {
         let mut memory = vec![0; 7];
         let window = window(&mut memory);
         for (value, place) in (1..).zip(window.places::<2>(8, 2).unwrap()) {
             place.publish([10 * value, 10 * value + 1], value);
         }
-        let entries: Vec<[u64; 3]> = window.entries(8, 2).unwrap().collect();
+        let view = window.view(8, 48).unwrap();
+        let entries: Vec<[u64; 3]> = view.entries(9).collect();
         assert_eq!(entries, [[10, 11, 1], [20, 21, 2]]);
+        assert_eq!(view.entries::<1>(2).count(), 2);
+        let mut words = [0; 2];
+        assert!(view.copy_to(&mut words));
+        assert_eq!((words, view.length()), ([10, 11], 48));
+        assert!(view.skip(4).copy_to(&mut words));
+        assert_eq!((words, view.skip(9).length()), ([21, 2], 0));
         assert_eq!(memory, [0, 10, 11, 1, 20, 21, 2]);
     }
 
@@ -185,16 +212,13 @@ mod tests {
     fn nothing_beyond_the_end() {
         let mut memory = vec![0; 2];
         let window = window(&mut memory);
-        let mut words = [5; 2];
-        assert!(!window.load(8, &mut words));
-        assert!(!window.load(!7, &mut words));
-        assert!(!window.load(4, &mut words[..1]));
-        assert!(!window.publish(0, &[1, 2], 3));
-        assert!(!window.publish(8, &[1], 3));
+        assert!(window.view(8, 16).is_none());
+        assert!(window.view(!7, 16).is_none());
+        assert!(window.view(4, 8).is_none());
         assert!(window.places::<1>(0, 2).is_none());
         assert!(window.places::<1>(4, 0).is_none());
-        assert!(window.entries::<1>(8, 2).is_none());
-        assert!(window.entries::<2>(0, usize::MAX / 8).is_none());
-        assert_eq!((words, memory), ([5, 5], vec![0, 0]));
+        let view = window.view(8, 8).unwrap();
+        assert!(!view.copy_to(&mut [0; 2]));
+        assert_eq!(view.entries::<2>(9).count(), 0);
     }
 }

@@ -9,8 +9,7 @@ use device_kit::bindings::exports::manatee::device::device::{
 use mana_wire::queue::WqDoorbell;
 use mana_wire::registers::{BAR0_SIZE, DOORBELL_PAGE_SIZE, DOORBELLS};
 
-use crate::bnic::MAX_VPORTS;
-use crate::gdma::queues::MAX_VECTORS;
+use crate::limits::{MAX_VECTORS, MAX_VPORTS};
 use crate::state;
 
 /// What the build is called: `MANATEE_BUILD` at compile time, or the package's

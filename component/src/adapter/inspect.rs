@@ -8,12 +8,13 @@ use serde_json::{Map, Value, json};
 use zerocopy::IntoBytes;
 
 use super::Device;
-use crate::bnic::Vport;
+use crate::bnic::vport::Vport;
+use crate::gdma::ids::CqId;
 use crate::gdma::queues::QueueRef;
-use device_kit::platform::Platform;
+use crate::state::object_handle;
+use device_kit::Platform;
 use device_kit::ring::Ring;
 use mana_wire::bnic::Stats;
-use mana_wire::queue::QueueType;
 
 impl<P: Platform> Device<P> {
     /// Returns the state as a JSON object.
@@ -21,13 +22,13 @@ impl<P: Platform> Device<P> {
         let (regions, pages) = self.regions.usage();
         let vports = self.nic.vports.iter().enumerate();
         let vports: Map<String, Value> = vports
-            .map(|(index, vport)| (format!("{index}"), self.vport(index, vport)))
+            .map(|(index, vport)| (format!("{index}"), inspect_vport(vport)))
             .collect();
         json!({
             "hwc": self.inspect_hwc(),
             "queues": self.inspect_queues(),
             "dma_regions": { "unused": regions, "pages_in_use": pages },
-            "nic": { "registered": self.nic.registered, "vports": vports },
+            "nic": { "registered": self.registration.is_registered(), "vports": vports },
             "faults": {
                 "bad_doorbells": self.queues.bad_doorbells.count(),
                 "eq_overruns": self.queues.eq_overruns.count(),
@@ -40,15 +41,16 @@ impl<P: Platform> Device<P> {
         let Some(hwc) = &self.hwc else {
             return json!({ "established": false });
         };
-        let [eq, cq, sq, rq] = hwc.queue_ids();
+        let [eq, cq, sq, rq] = hwc.channel.queue_numbers();
+        let counters = hwc.counters();
         json!({
             "established": true,
             "eq": eq, "cq": cq, "sq": sq, "rq": rq,
             "driver_capabilities": format!("{:#x}", hwc.channel.driver_caps),
             "timeout_ms": hwc.channel.timeout_ms,
-            "requests": hwc.answered.0,
-            "failed_requests": hwc.answered.1,
-            "unanswerable_requests": hwc.unanswerable.count(),
+            "requests": counters.answered,
+            "failed_requests": counters.failed,
+            "unanswerable_requests": counters.unanswerable,
         })
     }
 
@@ -61,67 +63,65 @@ impl<P: Platform> Device<P> {
         let [sq, rq, cq, eq] = tree;
         json!({ "sq": sq, "rq": rq, "cq": cq, "eq": eq })
     }
+}
 
-    fn vport(&self, index: usize, vport: &Vport) -> Value {
-        let mac: Vec<String> = vport
-            .config
-            .mac
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        let of_type = |queue_type: QueueType| {
-            let own = self.nic.objects().filter(|(_, o)| o.vport == index);
-            let own = own.filter(|(_, o)| o.queue_type() == queue_type);
-            own.map(
-                |(handle, o)| json!({ "wq": o.wq, "cq": o.cq, "handle": format!("{handle:#x}") }),
-            )
-            .collect::<Vec<_>>()
-        };
-        json!({
-            "mac": mac.join(":"),
-            "mtu": vport.config.mtu,
-            "link_up": vport.config.link_up,
-            "tx_enabled": vport.tx_enabled,
-            "rx_enabled": vport.steering.enabled,
-            "rss": vport.steering.rss,
-            "serial_number": vport.serial_no,
-            "filter_to_vtl0": vport.filter_to_vtl0,
-            "send_queues": of_type(QueueType::Sq),
-            "receive_queues": of_type(QueueType::Rq),
-            "stats": inspect_stats(&vport.reported_stats()),
-            "faults": vport.faults.count(),
-        })
-    }
+fn inspect_vport(vport: &Vport) -> Value {
+    let port = &vport.port;
+    let mac: Vec<String> = port.config.mac.iter().map(|b| format!("{b:02x}")).collect();
+    let queue = |wq: u32, cq: CqId, object: u32| {
+        let handle = format!("{:#x}", object_handle(object));
+        json!({ "wq": wq, "cq": cq.0, "handle": handle })
+    };
+    let send = vport.send.iter().flatten();
+    let send: Vec<_> = send.map(|it| queue(it.sq.0, it.cq, it.object)).collect();
+    let receive = vport.receive.iter().flatten();
+    let receive: Vec<_> = receive.map(|it| queue(it.rq.0, it.cq, it.object)).collect();
+    json!({
+        "mac": mac.join(":"),
+        "mtu": port.config.mtu,
+        "link_up": port.config.link_up,
+        "tx_enabled": port.tx_enabled,
+        "rx_enabled": port.steering.enabled,
+        "rss": port.steering.rss,
+        "serial_number": port.serial_no,
+        "filter_to_vtl0": port.filter_to_vtl0,
+        "send_queues": send,
+        "receive_queues": receive,
+        "stats": inspect_stats(&port.stats.reported()),
+        "faults": port.stats.faults.count(),
+    })
 }
 
 fn inspect_ring(ring: &Ring) -> Value {
     let first = ring.pages().first().copied().unwrap_or_default();
-    json!({ "bytes": ring.size(), "window": ring.has_window(), "first_page": format!("{first:#x}") })
+    json!({ "bytes": ring.size(), "window": ring.window().is_some(), "first_page": format!("{first:#x}") })
 }
 
 fn inspect_queue(queue: QueueRef<'_>) -> Value {
     match queue {
         QueueRef::Eq(eq) => {
-            let (head, tail) = eq.position.counts();
+            let (producer, consumer) = eq.position.counts();
             json!({
-                "memory": inspect_ring(&eq.ring), "vector": eq.vector, "armed": eq.armed,
-                "head": head, "tail": tail, "lost": eq.lost.count(),
+                "memory": inspect_ring(&eq.ring), "vector": eq.vector, "armed": eq.is_armed,
+                "head": producer, "tail": consumer, "lost": eq.lost.count(),
                 "bad_doorbells": eq.bad_doorbells.count(),
             })
         }
         QueueRef::Cq(cq) => {
-            let (head, tail) = cq.position.counts();
+            let (producer, consumer) = cq.position.counts();
             json!({
-                "memory": inspect_ring(&cq.ring), "eq": cq.eq, "armed": cq.armed,
-                "head": head, "tail": tail, "lost": cq.lost.count(),
+                "memory": inspect_ring(&cq.ring), "eq": cq.eq.map(|eq| eq.0), "armed": cq.is_armed,
+                "head": producer, "tail": consumer, "lost": cq.lost.count(),
                 "bad_doorbells": cq.bad_doorbells.count(),
             })
         }
         QueueRef::Wq(wq) => {
-            let (posted, read, completed) = wq.positions();
+            let positions = wq.positions();
             json!({
                 "memory": inspect_ring(&wq.ring),
-                "posted": posted, "read": read, "completed": completed,
+                "posted": positions.producer,
+                "read": positions.read,
+                "completed": positions.completed,
                 "malformed": wq.malformed.count(), "bad_doorbells": wq.bad_doorbells.count(),
             })
         }

@@ -3,16 +3,17 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use super::tx::InFlight;
-use crate::gdma::wq::Entry;
 use device_kit::platform::{Offloads, RxBuffer, Segment, TxPacket};
 use mana_wire::queue::{MAX_SQE_SIZE, WQE_UNIT};
+
+use super::tx::transmit::Taken;
+use crate::gdma::queue::wq::Wqe;
 
 /// Packets handed over in one call.
 pub const PACKETS: usize = 64;
 /// Buffers handed over in one call.
 pub const BUFFERS: usize = 256;
-/// The most segments of an entry: all of it but header and OOB.
+/// The most segments of a WQE: all of it but header and OOB.
 pub const MOST_SEGMENTS: usize = (MAX_SQE_SIZE as usize - WQE_UNIT as usize / 2) / 16;
 /// Segments of as many packets as can be.
 const SEGMENTS: usize = PACKETS * MOST_SEGMENTS;
@@ -20,22 +21,16 @@ const SEGMENTS: usize = PACKETS * MOST_SEGMENTS;
 /// What is on its way to the host.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The entry that is looked at.
-    pub entry: Entry,
+    /// The WQE that is looked at.
+    pub wqe: Wqe,
     /// Packets to transmit.
     pub packets: List<TxPacket>,
     /// Buffers to receive into.
     pub buffers: List<RxBuffer>,
     /// Of either, in order.
     pub segments: List<Segment>,
-    /// The transmits of the batch, in order, but for the plain ones at its end.
-    pub sent: List<InFlight>,
-    /// How many packets at the end of `packets` are plain: of an entry of one
-    /// unit, with one segment, and with a completion in any case. There is
-    /// nothing to remember of them that the lists don't say.
-    plain: usize,
-    /// The bytes of those.
-    plain_bytes: u64,
+    /// The WQEs of transmits that were taken, in order.
+    pub taken: List<Taken>,
 }
 
 impl Batch {
@@ -49,55 +44,12 @@ impl Batch {
         let buffer = RxBuffer { id: 0, segments: 0 };
         let packet = TxPacket::plain(0, 0, Offloads::empty());
         self.packets.begin(packet, PACKETS);
-        self.sent.begin(InFlight::default(), PACKETS);
+        self.taken.begin(Taken::default(), PACKETS);
         self.buffers.begin(buffer, BUFFERS);
         self.segments.begin(segment, SEGMENTS);
-        (self.plain, self.plain_bytes) = (0, 0);
     }
 
-    /// So many plain packets of together so many bytes, with a segment each, were
-    /// written to the lists' spare room.
-    #[inline]
-    pub fn add_plain(&mut self, count: usize, bytes: u64) {
-        self.packets.add(count);
-        self.segments.add(count);
-        self.plain += count;
-        self.plain_bytes += bytes;
-    }
-
-    /// How many entries were taken from the send queue.
-    #[inline]
-    pub fn taken(&self) -> usize {
-        self.sent.len() + self.plain
-    }
-
-    /// The packets, their segments and bytes, if all entries taken are plain
-    /// packets.
-    #[inline]
-    pub fn all_plain(&self) -> Option<(&[TxPacket], &[Segment], u64)> {
-        let lists = (self.packets.as_slice(), self.segments.as_slice());
-        (self.sent.len() == 0).then_some((lists.0, lists.1, self.plain_bytes))
-    }
-
-    /// Has all of the transmits in `sent`, so that others can follow.
-    pub fn remember_plain(&mut self) {
-        let (packets, segments) = (self.packets.as_slice(), self.segments.as_slice());
-        let packets = &packets[packets.len() - self.plain..];
-        let segments = &segments[segments.len() - self.plain..];
-        for (packet, segment) in packets.iter().zip(segments) {
-            // There is room for as many as are taken at most.
-            let _ = self.sent.push(InFlight {
-                position: packet.id.wrapping_sub(WQE_UNIT),
-                end: packet.id,
-                length: segment.length,
-                suppress: false,
-                outcome: None,
-            });
-        }
-        (self.plain, self.plain_bytes) = (0, 0);
-    }
-
-    /// Whether the segments of any one entry still fit.
+    /// Returns whether the segments of any one WQE still fit.
     #[inline]
     pub fn has_room(&self) -> bool {
         self.segments.room() >= MOST_SEGMENTS
@@ -130,55 +82,52 @@ impl<T: Clone> List<T> {
 }
 
 impl<T> List<T> {
-    /// Adds one. False if there is no room.
+    /// Adds one, for which there is room.
     #[inline]
-    #[must_use]
-    pub fn push(&mut self, value: T) -> bool {
-        let Some(slot) = self.all.get_mut(self.used) else {
-            return false;
-        };
-        *slot = value;
+    pub fn push(&mut self, value: T) {
+        self.all[self.used] = value;
         self.used += 1;
-        true
     }
 
-    /// Takes back all but the first `length`.
+    /// Takes all out.
     #[inline]
-    pub fn truncate(&mut self, length: usize) {
-        self.used = self.used.min(length);
+    pub fn clear(&mut self) {
+        self.used = 0;
     }
 
-    /// How many more fit.
+    /// Returns how many more fit.
     #[inline]
     pub fn room(&self) -> usize {
         self.all.len() - self.used
     }
 
-    /// The room, to be written from the front on; then say how much was.
+    /// Returns the room, to be written from the front on and then
+    /// [added](Self::add).
     #[inline]
     pub fn spare(&mut self) -> &mut [T] {
         &mut self.all[self.used..]
     }
 
-    /// So many were written to [`spare`](Self::spare).
+    /// Adds what was written to [`spare`](Self::spare).
     #[inline]
     pub fn add(&mut self, written: usize) {
-        self.used += written.min(self.room());
+        debug_assert!(written <= self.room());
+        self.used += written;
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     #[inline]
     pub fn len(&self) -> usize {
         self.used
     }
 
-    /// All, in order.
+    /// Returns all, in order.
     #[inline]
     pub fn as_slice(&self) -> &[T] {
         &self.all[..self.used]
     }
 
-    /// All, to change.
+    /// Returns all, to change.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         &mut self.all[..self.used]
@@ -190,25 +139,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_s_segments_fit_whenever_there_is_room() {
+    fn a_wqe_s_segments_fit_whenever_there_is_room() {
         let segment = |address| Segment { address, length: 1 };
         let mut batch = Batch::default();
         batch.begin();
         let mut count = 0;
         while batch.has_room() {
             for _ in 0..MOST_SEGMENTS {
-                assert!(batch.segments.push(segment(count)));
+                batch.segments.push(segment(count));
                 count += 1;
             }
         }
         assert_eq!(batch.segments.len(), SEGMENTS);
-        assert!(!batch.segments.push(segment(0)));
-        batch.segments.truncate(2);
-        assert_eq!(batch.segments.as_slice(), [segment(0), segment(1)]);
+        batch.begin();
+        batch.segments.push(segment(1));
         batch.segments.spare()[0] = segment(9);
         batch.segments.add(1);
-        assert_eq!(batch.segments.as_slice()[2], segment(9));
-        batch.begin();
+        assert_eq!(batch.segments.as_slice(), [segment(1), segment(9)]);
+        batch.segments.clear();
         assert_eq!(batch.segments.len(), 0);
     }
 }

@@ -1,383 +1,371 @@
-//! Receive: from receive queue entries to buffers for the host, and from
-//! packets to completions.
+//! Receive: from receive WQEs to buffers for the host, and from packets to
+//! completions.
 
-use super::batch::{BUFFERS, Batch, List};
-use super::objects::Work;
-use super::posted::{Posted, Run};
-use super::{MANA_MEM_KEY, Steering, Vport};
-use crate::gdma::caution::Caution;
-use crate::gdma::cq::{Completes, Cq, Plain};
-use crate::gdma::wq::{Fetched, Simple, Unit, Wq};
-use crate::hwc::Context;
 use device_kit::platform::{Level, Platform, RxBuffer, RxFlags, RxPacket, Segment};
 use mana_wire::gdma::Status;
-use mana_wire::oob::RxFlags as CompletionFlags;
-use mana_wire::oob::{CqeHeader, CqeType, RxCompletion};
-use mana_wire::queue::{QueueType, Sge, WQE_UNIT};
+use mana_wire::oob::{CqeHeader, CqeType, RxCompletion, RxFlags as CompletionFlags};
+use mana_wire::queue::{Sge, WQE_UNIT};
+
+use super::batch::{BUFFERS, Batch};
+use super::ledger::{Ledger, Run};
+use super::port::Port;
+use crate::gdma::Context;
+use crate::gdma::ids::{CqId, RqId, WqId};
+use crate::gdma::journal::Record;
+use crate::gdma::queue::cq::{Completion, Cq};
+use crate::gdma::queue::wq::{Fetched, ShortWqe, Unit, Wq};
+use crate::gdma::queues::Reader;
+use crate::gdma::resources::MEM_KEY;
 
 /// The most buffers that the host holds at a time.
 const MAX_POSTED: usize = 2048;
-/// Entries worked on in one call.
+/// WQEs worked on in one call.
 const BUDGET: usize = 2048;
+/// What happened to a packet that was not received.
+const LOST: RxFlags = RxFlags::TRUNCATED.union(RxFlags::MEMORY_FAULT);
 
-/// Hands receive queue entries to the host, if the vport receives. What is too
-/// much for one call waits.
-pub fn post_buffers(ctx: &mut Context<'_, impl Platform>, key: usize) {
+/// A receive queue of a vport.
+#[derive(Debug)]
+pub struct ReceiveQueue {
+    /// Number of its object.
+    pub object: u32,
+    /// Number among the vport's receive queues.
+    pub number: u16,
+    /// The queue that it takes buffers from.
+    pub rq: RqId,
+    /// The queue that it reports to.
+    pub cq: CqId,
+    /// Buffers that were taken and not completed.
+    pub ledger: Ledger<Buffer>,
+    /// It has WQEs that wait for their turn.
+    pub is_waiting: bool,
+}
+
+/// What is known of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buffer {
+    /// The host holds it.
+    Posted,
+    /// Its WQE is malformed: nothing will ever be received into it.
+    Malformed,
+}
+
+impl ReceiveQueue {
+    /// Creates a queue that has taken nothing.
+    pub fn new(object: u32, number: u16, rq: RqId, cq: CqId) -> Self {
+        Self {
+            object,
+            number,
+            rq,
+            cq,
+            ledger: Ledger::default(),
+            is_waiting: false,
+        }
+    }
+}
+
+/// Hands receive WQEs to the host, if the vport receives. Returns whether
+/// something is left that is too much for one call.
+pub(super) fn post_buffers(
+    ctx: &mut Context<'_, impl Platform>,
+    port: &mut Port,
+    queue: &mut ReceiveQueue,
+    batch: &mut Batch,
+) -> bool {
+    if !port.steering.enabled {
+        return false;
+    }
     let mut left = BUDGET;
     while left > 0 {
-        let most = if ctx.queues.caution.is_on() {
-            1
-        } else {
-            BUFFERS
-        };
+        let most = ctx.queues.batch(BUFFERS);
         left = left.saturating_sub(most);
-        let more = post_batch(ctx, key, most) == Some(true);
-        // Those that are given back make room for others.
-        complete_bad(ctx, key);
-        if !more {
-            return;
+        let is_more = post_batch(ctx, port, queue, batch, most);
+        // Malformed ones that are given back make room for others.
+        complete(ctx, port, queue, &[]);
+        if !is_more {
+            return false;
         }
     }
-    ctx.nic.wait(key);
+    true
 }
 
-/// Takes up to `most` entries. True if there may be more to take.
-fn post_batch(ctx: &mut Context<'_, impl Platform>, key: usize, most: usize) -> Option<bool> {
-    let nic = &mut *ctx.nic;
-    let object = nic.objects.get_mut(key)?;
-    let Work::Receive { posted } = &mut object.work else {
-        return None;
-    };
-    if !nic.vports.get(object.vport)?.steering.enabled {
-        return None;
-    }
-    let (wq, caution) = ctx.queues.rq_with_caution(object.wq)?;
-    let most = most.min(MAX_POSTED.saturating_sub(posted.entries()));
-    nic.batch.begin();
-    let more = gather(
-        ctx.platform,
-        &mut nic.batch,
-        (object.wq, wq, caution),
-        posted,
-        most,
-    );
-    let buffers = nic.batch.buffers.as_slice();
-    if buffers.is_empty() {
-        return Some(more);
-    }
-    let (port, segments) = (object.vport as u32, nic.batch.segments.as_slice());
-    let taken = ctx
-        .platform
-        .post_receive(port, object.queue, buffers, segments) as usize;
-    if let Some(refused) = buffers.get(taken) {
-        // What the host did not take is read again later.
-        if let Some(position) = posted.cut(refused.id) {
-            wq.rewind_to(position);
-        }
-        return Some(false);
-    }
-    Some(more)
-}
-
-/// Fills a batch with up to `most` entries of a receive queue. True if there
-/// may be more of them.
-fn gather(
-    platform: &mut impl Platform,
+/// Takes up to `most` WQEs. Returns whether there may be more to take.
+fn post_batch(
+    ctx: &mut Context<'_, impl Platform>,
+    port: &Port,
+    queue: &mut ReceiveQueue,
     batch: &mut Batch,
-    (id, wq, caution): (u32, &mut Wq, &mut Caution),
-    posted: &mut Posted,
     most: usize,
 ) -> bool {
-    let cautious = caution.is_on();
-    let end = posted.entries() + most;
-    while posted.entries() < end && batch.has_room() {
-        if !cautious && gather_simple(batch, wq, posted, end) > 0 {
+    batch.begin();
+    let most = most.min(MAX_POSTED.saturating_sub(queue.ledger.entries()));
+    let is_more = gather(ctx, batch, queue, most);
+    let buffers = batch.buffers.as_slice();
+    if buffers.is_empty() {
+        return is_more;
+    }
+    let (number, segments) = (queue.number.into(), batch.segments.as_slice());
+    let taken = ctx
+        .platform
+        .post_receive(port.index, number, buffers, segments);
+    let Some(refused) = buffers.get(taken as usize) else {
+        return is_more;
+    };
+    // What the host did not take is read again later.
+    let position = queue.ledger.cut(refused.id);
+    let position = position.expect("a buffer that was just posted");
+    ctx.queues.read(WqId::Rq(queue.rq)).wq.rewind_to(position);
+    false
+}
+
+/// Fills a batch with up to `most` WQEs of a receive queue. Returns whether there
+/// may be more of them.
+fn gather(
+    ctx: &mut Context<'_, impl Platform>,
+    batch: &mut Batch,
+    queue: &mut ReceiveQueue,
+    most: usize,
+) -> bool {
+    let mut reader = ctx.queues.read(WqId::Rq(queue.rq));
+    let ledger = &mut queue.ledger;
+    let end = ledger.entries() + most;
+    while ledger.entries() < end && batch.has_room() {
+        let most = end - ledger.entries();
+        if gather_short(ctx.platform, batch, &mut reader, ledger, most) > 0 {
             continue;
         }
-        let skip = cautious && caution.attempt_next(platform, QueueType::Rq, id, wq);
-        let entry = &mut batch.entry;
-        let fetched = wq.fetch(platform, entry);
+        let wqe = &mut batch.wqe;
+        let fetched = reader.fetch(ctx.platform, wqe);
         if fetched == Fetched::Nothing {
             return false;
         }
-        let first = batch.segments.len();
-        let bad = skip || fetched != Fetched::Entry || !add(entry.sgl(), &mut batch.segments);
-        if bad {
-            batch.segments.truncate(first);
+        let sgl = wqe.sgl().iter().filter(|sge| sge.size != 0);
+        let is_memory = sgl.clone().all(|sge| sge.mem_key == MEM_KEY);
+        let count = sgl.clone().count() as u16;
+        let known = if fetched == Fetched::Wqe && count > 0 && is_memory {
+            sgl.map(segment).for_each(|it| batch.segments.push(it));
+            batch.buffers.push(RxBuffer {
+                id: wqe.end,
+                segments: count,
+            });
+            Buffer::Posted
         } else {
-            let segments = (batch.segments.len() - first) as u16;
-            let id = entry.end;
-            // There is room for as many buffers as entries are taken at most.
-            let _ = batch.buffers.push(RxBuffer { id, segments });
-        }
-        posted.add(Run::of_one(entry.position, entry.end, bad));
+            Buffer::Malformed
+        };
+        ledger.add(Run::of_one(wqe.position, wqe.end, known));
     }
     most > 0
 }
 
-/// Takes simple entries for as long as they are good, until `end` are posted.
-/// Returns how many there were.
+#[inline]
+fn segment(sge: &Sge) -> Segment {
+    Segment {
+        address: sge.address,
+        length: sge.size,
+    }
+}
+
+/// Takes up to `most` short WQEs for as long as they are acceptable. Returns how
+/// many there were.
 #[inline(never)]
-fn gather_simple(batch: &mut Batch, wq: &mut Wq, posted: &mut Posted, end: usize) -> usize {
-    let Some(units) = wq.units(end - posted.entries()) else {
+fn gather_short(
+    platform: &mut impl Platform,
+    batch: &mut Batch,
+    reader: &mut Reader<'_>,
+    ledger: &mut Ledger<Buffer>,
+    most: usize,
+) -> usize {
+    let position = reader.wq.positions().read;
+    let Ok(view) = reader.view_units(platform, most) else {
         return 0;
     };
     let (buffers, segments) = (batch.buffers.spare(), batch.segments.spare());
-    let position = wq.next();
-    let count = take_simple(units, buffers, segments, position);
-    if count == 0 {
-        return 0;
+    let count = take_short(view.entries(most), buffers, segments, position);
+    if count > 0 {
+        reader.wq.pass_units(count);
+        ledger.add(Run::of_units(position, count as u32, Buffer::Posted));
+        batch.buffers.add(count);
+        batch.segments.add(count);
     }
-    wq.pass_units(count);
-    posted.add(Run::of_units(position, count as u32));
-    batch.buffers.add(count);
-    batch.segments.add(count);
     count
 }
 
-/// Takes simple entries from `position` on for as long as they are good. Returns
-/// how many there were. By itself, so that all of it fits registers.
+/// Takes short WQEs from `position` on for as long as they are acceptable.
+/// Returns how many there were. By itself, so that all of it fits registers.
 #[inline(never)]
-fn take_simple(
+fn take_short(
     units: impl Iterator<Item = Unit>,
     buffers: &mut [RxBuffer],
     segments: &mut [Segment],
     mut position: u32,
 ) -> usize {
     let mut count = 0;
-    for (unit, (buffer, segment)) in units.zip(buffers.iter_mut().zip(segments)) {
-        let simple = Simple::of(unit);
-        let sge = simple.sge;
+    for (unit, (buffer, slot)) in units.zip(buffers.iter_mut().zip(segments)) {
+        let wqe = ShortWqe::of(unit);
+        let sge = wqe.sge;
         // One branch, not three.
-        if !(simple.is_simple() & (sge.size != 0) & (sge.mem_key == MANA_MEM_KEY)) {
+        if !(wqe.is_short() & (sge.size != 0) & (sge.mem_key == MEM_KEY)) {
             break;
         }
         position = position.wrapping_add(WQE_UNIT);
         (buffer.id, buffer.segments) = (position, 1);
-        (segment.address, segment.length) = (sge.address, sge.size);
+        *slot = segment(&sge);
         count += 1;
     }
     count
 }
 
-/// Adds a buffer's segments to `segments`. False if it has none, or one that
-/// is no memory of the NIC's.
-fn add(sgl: &[Sge], segments: &mut List<Segment>) -> bool {
-    let mut found = false;
-    for sge in sgl.iter().filter(|sge| sge.size != 0) {
-        let segment = Segment {
-            address: sge.address,
-            length: sge.size,
-        };
-        if sge.mem_key != MANA_MEM_KEY || !segments.push(segment) {
-            return false;
-        }
-        found = true;
-    }
-    found
-}
-
-/// Completes buffers at the front that make no sense; nothing will ever be
-/// received into them.
-fn complete_bad(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    complete_received(ctx, key, &[]);
-}
-
-/// Packets were received into buffers that the host held.
-pub fn received(ctx: &mut Context<'_, impl Platform>, key: usize, packets: &[RxPacket]) {
-    complete_received(ctx, key, packets);
-    post_buffers(ctx, key);
-}
-
-/// Completes buffers from the front on: those of `packets`, and those that
-/// make no sense.
-fn complete_received<P: Platform>(
+/// Completes buffers from the front on: those of `packets`, and those that are
+/// malformed.
+pub(super) fn complete<P: Platform>(
     ctx: &mut Context<'_, P>,
-    key: usize,
+    port: &mut Port,
+    queue: &mut ReceiveQueue,
     packets: &[RxPacket],
-) -> Option<()> {
-    let nic = &mut *ctx.nic;
-    let object = nic.objects.get_mut(key)?;
-    let Work::Receive { posted } = &mut object.work else {
-        return None;
-    };
-    let vport = nic.vports.get_mut(object.vport)?;
-    let (port, platform) = (object.vport, &mut *ctx.platform);
-    ctx.queues
-        .complete_receives(object.wq, object.cq, |wq, cq| {
-            let mut completer = Completer {
-                wq,
-                cq,
-                id: object.wq,
-            };
-            let mut packets = packets;
-            loop {
-                if posted.front_if(true).is_some() {
-                    completer.complete_bad(platform, posted, vport, port);
-                }
-                let plain = completer.complete_plain(posted, vport, packets);
-                if plain > 0 {
-                    packets = &packets[plain..];
-                    continue;
-                }
-                let Some((packet, others)) = packets.split_first() else {
-                    return;
-                };
-                packets = others;
-                let front = posted.front().filter(|run| run.first_end() == packet.id);
-                let Some(front) = front else {
-                    platform.log(
-                        Level::Error,
-                        format_args!("the host received into buffer {}, out of order", packet.id),
-                    );
-                    return;
-                };
-                posted.pass(1);
-                count(vport, packet);
-                completer.complete(platform, front, packet);
+) {
+    let (id, platform) = (WqId::Rq(queue.rq), &mut *ctx.platform);
+    let ledger = &mut queue.ledger;
+    ctx.queues.complete(id, queue.cq, |wq, cq| {
+        let mut completer = Completer { wq, cq, id };
+        let mut packets = packets;
+        while let Some(front) = ledger.front() {
+            if front.known == Buffer::Malformed {
+                completer.give_back(platform, port, front);
+                ledger.pass(1);
+                continue;
             }
-        })
+            let Some(first) = packets.first() else {
+                return;
+            };
+            let stretch = Stretch::of(&front, first, packets);
+            if stretch.count == 0 {
+                break;
+            }
+            let (alike, others) = packets.split_at(stretch.count);
+            completer.post(platform, front.size, first, alike);
+            port.stats
+                .count_received(first.flags, stretch.count, stretch.bytes);
+            ledger.pass(stretch.count);
+            packets = others;
+        }
+        if let Some(packet) = packets.first() {
+            platform.log(
+                Level::Error,
+                format_args!("the host received into buffer {}, out of order", packet.id),
+            );
+        }
+    });
 }
 
 /// Posts completions of a receive queue.
 struct Completer<'a> {
     wq: &'a mut Wq,
     cq: &'a mut Cq,
-    /// The receive queue's.
-    id: u32,
+    id: WqId,
 }
 
 impl Completer<'_> {
-    /// Completes buffers of entries that are alike, into which packets to this one
-    /// address were received without a fault, as most are, for as long as there is
-    /// room. Returns how many there were.
+    /// Completes buffers of WQEs of this size, of which the same is said as of
+    /// the `first` packet but for the length.
     #[inline(never)]
-    fn complete_plain(
-        &mut self,
-        posted: &mut Posted,
-        vport: &mut Vport,
-        packets: &[RxPacket],
-    ) -> usize {
-        let run = posted.front_if(false).filter(|_| self.cq.takes_runs());
-        let Some(run) = run else {
-            return 0;
-        };
-        let (plain, mut bytes) = plain(&run, packets);
-        let packets = &packets[..plain];
-        let mask = self.wq.ring.size() - 1;
-        let first = packets.first().map(|packet| {
-            let header = CqeHeader::of(CqeType::RxOkay);
-            RxCompletion::first_words(header, completion_flags(packet), 0)
-        });
-        let [first, second] = first.unwrap_or_default();
-        let id = (self.id, false);
-        let count = self.cq.post_run(id, packets, move |packet| Plain {
-            words: [first, second | u64::from(packet.length as u16)],
-            rest: packet.id.wrapping_sub(run.size) & mask,
-            end: packet.id,
-        });
-        posted.pass(count);
-        let (done, others) = packets.split_at(count);
-        if let Some(last) = done.last() {
-            self.wq.complete_to(last.id);
-        }
-        for packet in others {
-            bytes -= u64::from(packet.length);
-        }
-        let stats = &mut vport.stats;
-        stats.rx_bytes += bytes;
-        stats.rx_ucast_pkts += count as u64;
-        stats.rx_ucast_bytes += bytes;
-        count
-    }
-
-    #[cold]
-    fn complete_bad(
+    fn post(
         &mut self,
         platform: &mut impl Platform,
-        posted: &mut Posted,
-        vport: &mut Vport,
-        port: usize,
+        size: u32,
+        first: &RxPacket,
+        packets: &[RxPacket],
     ) {
-        while let Some(front) = posted.front_if(true) {
-            posted.pass(1);
-            let packet = RxPacket {
-                id: front.first_end(),
-                length: 0,
-                vlan_tci: 0,
-                flags: RxFlags::TRUNCATED,
-                hash: 0,
-            };
-            self.complete(platform, front, &packet);
-            if vport.faults.hit() {
-                platform.log(
-                    Level::Warn,
-                    format_args!("vport {port}: a receive buffer is malformed"),
-                );
-            }
-        }
-    }
-
-    /// Completes the first buffer of a run.
-    #[inline(always)]
-    fn complete(&mut self, platform: &mut impl Platform, buffer: Run, packet: &RxPacket) {
-        let lost = RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT;
-        let cqe_type = if packet.flags.intersects(lost) {
+        let cqe_type = if first.flags.intersects(LOST) {
             CqeType::RxTruncated
         } else {
             CqeType::RxOkay
         };
-        self.wq.complete_to(buffer.first_end());
-        let flags = completion_flags(packet);
-        let words = RxCompletion::words(CqeHeader::of(cqe_type), flags, packet.length as u16);
-        let offset = buffer.position & (self.wq.ring.size() - 1);
-        let completes = Completes {
-            wq: self.id,
-            is_sq: false,
-            end: buffer.first_end(),
-            note: 0,
-        };
-        self.cq.post(platform, words, offset, completes);
-    }
-}
-
-/// How many packets from the front on were received without a fault, to this one
-/// address, and into the buffers of a run, with the same to say of each; and their
-/// bytes.
-#[inline(never)]
-fn plain(run: &Run, packets: &[RxPacket]) -> (usize, u64) {
-    let special =
-        RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT | RxFlags::BROADCAST | RxFlags::MULTICAST;
-    let Some(first) = packets.first().filter(|it| !it.flags.intersects(special)) else {
-        return (0, 0);
-    };
-    let (mut count, mut bytes) = (0, 0);
-    let mut end = run.position;
-    for packet in packets.iter().take(run.count as usize) {
-        end = end.wrapping_add(run.size);
-        // One branch for all that must be equal.
-        let tag = packet.vlan_tci ^ first.vlan_tci;
-        let flags = packet.flags.bits() ^ first.flags.bits();
-        let unexpected = end ^ packet.id;
-        if unexpected | u32::from(tag | flags) != 0 {
-            break;
+        let mask = self.wq.mask();
+        let flags = completion_flags(first);
+        let [first, second] = RxCompletion::first_words(CqeHeader::of(cqe_type), flags, 0);
+        let completions = packets.iter().map(|packet| Completion {
+            words: [
+                first,
+                second | u64::from(packet.length as u16),
+                0,
+                0,
+                0,
+                0,
+                0,
+            ],
+            rest: packet.id.wrapping_sub(size) & mask,
+            record: Record::completed(packet.id),
+        });
+        self.cq.post(platform, self.id, completions);
+        if let Some(last) = packets.last() {
+            self.wq.complete_to(last.id);
         }
-        bytes += u64::from(packet.length);
-        count += 1;
     }
-    (count, bytes)
+
+    /// Completes the first of malformed buffers.
+    #[cold]
+    fn give_back(&mut self, platform: &mut impl Platform, port: &mut Port, run: Run<Buffer>) {
+        let packet = RxPacket {
+            id: run.first_end(),
+            length: 0,
+            vlan_tci: 0,
+            flags: RxFlags::TRUNCATED,
+            hash: 0,
+        };
+        self.post(platform, run.size, &packet, &[packet]);
+        port.stats.note_fault(
+            platform,
+            port.index,
+            format_args!("a receive buffer is malformed"),
+        );
+    }
 }
 
+/// Packets in a row of which the same is to be said but for the length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stretch {
+    count: usize,
+    bytes: u64,
+}
+
+impl Stretch {
+    /// Returns those at the front, `first` among them, that were received into
+    /// the buffers of a run.
+    #[inline(never)]
+    fn of(run: &Run<Buffer>, first: &RxPacket, packets: &[RxPacket]) -> Self {
+        let (mut count, mut bytes) = (0, 0);
+        let mut end = run.position;
+        for packet in packets.iter().take(run.count as usize) {
+            end = end.wrapping_add(run.size);
+            // One branch for all that must be equal.
+            let tag = packet.vlan_tci ^ first.vlan_tci;
+            let flags = packet.flags.bits() ^ first.flags.bits();
+            let unexpected = end ^ packet.id;
+            if unexpected | u32::from(tag | flags) != 0 {
+                break;
+            }
+            bytes += u64::from(packet.length);
+            count += 1;
+        }
+        Self { count, bytes }
+    }
+}
+
+/// Returns what the completion of a packet says of it.
 #[inline(never)]
 fn completion_flags(packet: &RxPacket) -> CompletionFlags {
     let flags = packet.flags;
-    let tagged = flags.contains(RxFlags::VLAN);
+    let is_tagged = flags.contains(RxFlags::VLAN);
     let good = flags.contains(RxFlags::L4_CHECKSUM_GOOD);
     let bad = flags.contains(RxFlags::L4_CHECKSUM_BAD);
     let (tcp, udp) = (flags.contains(RxFlags::TCP), flags.contains(RxFlags::UDP));
     CompletionFlags::new()
-        .with_vlantag_present(tagged)
-        .with_vlan_id(if tagged { packet.vlan_tci & 0xfff } else { 0 })
+        .with_vlantag_present(is_tagged)
+        .with_vlan_id(if is_tagged {
+            packet.vlan_tci & 0xfff
+        } else {
+            0
+        })
         .with_iphdr_csum_succeed(flags.contains(RxFlags::IP_CHECKSUM_GOOD))
         .with_iphdr_csum_fail(flags.contains(RxFlags::IP_CHECKSUM_BAD))
         .with_tcp_csum_succeed(tcp && good)
@@ -386,91 +374,49 @@ fn completion_flags(packet: &RxPacket) -> CompletionFlags {
         .with_udp_csum_fail(udp && bad)
 }
 
-#[inline(always)]
-fn count(vport: &mut Vport, packet: &RxPacket) {
-    let stats = &mut vport.stats;
-    let length = u64::from(packet.length);
-    if packet
-        .flags
-        .intersects(RxFlags::TRUNCATED | RxFlags::MEMORY_FAULT)
-    {
-        stats.rx_discards_nowqe += 1;
-        return;
-    }
-    stats.rx_bytes += length;
-    let (packets, bytes) = if packet.flags.contains(RxFlags::BROADCAST) {
-        (&mut stats.rx_bcast_pkts, &mut stats.rx_bcast_bytes)
-    } else if packet.flags.contains(RxFlags::MULTICAST) {
-        (&mut stats.rx_mcast_pkts, &mut stats.rx_mcast_bytes)
-    } else {
-        (&mut stats.rx_ucast_pkts, &mut stats.rx_ucast_bytes)
-    };
-    *packets += 1;
-    *bytes += length;
-}
-
 /// Says on the receive queue that everything received before is completed.
 ///
 /// # Errors
 ///
 /// [`Status::NoResources`] if the completion queue is full, or may be: a fence
-/// has no entry of its own that the driver made room for.
-pub fn fence(ctx: &mut Context<'_, impl Platform>, key: usize) -> Result<(), Status> {
-    let Some(object) = ctx.nic.objects.get(key) else {
-        return Err(Status::InvalidHandle);
-    };
-    let (rq, platform) = (object.wq, &mut *ctx.platform);
+/// has no WQE of its own that the driver made room for.
+pub(super) fn fence(
+    ctx: &mut Context<'_, impl Platform>,
+    queue: &ReceiveQueue,
+) -> Result<(), Status> {
+    let (id, platform) = (WqId::Rq(queue.rq), &mut *ctx.platform);
     let header = CqeHeader::of(CqeType::RxObjectFence);
     let words = RxCompletion::words(header, CompletionFlags::new(), 0);
-    let posted = ctx.queues.complete_receives(rq, object.cq, |wq, cq| {
-        let (_, _, done) = wq.positions();
-        let completes = Completes {
-            wq: rq,
-            is_sq: false,
-            end: done,
-            note: 0,
-        };
+    ctx.queues.complete(id, queue.cq, |wq, cq| {
         // An outstanding buffer has a CQE that the driver keeps free, and that
         // serves the fence: Linux waits for it before it sends another.
-        let has_room = wq.has_outstanding() || cq.has_spare(wq.reused_below());
-        has_room && cq.post(platform, words, 0, completes)
-    });
-    match posted {
-        Some(true) => Ok(()),
-        Some(false) => Err(Status::NoResources),
-        None => Err(Status::InvalidHandle),
-    }
-}
-
-/// Changes how a vport's packets find their queue.
-pub fn steer(ctx: &mut Context<'_, impl Platform>, vport: usize, steering: Steering) {
-    let was = core::mem::replace(&mut ctx.nic.vports[vport].steering, steering);
-    let now = ctx.nic.vports[vport].steering.enabled;
-    let Some(key) = ctx.nic.receive_object(vport, 0) else {
-        return;
-    };
-    match (was.enabled, now) {
-        (false, true) => post_buffers(ctx, key),
-        (true, false) => take_back(ctx, key),
-        _ => {}
-    }
+        let has_spare = wq.has_outstanding() || cq.has_spare(wq.reused_below());
+        if cq.position.is_full() || !has_spare {
+            return Err(Status::NoResources);
+        }
+        let completion = Completion {
+            words,
+            rest: 0,
+            record: Record::completed(wq.positions().completed),
+        };
+        cq.post(platform, id, [completion].into_iter());
+        Ok(())
+    })
 }
 
 /// Takes the buffers back from the host; they are posted again when the
 /// vport receives again.
-fn take_back(ctx: &mut Context<'_, impl Platform>, key: usize) {
-    let Some(object) = ctx.nic.objects.get_mut(key) else {
-        return;
-    };
-    let Work::Receive { posted } = &mut object.work else {
-        return;
-    };
-    ctx.platform
-        .cancel_receive(object.vport as u32, object.queue);
-    if let (Some(first), Some(wq)) = (posted.front(), ctx.queues.rq(object.wq)) {
+pub(super) fn take_back(
+    ctx: &mut Context<'_, impl Platform>,
+    port: &Port,
+    queue: &mut ReceiveQueue,
+) {
+    ctx.platform.cancel_receive(port.index, queue.number.into());
+    if let Some(first) = queue.ledger.front() {
+        let wq = ctx.queues.read(WqId::Rq(queue.rq)).wq;
         wq.rewind_to(first.position);
     }
-    posted.clear();
+    queue.ledger.clear();
 }
 
 #[cfg(test)]
@@ -488,21 +434,25 @@ mod tests {
     }
 
     #[test]
-    fn a_run_ends_where_something_else_is_to_be_said() {
+    fn a_stretch_ends_where_something_else_is_to_be_said() {
         let (none, tcp) = (RxFlags::empty(), RxFlags::TCP);
-        let units = Run::of_units(0, 2);
-        let run = |second: RxPacket| plain(&units, &[packet(32, none, 0), second]);
-        assert_eq!(run(packet(64, none, 0)), (2, 200));
-        assert_eq!(run(packet(64, tcp, 0)), (1, 100));
-        assert_eq!(run(packet(64, none, 1)), (1, 100));
-        assert_eq!(run(packet(128, none, 0)), (1, 100), "another buffer");
+        let stretch = |run: &Run<Buffer>, packets: &[RxPacket]| {
+            let Stretch { count, bytes } = Stretch::of(run, &packets[0], packets);
+            (count, bytes)
+        };
+        let units = Run::of_units(0, 2, Buffer::Posted);
+        let of_two = |second: RxPacket| stretch(&units, &[packet(32, none, 0), second]);
+        assert_eq!(of_two(packet(64, none, 0)), (2, 200));
+        assert_eq!(of_two(packet(64, tcp, 0)), (1, 100));
+        assert_eq!(of_two(packet(64, none, 1)), (1, 100));
+        assert_eq!(of_two(packet(128, none, 0)), (1, 100), "another buffer");
         let two = [packet(32, none, 0), packet(64, none, 0)];
-        assert_eq!(plain(&Run::of_units(0, 1), &two), (1, 100));
-        let long = Run::of_one(64, 128, false);
-        assert_eq!(plain(&long, &[packet(128, tcp, 5)]), (1, 100));
-        for special in [RxFlags::TRUNCATED, RxFlags::MEMORY_FAULT] {
-            assert_eq!(plain(&units, &[packet(32, special, 0)]), (0, 0));
-        }
-        assert_eq!(plain(&units, &[]), (0, 0));
+        assert_eq!(
+            stretch(&Run::of_units(0, 1, Buffer::Posted), &two),
+            (1, 100)
+        );
+        let long = Run::of_one(64, 128, Buffer::Posted);
+        assert_eq!(stretch(&long, &[packet(128, tcp, 5)]), (1, 100));
+        assert_eq!(stretch(&units, &[packet(64, none, 0)]), (0, 0));
     }
 }

@@ -3,47 +3,37 @@
 
 use alloc::vec::Vec;
 
-use crate::gdma::caution::Caution;
-use crate::gdma::cq::Cq;
-use crate::gdma::eq::{Eq, Overrun};
-use crate::gdma::regions::DmaRegions;
-use crate::gdma::wq::{Direction, Wq};
 use device_kit::FaultCounter;
-use device_kit::platform::{Level, Platform};
+use device_kit::platform::{Level, MemoryError, Platform};
 use device_kit::ring::{Layout, Ring};
 use device_kit::table::Table;
+use device_kit::window::View;
 use mana_wire::gdma::Status;
 use mana_wire::queue::{QueueType, eqe};
 
-pub mod recover;
-pub mod spare;
-mod state;
+use super::caution::Caution;
+use super::ids::{CqId, EqId, RqId, SqId, WqId};
+use super::queue::cq::Cq;
+use super::queue::eq::{Eq, Overrun};
+use super::queue::wq::{Direction, Fetched, Wq, Wqe};
+use super::regions::DmaRegions;
+use crate::limits::{MAX_CQS, MAX_EQS, MAX_VECTORS, MAX_WQS};
 
-/// Event queues: the hardware channel's, and one for every vport, which is
-/// also enough for drivers that have one a CPU and share it.
-pub const MAX_EQS: usize = 257;
-/// Send queues, and as many receive queues.
-pub const MAX_WQS: usize = 257;
-/// Completion queues: one a work queue.
-pub const MAX_CQS: usize = 2 * MAX_WQS;
-/// MSI-X vectors: the hardware channel's, and one a CPU.
-pub const MAX_VECTORS: u16 = 65;
-
-/// The queues. Ids begin at 1, so that 0 never names one.
+/// The queues. Ids begin at 1, so that 0 is none.
 #[derive(Debug, Default)]
 pub struct Queues {
-    eqs: Table<Eq>,
-    cqs: Table<Cq>,
-    sqs: Table<Wq>,
-    rqs: Table<Wq>,
+    pub(super) eqs: Table<Eq>,
+    pub(super) cqs: Table<Cq>,
+    pub(super) sqs: Table<Wq>,
+    pub(super) rqs: Table<Wq>,
     /// Completion queues with completions since the last [`flush`](Self::flush).
-    dirty_cqs: Vec<u32>,
+    dirty_cqs: Vec<CqId>,
     /// Event queues that may owe an interrupt.
-    dirty_eqs: Vec<u32>,
+    dirty_eqs: Vec<EqId>,
     vectors: Vec<u16>,
     /// After a failure.
-    pub caution: Caution,
-    /// Doorbells that named no queue, or made no sense.
+    caution: Caution,
+    /// Doorbells of no queue, or not valid.
     pub bad_doorbells: FaultCounter,
     /// Events that did not fit.
     pub eq_overruns: FaultCounter,
@@ -57,62 +47,92 @@ pub enum Kind {
     /// A receive queue.
     Rq,
     /// A completion queue, with the event queue that it reports to.
-    Cq(Option<u32>),
+    Cq(Option<EqId>),
     /// An event queue, with its MSI-X vector.
     Eq(u16),
 }
 
+/// A doorbell, as far as all queues have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Doorbell {
+    /// The queue's id.
+    pub id: u32,
+    /// The producer of a work queue, the consumer of the others.
+    pub position: u32,
+    /// The driver asks for an event.
+    pub arm: bool,
+}
+
+/// A queue to look at.
+#[derive(Clone, Copy, Debug)]
+pub enum QueueRef<'a> {
+    /// An event queue.
+    Eq(&'a Eq),
+    /// A completion queue.
+    Cq(&'a Cq),
+    /// A send or receive queue.
+    Wq(&'a Wq),
+}
+
 impl Queues {
-    /// Whether a queue of this kind can be made.
+    /// Checks that a queue of this kind can be made.
     ///
     /// # Errors
     ///
-    /// The status to answer with.
+    /// [`Status::InvalidParameter`] for a vector beyond the table or an event
+    /// queue that does not exist, [`Status::NoResources`] if there are too many.
     pub fn check(&self, kind: Kind) -> Result<(), Status> {
-        let room = match kind {
+        let has_room = match kind {
             Kind::Sq => self.sqs.len() < MAX_WQS,
             Kind::Rq => self.rqs.len() < MAX_WQS,
             Kind::Cq(_) => self.cqs.len() < MAX_CQS,
             Kind::Eq(_) => self.eqs.len() < MAX_EQS,
         };
-        let fits = match kind {
+        let is_valid = match kind {
             Kind::Eq(vector) => vector < MAX_VECTORS,
-            Kind::Cq(Some(eq)) => self.eqs.get(eq).is_some(),
+            Kind::Cq(Some(eq)) => self.eqs.get(eq.0).is_some(),
             _ => true,
         };
-        match (fits, room) {
+        match (is_valid, has_room) {
             (false, _) => Err(Status::InvalidParameter),
             (true, false) => Err(Status::NoResources),
             (true, true) => Ok(()),
         }
     }
 
-    /// Makes a queue of guest pages, whose number is a power of two. Returns
-    /// its id.
-    ///
-    /// # Errors
-    ///
-    /// The status to answer with; the pages are given back.
-    pub fn create(
+    /// Makes an event queue of guest pages, whose number is a power of two, here
+    /// as in the functions below; it was [checked](Self::check).
+    pub fn create_eq(
         &mut self,
         platform: &mut impl Platform,
-        kind: Kind,
+        vector: u16,
         pages: Vec<u64>,
-    ) -> Result<u32, (Status, Vec<u64>)> {
-        if let Err(status) = self.check(kind) {
-            return Err((status, pages));
-        }
-        let layout = match kind {
-            Kind::Sq | Kind::Rq => Layout::Wrapping,
-            Kind::Cq(_) | Kind::Eq(_) => Layout::Fixed,
-        };
-        let ring = Ring::new(platform, pages, layout);
-        Ok(match kind {
-            Kind::Sq => self.sqs.insert(Wq::new(ring, Direction::Send)),
-            Kind::Rq => self.rqs.insert(Wq::new(ring, Direction::Receive)),
-            Kind::Cq(eq) => self.cqs.insert(Cq::new(ring, eq)),
-            Kind::Eq(vector) => self.eqs.insert(Eq::new(ring, vector)),
-        })
+    ) -> EqId {
+        let ring = Ring::new(platform, pages, Layout::Fixed);
+        EqId(self.eqs.insert(Eq::new(ring, vector)))
+    }
+
+    /// Makes a completion queue.
+    pub fn create_cq(
+        &mut self,
+        platform: &mut impl Platform,
+        eq: Option<EqId>,
+        pages: Vec<u64>,
+    ) -> CqId {
+        let ring = Ring::new(platform, pages, Layout::Fixed);
+        CqId(self.cqs.insert(Cq::new(ring, eq)))
+    }
+
+    /// Makes a send queue.
+    pub fn create_sq(&mut self, platform: &mut impl Platform, pages: Vec<u64>) -> SqId {
+        let ring = Ring::new(platform, pages, Layout::Wrapping);
+        SqId(self.sqs.insert(Wq::new(ring, Direction::Send)))
+    }
+
+    /// Makes a receive queue.
+    pub fn create_rq(&mut self, platform: &mut impl Platform, pages: Vec<u64>) -> RqId {
+        let ring = Ring::new(platform, pages, Layout::Wrapping);
+        RqId(self.rqs.insert(Wq::new(ring, Direction::Receive)))
     }
 
     /// Ends a queue and gives its pages back to the regions' account.
@@ -128,7 +148,8 @@ impl Queues {
         queue_type: QueueType,
         id: u32,
     ) -> Result<(), Status> {
-        if queue_type == QueueType::Eq && self.cqs.iter().any(|(_, cq)| cq.eq == Some(id)) {
+        let reports_here = |cq: &Cq| cq.eq == Some(EqId(id));
+        if queue_type == QueueType::Eq && self.cqs.iter().any(|(_, cq)| reports_here(cq)) {
             return Err(Status::Busy);
         }
         let ring = match queue_type {
@@ -142,7 +163,21 @@ impl Queues {
         Ok(())
     }
 
-    /// Whether there are none.
+    /// Ends a work queue of an object, and its completion queue.
+    pub fn destroy_pair(
+        &mut self,
+        platform: &mut impl Platform,
+        regions: &mut DmaRegions,
+        wq: WqId,
+        cq: CqId,
+    ) {
+        let ended = self
+            .destroy(platform, regions, wq.queue_type(), wq.number())
+            .and_then(|()| self.destroy(platform, regions, QueueType::Cq, cq.0));
+        ended.expect("the queues of an object");
+    }
+
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.eqs.is_empty() && self.cqs.is_empty() && self.sqs.is_empty() && self.rqs.is_empty()
     }
@@ -152,64 +187,76 @@ impl Queues {
         self.set_aside().release(platform);
     }
 
-    /// A send queue by its id.
+    /// Has the device be careful from now on.
+    pub fn be_cautious(&mut self, caution: Caution) {
+        self.caution = caution;
+    }
+
+    /// Returns a work queue.
     #[inline]
-    pub fn sq(&mut self, id: u32) -> Option<&mut Wq> {
-        self.sqs.get_mut(id)
+    pub fn wq(&mut self, id: WqId) -> Option<&mut Wq> {
+        match id {
+            WqId::Sq(id) => self.sqs.get_mut(id.0),
+            WqId::Rq(id) => self.rqs.get_mut(id.0),
+        }
     }
 
-    /// A send queue by its id, and how careful to be with it.
+    /// Returns a completion queue.
+    pub fn cq(&mut self, id: CqId) -> Option<&mut Cq> {
+        self.cqs.get_mut(id.0)
+    }
+
+    /// Returns an event queue.
+    pub fn eq(&mut self, id: EqId) -> Option<&mut Eq> {
+        self.eqs.get_mut(id.0)
+    }
+
+    /// Reads a work queue, which exists.
     #[inline]
-    pub fn sq_with_caution(&mut self, id: u32) -> Option<(&mut Wq, &mut Caution)> {
-        Some((self.sqs.get_mut(id)?, &mut self.caution))
+    pub fn read(&mut self, id: WqId) -> Reader<'_> {
+        let wq = match id {
+            WqId::Sq(id) => self.sqs.get_mut(id.0),
+            WqId::Rq(id) => self.rqs.get_mut(id.0),
+        };
+        Reader {
+            id,
+            wq: wq.expect("a work queue of its owner"),
+            caution: &mut self.caution,
+        }
     }
 
-    /// A receive queue by its id, and how careful to be with it.
+    /// Returns how many WQEs to take in a call of the host: `most`, or after a
+    /// failure one.
     #[inline]
-    pub fn rq_with_caution(&mut self, id: u32) -> Option<(&mut Wq, &mut Caution)> {
-        Some((self.rqs.get_mut(id)?, &mut self.caution))
+    pub fn batch(&self, most: usize) -> usize {
+        if self.caution.is_on() { 1 } else { most }
     }
 
-    /// A receive queue by its id.
+    /// Completes WQEs of a work queue: `act` has the queue, and the completion
+    /// queue that it reports to, with the room that the driver made for what it
+    /// announced. Both exist.
     #[inline]
-    pub fn rq(&mut self, id: u32) -> Option<&mut Wq> {
-        self.rqs.get_mut(id)
-    }
-
-    /// A completion queue by its id.
-    pub fn cq(&mut self, id: u32) -> Option<&mut Cq> {
-        self.cqs.get_mut(id)
-    }
-
-    /// An event queue by its id.
-    pub fn eq(&mut self, id: u32) -> Option<&mut Eq> {
-        self.eqs.get_mut(id)
-    }
-
-    /// Completes entries of a send queue: `act` has the queue, and the
-    /// completion queue to post to. None if either does not exist.
-    #[inline]
-    pub fn complete_sends<T>(
+    pub fn complete<T>(
         &mut self,
-        sq: u32,
-        cq: u32,
+        wq: WqId,
+        cq: CqId,
         act: impl FnOnce(&mut Wq, &mut Cq) -> T,
-    ) -> Option<T> {
-        let wq = self.sqs.get_mut(sq);
-        complete(wq, (cq, self.cqs.get_mut(cq)), &mut self.dirty_cqs, act)
-    }
-
-    /// Completes entries of a receive queue, as
-    /// [`complete_sends`](Self::complete_sends) does.
-    #[inline]
-    pub fn complete_receives<T>(
-        &mut self,
-        rq: u32,
-        cq: u32,
-        act: impl FnOnce(&mut Wq, &mut Cq) -> T,
-    ) -> Option<T> {
-        let wq = self.rqs.get_mut(rq);
-        complete(wq, (cq, self.cqs.get_mut(cq)), &mut self.dirty_cqs, act)
+    ) -> T {
+        let queue = match wq {
+            WqId::Sq(id) => self.sqs.get_mut(id.0),
+            WqId::Rq(id) => self.rqs.get_mut(id.0),
+        };
+        let pair = queue.zip(self.cqs.get_mut(cq.0));
+        let (queue, reports_to) = pair.expect("a work queue and its completion queue");
+        if queue.take_announced() {
+            reports_to.position.work_announced();
+        }
+        let was_dirty = reports_to.is_dirty;
+        let done = act(queue, reports_to);
+        if reports_to.is_dirty && !was_dirty {
+            self.dirty_cqs.push(cq);
+        }
+        done
     }
 
     /// Posts an event that is not about a completion.
@@ -221,37 +268,38 @@ impl Queues {
     pub fn post_event(
         &mut self,
         platform: &mut impl Platform,
-        id: u32,
+        id: EqId,
         event_type: u8,
         details: [u32; 3],
     ) -> Result<(), Status> {
-        let eq = self.eqs.get_mut(id).ok_or(Status::InvalidHandle)?;
+        let eq = self.eqs.get_mut(id.0).ok_or(Status::InvalidHandle)?;
         let posted = eq.post(platform, event_type, details);
         self.note_event(platform, id, posted)
             .map_err(|Overrun| Status::NoResources)
     }
 
-    /// A completion queue's doorbell.
-    pub fn ring_cq(&mut self, platform: &mut impl Platform, id: u32, tail: u32, arm: bool) {
-        let Some(cq) = self.cqs.get_mut(id) else {
-            return self.bad_doorbell(platform, "CQ", id, tail);
+    /// Takes a completion queue's doorbell.
+    pub fn ring_cq(&mut self, platform: &mut impl Platform, bell: Doorbell) {
+        let Some(cq) = self.cqs.get_mut(bell.id) else {
+            return self.bad_doorbell(platform, QueueType::Cq, bell);
         };
-        if !cq.ring_doorbell(tail, arm) {
-            return self.bad_doorbell(platform, "CQ", id, tail);
+        if !cq.ring_doorbell(bell.position, bell.arm) {
+            return self.bad_doorbell(platform, QueueType::Cq, bell);
         }
-        if cq.event_due() && !core::mem::replace(&mut cq.dirty, true) {
-            self.dirty_cqs.push(id);
+        if cq.is_event_due() && !core::mem::replace(&mut cq.is_dirty, true) {
+            self.dirty_cqs.push(CqId(bell.id));
         }
     }
 
-    /// An event queue's doorbell.
-    pub fn ring_eq(&mut self, platform: &mut impl Platform, id: u32, tail: u32, arm: bool) {
-        let Some(eq) = self.eqs.get_mut(id) else {
-            return self.bad_doorbell(platform, "EQ", id, tail);
+    /// Takes an event queue's doorbell.
+    pub fn ring_eq(&mut self, platform: &mut impl Platform, bell: Doorbell) {
+        let id = EqId(bell.id);
+        let Some(eq) = self.eqs.get_mut(id.0) else {
+            return self.bad_doorbell(platform, QueueType::Eq, bell);
         };
-        let was_full = eq.position.full();
-        if !eq.ring_doorbell(tail, arm) {
-            return self.bad_doorbell(platform, "EQ", id, tail);
+        let was_full = eq.position.is_full();
+        if !eq.ring_doorbell(bell.position, bell.arm) {
+            return self.bad_doorbell(platform, QueueType::Eq, bell);
         }
         self.dirty_eqs.push(id);
         if was_full {
@@ -259,12 +307,18 @@ impl Queues {
         }
     }
 
-    /// Reports a doorbell that was ignored.
-    pub fn bad_doorbell(&mut self, platform: &mut impl Platform, what: &str, id: u32, tail: u32) {
+    /// Counts and logs a doorbell that was ignored.
+    pub fn bad_doorbell(
+        &mut self,
+        platform: &mut impl Platform,
+        queue_type: QueueType,
+        bell: Doorbell,
+    ) {
         if self.bad_doorbells.hit() {
+            let Doorbell { id, position, .. } = bell;
             platform.log(
                 Level::Warn,
-                format_args!("ignored a doorbell of {what} {id} with tail {tail:#x}"),
+                format_args!("ignored a doorbell of {queue_type:?} {id} with {position:#x}"),
             );
         }
     }
@@ -280,7 +334,7 @@ impl Queues {
             return;
         }
         while let Some(id) = self.dirty_eqs.pop() {
-            if let Some(eq) = self.eqs.get_mut(id)
+            if let Some(eq) = self.eqs.get_mut(id.0)
                 && eq.take_interrupt()
                 && !self.vectors.contains(&eq.vector)
             {
@@ -293,29 +347,30 @@ impl Queues {
         }
     }
 
-    fn flush_cq(&mut self, platform: &mut impl Platform, id: u32) {
-        let Some(cq) = self.cqs.get_mut(id) else {
+    /// Posts the event that is due for a completion queue, which may have gone
+    /// since it had completions.
+    fn flush_cq(&mut self, platform: &mut impl Platform, id: CqId) {
+        let Some(cq) = self.cqs.get_mut(id.0) else {
             return;
         };
-        cq.dirty = false;
-        if !cq.event_due() {
+        cq.is_dirty = false;
+        if !cq.is_event_due() {
             return;
         }
         let Some(eq_id) = cq.eq else { return };
-        let Some(eq) = self.eqs.get_mut(eq_id) else {
-            return;
-        };
-        let posted = eq.post(platform, eqe::COMPLETION, [id, 0, 0]);
+        let eq = self.eqs.get_mut(eq_id.0);
+        let eq = eq.expect("an event queue that completion queues report to");
+        let posted = eq.post(platform, eqe::COMPLETION, [id.0, 0, 0]);
         // Without room for the event the queue stays armed, and the event
         // follows when the driver has consumed some.
-        cq.armed = posted.is_err();
+        cq.is_armed = posted.is_err();
         let _ = self.note_event(platform, eq_id, posted);
     }
 
     fn note_event(
         &mut self,
         platform: &mut impl Platform,
-        eq: u32,
+        eq: EqId,
         posted: Result<(), Overrun>,
     ) -> Result<(), Overrun> {
         if posted.is_err() && self.eq_overruns.hit() {
@@ -329,15 +384,46 @@ impl Queues {
     }
 
     /// Looks again at the completion queues that report to an event queue.
-    fn retry_events(&mut self, eq: u32) {
+    fn retry_events(&mut self, eq: EqId) {
         for (id, cq) in self.cqs.iter_mut() {
-            if cq.eq == Some(eq) && cq.event_due() && !core::mem::replace(&mut cq.dirty, true) {
-                self.dirty_cqs.push(id);
+            let is_due = cq.eq == Some(eq) && cq.is_event_due();
+            if is_due && !core::mem::replace(&mut cq.is_dirty, true) {
+                self.dirty_cqs.push(CqId(id));
             }
         }
     }
 
-    /// Each queue with its type and id, for inspection.
+    /// Has [`flush`](Self::flush) look at every queue, whether or not something
+    /// was posted.
+    pub fn owe_everything(&mut self) {
+        for (id, _) in self.eqs.iter() {
+            self.dirty_eqs.push(EqId(id));
+        }
+        for (id, cq) in self.cqs.iter_mut() {
+            cq.is_dirty = true;
+            self.dirty_cqs.push(CqId(id));
+        }
+    }
+
+    /// Visits each event queue.
+    pub fn eqs_mut(&mut self) -> impl Iterator<Item = (EqId, &mut Eq)> {
+        self.eqs.iter_mut().map(|(id, eq)| (EqId(id), eq))
+    }
+
+    /// Visits each completion queue.
+    pub fn cqs_mut(&mut self) -> impl Iterator<Item = (CqId, &mut Cq)> {
+        self.cqs.iter_mut().map(|(id, cq)| (CqId(id), cq))
+    }
+
+    /// Visits each work queue.
+    pub fn wqs_mut(&mut self) -> impl Iterator<Item = (WqId, &mut Wq)> {
+        let sqs = self.sqs.iter_mut();
+        let sqs = sqs.map(|(id, wq)| (WqId::Sq(SqId(id)), wq));
+        let rqs = self.rqs.iter_mut();
+        sqs.chain(rqs.map(|(id, wq)| (WqId::Rq(RqId(id)), wq)))
+    }
+
+    /// Visits each queue with its type and id, for inspection.
     pub fn for_each(&self, mut visit: impl FnMut(QueueType, u32, QueueRef<'_>)) {
         for (id, queue) in self.eqs.iter() {
             visit(QueueType::Eq, id, QueueRef::Eq(queue));
@@ -354,34 +440,44 @@ impl Queues {
     }
 }
 
-/// Has `act` complete entries, in the room that the driver made for what it
-/// announced, and remembers the completion queue if it did.
-#[inline]
-fn complete<T>(
-    wq: Option<&mut Wq>,
-    (id, cq): (u32, Option<&mut Cq>),
-    dirty_cqs: &mut Vec<u32>,
-    act: impl FnOnce(&mut Wq, &mut Cq) -> T,
-) -> Option<T> {
-    let (wq, cq) = wq.zip(cq)?;
-    if wq.take_announced() {
-        cq.position.work_announced();
-    }
-    let was_dirty = cq.dirty;
-    let done = act(wq, cq);
-    if cq.dirty && !was_dirty {
-        dirty_cqs.push(id);
-    }
-    Some(done)
+/// Reads the WQEs of a work queue, with care after a failure.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    id: WqId,
+    /// The queue.
+    pub wq: &'a mut Wq,
+    caution: &'a mut Caution,
 }
 
-/// A queue to look at.
-#[derive(Clone, Copy, Debug)]
-pub enum QueueRef<'a> {
-    /// An event queue.
-    Eq(&'a Eq),
-    /// A completion queue.
-    Cq(&'a Cq),
-    /// A send or receive queue.
-    Wq(&'a Wq),
+impl Reader<'_> {
+    /// Shows WQEs as [`Wq::view_units`] does; nothing where each has to be
+    /// announced first.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if their memory is gone.
+    #[inline]
+    pub fn view_units(
+        &mut self,
+        platform: &mut impl Platform,
+        most: usize,
+    ) -> Result<View<'_>, MemoryError> {
+        let most = if self.caution.is_on() { 0 } else { most };
+        self.wq.view_units(platform, most)
+    }
+
+    /// Copies the next WQE, once, and passes it; announces it before if the
+    /// device is cautious.
+    #[inline]
+    pub fn fetch(&mut self, platform: &mut impl Platform, wqe: &mut Wqe) -> Fetched {
+        let is_skipped = self.caution.is_on() && self.wq.has_work() && {
+            let position = self.wq.positions().read;
+            self.caution.attempt(platform, self.id, position)
+        };
+        match self.wq.fetch(platform, wqe) {
+            Fetched::Nothing => Fetched::Nothing,
+            _ if is_skipped => Fetched::Skipped,
+            fetched => fetched,
+        }
+    }
 }

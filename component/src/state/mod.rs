@@ -1,23 +1,23 @@
-//! The saved state: what it looks like, apart from what it means.
+//! The saved state: what it looks like ([`State`]), and what makes one that a
+//! device can continue with ([`State::check`]).
 //!
-//! A state is a CBOR map (RFC 8949) with the name of the format, its version,
-//! a checksum, and the state itself as a CBOR map in a byte string. Every
-//! field has a number that is never used again. A build reads the versions
-//! that [`READS`] lists; whatever a restored device could trip over is checked
-//! where it is restored, because a state comes from outside.
+//! A state comes from outside. It is checked as a whole before anything is
+//! built of it, so that building cannot fail. Every field has a number that is
+//! never used again; a build reads the versions that [`READS`] lists.
 
 use alloc::vec::Vec;
 
 use device_kit::envelope::{Format, RestoreError, decode, encode};
 use minicbor::{Decode, Encode};
 
-mod nic;
+mod bnic;
+mod check;
+mod gdma;
 mod pages;
-mod queues;
 
-pub use nic::{InFlight, Nic, Object, Posted, Steering, Vport};
+pub use bnic::{InFlight, Nic, Object, Posted, Steering, Vport, object_handle, object_number};
+pub use gdma::{Cq, Eq, Hwc, Queues, Region, Regions, Ring, Wq};
 pub use pages::Pages;
-pub use queues::{Cq, Eq, Hwc, Queues, Region, Regions, Ring, Wq};
 
 /// The version that this build writes.
 pub const VERSION: u32 = 1;

@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use minicbor::{Decode, Encode};
 
-use device_kit::envelope::{RestoreError, ensure};
 use mana_wire::queue::PAGE_SIZE;
 
 /// The highest page of a 64-bit address space.
@@ -16,7 +15,7 @@ const LAST_PAGE: u64 = u64::MAX / PAGE_SIZE as u64;
 pub struct Pages(#[n(0)] Vec<(u64, u32)>);
 
 impl Pages {
-    /// From the addresses of whole pages.
+    /// Returns the runs of whole pages.
     pub fn from_addresses(addresses: &[u64]) -> Self {
         let mut runs: Vec<(u64, u32)> = Vec::new();
         for address in addresses {
@@ -29,24 +28,26 @@ impl Pages {
         Self(runs)
     }
 
-    /// The addresses, of which there are at most `most`.
-    ///
-    /// # Errors
-    ///
-    /// [`RestoreError::Malformed`] if there are more, or one can't be.
-    pub fn addresses(&self, most: usize) -> Result<Vec<u64>, RestoreError> {
-        let mut addresses = Vec::new();
+    /// Returns how many pages there are. None if one of them can't be, or there
+    /// are more than a number of 32 bits says.
+    pub fn count(&self) -> Option<usize> {
+        let mut all = 0u32;
         for (first, count) in &self.0 {
-            let left = most - addresses.len();
-            ensure(*count as usize <= left, "too many pages")?;
-            ensure(
-                *first <= LAST_PAGE - u64::from(*count),
-                "a page beyond all memory",
-            )?;
-            let pages = *first..*first + u64::from(*count);
-            addresses.extend(pages.map(|page| page * u64::from(PAGE_SIZE)));
+            if *first > LAST_PAGE - u64::from(*count) {
+                return None;
+            }
+            all = all.checked_add(*count)?;
         }
-        Ok(addresses)
+        Some(all as usize)
+    }
+
+    /// Returns the addresses, once they are known to be possible.
+    pub fn addresses(&self) -> Vec<u64> {
+        let pages = self.0.iter().flat_map(|(first, count)| {
+            let end = *first + u64::from(*count);
+            *first..end
+        });
+        pages.map(|page| page * u64::from(PAGE_SIZE)).collect()
     }
 }
 
@@ -59,13 +60,15 @@ mod tests {
         let addresses = [0x5000, 0x6000, 0x7000, 0x1000, 0x9000, 0xa000];
         let pages = Pages::from_addresses(&addresses);
         assert_eq!(pages.0, [(5, 3), (1, 1), (9, 2)]);
-        assert_eq!(pages.addresses(6).unwrap(), addresses);
-        assert!(pages.addresses(5).is_err());
+        assert_eq!(
+            (pages.addresses(), pages.count()),
+            (addresses.into(), Some(6))
+        );
     }
 
     #[test]
-    fn impossible_pages_are_refused() {
-        assert!(Pages([(u64::MAX, 1)].into()).addresses(10).is_err());
-        assert!(Pages([(0, u32::MAX)].into()).addresses(10).is_err());
+    fn impossible_pages_are_seen() {
+        assert_eq!(Pages([(u64::MAX, 1)].into()).count(), None);
+        assert_eq!(Pages([(0, 1 << 31), (0, 1 << 31)].into()).count(), None);
     }
 }

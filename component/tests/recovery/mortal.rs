@@ -9,7 +9,7 @@ use device_kit::platform::{HandedOver, Observations, RegisterWrite, RxFlags, TxS
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::bench::{Bench, Transmitted, Workshop};
 use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
-use manatee_device::adapter::Device;
+use manatee_device::Device;
 
 /// Failures in a row without an end.
 const MAX_FAILURES: usize = 10;

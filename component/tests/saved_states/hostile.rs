@@ -6,7 +6,7 @@ use device_kit::platform::{
 };
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::native::World;
-use manatee_device::adapter::Device;
+use manatee_device::Device;
 use manatee_device::state::FORMAT;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -7,7 +7,7 @@ use std::path::Path;
 use device_kit::Adapter;
 use device_kit::envelope::RestoreError;
 use manatee_conformance::native::{World, configured, port::Port};
-use manatee_device::adapter::Device;
+use manatee_device::Device;
 use manatee_device::state::{Pages, State};
 
 /// In the states of released versions.

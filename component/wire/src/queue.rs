@@ -84,13 +84,12 @@ const SHAPE: u64 = WqeHeader::new()
     .with_inline_oob_size_div4(7)
     .with_client_oob_in_sgl(true)
     .into_bits();
-/// One SGE and an inline OOB of 8 bytes, in one unit.
-const SIMPLE: u64 = WqeHeader::new()
-    .with_num_sge(1)
-    .with_inline_oob_size_div4(2)
-    .into_bits();
 
 impl WqeHeader {
+    /// The header of the shortest WQE: one SGE and an inline OOB of 8 bytes, in
+    /// one unit.
+    pub const SHORT: Self = Self::new().with_num_sge(1).with_inline_oob_size_div4(2);
+
     /// Length of the inline OOB in bytes; None for a length that no entry has
     /// (`INLINE_OOB_SMALL_SIZE`, `INLINE_OOB_LARGE_SIZE`, and 32).
     #[inline]
@@ -105,8 +104,8 @@ impl WqeHeader {
 
     /// Returns whether the WQE is one unit with an inline OOB of 8 bytes and one SGE.
     #[inline]
-    pub fn is_simple(self) -> bool {
-        self.into_bits() & SHAPE == SIMPLE
+    pub fn is_short(self) -> bool {
+        self.into_bits() & SHAPE == Self::SHORT.into_bits()
     }
 
     /// Whether entries have an inline OOB of this length.
@@ -256,8 +255,8 @@ mod tests {
                 assert_eq!(header.is_known(), header.oob_size().is_some());
                 assert_eq!(header.sgl_offset(), begin);
                 assert_eq!(header.sges(), u32::from(sges));
-                assert_eq!(header.is_simple(), (code, sges) == (2, 1));
-                assert!(!header.with_client_oob_in_sgl(true).is_simple());
+                assert_eq!(header.is_short(), (code, sges) == (2, 1));
+                assert!(!header.with_client_oob_in_sgl(true).is_short());
             }
         }
         let info = CqeInfo::new()

@@ -16,7 +16,7 @@ use manatee::endpoint as wit;
 use manatee::endpoint::{Completions, Endpoint, Groups, PortIo, RxQueue, TxBatch};
 use manatee::interrupt::VectorSink;
 use manatee::memory::GuestMemory;
-use manatee_device::adapter::Device;
+use manatee_device::Device;
 
 use crate::machine::{InterruptController, Machine};
 use crate::ram::Ram;

@@ -4,7 +4,7 @@ use arbitrary::{Result, Unstructured};
 use device_kit::Adapter;
 use device_kit::platform::{RxFlags, RxPacket, TxCompletion, TxStatus};
 use manatee_conformance::native::{World, configured, port::Port};
-use manatee_device::adapter::Device;
+use manatee_device::Device;
 
 use crate::guest;
 

@@ -6,7 +6,7 @@ use device_kit::platform::{
 };
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::native::{World, configured, port::Port};
-use manatee_device::adapter::Device;
+use manatee_device::Device;
 use manatee_device::state::FORMAT;
 
 /// Restores or recovers from an input, and uses the device.

@@ -13,12 +13,11 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
 
+use crate::fault::Suite;
+
 /// Address space of a run, in bytes: a fault may make the device allocate
 /// without end.
 const MEMORY: u64 = 8 << 30;
-/// Trials with a save and a restore around every call: what they are for is
-/// another matter, and they take most of the time.
-const SKIP: &str = "[moves]";
 
 /// What a run showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +37,16 @@ impl Verdict {
     }
 }
 
-/// Builds the suite's test of the workspace at `root` into `target`. Returns
+/// Builds a suite's test of the workspace at `root` into `target`. Returns
 /// the program.
 ///
 /// # Errors
 ///
 /// If it does not compile, with the compiler's words.
-pub fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+pub fn build(suite: Suite, root: &Path, target: &Path) -> Result<PathBuf> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["test", "--package=manatee-device", "--test=conformance"])
+        .args(["test", "--package=manatee-device"])
+        .args(["--test", suite.test()])
         .args(["--no-run", "--offline", "--message-format=json"])
         .current_dir(root)
         .env("CARGO_TARGET_DIR", target)
@@ -63,7 +63,7 @@ pub fn build(root: &Path, target: &Path) -> Result<PathBuf> {
             compiler_errors(&messages)
         );
     }
-    executable(&messages).context("cargo named no program of the conformance test")
+    executable(&messages).context("cargo named no program of the test")
 }
 
 /// A line of `cargo --message-format=json`, as far as it matters here.
@@ -102,9 +102,9 @@ fn compiler_errors(output: &str) -> String {
 /// # Errors
 ///
 /// If the program cannot be run.
-pub fn run(program: &Path, limit: Duration) -> Result<Verdict> {
+pub fn run(suite: Suite, program: &Path, limit: Duration) -> Result<Verdict> {
     let mut child = Command::new(program)
-        .args(["--skip", SKIP])
+        .args(suite.arguments())
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -154,7 +154,7 @@ fn failed(output: &str) -> Vec<String> {
     output
         .lines()
         .filter_map(|line| line.strip_prefix("test ")?.strip_suffix("FAILED"))
-        .filter_map(|line| line.split_whitespace().find(|word| word.contains("::")))
+        .filter_map(|line| line.split_whitespace().find(|word| !word.starts_with('[')))
         .filter(|name| seen.insert(*name))
         .map(str::to_owned)
         .collect()
@@ -205,7 +205,12 @@ test result: FAILED
 
     #[test]
     fn a_run_that_does_not_end_hangs() {
-        let verdict = run(Path::new("/usr/bin/yes"), Duration::from_millis(1)).unwrap();
+        let verdict = run(
+            Suite::Requirements,
+            Path::new("/usr/bin/yes"),
+            Duration::from_millis(1),
+        )
+        .unwrap();
         assert_eq!(verdict, Verdict::Hung(Vec::new()));
     }
 

@@ -3,7 +3,6 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::RefCell;
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -12,18 +11,16 @@ use crate::bindings::exports::manatee::device::device::{
     Bounds, ConfigureError, Description, DeviceEvent, Guest, PortConfig as WitPortConfig,
     RestoreError as WitRestoreError,
 };
-use crate::bindings::manatee::device::guest_memory::WindowAccess;
+use crate::bindings::manatee::device::log;
 use crate::bindings::manatee::device::types::{Features, Link, LinkState};
-use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint, recovery};
 use crate::envelope::RestoreError;
-use crate::platform::{
-    Level, MemoryError, Observations, Platform, RxBuffer, Segment, TransmitResult, TxCompletion,
-    TxPacket,
-};
+use crate::platform::{Level, Observations, TxCompletion};
 use crate::window::Window;
 
+pub use host::{Exported, Host, Instance};
 pub use received::received;
 
+mod host;
 mod pages;
 mod received;
 mod transmit;
@@ -39,49 +36,17 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()
 }
 
-/// The imports.
-#[derive(Default)]
-pub struct Host {
-    pages: pages::Pages,
-    /// Keeps its allocation between lines.
-    line: String,
-}
-
-/// The one device of a component's instance. A component is never entered
-/// twice at a time, so the cell is never borrowed twice.
-pub struct Instance<A>(RefCell<Option<A>>);
-
-#[allow(unsafe_code)]
-// SAFETY: wasm of this target has one thread.
-unsafe impl<A> Sync for Instance<A> {}
-
-impl<A: Adapter<Host>> Instance<A> {
-    /// Creates an instance whose device is made when it is first called.
-    pub const fn new() -> Self {
-        Self(RefCell::new(None))
-    }
-
-    /// Does something with the device.
-    pub fn with<T>(&self, act: impl FnOnce(&mut A) -> T) -> T {
-        let mut device = self.0.borrow_mut();
-        act(device.get_or_insert_with(|| A::new(Host::default())))
-    }
-}
-
-/// A device that is a component's.
-pub trait Exported: Adapter<Host> + 'static {
-    /// Returns where it lives.
-    fn instance() -> &'static Instance<Self>;
-}
-
-/// Makes the crate's component of an adapter that is generic over its platform.
+/// Makes the crate's component of an adapter over a platform, which is
+/// [`Host`] or a decorator of it.
 #[macro_export]
 macro_rules! export_adapter {
-    ($adapter:ident) => {
-        type Adapter = $adapter<$crate::component::Host>;
+    ($adapter:ident, $platform:ty) => {
+        type Adapter = $adapter<$platform>;
         type Component = $crate::component::Shim<Adapter>;
 
         impl $crate::component::Exported for Adapter {
+            type Platform = $platform;
+
             fn instance() -> &'static $crate::component::Instance<Self> {
                 static INSTANCE: $crate::component::Instance<Adapter> =
                     $crate::component::Instance::new();
@@ -106,94 +71,6 @@ macro_rules! export_adapter {
     };
 }
 
-impl Platform for Host {
-    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        let bytes = guest_memory::read(address, data.len() as u32).map_err(|_| MemoryError)?;
-        if bytes.len() != data.len() {
-            return Err(MemoryError);
-        }
-        data.copy_from_slice(&bytes);
-        Ok(())
-    }
-
-    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        guest_memory::write(address, data).map_err(|_| MemoryError)
-    }
-
-    fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
-        let count = pages.len().checked_mul(repeats)?;
-        // Rings that are laid twice are work queues, which only the guest writes.
-        let access = match repeats {
-            1 => WindowAccess::ReadWrite,
-            _ => WindowAccess::ReadOnly,
-        };
-        let offset = self.pages.take(count, access)?;
-        let mapped = if repeats == 1 {
-            guest_memory::map_window(offset, pages, access)
-        } else {
-            guest_memory::map_window(offset, &pages.repeat(repeats), access)
-        };
-        if mapped.is_err() {
-            self.pages.give_back(offset, count);
-            return None;
-        }
-        Some(pages::window(offset, count))
-    }
-
-    fn unmap_window(&mut self, window: Window) {
-        let (base, length) = window.into_parts();
-        let offset = base.as_ptr() as usize as u32;
-        guest_memory::unmap_window(offset);
-        self.pages.give_back(offset, length as usize / pages::SIZE);
-    }
-
-    fn raise(&mut self, vectors: &[u16]) {
-        interrupts::raise(vectors);
-    }
-
-    fn transmit(
-        &mut self,
-        port: u32,
-        queue: u32,
-        packets: &[TxPacket],
-        segments: &[Segment],
-    ) -> TransmitResult {
-        transmit::transmit(port, queue, packets, segments)
-    }
-
-    fn post_receive(
-        &mut self,
-        port: u32,
-        queue: u32,
-        buffers: &[RxBuffer],
-        segments: &[Segment],
-    ) -> u32 {
-        packet_endpoint::post_receive(port, queue, buffers, segments)
-    }
-
-    fn cancel_receive(&mut self, port: u32, queue: u32) {
-        packet_endpoint::cancel_receive(port, queue);
-    }
-
-    fn cancel_transmit(&mut self, port: u32, queue: u32) {
-        packet_endpoint::cancel_transmit(port, queue);
-    }
-
-    fn changed(&mut self) {
-        recovery::changed();
-    }
-
-    fn attempt(&mut self, entry: u64) {
-        recovery::attempt(entry);
-    }
-
-    fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
-        self.line.clear();
-        let _ = fmt::write(&mut self.line, message);
-        log::write(level, self.line.as_bytes());
-    }
-}
-
 /// The exports, for [`export_adapter`](crate::export_adapter).
 pub struct Shim<A>(PhantomData<A>);
 
@@ -213,7 +90,10 @@ impl<A: Exported> Guest for Shim<A> {
         let ports: Vec<_> = ports.iter().map(port_config).collect();
         A::instance().with(|device| device.configure(&ports))?;
         let windows = offered.contains(Features::WINDOWS)
-            && A::instance().with(|device| device.platform().pages.reserve(bounds.arena_bytes));
+            && A::instance().with(|device| {
+                let host: &mut Host = device.platform().as_mut();
+                host.reserve_windows(bounds.arena_bytes)
+            });
         Ok(if windows {
             Features::WINDOWS
         } else {

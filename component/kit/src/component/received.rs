@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use super::Exported;
+use super::host::Exported;
 use crate::platform::{RxFlags, RxPacket};
 
 const _: () = {

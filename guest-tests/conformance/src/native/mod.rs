@@ -11,8 +11,7 @@ use device_kit::platform::{
     TxStatus,
 };
 use device_kit::window::Window;
-use manatee_device::adapter::Device;
-use manatee_device::gdma::queues::MAX_VECTORS;
+use manatee_device::{Device, MAX_VECTORS};
 
 use crate::bench::{Bench, Transmitted, Workshop};
 use memory::GuestMemory;

@@ -101,7 +101,7 @@ impl Port {
 
     /// How the next transmits end.
     pub fn plan_transmits(&mut self, statuses: &[TxStatus]) {
-        self.plan.extend(statuses);
+        self.plan = statuses.iter().copied().collect();
     }
 
     /// Ends the oldest pending transmits.

@@ -122,8 +122,13 @@ impl World {
             self.offend("transmitted packets that do not add up to their segments");
             return result;
         };
-        for (status, frame) in &outcomes {
-            count_group(&mut result, *status, frame);
+        let mut first = 0;
+        for (packet, (status, frame)) in packets.iter().zip(&outcomes) {
+            let begins = segments[first].length;
+            first += usize::from(packet.segments);
+            if begins >= 6 {
+                count_group(&mut result, *status, frame);
+            }
         }
         if outcomes.iter().any(|(status, _)| *status != TxStatus::Sent) {
             result.statuses = outcomes.into_iter().map(|(status, _)| status).collect();

@@ -143,7 +143,11 @@ impl Platform for World {
             let (status, frame) = port.transmit(&self.memory, packet, own);
             result.statuses.push(status);
             let length = frame.len() as u64;
-            match frame.first() {
+            let is_counted = matches!(
+                status,
+                TxStatus::Sent | TxStatus::Pending | TxStatus::Dropped
+            );
+            match frame.first().filter(|_| is_counted && own[0].length >= 6) {
                 Some(_) if frame.starts_with(&[0xff; 6]) => {
                     result.broadcast.0 += 1;
                     result.broadcast.1 += length;

@@ -116,12 +116,17 @@ impl Port {
         for segment in &segments {
             let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
             if memory.write(segment.address, now).is_err() {
-                flags |= RxFlags::MEMORY_FAULT;
-                break;
+                return Some(RxPacket {
+                    id,
+                    length: 0,
+                    vlan_tci: 0,
+                    flags: RxFlags::MEMORY_FAULT,
+                    hash: 0,
+                });
             }
             rest = later;
         }
-        if !rest.is_empty() && !flags.contains(RxFlags::MEMORY_FAULT) {
+        if !rest.is_empty() {
             flags |= RxFlags::TRUNCATED;
         }
         Some(RxPacket {

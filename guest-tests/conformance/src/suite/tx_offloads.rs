@@ -13,6 +13,7 @@ use crate::failure::{Outcome, check_eq};
 
 super::declare! { "tx_offloads":
     nothing_is_asked_for_without_flags = "mana_en.c: mana_start_xmit, CHECKSUM_PARTIAL",
+    nothing_goes_along_that_no_offload_needs = "the contract: tx-packet, l4-offset and segment-size",
     tcp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     tcp_checksum_over_ipv6 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     udp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_udp_csum",
@@ -76,6 +77,32 @@ fn asks(
 
 fn nothing_is_asked_for_without_flags(driver: &mut Driver<'_>) -> Outcome {
     asks(driver, |oob| oob, Offloads::empty(), 0)
+}
+
+/// What a WQE says beside what it asks for is not passed on, whatever its shape.
+fn nothing_goes_along_that_no_offload_needs(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let address = driver.place(&frame(100))?;
+    let oob = vport.oob().with_trans_off(34);
+    let long = long(oob, TxLongOob::new());
+    let (one, two) = (
+        [sge(address, 100)],
+        [sge(address, 50), sge(address + 50, 50)],
+    );
+    let wqes = [
+        Wqe::new(&short(oob), &one),
+        Wqe::new(&short(oob), &two),
+        Wqe::new(&short(oob.with_comp_iphdr_csum(true)), &one),
+        Wqe::new(&long, &one),
+    ];
+    for mut wqe in wqes {
+        wqe.header.set_client_data_unit(1448);
+        let sent = vport.send_wqe(driver, &wqe)?;
+        check_eq("offloads", sent.offloads, Offloads::empty())?;
+        check_eq("offset of the transport header", sent.l4_offset, 0)?;
+        check_eq("segment size", sent.segment_size, 0)?;
+    }
+    Ok(())
 }
 
 fn tcp_checksum_over_ipv4(driver: &mut Driver<'_>) -> Outcome {

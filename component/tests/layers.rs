@@ -40,6 +40,7 @@ const HOST_CIRCLES: &[&str] = &[
     "memory::ring",
     "runtime",
     "runtime::state",
+    "vfio_user::session",
 ];
 
 type Imports = BTreeMap<String, BTreeSet<String>>;

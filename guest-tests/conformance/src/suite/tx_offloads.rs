@@ -13,7 +13,7 @@ use crate::failure::{Outcome, check_eq};
 
 super::declare! { "tx_offloads":
     nothing_is_asked_for_without_flags = "mana_en.c: mana_start_xmit, CHECKSUM_PARTIAL",
-    nothing_goes_along_that_no_offload_needs = "the contract: tx-packet, l4-offset and segment-size",
+    nothing_goes_along_that_no_offload_needs = "WIT: tx-packet.l4-offset, tx-packet.segment-size",
     tcp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     tcp_checksum_over_ipv6 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     udp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_udp_csum",

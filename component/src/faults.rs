@@ -253,7 +253,7 @@ mod tests {
             (2, true, 64),
         ];
         for (segments, has_tag, size) in cases {
-            let mut packet = TxPacket::plain(4096, segments, Offloads::empty());
+            let mut packet = TxPacket::with_offloads(4096, segments, Offloads::empty());
             packet.offloads.set(Offloads::INSERT_VLAN, has_tag);
             assert_eq!(position(&packet), 4096 - size, "{segments} segments");
         }

@@ -1,4 +1,4 @@
-//! Whatever a guest does, the device goes on: random sequences of actions,
+//! Whatever a guest does, the device continues: random sequences of actions,
 //! after which a driver that behaves is served as ever.
 //!
 //! The bench panics if the device breaks its own contract with the platform:
@@ -30,7 +30,7 @@ const PORTS: u32 = 2;
 enum Action {
     /// Any register.
     Register(u64, u8, u64),
-    /// A doorbell of any queue, its tail near what makes sense or not.
+    /// A doorbell of any queue, its position near a valid one or not.
     Doorbell(u8, u32, u32, bool),
     /// Bytes anywhere in memory.
     Scribble(u64, Vec<u8>),
@@ -165,7 +165,7 @@ impl Guest<'_> {
         self.message(&bytes);
     }
 
-    /// A request that makes sense.
+    /// Returns a valid request.
     fn template(&self, which: u8) -> Request {
         use mana_wire::bnic::code as nic_code;
         use mana_wire::gdma::{DEV_MANA, code};
@@ -224,7 +224,7 @@ fn scribble(bench: &mut dyn Bench, address: u64, data: &[u8]) {
     bench.write_memory(address, data);
 }
 
-/// What a driver does that behaves.
+/// Does what a driver does that behaves.
 fn behave(driver: &mut Driver<'_>) -> Outcome {
     for mut vport in driver.start_and_open_all(PORTS)? {
         vport.works(driver)?;

@@ -111,7 +111,7 @@ fn paths(code: &str) -> Vec<Vec<&str>> {
     found
 }
 
-/// The module that a path in `module` leads to: the longest that there is.
+/// Returns the module that a path in `module` leads to: the longest that there is.
 fn resolve(path: &[&str], module: &str, all: &BTreeMap<String, String>) -> Option<String> {
     let mut here: Vec<&str> = module.split("::").filter(|it| !it.is_empty()).collect();
     let mut rest = path;
@@ -155,7 +155,7 @@ fn imports(folder: &Path) -> Imports {
     all.iter().map(of).collect()
 }
 
-/// The modules that a module imports, directly or not.
+/// Returns the modules that a module imports, directly or not.
 fn reached<'a>(from: &'a str, imports: &'a Imports) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut left = vec![from];
@@ -169,7 +169,7 @@ fn reached<'a>(from: &'a str, imports: &'a Imports) -> BTreeSet<&'a str> {
     found
 }
 
-/// The circles of a crate, each as all of its modules.
+/// Returns the circles of a crate, each as all of its modules.
 fn circles(imports: &Imports) -> BTreeSet<Vec<&str>> {
     let mut circles = BTreeSet::new();
     for module in imports.keys() {

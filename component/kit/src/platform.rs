@@ -38,9 +38,9 @@ pub struct TxPacket {
 }
 
 impl TxPacket {
-    /// A packet for which no numbers matter.
+    /// Creates a packet whose offloads need no numbers.
     #[inline]
-    pub fn plain(id: u32, segments: u16, offloads: Offloads) -> Self {
+    pub fn with_offloads(id: u32, segments: u16, offloads: Offloads) -> Self {
         Self {
             id,
             segments,
@@ -114,7 +114,7 @@ pub trait Platform {
     /// Gives up the pending transmits of a queue.
     fn cancel_transmit(&mut self, port: u32, queue: u32);
 
-    /// The configuration changed: what a device that goes on after a failure
+    /// The configuration changed: what a device that continues after a failure
     /// could not find out by itself.
     fn changed(&mut self);
 

@@ -23,7 +23,7 @@ pub struct Window {
 unsafe impl Send for Window {}
 
 impl Window {
-    /// A window over `length` bytes at `base`.
+    /// Creates a window over `length` bytes at `base`.
     ///
     /// # Safety
     ///
@@ -56,7 +56,7 @@ impl Window {
         })
     }
 
-    /// The places of so many entries of `WORDS` words and one more, from
+    /// Returns the places of so many entries of `WORDS` words and one more, from
     /// `offset` on, which is a multiple of 8. None if any lies beyond the end.
     #[inline]
     pub fn places<const WORDS: usize>(

@@ -37,12 +37,12 @@ impl Smc {
         (offset + width >= APERTURE).then(|| self.header())
     }
 
-    /// An aperture that was saved.
+    /// Returns an aperture that was saved.
     pub fn from_bytes(bytes: [u8; APERTURE]) -> Self {
         Self { bytes }
     }
 
-    /// The whole aperture.
+    /// Returns the whole aperture.
     pub fn bytes(&self) -> &[u8; APERTURE] {
         &self.bytes
     }
@@ -64,7 +64,7 @@ impl Smc {
     }
 }
 
-/// The newest version of a message that this device knows. A newer request is
+/// Returns the newest version of a message that this device knows. A newer request is
 /// acted on as this version, and the answer says so.
 fn newest(msg_type: u8) -> u8 {
     match msg_type {
@@ -73,7 +73,7 @@ fn newest(msg_type: u8) -> u8 {
     }
 }
 
-/// Whether a request is one that this device acts on.
+/// Checks that a request is one that this device acts on.
 ///
 /// # Errors
 ///

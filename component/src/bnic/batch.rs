@@ -42,7 +42,7 @@ impl Batch {
             length: 0,
         };
         let buffer = RxBuffer { id: 0, segments: 0 };
-        let packet = TxPacket::plain(0, 0, Offloads::empty());
+        let packet = TxPacket::with_offloads(0, 0, Offloads::empty());
         self.packets.begin(packet, PACKETS);
         self.taken.begin(Taken::default(), PACKETS);
         self.buffers.begin(buffer, BUFFERS);

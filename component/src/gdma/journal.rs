@@ -1,5 +1,5 @@
 //! The journal: what a device's successor learns from the completions that the
-//! device left in guest memory. It is told as a story in
+//! device left in guest memory. The whole story is in
 //! [`recovery`](crate::recovery).
 //!
 //! Word 6 of a CQE is one whose lower half no kind of completion uses, and

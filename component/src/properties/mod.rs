@@ -32,7 +32,7 @@ fn ring(world: &mut World, pages: usize, layout: Layout) -> Ring {
     Ring::new(world, PAGES[..pages].to_vec(), layout)
 }
 
-/// What lies in a queue's memory from a position on, as its driver sees it.
+/// Returns what lies in a queue's memory from a position on, as its driver sees it.
 fn bytes(world: &World, pages: usize, position: u32, length: usize) -> Vec<u8> {
     let byte = |at: usize| {
         let at = (position as usize + at) % (pages * 4096);

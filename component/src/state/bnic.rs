@@ -134,5 +134,5 @@ pub struct InFlight {
 }
 
 /// A buffer that was read and not completed: the length of its entry in units
-/// of 32 bytes; negative if it made no sense and the host does not hold it.
+/// of 32 bytes; negative if it was malformed and the host does not hold it.
 pub type Posted = i32;

@@ -1,4 +1,4 @@
-//! A device that fails in the middle of anything, and one that goes on from
+//! A device that fails in the middle of anything, and one that continues from
 //! what is left: the guest's rings, its doorbells, and an older state.
 
 mod mortal;

@@ -38,7 +38,7 @@ pub struct Mortal {
 }
 
 impl Mortal {
-    /// A device with one port.
+    /// Creates a device with one port.
     pub fn new(windows: bool) -> Self {
         let workshop = NativeWorkshop {
             windows,
@@ -58,7 +58,7 @@ impl Mortal {
         }
     }
 
-    /// What makes it fail.
+    /// Returns what makes it fail.
     pub fn fuse(&self) -> Fuse {
         self.fuse.clone()
     }

@@ -22,7 +22,7 @@ fn fresh(ports: u32) -> Device<World> {
     configured(world, ports)
 }
 
-/// The state of each released version, by its file's name.
+/// Returns the state of each released version, by its file's name.
 fn released() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/states");
     let files = std::fs::read_dir(folder).expect("the folder of states");

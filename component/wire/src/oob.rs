@@ -1,4 +1,4 @@
-//! What travels beside a packet: the transmit OOB and both completions.
+//! What travels along with a packet: the transmit OOB and both completions.
 //!
 //! Source: `include/net/mana/mana.h`.
 
@@ -74,7 +74,7 @@ pub enum CqeType {
 }
 
 impl CqeType {
-    /// The type of a transmit's completion, from the number on the wire.
+    /// Returns the type of a transmit's completion, from the number on the wire.
     pub fn of_transmit(value: u8) -> Option<Self> {
         let all = [
             Self::TxOkay,
@@ -104,7 +104,7 @@ pub struct CqeHeader {
 }
 
 impl CqeHeader {
-    /// The header of a completion.
+    /// Returns the header of a completion.
     #[inline]
     pub fn of(cqe_type: CqeType) -> Self {
         Self::from_bits(u32::from(cqe_type as u8) | u32::from(CLIENT_COMPLETION) << 6)
@@ -163,7 +163,7 @@ pub struct RxCompletion {
 }
 
 impl RxCompletion {
-    /// The first 16 bytes of a completion of one packet; those behind them are
+    /// Returns the first 16 bytes of a completion of one packet; those behind them are
     /// zero up to the last 4, which are `rx_wqe_offset`.
     #[inline]
     pub fn first_words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 2] {
@@ -171,7 +171,7 @@ impl RxCompletion {
         [first, length.into()]
     }
 
-    /// The first 56 bytes of such a completion.
+    /// Returns the first 56 bytes of such a completion.
     #[inline]
     pub fn words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 7] {
         let [first, second] = Self::first_words(header, flags, length);

@@ -41,7 +41,7 @@ impl QueueType {
         })
     }
 
-    /// The number on the wire.
+    /// Returns the number on the wire.
     pub fn to_wire(self) -> u32 {
         match self {
             Self::Sq => 1,
@@ -90,7 +90,7 @@ impl WqeHeader {
     /// one unit.
     pub const SHORT: Self = Self::new().with_num_sge(1).with_inline_oob_size_div4(2);
 
-    /// Length of the inline OOB in bytes; None for a length that no entry has
+    /// Returns the length of the inline OOB in bytes; None for a length that no entry has
     /// (`INLINE_OOB_SMALL_SIZE`, `INLINE_OOB_LARGE_SIZE`, and 32).
     #[inline]
     pub fn oob_size(self) -> Option<u32> {
@@ -108,13 +108,13 @@ impl WqeHeader {
         self.into_bits() & SHAPE == Self::SHORT.into_bits()
     }
 
-    /// Whether entries have an inline OOB of this length.
+    /// Returns whether entries have an inline OOB of this length.
     #[inline]
     pub fn is_known(self) -> bool {
         self.sgl_units() != 0
     }
 
-    /// Where the SGEs begin: behind header and OOB, on the next multiple of 16.
+    /// Returns where the SGEs begin: behind header and OOB, on the next multiple of 16.
     #[inline]
     pub fn sgl_offset(self) -> u32 {
         16 * self.sgl_units().max(1)
@@ -126,14 +126,14 @@ impl WqeHeader {
         SGL_UNITS >> (4 * code) & 0xf
     }
 
-    /// Number of SGEs, as the getter that is made for the field, but inlined
+    /// Returns the number of SGEs, as the getter that is made for the field, but inlined
     /// into other crates.
     #[inline]
     pub fn sges(self) -> u32 {
         (self.into_bits() >> 32) as u32 & 0xff
     }
 
-    /// Length of the whole entry in bytes, a multiple of [`WQE_UNIT`].
+    /// Returns the length of the whole entry in bytes, a multiple of [`WQE_UNIT`].
     #[inline]
     pub fn size(self) -> u32 {
         (self.sgl_offset() + 16 * self.sges()).next_multiple_of(WQE_UNIT)
@@ -162,7 +162,7 @@ pub struct CqeInfo {
 }
 
 impl CqeInfo {
-    /// The last 4 bytes of an entry of a queue whose id has 24 bits.
+    /// Returns the last 4 bytes of an entry of a queue whose id has 24 bits.
     #[inline]
     pub fn of(wq_num: u32, is_sq: bool, owner: u8) -> Self {
         Self::from_bits(wq_num & 0xff_ffff | u32::from(is_sq) << 24 | u32::from(owner) << 29)

@@ -16,7 +16,7 @@ pub const DOORBELL_PAGE_SIZE: u64 = 0x1000;
 /// Version of the register map: major, minor, micro.
 const VERSION: (u8, u8, u16) = (1, 0, 1);
 
-/// The bytes of the register map.
+/// Returns the bytes of the register map.
 #[must_use]
 pub fn map() -> [u8; 0x28] {
     let (major, minor, micro) = VERSION;

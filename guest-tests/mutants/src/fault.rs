@@ -41,7 +41,7 @@ impl Area {
         Self::Recovery,
     ];
 
-    /// The tests that can see a fault of the area.
+    /// Returns the tests that can see a fault of the area.
     pub fn suites(self) -> &'static [Suite] {
         match self {
             Self::State => &[Suite::Moves, Suite::SavedStates],
@@ -80,7 +80,7 @@ pub enum Suite {
 }
 
 impl Suite {
-    /// The test's name for cargo.
+    /// Returns the test's name for cargo.
     pub fn test(self) -> &'static str {
         match self {
             Self::Requirements | Self::Moves => "conformance",
@@ -89,7 +89,7 @@ impl Suite {
         }
     }
 
-    /// What its program is told.
+    /// Returns what its program is told.
     pub fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Requirements => &["--skip", "[moves]"],
@@ -169,7 +169,7 @@ pub fn parse(text: &str) -> Result<Vec<Fault>, ListError> {
     Ok(faults)
 }
 
-/// The faults that have any of the patterns in their name, or every one if
+/// Returns the faults that have any of the patterns in their name, or every one if
 /// there are no patterns.
 ///
 /// # Errors
@@ -188,7 +188,7 @@ pub fn select(faults: Vec<Fault>, patterns: &[String]) -> Result<Vec<Fault>, Lis
 }
 
 impl Fault {
-    /// The file's content with the fault in it.
+    /// Returns the file's content with the fault in it.
     ///
     /// # Errors
     ///

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether enough faults were caught.
+/// Returns whether enough faults were caught.
 fn run(arguments: &Arguments) -> Result<bool> {
     let root = fs::canonicalize(ROOT).context("finding the repository")?;
     let text = fs::read_to_string(root.join(LIST)).with_context(|| format!("reading {LIST}"))?;
@@ -143,7 +143,7 @@ impl Laboratory {
         Ok(laboratory)
     }
 
-    /// That no fault is stale.
+    /// Checks that no fault is stale.
     fn check(&self, faults: &[Fault]) -> Result<()> {
         faults
             .iter()

@@ -31,7 +31,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether the suite noticed something.
+    /// Returns whether the suite noticed something.
     pub fn is_caught(&self) -> bool {
         *self != Self::Ended(Vec::new())
     }

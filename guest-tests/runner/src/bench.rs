@@ -26,7 +26,7 @@ pub struct WasmBench {
 }
 
 impl WasmBench {
-    /// Whether the device kept to its contract with the host.
+    /// Returns whether the device kept to its contract with the host.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl WasmBench {
     }
 }
 
-/// A frame as a host delivers it: without its tag.
+/// Returns a frame as a host delivers it: without its tag.
 fn arrival(frame: &[u8], mut flags: RxFlags) -> control::Arrival {
     let (frame, tag) = untag(frame);
     flags.set(RxFlags::VLAN, tag.is_some());

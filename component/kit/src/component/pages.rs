@@ -85,7 +85,7 @@ impl Pages {
     }
 }
 
-/// The window over pages that were taken and that the host has laid.
+/// Returns the window over pages that were taken and that the host has laid.
 pub fn window(offset: u32, count: usize) -> Window {
     let base = NonNull::new(offset as usize as *mut u8).unwrap_or(NonNull::dangling());
     // SAFETY: the pages lie inside the arena, where no allocator puts anything,

@@ -162,7 +162,7 @@ impl Rules {
         let is_large = ask.header.client_oob_in_sgl();
         let tag = long.is_some_and(|long| long.inject_vlan_pri_tag());
         let is_offloaded = (ask.oob & WANTED != 0) | is_large | tag;
-        let mut packet = TxPacket::plain(end, ask.sgl.len() as u16, Offloads::empty());
+        let mut packet = TxPacket::with_offloads(end, ask.sgl.len() as u16, Offloads::empty());
         if !is_offloaded {
             // One branch for all that must be so.
             let is_fitting = length.wrapping_sub(1) < u64::from(self.longest_enabled);
@@ -207,7 +207,7 @@ impl Rules {
         if !self.tx_enabled {
             return CqeType::TxVportDisabled;
         }
-        let mut packet = TxPacket::plain(0, ask.sgl.len() as u16, Offloads::empty());
+        let mut packet = TxPacket::with_offloads(0, ask.sgl.len() as u16, Offloads::empty());
         self.offload(ask, long, &mut packet);
         // It is too long, if what it asks for is possible.
         let checked = check_offloads(&packet, ask.sgl);

@@ -135,7 +135,7 @@ impl Completion {
         RxOob::read_from_prefix(&self.data).map_or(RxOob::default(), |(oob, _)| oob)
     }
 
-    /// Whether it is of this type.
+    /// Returns whether it is of this type.
     ///
     /// # Errors
     ///

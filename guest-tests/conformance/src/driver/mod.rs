@@ -46,7 +46,7 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// A driver that has done nothing yet.
+    /// Creates a driver that has done nothing yet.
     pub fn new(bench: &'a mut dyn Bench) -> Self {
         Self {
             bench,
@@ -57,7 +57,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// The register map, read once.
+    /// Returns the register map, read once.
     pub fn registers(&mut self) -> registers::RegisterMap {
         let bench = &mut *self.bench;
         *self
@@ -85,7 +85,7 @@ impl<'a> Driver<'a> {
         Ok(address)
     }
 
-    /// What lies at an address.
+    /// Returns what lies at an address.
     pub fn read(&mut self, address: u64, length: usize) -> Vec<u8> {
         let mut data = alloc::vec![0; length];
         self.bench.read_memory(address, &mut data);
@@ -125,7 +125,7 @@ impl<'a> Driver<'a> {
         self.doorbell(doorbell::EQ, bits.with_arm(arm).into_bits());
     }
 
-    /// How many times a vector was raised since this was asked last.
+    /// Returns how many times a vector was raised since this was asked last.
     pub fn take_interrupts(&mut self, vector: u16) -> usize {
         self.interrupts.extend(self.bench.take_interrupts());
         let before = self.interrupts.len();
@@ -139,7 +139,7 @@ impl<'a> Driver<'a> {
         core::mem::take(&mut self.interrupts)
     }
 
-    /// That a vector was raised exactly this often since it was asked last.
+    /// Checks that a vector was raised exactly this often since it was asked last.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl<'a> Driver<'a> {
         crate::failure::check_eq(format!("interrupts of vector {vector}"), found, expected)
     }
 
-    /// The device's own state, and a value in it; None where this device
+    /// Returns the device's own state, and a value in it; None where this device
     /// shows no such thing.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::failure::{During, Failure, Outcome};
 pub const PAGES_PER_MESSAGE: usize =
     (MAX_MESSAGE as usize - REQUEST_HEADER - size_of::<CreateDmaRegionReq>()) / 8;
 
-/// A request for a region of these pages, all of which it covers; `first` of
+/// Returns a request for a region of these pages, all of which it covers; `first` of
 /// them go with the request.
 pub fn create_region(pages: &[u64], first: usize) -> Request {
     let body = CreateDmaRegionReq {
@@ -38,7 +38,7 @@ pub fn create_region(pages: &[u64], first: usize) -> Request {
     Request::of_bytes(code::CREATE_DMA_REGION, &bytes, 8)
 }
 
-/// A request that adds pages to a region.
+/// Returns a request that adds pages to a region.
 pub fn add_pages(handle: u64, pages: &[u64]) -> Request {
     let body = AddPagesReq {
         dma_region_handle: handle,
@@ -50,7 +50,7 @@ pub fn add_pages(handle: u64, pages: &[u64]) -> Request {
     Request::of_bytes(code::DMA_REGION_ADD_PAGES, &bytes, 0)
 }
 
-/// A request that destroys a region.
+/// Returns a request that destroys a region.
 pub fn destroy_region(handle: u64) -> Request {
     let body = DmaRegionHandle {
         dma_region_handle: handle,
@@ -58,7 +58,7 @@ pub fn destroy_region(handle: u64) -> Request {
     Request::new(code::DESTROY_DMA_REGION, &body, 0)
 }
 
-/// A request for a queue (`mana_gd_create_hw_eq` and its like).
+/// Returns a request for a queue (`mana_gd_create_hw_eq` and its like).
 pub fn create_queue(queue_type: QueueType, region: u64, size: u32) -> CreateQueueReq {
     CreateQueueReq {
         queue_type: queue_type.to_wire(),
@@ -77,7 +77,7 @@ pub fn create_queue(queue_type: QueueType, region: u64, size: u32) -> CreateQueu
     }
 }
 
-/// A request that ends a queue (`mana_gd_disable_queue`).
+/// Returns a request that ends a queue (`mana_gd_disable_queue`).
 pub fn disable_queue(queue_type: QueueType, id: u32) -> Request {
     let body = DisableQueueReq {
         queue_type: queue_type.to_wire(),
@@ -87,7 +87,7 @@ pub fn disable_queue(queue_type: QueueType, id: u32) -> Request {
     Request::new(code::DISABLE_QUEUE, &body, 0)
 }
 
-/// What a driver of these capabilities says of itself
+/// Returns what a driver of these capabilities says of itself
 /// (`mana_gd_verify_vf_version`).
 pub fn verify_version(capabilities: u64) -> VerifyVersionReq {
     let mut os_ver_str = [[0; 128]; 4];

@@ -68,7 +68,7 @@ impl World {
         }
     }
 
-    /// Whether a frame has the number that fails the device.
+    /// Returns whether a frame has the number that fails the device.
     fn is_poisoned(&self, frames: &[Segment]) -> bool {
         self.poison.is_some_and(|number| {
             frames.iter().any(|frame| {
@@ -264,7 +264,7 @@ impl NativeBench {
     }
 }
 
-/// A new device with ports.
+/// Returns a new device with ports.
 ///
 /// # Panics
 ///

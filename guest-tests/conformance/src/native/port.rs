@@ -41,7 +41,7 @@ impl Default for Port {
 }
 
 impl Port {
-    /// A packet is handed over. Returns its status, and its length and
+    /// Takes a packet. Returns its status, and its length and
     /// destination if it was taken.
     pub fn transmit(
         &mut self,
@@ -102,7 +102,7 @@ impl Port {
         taken as u32
     }
 
-    /// A frame arrives. None if no buffer is posted.
+    /// Receives a frame. None if no buffer is posted.
     pub fn receive(
         &mut self,
         memory: &GuestMemory,

@@ -147,7 +147,7 @@ fn configuration_needs_room_for_its_layout(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// That a request is refused without the last byte of its body.
+/// Checks that a request is refused without the last byte of its body.
 fn needs_its_body(driver: &mut Driver<'_>, mut request: Request) -> Outcome {
     driver.start()?;
     driver.succeed(&request)?;
@@ -155,7 +155,7 @@ fn needs_its_body(driver: &mut Driver<'_>, mut request: Request) -> Outcome {
     driver.refuse(&request, Status::TooShort)
 }
 
-/// That a request is refused without the last byte of its response.
+/// Checks that a request is refused without the last byte of its response.
 fn needs_room(driver: &mut Driver<'_>, mut request: Request) -> Outcome {
     driver.start()?;
     driver.succeed(&request)?;

@@ -101,7 +101,7 @@ fn report_to_no_event_queue_if_told_so(driver: &mut Driver<'_>) -> Outcome {
     object.cq.expect(driver).map(|_| ())
 }
 
-/// A good request, spoiled; then the good one is still granted.
+/// Tries a good request, spoiled; then the good one is still granted.
 fn spoiled(
     driver: &mut Driver<'_>,
     spoil: impl FnOnce(&mut CreateWqObjReq),

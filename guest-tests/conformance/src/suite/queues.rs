@@ -78,7 +78,7 @@ fn have_ids_of_their_own(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// A request for a queue of one good page, spoiled.
+/// Tries a request for a queue of one good page, spoiled.
 fn spoiled(
     driver: &mut Driver<'_>,
     queue_type: QueueType,
@@ -164,7 +164,7 @@ fn refuse_a_size_that_is_no_power_of_two(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// A region of part of a page.
+/// Returns a region of part of a page.
 fn part_of_a_page(driver: &mut Driver<'_>, offset: u32, length: u64) -> Outcome<u64> {
     use crate::driver::requests::create_region;
     use mana_wire::gdma::DmaRegionHandle;

@@ -30,11 +30,11 @@ super::declare! { "reset":
     clears_the_shared_memory = "shm_channel.c: mana_smc_poll_register",
     raises_nothing = "gdma_main.c: mana_gd_remove_irqs",
     old_queues_are_gone = "gdma_main.c: mana_gd_remove",
-    many_times_over = "issue 2: it lasts",
+    many_times_over = "hostile guest: it lasts",
     writes_no_memory_afterwards = "gdma_main.c: mana_gd_remove (pages are freed)",
 }
 
-/// That the device holds nothing of a driver.
+/// Checks that the device holds nothing of a driver.
 pub fn check_nothing_left(driver: &mut Driver<'_>) -> Outcome {
     super::check_inspect(driver, "/dma_regions/unused", 0)?;
     super::check_inspect(driver, "/dma_regions/pages_in_use", 0)?;

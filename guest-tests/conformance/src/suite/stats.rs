@@ -29,7 +29,7 @@ super::declare! { "stats":
     begin_anew_after_a_reset = "mana_en.c: mana_query_gf_stats",
 }
 
-/// That these are all counters that are not zero.
+/// Checks that these are all counters that are not zero.
 fn expect(driver: &mut Driver<'_>, expected: Stats) -> Outcome {
     check_eq("statistics", driver.stats()?, expected)
 }

@@ -61,7 +61,7 @@ fn send(
     vport.send_wqe(driver, &wqe)
 }
 
-/// That an OOB asks for this, with the transport header at an offset.
+/// Checks that an OOB asks for this, with the transport header at an offset.
 fn asks(
     driver: &mut Driver<'_>,
     oob: impl FnOnce(TxShortOob) -> TxShortOob,

@@ -62,7 +62,7 @@ fn both_paths_write_the_same_bytes() {
             .map(|world| super::ring(world, pages, Layout::Fixed));
         for (position, words, seed) in writes {
             // One entry or more of 64 bytes that straddle nothing.
-            let offset = position % (pages as u32 * 4096) & !63;
+            let offset = (position % (pages as u32 * 4096)) & !63;
             let count = words.min(((pages as u32 * 4096 - offset) / 64) as usize);
             let entries = (0..count as u64).map(|entry| {
                 let words = std::array::from_fn(|n| seed.wrapping_mul(entry + n as u64));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
-use manatee_wasm_build::Crate;
+use manatee_wasm_build::{Crate, DEVICE};
 use sha2::{Digest, Sha256};
 
 const OUTPUT: &str = "device.wasm";
@@ -30,7 +30,7 @@ fn main() -> Result<()> {
         package: "manatee-device",
         features: &["component"],
         build: None,
-        inputs: &["component/src", "component/Cargo.toml", "wit"],
+        inputs: DEVICE,
     };
     device.build(OUTPUT)
 }

@@ -7,11 +7,12 @@
 
 use std::path::PathBuf;
 
+use device_kit::Adapter;
+use device_kit::platform::TxStatus;
 use manatee_conformance::bench::Workshop;
 use manatee_conformance::driver::Driver;
 use manatee_conformance::driver::traffic::frame;
 use manatee_conformance::native::NativeWorkshop;
-use manatee_device::platform::TxStatus;
 
 fn main() {
     let Some(path) = std::env::args_os().nth(1).map(PathBuf::from) else {

@@ -1,20 +1,30 @@
 //! Seeded faults, for a test-only build of the component: the feature `faults`.
 //!
-//! They are met at fixed places of every send queue, by the absolute position of
-//! an entry, so that a fresh instance which goes on there meets the same fault
-//! again.
+//! A decorator of the platform: the device is the one that ships. Faults are met
+//! when packets are handed over, at fixed places of every send queue, by the
+//! absolute position of a WQE, so that a fresh instance which continues there
+//! meets the same fault again.
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 use core::hint::black_box;
 
-use crate::caution::Caution;
-use crate::nic::batch::List;
-use crate::platform::{Level, Platform, Segment};
-use crate::wq::Wq;
+use device_kit::platform::{
+    Level, MemoryError, Offloads, Platform, RxBuffer, Segment, TransmitResult, TxPacket, TxStatus,
+};
+use device_kit::window::Window;
 
 /// The bytes of a send queue from one fault to the next.
 const DISTANCE: u32 = 1 << 17;
+
+/// A platform with faults.
+#[derive(Debug, Default)]
+pub struct Faulty<P> {
+    platform: P,
+    /// The device announced what it is about to do: its predecessor failed.
+    is_cautious: bool,
+}
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +35,7 @@ enum Fault {
     Loop,
     /// Memory is taken until there is no more.
     Grow,
-    /// The queue's own positions are overwritten.
+    /// What the device knows of its packets is overwritten.
     Corrupt,
     /// A batch for the host does not add up.
     Garbage,
@@ -34,7 +44,7 @@ enum Fault {
 /// Who meets a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavour {
-    /// Whoever works on the entry.
+    /// Whoever works on the WQE.
     Recurring,
     /// An instance that is not cautious: it has gone once it crashed one.
     Once,
@@ -50,8 +60,8 @@ const FAULTS: [Fault; 5] = [
     Fault::Garbage,
 ];
 
-/// The fault of the entry from `position` to `end`, if it has one: the one that
-/// holds a multiple of [`DISTANCE`] other than 0.
+/// Returns the fault of the WQE from `position` to `end`, if it has one: the one
+/// that holds a multiple of [`DISTANCE`] other than 0.
 fn at(position: u32, end: u32) -> Option<(Fault, Flavour)> {
     let number = end.wrapping_sub(1) / DISTANCE;
     if number == 0 || number * DISTANCE < position {
@@ -62,35 +72,135 @@ fn at(position: u32, end: u32) -> Option<(Fault, Flavour)> {
     Some((FAULTS[index / 2 % FAULTS.len()], flavour))
 }
 
-/// The device has taken the entry from `position` to `end` of a send queue into
-/// a batch, which has `segments` so far.
-pub fn meet(
-    platform: &mut impl Platform,
-    (wq, caution): (&mut Wq, &Caution),
-    (position, end): (u32, u32),
-    segments: &mut List<Segment>,
-) {
-    let Some((fault, flavour)) = at(position, end) else {
-        return;
+/// Returns where the WQE of a packet begins, as Linux lays it out: a long OOB has
+/// 24 bytes, and only a packet with a tag has one (`mana_start_xmit`).
+fn position(packet: &TxPacket) -> u32 {
+    let head = match packet.offloads.contains(Offloads::INSERT_VLAN) {
+        true => 32,
+        false => 16,
     };
-    if flavour == Flavour::Once && caution.is_on() {
-        return;
-    }
-    platform.log(
-        Level::Warn,
-        format_args!("seeded fault {fault:?} {flavour:?} at {position:#x}"),
-    );
-    match fault {
-        Fault::Trap => trap(),
-        Fault::Loop => loop_for_ever(),
-        Fault::Grow => grow_for_ever(),
-        Fault::Corrupt => corrupt(wq, position),
-        Fault::Garbage => {
-            let _ = segments.push(Segment {
-                address: u64::MAX,
-                length: u32::MAX,
-            });
+    let size: u32 = head + 16 * u32::from(packet.segments);
+    packet.id.wrapping_sub(size.next_multiple_of(32))
+}
+
+impl<P: Platform> Faulty<P> {
+    /// Meets the faults of a batch. Returns what is to become of it, if it is
+    /// still handed over.
+    fn meet(&mut self, packets: &[TxPacket]) -> Option<Fault> {
+        let is_cautious = core::mem::take(&mut self.is_cautious);
+        let mut met = None;
+        for packet in packets {
+            let begin = position(packet);
+            let Some((fault, flavour)) = at(begin, packet.id) else {
+                continue;
+            };
+            if flavour == Flavour::Once && is_cautious {
+                continue;
+            }
+            self.platform.log(
+                Level::Warn,
+                format_args!("seeded fault {fault:?} {flavour:?} at {begin:#x}"),
+            );
+            match fault {
+                Fault::Trap => trap(),
+                Fault::Loop => loop_for_ever(),
+                Fault::Grow => grow_for_ever(),
+                Fault::Corrupt | Fault::Garbage => met = Some(fault),
+            }
         }
+        met
+    }
+}
+
+impl<P> From<P> for Faulty<P> {
+    fn from(platform: P) -> Self {
+        Self {
+            platform,
+            is_cautious: false,
+        }
+    }
+}
+
+impl<P> AsMut<P> for Faulty<P> {
+    fn as_mut(&mut self) -> &mut P {
+        &mut self.platform
+    }
+}
+
+impl<P: Platform> Platform for Faulty<P> {
+    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.platform.read(address, data)
+    }
+
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.platform.write(address, data)
+    }
+
+    fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
+        self.platform.map_window(pages, repeats)
+    }
+
+    fn unmap_window(&mut self, window: Window) {
+        self.platform.unmap_window(window);
+    }
+
+    fn raise(&mut self, vectors: &[u16]) {
+        self.platform.raise(vectors);
+    }
+
+    fn transmit(
+        &mut self,
+        port: u32,
+        queue: u32,
+        packets: &[TxPacket],
+        segments: &[Segment],
+    ) -> TransmitResult {
+        match self.meet(packets) {
+            Some(Fault::Garbage) => {
+                let nowhere = Segment {
+                    address: u64::MAX,
+                    length: u32::MAX,
+                };
+                let segments = [segments, &[nowhere]].concat();
+                self.platform.transmit(port, queue, packets, &segments)
+            }
+            Some(_) => TransmitResult {
+                statuses: vec![TxStatus::Sent; packets.len() + 1],
+                ..TransmitResult::default()
+            },
+            None => self.platform.transmit(port, queue, packets, segments),
+        }
+    }
+
+    fn post_receive(
+        &mut self,
+        port: u32,
+        queue: u32,
+        buffers: &[RxBuffer],
+        segments: &[Segment],
+    ) -> u32 {
+        self.platform.post_receive(port, queue, buffers, segments)
+    }
+
+    fn cancel_receive(&mut self, port: u32, queue: u32) {
+        self.platform.cancel_receive(port, queue);
+    }
+
+    fn cancel_transmit(&mut self, port: u32, queue: u32) {
+        self.platform.cancel_transmit(port, queue);
+    }
+
+    fn changed(&mut self) {
+        self.platform.changed();
+    }
+
+    fn attempt(&mut self, entry: u64) {
+        self.is_cautious = true;
+        self.platform.attempt(entry);
+    }
+
+    fn log(&mut self, level: Level, message: fmt::Arguments<'_>) {
+        self.platform.log(level, message);
     }
 }
 
@@ -117,25 +227,35 @@ fn grow_for_ever() -> ! {
     }
 }
 
-#[inline(never)]
-fn corrupt(wq: &mut Wq, position: u32) {
-    wq.complete_to(!position);
-    wq.rewind_to(position ^ 0x5555_5555);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn each_multiple_is_met_once_however_entries_lie() {
+    fn each_multiple_is_met_once_however_wqes_lie() {
         let wanted = FAULTS.map(|fault| [(fault, Flavour::Recurring), (fault, Flavour::Once)]);
         for size in [32, 96, 160, 512] {
             let entries = (0..11 * DISTANCE / size).map(|entry| entry * size);
             let met: Vec<_> = entries
                 .filter_map(|begin| at(begin, begin + size))
                 .collect();
-            assert_eq!(met, wanted.as_flattened(), "entries of {size} bytes");
+            assert_eq!(met, wanted.as_flattened(), "WQEs of {size} bytes");
+        }
+    }
+
+    #[test]
+    fn a_packet_s_wqe_begins_where_its_driver_wrote_it() {
+        let cases = [
+            (1, false, 32),
+            (2, false, 64),
+            (3, false, 64),
+            (1, true, 64),
+            (2, true, 64),
+        ];
+        for (segments, has_tag, size) in cases {
+            let mut packet = TxPacket::with_offloads(4096, segments, Offloads::empty());
+            packet.offloads.set(Offloads::INSERT_VLAN, has_tag);
+            assert_eq!(position(&packet), 4096 - size, "{segments} segments");
         }
     }
 }

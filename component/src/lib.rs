@@ -1,10 +1,65 @@
-//! The MANA network adapter: the GDMA hardware channel and queues, and the
-//! basic NIC on top.
+//! The MANA network adapter.
 //!
-//! [`device::Device`] is the whole adapter, generic over the
-//! [`platform::Platform`] it runs on. Compiled for wasm it is a component of
-//! the WIT world `manatee:device/adapter`; compiled natively it is a library
-//! for tests, fuzzing and benchmarks.
+//! [`Device`] is the whole adapter, generic over the [`Platform`] that it runs on.
+//! Compiled for wasm it is a component of the WIT world `manatee:device/adapter`;
+//! compiled natively it is a library for tests, fuzzing and benchmarks. What it can
+//! be asked to do are the methods of [`Adapter`].
+//!
+//! # Layers
+//!
+//! Each imports those below it, and no other; a test holds them to that.
+//!
+//! ```text
+//!                    adapter               BAR 0, the table of requests, the device's life
+//!                       |
+//!                    recovery              continuing after a failure: the whole story
+//!                    |      |
+//!      bnic  --------+      +------  hwc   vports, transmit, receive | the hardware channel
+//!        |                            |
+//!        +---------- gdma ------------+    registered memory, queues, interrupts
+//!                     |
+//!                   state                  what is saved, and what makes it valid
+//!                     |
+//!                   limits                 how much of everything there is
+//! ```
+//!
+//! Below all of them lie two crates: `mana-wire`, the formats that driver and
+//! device exchange, and `device-kit`, what any device needs, whatever it emulates.
+//!
+//! The hardware channel and the NIC do not know each other. What a request does to
+//! either is said in one table, in `adapter`, which both are reached from.
+//!
+//! # What happens
+//!
+//! A driver writes WQEs to a work queue and rings its doorbell, a write to BAR 0
+//! ([`Adapter::write_register`]). The work queue knows who owns it: the hardware
+//! channel, which answers the request, or a queue of the NIC, which hands packets or
+//! buffers to the host. What has ended is completed: a CQE is published in the
+//! completion queue. Before the call returns, CQEs become events and events become
+//! interrupts. What is too much for one call is left for [`Adapter::service`].
+//!
+//! The host calls [`Adapter::received`] and [`Adapter::transmitted`] when it has
+//! something to tell. Between two calls the device can be saved, restored elsewhere,
+//! and, should it fail in the middle of one, recovered.
+//!
+//! # Words
+//!
+//! | word | what it is here |
+//! | --- | --- |
+//! | WQE, CQE, event | an entry of a work, completion, event queue |
+//! | unit | 32 bytes, which the length of a WQE is a multiple of |
+//! | short WQE | one of a unit: an inline OOB of 8 bytes and one SGE |
+//! | producer, consumer | how far a queue is posted, and how far it is consumed |
+//! | position | a place in a queue in bytes, modulo 2^32, whatever the queue's size |
+//! | lap | once around a ring; the owner bits of an entry count them |
+//! | ledger | the WQEs of a queue that were read and not completed, in order |
+//! | run | WQEs in a row of one size, of which the same is known |
+//! | stretch | packets in a row of which the same is said in a completion |
+//! | record | what a CQE says of its WQE to a successor of the device |
+//! | window | guest pages that are part of the device's own memory |
+//!
+//! What comes from the guest is read once: the copy is checked, and the copy is
+//! used. Every loop has a bound, and every refusal a status.
 
 #![no_std]
 #![deny(unsafe_code)]
@@ -14,27 +69,32 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod bindings;
-pub mod caution;
-pub mod cq;
-pub mod device;
-pub mod dma_region;
-pub mod eq;
+mod adapter;
+mod bnic;
 #[cfg(feature = "faults")]
 pub mod faults;
-pub mod hwc;
-pub mod nic;
-pub mod platform;
-pub mod queues;
-pub mod requests;
-pub mod ring;
+mod gdma;
+mod hwc;
+mod limits;
+#[cfg(test)]
+mod properties;
+mod recovery;
 #[allow(missing_docs)]
-pub mod saved;
-pub mod smc;
-pub mod table;
+pub mod state;
+
+pub use adapter::Device;
+pub use device_kit::{Adapter, Platform};
+pub use limits::{MAX_VECTORS, MAX_VPORTS};
+
 #[cfg(all(target_arch = "wasm32", feature = "component"))]
-mod wasm;
-pub mod window;
-#[allow(missing_docs)]
-pub mod wire;
-pub mod wq;
+#[allow(unsafe_code)]
+mod export {
+    use crate::Device;
+
+    #[cfg(not(feature = "faults"))]
+    type Runs = device_kit::component::Host;
+    #[cfg(feature = "faults")]
+    type Runs = crate::faults::Faulty<device_kit::component::Host>;
+
+    device_kit::export_adapter!(Device, Runs);
+}

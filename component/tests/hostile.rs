@@ -1,4 +1,4 @@
-//! Whatever a guest does, the device goes on: random sequences of actions,
+//! Whatever a guest does, the device continues: random sequences of actions,
 //! after which a driver that behaves is served as ever.
 //!
 //! The bench panics if the device breaks its own contract with the platform:
@@ -6,6 +6,9 @@
 //! not add up. Runs are the same every time; `PROPTEST_CASES` asks for more,
 //! and `PROPTEST_RNG_SEED` for others.
 
+use device_kit::platform::{RxFlags, TxStatus};
+use mana_wire::oob::TxLongOob;
+use mana_wire::queue::QueueType;
 use manatee_conformance::bench::{Bench, Workshop};
 use manatee_conformance::driver::Driver;
 use manatee_conformance::driver::message::Request;
@@ -15,9 +18,6 @@ use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{requests, shm};
 use manatee_conformance::failure::Outcome;
 use manatee_conformance::native::{NativeBench, NativeWorkshop};
-use manatee_device::platform::{RxFlags, TxStatus};
-use manatee_device::wire::oob::TxLongOob;
-use manatee_device::wire::queue::QueueType;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed, TestRng, TestRunner};
 
@@ -30,7 +30,7 @@ const PORTS: u32 = 2;
 enum Action {
     /// Any register.
     Register(u64, u8, u64),
-    /// A doorbell of any queue, its tail near what makes sense or not.
+    /// A doorbell of any queue, its position near a valid one or not.
     Doorbell(u8, u32, u32, bool),
     /// Bytes anywhere in memory.
     Scribble(u64, Vec<u8>),
@@ -165,10 +165,10 @@ impl Guest<'_> {
         self.message(&bytes);
     }
 
-    /// A request that makes sense.
+    /// Returns a valid request.
     fn template(&self, which: u8) -> Request {
-        use manatee_device::wire::bnic::code as nic_code;
-        use manatee_device::wire::gdma::{DEV_MANA, code};
+        use mana_wire::bnic::code as nic_code;
+        use mana_wire::gdma::{DEV_MANA, code};
         let Vport { handle, tx, rx, .. } = &self.vport;
         let page = [u64::from(which) << 12];
         let queue = requests::create_queue(QueueType::Eq, 1 << 32 | 1, 4096);
@@ -224,7 +224,7 @@ fn scribble(bench: &mut dyn Bench, address: u64, data: &[u8]) {
     bench.write_memory(address, data);
 }
 
-/// What a driver does that behaves.
+/// Does what a driver does that behaves.
 fn behave(driver: &mut Driver<'_>) -> Outcome {
     for mut vport in driver.start_and_open_all(PORTS)? {
         vport.works(driver)?;

@@ -3,18 +3,19 @@
 use std::fmt;
 
 use allocation_counter::measure;
+use device_kit::Adapter;
+use device_kit::adapter::PortConfig;
+use device_kit::platform::{
+    Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
+};
+use device_kit::window::Window;
 use manatee_conformance::driver::nic::{Sizes, Vport};
 use manatee_conformance::driver::ring::Wq;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{Driver, traffic};
 use manatee_conformance::guest::{Guest, Unwired};
 use manatee_conformance::native::memory::GuestMemory;
-use manatee_device::device::Device;
-use manatee_device::nic::PortConfig;
-use manatee_device::platform::{
-    Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
-};
-use manatee_device::window::Window;
+use manatee_device::Device;
 
 const PACKETS: usize = 64;
 /// Rounds after which every buffer has grown to its size.
@@ -85,13 +86,13 @@ struct Machine {
 
 impl Guest for Machine {
     fn read_register(&mut self, offset: u64, width: u8) -> u64 {
-        self.device.read_register(offset, width)
+        self.device.read_register(0, offset, width)
     }
 
     fn write_register(&mut self, offset: u64, width: u8, value: u64) {
         let device = &mut self.device;
         let counted = measure(|| {
-            let mut more = device.write_register(offset, width, value);
+            let mut more = device.write_register(0, offset, width, value);
             let mut posted = std::mem::take(&mut device.platform().posted);
             if !posted.is_empty() {
                 more |= device.received(0, 0, &posted);

@@ -17,8 +17,8 @@ fn main() -> Result<()> {
         features: &[],
         build: None,
         inputs: &[
-            "component/Cargo.toml",
-            "component/src",
+            "component/kit",
+            "component/wire",
             "guest-tests/conformance",
             "guest-tests/runner",
             "guest-tests/wit",

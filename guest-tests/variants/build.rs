@@ -1,7 +1,7 @@
 //! Builds the variants.
 
 use anyhow::Result;
-use manatee_wasm_build::Crate;
+use manatee_wasm_build::{Crate, DEVICE};
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -9,7 +9,7 @@ fn main() -> Result<()> {
         package: "manatee-device",
         features: &["component"],
         build: Some(concat!(env!("CARGO_PKG_VERSION"), "+next")),
-        inputs: &["component/src", "component/Cargo.toml", "wit"],
+        inputs: DEVICE,
     };
     next.build("next.wasm")?;
     let faulty = Crate {

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use allocation_counter::measure;
 use machines::machine;
+use mana_wire::queue::WqDoorbell;
 use manatee::device::Device;
 use manatee::endpoint::{Endpoint, Loopback, Null};
 use manatee::interrupt::VectorSink;
@@ -14,7 +15,6 @@ use manatee_conformance::driver::ring::Wq;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{Driver, traffic};
 use manatee_conformance::guest::Unwired;
-use manatee_device::wire::queue::WqDoorbell;
 
 const PACKETS: usize = 64;
 /// Rounds after which every buffer has grown to its size.

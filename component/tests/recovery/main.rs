@@ -1,18 +1,18 @@
-//! A device that fails in the middle of anything, and one that goes on from
+//! A device that fails in the middle of anything, and one that continues from
 //! what is left: the guest's rings, its doorbells, and an older state.
 
 mod mortal;
 
 use std::panic;
 
+use device_kit::platform::RxFlags;
+use mana_wire::oob::CqeType;
 use manatee_conformance::bench::Bench;
 use manatee_conformance::driver::Driver;
 use manatee_conformance::driver::nic::{Sizes, Vport};
 use manatee_conformance::driver::traffic::numbered_frame;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::failure::Outcome;
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::oob::CqeType;
 use mortal::Mortal;
 
 /// Packets that are sent, and as many that arrive.

@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
+use device_kit::Adapter;
+use device_kit::platform::{HandedOver, Observations, RegisterWrite, RxFlags, TxStatus};
+use mana_wire::registers::DOORBELLS;
 use manatee_conformance::bench::{Bench, Transmitted, Workshop};
 use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
-use manatee_device::device::{DOORBELLS, Device};
-use manatee_device::platform::{HandedOver, Observations, RegisterWrite, RxFlags, TxStatus};
+use manatee_device::Device;
 
 /// Failures in a row without an end.
 const MAX_FAILURES: usize = 10;
@@ -36,7 +38,7 @@ pub struct Mortal {
 }
 
 impl Mortal {
-    /// A device with one port.
+    /// Creates a device with one port.
     pub fn new(windows: bool) -> Self {
         let workshop = NativeWorkshop {
             windows,
@@ -56,7 +58,7 @@ impl Mortal {
         }
     }
 
-    /// What makes it fail.
+    /// Returns what makes it fail.
     pub fn fuse(&self) -> Fuse {
         self.fuse.clone()
     }

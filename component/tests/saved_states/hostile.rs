@@ -1,11 +1,13 @@
 //! States with the right checksum and any content: refused, or survived.
 
-use manatee_conformance::native::World;
-use manatee_device::device::{DOORBELLS, Device};
-use manatee_device::platform::{
+use device_kit::Adapter;
+use device_kit::platform::{
     HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
 };
-use manatee_device::saved;
+use mana_wire::registers::DOORBELLS;
+use manatee_conformance::native::World;
+use manatee_device::Device;
+use manatee_device::state::FORMAT;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -61,7 +63,7 @@ fn use_it(device: &mut Device<World>) {
     for offset in [0, 0x400, 0x800, 0xff8] {
         for (round, id) in ids.iter().enumerate() {
             let value = id | (round as u64 * 0x40) << 32 | 1 << 63;
-            device.write_register(DOORBELLS + offset, 8, value);
+            device.write_register(0, DOORBELLS + offset, 8, value);
         }
     }
     for port in 0..2 {
@@ -124,8 +126,8 @@ proptest! {
         recovers in any::<bool>(),
     ) {
         let (_, state) = released().remove(0);
-        let content = saved::open(&state).expect("a state").to_vec();
-        let state = saved::seal(&changed(content, &changes));
+        let content = FORMAT.open(&state).expect("a state").to_vec();
+        let state = FORMAT.seal(&changed(content, &changes));
         let mut device = fresh(2);
         let restored = if recovers {
             device.recover(&state, &observations())
@@ -141,6 +143,6 @@ proptest! {
     #[test]
     fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         prop_assert!(fresh(2).restore(&bytes).is_err());
-        prop_assert!(fresh(2).restore(&saved::seal(&bytes)).is_err());
+        prop_assert!(fresh(2).restore(&FORMAT.seal(&bytes)).is_err());
     }
 }

@@ -4,9 +4,11 @@ mod hostile;
 
 use std::path::Path;
 
+use device_kit::Adapter;
+use device_kit::envelope::RestoreError;
 use manatee_conformance::native::{World, configured, port::Port};
-use manatee_device::device::Device;
-use manatee_device::saved::{Pages, RestoreError, State};
+use manatee_device::Device;
+use manatee_device::state::{Pages, State};
 
 /// In the states of released versions.
 const QUEUES: usize = 14;
@@ -20,7 +22,7 @@ fn fresh(ports: u32) -> Device<World> {
     configured(world, ports)
 }
 
-/// The state of each released version, by its file's name.
+/// Returns the state of each released version, by its file's name.
 fn released() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/states");
     let files = std::fs::read_dir(folder).expect("the folder of states");
@@ -43,7 +45,7 @@ fn states_of_released_versions_load_for_ever() {
         let mut device = fresh(2);
         let restored = device.restore(&state);
         assert_eq!(restored, Ok(()), "{name}");
-        let tree = device.inspect();
+        let tree: serde_json::Value = serde_json::from_slice(&device.inspect()).expect("JSON");
         assert_eq!(tree["hwc"]["established"], true, "{name}");
         assert_eq!(
             tree["queues"]["sq"].as_object().map(|sqs| sqs.len()),

@@ -21,6 +21,15 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/core";
 
+/// What the device's component is made of, for [`Crate::inputs`].
+pub const DEVICE: &[&str] = &[
+    "component/Cargo.toml",
+    "component/src",
+    "component/kit",
+    "component/wire",
+    "wit",
+];
+
 /// A crate to build.
 #[derive(Clone, Copy, Debug)]
 pub struct Crate<'a> {
@@ -109,7 +118,7 @@ fn var(name: &str) -> Result<OsString> {
     env::var_os(name).with_context(|| format!("cargo did not set {name}"))
 }
 
-/// The workspace that the crate whose build script this is belongs to.
+/// Returns the workspace that the crate whose build script this is belongs to.
 fn workspace() -> Result<PathBuf> {
     let manifest = PathBuf::from(var("CARGO_MANIFEST_DIR")?);
     let mut folders = manifest.ancestors().skip(1);
@@ -118,7 +127,7 @@ fn workspace() -> Result<PathBuf> {
     Ok(root.to_path_buf())
 }
 
-/// A folder for the wasm build, shared by every profile of the host: below
+/// Returns a folder for the wasm build, shared by every profile of the host: below
 /// the target folder, which is where `OUT_DIR` lies four levels down.
 fn target_dir() -> Result<PathBuf> {
     let out = PathBuf::from(var("OUT_DIR")?);
@@ -129,7 +138,7 @@ fn target_dir() -> Result<PathBuf> {
     Ok(target.join("component"))
 }
 
-/// A cargo that can compile for the target.
+/// Returns a cargo that can compile for the target.
 fn toolchain() -> Result<Command> {
     let sysroot = sysroot()?;
     if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
@@ -154,7 +163,7 @@ fn sysroot() -> Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
-/// A cargo that is not told what the cargo that runs this script was told.
+/// Returns a cargo that is not told what the cargo that runs this script was told.
 fn clean(cargo: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(cargo);
     for (name, _) in env::vars_os() {

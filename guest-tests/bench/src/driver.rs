@@ -5,16 +5,16 @@
 //! queues over.
 
 use anyhow::{Result, anyhow};
+use mana_wire::oob::{CqeHeader, CqeType, SHORT_FORMAT};
+use mana_wire::queue::{
+    CQE_SIZE, EQE_SIZE, OWNER_BITS, RingDoorbell, WqDoorbell, WqeHeader, doorbell,
+};
 use manatee_conformance::driver::Driver;
+use manatee_conformance::driver::MEM_KEY;
 use manatee_conformance::driver::nic::{Object, Sizes, Vport};
 use manatee_conformance::driver::ring::Ring;
 use manatee_conformance::failure::Failure;
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
-use manatee_device::nic::MANA_MEM_KEY;
-use manatee_device::wire::oob::{CqeHeader, CqeType, SHORT_FORMAT};
-use manatee_device::wire::queue::{
-    CQE_SIZE, EQE_SIZE, OWNER_BITS, RingDoorbell, WqDoorbell, WqeHeader, doorbell,
-};
 
 use crate::machine::{BringUp, Machine};
 use crate::ram::{Ram, View};
@@ -288,7 +288,7 @@ impl Posted {
             let at = at + 16 + 16 * segment as usize;
             let address = address + u64::from(segment * length);
             self.ring.store(at & mask, address);
-            let key_and_size = u64::from(MANA_MEM_KEY) | u64::from(length) << 32;
+            let key_and_size = u64::from(MEM_KEY) | u64::from(length) << 32;
             self.ring.store((at + 8) & mask, key_and_size);
         }
         self.head = self.head.wrapping_add(self.size);

@@ -5,17 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
+use device_kit::Adapter;
+use device_kit::adapter::PortConfig;
+use device_kit::platform::{
+    Level, MemoryError, Offloads, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult,
+    TxCompletion, TxPacket, TxStatus,
+};
+use device_kit::window::Window;
 use manatee::endpoint as wit;
 use manatee::endpoint::{Completions, Endpoint, Groups, PortIo, RxQueue, TxBatch};
 use manatee::interrupt::VectorSink;
 use manatee::memory::GuestMemory;
-use manatee_device::device::Device;
-use manatee_device::nic::PortConfig;
-use manatee_device::platform::{
-    Level, MemoryError, Offloads, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult,
-    TxCompletion, TxPacket, TxStatus,
-};
-use manatee_device::window::Window;
+use manatee_device::Device;
 
 use crate::machine::{InterruptController, Machine};
 use crate::ram::Ram;
@@ -145,13 +146,13 @@ impl Native {
 impl Machine for Native {
     #[inline]
     fn write_register(&mut self, offset: u64, width: u8, value: u64) {
-        let more = self.device.write_register(offset, width, value);
+        let more = self.device.write_register(0, offset, width, value);
         self.settle(more);
     }
 
     #[inline]
     fn read_register(&mut self, offset: u64, width: u8) -> u64 {
-        self.device.read_register(offset, width)
+        self.device.read_register(0, offset, width)
     }
 
     fn ram(&self) -> &Ram {

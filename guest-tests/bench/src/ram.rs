@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
 use anyhow::{Context, Result};
-use manatee_device::window::Window;
+use device_kit::window::Window;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use manatee_device::platform::{Offloads, RxFlags, TxStatus};
+use device_kit::platform::{Offloads, RxFlags, TxStatus};
 
 /// Guest memory of a bench: this many bytes at guest address 0.
 pub const MEMORY_SIZE: u64 = 16 << 20;
@@ -45,10 +45,10 @@ pub trait Bench {
     /// Copies to guest memory; the range is inside it.
     fn write_memory(&mut self, address: u64, data: &[u8]);
 
-    /// The MSI-X vectors raised since the last call, in order.
+    /// Returns the MSI-X vectors raised since the last call, in order.
     fn take_interrupts(&mut self) -> Vec<u16>;
 
-    /// The packets transmitted on a port since the last call, in order.
+    /// Returns the packets transmitted on a port since the last call, in order.
     fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted>;
 
     /// How the next transmits on a port end, in order; those after them are
@@ -66,14 +66,14 @@ pub trait Bench {
     /// Returns how many found a buffer.
     fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize;
 
-    /// Number of receive buffers that the device has posted and not got back.
+    /// Returns the number of receive buffers that the device has posted and not got back.
     fn posted_buffers(&mut self, port: u32) -> usize;
 
     /// The most receive buffers that a port takes from now on.
     fn limit_buffers(&mut self, port: u32, most: usize);
 
-    /// The device was told to forget pending transmits and buffers, and did:
-    /// pending transmits of a port that were not finished or cancelled.
+    /// Returns the number of pending transmits of a port that were not finished or
+    /// cancelled.
     fn pending_transmits(&mut self, port: u32) -> usize;
 
     /// A port's link goes up or down.
@@ -82,7 +82,7 @@ pub trait Bench {
     /// The VMM resets the device.
     fn reset(&mut self);
 
-    /// The device's own state, as JSON text.
+    /// Returns the device's own state, as JSON text.
     fn inspect(&mut self) -> String;
 }
 
@@ -91,11 +91,11 @@ pub trait Workshop {
     /// The kind of bench.
     type Bench: Bench;
 
-    /// A new device in a new world.
+    /// Returns a new device in a new world.
     fn bench(&self, ports: u32) -> Self::Bench;
 }
 
-/// A frame without its 802.1Q tag, and what the tag said.
+/// Returns a frame without its 802.1Q tag, and what the tag said.
 pub fn untag(frame: &[u8]) -> (Vec<u8>, Option<u16>) {
     match frame {
         [addresses @ .., _, _, _, _] if addresses.len() >= 12 && frame[12..14] == [0x81, 0] => {

@@ -14,7 +14,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with a text of its own.
+    /// Creates a failure with a text of its own.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -36,7 +36,7 @@ impl fmt::Display for Failure {
 
 impl core::error::Error for Failure {}
 
-/// Whether two values are equal.
+/// Checks that two values are equal.
 ///
 /// # Errors
 ///
@@ -54,7 +54,7 @@ pub fn check_eq<T: PartialEq + fmt::Debug>(
     )))
 }
 
-/// Whether something holds.
+/// Checks that something holds.
 ///
 /// # Errors
 ///

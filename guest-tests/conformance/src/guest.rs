@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use manatee_device::platform::{RxFlags, TxStatus};
+use device_kit::platform::{RxFlags, TxStatus};
 
 pub use crate::bench::MEMORY_SIZE;
 use crate::bench::{Bench, Transmitted};
@@ -23,7 +23,7 @@ pub trait Guest {
     /// Copies to guest memory.
     fn write_memory(&mut self, address: u64, data: &[u8]);
 
-    /// The MSI-X vectors raised since the last call, in order.
+    /// Returns the MSI-X vectors raised since the last call, in order.
     fn take_interrupts(&mut self) -> Vec<u16>;
 }
 

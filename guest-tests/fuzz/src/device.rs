@@ -1,9 +1,10 @@
 //! The native device under a random guest, once with windows and once with copies.
 
 use arbitrary::{Result, Unstructured};
+use device_kit::Adapter;
+use device_kit::platform::{RxFlags, RxPacket, TxCompletion, TxStatus};
 use manatee_conformance::native::{World, configured, port::Port};
-use manatee_device::device::Device;
-use manatee_device::platform::{RxFlags, RxPacket, TxCompletion, TxStatus};
+use manatee_device::Device;
 
 use crate::guest;
 
@@ -43,12 +44,12 @@ fn step(device: &mut Device<World>, input: &mut Unstructured<'_>) -> Result<()> 
                 guest::width(input)?,
                 input.arbitrary()?,
             );
-            device.write_register(offset, width, value);
-            device.read_register(offset, width);
+            device.write_register(0, offset, width, value);
+            device.read_register(0, offset, width);
         }
         2..=4 => {
             let (offset, value) = guest::doorbell(input)?;
-            device.write_register(offset, 8, value);
+            device.write_register(0, offset, 8, value);
         }
         5 => {
             let address = guest::address(input)?;
@@ -82,7 +83,7 @@ fn step(device: &mut Device<World>, input: &mut Unstructured<'_>) -> Result<()> 
             }
             if input.ratio(1, 4)? {
                 let state = device.save();
-                assert!(state.len() <= manatee_device::saved::MAX_SIZE);
+                assert!(state.len() <= device_kit::envelope::MAX_SIZE);
             }
         }
     }

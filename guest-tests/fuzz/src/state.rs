@@ -1,18 +1,20 @@
 //! Saved states with the right checksum and any content: refused, or survived.
 
-use manatee_conformance::native::{World, configured, port::Port};
-use manatee_device::device::{DOORBELLS, Device};
-use manatee_device::platform::{
+use device_kit::Adapter;
+use device_kit::platform::{
     HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
 };
-use manatee_device::saved;
+use mana_wire::registers::DOORBELLS;
+use manatee_conformance::native::{World, configured, port::Port};
+use manatee_device::Device;
+use manatee_device::state::FORMAT;
 
 /// Restores or recovers from an input, and uses the device.
 pub fn run(data: &[u8]) {
     let Some((how, content)) = data.split_first() else {
         return;
     };
-    let state = saved::seal(content);
+    let state = FORMAT.seal(content);
     let mut device = fresh();
     let restored = match how % 2 {
         0 => device.restore(&state),
@@ -28,7 +30,7 @@ pub fn run(data: &[u8]) {
 pub fn seed() -> Vec<u8> {
     let mut seed = vec![0];
     let state = include_bytes!("../../../component/tests/states/0.1.0.state");
-    seed.extend(saved::open(state).unwrap_or_default());
+    seed.extend(FORMAT.open(state).unwrap_or_default());
     seed
 }
 
@@ -46,7 +48,7 @@ fn use_it(device: &mut Device<World>) {
     for offset in [0, 0x400, 0x800, 0xff8] {
         for (round, id) in [1_u64, 2, 3, 4, 5, 9].into_iter().enumerate() {
             let value = id | (round as u64 * 0x40) << 32 | 1 << 63;
-            device.write_register(DOORBELLS + offset, 8, value);
+            device.write_register(0, DOORBELLS + offset, 8, value);
         }
     }
     for port in 0..2 {

@@ -22,18 +22,33 @@ pub enum Area {
     Regions,
     /// BAR 0 and the shared-memory channel.
     Registers,
+    /// Saving and restoring.
+    State,
+    /// Continuing after a failure.
+    Recovery,
 }
 
 impl Area {
     /// Every area, in the order of reports.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Queues,
         Self::Hwc,
         Self::Tx,
         Self::Rx,
         Self::Regions,
         Self::Registers,
+        Self::State,
+        Self::Recovery,
     ];
+
+    /// Returns the tests that can see a fault of the area.
+    pub fn suites(self) -> &'static [Suite] {
+        match self {
+            Self::State => &[Suite::Moves, Suite::SavedStates],
+            Self::Recovery => &[Suite::Recovery],
+            _ => &[Suite::Requirements],
+        }
+    }
 }
 
 impl fmt::Display for Area {
@@ -45,7 +60,42 @@ impl fmt::Display for Area {
             Self::Rx => "rx",
             Self::Regions => "regions",
             Self::Registers => "registers",
+            Self::State => "state",
+            Self::Recovery => "recovery",
         })
+    }
+}
+
+/// Tests that faults are tried by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// The requirements, through windows and by copies.
+    Requirements,
+    /// The requirements with a save and a restore after every call.
+    Moves,
+    /// Saved states: those of released versions, and hostile ones.
+    SavedStates,
+    /// A device that fails at every single step.
+    Recovery,
+}
+
+impl Suite {
+    /// Returns the test's name for cargo.
+    pub fn test(self) -> &'static str {
+        match self {
+            Self::Requirements | Self::Moves => "conformance",
+            Self::SavedStates => "saved_states",
+            Self::Recovery => "recovery",
+        }
+    }
+
+    /// Returns what its program is told.
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Requirements => &["--skip", "[moves]"],
+            Self::Moves => &["[moves]"],
+            Self::SavedStates | Self::Recovery => &[],
+        }
     }
 }
 
@@ -119,7 +169,7 @@ pub fn parse(text: &str) -> Result<Vec<Fault>, ListError> {
     Ok(faults)
 }
 
-/// The faults that have any of the patterns in their name, or every one if
+/// Returns the faults that have any of the patterns in their name, or every one if
 /// there are no patterns.
 ///
 /// # Errors
@@ -138,7 +188,7 @@ pub fn select(faults: Vec<Fault>, patterns: &[String]) -> Result<Vec<Fault>, Lis
 }
 
 impl Fault {
-    /// The file's content with the fault in it.
+    /// Returns the file's content with the fault in it.
     ///
     /// # Errors
     ///

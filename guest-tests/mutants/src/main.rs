@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use manatee_mutants::fault::{self, Fault};
+use manatee_mutants::fault::{self, Fault, Suite};
 use manatee_mutants::report::{self, Record};
 use manatee_mutants::scratch::Scratch;
 use manatee_mutants::trial::{self, Verdict};
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether enough faults were caught.
+/// Returns whether enough faults were caught.
 fn run(arguments: &Arguments) -> Result<bool> {
     let root = fs::canonicalize(ROOT).context("finding the repository")?;
     let text = fs::read_to_string(root.join(LIST)).with_context(|| format!("reading {LIST}"))?;
@@ -62,7 +62,13 @@ fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let limit = Duration::from_secs(arguments.time_limit);
-    let laboratory = Laboratory::new(&root, limit)?;
+    let mut suites = Vec::new();
+    for suite in faults.iter().flat_map(|fault| fault.area.suites()) {
+        if !suites.contains(suite) {
+            suites.push(*suite);
+        }
+    }
+    let laboratory = Laboratory::new(&root, limit, &suites)?;
     laboratory.check(&faults)?;
     let count = faults.len();
     let mut results = Vec::with_capacity(count);
@@ -114,7 +120,7 @@ struct Laboratory {
 
 impl Laboratory {
     /// Builds the device without a fault, which has to pass.
-    fn new(root: &Path, limit: Duration) -> Result<Self> {
+    fn new(root: &Path, limit: Duration, suites: &[Suite]) -> Result<Self> {
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root.join("target"), PathBuf::from)
             .join("mutants");
@@ -124,16 +130,20 @@ impl Laboratory {
             limit,
         };
         let begun = Instant::now();
-        let verdict = laboratory.test().context("the device without a fault")?;
-        if verdict.is_caught() {
-            bail!("the suite finds faults in the device as it is: {verdict:?}");
+        for suite in suites {
+            let verdict = laboratory
+                .test(*suite)
+                .context("the device without a fault")?;
+            if verdict.is_caught() {
+                bail!("{suite:?} finds faults in the device as it is: {verdict:?}");
+            }
         }
         let seconds = begun.elapsed().as_secs_f64();
         eprintln!("the device without a fault passes ({seconds:.1} s)");
         Ok(laboratory)
     }
 
-    /// That no fault is stale.
+    /// Checks that no fault is stale.
     fn check(&self, faults: &[Fault]) -> Result<()> {
         faults
             .iter()
@@ -141,11 +151,20 @@ impl Laboratory {
     }
 
     fn try_fault(&self, fault: &Fault) -> Result<Verdict> {
-        self.scratch.with(fault, || self.test())
+        self.scratch.with(fault, || {
+            let mut verdict = Verdict::Ended(Vec::new());
+            for suite in fault.area.suites() {
+                verdict = self.test(*suite)?;
+                if verdict.is_caught() {
+                    break;
+                }
+            }
+            Ok(verdict)
+        })
     }
 
-    fn test(&self) -> Result<Verdict> {
-        let program = trial::build(self.scratch.root(), &self.target)?;
-        trial::run(&program, self.limit)
+    fn test(&self, suite: Suite) -> Result<Verdict> {
+        let program = trial::build(suite, self.scratch.root(), &self.target)?;
+        trial::run(suite, &program, self.limit)
     }
 }

@@ -35,18 +35,18 @@ impl Tally {
         100.0 * self.caught as f64 / self.tried as f64
     }
 
-    /// Whether that is enough.
+    /// Returns whether that is enough.
     pub fn reaches_goal(self) -> bool {
         self.share() >= GOAL
     }
 }
 
-/// The tally of all.
+/// Returns the tally of all.
 pub fn total(results: &[(Fault, Verdict)]) -> Tally {
     Tally::of(results.iter())
 }
 
-/// What a verdict says, in words.
+/// Returns what a verdict says, in words.
 pub fn words(fault: &Fault, verdict: &Verdict) -> String {
     match (verdict, &fault.accepted) {
         (Verdict::Crashed(how), _) => format!("caught by a crash: {how}"),
@@ -69,7 +69,7 @@ fn by(failed: &[String]) -> String {
     }
 }
 
-/// The table of areas.
+/// Returns the table of areas.
 pub fn table(results: &[(Fault, Verdict)]) -> String {
     let mut table = format!(
         "{:<10} {:>6} {:>6} {:>8}\n",
@@ -86,7 +86,7 @@ pub fn table(results: &[(Fault, Verdict)]) -> String {
     table
 }
 
-/// The last line.
+/// Returns the last line.
 pub fn summary(tally: Tally) -> String {
     let Tally { tried, caught } = tally;
     format!(

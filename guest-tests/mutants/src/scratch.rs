@@ -12,7 +12,12 @@ use crate::fault::Fault;
 /// What the native conformance test is built of.
 const SOURCES: [&str; 4] = ["Cargo.lock", "component", "guest-tests/conformance", "wit"];
 /// The members of the copy's workspace.
-const MEMBERS: [&str; 2] = ["component", "guest-tests/conformance"];
+const MEMBERS: [&str; 4] = [
+    "component",
+    "component/kit",
+    "component/wire",
+    "guest-tests/conformance",
+];
 
 /// The copy.
 #[derive(Debug)]
@@ -39,12 +44,12 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Where it is.
+    /// Returns where it is.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// That a fault can be applied.
+    /// Checks that a fault can be applied.
     ///
     /// # Errors
     ///
@@ -100,7 +105,7 @@ impl Scratch {
     }
 }
 
-/// The workspace's manifest, with the members that the copy has.
+/// Returns the workspace's manifest, with the members that the copy has.
 fn narrowed(manifest: &str) -> Result<String> {
     let mut manifest: toml::Table = manifest.parse().context("reading Cargo.toml")?;
     let Some(toml::Value::Table(workspace)) = manifest.get_mut("workspace") else {

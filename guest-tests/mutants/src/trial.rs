@@ -13,12 +13,11 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde::Deserialize;
 use wait_timeout::ChildExt;
 
+use crate::fault::Suite;
+
 /// Address space of a run, in bytes: a fault may make the device allocate
 /// without end.
 const MEMORY: u64 = 8 << 30;
-/// Trials with a save and a restore around every call: what they are for is
-/// another matter, and they take most of the time.
-const SKIP: &str = "[moves]";
 
 /// What a run showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,21 +31,22 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether the suite noticed something.
+    /// Returns whether the suite noticed something.
     pub fn is_caught(&self) -> bool {
         *self != Self::Ended(Vec::new())
     }
 }
 
-/// Builds the suite's test of the workspace at `root` into `target`. Returns
+/// Builds a suite's test of the workspace at `root` into `target`. Returns
 /// the program.
 ///
 /// # Errors
 ///
 /// If it does not compile, with the compiler's words.
-pub fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+pub fn build(suite: Suite, root: &Path, target: &Path) -> Result<PathBuf> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["test", "--package=manatee-device", "--test=conformance"])
+        .args(["test", "--package=manatee-device"])
+        .args(["--test", suite.test()])
         .args(["--no-run", "--offline", "--message-format=json"])
         .current_dir(root)
         .env("CARGO_TARGET_DIR", target)
@@ -63,7 +63,7 @@ pub fn build(root: &Path, target: &Path) -> Result<PathBuf> {
             compiler_errors(&messages)
         );
     }
-    executable(&messages).context("cargo named no program of the conformance test")
+    executable(&messages).context("cargo named no program of the test")
 }
 
 /// A line of `cargo --message-format=json`, as far as it matters here.
@@ -102,9 +102,9 @@ fn compiler_errors(output: &str) -> String {
 /// # Errors
 ///
 /// If the program cannot be run.
-pub fn run(program: &Path, limit: Duration) -> Result<Verdict> {
+pub fn run(suite: Suite, program: &Path, limit: Duration) -> Result<Verdict> {
     let mut command = Command::new(program);
-    command.args(["--skip", SKIP]).env("RUST_BACKTRACE", "0");
+    command.args(suite.arguments()).env("RUST_BACKTRACE", "0");
     run_command(&mut command, limit).with_context(|| format!("running {}", program.display()))
 }
 
@@ -157,7 +157,7 @@ fn failed(output: &str) -> Vec<String> {
     output
         .lines()
         .filter_map(|line| line.strip_prefix("test ")?.strip_suffix("FAILED"))
-        .filter_map(|line| line.split_whitespace().find(|word| word.contains("::")))
+        .filter_map(|line| line.split_whitespace().find(|word| !word.starts_with('[')))
         .filter(|name| seen.insert(*name))
         .map(str::to_owned)
         .collect()

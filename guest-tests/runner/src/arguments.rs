@@ -74,7 +74,7 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// The requirements that are asked for.
+    /// Returns the requirements that are asked for.
     ///
     /// # Errors
     ///

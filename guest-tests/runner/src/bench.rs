@@ -4,9 +4,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use device_kit::platform::{RxFlags, TxStatus};
 use manatee_conformance::bench::{Bench, Transmitted, untag};
 use manatee_conformance::failure::{Failure, Outcome};
-use manatee_device::platform::{RxFlags, TxStatus};
 
 use crate::bindings::manatee::device::device;
 use crate::bindings::manatee::testbed::control;
@@ -26,7 +26,7 @@ pub struct WasmBench {
 }
 
 impl WasmBench {
-    /// Whether the device kept to its contract with the host.
+    /// Returns whether the device kept to its contract with the host.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl WasmBench {
     }
 }
 
-/// A frame as a host delivers it: without its tag.
+/// Returns a frame as a host delivers it: without its tag.
 fn arrival(frame: &[u8], mut flags: RxFlags) -> control::Arrival {
     let (frame, tag) = untag(frame);
     flags.set(RxFlags::VLAN, tag.is_some());

@@ -7,7 +7,7 @@ wit_bindgen::generate!({
     world: "manatee:testbed/runner",
     pub_export_macro: true,
     with: {
-        "manatee:device/types@0.2.0": manatee_device::bindings::manatee::device::types,
+        "manatee:device/types@0.2.0": device_kit::bindings::manatee::device::types,
     },
     generate_all,
 });

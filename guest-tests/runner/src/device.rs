@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use device_kit::bindings::manatee::device::types::{Features, Link, LinkState};
 use manatee_conformance::suite::Requirement;
-use manatee_device::bindings::manatee::device::types::{Features, Link, LinkState};
 use spin::Mutex;
 
 use crate::bench::WasmBench;
@@ -60,7 +60,7 @@ fn on_this(requirement: &Requirement) -> Outcome {
     })
 }
 
-/// A port's link, up or down.
+/// Returns a port's link, up or down.
 pub fn link(up: bool) -> Link {
     Link {
         state: if up { LinkState::Up } else { LinkState::Down },
@@ -83,7 +83,7 @@ const BOUNDS: Bounds = Bounds {
     line_bytes: 1024,
 };
 
-/// The ports of a bench, as the suite knows them.
+/// Returns the ports of a bench, as the suite knows them.
 fn configs(count: u32) -> Vec<PortConfig> {
     let config = |port: u32| PortConfig {
         mac: u64::from_le_bytes([2, 0, 0, 0, 0, port as u8, 0, 0]),

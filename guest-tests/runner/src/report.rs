@@ -21,7 +21,7 @@ pub struct Report {
     filtered_out: usize,
 }
 
-/// The list of requirements.
+/// Returns the list of requirements.
 pub fn list(requirements: &[&Requirement], format: Format) -> String {
     let mut text = String::new();
     for requirement in requirements {
@@ -46,7 +46,7 @@ fn line(value: &Value) -> String {
 }
 
 impl Report {
-    /// The beginning of a run: what to print, and what goes on.
+    /// Begins a run: what to print, and what goes on.
     pub fn begin(format: Format, count: usize, filtered_out: usize) -> (Self, String) {
         let text = match format {
             Format::Pretty => format!("\nrunning {count} test{}\n", plural(count)),
@@ -63,7 +63,7 @@ impl Report {
         (report, text)
     }
 
-    /// A requirement is about to be tried. If the device traps, this is the
+    /// Notes that a requirement is about to be tried. If the device traps, this is the
     /// last that is printed.
     pub fn attempt(&self, requirement: &Requirement) -> String {
         let name = requirement.name;
@@ -73,7 +73,7 @@ impl Report {
         }
     }
 
-    /// A requirement was tried.
+    /// Notes that a requirement was tried.
     pub fn result(&mut self, requirement: &'static Requirement, outcome: Outcome) -> String {
         let name = requirement.name;
         let failure = outcome.err();
@@ -96,12 +96,12 @@ impl Report {
         text
     }
 
-    /// Whether every requirement so far was met.
+    /// Returns whether every requirement so far was met.
     pub fn is_ok(&self) -> bool {
         self.failed.is_empty()
     }
 
-    /// The end of a run.
+    /// Ends a run.
     pub fn summary(&self) -> String {
         let (passed, failed) = (self.passed, self.failed.len());
         let filtered_out = self.filtered_out;

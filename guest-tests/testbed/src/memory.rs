@@ -45,12 +45,12 @@ impl Memory {
         self.planned.clear();
     }
 
-    /// What the guest sees. None if the range is outside.
+    /// Returns what the guest sees. None if the range is outside.
     pub fn peek(&self, address: u64, length: u32) -> Option<&[u8]> {
         self.bytes.get(inside(address, length.into())?)
     }
 
-    /// The guest writes. False if the range is outside.
+    /// Writes as the guest. Returns false if the range is outside.
     pub fn poke(&mut self, address: u64, data: &[u8]) -> bool {
         let range = inside(address, data.len() as u64);
         let Some(bytes) = range.and_then(|range| self.bytes.get_mut(range)) else {
@@ -70,7 +70,7 @@ impl Memory {
         self.planned.push(Planned { skip, error });
     }
 
-    /// The device reads.
+    /// Reads as the device.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl Memory {
         Ok(&self.bytes[range])
     }
 
-    /// The device writes.
+    /// Writes as the device.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl Memory {
         self.open(segment.address, segment.length.into())
     }
 
-    /// An access by the device, which may be planned to fail.
+    /// Checks an access by the device, which may be planned to fail.
     fn access(&mut self, address: u64, length: u64) -> Result<Range<usize>, MemoryError> {
         let due = self.planned.iter().position(|planned| planned.skip == 0);
         for planned in &mut self.planned {
@@ -132,7 +132,7 @@ impl Memory {
         self.open(address, length).ok_or(MemoryError::Unmapped)
     }
 
-    /// A range that is memory and not denied.
+    /// Returns a range that is memory and not denied.
     fn open(&self, address: u64, length: u64) -> Option<Range<usize>> {
         let range = inside(address, length)?;
         let end = address + length;

@@ -94,14 +94,14 @@ impl Port {
         status
     }
 
-    /// What it took since the last call.
+    /// Returns what it took since the last call.
     pub fn take_transmitted(&mut self) -> Vec<Transmitted> {
         core::mem::take(&mut self.transmitted)
     }
 
     /// How the next transmits end.
     pub fn plan_transmits(&mut self, statuses: &[TxStatus]) {
-        self.plan.extend(statuses);
+        self.plan = statuses.iter().copied().collect();
     }
 
     /// Ends the oldest pending transmits.
@@ -113,7 +113,7 @@ impl Port {
             .collect()
     }
 
-    /// Number of pending transmits.
+    /// Returns the number of pending transmits.
     pub fn pending_transmits(&self) -> usize {
         self.pending.len()
     }
@@ -139,7 +139,7 @@ impl Port {
         self.limit = most.min(MAX_BUFFERS);
     }
 
-    /// Number of posted buffers.
+    /// Returns the number of posted buffers.
     pub fn posted_buffers(&self) -> usize {
         self.buffers.len()
     }

@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    /// What the device did that it must not, since the last call.
+    /// Returns what the device did that it must not, since the last call.
     pub fn take_offences(&mut self) -> Vec<String> {
         core::mem::take(&mut self.offences)
     }
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// The lines since the last call.
+    /// Returns the lines since the last call.
     pub fn take_log(&mut self) -> Vec<Vec<u8>> {
         core::mem::take(&mut self.log)
     }
@@ -92,12 +92,12 @@ impl World {
         self.interrupts.extend(vectors.iter().take(room));
     }
 
-    /// The vectors since the last call.
+    /// Returns the vectors since the last call.
     pub fn take_interrupts(&mut self) -> Vec<u16> {
         core::mem::take(&mut self.interrupts)
     }
 
-    /// The device transmits.
+    /// Takes packets that the device transmits.
     pub fn transmit(
         &mut self,
         port: u32,
@@ -122,8 +122,13 @@ impl World {
             self.offend("transmitted packets that do not add up to their segments");
             return result;
         };
-        for (status, frame) in &outcomes {
-            count_group(&mut result, *status, frame);
+        let mut first = 0;
+        for (packet, (status, frame)) in packets.iter().zip(&outcomes) {
+            let begins = segments[first].length;
+            first += usize::from(packet.segments);
+            if begins >= 6 {
+                count_group(&mut result, *status, frame);
+            }
         }
         if outcomes.iter().any(|(status, _)| *status != TxStatus::Sent) {
             result.statuses = outcomes.into_iter().map(|(status, _)| status).collect();
@@ -131,7 +136,7 @@ impl World {
         result
     }
 
-    /// The device posts buffers.
+    /// Takes buffers that the device posts.
     pub fn post_receive(
         &mut self,
         port: u32,

@@ -15,13 +15,13 @@ use std::fs::File;
 use std::sync::mpsc::{Sender, channel};
 
 use anyhow::Result;
+use mana_wire::oob::CqeType;
 use manatee::component::Component;
 use manatee::device::{Device, Port};
 use manatee::endpoint::Loopback;
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
-use manatee_device::wire::oob::CqeType;
 
 use machine::Machine;
 

@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
+use mana_wire::oob::CqeType;
 use manatee::component::Component;
 use manatee::device::{Device, Port};
 use manatee::endpoint::Loopback;
@@ -27,7 +28,6 @@ use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::driver::nic::Vport;
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::guest::{Guest, MEMORY_SIZE, Unwired};
-use manatee_device::wire::oob::CqeType;
 use remote::Remote;
 
 /// Frames on either side of the handover.

@@ -7,13 +7,13 @@ use std::fs::File;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use device_kit::platform::{RxFlags, TxStatus};
 use machine::Machine;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, Port, SwapOptions};
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::bench::{Bench, MEMORY_SIZE, Transmitted, Workshop};
 use manatee_conformance::guest::Guest;
-use manatee_device::platform::{RxFlags, TxStatus};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::wire::Wire;

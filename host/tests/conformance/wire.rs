@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use device_kit::platform;
 use manatee::endpoint::{
     Endpoint, PortIo, Received, RxFlags, RxQueue, Segment, TxBatch, TxCompletion, TxPacket,
     TxStatus,
 };
 use manatee::memory::{Access, GuestMemory};
 use manatee_conformance::bench::{Transmitted, untag};
-use manatee_device::platform;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Sender, channel};
 
 use machine::Machine;
+use mana_wire::oob::CqeType;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, Port};
 use manatee::endpoint::Loopback;
@@ -18,7 +19,6 @@ use manatee_conformance::driver::nic::Vport;
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::failure::Outcome;
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
-use manatee_device::wire::oob::CqeType;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Memory space and bus master, in the command register.

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use candidate::{Candidate, Restores};
 use machine::Machine;
+use mana_wire::oob::CqeType;
+use mana_wire::queue::eqe;
 use manatee::component::Component;
 use manatee::device::{CrashPolicy, Device, Limits, Port, SwapError, SwapOptions};
 use manatee::endpoint::{Endpoint, Loopback, Null};
@@ -20,8 +22,6 @@ use manatee_conformance::driver::nic::Vport;
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::failure::Outcome;
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::eqe;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Memory space and bus master, in the command register.

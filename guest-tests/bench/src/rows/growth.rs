@@ -1,11 +1,11 @@
 //! What a packet costs as queues, segments and guest memory grow.
 
 use anyhow::Result;
+use mana_wire::queue::PAGE_SIZE;
 use manatee::component::Component;
 use manatee::device::Limits;
 use manatee::endpoint::{Endpoint, Null};
 use manatee_conformance::driver::nic::Sizes;
-use manatee_device::wire::queue::PAGE_SIZE;
 
 use super::device::BATCH;
 use crate::driver::{Layout, PACKETS, Thin};

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use mana_wire::queue::PAGE_SIZE;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, SwapOptions};
 use manatee::endpoint::{Endpoint, Null};
 use manatee_conformance::driver::nic::Sizes;
-use manatee_device::wire::queue::PAGE_SIZE;
 
 use super::device::BATCH;
 use crate::driver::{Layout, Thin};

@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use manatee_device::wire::hwc::RxOob;
-use manatee_device::wire::oob::{CqeHeader, RxCompletion, RxFlags, TxCompletion};
-use manatee_device::wire::queue::{CqeInfo, EqeInfo, eqe};
+use mana_wire::hwc::RxOob;
+use mana_wire::oob::{CqeHeader, RxCompletion, RxFlags, TxCompletion};
+use mana_wire::queue::{CqeInfo, EqeInfo, eqe};
 use zerocopy::FromBytes;
 
 use crate::failure::{Outcome, check_eq};
@@ -135,7 +135,7 @@ impl Completion {
         RxOob::read_from_prefix(&self.data).map_or(RxOob::default(), |(oob, _)| oob)
     }
 
-    /// Whether it is of this type.
+    /// Returns whether it is of this type.
     ///
     /// # Errors
     ///

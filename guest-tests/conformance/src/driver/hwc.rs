@@ -3,9 +3,9 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::wire::hwc::{InitEqIdDb, MAX_MESSAGE, TxOob, TypeData, init_data};
-use manatee_device::wire::queue::{PAGE_SIZE, Sge, eqe};
-use manatee_device::wire::smc::EstablishHwc;
+use mana_wire::hwc::{InitEqIdDb, MAX_MESSAGE, TxOob, TypeData, init_data};
+use mana_wire::queue::{PAGE_SIZE, Sge, eqe};
+use mana_wire::smc::EstablishHwc;
 use zerocopy::IntoBytes;
 
 use super::Driver;
@@ -117,7 +117,7 @@ impl Hwc {
         Ok(hwc)
     }
 
-    /// The OOB of a request: who sends, who is told.
+    /// Returns the OOB of a request: who sends, who is told.
     pub fn oob(&self) -> TxOob {
         TxOob {
             reserved: [0; 2],
@@ -128,7 +128,7 @@ impl Hwc {
         }
     }
 
-    /// An SGE of the channel.
+    /// Returns an SGE of the channel.
     pub fn sge(&self, address: u64, size: u32) -> Sge {
         Sge {
             address,
@@ -170,7 +170,7 @@ impl Hwc {
         self.response(driver, &received, offset)
     }
 
-    /// That a completion says that a request was taken.
+    /// Checks that a completion says that a request was taken.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Hwc {
         )
     }
 
-    /// The response that a completion announces, which was to go to the entry
+    /// Returns the response that a completion announces, which was to go to the entry
     /// at `offset` of the receive queue (`mana_hwc_rx_event_handler`).
     ///
     /// # Errors
@@ -244,7 +244,7 @@ impl Hwc {
         Ok(completions)
     }
 
-    /// An id for the next message.
+    /// Returns an id for the next message.
     pub fn next_id(&mut self) -> u16 {
         self.message_id = (self.message_id + 1) % 32;
         self.message_id

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::wire::queue::PAGE_SIZE;
+use mana_wire::queue::PAGE_SIZE;
 
 use crate::bench::{Bench, MEMORY_SIZE};
 use crate::failure::{Failure, Outcome};
@@ -17,7 +17,7 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    /// All of guest memory but the page at 0.
+    /// Creates all of guest memory but the page at 0.
     pub fn new() -> Self {
         Self { next: PAGE }
     }
@@ -38,7 +38,7 @@ impl Allocator {
         Ok(address)
     }
 
-    /// Bytes in a row, on a boundary of 64.
+    /// Returns the bytes in a row, on a boundary of 64.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl QueueMemory {
         Ok(Self { pages })
     }
 
-    /// Size in bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u32 {
         self.pages.len() as u32 * PAGE_SIZE
     }

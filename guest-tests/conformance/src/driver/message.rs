@@ -4,9 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
 
-use manatee_device::wire::gdma::{
-    DEV_HWC, DEV_MANA, DevId, MsgHeader, ReqHeader, RespHeader, Status,
-};
+use mana_wire::gdma::{DEV_HWC, DEV_MANA, DevId, MsgHeader, ReqHeader, RespHeader, Status};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::failure::{Failure, Outcome, check_eq};
@@ -27,7 +25,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request of version 1 whose response has a body of `response` bytes.
+    /// Creates a request of version 1 whose response has a body of `response` bytes.
     pub fn new<T: IntoBytes + Immutable>(code: u32, body: &T, response: usize) -> Self {
         Self::of_bytes(code, body.as_bytes(), response)
     }
@@ -112,7 +110,7 @@ impl Response {
         StatusName(self.header.status)
     }
 
-    /// That the request ended with this status.
+    /// Checks that the request ended with this status.
     ///
     /// # Errors
     ///
@@ -123,7 +121,7 @@ impl Response {
         Ok(self)
     }
 
-    /// The body.
+    /// Returns the body.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::wire::queue::{RingDoorbell, WqDoorbell, doorbell};
+use mana_wire::queue::{RingDoorbell, WqDoorbell, doorbell};
 
 use crate::bench::Bench;
 use crate::failure::{Failure, Outcome};
@@ -25,6 +25,14 @@ pub mod shm;
 pub mod traffic;
 pub mod wqe;
 
+/// Protection domain that the NIC is given when it is registered, which this
+/// driver checks then.
+pub const PDID: u32 = 1;
+/// Memory key that it is given: all of guest memory.
+pub const MEM_KEY: u32 = 1;
+/// Doorbell page that it is given.
+pub const DOORBELL_PAGE: u32 = 0;
+
 /// A driver, and the device that it drives.
 pub struct Driver<'a> {
     /// The device and the world around it.
@@ -38,7 +46,7 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// A driver that has done nothing yet.
+    /// Creates a driver that has done nothing yet.
     pub fn new(bench: &'a mut dyn Bench) -> Self {
         Self {
             bench,
@@ -49,7 +57,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// The register map, read once.
+    /// Returns the register map, read once.
     pub fn registers(&mut self) -> registers::RegisterMap {
         let bench = &mut *self.bench;
         *self
@@ -77,7 +85,7 @@ impl<'a> Driver<'a> {
         Ok(address)
     }
 
-    /// What lies at an address.
+    /// Returns what lies at an address.
     pub fn read(&mut self, address: u64, length: usize) -> Vec<u8> {
         let mut data = alloc::vec![0; length];
         self.bench.read_memory(address, &mut data);
@@ -117,7 +125,7 @@ impl<'a> Driver<'a> {
         self.doorbell(doorbell::EQ, bits.with_arm(arm).into_bits());
     }
 
-    /// How many times a vector was raised since this was asked last.
+    /// Returns how many times a vector was raised since this was asked last.
     pub fn take_interrupts(&mut self, vector: u16) -> usize {
         self.interrupts.extend(self.bench.take_interrupts());
         let before = self.interrupts.len();
@@ -131,7 +139,7 @@ impl<'a> Driver<'a> {
         core::mem::take(&mut self.interrupts)
     }
 
-    /// That a vector was raised exactly this often since it was asked last.
+    /// Checks that a vector was raised exactly this often since it was asked last.
     ///
     /// # Errors
     ///
@@ -141,7 +149,7 @@ impl<'a> Driver<'a> {
         crate::failure::check_eq(format!("interrupts of vector {vector}"), found, expected)
     }
 
-    /// The device's own state, and a value in it; None where this device
+    /// Returns the device's own state, and a value in it; None where this device
     /// shows no such thing.
     ///
     /// # Errors

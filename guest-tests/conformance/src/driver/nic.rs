@@ -2,13 +2,13 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::nic::{MANA_DOORBELL, MANA_PDID};
-use manatee_device::wire::bnic::{
+use super::{DOORBELL_PAGE, PDID};
+use mana_wire::bnic::{
     ConfigVportRxReq, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
     DestroyWqObjReq, FenceRqReq, NO_EQ, QueryStatsReq, QueryStatsResp, QueryVportConfigReq,
     QueryVportConfigResp, Stats, code,
 };
-use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
+use mana_wire::queue::{PAGE_SIZE, QueueType};
 
 use super::Driver;
 use super::memory::QueueMemory;
@@ -75,7 +75,7 @@ impl Sizes {
     };
 }
 
-/// A request that says how a vport receives, changing nothing.
+/// Returns a request that says how a vport receives, changing nothing.
 pub fn steering(vport: u64) -> ConfigVportRxReq {
     ConfigVportRxReq {
         vport,
@@ -92,7 +92,7 @@ pub fn steering(vport: u64) -> ConfigVportRxReq {
     }
 }
 
-/// A request that destroys a work queue object (`mana_destroy_wq_obj`).
+/// Returns a request that destroys a work queue object (`mana_destroy_wq_obj`).
 pub fn destroy_object(queue_type: QueueType, handle: u64) -> Request {
     let body = DestroyWqObjReq {
         wq_type: queue_type.to_wire(),
@@ -103,7 +103,7 @@ pub fn destroy_object(queue_type: QueueType, handle: u64) -> Request {
 }
 
 impl Driver<'_> {
-    /// What a vport is (`mana_query_vport_cfg`).
+    /// Returns what a vport is (`mana_query_vport_cfg`).
     ///
     /// # Errors
     ///
@@ -122,14 +122,14 @@ impl Driver<'_> {
     pub fn configure_tx(&mut self, vport: u64) -> Outcome<ConfigVportTxResp> {
         let body = ConfigVportTxReq {
             vport,
-            pdid: MANA_PDID,
-            doorbell_pageid: MANA_DOORBELL,
+            pdid: PDID,
+            doorbell_pageid: DOORBELL_PAGE,
         };
         let size = size_of::<ConfigVportTxResp>();
         self.ask(&Request::new(code::CONFIG_VPORT_TX, &body, size))
     }
 
-    /// What it takes to make a work queue object: memory and regions for it.
+    /// Makes what it takes for a work queue object: memory and regions for it.
     ///
     /// # Errors
     ///
@@ -266,7 +266,7 @@ impl Driver<'_> {
         Ok(resp.stats)
     }
 
-    /// A vport that sends and receives, with small queues, on the vector of
+    /// Returns a vport that sends and receives, with small queues, on the vector of
     /// its index and 1. The device is started.
     ///
     /// # Errors
@@ -314,7 +314,7 @@ impl Driver<'_> {
         self.destroy_queue(QueueType::Eq, vport.eq.id)
     }
 
-    /// A started device with one open vport.
+    /// Returns a started device with one open vport.
     ///
     /// # Errors
     ///
@@ -324,7 +324,7 @@ impl Driver<'_> {
         self.open(0)
     }
 
-    /// A started device with open vports on each of the first ports.
+    /// Returns a started device with open vports on each of the first ports.
     ///
     /// # Errors
     ///

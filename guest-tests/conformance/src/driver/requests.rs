@@ -1,29 +1,29 @@
 //! Requests as Linux sends them.
 
+use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::nic::{MANA_DOORBELL, MANA_PDID};
-use manatee_device::wire::bnic::NO_EQ;
-use manatee_device::wire::gdma::{
+use mana_wire::bnic::NO_EQ;
+use mana_wire::gdma::{
     AddPagesReq, CreateDmaRegionReq, CreateQueueReq, CreateQueueResp, DEV_MANA, DisableQueueReq,
     DmaRegionHandle, GenerateTestEqeReq, PROTOCOL_V1, RegisterDeviceResp, Status, VerifyVersionReq,
     VerifyVersionResp, cap1, code,
 };
-use manatee_device::wire::hwc::MAX_MESSAGE;
-use manatee_device::wire::queue::{PAGE_SIZE, QueueType};
+use mana_wire::hwc::MAX_MESSAGE;
+use mana_wire::queue::{PAGE_SIZE, QueueType};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Driver;
 use super::memory::QueueMemory;
 use super::message::{REQUEST_HEADER, Request, Response};
 use super::ring::{Cq, Eq, Wq};
-use crate::failure::{During, Outcome};
+use super::{DOORBELL_PAGE, Driver, MEM_KEY, PDID};
+use crate::failure::{During, Failure, Outcome};
 
 /// Page addresses that fit into one message.
 pub const PAGES_PER_MESSAGE: usize =
     (MAX_MESSAGE as usize - REQUEST_HEADER - size_of::<CreateDmaRegionReq>()) / 8;
 
-/// A request for a region of these pages, all of which it covers; `first` of
+/// Returns a request for a region of these pages, all of which it covers; `first` of
 /// them go with the request.
 pub fn create_region(pages: &[u64], first: usize) -> Request {
     let body = CreateDmaRegionReq {
@@ -38,7 +38,7 @@ pub fn create_region(pages: &[u64], first: usize) -> Request {
     Request::of_bytes(code::CREATE_DMA_REGION, &bytes, 8)
 }
 
-/// A request that adds pages to a region.
+/// Returns a request that adds pages to a region.
 pub fn add_pages(handle: u64, pages: &[u64]) -> Request {
     let body = AddPagesReq {
         dma_region_handle: handle,
@@ -50,7 +50,7 @@ pub fn add_pages(handle: u64, pages: &[u64]) -> Request {
     Request::of_bytes(code::DMA_REGION_ADD_PAGES, &bytes, 0)
 }
 
-/// A request that destroys a region.
+/// Returns a request that destroys a region.
 pub fn destroy_region(handle: u64) -> Request {
     let body = DmaRegionHandle {
         dma_region_handle: handle,
@@ -58,13 +58,13 @@ pub fn destroy_region(handle: u64) -> Request {
     Request::new(code::DESTROY_DMA_REGION, &body, 0)
 }
 
-/// A request for a queue (`mana_gd_create_hw_eq` and its like).
+/// Returns a request for a queue (`mana_gd_create_hw_eq` and its like).
 pub fn create_queue(queue_type: QueueType, region: u64, size: u32) -> CreateQueueReq {
     CreateQueueReq {
         queue_type: queue_type.to_wire(),
         reserved1: 0,
-        pdid: MANA_PDID,
-        doorbell_id: MANA_DOORBELL,
+        pdid: PDID,
+        doorbell_id: DOORBELL_PAGE,
         gdma_region: region,
         reserved2: 0,
         queue_size: size,
@@ -77,7 +77,7 @@ pub fn create_queue(queue_type: QueueType, region: u64, size: u32) -> CreateQueu
     }
 }
 
-/// A request that ends a queue (`mana_gd_disable_queue`).
+/// Returns a request that ends a queue (`mana_gd_disable_queue`).
 pub fn disable_queue(queue_type: QueueType, id: u32) -> Request {
     let body = DisableQueueReq {
         queue_type: queue_type.to_wire(),
@@ -87,7 +87,7 @@ pub fn disable_queue(queue_type: QueueType, id: u32) -> Request {
     Request::new(code::DISABLE_QUEUE, &body, 0)
 }
 
-/// What a driver of these capabilities says of itself
+/// Returns what a driver of these capabilities says of itself
 /// (`mana_gd_verify_vf_version`).
 pub fn verify_version(capabilities: u64) -> VerifyVersionReq {
     let mut os_ver_str = [[0; 128]; 4];
@@ -171,8 +171,16 @@ impl Driver<'_> {
     ///
     /// The device does not do its part.
     pub fn register(&mut self) -> Outcome<RegisterDeviceResp> {
-        self.ask(&Request::new(code::REGISTER_DEVICE, &(), 12).to(DEV_MANA))
-            .during("registering the device")
+        let resources: RegisterDeviceResp = self
+            .ask(&Request::new(code::REGISTER_DEVICE, &(), 12).to(DEV_MANA))
+            .during("registering the device")?;
+        let known = (PDID, MEM_KEY, DOORBELL_PAGE);
+        let given = (resources.pdid, resources.gpa_mkey, resources.db_id);
+        if given != known {
+            let text = format!("resources {given:?}, where this driver uses {known:?}");
+            return Err(Failure::new(text));
+        }
+        Ok(resources)
     }
 
     /// Takes the NIC back (`mana_gd_deregister_device`).

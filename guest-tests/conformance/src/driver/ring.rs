@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use manatee_device::wire::queue::{CQE_SIZE, EQE_SIZE, OWNER_BITS, WQE_UNIT, doorbell};
+use mana_wire::queue::{CQE_SIZE, EQE_SIZE, OWNER_BITS, WQE_UNIT, doorbell};
 
 use super::Driver;
 use super::entry::{Completion, Event};
@@ -33,17 +33,17 @@ impl Ring {
         }
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     pub fn entries(&self) -> u32 {
         self.memory.size() / self.entry
     }
 
-    /// What a doorbell says: entries consumed, modulo 8 laps.
+    /// Returns what a doorbell says: entries consumed, modulo 8 laps.
     pub fn tail(&self) -> u32 {
         self.head & ((self.entries() << OWNER_BITS) - 1)
     }
 
-    /// The next entry, if there is one (`mana_gd_read_cqe`,
+    /// Returns the next entry, if there is one (`mana_gd_read_cqe`,
     /// `mana_gd_process_eq_events`): its owner bits are those of this lap,
     /// nothing came if they are those of the last, and anything else is an
     /// overflow.
@@ -80,7 +80,7 @@ pub struct Eq {
 }
 
 impl Eq {
-    /// A queue in zeroed memory.
+    /// Creates a queue in zeroed memory.
     pub fn new(id: u32, vector: u16, memory: QueueMemory) -> Self {
         Self {
             id,
@@ -89,7 +89,7 @@ impl Eq {
         }
     }
 
-    /// The next event, if there is one.
+    /// Returns the next event, if there is one.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ pub struct Cq {
 }
 
 impl Cq {
-    /// A queue in zeroed memory.
+    /// Creates a queue in zeroed memory.
     pub fn new(id: u32, memory: QueueMemory) -> Self {
         Self {
             id,
@@ -136,7 +136,7 @@ impl Cq {
         }
     }
 
-    /// The next completion, if there is one.
+    /// Returns the next completion, if there is one.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Cq {
         Ok(entry.map(|bytes| Completion::from_bytes(&bytes)))
     }
 
-    /// The next completion, which must be there.
+    /// Returns the next completion, which must be there.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl Cq {
         Ok(completions)
     }
 
-    /// That no completion is there.
+    /// Checks that no completion is there.
     ///
     /// # Errors
     ///
@@ -204,7 +204,7 @@ pub struct Wq {
 }
 
 impl Wq {
-    /// A send queue.
+    /// Returns a send queue.
     pub fn send(id: u32, memory: QueueMemory) -> Self {
         Self {
             id,
@@ -214,7 +214,7 @@ impl Wq {
         }
     }
 
-    /// A receive queue.
+    /// Returns a receive queue.
     pub fn receive(id: u32, memory: QueueMemory) -> Self {
         Self {
             id,

@@ -2,24 +2,24 @@
 
 use alloc::format;
 
-use manatee_device::wire::smc::{
+use mana_wire::smc::{
     APERTURE, DESTROY_HWC, ESTABLISH_HWC, EstablishHwc, HEADER, Header, REPORT_HWC_TIMEOUT,
 };
 
 use super::Driver;
 use crate::failure::{Failure, Outcome, check, check_eq};
 
-/// A request to establish the hardware channel.
+/// Returns a request to establish the hardware channel.
 pub fn establish() -> Header {
     Header::new().with_msg_type(ESTABLISH_HWC)
 }
 
-/// A request to destroy the hardware channel (`mana_smc_teardown_hwc`).
+/// Returns a request to destroy the hardware channel (`mana_smc_teardown_hwc`).
 pub fn destroy() -> Header {
     Header::new().with_msg_type(DESTROY_HWC)
 }
 
-/// A report that a request was not answered in time.
+/// Returns a report that a request was not answered in time.
 pub fn report_timeout() -> Header {
     Header::new()
         .with_msg_type(REPORT_HWC_TIMEOUT)
@@ -27,7 +27,7 @@ pub fn report_timeout() -> Header {
 }
 
 impl Driver<'_> {
-    /// What lies in the aperture.
+    /// Returns what lies in the aperture.
     pub fn aperture(&mut self) -> [u8; APERTURE] {
         let base = self.registers().shared_memory;
         let mut bytes = [0; APERTURE];

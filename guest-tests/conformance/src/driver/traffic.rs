@@ -4,9 +4,9 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::oob::{CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
-use manatee_device::wire::queue::{Sge, WQE_UNIT};
+use device_kit::platform::RxFlags;
+use mana_wire::oob::{CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
+use mana_wire::queue::{Sge, WQE_UNIT};
 
 use super::Driver;
 use super::nic::Vport;
@@ -14,7 +14,7 @@ use super::wqe::{Wqe, sge};
 use crate::bench::Transmitted;
 use crate::failure::{Failure, Outcome, check_eq};
 
-/// A frame of this length from port 0's neighbour, its bytes all different
+/// Returns a frame of this length from port 0's neighbour, its bytes all different
 /// enough to notice a misplaced one.
 pub fn frame(length: usize) -> Vec<u8> {
     numbered_frame(length, 0)
@@ -27,12 +27,12 @@ pub fn numbered_frame(length: usize, number: u8) -> Vec<u8> {
     addresses.into_iter().chain(fill).take(length).collect()
 }
 
-/// A short OOB of 8 bytes.
+/// Returns a short OOB of 8 bytes.
 pub fn short(oob: TxShortOob) -> [u8; 8] {
     oob.with_pkt_fmt(SHORT_FORMAT).into_bits().to_le_bytes()
 }
 
-/// A long OOB of 24 bytes.
+/// Returns a long OOB of 24 bytes.
 pub fn long(oob: TxShortOob, long: TxLongOob) -> [u8; 24] {
     let mut bytes = [0; 24];
     let first = oob.with_pkt_fmt(LONG_FORMAT).into_bits();
@@ -42,7 +42,7 @@ pub fn long(oob: TxShortOob, long: TxLongOob) -> [u8; 24] {
 }
 
 impl Vport {
-    /// The OOB of a packet without offloads (`mana_start_xmit`).
+    /// Returns the OOB of a packet without offloads (`mana_start_xmit`).
     pub fn oob(&self) -> TxShortOob {
         TxShortOob::new()
             .with_vcq_num(self.tx.cq.id)
@@ -50,7 +50,7 @@ impl Vport {
             .with_short_vp_offset(self.vp_offset as u8)
     }
 
-    /// A packet of these SGEs with a short OOB and no offloads.
+    /// Returns a packet of these SGEs with a short OOB and no offloads.
     pub fn packet(&self, sgl: &[Sge]) -> Wqe {
         Wqe::new(&short(self.oob()), sgl)
     }
@@ -125,7 +125,7 @@ impl Vport {
         Ok((address, offset))
     }
 
-    /// A frame arrives at the port.
+    /// Has a frame arrive at the port.
     ///
     /// # Errors
     ///
@@ -173,7 +173,7 @@ impl Vport {
         check_eq("received frame", &bytes[..], frame)
     }
 
-    /// That packets go both ways.
+    /// Checks that packets go both ways.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl Vport {
 pub struct CqeOf(pub u8);
 
 impl CqeOf {
-    /// That it is this one.
+    /// Checks that it is this one.
     ///
     /// # Errors
     ///

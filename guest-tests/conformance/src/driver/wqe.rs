@@ -4,8 +4,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::nic::MANA_MEM_KEY;
-use manatee_device::wire::queue::{Sge, WqeHeader};
+use super::MEM_KEY;
+use mana_wire::queue::{Sge, WqeHeader};
 use zerocopy::IntoBytes;
 
 /// A work queue entry.
@@ -20,7 +20,7 @@ pub struct Wqe {
 }
 
 impl Wqe {
-    /// An entry with an OOB of 8, 24 or 32 bytes (any other length is marked
+    /// Creates an entry with an OOB of 8, 24 or 32 bytes (any other length is marked
     /// as the next smaller, for malformed entries).
     pub fn new(oob: &[u8], sgl: &[Sge]) -> Self {
         let header = WqeHeader::new().with_inline_oob_size_div4((oob.len() / 4).min(7) as u8);
@@ -31,7 +31,7 @@ impl Wqe {
         }
     }
 
-    /// An entry of a receive queue: no client data, so 8 zero bytes.
+    /// Returns an entry of a receive queue: no client data, so 8 zero bytes.
     pub fn receive(sgl: &[Sge]) -> Self {
         Self::new(&[0; 8], sgl)
     }
@@ -50,11 +50,11 @@ impl Wqe {
     }
 }
 
-/// An SGE of the NIC.
+/// Returns an SGE of the NIC.
 pub fn sge(address: u64, size: u32) -> Sge {
     Sge {
         address,
-        mem_key: MANA_MEM_KEY,
+        mem_key: MEM_KEY,
         size,
     }
 }

@@ -9,8 +9,8 @@
 use core::ptr::NonNull;
 use std::os::fd::OwnedFd;
 
-use manatee_device::platform::MemoryError;
-use manatee_device::window::Window;
+use device_kit::platform::MemoryError;
+use device_kit::window::Window;
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 

@@ -4,14 +4,14 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use manatee_device::device::Device;
-use manatee_device::nic::PortConfig;
-use manatee_device::platform::{
+use device_kit::Adapter;
+use device_kit::adapter::PortConfig;
+use device_kit::platform::{
     Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
     TxStatus,
 };
-use manatee_device::queues::MAX_VECTORS;
-use manatee_device::window::Window;
+use device_kit::window::Window;
+use manatee_device::{Device, MAX_VECTORS};
 
 use crate::bench::{Bench, Transmitted, Workshop};
 use memory::GuestMemory;
@@ -68,7 +68,7 @@ impl World {
         }
     }
 
-    /// Whether a frame has the number that fails the device.
+    /// Returns whether a frame has the number that fails the device.
     fn is_poisoned(&self, frames: &[Segment]) -> bool {
         self.poison.is_some_and(|number| {
             frames.iter().any(|frame| {
@@ -143,7 +143,11 @@ impl Platform for World {
             let (status, frame) = port.transmit(&self.memory, packet, own);
             result.statuses.push(status);
             let length = frame.len() as u64;
-            match frame.first() {
+            let is_counted = matches!(
+                status,
+                TxStatus::Sent | TxStatus::Pending | TxStatus::Dropped
+            );
+            match frame.first().filter(|_| is_counted && own[0].length >= 6) {
                 Some(_) if frame.starts_with(&[0xff; 6]) => {
                     result.broadcast.0 += 1;
                     result.broadcast.1 += length;
@@ -260,7 +264,7 @@ impl NativeBench {
     }
 }
 
-/// A new device with ports.
+/// Returns a new device with ports.
 ///
 /// # Panics
 ///
@@ -281,11 +285,11 @@ pub fn configured(world: World, ports: u32) -> Device<World> {
 
 impl Bench for NativeBench {
     fn read_register(&mut self, offset: u64, width: u8) -> u64 {
-        self.device.read_register(offset, width)
+        self.device.read_register(0, offset, width)
     }
 
     fn write_register(&mut self, offset: u64, width: u8, value: u64) {
-        let more = self.device.write_register(offset, width, value);
+        let more = self.device.write_register(0, offset, width, value);
         self.settle(more);
     }
 
@@ -355,7 +359,7 @@ impl Bench for NativeBench {
     }
 
     fn inspect(&mut self) -> String {
-        self.device.inspect().to_string()
+        String::from_utf8(self.device.inspect()).expect("text")
     }
 }
 

@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use manatee_device::platform::{
+use device_kit::platform::{
     RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
 
@@ -41,7 +41,7 @@ impl Default for Port {
 }
 
 impl Port {
-    /// A packet is handed over. Returns its status, and its length and
+    /// Takes a packet. Returns its status, and its length and
     /// destination if it was taken.
     pub fn transmit(
         &mut self,
@@ -102,7 +102,7 @@ impl Port {
         taken as u32
     }
 
-    /// A frame arrives. None if no buffer is posted.
+    /// Receives a frame. None if no buffer is posted.
     pub fn receive(
         &mut self,
         memory: &GuestMemory,
@@ -116,12 +116,17 @@ impl Port {
         for segment in &segments {
             let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
             if memory.write(segment.address, now).is_err() {
-                flags |= RxFlags::MEMORY_FAULT;
-                break;
+                return Some(RxPacket {
+                    id,
+                    length: 0,
+                    vlan_tci: 0,
+                    flags: RxFlags::MEMORY_FAULT,
+                    hash: 0,
+                });
             }
             rest = later;
         }
-        if !rest.is_empty() && !flags.contains(RxFlags::MEMORY_FAULT) {
+        if !rest.is_empty() {
             flags |= RxFlags::TRUNCATED;
         }
         Some(RxPacket {

@@ -1,10 +1,10 @@
 //! Requests of the device as a whole: version, resources, registration.
 
-use manatee_device::wire::gdma::{
+use mana_wire::gdma::{
     DEV_HWC, DEV_MANA, DevId, GenerateResetEqeReq, ListDevicesResp, MaxResourcesResp, Status,
     VerifyVersionReq, code,
 };
-use manatee_device::wire::queue::{QueueType, eqe};
+use mana_wire::queue::{QueueType, eqe};
 
 use crate::driver::Driver;
 use crate::driver::message::Request;

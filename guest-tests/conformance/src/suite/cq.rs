@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::platform::{RxFlags, TxStatus};
-use manatee_device::wire::gdma::Status;
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{PAGE_SIZE, WQE_UNIT, eqe};
+use device_kit::platform::{RxFlags, TxStatus};
+use mana_wire::gdma::Status;
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{PAGE_SIZE, WQE_UNIT, eqe};
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};
@@ -37,13 +37,13 @@ super::declare! { "cq":
     an_overrun_after_laps_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     goes_on_after_an_overrun = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_in_silence_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
-    an_overrun_is_counted = "issue 2: overrun of a CQ detected and reported",
+    an_overrun_is_counted = "hostile guest: overrun of a CQ detected and reported",
     an_event_that_finds_no_room_comes_later = "gdma_main.c: mana_gd_process_eq_events",
     events_that_find_no_room_all_come_later = "gdma_main.c: mana_gd_process_eq_events",
-    ignores_doorbells_that_go_backwards = "issue 2: bad input, tails that go backwards",
-    ignores_doorbells_beyond_what_was_posted = "issue 2: bad input, tails too far",
+    ignores_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
+    ignores_doorbells_beyond_what_was_posted = "hostile guest: bad input, tails too far",
     ignores_doorbells_beyond_eight_laps = "gdma_main.c: GDMA_CQE_OWNER_BITS",
-    ignores_doorbells_of_no_queue = "issue 2: bad input, id 0",
+    ignores_doorbells_of_no_queue = "hostile guest: bad input, id 0",
     bits_beyond_the_entry_stay_untouched = "gdma.h: struct gdma_cqe",
 }
 
@@ -52,7 +52,7 @@ fn packet(driver: &mut Driver<'_>, vport: &Vport) -> Outcome<Wqe> {
     Ok(vport.packet(&[sge(address, 60)]))
 }
 
-/// That so many events wait, all of them completions of this queue.
+/// Checks that so many events wait, all of them completions of this queue.
 fn expect_events(driver: &mut Driver<'_>, vport: &mut Vport, cq: u32, count: usize) -> Outcome {
     let events = vport.eq.drain(driver)?;
     let found: Vec<_> = events
@@ -184,7 +184,7 @@ fn wraps_at_8_pages(driver: &mut Driver<'_>) -> Outcome {
     wraps(driver, 8)
 }
 
-/// A vport whose send queue takes all the completions that fit.
+/// Returns a vport whose send queue takes all the completions that fit.
 fn of_pages(driver: &mut Driver<'_>, pages: u32) -> Outcome<Vport> {
     driver.start()?;
     let sizes = Sizes {
@@ -234,7 +234,7 @@ fn may_be_silent_for_four_laps(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
-/// A vport with work queues that hold many times what its completion queues do, so
+/// Returns a vport with work queues that hold many times what its completion queues do, so
 /// that no memory of theirs is used again for laps.
 fn of_large_work_queues(driver: &mut Driver<'_>) -> Outcome<Vport> {
     of_pages(driver, 1)
@@ -348,7 +348,7 @@ fn overrun(driver: &mut Driver<'_>) -> Outcome<Vport> {
     Ok(vport)
 }
 
-/// The completions that are there are those of the first entries.
+/// Checks that the completions that are there are those of the first entries.
 fn expect_first(driver: &mut Driver<'_>, vport: &mut Vport, offsets: &[u32]) -> Outcome {
     let found = vport.tx.cq.drain(driver)?;
     let found: Vec<u32> = found.iter().map(|c| c.transmit().wqe_offset).collect();

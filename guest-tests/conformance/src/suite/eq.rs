@@ -1,7 +1,7 @@
 //! Event queues and their interrupts.
 
-use manatee_device::wire::gdma::{ChangeMsixReq, Status, code};
-use manatee_device::wire::queue::{QueueType, eqe};
+use mana_wire::gdma::{ChangeMsixReq, Status, code};
+use mana_wire::queue::{QueueType, eqe};
 
 use crate::driver::Driver;
 use crate::driver::message::Request;
@@ -26,10 +26,10 @@ super::declare! { "eq":
     wraps_at_8_pages = "gdma_main.c: mana_gd_process_eq_events",
     an_overrun_is_told_and_overwrites_nothing = "gdma_main.c: mana_gd_process_eq_events, EQ overflow",
     goes_on_after_an_overrun = "gdma_main.c: mana_gd_process_eq_events, EQ overflow",
-    ignores_doorbells_that_go_backwards = "issue 2: bad input, tails that go backwards",
-    ignores_doorbells_beyond_what_was_posted = "issue 2: bad input, tails too far",
+    ignores_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
+    ignores_doorbells_beyond_what_was_posted = "hostile guest: bad input, tails too far",
     ignores_doorbells_beyond_eight_laps = "gdma_main.c: GDMA_EQE_OWNER_BITS",
-    ignores_doorbells_of_no_queue = "issue 2: bad input, id 0",
+    ignores_doorbells_of_no_queue = "hostile guest: bad input, id 0",
     forgets_a_queue_that_ended = "gdma_main.c: mana_gd_disable_queue",
     moves_to_another_vector = "openvmm gdma_defs: GDMA_CHANGE_MSIX_FOR_EQ",
     moves_to_no_vector_beyond_the_table = "openvmm gdma_defs: GDMA_CHANGE_MSIX_FOR_EQ",
@@ -40,7 +40,7 @@ fn post(driver: &mut Driver<'_>, eq: &Eq) -> Outcome {
     driver.test_eq(eq.id)?.expect(Status::Success).map(|_| ())
 }
 
-/// A started device and an event queue of a page on vector 5.
+/// Creates a started device and an event queue of a page on vector 5.
 fn new(driver: &mut Driver<'_>) -> Outcome<Eq> {
     driver.start()?;
     driver.create_eq(5, 4096)

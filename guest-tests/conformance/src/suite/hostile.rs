@@ -1,8 +1,8 @@
 //! A guest that means no good.
 
-use manatee_device::platform::{RxFlags, TxStatus};
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{RingDoorbell, doorbell};
+use device_kit::platform::{RxFlags, TxStatus};
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{RingDoorbell, doorbell};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;
@@ -13,26 +13,26 @@ use crate::driver::wqe::{Wqe, sge};
 use crate::failure::{Outcome, check, check_eq};
 
 super::declare! { "hostile":
-    rewriting_a_transmit_after_the_doorbell = "issue 2: entries are read once",
-    rewriting_a_buffer_after_the_doorbell = "issue 2: entries are read once",
-    rewriting_the_channels_entries = "issue 2: entries are read once",
+    rewriting_a_transmit_after_the_doorbell = "hostile guest: entries are read once",
+    rewriting_a_buffer_after_the_doorbell = "hostile guest: entries are read once",
+    rewriting_the_channels_entries = "hostile guest: entries are read once",
     rewriting_completions = "gdma_main.c: mana_gd_read_cqe",
-    send_queues_full_of_ones = "issue 2: bad input",
-    send_queues_full_of_zeros = "issue 2: bad input",
-    receive_queues_full_of_ones = "issue 2: bad input",
-    receive_queues_full_of_zeros = "issue 2: bad input",
-    a_channel_full_of_ones = "issue 2: bad input",
-    a_channel_full_of_zeros = "issue 2: bad input",
-    requests_of_ones = "issue 2: bad input",
-    requests_of_zeros = "issue 2: bad input",
-    requests_of_every_length = "issue 2: bad input, messages shorter than their header",
-    doorbells_of_every_bit = "issue 2: bad input",
-    queues_that_lie_on_one_another = "issue 2: guest memory is hostile",
-    a_packet_inside_its_own_queue = "issue 2: guest memory is hostile",
-    a_buffer_over_the_completion_queue = "issue 2: guest memory is hostile",
-    a_channel_of_one_page = "issue 2: guest memory is hostile",
-    a_response_over_its_request = "issue 2: guest memory is hostile",
-    addresses_at_every_edge = "issue 2: bad input, lengths that overflow",
+    send_queues_full_of_ones = "hostile guest: bad input",
+    send_queues_full_of_zeros = "hostile guest: bad input",
+    receive_queues_full_of_ones = "hostile guest: bad input",
+    receive_queues_full_of_zeros = "hostile guest: bad input",
+    a_channel_full_of_ones = "hostile guest: bad input",
+    a_channel_full_of_zeros = "hostile guest: bad input",
+    requests_of_ones = "hostile guest: bad input",
+    requests_of_zeros = "hostile guest: bad input",
+    requests_of_every_length = "hostile guest: bad input, messages shorter than their header",
+    doorbells_of_every_bit = "hostile guest: bad input",
+    queues_that_lie_on_one_another = "hostile guest: guest memory is hostile",
+    a_packet_inside_its_own_queue = "hostile guest: guest memory is hostile",
+    a_buffer_over_the_completion_queue = "hostile guest: guest memory is hostile",
+    a_channel_of_one_page = "hostile guest: guest memory is hostile",
+    a_response_over_its_request = "hostile guest: guest memory is hostile",
+    addresses_at_every_edge = "hostile guest: bad input, lengths that overflow",
 }
 
 fn rewriting_a_transmit_after_the_doorbell(driver: &mut Driver<'_>) -> Outcome {
@@ -189,8 +189,8 @@ fn doorbells_of_every_bit(driver: &mut Driver<'_>) -> Outcome {
 
 fn queues_that_lie_on_one_another(driver: &mut Driver<'_>) -> Outcome {
     use crate::driver::requests::create_queue;
-    use manatee_device::wire::gdma::code;
-    use manatee_device::wire::queue::QueueType;
+    use mana_wire::gdma::code;
+    use mana_wire::queue::QueueType;
     let mut vport = driver.start_and_open()?;
     let pages = driver.page_list(1)?;
     let mut eqs = alloc::vec::Vec::new();
@@ -229,7 +229,7 @@ fn a_buffer_over_the_completion_queue(driver: &mut Driver<'_>) -> Outcome {
 
 fn a_channel_of_one_page(driver: &mut Driver<'_>) -> Outcome {
     let page = driver.pages(1)?;
-    let message = manatee_device::wire::smc::EstablishHwc {
+    let message = mana_wire::smc::EstablishHwc {
         eq: page,
         cq: page,
         rq: page,

@@ -3,9 +3,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::wire::gdma::{Status, code};
-use manatee_device::wire::hwc::init_data;
-use manatee_device::wire::queue::PAGE_SIZE;
+use mana_wire::gdma::{Status, code};
+use mana_wire::hwc::init_data;
+use mana_wire::queue::PAGE_SIZE;
 use zerocopy::IntoBytes;
 
 use crate::bench::MEMORY_SIZE;
@@ -43,7 +43,7 @@ super::declare! { "hwc":
     refuses_a_buffer_shorter_than_the_response = "hw_channel.c: mana_hwc_post_rx_wqe",
     a_message_shorter_than_its_header_gets_no_answer = "gdma.h: struct gdma_req_hdr",
     a_message_longer_than_a_page_gets_no_answer = "hw_channel.c: hwc_init_max_req_msg_size",
-    lengths_that_overflow_get_no_answer = "issue 2: bad input, lengths that overflow",
+    lengths_that_overflow_get_no_answer = "hostile guest: bad input, lengths that overflow",
     an_empty_message_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_message_outside_memory_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_response_outside_memory_is_lost = "hw_channel.c: mana_hwc_post_rx_wqe",
@@ -51,7 +51,7 @@ super::declare! { "hwc":
     an_oob_of_other_queues_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_short_oob_gets_no_answer = "hw_channel.c: mana_hwc_post_tx_wqe",
     a_malformed_entry_gets_no_answer = "gdma.h: struct gdma_wqe",
-    a_request_behind_many_bad_ones_is_answered = "issue 2: bad input",
+    a_request_behind_many_bad_ones_is_answered = "hostile guest: bad input",
     a_malformed_response_buffer_is_passed_over = "gdma.h: struct gdma_wqe",
     a_response_size_of_zero_gets_a_header = "hw_channel.c: mana_hwc_verify_resp_msg",
     a_response_size_beyond_a_page_is_cut = "hw_channel.c: hwc_init_max_resp_msg_size",
@@ -166,7 +166,7 @@ fn send(driver: &mut Driver<'_>, message: &[u8], buffer: u32) -> Outcome<Vec<Com
     })
 }
 
-/// That a request was taken and never answered, and that its response buffer
+/// Checks that a request was taken and never answered, and that its response buffer
 /// serves the next request.
 fn check_unanswered(driver: &mut Driver<'_>, completions: &[Completion]) -> Outcome {
     let [sent] = completions else {
@@ -411,7 +411,7 @@ fn a_message_outside_memory_gets_no_answer(driver: &mut Driver<'_>) -> Outcome {
 
 fn unanswered_request(
     driver: &mut Driver<'_>,
-    sgl: impl FnOnce(&Hwc) -> Vec<manatee_device::wire::queue::Sge>,
+    sgl: impl FnOnce(&Hwc) -> Vec<mana_wire::queue::Sge>,
 ) -> Outcome {
     driver.establish()?;
     let completions = driver.with_hwc(|hwc, driver| {
@@ -441,7 +441,7 @@ fn a_buffer_shorter_than_a_header_gets_no_answer(driver: &mut Driver<'_>) -> Out
     check_eq("completions", completions.len(), 1)
 }
 
-/// A request whose entry is spoiled, behind a good response buffer.
+/// Tries a request whose entry is spoiled, behind a good response buffer.
 fn spoiled_entry(driver: &mut Driver<'_>, entry: impl FnOnce(&Hwc) -> Vec<u8>) -> Outcome {
     driver.establish()?;
     let completions = driver.with_hwc(|hwc, driver| {

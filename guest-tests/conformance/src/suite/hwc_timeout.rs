@@ -1,9 +1,9 @@
 //! How long a driver waits for an answer over the hardware channel.
 
-use manatee_device::wire::gdma::{HwcTimeout, Status, cap1, code};
-use manatee_device::wire::hwc::{TypeData, reconfig};
-use manatee_device::wire::queue::eqe;
-use manatee_device::wire::smc::HEADER;
+use mana_wire::gdma::{HwcTimeout, Status, cap1, code};
+use mana_wire::hwc::{TypeData, reconfig};
+use mana_wire::queue::eqe;
+use mana_wire::smc::HEADER;
 
 use crate::driver::Driver;
 use crate::driver::message::Request;

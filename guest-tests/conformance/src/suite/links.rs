@@ -1,8 +1,8 @@
 //! Links that go up and down.
 
-use manatee_device::wire::gdma::cap1;
-use manatee_device::wire::hwc::{TypeData, reconfig};
-use manatee_device::wire::queue::eqe;
+use mana_wire::gdma::cap1;
+use mana_wire::hwc::{TypeData, reconfig};
+use mana_wire::queue::eqe;
 
 use crate::driver::Driver;
 use crate::driver::message::Request;
@@ -20,7 +20,7 @@ super::declare! { "links":
     the_channel_goes_on = "hw_channel.c: mana_hwc_init_event_handler",
 }
 
-/// The kinds of reconfiguration that the device told of, in order.
+/// Returns the kinds of reconfiguration that the device told of, in order.
 fn told(driver: &mut Driver<'_>) -> Outcome<alloc::vec::Vec<u8>> {
     driver.with_hwc(|hwc, driver| {
         let mut events = core::mem::take(&mut hwc.events);
@@ -99,6 +99,6 @@ fn the_channel_goes_on(driver: &mut Driver<'_>) -> Outcome {
     }
     driver.expect_interrupts(0, 1)?;
     check_eq("events", told(driver)?.len(), 3)?;
-    let request = Request::of_bytes(manatee_device::wire::gdma::code::LIST_DEVICES, &[], 16);
+    let request = Request::of_bytes(mana_wire::gdma::code::LIST_DEVICES, &[], 16);
     driver.succeed(&request).map(|_| ())
 }

@@ -121,7 +121,7 @@ const MODULES: &[&[Requirement]] = &[
     hostile::REQUIREMENTS,
 ];
 
-/// That a number in the device's state is this one, where it shows it.
+/// Checks that a number in the device's state is this one, where it shows it.
 fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Outcome {
     match driver.inspect(pointer)? {
         Some(found) => check_eq(pointer, found, expected.into()),
@@ -134,7 +134,7 @@ pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {
     MODULES.iter().copied().flatten()
 }
 
-/// The requirements whose name contains any of the patterns; every one if
+/// Returns the requirements whose name contains any of the patterns; every one if
 /// there are no patterns.
 pub fn select<S: AsRef<str>>(
     patterns: impl IntoIterator<Item = S>,
@@ -146,7 +146,7 @@ pub fn select<S: AsRef<str>>(
     })
 }
 
-/// The requirement with exactly this name.
+/// Returns the requirement with exactly this name.
 pub fn find(name: &str) -> Option<&'static Requirement> {
     requirements().find(|requirement| requirement.name == name)
 }
@@ -161,7 +161,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every requirement was met.
+    /// Returns whether every requirement was met.
     pub fn is_ok(&self) -> bool {
         self.failed.is_empty()
     }

@@ -2,13 +2,13 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::nic::MANA_PDID;
-use manatee_device::wire::bnic::{
+use crate::driver::PDID;
+use mana_wire::bnic::{
     AssignSerialNumberReq, ConfigVportTxReq, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp,
     QueryFilterStateReq, QueryFilterStateResp, QueryLinkConfigReq, QueryLinkConfigResp,
     QueryStatsReq, QueryVportConfigReq, code,
 };
-use manatee_device::wire::gdma::{DEV_HWC, DEV_MANA, DevId, Status};
+use mana_wire::gdma::{DEV_HWC, DEV_MANA, DevId, Status};
 
 use zerocopy::IntoBytes;
 
@@ -147,7 +147,7 @@ fn configuration_needs_room_for_its_layout(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// That a request is refused without the last byte of its body.
+/// Checks that a request is refused without the last byte of its body.
 fn needs_its_body(driver: &mut Driver<'_>, mut request: Request) -> Outcome {
     driver.start()?;
     driver.succeed(&request)?;
@@ -155,7 +155,7 @@ fn needs_its_body(driver: &mut Driver<'_>, mut request: Request) -> Outcome {
     driver.refuse(&request, Status::TooShort)
 }
 
-/// That a request is refused without the last byte of its response.
+/// Checks that a request is refused without the last byte of its response.
 fn needs_room(driver: &mut Driver<'_>, mut request: Request) -> Outcome {
     driver.start()?;
     driver.succeed(&request)?;
@@ -404,7 +404,7 @@ fn no_vports(driver: &mut Driver<'_>) -> Outcome<[u64; 6]> {
 
 fn transmit_needs_a_vport(driver: &mut Driver<'_>) -> Outcome {
     for handle in no_vports(driver)? {
-        let request = tx_request(handle, MANA_PDID, 0);
+        let request = tx_request(handle, PDID, 0);
         driver.refuse(&request, Status::InvalidHandle)?;
     }
     Ok(())
@@ -413,25 +413,25 @@ fn transmit_needs_a_vport(driver: &mut Driver<'_>) -> Outcome {
 fn transmit_needs_the_nics_domain(driver: &mut Driver<'_>) -> Outcome {
     driver.start()?;
     let vport = driver.query_vport(0)?.vport;
-    let request = tx_request(vport, MANA_PDID + 1, 0);
+    let request = tx_request(vport, PDID + 1, 0);
     driver.refuse(&request, Status::InvalidParameter)
 }
 
 fn transmit_needs_the_nics_doorbells(driver: &mut Driver<'_>) -> Outcome {
     driver.start()?;
     let vport = driver.query_vport(0)?.vport;
-    let request = tx_request(vport, MANA_PDID, 1);
+    let request = tx_request(vport, PDID, 1);
     driver.refuse(&request, Status::InvalidParameter)
 }
 
 fn transmit_needs_room(driver: &mut Driver<'_>) -> Outcome {
     let vport = first_vport(driver)?;
-    needs_room(driver, tx_request(vport, MANA_PDID, 0))
+    needs_room(driver, tx_request(vport, PDID, 0))
 }
 
 fn transmit_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     let vport = first_vport(driver)?;
-    needs_its_body(driver, tx_request(vport, MANA_PDID, 0))
+    needs_its_body(driver, tx_request(vport, PDID, 0))
 }
 
 fn stats_request(req_stats: u64, room: usize) -> Request {

@@ -1,8 +1,8 @@
 //! Work queue objects.
 
-use manatee_device::wire::bnic::{CreateWqObjReq, CreateWqObjResp, NO_EQ, code};
-use manatee_device::wire::gdma::Status;
-use manatee_device::wire::queue::QueueType;
+use mana_wire::bnic::{CreateWqObjReq, CreateWqObjResp, NO_EQ, code};
+use mana_wire::gdma::Status;
+use mana_wire::queue::QueueType;
 
 use crate::driver::Driver;
 use crate::driver::message::Request;
@@ -101,7 +101,7 @@ fn report_to_no_event_queue_if_told_so(driver: &mut Driver<'_>) -> Outcome {
     object.cq.expect(driver).map(|_| ())
 }
 
-/// A good request, spoiled; then the good one is still granted.
+/// Tries a good request, spoiled; then the good one is still granted.
 fn spoiled(
     driver: &mut Driver<'_>,
     spoil: impl FnOnce(&mut CreateWqObjReq),
@@ -283,7 +283,7 @@ fn destroying_takes_buffers_back(driver: &mut Driver<'_>) -> Outcome {
 
 fn destroying_gives_up_pending_transmits(driver: &mut Driver<'_>) -> Outcome {
     use crate::driver::wqe::sge;
-    use manatee_device::platform::TxStatus;
+    use device_kit::platform::TxStatus;
     let mut vport = driver.start_and_open()?;
     let address = driver.place(&[0; 60])?;
     driver

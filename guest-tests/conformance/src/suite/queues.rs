@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::wire::gdma::{CreateQueueReq, CreateQueueResp, Status, code};
-use manatee_device::wire::queue::QueueType;
+use mana_wire::gdma::{CreateQueueReq, CreateQueueResp, Status, code};
+use mana_wire::queue::QueueType;
 
 use crate::driver::Driver;
 use crate::driver::message::Request;
@@ -78,7 +78,7 @@ fn have_ids_of_their_own(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// A request for a queue of one good page, spoiled.
+/// Tries a request for a queue of one good page, spoiled.
 fn spoiled(
     driver: &mut Driver<'_>,
     queue_type: QueueType,
@@ -164,10 +164,10 @@ fn refuse_a_size_that_is_no_power_of_two(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// A region of part of a page.
+/// Returns a region of part of a page.
 fn part_of_a_page(driver: &mut Driver<'_>, offset: u32, length: u64) -> Outcome<u64> {
     use crate::driver::requests::create_region;
-    use manatee_device::wire::gdma::DmaRegionHandle;
+    use mana_wire::gdma::DmaRegionHandle;
     let count = (u64::from(offset) + length).div_ceil(4096) as usize;
     let pages = driver.page_list(count)?;
     let mut request = create_region(&pages, count);

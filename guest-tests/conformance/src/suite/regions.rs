@@ -3,8 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::wire::gdma::{CreateDmaRegionReq, DmaRegionHandle, Status, code};
-use manatee_device::wire::queue::QueueType;
+use mana_wire::gdma::{CreateDmaRegionReq, DmaRegionHandle, Status, code};
+use mana_wire::queue::QueueType;
 use zerocopy::IntoBytes;
 
 use crate::bench::MEMORY_SIZE;
@@ -29,9 +29,9 @@ super::declare! { "regions":
     have_lengths_that_do_not_overflow = "gdma.h: struct gdma_create_dma_region_req, length",
     begin_inside_their_first_page = "gdma.h: struct gdma_create_dma_region_req, offset_in_page",
     are_of_4k_pages = "gdma.h: GDMA_PAGE_TYPE_4K",
-    refuse_unaligned_pages = "issue 2: bad input, unaligned DMA pages",
-    refuse_repeated_pages = "issue 2: bad input, repeated DMA pages",
-    refuse_pages_outside_memory = "issue 2: bad input, unmapped DMA pages",
+    refuse_unaligned_pages = "hostile guest: bad input, unaligned DMA pages",
+    refuse_repeated_pages = "hostile guest: bad input, repeated DMA pages",
+    refuse_pages_outside_memory = "hostile guest: bad input, unmapped DMA pages",
     refuse_a_list_longer_than_the_message = "gdma.h: struct gdma_create_dma_region_req, page_addr_list_len",
     refuse_a_list_longer_than_the_region = "gdma.h: struct gdma_create_dma_region_req, page_addr_list_len",
     refuse_an_empty_list = "gdma.h: struct gdma_create_dma_region_req, page_addr_list_len",
@@ -106,7 +106,7 @@ fn destroying_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     driver.refuse(&request, Status::TooShort)
 }
 
-/// A request for a region of one good page, spoiled.
+/// Tries a request for a region of one good page, spoiled.
 fn one_page(
     driver: &mut Driver<'_>,
     spoil: impl FnOnce(&mut CreateDmaRegionReq, &mut Vec<u64>),
@@ -347,7 +347,7 @@ fn added_lists_lie_inside_the_message(driver: &mut Driver<'_>) -> Outcome {
     driver.succeed(&add_pages(handle, &pages[1..])).map(|_| ())
 }
 
-/// A request for a region of so many pages that comes with one.
+/// Returns a request for a region of so many pages that comes with one.
 fn huge(driver: &mut Driver<'_>, page_count: u32) -> Outcome<Request> {
     let page = driver.page_list(1)?;
     let body = CreateDmaRegionReq {

@@ -1,6 +1,6 @@
 //! BAR 0 as a driver first sees it.
 
-use manatee_device::wire::queue::{RingDoorbell, doorbell};
+use mana_wire::queue::{RingDoorbell, doorbell};
 
 use crate::driver::Driver;
 use crate::driver::registers::RegisterMap;

@@ -1,8 +1,8 @@
 //! Reset, by the VMM and by the driver, in every state gives everything back.
 
-use manatee_device::platform::TxStatus;
-use manatee_device::wire::queue::QueueType;
-use manatee_device::wire::smc::HEADER;
+use device_kit::platform::TxStatus;
+use mana_wire::queue::QueueType;
+use mana_wire::smc::HEADER;
 
 use crate::driver::Driver;
 use crate::driver::nic::Sizes;
@@ -30,11 +30,11 @@ super::declare! { "reset":
     clears_the_shared_memory = "shm_channel.c: mana_smc_poll_register",
     raises_nothing = "gdma_main.c: mana_gd_remove_irqs",
     old_queues_are_gone = "gdma_main.c: mana_gd_remove",
-    many_times_over = "issue 2: it lasts",
+    many_times_over = "hostile guest: it lasts",
     writes_no_memory_afterwards = "gdma_main.c: mana_gd_remove (pages are freed)",
 }
 
-/// That the device holds nothing of a driver.
+/// Checks that the device holds nothing of a driver.
 pub fn check_nothing_left(driver: &mut Driver<'_>) -> Outcome {
     super::check_inspect(driver, "/dma_regions/unused", 0)?;
     super::check_inspect(driver, "/dma_regions/pages_in_use", 0)?;
@@ -224,10 +224,9 @@ fn old_queues_are_gone(driver: &mut Driver<'_>) -> Outcome {
     vport.tx.cq.ring(driver, true);
     vport.eq.ring(driver, true);
     check_eq("interrupts", driver.take_all_interrupts(), [].into())?;
-    let found = driver.bench.receive(
-        0,
-        &[(&frame(60), manatee_device::platform::RxFlags::empty())],
-    );
+    let found = driver
+        .bench
+        .receive(0, &[(&frame(60), device_kit::platform::RxFlags::empty())]);
     check_eq("frames that found a buffer", found, 0)
 }
 
@@ -251,10 +250,9 @@ fn writes_no_memory_afterwards(driver: &mut Driver<'_>) -> Outcome {
     for memory in queues {
         memory.write(driver.bench, 0, &alloc::vec![0x55; memory.size() as usize]);
     }
-    driver.bench.receive(
-        0,
-        &[(&frame(60), manatee_device::platform::RxFlags::empty())],
-    );
+    driver
+        .bench
+        .receive(0, &[(&frame(60), device_kit::platform::RxFlags::empty())]);
     driver.bench.set_link(0, false);
     check_eq(
         "the buffer",

@@ -3,10 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::gdma::Status;
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{CQE_SIZE, PAGE_SIZE, QueueType, WQE_UNIT};
+use device_kit::platform::RxFlags;
+use mana_wire::gdma::Status;
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{CQE_SIZE, PAGE_SIZE, QueueType, WQE_UNIT};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;
@@ -28,11 +28,11 @@ super::declare! { "rx":
     takes_1_to_15_pieces = "gdma.h: MAX_RX_WQE_SGL_ENTRIES",
     skips_empty_pieces = "gdma.h: struct gdma_sge",
     a_buffer_of_16_pieces_is_given_back = "gdma.h: GDMA_MAX_RQE_SIZE",
-    a_buffer_without_pieces_is_given_back = "issue 2: bad input, entries with zero SGEs",
+    a_buffer_without_pieces_is_given_back = "hostile guest: bad input, entries with zero SGEs",
     a_buffer_of_nothing_is_given_back = "reference: process_rqe, lengths summed in 32 bits",
     a_buffer_of_another_key_is_given_back = "gdma.h: struct gdma_sge, mem_key",
     a_bad_buffer_keeps_its_turn = "mana_en.c: mana_process_rx_cqe (in posting order)",
-    many_bad_buffers_are_given_back_at_once = "issue 2: bad input, entries with zero SGEs",
+    many_bad_buffers_are_given_back_at_once = "hostile guest: bad input, entries with zero SGEs",
     bad_buffers_keep_their_turns_among_many_frames = "mana_en.c: mana_process_rx_cqe (in posting order)",
     a_buffer_outside_memory_is_given_back = "WIT: rx-flags.memory-fault",
     fills_buffers_in_posting_order = "mana_en.c: mana_process_rx_cqe (in posting order)",
@@ -163,7 +163,7 @@ fn skips_empty_pieces(driver: &mut Driver<'_>) -> Outcome {
     vport.take_frame(driver, &frame(60), address, offset)
 }
 
-/// That a buffer is given back at once, as holding nothing, and that the
+/// Checks that a buffer is given back at once, as holding nothing, and that the
 /// vport goes on.
 fn given_back(driver: &mut Driver<'_>, wqe: &Wqe) -> Outcome {
     let mut vport = driver.start_and_open()?;
@@ -471,7 +471,7 @@ fn a_fence_needs_a_receive_object(driver: &mut Driver<'_>) -> Outcome {
 
 fn a_fence_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     use crate::driver::message::Request;
-    use manatee_device::wire::bnic::code;
+    use mana_wire::bnic::code;
     driver.start_and_open()?;
     let request = Request::of_bytes(code::FENCE_RQ, &[0; 7], 0);
     driver.refuse(&request, Status::TooShort)
@@ -501,7 +501,7 @@ fn a_fence_that_finds_no_room_fails(driver: &mut Driver<'_>) -> Outcome {
     )
 }
 
-/// A vport with completion queues of a page, and larger work queues: 1024 units.
+/// Returns a vport with completion queues of a page, and larger work queues: 1024 units.
 fn of_small_completions(driver: &mut Driver<'_>) -> Outcome<Vport> {
     driver.start()?;
     let sizes = Sizes {

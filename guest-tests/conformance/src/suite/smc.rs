@@ -1,6 +1,6 @@
 //! The shared-memory channel.
 
-use manatee_device::wire::smc::{EstablishHwc, HEADER, Header, Status};
+use mana_wire::smc::{EstablishHwc, HEADER, Header, Status};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;

@@ -1,9 +1,9 @@
 //! Statistics.
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::bnic::Stats;
-use manatee_device::wire::oob::{CqeType, TxShortOob};
-use manatee_device::wire::queue::QueueType;
+use device_kit::platform::RxFlags;
+use mana_wire::bnic::Stats;
+use mana_wire::oob::{CqeType, TxShortOob};
+use mana_wire::queue::QueueType;
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};
@@ -29,7 +29,7 @@ super::declare! { "stats":
     begin_anew_after_a_reset = "mana_en.c: mana_query_gf_stats",
 }
 
-/// That these are all counters that are not zero.
+/// Checks that these are all counters that are not zero.
 fn expect(driver: &mut Driver<'_>, expected: Stats) -> Outcome {
     check_eq("statistics", driver.stats()?, expected)
 }

@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::bnic::{ConfigVportRxReq, code};
-use manatee_device::wire::gdma::Status;
-use manatee_device::wire::queue::QueueType;
+use device_kit::platform::RxFlags;
+use mana_wire::bnic::{ConfigVportRxReq, code};
+use mana_wire::gdma::Status;
+use mana_wire::queue::QueueType;
 use zerocopy::IntoBytes;
 
 use crate::driver::Driver;
@@ -40,7 +40,7 @@ super::declare! { "steering":
     a_refused_change_changes_nothing = "mana_en.c: mana_cfg_vport_steering",
 }
 
-/// A started device with a vport that does not receive yet.
+/// Returns a started device with a vport that does not receive yet.
 fn quiet(driver: &mut Driver<'_>) -> Outcome<Vport> {
     let vport = driver.start_and_open()?;
     driver.disable_rx(vport.handle)?;
@@ -167,7 +167,7 @@ fn enabling_needs_an_object_that_lives(driver: &mut Driver<'_>) -> Outcome {
     answer.expect(Status::InvalidHandle).map(|_| ())
 }
 
-/// That a default object is refused, and nothing changes.
+/// Checks that a default object is refused, and nothing changes.
 fn refused(driver: &mut Driver<'_>, vport: &mut Vport, object: u64) -> Outcome {
     let body = ConfigVportRxReq {
         update_default_rxobj: 1,
@@ -215,7 +215,7 @@ fn needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     driver.refuse(&request, Status::TooShort)
 }
 
-/// A request with a table behind its fixed part.
+/// Returns a request with a table behind its fixed part.
 fn with_table(vport: u64, table: &[u64]) -> (ConfigVportRxReq, Vec<u8>) {
     let body = ConfigVportRxReq {
         num_indir_entries: table.len() as u16,

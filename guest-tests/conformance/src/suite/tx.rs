@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use manatee_device::platform::TxStatus;
-use manatee_device::wire::oob::{CqeType, TxLongOob};
-use manatee_device::wire::queue::Sge;
+use device_kit::platform::TxStatus;
+use mana_wire::oob::{CqeType, TxLongOob};
+use mana_wire::queue::Sge;
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};
@@ -104,7 +104,7 @@ fn sends_from_any_alignment(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// A frame in so many pieces, with gaps between them.
+/// Returns a frame in so many pieces, with gaps between them.
 fn pieces(driver: &mut Driver<'_>, count: usize) -> Outcome<(Vec<u8>, Vec<Sge>)> {
     let frame = frame(40 * count + count / 2);
     let mut sgl = Vec::new();
@@ -182,7 +182,7 @@ fn post(driver: &mut Driver<'_>, vport: &mut Vport, count: usize) -> Outcome<Vec
     Ok(offsets)
 }
 
-/// That the entries at these offsets complete in this order, and all well.
+/// Checks that the entries at these offsets complete in this order, and all well.
 fn completed(driver: &mut Driver<'_>, vport: &mut Vport, offsets: &[u32]) -> Outcome {
     for offset in offsets {
         let completion = vport.tx.cq.expect(driver)?;

@@ -1,8 +1,8 @@
 //! Transmits that are wrong, and how they are completed.
 
-use manatee_device::platform::TxStatus;
-use manatee_device::wire::oob::{CqeType, TxLongOob, TxShortOob};
-use manatee_device::wire::queue::{QueueType, Sge};
+use device_kit::platform::TxStatus;
+use mana_wire::oob::{CqeType, TxLongOob, TxShortOob};
+use mana_wire::queue::{QueueType, Sge};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;
@@ -13,14 +13,14 @@ use crate::failure::{Outcome, check_eq};
 
 super::declare! { "tx_errors":
     no_pieces = "gdma_main.c: mana_gd_post_work_request (num_sge == 0)",
-    an_empty_piece = "issue 2: bad input, entries with zero SGEs",
+    an_empty_piece = "hostile guest: bad input, entries with zero SGEs",
     another_memory_key = "gdma.h: struct gdma_sge, mem_key",
     a_piece_outside_memory = "openvmm gdma_defs: CQE_TX_GDMA_ERR",
     a_piece_at_the_end_of_the_address_space = "openvmm gdma_defs: CQE_TX_GDMA_ERR",
     too_long_for_the_port = "mana.h: CQE_TX_MTU_DROP",
     too_long_with_another_tag = "mana.h: CQE_TX_MTU_DROP, inject_vlan_pri_tag",
     a_jumbo_frame = "mana.h: CQE_TX_MTU_DROP",
-    lengths_that_overflow = "issue 2: bad input, lengths that overflow",
+    lengths_that_overflow = "hostile guest: bad input, lengths that overflow",
     a_long_format_in_a_short_oob = "mana.h: CQE_TX_INVALID_OOB, MANA_LONG_PKT_FMT",
     an_unknown_format = "mana.h: CQE_TX_INVALID_OOB, enum mana_tx_pkt_format",
     an_encapsulated_packet = "mana.h: CQE_TX_INVALID_OOB, is_encap",
@@ -37,14 +37,14 @@ super::declare! { "tx_errors":
     all_at_once = "mana_en.c: mana_poll_tx_cq",
 }
 
-/// A vport, and a frame of 60 bytes in memory.
+/// Creates a vport, and a frame of 60 bytes in memory.
 fn new(driver: &mut Driver<'_>) -> Outcome<(Vport, Sge)> {
     let vport = driver.start_and_open()?;
     let address = driver.place(&frame(60))?;
     Ok((vport, sge(address, 60)))
 }
 
-/// That a packet of these pieces fails so, and that the vport goes on.
+/// Checks that a packet of these pieces fails so, and that the vport goes on.
 fn fails(driver: &mut Driver<'_>, sgl: &[Sge], how: CqeType) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let wqe = vport.packet(sgl);
@@ -114,7 +114,7 @@ fn lengths_that_overflow(driver: &mut Driver<'_>) -> Outcome {
     fails(driver, &sgl, CqeType::TxMtuDrop)
 }
 
-/// That a packet with this short OOB fails so.
+/// Checks that a packet with this short OOB fails so.
 fn oob_fails(
     driver: &mut Driver<'_>,
     spoil: impl FnOnce(TxShortOob) -> [u8; 8],

@@ -1,8 +1,8 @@
 //! What a transmit asks the endpoint to do.
 
-use manatee_device::platform::Offloads;
-use manatee_device::wire::oob::{CqeType, TxLongOob, TxShortOob};
-use manatee_device::wire::queue::Sge;
+use device_kit::platform::Offloads;
+use mana_wire::oob::{CqeType, TxLongOob, TxShortOob};
+use mana_wire::queue::Sge;
 
 use crate::bench::Transmitted;
 use crate::driver::Driver;
@@ -13,6 +13,7 @@ use crate::failure::{Outcome, check_eq};
 
 super::declare! { "tx_offloads":
     nothing_is_asked_for_without_flags = "mana_en.c: mana_start_xmit, CHECKSUM_PARTIAL",
+    nothing_goes_along_that_no_offload_needs = "WIT: tx-packet.l4-offset, tx-packet.segment-size",
     tcp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     tcp_checksum_over_ipv6 = "mana_en.c: mana_start_xmit, comp_tcp_csum",
     udp_checksum_over_ipv4 = "mana_en.c: mana_start_xmit, comp_udp_csum",
@@ -60,7 +61,7 @@ fn send(
     vport.send_wqe(driver, &wqe)
 }
 
-/// That an OOB asks for this, with the transport header at an offset.
+/// Checks that an OOB asks for this, with the transport header at an offset.
 fn asks(
     driver: &mut Driver<'_>,
     oob: impl FnOnce(TxShortOob) -> TxShortOob,
@@ -76,6 +77,32 @@ fn asks(
 
 fn nothing_is_asked_for_without_flags(driver: &mut Driver<'_>) -> Outcome {
     asks(driver, |oob| oob, Offloads::empty(), 0)
+}
+
+/// What a WQE says beside what it asks for is not passed on, whatever its shape.
+fn nothing_goes_along_that_no_offload_needs(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let address = driver.place(&frame(100))?;
+    let oob = vport.oob().with_trans_off(34);
+    let long = long(oob, TxLongOob::new());
+    let (one, two) = (
+        [sge(address, 100)],
+        [sge(address, 50), sge(address + 50, 50)],
+    );
+    let wqes = [
+        Wqe::new(&short(oob), &one),
+        Wqe::new(&short(oob), &two),
+        Wqe::new(&short(oob.with_comp_iphdr_csum(true)), &one),
+        Wqe::new(&long, &one),
+    ];
+    for mut wqe in wqes {
+        wqe.header.set_client_data_unit(1448);
+        let sent = vport.send_wqe(driver, &wqe)?;
+        check_eq("offloads", sent.offloads, Offloads::empty())?;
+        check_eq("offset of the transport header", sent.l4_offset, 0)?;
+        check_eq("segment size", sent.segment_size, 0)?;
+    }
+    Ok(())
 }
 
 fn tcp_checksum_over_ipv4(driver: &mut Driver<'_>) -> Outcome {

@@ -1,8 +1,8 @@
 //! Several vports, isolated from one another.
 
-use manatee_device::platform::{RxFlags, TxStatus};
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::QueueType;
+use device_kit::platform::{RxFlags, TxStatus};
+use mana_wire::oob::CqeType;
+use mana_wire::queue::QueueType;
 
 use crate::driver::Driver;
 use crate::driver::traffic::{frame, numbered_frame};

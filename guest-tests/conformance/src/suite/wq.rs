@@ -1,8 +1,8 @@
 //! Work queues: positions, doorbells, wrap-around.
 
-use manatee_device::platform::RxFlags;
-use manatee_device::wire::oob::CqeType;
-use manatee_device::wire::queue::{PAGE_SIZE, QueueType, doorbell};
+use device_kit::platform::RxFlags;
+use mana_wire::oob::CqeType;
+use mana_wire::queue::{PAGE_SIZE, QueueType, doorbell};
 
 use crate::driver::Driver;
 use crate::driver::nic::{Sizes, Vport};
@@ -19,19 +19,19 @@ super::declare! { "wq":
     receive_wraps_at_2_pages = "gdma_main.c: mana_gd_get_wqe_ptr, mana_gd_write_sgl",
     receive_wraps_at_4_pages = "gdma_main.c: mana_gd_get_wqe_ptr, mana_gd_write_sgl",
     a_whole_queue_may_be_posted = "gdma_main.c: mana_gd_wq_avail_space",
-    ignores_send_doorbells_that_go_backwards = "issue 2: bad input, tails that go backwards",
-    ignores_send_doorbells_that_go_too_far = "issue 2: bad input, tails too far",
+    ignores_send_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
+    ignores_send_doorbells_that_go_too_far = "hostile guest: bad input, tails too far",
     ignores_send_doorbells_of_part_of_a_unit = "gdma.h: GDMA_WQE_BU_SIZE",
-    ignores_send_doorbells_that_take_back_what_waits = "issue 2: bad input, tails that go backwards",
-    ignores_receive_doorbells_that_go_backwards = "issue 2: bad input, tails that go backwards",
-    ignores_receive_doorbells_that_go_too_far = "issue 2: bad input, tails too far",
+    ignores_send_doorbells_that_take_back_what_waits = "hostile guest: bad input, tails that go backwards",
+    ignores_receive_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
+    ignores_receive_doorbells_that_go_too_far = "hostile guest: bad input, tails too far",
     ignores_receive_doorbells_of_part_of_a_unit = "gdma.h: GDMA_WQE_BU_SIZE",
-    ignores_doorbells_of_no_queue = "issue 2: bad input, id 0",
+    ignores_doorbells_of_no_queue = "hostile guest: bad input, id 0",
     ignores_doorbells_of_the_other_type = "gdma_main.c: mana_gd_ring_doorbell",
     a_count_in_the_doorbell_changes_nothing = "gdma_main.c: mana_gd_ring_doorbell, wqe_cnt",
     counts_what_waits_as_posted = "gdma_main.c: mana_gd_wq_avail_space",
     a_queue_of_no_object_does_nothing = "gdma_main.c: mana_gd_create_mana_wq_cq",
-    bad_doorbells_are_counted = "issue 2: bad input",
+    bad_doorbells_are_counted = "hostile guest: bad input",
 }
 
 fn send_wraps_at_1_page(driver: &mut Driver<'_>) -> Outcome {
@@ -164,7 +164,7 @@ fn ignores_send_doorbells_of_part_of_a_unit(driver: &mut Driver<'_>) -> Outcome 
 }
 
 fn ignores_send_doorbells_that_take_back_what_waits(driver: &mut Driver<'_>) -> Outcome {
-    use manatee_device::platform::TxStatus;
+    use device_kit::platform::TxStatus;
     let mut vport = driver.start_and_open()?;
     let wqe = packet(driver, &vport)?;
     driver.bench.plan_transmits(0, &[TxStatus::Pending; 4]);
@@ -233,7 +233,7 @@ fn ignores_doorbells_of_the_other_type(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn a_count_in_the_doorbell_changes_nothing(driver: &mut Driver<'_>) -> Outcome {
-    use manatee_device::wire::queue::WqDoorbell;
+    use mana_wire::queue::WqDoorbell;
     let mut vport = driver.start_and_open()?;
     let wqe = packet(driver, &vport)?;
     vport.tx.wq.write(driver, &wqe);
@@ -246,7 +246,7 @@ fn a_count_in_the_doorbell_changes_nothing(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn counts_what_waits_as_posted(driver: &mut Driver<'_>) -> Outcome {
-    use manatee_device::platform::TxStatus;
+    use device_kit::platform::TxStatus;
     let mut vport = driver.start_and_open()?;
     let wqe = packet(driver, &vport)?;
     driver.bench.plan_transmits(0, &[TxStatus::Pending; 129]);

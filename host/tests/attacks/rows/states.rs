@@ -9,7 +9,7 @@ use manatee::device::Limits;
 use manatee::endpoint::Loopback;
 use manatee_conformance::driver::Driver;
 use manatee_conformance::guest::Unwired;
-use manatee_device::saved;
+use manatee_device::state::FORMAT;
 use minicbor::{Decode, Encode};
 
 use super::{Row, large};
@@ -143,12 +143,12 @@ fn component_states(case: &Case) {
     let (memory, state) = state_of_a_running_device(&component, case);
     let mut random = Random(7);
     let outer: Outer = minicbor::decode(&state).expect("it is a device's state");
-    let content = saved::open(&outer.component).expect("it is a state");
+    let content = FORMAT.open(&outer.component).expect("it is a state");
     for _ in 0..ROUNDS {
         let mut content = content.to_vec();
         random.change(&mut content);
         let state = Outer {
-            component: saved::seal(&content),
+            component: FORMAT.seal(&content),
             ..outer.clone()
         };
         tried(&component, case, &encoded(&state), &memory);

@@ -1,0 +1,42 @@
+//! The export `received`, which takes the packets as they lie in memory.
+//!
+//! The generated binding copies a list whose records hold flags to a new
+//! allocation at every call.
+
+#![allow(unsafe_code)]
+
+use alloc::vec::Vec;
+use core::mem::offset_of;
+
+use super::host::Exported;
+use crate::platform::{RxFlags, RxPacket};
+
+const _: () = {
+    assert!(size_of::<RxPacket>() == 16 && align_of::<RxPacket>() == 4);
+    assert!(offset_of!(RxPacket, length) == 4 && offset_of!(RxPacket, vlan_tci) == 8);
+    assert!(offset_of!(RxPacket, hash) == 12);
+    assert!(offset_of!(RxPacket, flags) == 10 && size_of::<RxFlags>() == 2);
+};
+
+/// Does what the export does, for [`export_adapter`](crate::export_adapter).
+///
+/// # Safety
+///
+/// The host filled a list of `count` packets, laid out as the canonical ABI
+/// says, that it had this instance's allocator give it.
+pub unsafe fn received<A: Exported>(
+    port: u32,
+    queue: u32,
+    packets: *mut RxPacket,
+    count: usize,
+) -> u32 {
+    let packets = if count == 0 {
+        Vec::new()
+    } else {
+        // SAFETY: the caller promises it. Any bits are flags.
+        unsafe { Vec::from_raw_parts(packets, count, count) }
+    };
+    A::instance()
+        .with(|device| device.received(port, queue, &packets))
+        .into()
+}

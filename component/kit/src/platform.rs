@@ -1,0 +1,126 @@
+//! What the device needs from wherever it runs: the WIT world's imports in
+//! wasm, plain memory in a native test.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+pub use crate::bindings::exports::manatee::device::device::{
+    DeviceEvent, HandedOver, Observations, RegisterWrite,
+};
+pub use crate::bindings::manatee::device::log::Level;
+pub use crate::bindings::manatee::device::types::{
+    Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxStatus,
+};
+use crate::window::Window;
+
+/// An access to something that is not guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryError;
+
+/// A packet to transmit: the WIT world's `tx-packet`, as the canonical ABI lays
+/// it out in memory, so that a batch need not be copied on its way out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxPacket {
+    /// Its name while it is in flight.
+    pub id: u32,
+    /// Number of segments, at least 1.
+    pub segments: u16,
+    /// Offset of the TCP or UDP header from the start of the frame in bytes, 0
+    /// if unknown.
+    pub l4_offset: u16,
+    /// TCP payload bytes a segment, for a large send.
+    pub segment_size: u16,
+    /// For a tag to be inserted.
+    pub vlan_tci: u16,
+    /// What to do to it.
+    pub offloads: Offloads,
+}
+
+impl TxPacket {
+    /// Creates a packet whose offloads need no numbers.
+    #[inline]
+    pub fn with_offloads(id: u32, segments: u16, offloads: Offloads) -> Self {
+        Self {
+            id,
+            segments,
+            l4_offset: 0,
+            segment_size: 0,
+            vlan_tci: 0,
+            offloads,
+        }
+    }
+}
+
+/// What became of a transmitted batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransmitResult {
+    /// One status a packet, or empty if every one was sent.
+    pub statuses: Vec<TxStatus>,
+    /// Packets to a multicast address other than broadcast, and their bytes.
+    pub multicast: (u32, u64),
+    /// Packets to the broadcast address, and their bytes.
+    pub broadcast: (u32, u64),
+}
+
+/// Where the device runs. The methods are those of the WIT imports; see there
+/// for what they promise.
+pub trait Platform {
+    /// Copies from guest memory, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if part of the range is not guest memory.
+    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Copies to guest memory, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if part of the range is not guest memory.
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError>;
+
+    /// Lays pages in a row, `repeats` times over, and returns where. None if
+    /// there are no windows here; `read` and `write` do then.
+    fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window>;
+
+    /// Takes a window away.
+    fn unmap_window(&mut self, window: Window);
+
+    /// Raises MSI-X vectors.
+    fn raise(&mut self, vectors: &[u16]);
+
+    /// Hands over packets to transmit.
+    fn transmit(
+        &mut self,
+        port: u32,
+        queue: u32,
+        packets: &[TxPacket],
+        segments: &[Segment],
+    ) -> TransmitResult;
+
+    /// Hands over receive buffers; returns how many were taken.
+    fn post_receive(
+        &mut self,
+        port: u32,
+        queue: u32,
+        buffers: &[RxBuffer],
+        segments: &[Segment],
+    ) -> u32;
+
+    /// Takes back every receive buffer of a queue.
+    fn cancel_receive(&mut self, port: u32, queue: u32);
+
+    /// Gives up the pending transmits of a queue.
+    fn cancel_transmit(&mut self, port: u32, queue: u32);
+
+    /// The configuration changed: what a device that continues after a failure
+    /// could not find out by itself.
+    fn changed(&mut self);
+
+    /// The device is about to work on this entry, and may fail.
+    fn attempt(&mut self, entry: u64);
+
+    /// Writes a line to the log.
+    fn log(&mut self, level: Level, message: fmt::Arguments<'_>);
+}

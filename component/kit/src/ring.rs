@@ -1,0 +1,192 @@
+//! The memory of a queue: pages of the guest, reached through a window where
+//! there is one, and by copies where there is none.
+//!
+//! What reads a queue sees a [`View`] in either case: of the window, or of a
+//! copy of what it is about to look at.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use zerocopy::IntoBytes;
+
+use crate::PAGE_SIZE;
+use crate::platform::{MemoryError, Platform};
+use crate::window::{View, Window};
+
+/// Bytes that are copied at a time where there is no window: a bound on what
+/// a queue costs, and longer than any entry.
+const COPY: u32 = PAGE_SIZE;
+
+/// How a queue's entries are used, which decides how its pages are laid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Entries of one size never straddle the end.
+    Fixed,
+    /// An entry may continue at the beginning.
+    Wrapping,
+}
+
+/// The memory of a queue: a power of two of at least one page.
+#[derive(Debug)]
+pub struct Ring {
+    window: Option<Window>,
+    /// Whether the window, if there is one, shows guest memory: the VMM may have
+    /// taken it away for a while.
+    is_present: bool,
+    pages: Vec<u64>,
+    layout: Layout,
+    /// Copies of entries, where there is no window.
+    copy: Vec<u64>,
+}
+
+impl Ring {
+    /// Takes the pages of a region, whose number is a power of two.
+    pub fn new(platform: &mut impl Platform, pages: Vec<u64>, layout: Layout) -> Self {
+        let repeats = match layout {
+            Layout::Fixed => 1,
+            Layout::Wrapping => 2,
+        };
+        Self {
+            window: platform.map_window(&pages, repeats),
+            is_present: true,
+            pages,
+            layout,
+            copy: Vec::new(),
+        }
+    }
+
+    /// Notes that the window shows guest memory again, or does not any more.
+    /// Without, the ring is accessed by copies, which fail where memory is gone.
+    pub fn set_present(&mut self, is_present: bool) {
+        self.is_present = is_present;
+    }
+
+    /// Gives the pages back.
+    pub fn release(self, platform: &mut impl Platform) -> Vec<u64> {
+        if let Some(window) = self.window {
+            platform.unmap_window(window);
+        }
+        self.pages
+    }
+
+    /// Returns the size in bytes.
+    #[inline]
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.pages.len() as u32 * PAGE_SIZE
+    }
+
+    /// Returns the window, if it can be used.
+    #[inline]
+    fn usable_window(&self) -> Option<&Window> {
+        self.window.as_ref().filter(|_| self.is_present)
+    }
+
+    /// Returns the window, even if it shows no guest memory at the moment.
+    #[must_use]
+    pub fn window(&self) -> Option<&Window> {
+        self.window.as_ref()
+    }
+
+    /// Returns how its pages are laid.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Returns the guest pages in order.
+    #[must_use]
+    pub fn pages(&self) -> &[u64] {
+        &self.pages
+    }
+
+    /// Shows up to `length` bytes from a position on, a multiple of 8, which may
+    /// lie beyond the end and wraps: all of them through a window, and without
+    /// one as many as are copied at a time, fewer if the VMM took a page away.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if it took the first page away.
+    #[inline]
+    pub fn view(
+        &mut self,
+        platform: &mut impl Platform,
+        position: u32,
+        length: u32,
+    ) -> Result<View<'_>, MemoryError> {
+        let offset = position & (self.size() - 1);
+        if self.usable_window().is_some() {
+            let window = self.usable_window();
+            let view = window.and_then(|window| window.view(offset, length));
+            return view.ok_or(MemoryError);
+        }
+        self.copy(platform, offset, length.min(COPY))
+    }
+
+    #[inline(never)]
+    fn copy(
+        &mut self,
+        platform: &mut impl Platform,
+        offset: u32,
+        length: u32,
+    ) -> Result<View<'_>, MemoryError> {
+        if self.copy.is_empty() {
+            self.copy = vec![0; COPY as usize / 8];
+        }
+        let all = &mut self.copy.as_mut_bytes()[..length as usize];
+        let mut copied = 0;
+        while copied < all.len() {
+            let at = offset + copied as u32;
+            let page = self.pages[(at / PAGE_SIZE) as usize % self.pages.len()];
+            let within = at % PAGE_SIZE;
+            let count = (all.len() - copied).min((PAGE_SIZE - within) as usize);
+            let part = &mut all[copied..copied + count];
+            match platform.read(page + u64::from(within), part) {
+                Ok(()) => copied += count,
+                Err(error) if copied == 0 => return Err(error),
+                Err(MemoryError) => break,
+            }
+        }
+        Ok(View::of(&self.copy[..copied / 8]))
+    }
+
+    /// Writes entries one after the other, from `offset` on, which is a multiple
+    /// of their length; none lies beyond the end. Of each, the driver sees the
+    /// words when it sees the last one, which is written in one piece. Returns
+    /// how many found no memory.
+    #[inline(always)]
+    pub fn publish<const WORDS: usize>(
+        &self,
+        platform: &mut impl Platform,
+        offset: u32,
+        count: usize,
+        entries: impl Iterator<Item = ([u64; WORDS], u64)>,
+    ) -> usize {
+        if let Some(window) = self.usable_window() {
+            let places = window.places(offset, count).expect("entries in the ring");
+            for (place, (words, last)) in places.zip(entries) {
+                place.publish(words, last);
+            }
+            return 0;
+        }
+        let mut failed = 0;
+        for (index, (words, last)) in entries.take(count).enumerate() {
+            let at = offset + (index * 8 * (WORDS + 1)) as u32;
+            failed += usize::from(self.write(platform, at, &words, last).is_err());
+        }
+        failed
+    }
+
+    fn write(
+        &self,
+        platform: &mut impl Platform,
+        offset: u32,
+        words: &[u64],
+        last: u64,
+    ) -> Result<(), MemoryError> {
+        let page = self.pages[(offset / PAGE_SIZE) as usize];
+        let address = page + u64::from(offset % PAGE_SIZE);
+        platform.write(address, words.as_bytes())?;
+        platform.write(address + 8 * words.len() as u64, &last.to_le_bytes())
+    }
+}

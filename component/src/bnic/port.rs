@@ -1,0 +1,45 @@
+//! A vport but for its queues.
+
+use device_kit::adapter::PortConfig;
+
+use super::stats::Counters;
+use super::steering::Steering;
+
+/// A vport but for its queues.
+#[derive(Debug)]
+pub struct Port {
+    /// Number of the host's port.
+    pub index: u32,
+    /// From the host.
+    pub config: PortConfig,
+    /// `CONFIG_VPORT_TX` came.
+    pub tx_enabled: bool,
+    /// How packets find their receive queue.
+    pub steering: Steering,
+    /// Set by `VTL2_ASSIGN_SERIAL_NUMBER`.
+    pub serial_no: u32,
+    /// Set by `VTL2_MOVE_FILTER`.
+    pub filter_to_vtl0: bool,
+    /// Counters since power-on.
+    pub stats: Counters,
+}
+
+impl Port {
+    /// Creates the vport of the host's port `index`.
+    pub fn new(index: u32, config: PortConfig) -> Self {
+        Self {
+            index,
+            config,
+            tx_enabled: false,
+            steering: Steering::default(),
+            serial_no: 0,
+            filter_to_vtl0: false,
+            stats: Counters::default(),
+        }
+    }
+
+    /// Returns the longest frame without a tag, in bytes.
+    pub fn max_frame(&self) -> u16 {
+        self.config.mtu + 14
+    }
+}

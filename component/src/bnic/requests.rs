@@ -1,0 +1,281 @@
+//! What requests of the basic NIC do.
+
+use device_kit::Platform;
+use mana_wire::bnic::{
+    ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxReq, ConfigVportTxReq,
+    ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp, DestroyWqObjReq, FenceRqReq,
+    INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp, QueryFilterStateReq,
+    QueryFilterStateResp, QueryLinkConfigReq, QueryLinkConfigResp, QueryStatsReq, QueryStatsResp,
+    QueryVportConfigReq, QueryVportConfigResp, tri_state,
+};
+use mana_wire::gdma::{RegisterDeviceResp, Status};
+
+use super::{Nic, rx};
+use crate::gdma::Context;
+use crate::gdma::message::{Answer, Request};
+use crate::gdma::queue::wq::Direction;
+use crate::gdma::resources::{DOORBELL_PAGE, MEM_KEY, PDID, Registration};
+use crate::limits::{MAX_EQS, MAX_QUEUES, TX_VPORT_OFFSET};
+
+/// `VTL2_MOVE_FILTER` exists from this version on.
+const MOVE_FILTER_VERSION: u16 = 2;
+/// The layouts of `QUERY_DEV_CONFIG`'s response: version 1, and 2 and 3, which
+/// are as long.
+pub const DEV_CONFIG_LAYOUTS: &[usize] = &[
+    40,
+    size_of::<QueryDevConfigResp>(),
+    size_of::<QueryDevConfigResp>(),
+];
+/// The layouts of `QUERY_LINK_CONFIG`'s response.
+pub const LINK_CONFIG_LAYOUTS: &[usize] = &[8, size_of::<QueryLinkConfigResp>()];
+
+type Outcome = Result<(), Status>;
+
+/// `REGISTER_DEVICE`.
+pub fn register_device<P>(ctx: &mut Context<'_, P>, answer: &mut Answer<'_>) -> Outcome {
+    if ctx.registration.is_registered() {
+        return Err(Status::InvalidState);
+    }
+    answer.write(&RegisterDeviceResp {
+        pdid: PDID,
+        gpa_mkey: MEM_KEY,
+        db_id: DOORBELL_PAGE,
+    });
+    *ctx.registration = Registration::Registered;
+    Ok(())
+}
+
+/// `DEREGISTER_DEVICE`.
+pub fn deregister_device(nic: &mut Nic, ctx: &mut Context<'_, impl Platform>) -> Outcome {
+    nic.destroy_all(ctx);
+    *ctx.registration = Registration::None;
+    Ok(())
+}
+
+fn vport(nic: &Nic, handle: u64) -> Result<usize, Status> {
+    nic.vport_index(handle).ok_or(Status::InvalidHandle)
+}
+
+/// `QUERY_DEV_CONFIG`.
+pub fn query_dev_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+    let _: QueryDevConfigReq = request.body()?;
+    let ports = || nic.vports.iter().map(|vport| &vport.port);
+    let frames = ports().map(|port| port.max_frame());
+    let speeds = ports().map(|port| port.config.link_speed_mbps);
+    answer.write(&QueryDevConfigResp {
+        pf_cap_flags: [CAP_FILTER_STATE, 0, 0, 0],
+        max_num_vports: nic.vports.len() as u16,
+        bm_hostmode: 0,
+        reserved: 0,
+        max_num_eqs: MAX_EQS as u32 - 1,
+        adapter_mtu: frames.min().unwrap_or_default(),
+        reserved2: 0,
+        adapter_link_speed_mbps: speeds.max().unwrap_or_default(),
+    });
+    Ok(())
+}
+
+/// `QUERY_VPORT_CONFIG`.
+pub fn query_vport_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+    let req: QueryVportConfigReq = request.body()?;
+    let index = req.vport_index as usize;
+    let port = nic.vports.get(index).map(|vport| &vport.port);
+    let port = port.ok_or(Status::InvalidParameter)?;
+    let resp = QueryVportConfigResp {
+        max_num_sq: MAX_QUEUES as u32,
+        max_num_rq: MAX_QUEUES as u32,
+        num_indirection_ent: INDIRECTION_ENTRIES.into(),
+        reserved1: 0,
+        mac_addr: port.config.mac,
+        reserved2: [0; 2],
+        vport: Nic::vport_handle(index),
+    };
+    answer.write(&resp);
+    Ok(())
+}
+
+/// `QUERY_LINK_CONFIG`.
+pub fn query_link_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+    let req: QueryLinkConfigReq = request.body()?;
+    let speed = nic.vports[vport(nic, req.vport)?]
+        .port
+        .config
+        .link_speed_mbps;
+    // Nothing clamps a vport (`SET_BW_CLAMP` is unsupported), so that what it
+    // may send is the link's speed.
+    let resp = QueryLinkConfigResp {
+        qos_speed_mbps: speed,
+        qos_unconfigured: 0,
+        reserved1: [0; 3],
+        link_speed_mbps: speed,
+        reserved2: [0; 4],
+    };
+    answer.write(&resp);
+    Ok(())
+}
+
+/// `CONFIG_VPORT_TX`.
+pub fn config_vport_tx(nic: &mut Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+    let req: ConfigVportTxReq = request.body()?;
+    let index = vport(nic, req.vport)?;
+    if req.pdid != PDID || req.doorbell_pageid != DOORBELL_PAGE {
+        return Err(Status::InvalidParameter);
+    }
+    let resp = ConfigVportTxResp {
+        tx_vport_offset: TX_VPORT_OFFSET,
+        short_form_allowed: 1,
+        reserved: 0,
+    };
+    answer.write(&resp);
+    nic.vports[index].port.tx_enabled = true;
+    Ok(())
+}
+
+/// `CREATE_WQ_OBJ`.
+pub fn create_wq_obj(
+    nic: &mut Nic,
+    ctx: &mut Context<'_, impl Platform>,
+    request: &Request<'_>,
+    answer: &mut Answer<'_>,
+) -> Outcome {
+    let req: CreateWqObjReq = request.body()?;
+    let created = nic.create_object(ctx, &req)?;
+    answer.write(&CreateWqObjResp {
+        wq_id: created.wq.number(),
+        cq_id: created.cq.0,
+        wq_obj: created.handle,
+    });
+    Ok(())
+}
+
+/// `DESTROY_WQ_OBJ`.
+pub fn destroy_wq_obj(
+    nic: &mut Nic,
+    ctx: &mut Context<'_, impl Platform>,
+    request: &Request<'_>,
+) -> Outcome {
+    let req: DestroyWqObjReq = request.body()?;
+    nic.destroy_object(ctx, req.wq_obj_handle, req.wq_type)
+}
+
+/// `FENCE_RQ`.
+pub fn fence_rq(
+    nic: &mut Nic,
+    ctx: &mut Context<'_, impl Platform>,
+    request: &Request<'_>,
+) -> Outcome {
+    let req: FenceRqReq = request.body()?;
+    let key = nic.object(req.wq_obj_handle).ok_or(Status::InvalidHandle)?;
+    if key.direction != Direction::Receive {
+        return Err(Status::InvalidParameter);
+    }
+    let queues = &nic.vports[usize::from(key.vport)].receive;
+    let queue = queues[usize::from(key.queue)].as_ref();
+    rx::fence(ctx, queue.expect("a receive queue by its key"))
+}
+
+/// `CONFIG_VPORT_RX`.
+pub fn config_vport_rx(
+    nic: &mut Nic,
+    ctx: &mut Context<'_, impl Platform>,
+    request: &Request<'_>,
+) -> Outcome {
+    let req: ConfigVportRxReq = request.body()?;
+    let index = vport(nic, req.vport)?;
+    let enable = tri_state(req.rx_enable).map_err(|_| Status::InvalidParameter)?;
+    let rss = tri_state(req.rss_enable).map_err(|_| Status::InvalidParameter)?;
+
+    let mut steering = nic.vports[index].port.steering.clone();
+    if req.update_default_rxobj != 0 {
+        check_receive_object(nic, index, req.default_rxobj)?;
+        steering.default_object = Some(req.default_rxobj);
+    }
+    if req.update_hashkey != 0 {
+        steering.hash_key = req.hashkey;
+    }
+    if req.update_indir_tab != 0 {
+        let entries = req.num_indir_entries;
+        if !entries.is_power_of_two() || entries > INDIRECTION_ENTRIES {
+            return Err(Status::InvalidParameter);
+        }
+        steering.table = request.words_at(req.indir_tab_offset.into(), entries.into())?;
+        for handle in &steering.table {
+            check_receive_object(nic, index, *handle)?;
+        }
+    }
+    steering.rss = rss.unwrap_or(steering.rss);
+    steering.enabled = enable.unwrap_or(steering.enabled);
+    if steering.enabled {
+        let default = steering.default_object.ok_or(Status::InvalidState)?;
+        check_receive_object(nic, index, default)?;
+    }
+    if nic.vports[index].steer(ctx, steering) {
+        nic.process_vport(ctx, index);
+    }
+    Ok(())
+}
+
+fn check_receive_object(nic: &Nic, vport: usize, handle: u64) -> Outcome {
+    let key = nic.object(handle).ok_or(Status::InvalidHandle)?;
+    let is_own = usize::from(key.vport) == vport;
+    if is_own && key.direction == Direction::Receive {
+        Ok(())
+    } else {
+        Err(Status::InvalidHandle)
+    }
+}
+
+/// `QUERY_STATS`: as many counters as the driver has room for.
+pub fn query_stats(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+    let req: QueryStatsReq = request.body()?;
+    let resp = QueryStatsResp {
+        reported_stats: req.req_stats & ALL_STATS,
+        stats: nic.total_stats(),
+    };
+    answer.write(&resp);
+    Ok(())
+}
+
+/// `VTL2_ASSIGN_SERIAL_NUMBER`.
+pub fn assign_serial_number(nic: &mut Nic, request: &Request<'_>) -> Outcome {
+    let req: AssignSerialNumberReq = request.body()?;
+    let index = vport(nic, req.vport)?;
+    nic.vports[index].port.serial_no = req.serial_no;
+    Ok(())
+}
+
+/// `VTL2_MOVE_FILTER`.
+pub fn move_filter(nic: &mut Nic, request: &Request<'_>) -> Outcome {
+    if request.header.req.msg_version < MOVE_FILTER_VERSION {
+        return Err(Status::VersionMismatch);
+    }
+    let req: MoveFilterReq = request.body()?;
+    let index = vport(nic, req.vport)?;
+    if req.direction_to_vtl0 > 1 {
+        return Err(Status::InvalidParameter);
+    }
+    nic.vports[index].port.filter_to_vtl0 = req.direction_to_vtl0 == 1;
+    Ok(())
+}
+
+/// Returns the vport with a handle or an index. OpenVMM's driver asks for the
+/// filter's state by the index (`new_vport` in its mana_driver), and for all
+/// else by the handle; no index is a handle.
+fn vport_or_index(nic: &Nic, id: u64) -> Result<usize, Status> {
+    match usize::try_from(id) {
+        Ok(index) if index < nic.vports.len() => Ok(index),
+        _ => vport(nic, id),
+    }
+}
+
+/// `VTL2_QUERY_FILTER_STATE`.
+pub fn query_filter_state(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+    let req: QueryFilterStateReq = request.body()?;
+    let index = vport_or_index(nic, req.vport)?;
+    let resp = QueryFilterStateResp {
+        direction_to_vtl0: nic.vports[index].port.filter_to_vtl0.into(),
+        reserved: [0; 7],
+    };
+    answer.write(&resp);
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! Transmit: from send WQEs to packets for the host, and from what became of
+//! them to completions.
+//!
+//! Most WQEs are [short](crate::gdma::queue::wq::ShortWqe), and are taken in a
+//! loop of their own whose values stay in registers; the others are copied
+//! first. What both accept, and what becomes of it, is the same.
+
+use device_kit::platform::{Platform, Segment, TransmitResult, TxCompletion, TxPacket, TxStatus};
+use mana_wire::oob::{CqeHeader, CqeType};
+use mana_wire::queue::WQE_UNIT;
+
+use super::batch::{Batch, PACKETS};
+use super::ledger::Ledger;
+use super::port::Port;
+use crate::gdma::Context;
+use crate::gdma::ids::{CqId, SqId, WqId};
+use crate::gdma::journal::Record;
+use crate::gdma::queue::cq::Completion;
+use crate::gdma::queue::wq::{ShortWqe, Unit};
+use crate::gdma::queues::Reader;
+use rules::Rules;
+use transmit::{Outcome, Taken, Transmit};
+
+mod rules;
+pub mod transmit;
+
+/// Packets taken from a queue before other work gets a turn.
+const BUDGET: usize = 512;
+
+/// A send queue of a vport.
+#[derive(Debug)]
+pub struct SendQueue {
+    /// Number of its object.
+    pub object: u32,
+    /// Number among the vport's send queues.
+    pub number: u16,
+    /// The queue that it takes packets from.
+    pub sq: SqId,
+    /// The queue that it reports to.
+    pub cq: CqId,
+    /// Transmits that were taken and not completed.
+    pub ledger: Ledger<Transmit>,
+    /// After a failure: up to here, packets were handed over already.
+    pub handed_over: Option<u32>,
+    /// It has WQEs that wait for their turn.
+    pub is_waiting: bool,
+}
+
+impl SendQueue {
+    /// Creates a queue that has taken nothing.
+    pub fn new(object: u32, number: u16, sq: SqId, cq: CqId) -> Self {
+        Self {
+            object,
+            number,
+            sq,
+            cq,
+            ledger: Ledger::default(),
+            handed_over: None,
+            is_waiting: false,
+        }
+    }
+}
+
+/// Works on a send queue. Returns whether something is left that is too much for
+/// one call.
+pub(super) fn process(
+    ctx: &mut Context<'_, impl Platform>,
+    port: &mut Port,
+    queue: &mut SendQueue,
+    batch: &mut Batch,
+) -> bool {
+    for _ in 0..BUDGET / PACKETS {
+        let most = ctx.queues.batch(PACKETS);
+        if process_batch(ctx, port, queue, batch, most) < most {
+            return false;
+        }
+    }
+    true
+}
+
+/// Takes up to `most` WQEs, hands them over, and completes those that have
+/// ended. Returns how many it took.
+fn process_batch(
+    ctx: &mut Context<'_, impl Platform>,
+    port: &mut Port,
+    queue: &mut SendQueue,
+    batch: &mut Batch,
+    most: usize,
+) -> usize {
+    batch.begin();
+    let rules = Rules::of(port, queue.sq, queue.cq);
+    fill(ctx, batch, queue, &rules, most);
+    let taken = batch.taken.len();
+    if taken == 0 {
+        return 0;
+    }
+    let packets = batch.packets.as_slice();
+    if !packets.is_empty() {
+        let (number, segments) = (queue.number.into(), batch.segments.as_slice());
+        let result = ctx.platform.transmit(port.index, number, packets, segments);
+        port.stats.count_groups(&result);
+        if !result.statuses.is_empty() {
+            apply(batch.taken.as_mut_slice(), packets.len(), &result);
+        }
+    }
+    let taken = batch.taken.as_slice();
+    // Completions come in order: behind those that wait, these wait too.
+    let done = match queue.ledger.entries() {
+        0 => complete(ctx, port, queue, taken),
+        _ => 0,
+    };
+    let later = &taken[done..];
+    later.iter().for_each(|it| queue.ledger.add(it.run()));
+    taken.len()
+}
+
+/// Fills a batch with up to `most` WQEs of a send queue.
+fn fill(
+    ctx: &mut Context<'_, impl Platform>,
+    batch: &mut Batch,
+    queue: &mut SendQueue,
+    rules: &Rules,
+    most: usize,
+) {
+    let mut reader = ctx.queues.read(WqId::Sq(queue.sq));
+    while batch.taken.len() < most && reader.wq.has_work() {
+        let may_be_short = queue.handed_over.is_none();
+        if may_be_short && fill_short(ctx.platform, batch, &mut reader, rules, most) > 0 {
+            continue;
+        }
+        let wqe = &mut batch.wqe;
+        let fetched = reader.fetch(ctx.platform, wqe);
+        let mut taken = Taken {
+            position: wqe.position,
+            end: wqe.end,
+            length: 0,
+            is_handed_over: false,
+            outcome: Outcome::default(),
+        };
+        match rules.accept_fetched(fetched, wqe) {
+            Err(cqe_type) => taken.outcome = Outcome::failed(cqe_type),
+            Ok(accepted) => {
+                taken.length = accepted.length;
+                taken.outcome = Outcome::sent(accepted.suppress);
+                if !was_handed_over(&mut queue.handed_over, wqe.end) {
+                    taken.is_handed_over = true;
+                    batch.packets.push(accepted.packet);
+                    for sge in wqe.sgl() {
+                        batch.segments.push(Segment {
+                            address: sge.address,
+                            length: sge.size,
+                        });
+                    }
+                }
+            }
+        }
+        batch.taken.push(taken);
+    }
+}
+
+/// Takes short WQEs for as long as they are acceptable, until there are `most`.
+/// Returns how many there were.
+#[inline(never)]
+fn fill_short(
+    platform: &mut impl Platform,
+    batch: &mut Batch,
+    reader: &mut Reader<'_>,
+    rules: &Rules,
+    most: usize,
+) -> usize {
+    let most = most - batch.taken.len();
+    let position = reader.wq.positions().read;
+    let Ok(view) = reader.view_units(platform, most) else {
+        return 0;
+    };
+    let (packets, segments) = (batch.packets.spare(), batch.segments.spare());
+    let taken = batch.taken.spare();
+    let count = take_short(
+        view.entries(most),
+        packets,
+        segments,
+        taken,
+        position,
+        rules,
+    );
+    reader.wq.pass_units(count);
+    batch.packets.add(count);
+    batch.segments.add(count);
+    batch.taken.add(count);
+    count
+}
+
+/// Takes short WQEs from `position` on for as long as they are acceptable.
+/// Returns how many there were. By itself, so that all of it fits registers.
+#[inline(never)]
+fn take_short(
+    units: impl Iterator<Item = Unit>,
+    packets: &mut [TxPacket],
+    segments: &mut [Segment],
+    taken: &mut [Taken],
+    mut position: u32,
+    rules: &Rules,
+) -> usize {
+    let mut count = 0;
+    let slots = packets.iter_mut().zip(segments).zip(taken);
+    for (unit, ((packet, segment), taken)) in units.zip(slots) {
+        let wqe = ShortWqe::of(unit);
+        let end = position.wrapping_add(WQE_UNIT);
+        let Some(accepted) = rules.accept_short(&wqe, end) else {
+            break;
+        };
+        *packet = accepted;
+        (segment.address, segment.length) = (wqe.sge.address, wqe.sge.size);
+        *taken = Taken {
+            position,
+            end,
+            length: wqe.sge.size,
+            is_handed_over: true,
+            outcome: Outcome::sent(false),
+        };
+        position = end;
+        count += 1;
+    }
+    count
+}
+
+/// Returns whether a packet went out already before a failure; forgets about
+/// that with the first that did not.
+#[inline]
+fn was_handed_over(handed_over: &mut Option<u32>, end: u32) -> bool {
+    let Some(last) = *handed_over else {
+        return false;
+    };
+    if last.wrapping_sub(end) >= 1 << 31 {
+        *handed_over = None;
+    }
+    handed_over.is_some()
+}
+
+/// Returns the completion that a status of the host becomes; None while
+/// pending.
+fn cqe_type(status: TxStatus) -> Option<CqeType> {
+    Some(match status {
+        // A packet that the wire drops was sent, as far as the device goes.
+        TxStatus::Sent | TxStatus::Dropped => CqeType::TxOkay,
+        TxStatus::Pending => return None,
+        TxStatus::MemoryFault => CqeType::TxGdmaError,
+        TxStatus::TooLong => CqeType::TxMtuDrop,
+        TxStatus::BadHeaders => CqeType::TxHdrProcessingError,
+    })
+}
+
+/// Gives the packets of a batch their outcomes, in order.
+#[cold]
+fn apply(taken: &mut [Taken], packets: usize, result: &TransmitResult) {
+    let statuses = &result.statuses;
+    assert_eq!(statuses.len(), packets, "a status for each packet");
+    let handed_over = taken.iter_mut().filter(|it| it.is_handed_over);
+    for (taken, status) in handed_over.zip(statuses) {
+        taken.outcome.cqe_type = cqe_type(*status);
+    }
+}
+
+/// Completes transmits that were pending.
+pub(super) fn transmitted(
+    ctx: &mut Context<'_, impl Platform>,
+    port: &mut Port,
+    queue: &mut SendQueue,
+    batch: &mut Batch,
+    done: &[TxCompletion],
+) {
+    for ended in done {
+        queue.ledger.update(ended.id, |it| {
+            let cqe_type = &mut it.completion.cqe_type;
+            *cqe_type = cqe_type.or(self::cqe_type(ended.status));
+        });
+    }
+    batch.begin();
+    while take_ended(queue, batch) {
+        complete(ctx, port, queue, batch.taken.as_slice());
+    }
+}
+
+/// Takes transmits from the front of the ledger, as far as they have ended, and
+/// as there is room for. Returns whether there were any.
+fn take_ended(queue: &mut SendQueue, batch: &mut Batch) -> bool {
+    batch.taken.clear();
+    while batch.taken.room() > 0
+        && let Some(run) = queue.ledger.front()
+        && run.known.completion.cqe_type.is_some()
+    {
+        batch.taken.push(Taken::of(run));
+        queue.ledger.pass(1);
+    }
+    batch.taken.len() > 0
+}
+
+/// Completes transmits from the front on, as far as they have ended. Returns how
+/// many.
+fn complete<P: Platform>(
+    ctx: &mut Context<'_, P>,
+    port: &mut Port,
+    queue: &SendQueue,
+    taken: &[Taken],
+) -> usize {
+    let (id, platform) = (WqId::Sq(queue.sq), &mut *ctx.platform);
+    ctx.queues.complete(id, queue.cq, |wq, cq| {
+        let (mask, mut rest) = (wq.mask(), taken);
+        while let Some(stretch) = Stretch::of(rest) {
+            let (alike, others) = rest.split_at(stretch.count);
+            let cqe_type = stretch.cqe_type;
+            port.stats.count_transmitted(
+                platform,
+                port.index,
+                cqe_type,
+                stretch.count,
+                stretch.bytes,
+            );
+            if stretch.is_posted {
+                let header = CqeHeader::of(cqe_type).into_bits();
+                let completions = alike.iter().map(|it| completion(header, it, mask));
+                cq.post(platform, id, completions);
+            }
+            rest = others;
+        }
+        let done = taken.len() - rest.len();
+        if let Some(last) = taken[..done].last() {
+            wq.complete_to(last.end);
+        }
+        done
+    })
+}
+
+/// Transmits in a row that ended alike.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    cqe_type: CqeType,
+    is_posted: bool,
+    count: usize,
+    bytes: u64,
+}
+
+impl Stretch {
+    /// Returns those at the front. None if there are none that have ended.
+    #[inline(never)]
+    fn of(taken: &[Taken]) -> Option<Self> {
+        let outcome = taken.first()?.outcome;
+        let cqe_type = outcome.cqe_type?;
+        let (mut count, mut bytes) = (0, 0);
+        for it in taken {
+            if it.outcome != outcome {
+                break;
+            }
+            bytes += u64::from(it.length);
+            count += 1;
+        }
+        Some(Self {
+            cqe_type,
+            is_posted: outcome.posted().is_some(),
+            count,
+            bytes,
+        })
+    }
+}
+
+/// Returns the completion of a WQE of a ring with this mask.
+#[inline(always)]
+fn completion(header: u32, taken: &Taken, mask: u32) -> Completion {
+    let wqe_offset = (taken.position & mask) / WQE_UNIT;
+    let (first, second) = (header.into(), u64::from(wqe_offset << 5));
+    Completion {
+        words: [first, second, 0, 0, 0, 0, 0],
+        rest: 0,
+        record: Record::completed(taken.end),
+    }
+}

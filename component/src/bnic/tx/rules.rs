@@ -1,0 +1,335 @@
+//! What a send WQE must fit, and what it asks for.
+//!
+//! What is acceptable is said once, by masks and bounds ([`Rules::accept`]), so
+//! that one test of all of them is quick. Why something is not is found out
+//! afterwards ([`Rules::why_not`]).
+
+use device_kit::platform::{Offloads, TxPacket};
+use mana_wire::oob::{CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
+use mana_wire::queue::{Sge, WqeHeader};
+
+use crate::bnic::port::Port;
+use crate::gdma::ids::{CqId, SqId};
+use crate::gdma::queue::wq::{Fetched, ShortWqe, Wqe};
+use crate::gdma::resources::MEM_KEY;
+use crate::limits::TX_VPORT_OFFSET;
+
+const ETHERNET_HEADER: u16 = 14;
+const VLAN_TAG: u32 = 4;
+/// The most tags of a frame, an inserted one counted: 802.1ad has two. Endpoints
+/// have the same rule.
+const MAX_TAGS: u32 = 2;
+/// Longest packet that can be cut into segments: an IP packet and its header.
+const MAX_LSO: u32 = 65535 + ETHERNET_HEADER as u32 + MAX_TAGS * VLAN_TAG;
+/// Longest first SGE of a large send, which holds the headers.
+const MAX_LSO_HEADERS: u32 = 256;
+/// Longest TCP header.
+const MAX_TCP_HEADER: u32 = 60;
+
+/// What a send WQE says.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Its first 8 bytes.
+    pub header: WqeHeader,
+    /// The short OOB.
+    pub oob: u64,
+    /// What follows the short OOB, if the WQE has room for it.
+    pub more: Option<u64>,
+    /// Its memory.
+    pub sgl: &'a [Sge],
+}
+
+/// What a send WQE asks for, once it is known to be valid.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    /// For the host.
+    pub packet: TxPacket,
+    /// Bytes of the packet.
+    pub length: u32,
+    /// No completion on success.
+    pub suppress: bool,
+}
+
+/// What a WQE must fit, the same for all of a queue.
+#[derive(Debug)]
+pub struct Rules {
+    tx_enabled: bool,
+    /// Longest frame in bytes, with as many tags as it may have.
+    longest: u32,
+    /// The same, or 0 if none may be sent.
+    longest_enabled: u32,
+    /// The bits of a short OOB that say where it comes from and goes to, as they
+    /// must be in the short format.
+    route: u64,
+}
+
+/// The bits of a short OOB that [`Rules::route`] has.
+const ROUTE: u64 = QUEUES
+    | TxShortOob::new()
+        .with_pkt_fmt(3)
+        .with_short_vp_offset(0xff)
+        .into_bits();
+/// Those of them that say which queues it comes from and reports to.
+const QUEUES: u64 = TxShortOob::new()
+    .with_vcq_num(0xff_ffff)
+    .with_vsq_frame(0x3fff)
+    .into_bits();
+/// The bits of a short OOB that ask for something.
+const WANTED: u64 = TxShortOob::new()
+    .with_is_outer_ipv4(true)
+    .with_is_outer_ipv6(true)
+    .with_comp_iphdr_csum(true)
+    .with_comp_tcp_csum(true)
+    .with_comp_udp_csum(true)
+    .into_bits();
+/// The bit of a short OOB that asks for silence on success.
+const SUPPRESS: u64 = TxShortOob::new().with_suppress_txcqe_gen(true).into_bits();
+
+impl Rules {
+    /// Returns the rules for a queue of a vport.
+    pub fn of(port: &Port, sq: SqId, cq: CqId) -> Self {
+        let route = TxShortOob::new()
+            .with_pkt_fmt(SHORT_FORMAT)
+            .with_vcq_num(cq.0 & 0xff_ffff)
+            .with_vsq_frame((sq.0 >> 10 & 0x3fff) as u16)
+            .with_short_vp_offset(TX_VPORT_OFFSET as u8);
+        let longest = u32::from(port.max_frame()) + MAX_TAGS * VLAN_TAG;
+        Self {
+            tx_enabled: port.tx_enabled,
+            longest,
+            longest_enabled: if port.tx_enabled { longest } else { 0 },
+            route: route.into_bits(),
+        }
+    }
+
+    /// Accepts a WQE that was fetched: the copy that is also acted upon.
+    ///
+    /// # Errors
+    ///
+    /// What to complete it with.
+    pub fn accept_fetched(&self, fetched: Fetched, wqe: &Wqe) -> Result<Accepted, CqeType> {
+        match fetched {
+            Fetched::Wqe => {}
+            Fetched::Malformed => return Err(CqeType::TxInvalidOob),
+            Fetched::Nothing | Fetched::Unreadable | Fetched::Skipped => {
+                return Err(CqeType::TxGdmaError);
+            }
+        }
+        let (oob, more) = wqe.oob_words();
+        let ask = Ask {
+            header: wqe.header(),
+            oob,
+            more,
+            sgl: wqe.sgl(),
+        };
+        self.accept(&ask, wqe.end).ok_or_else(|| self.why_not(&ask))
+    }
+
+    /// Accepts a WQE that ends at `end`. None if it is not short, not
+    /// acceptable, or to have no completion.
+    #[inline(always)]
+    pub fn accept_short(&self, wqe: &ShortWqe, end: u32) -> Option<TxPacket> {
+        let sgl = [wqe.sge];
+        let ask = Ask {
+            header: WqeHeader::SHORT,
+            oob: wqe.oob,
+            more: None,
+            sgl: &sgl,
+        };
+        let is_short = wqe.is_short() & (wqe.oob & SUPPRESS == 0);
+        let accepted = self.accept(&ask, end).filter(|_| is_short)?;
+        Some(accepted.packet)
+    }
+
+    /// Accepts what a WQE says that ends at `end`. None if it is not acceptable.
+    #[inline(always)]
+    fn accept(&self, ask: &Ask<'_>, end: u32) -> Option<Accepted> {
+        let mut length = 0u64;
+        let mut has_memory = !ask.sgl.is_empty();
+        for sge in ask.sgl {
+            has_memory &= (sge.mem_key == MEM_KEY) & (sge.size != 0);
+            length += u64::from(sge.size);
+        }
+        let long = ask.more.map(TxLongOob::from_bits);
+        let long = long.filter(|_| TxShortOob::from_bits(ask.oob).pkt_fmt() == LONG_FORMAT);
+        let is_routed = match long {
+            None => ask.oob & ROUTE == self.route,
+            Some(long) => {
+                let queues = ask.oob & QUEUES == self.route & QUEUES;
+                queues & !long.is_encap() & (vport_offset(ask.oob, long) == TX_VPORT_OFFSET)
+            }
+        };
+        let is_large = ask.header.client_oob_in_sgl();
+        let tag = long.is_some_and(|long| long.inject_vlan_pri_tag());
+        let is_offloaded = (ask.oob & WANTED != 0) | is_large | tag;
+        let mut packet = TxPacket::with_offloads(end, ask.sgl.len() as u16, Offloads::empty());
+        if !is_offloaded {
+            // One branch for all that must be so.
+            let is_fitting = length.wrapping_sub(1) < u64::from(self.longest_enabled);
+            return (has_memory & is_routed & is_fitting).then_some(Accepted {
+                packet,
+                length: length as u32,
+                suppress: ask.oob & SUPPRESS != 0,
+            });
+        }
+        self.offload(ask, long, &mut packet);
+        let is_fitting = self.tx_enabled && self.fits(ask, &packet, length);
+        let is_possible = has_memory & is_routed & is_fitting;
+        (is_possible && check_offloads(&packet, ask.sgl).is_ok()).then_some(Accepted {
+            packet,
+            length: length as u32,
+            suppress: ask.oob & SUPPRESS != 0,
+        })
+    }
+
+    /// Finds out why a WQE is not acceptable.
+    #[cold]
+    fn why_not(&self, ask: &Ask<'_>) -> CqeType {
+        let oob = TxShortOob::from_bits(ask.oob);
+        let is_memory = |sge: &Sge| sge.mem_key == MEM_KEY && sge.size != 0;
+        if ask.sgl.is_empty() || !ask.sgl.iter().all(is_memory) {
+            return CqeType::TxGdmaError;
+        }
+        let long = ask.more.map(TxLongOob::from_bits);
+        let long = match (oob.pkt_fmt(), long) {
+            (SHORT_FORMAT, _) => None,
+            (LONG_FORMAT, Some(long)) => Some(long),
+            _ => return CqeType::TxInvalidOob,
+        };
+        let is_known = ask.oob & QUEUES == self.route & QUEUES;
+        if !is_known || long.is_some_and(|long| long.is_encap()) {
+            return CqeType::TxInvalidOob;
+        }
+        let short_offset = oob.short_vp_offset().into();
+        if long.map_or(short_offset, |long| vport_offset(ask.oob, long)) != TX_VPORT_OFFSET {
+            return CqeType::TxVportIdxOutOfRange;
+        }
+        if !self.tx_enabled {
+            return CqeType::TxVportDisabled;
+        }
+        let mut packet = TxPacket::with_offloads(0, ask.sgl.len() as u16, Offloads::empty());
+        self.offload(ask, long, &mut packet);
+        // It is too long, if what it asks for is possible.
+        let checked = check_offloads(&packet, ask.sgl);
+        checked.err().unwrap_or(CqeType::TxMtuDrop)
+    }
+
+    /// Returns whether a packet, or each that a large send is cut into, is short
+    /// enough.
+    fn fits(&self, ask: &Ask<'_>, packet: &TxPacket, length: u64) -> bool {
+        let frame = match ask.sgl {
+            [headers, ..] if ask.header.client_oob_in_sgl() => {
+                u64::from(headers.size) + u64::from(packet.segment_size)
+            }
+            _ => length,
+        };
+        let inserted = if packet.offloads.contains(Offloads::INSERT_VLAN) {
+            VLAN_TAG
+        } else {
+            0
+        };
+        let longest = u64::from(self.longest - inserted);
+        frame <= longest && length <= longest.max((MAX_LSO - inserted).into())
+    }
+
+    /// Has a packet ask for what its WQE asks for.
+    #[inline(always)]
+    fn offload(&self, ask: &Ask<'_>, long: Option<TxLongOob>, packet: &mut TxPacket) {
+        let oob = TxShortOob::from_bits(ask.oob);
+        packet.offloads = offloads(oob, long, ask.header);
+        if !packet.offloads.is_empty() {
+            packet.l4_offset = oob.trans_off();
+        }
+        if ask.header.client_oob_in_sgl() {
+            packet.segment_size = ask.header.client_data_unit();
+        }
+        packet.vlan_tci = long.map_or(0, vlan_tci);
+    }
+}
+
+/// Returns the vport offset that a WQE in the long format has. A driver that
+/// needs no long offset leaves the short one in place.
+fn vport_offset(oob: u64, long: TxLongOob) -> u16 {
+    match long.long_vp_offset() {
+        0 => TxShortOob::from_bits(oob).short_vp_offset().into(),
+        offset => offset,
+    }
+}
+
+/// Returns what the endpoint is asked to do to a packet.
+#[inline(always)]
+fn offloads(oob: TxShortOob, long: Option<TxLongOob>, header: WqeHeader) -> Offloads {
+    let mut wanted = Offloads::empty();
+    wanted.set(Offloads::IPV4, oob.is_outer_ipv4());
+    wanted.set(Offloads::IPV6, oob.is_outer_ipv6());
+    wanted.set(
+        Offloads::IP_CHECKSUM,
+        oob.comp_iphdr_csum() && oob.is_outer_ipv4(),
+    );
+    // Segments need checksums of their own, asked for or not: every driver that
+    // we know asks for them but OpenVMM's in its tests.
+    let is_large = header.client_oob_in_sgl();
+    wanted.set(Offloads::TCP_CHECKSUM, oob.comp_tcp_csum() || is_large);
+    wanted.set(Offloads::UDP_CHECKSUM, oob.comp_udp_csum());
+    wanted.set(Offloads::TCP_SEGMENTATION, is_large);
+    let tag = long.is_some_and(|long| long.inject_vlan_pri_tag());
+    wanted.set(Offloads::INSERT_VLAN, tag);
+    wanted
+}
+
+fn vlan_tci(long: TxLongOob) -> u16 {
+    if !long.inject_vlan_pri_tag() {
+        return 0;
+    }
+    u16::from(long.pcp()) << 13 | u16::from(long.dei()) << 12 | long.vlan_id()
+}
+
+/// Checks the SGEs of a large send. GDMA cuts it: it takes the first SGE for the
+/// headers, and the WQE is corrupt if that can't be so. Hardware then stops the
+/// queue (OpenVMM's net_mana restarts it); here only the packet fails, as Linux,
+/// which logs the completion and continues, can't tell that its queue has stopped.
+///
+/// The device does not read packets, so how long the TCP header is, it does not
+/// know, only how long it may be.
+fn check_large_send(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
+    let [headers, _, ..] = sgl else {
+        return Err(CqeType::TxGdmaError);
+    };
+    let longest = match packet.l4_offset {
+        0 => MAX_LSO_HEADERS,
+        offset => MAX_LSO_HEADERS.min(u32::from(offset) + MAX_TCP_HEADER),
+    };
+    if headers.size > longest {
+        return Err(CqeType::TxGdmaError);
+    }
+    if headers.size <= packet.l4_offset.into() {
+        return Err(CqeType::TxHdrProcessingError);
+    }
+    if packet.segment_size == 0 {
+        return Err(CqeType::TxInvalidOob);
+    }
+    Ok(())
+}
+
+/// Checks that what is asked for goes together.
+#[inline(always)]
+fn check_offloads(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
+    let wanted = packet.offloads;
+    if wanted.contains(Offloads::TCP_SEGMENTATION) {
+        check_large_send(packet, sgl)?;
+    }
+    // Without a family the endpoint finds it out: Linux gives none where the
+    // EtherType is that of a tag, as of 802.1ad (`mana_start_xmit`).
+    let families = Offloads::IPV4 | Offloads::IPV6;
+    let checksums = Offloads::TCP_CHECKSUM | Offloads::UDP_CHECKSUM;
+    if wanted.contains(families) || wanted.contains(checksums) {
+        return Err(CqeType::TxInvalidOob);
+    }
+    // Zero leaves it to the endpoint to find the header: Linux gives the
+    // offset for TCP only (`mana_start_xmit`).
+    let has_checksum = wanted.intersects(checksums);
+    if has_checksum && (1..ETHERNET_HEADER).contains(&packet.l4_offset) {
+        return Err(CqeType::TxHdrProcessingError);
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Transmits that were taken from a send queue.
+
+use mana_wire::oob::CqeType;
+
+use crate::bnic::ledger::Run;
+
+/// What is known of a transmit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Bytes of the packet.
+    pub length: u32,
+    /// How it is completed.
+    pub completion: Outcome,
+}
+
+/// How a transmit is completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The completion's type; None while it is pending.
+    pub cqe_type: Option<CqeType>,
+    /// No completion on success.
+    pub suppress: bool,
+}
+
+/// A WQE that was taken from the send queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    /// Where it begins.
+    pub position: u32,
+    /// Where it ends, which is also the packet's id: what the host says of a
+    /// packet says how far the queue had got.
+    pub end: u32,
+    /// Bytes of the packet.
+    pub length: u32,
+    /// The host has the packet, and says how it ended.
+    pub is_handed_over: bool,
+    /// How it is completed.
+    pub outcome: Outcome,
+}
+
+impl Outcome {
+    /// Is that of a packet that was sent, unless the host says something else.
+    pub const fn sent(suppress: bool) -> Self {
+        Self {
+            cqe_type: Some(CqeType::TxOkay),
+            suppress,
+        }
+    }
+
+    /// Is that of a packet that was not sent.
+    pub const fn failed(cqe_type: CqeType) -> Self {
+        Self {
+            cqe_type: Some(cqe_type),
+            suppress: false,
+        }
+    }
+
+    /// Returns the type of the completion that it is to have.
+    pub fn posted(self) -> Option<CqeType> {
+        let is_silent = self.suppress && self.cqe_type == Some(CqeType::TxOkay);
+        self.cqe_type.filter(|_| !is_silent)
+    }
+}
+
+impl Taken {
+    /// Returns the WQE of a run of one.
+    pub fn of(run: Run<Transmit>) -> Self {
+        Self {
+            position: run.position,
+            end: run.first_end(),
+            length: run.known.length,
+            is_handed_over: false,
+            outcome: run.known.completion,
+        }
+    }
+
+    /// Returns the WQE as a run of one.
+    pub fn run(&self) -> Run<Transmit> {
+        let known = Transmit {
+            length: self.length,
+            completion: self.outcome,
+        };
+        Run::of_one(self.position, self.end, known)
+    }
+}

@@ -1,0 +1,259 @@
+//! Completion queues.
+//!
+//! # When a completion may be written over another one
+//!
+//! A driver says how far it consumed by a doorbell of the completion queue, but
+//! it need not do so often: hardware asks for one in eight laps, which is as many
+//! as owner bits tell apart, and Linux polls for four in silence
+//! (`mana_cq_handler`; its commit dabffd08545f, "net: mana: Ring doorbell at 4 CQ
+//! wraparounds"). How much a driver has consumed meanwhile follows from another
+//! rule, which it keeps because hardware does not wait either: it never has more
+//! work outstanding than its completion queue has room for. So when it announces
+//! work by a doorbell of the work queue, as many completions fit as the queue has
+//! entries ([`Position::work_announced`](super::position::Position::work_announced)).
+//!
+//! More completions than that without a doorbell of either queue are an overrun
+//! for certain: those that find no room are dropped, counted and logged, and
+//! nothing is written over what the driver has not seen. A driver that breaks the
+//! rule in steps that each look right finds an overflow, as with hardware.
+//!
+//! # Arming
+//!
+//! A doorbell with the arm bit asks for one event. One without it says how far the
+//! driver consumed, and takes no request back: Linux rings without the bit only
+//! while it polls, when the event it asked for has come (`mana_cq_handler`), and
+//! may do so on one processor right after another one armed. Disarming could lose
+//! the event that the other one waits for; staying armed costs at most an event
+//! that finds nothing to do.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use device_kit::FaultCounter;
+use device_kit::platform::{Level, Platform};
+use device_kit::ring::Ring;
+use mana_wire::queue::{CQE_SIZE, CqeInfo, WQE_UNIT};
+
+use super::position::Position;
+use crate::gdma::ids::{EqId, WqId};
+use crate::gdma::journal::{self, Record};
+use crate::state as saved;
+
+/// A completion queue.
+#[derive(Debug)]
+pub struct Cq {
+    /// Its memory.
+    pub ring: Ring,
+    /// The event queue that says when there are completions.
+    pub eq: Option<EqId>,
+    /// The driver wants an event for the next completion.
+    pub is_armed: bool,
+    /// There are completions since the last look at [`is_armed`](Self::is_armed).
+    pub is_dirty: bool,
+    /// A work queue of the hardware channel or the NIC reports here.
+    pub is_used: bool,
+    /// Completions posted and consumed.
+    pub position: Position,
+    /// For each entry, the position behind the WQE that it completed: a WQE
+    /// whose memory the driver used again was seen completed, even if no
+    /// doorbell of this queue said so.
+    completed: Vec<u32>,
+    /// Completions that found no room, or no memory.
+    pub lost: FaultCounter,
+    /// Doorbells that were not valid.
+    pub bad_doorbells: FaultCounter,
+}
+
+/// A completion, but for what the queue knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    /// Its first 56 bytes; in word [`journal::WORD`] what the record leaves is
+    /// its kind's.
+    pub words: [u64; 7],
+    /// The 4 bytes before its information word.
+    pub rest: u32,
+    /// What a successor learns of the WQE.
+    pub record: Record,
+}
+
+impl Cq {
+    /// Creates a completion queue, armed, as drivers expect it.
+    pub fn new(ring: Ring, eq: Option<EqId>) -> Self {
+        let position = Position::new(ring.size() / CQE_SIZE);
+        let completed = vec![0; position.entries() as usize];
+        Self {
+            ring,
+            eq,
+            is_armed: true,
+            is_dirty: false,
+            is_used: false,
+            position,
+            completed,
+            lost: FaultCounter::default(),
+            bad_doorbells: FaultCounter::default(),
+        }
+    }
+
+    /// Continues a completion queue that was saved and checked, over its memory.
+    pub fn resume(ring: Ring, saved: &saved::Cq) -> Self {
+        let entries = ring.size() / CQE_SIZE;
+        let room = saved.room.unwrap_or(entries);
+        let position = Position::resume(entries, &saved.ring, Some(room));
+        let mut cq = Self {
+            is_armed: saved.ring.is_armed,
+            position,
+            lost: FaultCounter::from_count(saved.ring.lost),
+            bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
+            ..Self::new(ring, saved.eq.map(EqId))
+        };
+        let known = position.pending().min(entries);
+        let runs = saved.completed.iter();
+        let distances = runs.flat_map(|(distance, count)| (0..*count).map(move |_| *distance));
+        let mut end = 0u32;
+        for (distance, back) in distances.zip((1..=known).rev()) {
+            end = end.wrapping_add(distance.cast_unsigned().wrapping_mul(WQE_UNIT));
+            cq.note_completed(back, end);
+        }
+        cq
+    }
+
+    /// Returns the queue to be saved.
+    pub fn save(&self, id: u32) -> saved::Cq {
+        let (entries, room) = (self.position.entries(), self.position.room());
+        saved::Cq {
+            id,
+            completed: self.save_completed(),
+            ring: saved::Ring {
+                lost: self.lost.count(),
+                bad_doorbells: self.bad_doorbells.count(),
+                ..saved::Ring::of(&self.ring, self.position.counts(), self.is_armed)
+            },
+            eq: self.eq.map(|eq| eq.0),
+            room: (room != entries).then_some(room),
+        }
+    }
+
+    fn save_completed(&self) -> Vec<(i32, u32)> {
+        let known = self.position.pending().min(self.position.entries());
+        let mut runs: Vec<(i32, u32)> = Vec::new();
+        let mut before = 0u32;
+        for back in (1..=known).rev() {
+            let end = self.completed[self.index_back(back)];
+            let distance = end.wrapping_sub(before).cast_signed() / WQE_UNIT.cast_signed();
+            before = end;
+            match runs.last_mut() {
+                Some((same, count)) if *same == distance => *count += 1,
+                _ => runs.push((distance, 1)),
+            }
+        }
+        runs
+    }
+
+    /// Notes the position behind the WQE that was completed by the entry which
+    /// was posted this many before the next one.
+    pub fn note_completed(&mut self, back: u32, end: u32) {
+        let index = self.index_back(back);
+        self.completed[index] = end;
+    }
+
+    /// Returns the index of the entry that was posted this many before the next
+    /// one.
+    pub fn index_back(&self, back: u32) -> usize {
+        let (producer, _) = self.position.counts();
+        (producer.wrapping_sub(back) & (self.position.entries() - 1)) as usize
+    }
+
+    /// Posts completions of a work queue, one after the other. Those that find no
+    /// room are lost and counted, and the entries that they would replace are
+    /// left alone.
+    #[inline(always)]
+    pub fn post(
+        &mut self,
+        platform: &mut impl Platform,
+        wq: WqId,
+        mut completions: impl ExactSizeIterator<Item = Completion>,
+    ) {
+        while completions.len() > 0 {
+            let room = self.position.room() as usize;
+            if room == 0 {
+                return self.lose(platform, wq, completions.len());
+            }
+            self.post_stretch(platform, wq, room, &mut completions);
+        }
+    }
+
+    /// Posts up to `room` completions, and none beyond the end of the ring.
+    #[inline(always)]
+    fn post_stretch(
+        &mut self,
+        platform: &mut impl Platform,
+        wq: WqId,
+        room: usize,
+        completions: &mut impl ExactSizeIterator<Item = Completion>,
+    ) {
+        let position = self.position;
+        let completed = &mut self.completed[position.index() as usize..];
+        let count = completions.len().min(room).min(completed.len());
+        let info = CqeInfo::of(wq.number(), wq.is_sq(), position.owner()).into_bits();
+        let info = u64::from(info) << 32;
+        let entries = completed
+            .iter_mut()
+            .zip(completions)
+            .map(|(completed, it)| {
+                let mut words = it.words;
+                words[journal::WORD] |= it.record.into_word();
+                *completed = it.record.end;
+                (words, u64::from(it.rest) | info)
+            });
+        let at = position.index() * CQE_SIZE;
+        let failed = self.ring.publish(platform, at, count, entries);
+        for _ in 0..failed {
+            self.lost.hit();
+        }
+        self.position.advance(count as u32);
+        self.is_dirty = true;
+    }
+
+    /// Counts completions that found no room.
+    #[cold]
+    fn lose(&mut self, platform: &mut impl Platform, wq: WqId, count: usize) {
+        for _ in 0..count {
+            if self.lost.hit() {
+                let entries = self.position.entries();
+                platform.log(
+                    Level::Warn,
+                    format_args!(
+                        "completion queue of {entries} entries overrun by {wq}: the driver has more work outstanding than fits"
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Returns whether the driver consumed the entry that the next one replaces
+    /// for sure, whatever work it has outstanding: it said so, or it has used the
+    /// memory of the WQE again. `reused_below` is the oldest position whose memory
+    /// it may still be using.
+    pub fn has_spare(&self, reused_below: u32) -> bool {
+        let completed = self.completed[self.position.index() as usize];
+        let ahead = reused_below.wrapping_sub(completed);
+        self.position.known_room() > 0 || ahead < 1 << 31
+    }
+
+    /// Takes a doorbell. Returns false if it is not valid and was ignored.
+    #[must_use]
+    pub fn ring_doorbell(&mut self, consumer: u32, arm: bool) -> bool {
+        if !self.position.consume_to(consumer) {
+            self.bad_doorbells.hit();
+            return false;
+        }
+        self.is_armed |= arm;
+        true
+    }
+
+    /// Returns whether an event is due: armed, with completions that the driver
+    /// has not consumed.
+    pub fn is_event_due(&self) -> bool {
+        self.is_armed && self.position.pending() > 0
+    }
+}

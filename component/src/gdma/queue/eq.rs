@@ -1,0 +1,129 @@
+//! Event queues: where the device tells the driver what happened, and the
+//! source of its interrupts.
+//!
+//! A doorbell without the arm bit says how far the driver consumed and does not
+//! disarm the queue, as for [completion queues](super::cq). Linux rings with the
+//! bit always (`mana_gd_process_eq_events`); OpenVMM's driver rings without it
+//! once the interrupt that it had asked for has come.
+
+use core::iter;
+
+use device_kit::FaultCounter;
+use device_kit::platform::{Level, Platform};
+use device_kit::ring::Ring;
+use mana_wire::queue::{EQE_SIZE, EqeInfo};
+
+use super::position::Position;
+use crate::state as saved;
+
+/// An event queue.
+#[derive(Debug)]
+pub struct Eq {
+    /// Its memory.
+    pub ring: Ring,
+    /// MSI-X vector that it raises.
+    pub vector: u16,
+    /// The driver wants an interrupt for the next event.
+    pub is_armed: bool,
+    /// Events posted and consumed.
+    pub position: Position,
+    /// Events that found no room, or no memory.
+    pub lost: FaultCounter,
+    /// Doorbells that were not valid.
+    pub bad_doorbells: FaultCounter,
+}
+
+/// An event did not fit: the driver has not consumed enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun;
+
+impl Eq {
+    /// Creates an event queue, armed, as drivers expect it.
+    pub fn new(ring: Ring, vector: u16) -> Self {
+        let position = Position::new(ring.size() / EQE_SIZE);
+        Self {
+            ring,
+            vector,
+            is_armed: true,
+            position,
+            lost: FaultCounter::default(),
+            bad_doorbells: FaultCounter::default(),
+        }
+    }
+
+    /// Continues an event queue that was saved and checked, over its memory.
+    pub fn resume(ring: Ring, saved: &saved::Eq) -> Self {
+        Self {
+            position: Position::resume(ring.size() / EQE_SIZE, &saved.ring, None),
+            is_armed: saved.ring.is_armed,
+            lost: FaultCounter::from_count(saved.ring.lost),
+            bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
+            ..Self::new(ring, saved.vector)
+        }
+    }
+
+    /// Returns the queue to be saved.
+    pub fn save(&self, id: u32) -> saved::Eq {
+        saved::Eq {
+            id,
+            ring: saved::Ring {
+                lost: self.lost.count(),
+                bad_doorbells: self.bad_doorbells.count(),
+                ..saved::Ring::of(&self.ring, self.position.counts(), self.is_armed)
+            },
+            vector: self.vector,
+        }
+    }
+
+    /// Posts an event.
+    ///
+    /// # Errors
+    ///
+    /// [`Overrun`] if the driver has not consumed the entry it would replace;
+    /// that entry is left alone.
+    pub fn post(
+        &mut self,
+        platform: &mut impl Platform,
+        event_type: u8,
+        details: [u32; 3],
+    ) -> Result<(), Overrun> {
+        if self.position.is_full() {
+            return Err(Overrun);
+        }
+        let info = EqeInfo::new()
+            .with_event_type(event_type)
+            .with_owner(self.position.owner());
+        let first = u64::from(details[0]) | u64::from(details[1]) << 32;
+        let last = u64::from(details[2]) | u64::from(info.into_bits()) << 32;
+        let at = self.position.index() * EQE_SIZE;
+        let entry = iter::once(([first], last));
+        if self.ring.publish(platform, at, 1, entry) > 0 && self.lost.hit() {
+            platform.log(
+                Level::Warn,
+                format_args!("an event was lost: its queue is no longer in guest memory"),
+            );
+        }
+        self.position.advance(1);
+        Ok(())
+    }
+
+    /// Takes a doorbell. Returns false if it is not valid and was ignored.
+    #[must_use]
+    pub fn ring_doorbell(&mut self, consumer: u32, arm: bool) -> bool {
+        if !self.position.consume_to(consumer) {
+            self.bad_doorbells.hit();
+            return false;
+        }
+        self.is_armed |= arm;
+        true
+    }
+
+    /// Returns whether an interrupt is due (armed, with events that the driver
+    /// has not consumed), and disarms the queue if so.
+    #[must_use]
+    pub fn take_interrupt(&mut self) -> bool {
+        let due = self.is_armed && self.position.pending() > 0;
+        self.is_armed &= !due;
+        due
+    }
+}

@@ -1,0 +1,90 @@
+//! Saving all queues, and making them again.
+
+use alloc::vec::Vec;
+
+use device_kit::ring::{Layout, Ring};
+use device_kit::{FaultCounter, Platform};
+
+use super::queue::cq::Cq;
+use super::queue::eq::Eq;
+use super::queue::wq::{Direction, Wq};
+use super::queues::Queues;
+use super::regions::DmaRegions;
+use super::spare::Spare;
+use crate::state::{self as saved, Pages};
+
+impl Queues {
+    /// Returns the queues to be saved between two calls, when no event is due.
+    pub fn save(&self) -> saved::Queues {
+        saved::Queues {
+            eqs: self.eqs.iter().map(|(id, eq)| eq.save(id)).collect(),
+            cqs: self.cqs.iter().map(|(id, cq)| cq.save(id)).collect(),
+            sqs: self.sqs.iter().map(|(id, wq)| wq.save(id)).collect(),
+            rqs: self.rqs.iter().map(|(id, wq)| wq.save(id)).collect(),
+            bad_doorbells: self.bad_doorbells.count(),
+            eq_overruns: self.eq_overruns.count(),
+        }
+    }
+
+    /// Makes the queues that were saved and checked; there are none yet. Their
+    /// pages are put on the regions' account. Windows that are there already are
+    /// not laid again.
+    pub fn resume(
+        &mut self,
+        platform: &mut impl Platform,
+        regions: &mut DmaRegions,
+        spare: &mut Spare,
+        saved: &saved::Queues,
+    ) {
+        let mut rings = Rings {
+            platform,
+            regions,
+            spare,
+        };
+        for eq in &saved.eqs {
+            let ring = rings.make(&eq.ring.pages, Layout::Fixed);
+            self.eqs.insert_at(eq.id, Eq::resume(ring, eq));
+        }
+        for cq in &saved.cqs {
+            let ring = rings.make(&cq.ring.pages, Layout::Fixed);
+            self.cqs.insert_at(cq.id, Cq::resume(ring, cq));
+        }
+        for wq in &saved.sqs {
+            let ring = rings.make(&wq.pages, Layout::Wrapping);
+            self.sqs
+                .insert_at(wq.id, Wq::resume(ring, Direction::Send, wq));
+        }
+        for wq in &saved.rqs {
+            let ring = rings.make(&wq.pages, Layout::Wrapping);
+            self.rqs
+                .insert_at(wq.id, Wq::resume(ring, Direction::Receive, wq));
+        }
+        self.bad_doorbells = FaultCounter::from_count(saved.bad_doorbells);
+        self.eq_overruns = FaultCounter::from_count(saved.eq_overruns);
+    }
+}
+
+/// Where rings are made.
+struct Rings<'a, P> {
+    platform: &'a mut P,
+    regions: &'a mut DmaRegions,
+    spare: &'a mut Spare,
+}
+
+impl<P: Platform> Rings<'_, P> {
+    fn make(&mut self, pages: &Pages, layout: Layout) -> Ring {
+        let pages: Vec<u64> = pages.addresses();
+        self.regions.count(&pages);
+        if let Some(ring) = self.spare.take(&pages, layout) {
+            return ring;
+        }
+        let ring = Ring::new(self.platform, pages, layout);
+        if ring.window().is_some() || self.spare.is_empty() {
+            return ring;
+        }
+        // The spare windows may be why there is no room: give them up and retry.
+        self.spare.release(self.platform);
+        let pages = ring.release(self.platform);
+        Ring::new(self.platform, pages, layout)
+    }
+}

@@ -1,0 +1,63 @@
+//! How much of everything a function has.
+
+use mana_wire::gdma::Status;
+use mana_wire::queue::PAGE_SIZE;
+
+/// Event queues: the hardware channel's, and one for every vport, which is
+/// also enough for drivers that have one a CPU and share it.
+pub const MAX_EQS: usize = 257;
+/// Send queues, and as many receive queues.
+pub const MAX_WQS: usize = 257;
+/// Completion queues: one a work queue.
+pub const MAX_CQS: usize = 2 * MAX_WQS;
+/// MSI-X vectors: the hardware channel's, and one a CPU.
+pub const MAX_VECTORS: u16 = 65;
+/// Registered regions that no queue uses yet.
+pub const MAX_REGIONS: usize = 1024;
+/// Pages of one region: 16 MiB.
+pub const MAX_REGION_PAGES: u32 = 4096;
+/// Pages of all regions and queues together: 256 MiB.
+pub const MAX_PAGES: usize = 65536;
+/// Pages of a hardware channel's queues, which no region was registered for.
+pub const CHANNEL_PAGES: usize = 4;
+/// Vports (`MAX_PORTS_IN_MANA_DEV`).
+pub const MAX_VPORTS: usize = 256;
+/// Send queues of a vport, and as many receive queues.
+pub const MAX_QUEUES: usize = 1;
+/// Offset that transmit OOBs have, the same for every vport of this function.
+pub const TX_VPORT_OFFSET: u16 = 0;
+
+/// What a driver asks a region to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Bytes.
+    pub length: u64,
+    /// Offset of the first byte in the first page.
+    pub offset_in_page: u32,
+    /// Pages of the whole region.
+    pub page_count: u32,
+}
+
+impl Shape {
+    /// Checks that there can be such a region.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::InvalidParameter`] if the numbers contradict each other,
+    /// [`Status::NoResources`] if it is too large.
+    pub fn check(self) -> Result<(), Status> {
+        let end = u64::from(self.offset_in_page).checked_add(self.length);
+        let pages = end.map(|end| end.div_ceil(PAGE_SIZE.into()));
+        if self.length == 0
+            || self.offset_in_page >= PAGE_SIZE
+            || pages != Some(self.page_count.into())
+        {
+            return Err(Status::InvalidParameter);
+        }
+        if self.page_count > MAX_REGION_PAGES {
+            Err(Status::NoResources)
+        } else {
+            Ok(())
+        }
+    }
+}

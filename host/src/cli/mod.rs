@@ -1,11 +1,12 @@
 //! The command line.
 
-mod access;
+mod capabilities;
 mod check;
 mod describe;
 #[cfg(feature = "escape")]
 mod escape;
 mod hidden;
+mod inherited;
 mod inspect;
 mod logging;
 mod mac;
@@ -17,6 +18,7 @@ mod serve;
 mod swap;
 
 use std::error::Error;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,7 +31,7 @@ use crate::jail::{broker, child};
 const EXAMPLE: &str = "\
 Example: a network adapter for a QEMU guest, on the TAP interface tap0
 
-  manatee serve --socket /tmp/nic.sock --port tap=tap0
+  manatee serve --socket-path /tmp/nic.sock --port tap=tap0
 
   qemu-system-x86_64 -machine q35,memory-backend=mem \\
     -object memory-backend-memfd,id=mem,size=1G,share=on \\
@@ -65,7 +67,7 @@ enum Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::parse_from(command_line()).command {
         Command::Serve(arguments) => Ok(serve::run(&arguments)),
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
@@ -80,11 +82,24 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", one_line(&*error));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
+}
+
+/// The words that the command was given. By the name of a backend it serves.
+fn command_line() -> Vec<OsString> {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    let name = words.first().map(Path::new).and_then(Path::file_name);
+    if name == Some(OsStr::new(capabilities::BACKEND)) {
+        words.insert(1, "serve".into());
+    }
+    words
+}
+
+/// Says why the command fails.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", one_line(&**error));
+    ExitCode::FAILURE
 }
 
 /// Compiles the component in a file, in a process of its own.

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use serde_json::{Value, json};
 
+use super::notify::Notifier;
 use crate::jail::broker::Broker;
 use crate::jail::child::{self, Job, Suite, Task};
 use crate::jail::{Confinement, sealed};
@@ -27,29 +28,39 @@ const CHUNK: usize = 64 << 10;
 /// A device with what surrounds it.
 pub struct Operator {
     device: Device,
-    broker: Arc<Broker>,
+    surroundings: Surroundings,
     /// Held by whoever replaces the component: a candidate takes memory.
     swapping: Mutex<()>,
+}
+
+/// What surrounds a device.
+pub struct Surroundings {
+    pub broker: Arc<Broker>,
+    pub notifier: Arc<Notifier>,
     /// None if the process is not confined.
-    confinement: Option<Confinement>,
+    pub confinement: Option<Confinement>,
 }
 
 impl Operator {
     /// The operator of a device.
-    pub fn new(device: Device, broker: Arc<Broker>, confinement: Option<Confinement>) -> Self {
+    pub fn new(surroundings: Surroundings, device: Device) -> Self {
         Self {
             device,
-            broker,
+            surroundings,
             swapping: Mutex::new(()),
-            confinement,
         }
     }
 
     fn process(&self) -> Value {
+        let Surroundings {
+            broker,
+            confinement,
+            ..
+        } = &self.surroundings;
         json!({
             "id": std::process::id(),
-            "jail": self.confinement.as_ref().map(Confinement::to_json),
-            "broker": { "id": self.broker.pid(), "running": !self.broker.is_gone() },
+            "jail": confinement.as_ref().map(Confinement::to_json),
+            "broker": { "id": broker.pid(), "running": !broker.is_gone() },
         })
     }
 
@@ -59,21 +70,29 @@ impl Operator {
         let options = SwapOptions {
             probation: Duration::from_millis(swap.probation_ms),
         };
-        Ok(self.device.swap(&component, options)?.to_json())
+        let swapped = self.device.swap(&component, options)?;
+        self.report(&swapped);
+        Ok(swapped.to_json())
+    }
+
+    /// Tells the service manager what runs now.
+    fn report(&self, swapped: &manatee::device::Swap) {
+        let version = child::clean(&swapped.to, child::MAX_NAME);
+        let status = format!("Serving by version {version} of the device");
+        self.surroundings.notifier.status(&status);
     }
 
     /// Has a candidate compiled and, if asked to, checked: the very bytes that were
     /// copied, whatever becomes of the file.
     fn prepare(&self, swap: &Swap, name: &str, given: OwnedFd) -> anyhow::Result<Component> {
         let (wasm, digest) = take(given).with_context(|| format!("reading {name}"))?;
-        let code = self
-            .broker
-            .run(Job::new(name, Task::Compile), &wasm, digest)?;
+        let broker = &self.surroundings.broker;
+        let code = broker.run(Job::new(name, Task::Compile), &wasm, digest)?;
         let component = child::load(code, digest, name)?;
         if swap.check {
             let suite = Suite::in_background();
             let job = Job::new(name, Task::Check(suite.clone())).in_background();
-            let verdicts = child::verdicts(self.broker.run(job, &wasm, digest)?, &suite)?;
+            let verdicts = child::verdicts(broker.run(job, &wasm, digest)?, &suite)?;
             let missed: Vec<_> = verdicts
                 .iter()
                 .filter(|verdict| verdict.missed.is_some())
@@ -103,6 +122,7 @@ impl Commands for Operator {
 
     fn rollback(&self) -> Result<Value, String> {
         let swapped = self.device.rollback().map_err(|error| error.to_string())?;
+        self.report(&swapped);
         Ok(swapped.to_json())
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use anyhow::Context;
 use manatee::device::Port;
 use manatee::endpoint::{Endpoint, Loopback, Null, Tap};
 
@@ -106,15 +107,20 @@ fn parse_mtu(text: &str) -> Result<u16, InvalidPort> {
     mtu.ok_or_else(|| InvalidPort::Mtu(text.to_owned()))
 }
 
-/// Opens the endpoints of all ports of the adapter that is served at `socket`.
+/// Opens the endpoints of all ports of the adapter that is served at `socket`, if that has a
+/// path.
 ///
 /// # Errors
 ///
-/// If an interface can't be opened, or two ports would have the same address.
-pub fn open_all(arguments: &[PortArgument], socket: &Path) -> anyhow::Result<Vec<Port>> {
+/// If an interface can't be opened, two ports would have the same address, or there is none
+/// to give.
+pub fn open_all(arguments: &[PortArgument], socket: Option<&Path>) -> anyhow::Result<Vec<Port>> {
     let mut ports: Vec<Port> = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
-        let mac = argument.mac.unwrap_or_else(|| mac::for_port(socket, index));
+        let made = || socket.map(|socket| mac::for_port(socket, index));
+        let mac = argument.mac.or_else(made).with_context(|| {
+            format!("port {index} needs mac=ADDRESS: the socket has no path to make one from")
+        })?;
         if let Some(other) = ports.iter().position(|port| port.mac == mac) {
             anyhow::bail!(
                 "ports {other} and {index} have the same address {}; give each its own mac=",
@@ -212,15 +218,24 @@ mod tests {
     #[test]
     fn two_ports_with_one_address_are_refused() {
         let same: PortArgument = "null,mac=02:00:00:00:00:01".parse().unwrap();
-        let error = open_all(&[same.clone(), same], Path::new("/s"))
+        let error = open_all(&[same.clone(), same], Some(Path::new("/s")))
             .unwrap_err()
             .to_string();
         assert!(error.contains("02:00:00:00:00:01"), "{error}");
     }
 
     #[test]
+    fn without_a_path_an_address_has_to_be_given() {
+        let error = open_all(&["null".parse().unwrap()], None).unwrap_err();
+        assert!(error.to_string().contains("port 0 needs mac="), "{error}");
+        let given = "null,mac=02:00:00:00:00:01".parse().unwrap();
+        assert_eq!(open_all(&[given], None).unwrap().len(), 1);
+    }
+
+    #[test]
     fn mtu_is_what_was_given_or_1500() {
-        let open = |text: &str| open_all(&[text.parse().unwrap()], Path::new("/s")).unwrap()[0].mtu;
+        let open =
+            |text: &str| open_all(&[text.parse().unwrap()], Some(Path::new("/s"))).unwrap()[0].mtu;
         assert_eq!(open("null,mtu=9000"), 9000);
         assert_eq!(open("null"), DEFAULT_MTU);
     }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::clients::{Client, Clients};
 use super::connection::{Connection, Line};
 use super::{Inspect, MAX_REQUEST, Request, Response, Swap, select};
-use crate::socket::{Access, BindError, BoundListener};
+use crate::socket::{Access, AdoptError, BindError, Listener};
 
 /// The most clients at a time; see [`Clients`].
 const MAX_CLIENTS: usize = 16;
@@ -58,7 +58,7 @@ pub trait Commands: Send + Sync + 'static {
 /// dropped.
 #[derive(Debug)]
 pub struct Server {
-    socket: BoundListener,
+    socket: Listener,
 }
 
 impl Server {
@@ -68,12 +68,23 @@ impl Server {
     ///
     /// [`BindError`] if the path is taken or can't be used.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let socket = BoundListener::bind(path, Access::default())?;
+        let socket = Listener::bind(path, Access::default())?;
         Ok(Self { socket })
     }
 
-    /// Where the socket is, as an absolute path.
-    pub fn path(&self) -> &Path {
+    /// Answers at a listening socket that somebody else bound, such as a service manager,
+    /// and whose file they remove.
+    ///
+    /// # Errors
+    ///
+    /// [`AdoptError`] if it is no listening Unix stream socket.
+    pub fn adopt(socket: OwnedFd) -> Result<Self, AdoptError> {
+        let socket = Listener::adopt(socket)?;
+        Ok(Self { socket })
+    }
+
+    /// The socket's file, as an absolute path; None if somebody else bound the socket.
+    pub fn path(&self) -> Option<&Path> {
         self.socket.path()
     }
 

@@ -131,7 +131,9 @@ fn stale_socket_is_replaced_and_other_files_are_not() {
 
 /// Opens the process that removes the sockets of a server, to wait for its end.
 fn open_broker(manatee: &Manatee) -> OwnedFd {
-    let id = manatee.inspect()["process"]["broker"]["id"].as_i64().unwrap();
+    let id = manatee.inspect()["process"]["broker"]["id"]
+        .as_i64()
+        .unwrap();
     let id = Pid::from_raw(id as i32).unwrap();
     pidfd_open(id, PidfdFlags::empty()).unwrap()
 }

@@ -1,6 +1,10 @@
 //! `manatee serve`.
 
-use std::path::{Path, PathBuf};
+mod access;
+mod signals;
+mod sockets;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -12,18 +16,21 @@ use manatee::control;
 use manatee::device::{Device, Port};
 use manatee::interrupt::Interrupts;
 use manatee::memory::install_fault_handler;
-use manatee::vfio_user::{self, Vectors};
+use manatee::ration::Ration;
+use manatee::vfio_user::Vectors;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::access::AccessArguments;
+use super::capabilities::capabilities;
 use super::logging::{self, LogArguments};
 use super::notify::Notifier;
-use super::operator::Operator;
+use super::operator::{Operator, Surroundings};
 use super::port::{self, PortArgument};
-use crate::jail::broker::{Begin, Broker, SocketFile};
+use crate::jail::broker::{Begin, Broker};
 use crate::jail::child::Code;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
+use signals::{Heard, Signals};
+use sockets::{Handed, SocketArguments, Sockets};
 
 /// How long the session with a VMM may take to end when we do.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -33,10 +40,10 @@ const MAX_COMMANDS: usize = 32;
 const EXAMPLES: &str = "\
 Examples:
   An adapter on the TAP interface tap0 (made if it is missing, which needs root):
-    manatee serve --socket /tmp/nic.sock --port tap=tap0,mac=02:00:00:00:00:01
+    manatee serve --socket-path /tmp/nic.sock --port tap=tap0,mac=02:00:00:00:00:01
 
   Two ports, one of which sends every packet back, and a control socket:
-    manatee serve --socket /tmp/nic.sock --port tap=tap0 --port loopback --control /tmp/nic.control
+    manatee serve --socket-path /tmp/nic.sock --port tap=tap0 --port loopback --control /tmp/nic.control
 
 The VMM has to share the guest's memory: QEMU with
   -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
@@ -44,8 +51,10 @@ The VMM has to share the guest's memory: QEMU with
 or Cloud Hypervisor with
   --memory size=1G,shared=on --user-device socket=/tmp/nic.sock
 
-SIGTERM, SIGINT and SIGQUIT end it; sockets and TAP interfaces that it made are removed.
-SIGHUP, SIGUSR1 and SIGUSR2 change nothing.";
+SIGTERM, SIGINT and SIGQUIT end it; sockets and TAP interfaces that it made are removed, also
+when it is killed. SIGHUP, SIGUSR1 and SIGUSR2 change nothing.
+
+A service manager may hand over the sockets (systemd: FileDescriptorName=vfio, and control).";
 
 /// Offer a network adapter to virtual machines at a vfio-user socket
 #[derive(Debug, clap::Args)]
@@ -60,24 +69,23 @@ SIGHUP, SIGUSR1 and SIGUSR2 change nothing.";
     after_help = EXAMPLES
 )]
 pub struct Arguments {
-    /// The vfio-user socket to make, for the VMM to connect to
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[command(flatten)]
+    sockets: SocketArguments,
 
     /// A port of the adapter: `tap=INTERFACE` (the host's network), `loopback`
     /// (every packet comes back) or `null` (every packet is lost). After it,
     /// `,mac=ADDRESS` (by default one that is made from the socket's path and
     /// stays the same) and `,mtu=BYTES`. Repeat it for more ports
-    #[arg(long = "port", value_name = "KIND[,mac=MAC][,mtu=N]", required = true)]
+    #[arg(
+        long = "port",
+        value_name = "KIND[,mac=MAC][,mtu=N]",
+        required_unless_present = "print_capabilities"
+    )]
     ports: Vec<PortArgument>,
 
     /// The device's component, instead of the one that is built in
     #[arg(long, value_name = "FILE.wasm")]
     component: Option<PathBuf>,
-
-    /// A control socket to make, for `manatee inspect`, `swap` and `rollback`
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
 
     /// The user to become when all is open: a name, UID or UID:GID. By default
     /// `nobody` (65534) if this is root, which `--user root` stays
@@ -89,8 +97,9 @@ pub struct Arguments {
     #[arg(long)]
     no_sandbox: bool,
 
-    #[command(flatten)]
-    access: AccessArguments,
+    /// Print as JSON what management software may ask a backend for, and serve nothing
+    #[arg(long)]
+    print_capabilities: bool,
 
     #[command(flatten)]
     logging: LogArguments,
@@ -101,8 +110,7 @@ struct Opened {
     signals: Signals,
     /// That the broker has ended, perhaps.
     child: Signal,
-    server: vfio_user::Server,
-    control: Option<control::Server>,
+    sockets: Sockets,
     ports: Vec<Port>,
     /// None if it is the one that is built in.
     component: Option<Code>,
@@ -110,53 +118,18 @@ struct Opened {
     broker: Arc<Broker>,
 }
 
-/// The signals that are heard. The others end the process, whose broker removes the
-/// sockets then.
-struct Signals {
-    ending: [Signal; 3],
-    harmless: [(Signal, &'static str); 3],
-}
-
-impl Signals {
-    /// From now on they don't end the process by themselves. Needs a runtime.
-    fn catch() -> std::io::Result<Self> {
-        Ok(Self {
-            ending: [
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::quit())?,
-            ],
-            harmless: [
-                (signal(SignalKind::hangup())?, "SIGHUP"),
-                (signal(SignalKind::user_defined1())?, "SIGUSR1"),
-                (signal(SignalKind::user_defined2())?, "SIGUSR2"),
-            ],
-        })
-    }
-
-    /// Waits for a signal that ends the process.
-    async fn next(&mut self) {
-        let [terminate, interrupt, quit] = &mut self.ending;
-        let [hangup, first, second] = &mut self.harmless;
-        loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
-                _ = quit.recv() => return,
-                _ = hangup.0.recv() => hangup.1,
-                _ = first.0.recv() => first.1,
-                _ = second.0.recv() => second.1,
-            };
-            // As many as somebody sends, so not a line for each.
-            tracing::debug!("{name} changes nothing");
-        }
-    }
-}
-
 /// Serves until it is told to end.
 pub fn run(arguments: &Arguments) -> ExitCode {
+    if arguments.print_capabilities {
+        return match super::print(&format!("{:#}\n", capabilities())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => super::fail(&error),
+        };
+    }
+    // Before anything is opened.
+    let handed = arguments.sockets.take();
     logging::start(&arguments.logging);
-    match start(arguments) {
+    match handed.and_then(|handed| start(arguments, handed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             arguments.logging.report(&error);
@@ -165,7 +138,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn start(arguments: &Arguments) -> anyhow::Result<()> {
+fn start(arguments: &Arguments, handed: Handed) -> anyhow::Result<()> {
     limits::raise_descriptors();
     let ids = jail::resolve(arguments.user.as_deref()).context("--user")?;
     // It has no thread but this one until a command comes.
@@ -176,29 +149,35 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = runtime.context("starting the control plane")?;
     install_fault_handler().context("preparing for guest memory that goes away")?;
     let entered = runtime.enter();
-    let opened = Opened::open(arguments, ids)?;
+    let opened = Opened::open(arguments, ids, handed)?;
     drop(entered);
     let broker = opened.broker.clone();
     let result = confine(arguments, ids).and_then(|confinement| {
         let Opened {
             signals,
             child,
-            server,
-            control,
+            sockets,
             ports,
             component,
             notifier,
             broker,
         } = opened;
+        let notifier = Arc::new(notifier);
         let device = Served::new(component, ports)?;
-        let operator = Operator::new(device.device.clone(), broker.clone(), confinement);
+        let operator = Operator::new(
+            Surroundings {
+                broker: broker.clone(),
+                notifier: notifier.clone(),
+                confinement,
+            },
+            device.device.clone(),
+        );
         runtime.block_on(serve(Running {
             device,
             operator: Arc::new(operator),
             signals,
             child,
-            server,
-            control,
+            sockets,
             notifier,
             broker,
         }))
@@ -210,7 +189,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 impl Opened {
-    fn open(arguments: &Arguments, ids: Option<Ids>) -> anyhow::Result<Self> {
+    fn open(arguments: &Arguments, ids: Option<Ids>, handed: Handed) -> anyhow::Result<Self> {
         // Before the sockets are made, so that they are removed in any case.
         let signals = Signals::catch().context("catching signals")?;
         let child = signal(SignalKind::child()).context("catching signals")?;
@@ -221,39 +200,24 @@ impl Opened {
         let component = component.transpose()?;
         // Sockets come first: whoever is too late must not touch the interfaces of
         // the one who serves already.
-        let access = arguments.access.access();
-        let server = vfio_user::Server::bind_for(&arguments.socket, access);
-        let server = server.context("the vfio-user socket")?;
-        let control = arguments.control.as_deref().map(bind_control).transpose()?;
-        let paths = [
-            Some(server.path()),
-            control.as_ref().map(control::Server::path),
-        ];
-        let sockets = paths.into_iter().flatten().map(SocketFile::at);
+        let sockets = arguments.sockets.open(handed)?;
         let begin = Begin {
-            sockets: sockets
-                .collect::<std::io::Result<_>>()
-                .context("the sockets")?,
+            sockets: sockets.files().context("the sockets")?,
             ids,
             sandbox,
         };
         let broker = Broker::start(&begin).context("starting the broker")?;
-        let ports = port::open_all(&arguments.ports, &arguments.socket)?;
+        let ports = port::open_all(&arguments.ports, sockets.vfio.address())?;
         Ok(Self {
             signals,
             child,
-            server,
-            control,
+            sockets,
             ports,
             component,
             notifier,
             broker: Arc::new(broker),
         })
     }
-}
-
-fn bind_control(path: &Path) -> anyhow::Result<control::Server> {
-    control::Server::bind(path).context("the control socket")
 }
 
 /// Confines this process, unless it is not to be.
@@ -301,45 +265,77 @@ struct Running {
     operator: Arc<Operator>,
     signals: Signals,
     child: Signal,
-    server: vfio_user::Server,
-    control: Option<control::Server>,
-    notifier: Notifier,
+    sockets: Sockets,
+    notifier: Arc<Notifier>,
     broker: Arc<Broker>,
 }
 
 async fn serve(running: Running) -> anyhow::Result<()> {
     let Running {
-        device,
+        device: Served { device, vectors },
         operator,
         mut signals,
         mut child,
-        server,
-        control,
+        sockets,
         notifier,
         broker,
     } = running;
-    let path = server.path().display().to_string();
-    let stopper = server.stopper();
+    let Sockets { vfio, control } = sockets;
+    let address = vfio.address();
+    let socket = address.map_or("a descriptor".into(), |path| path.display().to_string());
+    let stopper = vfio.stopper();
     let (ended, mut has_ended) = oneshot::channel();
+    let served = device.clone();
     thread::Builder::new()
         .name("vfio-user".to_owned())
-        .spawn(move || ended.send(server.serve(&device.device, &device.vectors)))
+        .spawn(move || ended.send(vfio.serve(&served, &vectors)))
         .context("starting the vfio-user thread")?;
-    tracing::info!(socket = path, "ready: a VMM can attach");
-    notifier.tell("READY=1");
+    tracing::info!(socket, "ready: a VMM can attach");
+    notifier.ready();
+    notifier.status(&format!("Serving at {socket}"));
     let result = tokio::select! {
-        () = signals.next() => Ok(()),
+        () = heed(&mut signals, &notifier) => Ok(()),
         result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
         result = answer(control.as_ref(), operator) => result,
         result = watch(&broker, &mut child) => result,
+        () = notifier.keep_alive(async || look_after(&device).await) => Ok(()),
     };
-    notifier.tell("STOPPING=1");
+    notifier.stopping();
     tracing::info!("stopping");
     broker.end();
     if !stopper.stop(PATIENCE) {
         tracing::warn!("the session with the VMM does not end; leaving it");
     }
     result
+}
+
+/// Does what signals ask for, until one asks to end.
+async fn heed(signals: &mut Signals, notifier: &Notifier) {
+    let mut ration = Ration::default();
+    loop {
+        match signals.next().await {
+            Heard::End => return,
+            Heard::Reload => {
+                notifier.reloading();
+                if let Some(dropped) = ration.pass() {
+                    tracing::info!(dropped, "SIGHUP: there is no configuration to read again");
+                }
+                notifier.ready();
+            }
+            Heard::Nothing(name) => {
+                if let Some(dropped) = ration.pass() {
+                    tracing::info!(dropped, "{name} changes nothing");
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the device could be had: a process that can't get at it any more is of no use.
+async fn look_after(device: &Device) {
+    let device = device.clone();
+    // What came of it, nobody wants to know.
+    let _ = tokio::task::spawn_blocking(move || device.has_work()).await;
 }
 
 /// Answers control requests for ever; waits for ever if there is no socket.

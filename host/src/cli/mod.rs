@@ -5,17 +5,24 @@ mod check;
 mod describe;
 #[cfg(feature = "escape")]
 mod escape;
+mod exit;
 mod hidden;
 mod inherited;
 mod inspect;
+mod link;
+mod links;
+mod log;
 mod logging;
 mod mac;
+mod metadata;
 mod notify;
 mod operator;
+mod pages;
 mod port;
 mod precompile;
 mod serve;
 mod swap;
+mod version;
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -42,10 +49,19 @@ Example: a network adapter for a QEMU guest, on the TAP interface tap0
 /// A virtual network adapter (Microsoft's MANA) as a sandboxed WebAssembly
 /// component, for any virtual machine monitor that speaks vfio-user.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLE)]
+#[command(name = "manatee", arg_required_else_help = true, after_help = EXAMPLE)]
 struct Cli {
+    /// Print what this build is: version, commit, wasmtime, contracts, and the component that is
+    /// built in
+    #[arg(short = 'V', long)]
+    version: bool,
+
+    /// Print that as JSON
+    #[arg(long, requires = "version")]
+    json: bool,
+
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +72,11 @@ enum Command {
     Inspect(inspect::Arguments),
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
+    Link(link::Arguments),
+    Log(log::Arguments),
+    Completions(pages::CompletionArguments),
+    Man(pages::ManArguments),
+    #[command(hide = true)]
     Precompile(precompile::Arguments),
     #[command(name = child::COMMAND, hide = true)]
     Child(hidden::ChildArguments),
@@ -67,12 +88,27 @@ enum Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse_from(command_line()).command {
+    let Cli {
+        version,
+        json,
+        command,
+    } = Cli::parse_from(command_line());
+    let Some(command) = command.filter(|_| !version) else {
+        return match version::run(json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    };
+    let result = match command {
         Command::Serve(arguments) => Ok(serve::run(&arguments)),
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Completions(arguments) => pages::complete(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Man(arguments) => pages::write(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Precompile(arguments) => precompile::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Child(arguments) => hidden::run_child(&arguments),
@@ -99,7 +135,7 @@ fn command_line() -> Vec<OsString> {
 /// Says why the command fails.
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", one_line(&**error));
-    ExitCode::FAILURE
+    exit::status(error)
 }
 
 /// Compiles the component in a file, in a process of its own.

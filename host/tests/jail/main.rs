@@ -6,7 +6,9 @@
 mod harness;
 
 mod bomb;
+mod commands;
 mod endings;
 mod facts;
+mod links;
 mod messages;
 mod process;

@@ -118,10 +118,11 @@ impl Served {
             name: name.to_owned(),
             check: false,
             probation_ms: 0,
+            progress: false,
         };
         let mut client = Client::connect(&self.control()).unwrap();
         client
-            .swap(swap, component)
+            .swap(swap, component, |_| ())
             .map_err(|error| error.to_string())
     }
 

@@ -1,6 +1,7 @@
 //! `manatee serve`.
 
 mod access;
+mod bounds;
 mod signals;
 mod sockets;
 
@@ -14,6 +15,7 @@ use anyhow::Context;
 use manatee::component::Component;
 use manatee::control;
 use manatee::device::{Device, Port};
+use manatee::endpoint::LinkWatch;
 use manatee::interrupt::Interrupts;
 use manatee::memory::install_fault_handler;
 use manatee::ration::Ration;
@@ -22,13 +24,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::capabilities::capabilities;
-use super::logging::{self, LogArguments};
+use super::links::Links;
+use super::logging::{self, LogArguments, LogLevel};
 use super::notify::Notifier;
 use super::operator::{Operator, Surroundings};
 use super::port::{self, PortArgument};
 use crate::jail::broker::{Begin, Broker};
 use crate::jail::child::Code;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
+use bounds::BoundArguments;
 use signals::{Heard, Signals};
 use sockets::{Handed, SocketArguments, Sockets};
 
@@ -59,6 +63,7 @@ A service manager may hand over the sockets (systemd: FileDescriptorName=vfio, a
 /// Offer a network adapter to virtual machines at a vfio-user socket
 #[derive(Debug, clap::Args)]
 #[command(
+    arg_required_else_help = true,
     long_about = "Offer a network adapter to virtual machines at a vfio-user socket.\n\n\
         One virtual machine at a time can be attached. When it goes, the adapter returns to its \
         initial state and waits for the next.\n\n\
@@ -75,10 +80,11 @@ pub struct Arguments {
     /// A port of the adapter: `tap=INTERFACE` (the host's network), `loopback`
     /// (every packet comes back) or `null` (every packet is lost). After it,
     /// `,mac=ADDRESS` (by default one that is made from the socket's path and
-    /// stays the same) and `,mtu=BYTES`. Repeat it for more ports
+    /// stays the same), `,mtu=BYTES` and `,speed=MBITS` (what the guest shows as the link's
+    /// speed; 100000 by default). Repeat it for more ports
     #[arg(
         long = "port",
-        value_name = "KIND[,mac=MAC][,mtu=N]",
+        value_name = "KIND[,mac=MAC][,mtu=N][,speed=N]",
         required_unless_present = "print_capabilities"
     )]
     ports: Vec<PortArgument>,
@@ -102,6 +108,9 @@ pub struct Arguments {
     print_capabilities: bool,
 
     #[command(flatten)]
+    bounds: BoundArguments,
+
+    #[command(flatten)]
     logging: LogArguments,
 }
 
@@ -111,7 +120,9 @@ struct Opened {
     /// That the broker has ended, perhaps.
     child: Signal,
     sockets: Sockets,
-    ports: Vec<Port>,
+    ports: port::Opened,
+    /// None if no port is a TAP.
+    watch: Option<LinkWatch>,
     /// None if it is the one that is built in.
     component: Option<Code>,
     notifier: Notifier,
@@ -128,8 +139,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
     // Before anything is opened.
     let handed = arguments.sockets.take();
-    logging::start(&arguments.logging);
-    match handed.and_then(|handed| start(arguments, handed)) {
+    let (level, logged) = logging::start(&arguments.logging);
+    let served = logged.and(handed);
+    match served.and_then(|handed| start(arguments, handed, level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             arguments.logging.report(&error);
@@ -138,7 +150,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn start(arguments: &Arguments, handed: Handed) -> anyhow::Result<()> {
+fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::Result<()> {
     limits::raise_descriptors();
     let ids = jail::resolve(arguments.user.as_deref()).context("--user")?;
     // It has no thread but this one until a command comes.
@@ -157,27 +169,31 @@ fn start(arguments: &Arguments, handed: Handed) -> anyhow::Result<()> {
             signals,
             child,
             sockets,
-            ports,
+            ports: port::Opened { ports, taps },
+            watch,
             component,
             notifier,
             broker,
         } = opened;
         let notifier = Arc::new(notifier);
-        let device = Served::new(component, ports)?;
-        let operator = Operator::new(
-            Surroundings {
-                broker: broker.clone(),
-                notifier: notifier.clone(),
-                confinement,
-            },
-            device.device.clone(),
-        );
+        let device = Served::new(component, ports, &arguments.bounds)?;
+        let links = Arc::new(Links::new(device.device.clone(), taps));
+        let surroundings = Surroundings {
+            broker: broker.clone(),
+            links: links.clone(),
+            log_level,
+            notifier: notifier.clone(),
+            confinement,
+        };
+        let operator = Operator::new(surroundings, device.device.clone());
         runtime.block_on(serve(Running {
             device,
             operator: Arc::new(operator),
             signals,
             child,
             sockets,
+            links,
+            watch,
             notifier,
             broker,
         }))
@@ -208,11 +224,15 @@ impl Opened {
         };
         let broker = Broker::start(&begin).context("starting the broker")?;
         let ports = port::open_all(&arguments.ports, sockets.vfio.address())?;
+        let taps: Vec<_> = ports.taps.iter().flatten().cloned().collect();
+        let watch = (!taps.is_empty()).then(|| LinkWatch::open(taps));
+        let watch = watch.transpose().context("watching the TAP interfaces")?;
         Ok(Self {
             signals,
             child,
             sockets,
             ports,
+            watch,
             component,
             notifier,
             broker: Arc::new(broker),
@@ -242,7 +262,11 @@ struct Served {
 }
 
 impl Served {
-    fn new(component: Option<Code>, ports: Vec<Port>) -> anyhow::Result<Self> {
+    fn new(
+        component: Option<Code>,
+        ports: Vec<Port>,
+        bounds: &BoundArguments,
+    ) -> anyhow::Result<Self> {
         let component = match component {
             Some(code) => code.load()?,
             None => Component::embedded()?,
@@ -254,7 +278,10 @@ impl Served {
         }
         let vectors = Vectors::new(description.msix_vectors);
         let interrupts = Interrupts::Vectors(Box::new(vectors.clone()));
-        let device = Device::new(&component, ports, interrupts)?;
+        let (limits, policy) = (bounds.limits(), bounds.policy());
+        let device = Device::with_policy(&component, ports, interrupts, limits, policy)?;
+        let digest = component.digest();
+        tracing::info!(component = component.name(), sha256 = %digest, "the device is made");
         Ok(Self { device, vectors })
     }
 }
@@ -266,6 +293,8 @@ struct Running {
     signals: Signals,
     child: Signal,
     sockets: Sockets,
+    links: Arc<Links>,
+    watch: Option<LinkWatch>,
     notifier: Arc<Notifier>,
     broker: Arc<Broker>,
 }
@@ -277,6 +306,8 @@ async fn serve(running: Running) -> anyhow::Result<()> {
         mut signals,
         mut child,
         sockets,
+        links,
+        watch,
         notifier,
         broker,
     } = running;
@@ -297,7 +328,8 @@ async fn serve(running: Running) -> anyhow::Result<()> {
         () = heed(&mut signals, &notifier) => Ok(()),
         result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
         result = answer(control.as_ref(), operator) => result,
-        result = watch(&broker, &mut child) => result,
+        result = watch_broker(&broker, &mut child) => result,
+        result = follow(links, watch) => result,
         () = notifier.keep_alive(async || look_after(&device).await) => Ok(()),
     };
     notifier.stopping();
@@ -346,8 +378,18 @@ async fn answer(control: Option<&control::Server>, operator: Arc<Operator>) -> a
     }
 }
 
+/// Has links follow their TAPs for ever, as long as the kernel tells of them.
+async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<()> {
+    if let Some(watch) = watch
+        && let Err(error) = links.watch(watch).await
+    {
+        tracing::error!(%error, "links do not follow their TAPs any more");
+    }
+    std::future::pending().await
+}
+
 /// Says when the broker ends before its time. The device goes on.
-async fn watch(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
+async fn watch_broker(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
     while !broker.has_ended() {
         child.recv().await;
     }

@@ -18,6 +18,8 @@ use manatee_common::ration::{MAX_LINE, clean};
 
 /// The interface that a device exports, by version of the contract.
 const EXPORTS: [&str; 2] = ["manatee:device/device@0.2.0", "manatee:device/device@0.1.0"];
+/// The versions of the contract that a component may be made for, the newest first.
+pub const CONTRACTS: [&str; 2] = ["0.2.0", "0.1.0"];
 /// The package of the interfaces that a device may import, and what they are.
 const PACKAGE: &str = "manatee:device/";
 const IMPORTS: [&str; 6] = [
@@ -34,9 +36,7 @@ fn is_known(import: &str) -> bool {
     let named = import
         .strip_prefix(PACKAGE)
         .and_then(|import| import.split_once('@'));
-    named.is_some_and(|(name, version)| {
-        IMPORTS.contains(&name) && matches!(version, "0.1.0" | "0.2.0")
-    })
+    named.is_some_and(|(name, version)| IMPORTS.contains(&name) && CONTRACTS.contains(&version))
 }
 
 /// Why a component can't be used.
@@ -168,6 +168,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ComponentError> {
 pub struct Component {
     code: Code,
     name: Arc<str>,
+    digest: Digest,
     imports: Arc<[String]>,
     exports: Arc<[String]>,
     /// Once it was asked for.
@@ -196,7 +197,8 @@ impl Component {
         let runtime = Runtime::get()?;
         match precompiled::embedded(&runtime.engine, bytes) {
             Some((component, module)) => {
-                Self::from_compiled(runtime, &component, module.as_ref(), name.to_owned())
+                let digest = Digest::of(bytes);
+                Self::from_compiled(runtime, &component, module.as_ref(), digest, name)
             }
             None => Self::from_bytes(bytes, name),
         }
@@ -228,7 +230,8 @@ impl Component {
         let runtime = Runtime::get()?;
         let (component, module) = compile(runtime, bytes);
         let component = component.map_err(|error| invalid(name, &error))?;
-        Self::from_compiled(runtime, &component, module.as_ref(), name.to_owned())
+        let digest = Digest::of(bytes);
+        Self::from_compiled(runtime, &component, module.as_ref(), digest, name)
     }
 
     /// Compiles a component to machine code that a process of the same build can
@@ -255,7 +258,7 @@ impl Component {
             name: name.to_owned(),
             error,
         })?;
-        Self::from_compiled(runtime, &component, module.as_ref(), name.to_owned())
+        Self::from_compiled(runtime, &component, module.as_ref(), digest, name)
     }
 
     /// Checks what a component imports and exports.
@@ -263,8 +266,10 @@ impl Component {
         runtime: &Runtime,
         component: &WasmComponent,
         module: Option<&Module>,
-        name: String,
+        digest: Digest,
+        name: &str,
     ) -> Result<Self, ComponentError> {
+        let name = name.to_owned();
         let engine = &runtime.engine;
         let ty = component.component_type();
         let imports: Arc<[_]> = ty
@@ -295,6 +300,7 @@ impl Component {
         Ok(Self {
             code,
             name: name.into(),
+            digest,
             imports,
             exports,
             description: Arc::default(),
@@ -314,6 +320,11 @@ impl Component {
     /// Its path, or what else it is called in messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The SHA-256 of its bytes.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// What it says of itself, asked once, of a fresh instance that reaches

@@ -65,7 +65,26 @@ impl Crate<'_> {
             .module(&module)?
             .encode()
             .with_context(|| format!("making a component of {}", self.package))?;
+        let component = self.described(component);
         fs::write(&output, component).with_context(|| format!("writing {}", output.display()))
+    }
+
+    /// Adds what the component is, in the custom sections that wasm-metadata reads.
+    fn described(&self, mut component: Vec<u8>) -> Vec<u8> {
+        // Subsection 0 of `component-name` is the component's own name.
+        let name = [&[0][..], &counted(&counted(self.package.as_bytes()))].concat();
+        let version = self.build.unwrap_or(env!("CARGO_PKG_VERSION"));
+        for (section, content) in [
+            ("component-name", &*name),
+            ("version", version.as_bytes()),
+            ("licenses", env!("CARGO_PKG_LICENSE").as_bytes()),
+            ("source", env!("CARGO_PKG_REPOSITORY").as_bytes()),
+        ] {
+            let section = [&counted(section.as_bytes()), content].concat();
+            component.push(0);
+            component.extend(counted(&section));
+        }
+        component
     }
 
     /// Returns the module's bytes.
@@ -100,6 +119,19 @@ impl Crate<'_> {
         let module = target_dir.join(TARGET).join(PROFILE).join(module);
         fs::read(&module).with_context(|| format!("reading {}", module.display()))
     }
+}
+
+/// Bytes with their length, as LEB128, before them.
+fn counted(bytes: &[u8]) -> Vec<u8> {
+    let mut counted = Vec::new();
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        counted.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    counted.push(length as u8);
+    counted.extend(bytes);
+    counted
 }
 
 /// Waits until no other build script builds here; held until it is dropped.

@@ -56,7 +56,7 @@ impl Control {
     /// Replaces the component by that in the file `wasm`, checked or not.
     pub fn swap(&self, wasm: &Path, check: bool) -> Result<Swap> {
         let mut command = self.command("swap");
-        command.arg(wasm).args(["--format", "json"]);
+        command.arg(wasm).arg("--json");
         if !check {
             command.arg("--no-check");
         }
@@ -67,7 +67,7 @@ impl Control {
     /// Goes back to the component before.
     pub fn rollback(&self) -> Result<Swap> {
         let mut command = self.command("rollback");
-        command.args(["--format", "json"]);
+        command.arg("--json");
         let printed = output_of(command)?;
         serde_json::from_str(&printed)
             .with_context(|| format!("manatee rollback printed: {printed}"))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 
-use super::{Inspect, Request, Response, Swap};
+use super::{Inspect, Link, LinkSetting, Log, Refusal, Request, Response, Stage, Swap};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,8 +38,8 @@ pub enum ClientError {
     )]
     Garbled(PathBuf, #[source] serde_json::Error),
     /// The server refuses, for the reason given.
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Refused(Refusal),
 }
 
 /// A connection to a control socket.
@@ -79,17 +79,41 @@ impl Client {
     ///
     /// [`ClientError`]; `Refused` if nothing matches the pattern.
     pub fn inspect(&mut self, pattern: Option<String>) -> Result<Value, ClientError> {
-        self.ask(&Request::Inspect(Inspect { pattern }), None)
+        self.ask(&Request::Inspect(Inspect { pattern }), None, |_| ())
     }
 
-    /// Replaces the device's component by the one in a file; what came of it.
+    /// Replaces the device's component by the one in a file; what came of it. What is being
+    /// done meanwhile is told to `progress`, if the swap asks for that.
     ///
     /// # Errors
     ///
     /// [`ClientError`]; `Refused` if the old one goes on.
-    pub fn swap(&mut self, swap: Swap, component: &File) -> Result<Value, ClientError> {
+    pub fn swap(
+        &mut self,
+        swap: Swap,
+        component: &File,
+        progress: impl FnMut(Stage),
+    ) -> Result<Value, ClientError> {
         self.wait_for_long()?;
-        self.ask(&Request::Swap(swap), Some(component.as_fd()))
+        self.ask(&Request::Swap(swap), Some(component.as_fd()), progress)
+    }
+
+    /// Shows a port's link, or sets it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if there is no such port.
+    pub fn link(&mut self, port: u32, set: Option<LinkSetting>) -> Result<Value, ClientError> {
+        self.ask(&Request::Link(Link { port, set }), None, |_| ())
+    }
+
+    /// Shows what is logged, or changes it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if the level makes no sense.
+    pub fn log(&mut self, level: Option<String>) -> Result<Value, ClientError> {
+        self.ask(&Request::Log(Log { level }), None, |_| ())
     }
 
     /// Goes back to the component before; what came of it.
@@ -99,7 +123,7 @@ impl Client {
     /// [`ClientError`]; `Refused` if there is none or it can't go on.
     pub fn rollback(&mut self) -> Result<Value, ClientError> {
         self.wait_for_long()?;
-        self.ask(&Request::Rollback, None)
+        self.ask(&Request::Rollback, None, |_| ())
     }
 
     /// Has the process try to get out of its jail; what stopped it.
@@ -109,7 +133,7 @@ impl Client {
     /// [`ClientError`]; `Broken` if that ended it.
     #[cfg(feature = "escape")]
     pub fn escape(&mut self, way: String) -> Result<Value, ClientError> {
-        self.ask(&Request::Escape(way), None)
+        self.ask(&Request::Escape(way), None, |_| ())
     }
 
     fn wait_for_long(&self) -> Result<(), ClientError> {
@@ -123,20 +147,24 @@ impl Client {
         &mut self,
         request: &Request,
         descriptor: Option<BorrowedFd<'_>>,
+        mut progress: impl FnMut(Stage),
     ) -> Result<Value, ClientError> {
         let garbled = |error| ClientError::Garbled(self.path.clone(), error);
         let broken = |error| ClientError::Broken(self.path.clone(), error);
         let mut line = serde_json::to_vec(request).map_err(garbled)?;
         line.push(b'\n');
-        let mut answer = String::new();
         send(self.stream.get_mut(), &line, descriptor).map_err(broken)?;
-        let length = self.stream.read_line(&mut answer).map_err(broken)?;
-        if length == 0 {
-            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
-        }
-        match serde_json::from_str(&answer).map_err(garbled)? {
-            Response::Ok(value) => Ok(value),
-            Response::Error(reason) => Err(ClientError::Refused(reason)),
+        loop {
+            let mut answer = String::new();
+            let length = self.stream.read_line(&mut answer).map_err(broken)?;
+            if length == 0 {
+                return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+            }
+            match serde_json::from_str(&answer).map_err(garbled)? {
+                Response::Ok(value) => return Ok(value),
+                Response::Error(refusal) => return Err(ClientError::Refused(refusal)),
+                Response::Progress(stage) => progress(stage),
+            }
         }
     }
 }

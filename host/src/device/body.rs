@@ -365,11 +365,10 @@ impl Body {
 
     pub fn link_changed(&mut self, port: u32, up: bool) {
         let state = if up { LinkState::Up } else { LinkState::Down };
-        let link = self
-            .state_ref()
-            .ports
-            .get(port as usize)
-            .map(|port| port.link(state));
+        let link = self.state().ports.get_mut(port as usize).map(|port| {
+            port.link_state = state;
+            port.link()
+        });
         if let Some(link) = link
             && let Some(instance) = self.instance()
         {

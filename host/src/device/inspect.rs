@@ -38,6 +38,7 @@ impl Body {
         self.note_failure();
         let failure = self.failure().map(|failure| failure.reason.to_string());
         let name = self.component().name().to_owned();
+        let digest = self.component().digest().to_string();
         let description = self.description.clone();
         let (failures, restarts) = (self.failures(), self.restarts);
         let condition = match failure {
@@ -52,7 +53,8 @@ impl Body {
             .swaps
             .previous
             .as_ref()
-            .map(|p| version(&p.description));
+            .map(|p| (version(&p.description), p.component.digest().to_string()));
+        let (previous, previous_digest) = previous.unzip();
         let state = self.state();
         let ports: Map<String, Value> = state
             .ports
@@ -83,6 +85,7 @@ impl Body {
         let tree = json!({
             "component": {
                 "source": name,
+                "sha256": digest,
                 "name": clean(&description.version.name, MAX_LINE),
                 "version": clean(&description.version.build, MAX_LINE),
             },
@@ -106,6 +109,7 @@ impl Body {
                 "swap_count": swap_count,
                 "swaps": swaps,
                 "previous_version": previous,
+                "previous_sha256": previous_digest,
                 "interrupts_raised": state.interrupts_raised,
                 "log_lines_dropped": state.logged.iter().map(Ration::dropped).sum::<u64>(),
             },

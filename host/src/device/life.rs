@@ -176,7 +176,9 @@ impl Body {
         };
         let swap = Swap {
             from: version(&self.description),
+            from_digest: self.component.digest(),
             to: version(&previous.description),
+            to_digest: previous.component.digest(),
             pause: Duration::ZERO,
             state_bytes: self.recoverer.checkpoint.as_ref().map_or(0, Vec::len),
             rollback: true,

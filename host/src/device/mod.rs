@@ -117,6 +117,11 @@ impl Device {
         self.shared.own().description.clone()
     }
 
+    /// The component that runs.
+    pub fn component(&self) -> Component {
+        self.shared.own().component().clone()
+    }
+
     /// Size of a BAR in bytes, 0 if there is none with this index.
     pub fn bar_size(&self, bar: u8) -> u64 {
         self.shared

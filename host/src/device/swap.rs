@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::body::Body;
-use crate::component::{Component, ComponentError};
+use crate::component::{Component, ComponentError, Digest};
 use crate::contract::{ConfigureError, Description, PortConfig, StateRefusal};
 use crate::runtime::{Failure, HostState, Instance, Limits};
 use manatee_common::ration::{MAX_LINE, clean};
@@ -35,8 +35,12 @@ impl Default for SwapOptions {
 pub struct Swap {
     /// Version of the build that ran.
     pub from: String,
+    /// SHA-256 of the component that ran.
+    pub from_digest: Digest,
     /// Version of the build that runs now.
     pub to: String,
+    /// SHA-256 of the component that runs now.
+    pub to_digest: Digest,
     /// The longest that the guest had no device: while its state was taken for
     /// the rehearsal, or while the component was replaced.
     pub pause: Duration,
@@ -51,7 +55,9 @@ impl Swap {
     pub fn to_json(&self) -> Value {
         json!({
             "from": self.from,
+            "from_sha256": self.from_digest.to_string(),
             "to": self.to,
+            "to_sha256": self.to_digest.to_string(),
             "pause_us": self.pause.as_micros() as u64,
             "state_bytes": self.state_bytes,
             "rollback": self.rollback,
@@ -62,6 +68,7 @@ impl Swap {
         tracing::info!(
             from = self.from,
             to = self.to,
+            sha256 = %self.to_digest,
             pause_us = self.pause.as_micros() as u64,
             state_bytes = self.state_bytes,
             rollback = self.rollback,
@@ -380,6 +387,7 @@ impl Body {
                 .filter(|_| !options.probation.is_zero()),
         };
         let (from, to) = (version(&old.description), version(&self.description));
+        let (from_digest, to_digest) = (old.component.digest(), self.component.digest());
         let replaced = Replaced {
             _instance: old_instance,
             _previous: self.swaps.previous.replace(old),
@@ -387,7 +395,9 @@ impl Body {
         };
         let swap = Swap {
             from,
+            from_digest,
             to,
+            to_digest,
             pause: pause.until_now(),
             state_bytes,
             rollback,

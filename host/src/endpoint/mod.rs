@@ -27,7 +27,7 @@ pub use loopback::Loopback;
 pub use null::Null;
 pub use packet::{Offloads, RxBuffer, RxFlags, RxPacket, TxCompletion, TxPacket, TxStatus};
 pub use rx_queue::{Posted, Received, RxQueue};
-pub use tap::{Tap, TapError};
+pub use tap::{InterfaceState, LinkWatch, Tap, TapError, TapLink};
 
 use std::os::fd::BorrowedFd;
 

@@ -74,6 +74,8 @@ pub struct PortState {
     pub poll: bool,
     /// The last packet that was handed over.
     pub handed_over: Option<u32>,
+    /// The state of its link, for instances to come too.
+    pub link_state: LinkState,
 }
 
 impl From<Port> for PortState {
@@ -84,6 +86,7 @@ impl From<Port> for PortState {
             done: Completions::default(),
             poll: false,
             handed_over: None,
+            link_state: LinkState::Up,
         }
     }
 }
@@ -94,15 +97,15 @@ impl PortState {
         let [a, b, c, d, e, f] = self.port.mac;
         PortConfig {
             mac: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
-            link: self.link(LinkState::Up),
+            link: self.link(),
             queues: 1,
         }
     }
 
-    /// The port's link in a state.
-    pub fn link(&self, state: LinkState) -> Link {
+    /// The port's link.
+    pub fn link(&self) -> Link {
         Link {
-            state,
+            state: self.link_state,
             speed_mbps: self.port.link_speed_mbps,
             mtu: self.port.mtu,
         }

@@ -23,23 +23,24 @@ mod vectors;
 mod wire;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 pub use backend::{Backend, CONFIG_SPACE_SIZE, MAX_DMA_MAPS, MemoryMap, Refused};
-pub use manatee_common::listener::{Access, BindError};
+pub use manatee_common::listener::{Access, AdoptError, BindError};
 pub use vectors::Vectors;
 
 use attachment::Attachment;
 use connection::Broken;
 use manatee_common::closer::{self, Foreign};
-use manatee_common::listener::BoundListener;
+use manatee_common::listener::Listener;
 use manatee_common::ration::Ration;
 
 /// How long to wait before accepting again when the kernel could not.
@@ -66,7 +67,9 @@ pub struct Stopper(Arc<Control>);
 
 #[derive(Debug)]
 struct Control {
-    socket: BoundListener,
+    socket: Listener,
+    /// Readable once the server is to stop.
+    stop: OwnedFd,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -97,21 +100,45 @@ impl Server {
     ///
     /// [`BindError`] if the path is taken or can't be used, or access can't be given.
     pub fn bind_for(path: &Path, access: Access) -> Result<Self, BindError> {
-        let socket = BoundListener::bind(path, access)?;
-        let (state, changed) = Default::default();
+        let kernel = |source: Errno| BindError::Kernel {
+            path: path.to_owned(),
+            source: source.into(),
+        };
+        Self::on(Listener::bind(path, access)?).map_err(kernel)
+    }
+
+    /// Serves at a listening socket that somebody else bound, such as a service manager. It
+    /// stays theirs: its file is not removed, and others may listen on it afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`AdoptError`] if it is no listening Unix stream socket.
+    pub fn adopt(socket: OwnedFd) -> Result<Self, AdoptError> {
+        Self::on(Listener::adopt(socket)?).map_err(AdoptError::Kernel)
+    }
+
+    fn on(socket: Listener) -> rustix::io::Result<Self> {
+        // Whoever else has the socket may be quicker in accepting.
+        ioctl_fionbio(&socket, true)?;
         let control = Control {
             socket,
-            state,
-            changed,
+            stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            state: Mutex::default(),
+            changed: Condvar::default(),
         };
         Ok(Self {
             control: Arc::new(control),
         })
     }
 
-    /// Where the socket is, as an absolute path.
-    pub fn path(&self) -> &Path {
+    /// The socket's file, as an absolute path; None if somebody else bound the socket.
+    pub fn path(&self) -> Option<&Path> {
         self.control.socket.path()
+    }
+
+    /// The path that the socket was bound to, by whomever; None if it has none.
+    pub fn address(&self) -> Option<&Path> {
+        self.control.socket.address()
     }
 
     /// A handle that ends [`serve`](Self::serve).
@@ -181,9 +208,16 @@ impl Control {
             if !closer::wait_for_room(ACCEPT_PAUSE) {
                 continue;
             }
-            let accepted = retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC));
+            let mut fds = [
+                PollFd::new(&self.socket, PollFlags::IN),
+                PollFd::new(&self.stop, PollFlags::IN),
+            ];
+            let accepted = retry_on_intr(|| poll(&mut fds, None))
+                .and_then(|_| retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC)));
             match accepted {
                 Ok(socket) => return Ok(self.take(Foreign::new(socket))),
+                // It is to stop, or somebody else was quicker.
+                Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => self.pause(errno)?,
             }
         }
@@ -215,7 +249,7 @@ impl Control {
         if state.stopping {
             return Ok(());
         }
-        // A shut or closed socket stays so; all else is a lack that may pass,
+        // A socket that somebody shut stays so; all else is a lack that may pass,
         // of descriptors for example.
         if matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTSOCK) {
             return Err(ServeError::Accept(errno.into()));
@@ -255,9 +289,10 @@ impl Stopper {
         state.stopping = true;
         control.changed.notify_all();
         control.socket.unlink();
-        // Either may have ended by itself, which is as good.
-        let _ = shutdown(&control.socket, Shutdown::Both);
+        // The only failure is a full counter, which wakes it as well.
+        let _ = rustix::io::write(&control.stop, &1_u64.to_ne_bytes());
         if let Some(connection) = &state.connection {
+            // It may have ended by itself, which is as good.
             let _ = shutdown(&**connection, Shutdown::Both);
         }
         while state.running {

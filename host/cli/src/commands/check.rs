@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use manatee::component;
 use manatee_check::{self, Limits, Verdict};
 use serde_json::json;
 
+use super::exit;
 use crate::jail::child::{self, Suite};
 
 const EMBEDDED: &str = "the embedded device";
@@ -20,7 +22,7 @@ const EMBEDDED: &str = "the embedded device";
     long_about = "Test a device component against the conformance suite: what the Linux driver \
     relies on, requirement by requirement, each on a fresh instance within limits of time and \
     memory, in a confined process of its own. Nothing but the component is touched: no VM, no TAP, no privileges. \
-    Exit status 0 means that it may be shown to a guest."
+    Exit status 0 means that it may be shown to a guest, 3 that it misses a requirement."
 )]
 pub struct Arguments {
     /// The component; the embedded device if none is named
@@ -30,6 +32,10 @@ pub struct Arguments {
     /// Try only the requirements with one of these in their name
     #[arg(value_name = "NAME")]
     names: Vec<String>,
+
+    /// Try only the requirements with this in their name, of the embedded device too
+    #[arg(long = "requirement", value_name = "NAME")]
+    requirements: Vec<String>,
 
     /// List the requirements instead of trying them
     #[arg(long)]
@@ -64,7 +70,8 @@ fn seconds() -> impl TypedValueParser<Value = Duration> {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let requirements = manatee_check::select(&arguments.names)?;
+    let names = [&arguments.names[..], &arguments.requirements].concat();
+    let requirements = manatee_check::select(&names)?;
     if arguments.list {
         let names = requirements.iter().map(|r| format!("{}\n", r.name));
         super::print(&names.collect::<String>())?;
@@ -77,7 +84,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let (bytes, name) = component(arguments.file.as_deref())?;
     let begun = Instant::now();
-    let suite = Suite::new(&arguments.names, &limits);
+    let suite = Suite::new(&names, &limits);
     let verdicts = child::check(&bytes, &name, &suite, !arguments.no_sandbox)?;
     let passed = verdicts.iter().all(|verdict| verdict.missed.is_none());
     if arguments.json {
@@ -88,7 +95,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if passed {
         ExitCode::SUCCESS
     } else {
-        ExitCode::FAILURE
+        exit::REFUSED_BY_CHECK.into()
     })
 }
 
@@ -98,7 +105,14 @@ fn component(file: Option<&Path>) -> anyhow::Result<(Cow<'static, [u8]>, String)
         return Ok((manatee_component::BYTES.into(), EMBEDDED.to_owned()));
     };
     let name = file.display().to_string();
-    Ok((component::read(file)?.into(), name))
+    let read = component::read(file);
+    if read.is_err() && !file.exists() {
+        bail!(
+            "there is no file {name}; requirements of the embedded device are tried by \
+             `manatee check --requirement NAME`, and `manatee check --list` lists them"
+        );
+    }
+    Ok((read?.into(), name))
 }
 
 fn as_text(name: &str, verdicts: &[Verdict], took: Duration) -> String {

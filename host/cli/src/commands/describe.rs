@@ -1,12 +1,16 @@
 //! `manatee describe`.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use manatee::component::Component;
+use manatee::component::{self, Component};
 use manatee::contract::Description;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use super::metadata;
+use crate::jail::child;
 
 /// Say what a device component is
 #[derive(Debug, clap::Args)]
@@ -28,20 +32,34 @@ pub struct Arguments {
     no_sandbox: bool,
 }
 
+/// What a component's file is.
+struct File {
+    sha256: String,
+    metadata: Vec<(&'static str, String)>,
+}
+
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let component = match &arguments.file {
-        Some(file) => super::compile(file, !arguments.no_sandbox)?.load()?,
-        None => Component::embedded()?,
+    let (component, wasm) = match &arguments.file {
+        Some(file) => {
+            let wasm = component::read(file)?;
+            let code = child::compile(&wasm, &file.display().to_string(), !arguments.no_sandbox)?;
+            (code.load()?, Cow::Owned(wasm))
+        }
+        None => (Component::embedded()?, manatee_component::BYTES.into()),
+    };
+    let file = File {
+        sha256: component.digest().to_string(),
+        metadata: metadata::read(&wasm),
     };
     let description = component
         .describe()
         .context("the component can't describe itself")?;
     let (imports, exports) = (component.imports(), component.exports());
     if arguments.json {
-        let value = as_json(&description, imports, exports);
+        let value = as_json(&description, &file, imports, exports);
         super::print(&format!("{value:#}\n"))
     } else {
-        super::print(&as_text(&description, imports, exports))
+        super::print(&as_text(&description, &file, imports, exports))
     }
 }
 
@@ -50,13 +68,23 @@ fn words(text: &[u8]) -> String {
     String::from_utf8_lossy(text).escape_debug().to_string()
 }
 
-fn as_text(description: &Description, imports: &[String], exports: &[String]) -> String {
+fn as_text(
+    description: &Description,
+    file: &File,
+    imports: &[String],
+    exports: &[String],
+) -> String {
     let Description { version, pci, .. } = description;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name:<14}{value}");
     };
+    line("sha256", &file.sha256);
+    for (index, (name, value)) in file.metadata.iter().enumerate() {
+        let title = if index == 0 { "file" } else { "" };
+        line(title, &format!("{name} {value}"));
+    }
     line("device", &words(&version.name));
     line("version", &words(&version.build));
     line(
@@ -104,8 +132,18 @@ fn as_text(description: &Description, imports: &[String], exports: &[String]) ->
     text
 }
 
-fn as_json(description: &Description, imports: &[String], exports: &[String]) -> Value {
+fn as_json(
+    description: &Description,
+    file: &File,
+    imports: &[String],
+    exports: &[String],
+) -> Value {
     let Description { version, pci, .. } = description;
+    let metadata: Map<_, _> = file
+        .metadata
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
+        .collect();
     let bars = description.bars.iter();
     let bars: Vec<_> = bars
         .map(|bar| json!({ "index": bar.index, "size": bar.size }))
@@ -113,6 +151,8 @@ fn as_json(description: &Description, imports: &[String], exports: &[String]) ->
     json!({
         "name": String::from_utf8_lossy(&version.name),
         "version": String::from_utf8_lossy(&version.build),
+        "sha256": file.sha256,
+        "metadata": metadata,
         "pci": {
             "vendor": format!("{:04x}", pci.vendor_id),
             "device": format!("{:04x}", pci.device_id),
@@ -165,10 +205,17 @@ mod tests {
         }
     }
 
+    fn file() -> File {
+        File {
+            sha256: "00ff".into(),
+            metadata: vec![("name", "a".into()), ("licences", "MIT".into())],
+        }
+    }
+
     #[test]
     fn text_names_everything_and_escapes_the_rest() {
         let imports = ["a:b/c@0.1.0".to_owned(), "a:b/d@0.1.0".to_owned()];
-        let text = as_text(&description(), &imports, &[]);
+        let text = as_text(&description(), &file(), &imports, &[]);
         for part in [
             "1414:00ba",
             "020000",
@@ -176,6 +223,7 @@ mod tests {
             "65",
             "writes none",
             "reads none",
+            "sha256        00ff\nfile          name a\n              licences MIT\n",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -185,9 +233,10 @@ mod tests {
 
     #[test]
     fn json_has_the_same() {
-        let value = as_json(&description(), &["a".to_owned()], &[]);
+        let value = as_json(&description(), &file(), &["a".to_owned()], &[]);
         assert_eq!(value["pci"]["device"], "00ba");
         assert_eq!(value["saved_state"], json!({ "writes": null, "reads": [] }));
         assert_eq!(value["imports"], json!(["a"]));
+        assert_eq!(value["metadata"], json!({ "name": "a", "licences": "MIT" }));
     }
 }

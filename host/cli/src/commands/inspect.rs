@@ -21,6 +21,10 @@ pub struct Arguments {
     /// for any number (quote it for the shell). Everything by default
     #[arg(value_name = "PATTERN")]
     pattern: Option<String>,
+
+    /// Print JSON, as it does anyway
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {

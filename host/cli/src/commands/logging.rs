@@ -1,9 +1,18 @@
 //! Logs on standard error.
 
+use std::env::{self, VarError};
 use std::io::IsTerminal;
 
+use super::stderr::Stderr;
+use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use parking_lot::Mutex;
+use tracing_subscriber::filter::Directive;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+/// The longest text that says what to log, in bytes.
+const MAX_TEXT: usize = 4096;
 
 /// How to log.
 #[derive(Debug, clap::Args)]
@@ -12,8 +21,13 @@ pub struct LogArguments {
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: Format,
 
-    /// Log more: -v what the virtual machine asks for, -vv everything. The
-    /// variable RUST_LOG, if set, selects by part of the program instead
+    /// What to log: off, error, warn, info, debug or trace, or parts of the program with a
+    /// level each, as in `warn,manatee_vfio_user=debug`. Without it the variable RUST_LOG
+    /// says so, and -v. `manatee log` changes it later
+    #[arg(long, value_name = "LEVEL", value_parser = directives, conflicts_with = "verbose")]
+    log_level: Option<String>,
+
+    /// Log more: -v what the virtual machine asks for, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -25,34 +39,82 @@ enum Format {
     Json,
 }
 
+/// Changes what is logged.
+pub struct LogLevel {
+    filter: reload::Handle<EnvFilter, Registry>,
+    text: Mutex<String>,
+}
+
+impl LogLevel {
+    /// What is logged.
+    pub fn text(&self) -> String {
+        self.text.lock().clone()
+    }
+
+    /// Logs something else from now on.
+    ///
+    /// # Errors
+    ///
+    /// If it makes no sense; nothing changes.
+    pub fn set(&self, text: &str) -> anyhow::Result<()> {
+        directives(text).map_err(anyhow::Error::msg)?;
+        let mut current = self.text.lock();
+        self.filter.reload(EnvFilter::try_new(text)?)?;
+        text.clone_into(&mut current);
+        Ok(())
+    }
+}
+
 /// Begins to log to standard error. A panic on any thread is logged, and ends the
 /// process: what is left of it would serve half a device.
-pub fn start(arguments: &LogArguments) {
-    let (filter, malformed) = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(text) => match EnvFilter::try_new(&text) {
-            Ok(filter) => (filter, None),
-            Err(error) => (arguments.filter(), Some((text, error))),
-        },
-        Err(_) => (arguments.filter(), None),
+///
+/// # Errors
+///
+/// If the variable RUST_LOG makes no sense; all else is logged as if it were not set.
+pub fn start(arguments: &LogArguments) -> (LogLevel, anyhow::Result<()>) {
+    let chosen = arguments.chosen();
+    let (text, outcome) = match chosen {
+        Ok(text) => (text, Ok(())),
+        Err(error) => (arguments.by_verbosity().to_owned(), Err(error)),
     };
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(&text));
+    let lines = fmt::layer()
+        .with_writer(Stderr::default())
         .with_ansi(wants_colours());
+    let registry = tracing_subscriber::registry().with(filter);
     match arguments.log_format {
-        Format::Text => subscriber.with_target(false).init(),
-        Format::Json => subscriber.json().flatten_event(true).init(),
-    }
-    if let Some((text, error)) = malformed {
-        tracing::warn!(
-            "RUST_LOG is `{}`, which says nothing: {error}",
-            text.escape_debug()
-        );
+        Format::Text => registry.with(lines.with_target(false)).init(),
+        Format::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{panic}; the process ends");
         std::process::abort();
     }));
+    let level = LogLevel {
+        filter: handle,
+        text: Mutex::new(text),
+    };
+    (level, outcome)
+}
+
+/// Checks what is to be logged, and names the part that makes no sense.
+fn directives(text: &str) -> Result<String, String> {
+    check(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+fn check(text: &str) -> anyhow::Result<()> {
+    ensure!(text.len() <= MAX_TEXT, "it has more than {MAX_TEXT} bytes");
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        if let Err(error) = part.parse::<Directive>() {
+            bail!(
+                "`{}` says nothing ({error}): use off, error, warn, info, debug or trace, or \
+                 PART=LEVEL, as in manatee_vfio_user=debug",
+                part.escape_debug()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Whether lines may have colours: <https://no-color.org>.
@@ -62,12 +124,29 @@ fn wants_colours() -> bool {
 }
 
 impl LogArguments {
-    fn filter(&self) -> EnvFilter {
-        EnvFilter::new(match self.verbose {
+    /// What to log.
+    fn chosen(&self) -> anyhow::Result<String> {
+        if let Some(text) = &self.log_level {
+            return Ok(text.clone());
+        }
+        match env::var(EnvFilter::DEFAULT_ENV) {
+            Ok(text) => {
+                check(&text).with_context(|| {
+                    format!("the variable RUST_LOG is `{}`", text.escape_debug())
+                })?;
+                Ok(text)
+            }
+            Err(VarError::NotPresent) => Ok(self.by_verbosity().to_owned()),
+            Err(VarError::NotUnicode(_)) => bail!("the variable RUST_LOG is no UTF-8"),
+        }
+    }
+
+    fn by_verbosity(&self) -> &'static str {
+        match self.verbose {
             0 => "info",
             1 => "info,manatee=debug",
             _ => "debug,manatee=trace",
-        })
+        }
     }
 
     /// Reports why the command fails: as lines are logged, if that is for programs.
@@ -90,11 +169,27 @@ mod tests {
     #[test]
     #[ignore = "the next test runs this, in a process of its own"]
     fn inside() {
-        start(&LogArguments {
+        let _ = start(&LogArguments {
             log_format: Format::Json,
+            log_level: None,
             verbose: 0,
         });
         let _ = std::thread::spawn(|| panic!("of a thread")).join();
+    }
+
+    #[test]
+    fn the_part_that_makes_no_sense_is_named() {
+        for good in ["", "debug", "warn,manatee_vfio_user=trace", "off,"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for (text, part) in [
+            ("info,manatee=loud", "`manatee=loud`"),
+            ("a=b=c,info", "`a=b=c`"),
+        ] {
+            let error = check(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(check(&"x".repeat(MAX_TEXT + 1)).is_err());
     }
 
     #[test]

@@ -1,22 +1,32 @@
 //! The command line.
 
-mod access;
+mod capabilities;
 mod check;
 mod describe;
 #[cfg(feature = "escape")]
 mod escape;
+mod exit;
 mod hidden;
+mod inherited;
 mod inspect;
+mod link;
+mod links;
+mod log;
 mod logging;
 mod mac;
+mod metadata;
 mod notify;
 mod operator;
+mod pages;
 mod port;
 mod precompile;
 mod serve;
+mod stderr;
 mod swap;
+mod version;
 
 use std::error::Error;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,7 +39,7 @@ use crate::jail::{broker, child};
 const EXAMPLE: &str = "\
 Example: a network adapter for a QEMU guest, on the TAP interface tap0
 
-  manatee serve --socket /tmp/nic.sock --port tap=tap0
+  manatee serve --socket-path /tmp/nic.sock --port tap=tap0
 
   qemu-system-x86_64 -machine q35,memory-backend=mem \\
     -object memory-backend-memfd,id=mem,size=1G,share=on \\
@@ -40,10 +50,19 @@ Example: a network adapter for a QEMU guest, on the TAP interface tap0
 /// A virtual network adapter (Microsoft's MANA) as a sandboxed WebAssembly
 /// component, for any virtual machine monitor that speaks vfio-user.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLE)]
+#[command(name = "manatee", arg_required_else_help = true, after_help = EXAMPLE)]
 struct Cli {
+    /// Print what this build is: version, commit, wasmtime, contracts, and the component that is
+    /// built in
+    #[arg(short = 'V', long)]
+    version: bool,
+
+    /// Print that as JSON
+    #[arg(long, requires = "version")]
+    json: bool,
+
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +73,11 @@ enum Command {
     Inspect(inspect::Arguments),
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
+    Link(link::Arguments),
+    Log(log::Arguments),
+    Completions(pages::CompletionArguments),
+    Man(pages::ManArguments),
+    #[command(hide = true)]
     Precompile(precompile::Arguments),
     #[command(name = child::COMMAND, hide = true)]
     Child(hidden::ChildArguments),
@@ -65,12 +89,27 @@ enum Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let Cli {
+        version,
+        json,
+        command,
+    } = Cli::parse_from(command_line());
+    let Some(command) = command.filter(|_| !version) else {
+        return match version::run(json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    };
+    let result = match command {
         Command::Serve(arguments) => Ok(serve::run(&arguments)),
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Completions(arguments) => pages::complete(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Man(arguments) => pages::write(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Precompile(arguments) => precompile::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Child(arguments) => hidden::run_child(&arguments),
@@ -80,11 +119,24 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", one_line(&*error));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
+}
+
+/// The words that the command was given. By the name of a backend it serves.
+fn command_line() -> Vec<OsString> {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    let name = words.first().map(Path::new).and_then(Path::file_name);
+    if name == Some(OsStr::new(capabilities::BACKEND)) {
+        words.insert(1, "serve".into());
+    }
+    words
+}
+
+/// Says why the command fails.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", one_line(&**error));
+    exit::status(error)
 }
 
 /// Compiles the component in a file, in a process of its own.

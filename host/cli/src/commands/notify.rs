@@ -4,23 +4,40 @@ use std::env;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use anyhow::Context;
+use manatee_common::ration::Ration;
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The shortest interval of a watchdog that is taken as it is.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// A service manager that wants to know. It is connected to before the jail, since
 /// nothing can be connected to afterwards.
 #[derive(Debug)]
-pub struct Notifier(Option<UnixDatagram>);
+pub struct Notifier {
+    socket: Option<UnixDatagram>,
+    /// How often it wants to hear that the process is well.
+    watchdog: Option<Duration>,
+    /// The lines that one who does not listen can cause.
+    ration: Mutex<Ration>,
+}
 
 impl Notifier {
     /// Connects to what the variable NOTIFY_SOCKET names, if it is set.
     ///
     /// # Errors
     ///
-    /// If it names nothing that can be connected to.
+    /// If it names nothing that can be connected to, or the watchdog's interval is no number.
     pub fn connect() -> anyhow::Result<Self> {
         let Some(name) = env::var_os("NOTIFY_SOCKET") else {
-            return Ok(Self(None));
+            return Ok(Self {
+                socket: None,
+                watchdog: None,
+                ration: Mutex::default(),
+            });
         };
         let connect = || {
             let address = match name.as_bytes() {
@@ -39,15 +56,76 @@ impl Notifier {
                 name.display()
             )
         })?;
-        Ok(Self(Some(socket)))
+        Ok(Self {
+            socket: Some(socket),
+            watchdog: watchdog()?,
+            ration: Mutex::default(),
+        })
     }
 
-    /// Says one thing, as `READY=1`.
-    pub fn tell(&self, state: &str) {
-        if let Some(socket) = &self.0
-            && let Err(error) = socket.send(state.as_bytes())
-        {
-            tracing::warn!(%error, "the status could not be reported to the service manager");
+    /// Says that a VMM can attach.
+    pub fn ready(&self) {
+        self.tell("READY=1\n");
+    }
+
+    /// Says how it is, in a line for people.
+    pub fn status(&self, status: &str) {
+        self.tell(&format!("STATUS={status}\n"));
+    }
+
+    /// Says that the configuration is read again, until [`ready`](Self::ready).
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
+    }
+
+    /// Says that the process ends.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=Stopping\n");
+    }
+
+    /// Says that the process is well, as often as the service manager wants to hear it, each
+    /// time after `check` was done. Waits for ever if it does not want to.
+    pub async fn keep_alive(&self, check: impl AsyncFn()) {
+        let Some(interval) = self.watchdog else {
+            return std::future::pending().await;
+        };
+        // Twice as often as would do: sd_watchdog_enabled(3).
+        let mut ticks = tokio::time::interval((interval / 2).max(SHORTEST / 2));
+        loop {
+            ticks.tick().await;
+            check().await;
+            self.tell("WATCHDOG=1\n");
         }
     }
+
+    fn tell(&self, state: &str) {
+        if let Some(socket) = &self.socket
+            && let Err(error) = socket.send(state.as_bytes())
+            && let Some(dropped) = self.ration.lock().pass()
+        {
+            tracing::warn!(dropped, %error, "the status could not be reported to the service manager");
+        }
+    }
+}
+
+/// The interval in the variable WATCHDOG_USEC, if that is for this process.
+fn watchdog() -> anyhow::Result<Option<Duration>> {
+    let process = std::process::id().to_string();
+    if env::var("WATCHDOG_PID").is_ok_and(|other| other != process) {
+        return Ok(None);
+    }
+    let Some(text) = env::var_os("WATCHDOG_USEC") else {
+        return Ok(None);
+    };
+    let micros = text.to_str().and_then(|text| text.parse().ok());
+    let micros = micros.filter(|micros| *micros > 0);
+    let micros = micros.with_context(|| {
+        format!(
+            "WATCHDOG_USEC is `{}`: it is a number of microseconds",
+            text.display()
+        )
+    })?;
+    Ok(Some(Duration::from_micros(micros)))
 }

@@ -10,11 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use manatee::component::{Component, Digest, MAX_FILE};
 use manatee::device::{Device, SwapError, SwapOptions};
-use manatee_control::{Commands, Swap};
+use manatee_control::{Code, Commands, Link, Log, Refusal, Stage, Swap};
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use serde_json::{Value, json};
 
+use super::links::Links;
+use super::logging::LogLevel;
+use super::notify::Notifier;
 use crate::jail::broker::Broker;
 use crate::jail::child::{self, Job, Suite, Task};
 use crate::jail::{Confinement, sealed};
@@ -27,88 +30,168 @@ const CHUNK: usize = 64 << 10;
 /// A device with what surrounds it.
 pub struct Operator {
     device: Device,
-    broker: Arc<Broker>,
+    surroundings: Surroundings,
     /// Held by whoever replaces the component: a candidate takes memory.
     swapping: Mutex<()>,
+}
+
+/// What surrounds a device.
+pub struct Surroundings {
+    pub broker: Arc<Broker>,
+    pub links: Arc<Links>,
+    pub log_level: LogLevel,
+    pub notifier: Arc<Notifier>,
     /// None if the process is not confined.
-    confinement: Option<Confinement>,
+    pub confinement: Option<Confinement>,
 }
 
 impl Operator {
     /// The operator of a device.
-    pub fn new(device: Device, broker: Arc<Broker>, confinement: Option<Confinement>) -> Self {
+    pub fn new(surroundings: Surroundings, device: Device) -> Self {
         Self {
             device,
-            broker,
+            surroundings,
             swapping: Mutex::new(()),
-            confinement,
         }
     }
 
     fn process(&self) -> Value {
+        let Surroundings {
+            broker,
+            confinement,
+            ..
+        } = &self.surroundings;
         json!({
             "id": std::process::id(),
-            "jail": self.confinement.as_ref().map(Confinement::to_json),
-            "broker": { "id": self.broker.pid(), "running": !self.broker.is_gone() },
+            "jail": confinement.as_ref().map(Confinement::to_json),
+            "broker": { "id": broker.pid(), "running": !broker.is_gone() },
         })
     }
 
-    fn try_swap(&self, swap: &Swap, name: &str, given: OwnedFd) -> anyhow::Result<Value> {
+    fn try_swap(
+        &self,
+        swap: &Swap,
+        name: &str,
+        given: OwnedFd,
+        progress: &mut dyn FnMut(Stage),
+    ) -> anyhow::Result<Value> {
         let _swapping = self.swapping.try_lock().ok_or(SwapError::Busy)?;
-        let component = self.prepare(swap, name, given)?;
+        let (wasm, digest) = take(given).with_context(|| format!("reading {name}"))?;
+        if digest == self.device.component().digest() {
+            let text = format!("{name} runs already (sha256 {digest})");
+            return Err(Refusal::new(Code::AlreadySo, text).into());
+        }
+        let component = self.prepare(swap, name, &wasm, digest, progress)?;
         let options = SwapOptions {
             probation: Duration::from_millis(swap.probation_ms),
         };
-        Ok(self.device.swap(&component, options)?.to_json())
+        progress(Stage::Swapping);
+        let swapped = self.device.swap(&component, options)?;
+        self.report(&swapped);
+        Ok(swapped.to_json())
+    }
+
+    /// Tells the service manager what runs now.
+    fn report(&self, swapped: &manatee::device::Swap) {
+        let version = child::clean(&swapped.to, child::MAX_NAME);
+        let status = format!("Serving by version {version} of the device");
+        self.surroundings.notifier.status(&status);
     }
 
     /// Has a candidate compiled and, if asked to, checked: the very bytes that were
     /// copied, whatever becomes of the file.
-    fn prepare(&self, swap: &Swap, name: &str, given: OwnedFd) -> anyhow::Result<Component> {
-        let (wasm, digest) = take(given).with_context(|| format!("reading {name}"))?;
-        let code = self
-            .broker
-            .run(Job::new(name, Task::Compile), &wasm, digest)?;
+    fn prepare(
+        &self,
+        swap: &Swap,
+        name: &str,
+        wasm: &File,
+        digest: Digest,
+        progress: &mut dyn FnMut(Stage),
+    ) -> anyhow::Result<Component> {
+        let broker = &self.surroundings.broker;
+        progress(Stage::Compiling);
+        let code = broker.run(Job::new(name, Task::Compile), wasm, digest)?;
         let component = child::load(code, digest, name)?;
         if swap.check {
+            progress(Stage::Checking);
             let suite = Suite::in_background();
             let job = Job::new(name, Task::Check(suite.clone())).in_background();
-            let verdicts = child::verdicts(self.broker.run(job, &wasm, digest)?, &suite)?;
+            let verdicts = child::verdicts(broker.run(job, wasm, digest)?, &suite)?;
             let missed: Vec<_> = verdicts
                 .iter()
                 .filter(|verdict| verdict.missed.is_some())
                 .map(|verdict| verdict.name)
                 .collect();
-            ensure!(missed.is_empty(), "{}", refusal(name, &missed));
+            if !missed.is_empty() {
+                let text = refusal(name, &missed);
+                return Err(Refusal::new(Code::RefusedByCheck, text).into());
+            }
         }
         Ok(component)
     }
+}
+
+/// Why something is refused, as a client is told.
+fn refused(error: &anyhow::Error) -> Refusal {
+    let code = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(Refusal { code, .. }), _) => *code,
+        (_, Some(SwapError::Busy)) => Code::Busy,
+        (_, Some(SwapError::NoPrevious)) => Code::AlreadySo,
+        _ => Code::Failed,
+    };
+    Refusal::new(code, super::one_line(&**error))
 }
 
 impl Commands for Operator {
     fn inspect(&self) -> Value {
         let mut tree = self.device.inspect();
         tree["process"] = self.process();
+        self.surroundings.links.inspect(&mut tree);
         tree
     }
 
-    fn swap(&self, swap: &Swap, component: OwnedFd) -> Result<Value, String> {
+    fn swap(
+        &self,
+        swap: &Swap,
+        component: OwnedFd,
+        progress: &mut dyn FnMut(Stage),
+    ) -> Result<Value, Refusal> {
         let name = child::clean(&swap.name, child::MAX_NAME);
-        self.try_swap(swap, &name, component).map_err(|error| {
-            let reason = super::one_line(&*error);
+        let swapped = self.try_swap(swap, &name, component, progress);
+        swapped.map_err(|error| {
+            let refusal = refused(&error);
+            let reason = &refusal.message;
             tracing::warn!(component = name, reason, "a swap was refused");
-            reason
+            refusal
         })
     }
 
-    fn rollback(&self) -> Result<Value, String> {
-        let swapped = self.device.rollback().map_err(|error| error.to_string())?;
+    fn rollback(&self) -> Result<Value, Refusal> {
+        let swapped = self.device.rollback();
+        let swapped = swapped.map_err(|error| refused(&error.into()))?;
+        self.report(&swapped);
         Ok(swapped.to_json())
     }
 
+    fn link(&self, link: &Link) -> Result<Value, Refusal> {
+        self.surroundings.links.set(link.port, link.set)
+    }
+
+    fn log(&self, log: &Log) -> Result<Value, Refusal> {
+        let level = &self.surroundings.log_level;
+        if let Some(text) = &log.level {
+            level
+                .set(text)
+                .map_err(|error| Refusal::failed(error.to_string()))?;
+        }
+        Ok(json!({ "level": level.text() }))
+    }
+
     #[cfg(feature = "escape")]
-    fn escape(&self, way: &str) -> Result<Value, String> {
-        crate::jail::escape::attempt(way).map(Value::from)
+    fn escape(&self, way: &str) -> Result<Value, Refusal> {
+        crate::jail::escape::attempt(way)
+            .map(Value::from)
+            .map_err(Refusal::failed)
     }
 }
 

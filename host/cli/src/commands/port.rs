@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use anyhow::Context;
 use manatee::device::Port;
-use manatee::endpoint::{Endpoint, Loopback, Null, Tap};
+use manatee::endpoint::{Endpoint, Loopback, Null, Tap, TapLink};
 
 use super::mac::{self, InvalidMac, Mac};
 
@@ -16,6 +17,8 @@ const MIN_MTU: u16 = 68;
 const MAX_MTU: u16 = 65521;
 /// There is no wire; this is what the guest shows.
 const LINK_SPEED_MBPS: u32 = 100_000;
+/// Faster than any wire; what Linux keeps a speed in holds it.
+const MAX_SPEED_MBPS: u32 = 1_000_000;
 
 /// `--port` as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,14 @@ pub struct PortArgument {
     backend: Backend,
     mac: Option<Mac>,
     mtu: Option<u16>,
+    speed: Option<u32>,
+}
+
+/// The ports of an adapter, and the interface of each that is a TAP.
+#[derive(Debug, Default)]
+pub struct Opened {
+    pub ports: Vec<Port>,
+    pub taps: Vec<Option<TapLink>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,14 +49,14 @@ pub enum InvalidPort {
     /// No such backend.
     #[error(
         "`{0}` is no kind of port: use tap=INTERFACE, loopback or null, and then, if you like, \
-         ,mac=ADDRESS and ,mtu=BYTES"
+         ,mac=ADDRESS, ,mtu=BYTES and ,speed=MBITS"
     )]
     Backend(String),
     /// `tap=` without a name.
     #[error("tap= needs the name of an interface, as in tap=tap0")]
     NoInterface,
     /// No such setting.
-    #[error("`{0}` is no setting of a port: there are mac=ADDRESS and mtu=BYTES")]
+    #[error("`{0}` is no setting of a port: there are mac=ADDRESS, mtu=BYTES and speed=MBITS")]
     Setting(String),
     /// A setting twice.
     #[error("`{0}` is given twice")]
@@ -56,6 +67,9 @@ pub enum InvalidPort {
     /// `mtu=` is wrong.
     #[error("MTU `{0}` is not a number from {MIN_MTU} to {MAX_MTU}")]
     Mtu(String),
+    /// `speed=` is wrong.
+    #[error("speed `{0}` is not a number of Mbit/s from 1 to {MAX_SPEED_MBPS}")]
+    Speed(String),
 }
 
 impl FromStr for PortArgument {
@@ -68,11 +82,13 @@ impl FromStr for PortArgument {
             backend,
             mac: None,
             mtu: None,
+            speed: None,
         };
         for part in parts {
             match part.split_once('=') {
                 Some(("mac", value)) => set(&mut port.mac, "mac", mac::parse(value)?)?,
                 Some(("mtu", value)) => set(&mut port.mtu, "mtu", parse_mtu(value)?)?,
+                Some(("speed", value)) => set(&mut port.speed, "speed", parse_speed(value)?)?,
                 _ => return Err(InvalidPort::Setting(part.to_owned())),
             }
         }
@@ -106,30 +122,49 @@ fn parse_mtu(text: &str) -> Result<u16, InvalidPort> {
     mtu.ok_or_else(|| InvalidPort::Mtu(text.to_owned()))
 }
 
-/// Opens the endpoints of all ports of the adapter that is served at `socket`.
+fn parse_speed(text: &str) -> Result<u32, InvalidPort> {
+    let speed = text.parse().ok();
+    let speed = speed.filter(|speed| (1..=MAX_SPEED_MBPS).contains(speed));
+    speed.ok_or_else(|| InvalidPort::Speed(text.to_owned()))
+}
+
+/// Opens the endpoints of all ports of the adapter that is served at `socket`, if that has a
+/// path.
 ///
 /// # Errors
 ///
-/// If an interface can't be opened, or two ports would have the same address.
-pub fn open_all(arguments: &[PortArgument], socket: &Path) -> anyhow::Result<Vec<Port>> {
-    let mut ports: Vec<Port> = Vec::new();
+/// If an interface can't be opened, two ports would have the same address, or there is none
+/// to give.
+pub fn open_all(arguments: &[PortArgument], socket: Option<&Path>) -> anyhow::Result<Opened> {
+    let mut opened = Opened::default();
     for (index, argument) in arguments.iter().enumerate() {
-        let mac = argument.mac.unwrap_or_else(|| mac::for_port(socket, index));
+        let made = || socket.map(|socket| mac::for_port(socket, index));
+        let mac = argument.mac.or_else(made).with_context(|| {
+            format!("port {index} needs mac=ADDRESS: the socket has no path to make one from")
+        })?;
+        let Opened { ports, taps } = &mut opened;
         if let Some(other) = ports.iter().position(|port| port.mac == mac) {
             anyhow::bail!(
                 "ports {other} and {index} have the same address {}; give each its own mac=",
                 mac::format(mac)
             );
         }
-        ports.push(argument.open(mac)?);
+        let (port, tap) = argument.open(mac)?;
+        ports.push(port);
+        taps.push(tap);
     }
-    Ok(ports)
+    Ok(opened)
 }
 
 impl PortArgument {
-    fn open(&self, mac: Mac) -> anyhow::Result<Port> {
+    fn open(&self, mac: Mac) -> anyhow::Result<(Port, Option<TapLink>)> {
+        let mut link = None;
         let endpoint: Box<dyn Endpoint> = match &self.backend {
-            Backend::Tap(name) => Box::new(Tap::open(name)?),
+            Backend::Tap(name) => {
+                let tap = Tap::open(name)?;
+                link = Some(tap.link());
+                Box::new(tap)
+            }
             Backend::Loopback => Box::new(Loopback::new()),
             Backend::Null => Box::new(Null::new()),
         };
@@ -143,12 +178,13 @@ impl PortArgument {
                 carried.unwrap_or_default()
             );
         }
-        Ok(Port {
+        let port = Port {
             mac,
             mtu,
-            link_speed_mbps: LINK_SPEED_MBPS,
+            link_speed_mbps: self.speed.unwrap_or(LINK_SPEED_MBPS),
             endpoint,
-        })
+        };
+        Ok((port, link))
     }
 }
 
@@ -166,18 +202,23 @@ mod tests {
             backend: Backend::Loopback,
             mac: None,
             mtu: None,
+            speed: None,
         };
         assert_eq!(parse("loopback"), Ok(loopback));
         let tap = PortArgument {
             backend: Backend::Tap("tap0".to_owned()),
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: Some(9000),
+            speed: Some(25_000),
         };
         assert_eq!(
-            parse("tap=tap0,mac=02:00:00:00:00:01,mtu=9000"),
+            parse("tap=tap0,mac=02:00:00:00:00:01,mtu=9000,speed=25000"),
             Ok(tap.clone())
         );
-        assert_eq!(parse("tap=tap0,mtu=9000,mac=02:00:00:00:00:01"), Ok(tap));
+        assert_eq!(
+            parse("tap=tap0,speed=25000,mtu=9000,mac=02:00:00:00:00:01"),
+            Ok(tap)
+        );
         assert!(parse("null,mtu=68").is_ok());
     }
 
@@ -190,8 +231,8 @@ mod tests {
         assert_eq!(parse("tap"), Err(InvalidPort::NoInterface));
         assert_eq!(parse("null,"), Err(InvalidPort::Setting(String::new())));
         assert_eq!(
-            parse("null,speed=1"),
-            Err(InvalidPort::Setting("speed=1".to_owned()))
+            parse("null,rate=1"),
+            Err(InvalidPort::Setting("rate=1".to_owned()))
         );
         assert_eq!(
             parse("null,mtu=99,mtu=99"),
@@ -203,6 +244,12 @@ mod tests {
                 Err(InvalidPort::Mtu(mtu.to_owned()))
             );
         }
+        for speed in ["0", "1000001", "-1", "fast", ""] {
+            assert_eq!(
+                parse(&format!("null,speed={speed}")),
+                Err(InvalidPort::Speed(speed.to_owned()))
+            );
+        }
         assert!(matches!(
             parse("null,mac=01:00:00:00:00:00"),
             Err(InvalidPort::Mac(_))
@@ -212,16 +259,27 @@ mod tests {
     #[test]
     fn two_ports_with_one_address_are_refused() {
         let same: PortArgument = "null,mac=02:00:00:00:00:01".parse().unwrap();
-        let error = open_all(&[same.clone(), same], Path::new("/s"))
+        let error = open_all(&[same.clone(), same], Some(Path::new("/s")))
             .unwrap_err()
             .to_string();
         assert!(error.contains("02:00:00:00:00:01"), "{error}");
     }
 
     #[test]
+    fn without_a_path_an_address_has_to_be_given() {
+        let error = open_all(&["null".parse().unwrap()], None).unwrap_err();
+        assert!(error.to_string().contains("port 0 needs mac="), "{error}");
+        let given = "null,mac=02:00:00:00:00:01".parse().unwrap();
+        assert_eq!(open_all(&[given], None).unwrap().ports.len(), 1);
+    }
+
+    #[test]
     fn mtu_is_what_was_given_or_1500() {
-        let open = |text: &str| open_all(&[text.parse().unwrap()], Path::new("/s")).unwrap()[0].mtu;
-        assert_eq!(open("null,mtu=9000"), 9000);
-        assert_eq!(open("null"), DEFAULT_MTU);
+        let open = |text: &str| {
+            let opened = open_all(&[text.parse().unwrap()], Some(Path::new("/s"))).unwrap();
+            (opened.ports[0].mtu, opened.ports[0].link_speed_mbps)
+        };
+        assert_eq!(open("null,mtu=9000"), (9000, LINK_SPEED_MBPS));
+        assert_eq!(open("null,speed=10"), (DEFAULT_MTU, 10));
     }
 }

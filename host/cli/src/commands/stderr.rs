@@ -83,10 +83,9 @@ impl Output {
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match self.0.try_lock_for(PATIENCE) {
-            Some(mut output) => output.line(line),
-            // Another thread is held up after all.
-            None => {}
+        // Without the lock, another thread is held up after all.
+        if let Some(mut output) = self.0.try_lock_for(PATIENCE) {
+            output.line(line);
         }
         Ok(line.len())
     }
@@ -132,7 +131,8 @@ mod tests {
         stderr.write_all(b"again\n").unwrap();
         let length = from.read(&mut read).unwrap();
         let told = String::from_utf8_lossy(&read[..length]);
-        let expected = format!("({dropped} lines of the log were dropped: nobody read it)\nagain\n");
+        let expected =
+            format!("({dropped} lines of the log were dropped: nobody read it)\nagain\n");
         assert_eq!(told, expected);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 use manatee::component;
-use manatee_control::{Client, Swap};
+use manatee_control::{Client, Stage, Swap};
 use serde_json::Value;
 
 /// Replace the component of a running device
@@ -45,6 +45,10 @@ pub struct Arguments {
 
 /// Go back to the component that ran before the last swap
 #[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Go back to the component that ran before the last swap. That one is itself \
+        what a second rollback goes back to, so that two in a row change nothing."
+)]
 pub struct RollbackArguments {
     /// The control socket that `manatee serve` was given
     #[arg(long, value_name = "PATH")]
@@ -56,16 +60,24 @@ pub struct RollbackArguments {
 
 #[derive(Debug, clap::Args)]
 struct Output {
-    /// How to print what came of it
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// As it was called before `--json`
+    #[arg(long, value_name = "FORMAT", hide = true, conflicts_with = "json")]
+    format: Option<Format>,
+}
+
+impl Output {
+    fn is_json(&self) -> bool {
+        self.json || matches!(self.format, Some(Format::Json))
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// A line for people
     Text,
-    /// A line of JSON
     Json,
 }
 
@@ -89,8 +101,20 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         name: name.display().to_string(),
         check: !arguments.no_check,
         probation_ms: arguments.probation.as_millis() as u64,
+        progress: true,
     };
-    let swapped = Client::connect(&arguments.control)?.swap(swap, &file)?;
+    let tell = |stage| {
+        eprintln!(
+            "{}",
+            match stage {
+                Stage::Compiling => "compiling the new component",
+                Stage::Checking =>
+                    "running the conformance suite on it; the guest is not concerned",
+                Stage::Swapping => "swapping",
+            }
+        );
+    };
+    let swapped = Client::connect(&arguments.control)?.swap(swap, &file, tell)?;
     print(&arguments.output, &swapped)
 }
 
@@ -100,15 +124,17 @@ pub fn roll_back(arguments: &RollbackArguments) -> anyhow::Result<()> {
 }
 
 fn print(output: &Output, swapped: &Value) -> anyhow::Result<()> {
-    let text = match output.format {
-        Format::Json => format!("{swapped}\n"),
-        Format::Text => format!(
-            "version {} runs now instead of {}; the guest paused for {} us, while {} bytes of state moved\n",
+    let text = if output.is_json() {
+        format!("{swapped}\n")
+    } else {
+        format!(
+            "version {} (sha256 {}) runs now instead of {}; the guest paused for {} us, while {} bytes of state moved\n",
             as_text(&swapped["to"]),
+            as_text(&swapped["to_sha256"]),
             as_text(&swapped["from"]),
             swapped["pause_us"],
             swapped["state_bytes"],
-        ),
+        )
     };
     super::print(&text)
 }

@@ -1,6 +1,7 @@
 //! How processes end, and what they leave behind.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -9,27 +10,93 @@ use crate::process::Served;
 #[test]
 fn signals_end_it_or_change_nothing_and_leave_no_socket() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
-        let mut served = Served::start(&["-v"]);
-        for harmless in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        let mut served = Served::start(&[]);
+        for (harmless, says) in [
+            (Signal::HUP, "no configuration to read again"),
+            (Signal::USR1, "SIGUSR1 changes nothing"),
+            (Signal::USR2, "SIGUSR2 changes nothing"),
+        ] {
             served.signal(harmless);
-            served.wait_for_line("changes nothing");
+            served.wait_for_line(says);
         }
+        for ignored in [
+            Signal::CHILD,
+            Signal::URG,
+            Signal::WINCH,
+            Signal::PIPE,
+            Signal::CONT,
+        ] {
+            served.signal(ignored);
+        }
+        // They stop it where a terminal could have it go on.
+        for stopping in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
+            served.signal(stopping);
+            served.signal(Signal::CONT);
+        }
+        assert_eq!(served.inspect()["broker"]["running"], true);
         served.signal(signal);
         assert!(served.wait().success(), "{signal:?}");
         assert!(!served.socket().exists() && !served.control().exists());
     }
 }
 
+/// The signals that it does not know and that end a process, a few of those of real time
+/// among them, and the one that can't be caught.
+const DEADLY: [i32; 19] = [
+    libc::SIGKILL,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    34,
+    50,
+    64,
+];
+
 #[test]
 fn one_that_is_killed_leaves_no_socket() {
-    // Killed, and ended by a signal that it does not know.
-    for signal in [Signal::KILL, Signal::ALARM] {
-        let mut served = Served::start(&[]);
-        served.signal(signal);
-        assert!(!served.wait().success());
+    for signal in DEADLY {
+        let mut served = Served::start_confined();
+        assert!(served.socket().exists() && served.control().exists());
+        assert_eq!(served.end_by(signal).signal(), Some(signal));
         // The log ends when the last process that may write to it has.
         served.rest_of_log();
         assert!(!served.socket().exists() && !served.control().exists());
+    }
+}
+
+#[test]
+fn every_signal_that_can_be_caught_is_tried() {
+    let heard = [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGHUP,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+    ];
+    let ignored = [
+        libc::SIGCHLD,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGPIPE,
+        libc::SIGCONT,
+    ];
+    let stopping = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+    let tried = [&heard[..], &ignored, &stopping, &DEADLY].concat();
+    for signal in (1..32).filter(|signal| *signal != libc::SIGSTOP) {
+        assert!(tried.contains(&signal), "{signal}");
     }
 }
 

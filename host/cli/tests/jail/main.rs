@@ -12,8 +12,10 @@ mod harness;
 mod hostile;
 
 mod bomb;
+mod commands;
 mod endings;
 mod facts;
+mod links;
 mod messages;
 mod process;
 mod soak;

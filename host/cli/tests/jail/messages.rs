@@ -36,15 +36,24 @@ fn an_error_at_the_start_has_the_format_of_the_log() {
 }
 
 #[test]
-fn a_malformed_filter_is_told() {
-    let text = refused(&[], |command| {
-        command.env("RUST_LOG", "manatee=nonsense");
-    });
-    assert!(text.contains("RUST_LOG is `manatee=nonsense`"), "{text}");
-    let text = refused(&[], |command| {
-        command.env("RUST_LOG", "manatee=debug");
-    });
+fn a_malformed_filter_is_an_error_that_names_the_part() {
+    let with = |text: &str, format: &str| {
+        refused(&["--log-format", format], |command| {
+            command.env("RUST_LOG", text);
+        })
+    };
+    let text = with("info,manatee=loud", "text");
+    assert!(
+        text.starts_with("error: the variable RUST_LOG is"),
+        "{text}"
+    );
+    assert!(text.contains("`manatee=loud` says nothing"), "{text}");
+    let line: Value = serde_json::from_str(with("info,manatee=loud", "json").trim()).unwrap();
+    assert!(line["message"].as_str().unwrap().contains("`manatee=loud`"));
+    let text = with("manatee=debug", "text");
     assert!(!text.contains("RUST_LOG"), "{text}");
+    let text = refused(&["--log-level", "manatee=loud"], |_| ());
+    assert!(text.contains("`manatee=loud` says nothing"), "{text}");
 }
 
 #[test]

@@ -7,11 +7,13 @@ use std::os::unix::fs::chown;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use manatee_control::{Client, Swap};
+use rustix::io::retry_on_intr;
+use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -55,15 +57,33 @@ impl Served {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
-        let mut child = command.spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let mut served = Self { child, log, dir };
+        let mut served = Self::spawn(command, dir);
         let mut message = [0; 64];
-        if let Err(error) = readiness.recv(&mut message) {
+        let heard =
+            retry_on_intr(|| rustix::net::recv(&readiness, &mut message[..], RecvFlags::empty()));
+        if let Err(error) = heard {
             served.child.kill().unwrap();
             panic!("not ready: {error}: {}", served.rest_of_log());
         }
         served
+    }
+
+    /// Starts it, and returns when it has its sockets and is confined, and has not looked
+    /// at the component yet.
+    pub fn start_confined() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = harness::serve(&dir.path().join("vfio.sock"));
+        let control = dir.path().join("control.sock");
+        command.arg("--control").arg(control).stderr(Stdio::piped());
+        let mut served = Self::spawn(command, dir);
+        served.wait_for_line("confined");
+        served
+    }
+
+    fn spawn(mut command: Command, dir: TempDir) -> Self {
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log, dir }
     }
 
     pub fn pid(&self) -> u32 {
@@ -100,10 +120,11 @@ impl Served {
             name: name.to_owned(),
             check: false,
             probation_ms: 0,
+            progress: false,
         };
         let mut client = Client::connect(&self.control()).unwrap();
         client
-            .swap(swap, component)
+            .swap(swap, component, |_| ())
             .map_err(|error| error.to_string())
     }
 
@@ -135,6 +156,21 @@ impl Served {
         let mut text = String::new();
         self.log.read_to_string(&mut text).unwrap();
         text
+    }
+
+    /// Sends a signal until it has ended: wasmtime takes the first that tells of a fault for
+    /// one, and returns to see whether it comes again.
+    pub fn end_by(&mut self, signal: i32) -> ExitStatus {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            // SAFETY: it only sends a signal to a child of this process.
+            assert_eq!(unsafe { libc::kill(self.pid() as i32, signal) }, 0);
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::yield_now();
+        }
+        panic!("signal {signal} does not end it");
     }
 
     /// Waits for its end.

@@ -58,14 +58,17 @@ impl Manatee {
 
     /// Starts it by a command that serves at `vfio.sock` in this directory.
     pub fn start_by(dir: Rc<TempDir>, mut command: Command) -> Self {
+        let control = dir.path().join("control.sock");
+        command.arg("--control").arg(control);
+        Self::start_as_it_is(dir, command)
+    }
+
+    /// Starts it by a command that says all by itself, and that inherits NOTIFY_SOCKET.
+    pub fn start_as_it_is(dir: Rc<TempDir>, mut command: Command) -> Self {
         let notify = dir.path().join("notify");
         let readiness = UnixDatagram::bind(&notify).unwrap();
         readiness.set_read_timeout(Some(DEADLINE)).unwrap();
         let child = command
-            .args([
-                "--control".as_ref(),
-                dir.path().join("control.sock").as_os_str(),
-            ])
             .env("NOTIFY_SOCKET", &notify)
             .stderr(File::create(dir.path().join("log")).unwrap())
             .spawn()

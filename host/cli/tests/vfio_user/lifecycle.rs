@@ -215,7 +215,7 @@ fn mistakes_on_the_command_line_are_explained() {
         .arg(&socket)
         .output()
         .unwrap();
-    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(nobody.status.code(), Some(6));
     assert!(error_of(&nobody).contains(socket.to_str().unwrap()));
 }
 
@@ -227,6 +227,9 @@ fn describe_names_the_device() {
     let json = command().args(["describe", "--json"]).output().unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["pci"]["vendor"], "1414");
+    assert_eq!(json["metadata"]["licences"], "MIT");
+    let digest = manatee::component::Digest::of(manatee_component::BYTES);
+    assert_eq!(json["sha256"], digest.to_string());
     let imports = json["imports"].as_array().unwrap();
     let ours = |name: &serde_json::Value| name.as_str().unwrap().starts_with("manatee:device/");
     assert!(

@@ -1,5 +1,6 @@
 //! `manatee serve`, driven over its sockets as a VMM and an operator do.
 
+mod activation;
 mod attach;
 mod descriptors;
 mod flood;
@@ -10,3 +11,4 @@ mod lifecycle;
 mod memory;
 mod msix;
 mod raw;
+mod service;

@@ -87,6 +87,8 @@ pub enum TapError {
 pub struct Attached {
     /// To send and receive by.
     pub fd: OwnedFd,
+    /// The kernel's number for it.
+    pub index: u32,
     /// Its MTU when it was attached.
     pub mtu: u16,
     /// It was made here, and goes away with `fd`.
@@ -127,8 +129,8 @@ fn try_attach(name: &str) -> Result<Attached, TapError> {
     let fd = open_driver()?;
     claim(fd.as_fd(), name).map_err(|error| refused(name, existed, error))?;
     // Asked after attaching, so that of two who come at once none overlooks the other.
-    let attached = queues::attached(name_to_index(name).map_err(failed("SIOCGIFINDEX"))?);
-    let attached = attached.map_err(failed("RTM_GETLINK"))?;
+    let index = name_to_index(name).map_err(failed("SIOCGIFINDEX"))?;
+    let attached = queues::attached(index).map_err(failed("RTM_GETLINK"))?;
     if attached > OWN_QUEUES {
         return Err(TapError::Shared(name.to_owned(), attached - OWN_QUEUES));
     }
@@ -141,6 +143,7 @@ fn try_attach(name: &str) -> Result<Attached, TapError> {
     let mtu = ioctl::interface_mtu(socket.as_fd(), name).map_err(failed("SIOCGIFMTU"))?;
     Ok(Attached {
         fd,
+        index,
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         created: !existed,
     })

@@ -10,13 +10,16 @@
 mod attach;
 mod inbox;
 mod ioctl;
+mod netlink;
 mod queues;
 mod receive;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod watch;
 
 pub use attach::TapError;
+pub use watch::{InterfaceState, LinkWatch, TapLink};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -35,11 +38,10 @@ type Outgoing = Head<2048>;
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
-    name: String,
+    link: TapLink,
     /// As it was when attached: the device is told once and holds to it.
     mtu: u16,
     created: bool,
-    link: Link,
     counters: Counters,
     // What follows is kept for its allocation, or its size.
     calls: Calls,
@@ -48,16 +50,6 @@ pub struct Tap {
     outgoing: Vec<Outgoing>,
     leaving: Vec<Leaving>,
     outcomes: Vec<Outcome>,
-}
-
-/// What became of the interface, as far as packets show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Link {
-    Up,
-    Down,
-    /// Somebody deleted the interface.
-    Gone,
 }
 
 impl Tap {
@@ -79,7 +71,12 @@ impl Tap {
     }
 
     fn open_with(name: &str, calls: Calls) -> Result<Self, TapError> {
-        let attach::Attached { fd, mtu, created } = attach::attach(name)?;
+        let attach::Attached {
+            fd,
+            index,
+            mtu,
+            created,
+        } = attach::attach(name)?;
         if created {
             tracing::info!(
                 interface = name,
@@ -88,10 +85,9 @@ impl Tap {
         }
         Ok(Self {
             fd,
-            name: name.to_owned(),
+            link: TapLink::new(name, index, mtu),
             mtu,
             created,
-            link: Link::Up,
             counters: Counters::default(),
             calls,
             inbox: Inbox::new(),
@@ -106,26 +102,15 @@ impl Tap {
         &self.counters
     }
 
-    /// Remembers the interface's state and logs when it changes.
-    fn note(&mut self, link: Link) {
-        if std::mem::replace(&mut self.link, link) == link {
-            return;
-        }
-        let interface = &self.name;
-        match link {
-            Link::Up => tracing::info!(interface, "the interface is up"),
-            Link::Down => tracing::warn!(
-                interface,
-                "the interface is down, packets are dropped; `ip link set {interface} up`"
-            ),
-            Link::Gone => tracing::error!(interface, "the interface was deleted"),
-        }
+    /// The interface as it was seen last, for a [`LinkWatch`].
+    pub fn link(&self) -> TapLink {
+        self.link.clone()
     }
 }
 
 impl Endpoint for Tap {
     fn name(&self) -> String {
-        format!("tap={}", self.name)
+        format!("tap={}", self.link.name())
     }
 
     fn transmit(&mut self, io: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
@@ -150,10 +135,10 @@ impl Endpoint for Tap {
     fn inspect(&self) -> serde_json::Value {
         serde_json::json!({
             "kind": "tap",
-            "interface": self.name,
-            "mtu": self.mtu,
-            "made-here": self.created,
-            "link": self.link,
+            "interface": self.link.name(),
+            "mtu": self.link.mtu(),
+            "made_here": self.created,
+            "link": self.link.state(),
             "batched": self.calls.are_batched(),
             "counters": self.counters,
         })

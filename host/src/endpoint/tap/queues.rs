@@ -5,65 +5,21 @@
 //! are (rtnetlink(7), `RTM_GETLINK`; linux/if_link.h, `IFLA_TUN_NUM_QUEUES`).
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
-};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
+use zerocopy::{FromBytes, IntoBytes};
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_GETLINK: u16 = 18;
-const NLM_F_REQUEST: u16 = 1;
-const NLMSG_ERROR: u16 = 2;
+use super::netlink::{LinkMessage, MAX_ANSWER, NLMSG_ERROR, RTM_NEWLINK, find, number, open};
 
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
-/// The rest of a type are flags.
-const NLA_TYPE_MASK: u16 = 0x3fff;
-
-/// An interface's attributes take one or two KiB.
-const MAX_ANSWER: usize = 32 << 10;
-
-/// `struct nlmsghdr`, and the `struct ifinfomsg` behind it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct LinkMessage {
-    length: u32,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    port: u32,
-    family: u8,
-    reserved: u8,
-    device_kind: u16,
-    index: u32,
-    device_flags: u32,
-    change: u32,
-}
-
-/// `struct nlattr`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
-struct Attribute {
-    /// In bytes, with this.
-    length: u16,
-    kind: u16,
-}
 
 /// Returns how many queues of the interface with this index are attached, those that do not
 /// receive at the moment included. One is attached if the interface has no more than that.
 pub fn attached(index: u32) -> rustix::io::Result<u32> {
-    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
-    // Without a protocol it is NETLINK_ROUTE, which has the number 0.
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-    let request = LinkMessage {
-        length: size_of::<LinkMessage>() as u32,
-        kind: RTM_GETLINK,
-        flags: NLM_F_REQUEST,
-        index,
-        ..LinkMessage::default()
-    };
+    let socket = open(SocketFlags::empty())?;
+    let request = LinkMessage::get(index);
     send(&socket, request.as_bytes(), SendFlags::empty())?;
     let mut answer = vec![0; MAX_ANSWER];
     let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
@@ -86,26 +42,9 @@ fn queues_of(answer: &[u8]) -> rustix::io::Result<u32> {
     let Some(info) = info else {
         return Ok(1);
     };
-    let number = |kind| {
-        let bytes = find(info, kind)?;
-        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-    };
-    let enabled = number(IFLA_TUN_NUM_QUEUES).unwrap_or(1);
-    let disabled = number(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0);
+    let enabled = number(info, IFLA_TUN_NUM_QUEUES).unwrap_or(1);
+    let disabled = number(info, IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0);
     Ok(enabled.saturating_add(disabled))
-}
-
-/// The bytes of the first attribute of this kind.
-fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    loop {
-        let (header, _) = Attribute::read_from_prefix(attributes).ok()?;
-        let length = usize::from(header.length);
-        let bytes = attributes.get(size_of::<Attribute>()..length)?;
-        if header.kind & NLA_TYPE_MASK == kind {
-            return Some(bytes);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use super::inbox::Arrived;
-use super::{Link, Tap};
+use super::{InterfaceState, Tap};
 use crate::endpoint::vnet::PartialChecksum;
 use crate::endpoint::{
     Completions, PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, checksum, rx_flags,
@@ -40,15 +40,15 @@ impl Tap {
     fn fetch(&mut self, most: usize) -> bool {
         let fetched = self.inbox.fetch(&mut self.calls, self.fd.as_fd(), most);
         if fetched.count > 0 {
-            self.note(Link::Up);
+            self.link.note_by_packet(InterfaceState::Up);
         }
         match fetched.end {
             None => return false,
             Some(Errno::AGAIN) => {}
-            Some(Errno::BADFD) => self.note(Link::Gone),
+            Some(Errno::BADFD) => self.link.note_by_packet(InterfaceState::Gone),
             Some(error) => {
                 self.counters.receive.errors += 1;
-                tracing::debug!(interface = self.name, %error, "no packet was received");
+                tracing::debug!(interface = self.link.name(), %error, "no packet was received");
             }
         }
         true

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-use super::{Link, Outgoing, Tap};
+use super::{InterfaceState, Outgoing, Tap};
 use crate::endpoint::offload::{self, Request};
 use crate::endpoint::vnet::{GsoType, VnetHeader};
 use crate::endpoint::{TxBatch, TxPacket, TxStatus};
@@ -96,7 +96,7 @@ impl Tap {
             } = self.leaving[index];
             match self.outcomes[index] {
                 Ok(_) => {
-                    self.note(Link::Up);
+                    self.link.note_by_packet(InterfaceState::Up);
                     self.count_offloads(&vnet, tag);
                 }
                 Err(error) => status[own] = self.failed(error),
@@ -120,18 +120,18 @@ impl Tap {
             Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => counters.dropped_busy += 1,
             Errno::IO => {
                 counters.dropped_down += 1;
-                self.note(Link::Down);
+                self.link.note_by_packet(InterfaceState::Down);
             }
             Errno::BADFD => {
                 counters.dropped_down += 1;
-                self.note(Link::Gone);
+                self.link.note_by_packet(InterfaceState::Gone);
             }
             Errno::FAULT => return TxStatus::MemoryFault,
             Errno::INVAL => return TxStatus::BadHeaders,
             Errno::MSGSIZE => return TxStatus::TooLong,
             _ => {
                 counters.dropped_error += 1;
-                tracing::debug!(interface = self.name, %error, "a packet was not sent");
+                tracing::debug!(interface = self.link.name(), %error, "a packet was not sent");
             }
         }
         TxStatus::Dropped

@@ -35,7 +35,7 @@ fn an_interface_made_here_goes_away_again() {
         assert!(exists(NAME));
         assert_eq!(tap.mtu(), Some(1500));
         assert_eq!(tap.name(), "tap=tap-test");
-        assert_eq!(tap.inspect()["made-here"], true);
+        assert_eq!(tap.inspect()["made_here"], true);
         drop(tap);
         assert!(!exists(NAME));
     });
@@ -50,7 +50,7 @@ fn an_interface_that_was_there_stays() {
         for _ in 0..2 {
             let tap = open().unwrap();
             assert_eq!(tap.mtu(), Some(9000));
-            assert_eq!(tap.inspect()["made-here"], false);
+            assert_eq!(tap.inspect()["made_here"], false);
         }
         assert!(exists(NAME));
     });

@@ -19,6 +19,11 @@ pub struct AccessArguments {
 }
 
 impl AccessArguments {
+    /// Whether anything was said about it.
+    pub fn is_given(&self) -> bool {
+        self.socket_group.is_some() || self.socket_mode.is_some()
+    }
+
     /// What the socket's file is given.
     pub fn access(&self) -> Access {
         let default = match self.socket_group {

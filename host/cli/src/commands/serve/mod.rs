@@ -1,6 +1,11 @@
 //! `manatee serve`.
 
-use std::path::{Path, PathBuf};
+mod access;
+mod bounds;
+mod signals;
+mod sockets;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -9,20 +14,27 @@ use std::time::Duration;
 use anyhow::Context;
 use manatee::component::Component;
 use manatee::device::{Device, Port};
+use manatee::endpoint::LinkWatch;
 use manatee::interrupt::Interrupts;
 use manatee::memory::install_fault_handler;
-use manatee::vfio_user::{self, Vectors};
+use manatee::vfio_user::Vectors;
+use manatee_common::ration::Ration;
+use manatee_control as control;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::access::AccessArguments;
-use super::logging::{self, LogArguments};
+use super::capabilities::capabilities;
+use super::links::Links;
+use super::logging::{self, LogArguments, LogLevel};
 use super::notify::Notifier;
-use super::operator::Operator;
+use super::operator::{Operator, Surroundings};
 use super::port::{self, PortArgument};
-use crate::jail::broker::{Begin, Broker, SocketFile};
+use crate::jail::broker::{Begin, Broker};
 use crate::jail::child::Code;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
+use bounds::BoundArguments;
+use signals::{Heard, Signals};
+use sockets::{Handed, SocketArguments, Sockets};
 
 /// How long the session with a VMM may take to end when we do.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,10 +44,10 @@ const MAX_COMMANDS: usize = 32;
 const EXAMPLES: &str = "\
 Examples:
   An adapter on the TAP interface tap0 (made if it is missing, which needs root):
-    manatee serve --socket /tmp/nic.sock --port tap=tap0,mac=02:00:00:00:00:01
+    manatee serve --socket-path /tmp/nic.sock --port tap=tap0,mac=02:00:00:00:00:01
 
   Two ports, one of which sends every packet back, and a control socket:
-    manatee serve --socket /tmp/nic.sock --port tap=tap0 --port loopback --control /tmp/nic.control
+    manatee serve --socket-path /tmp/nic.sock --port tap=tap0 --port loopback --control /tmp/nic.control
 
 The VMM has to share the guest's memory: QEMU with
   -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
@@ -43,12 +55,15 @@ The VMM has to share the guest's memory: QEMU with
 or Cloud Hypervisor with
   --memory size=1G,shared=on --user-device socket=/tmp/nic.sock
 
-SIGTERM, SIGINT and SIGQUIT end it; sockets and TAP interfaces that it made are removed.
-SIGHUP, SIGUSR1 and SIGUSR2 change nothing.";
+SIGTERM, SIGINT and SIGQUIT end it; sockets and TAP interfaces that it made are removed, also
+when it is killed. SIGHUP, SIGUSR1 and SIGUSR2 change nothing.
+
+A service manager may hand over the sockets (systemd: FileDescriptorName=vfio, and control).";
 
 /// Offer a network adapter to virtual machines at a vfio-user socket
 #[derive(Debug, clap::Args)]
 #[command(
+    arg_required_else_help = true,
     long_about = "Offer a network adapter to virtual machines at a vfio-user socket.\n\n\
         One virtual machine at a time can be attached. When it goes, the adapter returns to its \
         initial state and waits for the next.\n\n\
@@ -59,24 +74,24 @@ SIGHUP, SIGUSR1 and SIGUSR2 change nothing.";
     after_help = EXAMPLES
 )]
 pub struct Arguments {
-    /// The vfio-user socket to make, for the VMM to connect to
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[command(flatten)]
+    sockets: SocketArguments,
 
     /// A port of the adapter: `tap=INTERFACE` (the host's network), `loopback`
     /// (every packet comes back) or `null` (every packet is lost). After it,
     /// `,mac=ADDRESS` (by default one that is made from the socket's path and
-    /// stays the same) and `,mtu=BYTES`. Repeat it for more ports
-    #[arg(long = "port", value_name = "KIND[,mac=MAC][,mtu=N]", required = true)]
+    /// stays the same), `,mtu=BYTES` and `,speed=MBITS` (what the guest shows as the link's
+    /// speed; 100000 by default). Repeat it for more ports
+    #[arg(
+        long = "port",
+        value_name = "KIND[,mac=MAC][,mtu=N][,speed=N]",
+        required_unless_present = "print_capabilities"
+    )]
     ports: Vec<PortArgument>,
 
     /// The device's component, instead of the one that is built in
     #[arg(long, value_name = "FILE.wasm")]
     component: Option<PathBuf>,
-
-    /// A control socket to make, for `manatee inspect`, `swap` and `rollback`
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
 
     /// The user to become when all is open: a name, UID or UID:GID. By default
     /// `nobody` (65534) if this is root, which `--user root` stays
@@ -88,8 +103,12 @@ pub struct Arguments {
     #[arg(long)]
     no_sandbox: bool,
 
+    /// Print as JSON what management software may ask a backend for, and serve nothing
+    #[arg(long)]
+    print_capabilities: bool,
+
     #[command(flatten)]
-    access: AccessArguments,
+    bounds: BoundArguments,
 
     #[command(flatten)]
     logging: LogArguments,
@@ -100,62 +119,29 @@ struct Opened {
     signals: Signals,
     /// That the broker has ended, perhaps.
     child: Signal,
-    server: vfio_user::Server,
-    control: Option<manatee_control::Server>,
-    ports: Vec<Port>,
+    sockets: Sockets,
+    ports: port::Opened,
+    /// None if no port is a TAP.
+    watch: Option<LinkWatch>,
     /// None if it is the one that is built in.
     component: Option<Code>,
     notifier: Notifier,
     broker: Arc<Broker>,
 }
 
-/// The signals that are heard. The others end the process, whose broker removes the
-/// sockets then.
-struct Signals {
-    ending: [Signal; 3],
-    harmless: [(Signal, &'static str); 3],
-}
-
-impl Signals {
-    /// From now on they don't end the process by themselves. Needs a runtime.
-    fn catch() -> std::io::Result<Self> {
-        Ok(Self {
-            ending: [
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::quit())?,
-            ],
-            harmless: [
-                (signal(SignalKind::hangup())?, "SIGHUP"),
-                (signal(SignalKind::user_defined1())?, "SIGUSR1"),
-                (signal(SignalKind::user_defined2())?, "SIGUSR2"),
-            ],
-        })
-    }
-
-    /// Waits for a signal that ends the process.
-    async fn next(&mut self) {
-        let [terminate, interrupt, quit] = &mut self.ending;
-        let [hangup, first, second] = &mut self.harmless;
-        loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
-                _ = quit.recv() => return,
-                _ = hangup.0.recv() => hangup.1,
-                _ = first.0.recv() => first.1,
-                _ = second.0.recv() => second.1,
-            };
-            // As many as somebody sends, so not a line for each.
-            tracing::debug!("{name} changes nothing");
-        }
-    }
-}
-
 /// Serves until it is told to end.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    logging::start(&arguments.logging);
-    match start(arguments) {
+    if arguments.print_capabilities {
+        return match super::print(&format!("{:#}\n", capabilities())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => super::fail(&error),
+        };
+    }
+    // Before anything is opened.
+    let handed = arguments.sockets.take();
+    let (level, logged) = logging::start(&arguments.logging);
+    let served = logged.and(handed);
+    match served.and_then(|handed| start(arguments, handed, level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             arguments.logging.report(&error);
@@ -164,7 +150,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn start(arguments: &Arguments) -> anyhow::Result<()> {
+fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::Result<()> {
     limits::raise_descriptors();
     let ids = jail::resolve(arguments.user.as_deref()).context("--user")?;
     // It has no thread but this one until a command comes.
@@ -175,29 +161,39 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = runtime.context("starting the control plane")?;
     install_fault_handler().context("preparing for guest memory that goes away")?;
     let entered = runtime.enter();
-    let opened = Opened::open(arguments, ids)?;
+    let opened = Opened::open(arguments, ids, handed)?;
     drop(entered);
     let broker = opened.broker.clone();
     let result = confine(arguments, ids).and_then(|confinement| {
         let Opened {
             signals,
             child,
-            server,
-            control,
-            ports,
+            sockets,
+            ports: port::Opened { ports, taps },
+            watch,
             component,
             notifier,
             broker,
         } = opened;
-        let device = Served::new(component, ports)?;
-        let operator = Operator::new(device.device.clone(), broker.clone(), confinement);
+        let notifier = Arc::new(notifier);
+        let device = Served::new(component, ports, &arguments.bounds)?;
+        let links = Arc::new(Links::new(device.device.clone(), taps));
+        let surroundings = Surroundings {
+            broker: broker.clone(),
+            links: links.clone(),
+            log_level,
+            notifier: notifier.clone(),
+            confinement,
+        };
+        let operator = Operator::new(surroundings, device.device.clone());
         runtime.block_on(serve(Running {
             device,
             operator: Arc::new(operator),
             signals,
             child,
-            server,
-            control,
+            sockets,
+            links,
+            watch,
             notifier,
             broker,
         }))
@@ -209,7 +205,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 impl Opened {
-    fn open(arguments: &Arguments, ids: Option<Ids>) -> anyhow::Result<Self> {
+    fn open(arguments: &Arguments, ids: Option<Ids>, handed: Handed) -> anyhow::Result<Self> {
         // Before the sockets are made, so that they are removed in any case.
         let signals = Signals::catch().context("catching signals")?;
         let child = signal(SignalKind::child()).context("catching signals")?;
@@ -220,39 +216,28 @@ impl Opened {
         let component = component.transpose()?;
         // Sockets come first: whoever is too late must not touch the interfaces of
         // the one who serves already.
-        let access = arguments.access.access();
-        let server = vfio_user::Server::bind_for(&arguments.socket, access);
-        let server = server.context("the vfio-user socket")?;
-        let control = arguments.control.as_deref().map(bind_control).transpose()?;
-        let paths = [
-            Some(server.path()),
-            control.as_ref().map(manatee_control::Server::path),
-        ];
-        let sockets = paths.into_iter().flatten().map(SocketFile::at);
+        let sockets = arguments.sockets.open(handed)?;
         let begin = Begin {
-            sockets: sockets
-                .collect::<std::io::Result<_>>()
-                .context("the sockets")?,
+            sockets: sockets.files().context("the sockets")?,
             ids,
             sandbox,
         };
         let broker = Broker::start(&begin).context("starting the broker")?;
-        let ports = port::open_all(&arguments.ports, &arguments.socket)?;
+        let ports = port::open_all(&arguments.ports, sockets.vfio.address())?;
+        let taps: Vec<_> = ports.taps.iter().flatten().cloned().collect();
+        let watch = (!taps.is_empty()).then(|| LinkWatch::open(taps));
+        let watch = watch.transpose().context("watching the TAP interfaces")?;
         Ok(Self {
             signals,
             child,
-            server,
-            control,
+            sockets,
             ports,
+            watch,
             component,
             notifier,
             broker: Arc::new(broker),
         })
     }
-}
-
-fn bind_control(path: &Path) -> anyhow::Result<manatee_control::Server> {
-    manatee_control::Server::bind(path).context("the control socket")
 }
 
 /// Confines this process, unless it is not to be.
@@ -277,7 +262,11 @@ struct Served {
 }
 
 impl Served {
-    fn new(component: Option<Code>, ports: Vec<Port>) -> anyhow::Result<Self> {
+    fn new(
+        component: Option<Code>,
+        ports: Vec<Port>,
+        bounds: &BoundArguments,
+    ) -> anyhow::Result<Self> {
         let component = match component {
             Some(code) => code.load()?,
             None => Component::embedded()?,
@@ -289,7 +278,13 @@ impl Served {
         }
         let vectors = Vectors::new(description.msix_vectors);
         let interrupts = Interrupts::Vectors(Box::new(vectors.clone()));
-        let device = Device::new(&component, ports, interrupts)?;
+        let device = Device::builder(&component)
+            .ports(ports)
+            .limits(bounds.limits())
+            .crash_policy(bounds.policy())
+            .build(interrupts)?;
+        let digest = component.digest();
+        tracing::info!(component = component.name(), sha256 = %digest, "the device is made");
         Ok(Self { device, vectors })
     }
 }
@@ -300,39 +295,47 @@ struct Running {
     operator: Arc<Operator>,
     signals: Signals,
     child: Signal,
-    server: vfio_user::Server,
-    control: Option<manatee_control::Server>,
-    notifier: Notifier,
+    sockets: Sockets,
+    links: Arc<Links>,
+    watch: Option<LinkWatch>,
+    notifier: Arc<Notifier>,
     broker: Arc<Broker>,
 }
 
 async fn serve(running: Running) -> anyhow::Result<()> {
     let Running {
-        device,
+        device: Served { device, vectors },
         operator,
         mut signals,
         mut child,
-        server,
-        control,
+        sockets,
+        links,
+        watch,
         notifier,
         broker,
     } = running;
-    let path = server.path().display().to_string();
-    let stopper = server.stopper();
+    let Sockets { vfio, control } = sockets;
+    let address = vfio.address();
+    let socket = address.map_or("a descriptor".into(), |path| path.display().to_string());
+    let stopper = vfio.stopper();
     let (ended, mut has_ended) = oneshot::channel();
+    let served = device.clone();
     thread::Builder::new()
         .name("vfio-user".to_owned())
-        .spawn(move || ended.send(server.serve(&device.device, &device.vectors)))
+        .spawn(move || ended.send(vfio.serve(&served, &vectors)))
         .context("starting the vfio-user thread")?;
-    tracing::info!(socket = path, "ready: a VMM can attach");
-    notifier.tell("READY=1");
+    tracing::info!(socket, "ready: a VMM can attach");
+    notifier.ready();
+    notifier.status(&format!("Serving at {socket}"));
     let result = tokio::select! {
-        () = signals.next() => Ok(()),
+        () = heed(&mut signals, &notifier) => Ok(()),
         result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
         result = answer(control.as_ref(), operator) => result,
-        result = watch(&broker, &mut child) => result,
+        result = watch_broker(&broker, &mut child) => result,
+        result = follow(links, watch) => result,
+        () = notifier.keep_alive(async || look_after(&device).await) => Ok(()),
     };
-    notifier.tell("STOPPING=1");
+    notifier.stopping();
     tracing::info!("stopping");
     broker.end();
     if !stopper.stop(PATIENCE) {
@@ -341,19 +344,55 @@ async fn serve(running: Running) -> anyhow::Result<()> {
     result
 }
 
+/// Does what signals ask for, until one asks to end.
+async fn heed(signals: &mut Signals, notifier: &Notifier) {
+    let mut ration = Ration::default();
+    loop {
+        match signals.next().await {
+            Heard::End => return,
+            Heard::Reload => {
+                notifier.reloading();
+                if let Some(dropped) = ration.pass() {
+                    tracing::info!(dropped, "SIGHUP: there is no configuration to read again");
+                }
+                notifier.ready();
+            }
+            Heard::Nothing(name) => {
+                if let Some(dropped) = ration.pass() {
+                    tracing::info!(dropped, "{name} changes nothing");
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the device could be had: a process that can't get at it any more is of no use.
+async fn look_after(device: &Device) {
+    let device = device.clone();
+    // What came of it, nobody wants to know.
+    let _ = tokio::task::spawn_blocking(move || device.has_work()).await;
+}
+
 /// Answers control requests for ever; waits for ever if there is no socket.
-async fn answer(
-    control: Option<&manatee_control::Server>,
-    operator: Arc<Operator>,
-) -> anyhow::Result<()> {
+async fn answer(control: Option<&control::Server>, operator: Arc<Operator>) -> anyhow::Result<()> {
     match control {
         Some(control) => Ok(control.serve(operator).await?),
         None => std::future::pending().await,
     }
 }
 
+/// Has links follow their TAPs for ever, as long as the kernel tells of them.
+async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<()> {
+    if let Some(watch) = watch
+        && let Err(error) = links.watch(watch).await
+    {
+        tracing::error!(%error, "links do not follow their TAPs any more");
+    }
+    std::future::pending().await
+}
+
 /// Says when the broker ends before its time. The device goes on.
-async fn watch(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
+async fn watch_broker(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
     while !broker.has_ended() {
         child.recv().await;
     }

@@ -1,5 +1,9 @@
 //! Unix sockets that we listen on: taking a path without harming what is there,
-//! and leaving nothing behind.
+//! and leaving nothing behind; or adopting one that somebody else bound.
+
+mod adopt;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, Metadata, Permissions};
 use std::io;
@@ -11,6 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+pub use adopt::AdoptError;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 16;
@@ -76,17 +82,27 @@ impl Default for Access {
     }
 }
 
-/// A listening socket that removes its file when it is dropped.
+/// A listening socket. One that was [bound](Self::bind) here removes its file when it is
+/// dropped; one that was [adopted](Self::adopt) is left as it is.
 #[derive(Debug)]
-pub struct BoundListener {
-    listener: OwnedFd,
-    /// Absolute, so that it stays right if the working directory changes.
-    path: PathBuf,
-    /// Device and inode of the file that we made.
-    file: (u64, u64),
+pub struct Listener {
+    socket: OwnedFd,
+    /// None if somebody else bound it.
+    file: Option<BoundFile>,
+    /// See [`address`](Self::address).
+    address: Option<PathBuf>,
 }
 
-impl BoundListener {
+/// The file of a socket that was bound here.
+#[derive(Debug)]
+struct BoundFile {
+    /// Absolute, so that it stays right if the working directory changes.
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl Listener {
     /// Listens on `path`. A socket that nobody listens on any more is replaced. Only those
     /// who are given access can connect, at any moment and whatever the umask is.
     ///
@@ -115,24 +131,48 @@ impl BoundListener {
             Errno::ADDRINUSE => BindError::InUse(path.to_owned()),
             errno => kernel(errno.into()),
         })?;
-        let file = identity(&path.symlink_metadata().map_err(kernel)?);
+        let identity = identity(&path.symlink_metadata().map_err(kernel)?);
+        let file = BoundFile {
+            path: absolute,
+            identity,
+        };
+        let given = file.give_access(access);
         // From here on the file is removed whatever happens.
         let bound = Self {
-            listener: socket,
-            path: absolute,
-            file,
+            socket,
+            address: Some(file.path.clone()),
+            file: Some(file),
         };
-        bound
-            .give_access(access)
-            .map_err(|source| BindError::Access {
-                path: path.to_owned(),
-                access,
-                source,
-            })?;
-        rustix::net::listen(&bound.listener, BACKLOG).map_err(|errno| kernel(errno.into()))?;
+        given.map_err(|source| BindError::Access {
+            path: path.to_owned(),
+            access,
+            source,
+        })?;
+        rustix::net::listen(&bound.socket, BACKLOG).map_err(|errno| kernel(errno.into()))?;
         Ok(bound)
     }
 
+    /// The file that was made here, as an absolute path, and is removed at the end. None
+    /// if somebody else bound the socket.
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| &*file.path)
+    }
+
+    /// The path that the socket was bound to, by whomever. None if it has none.
+    pub fn address(&self) -> Option<&Path> {
+        self.address.as_deref()
+    }
+
+    /// Removes the file, so that nobody finds the socket any more. Does nothing
+    /// if it is gone, if somebody put another file there, or if somebody else bound it.
+    pub fn unlink(&self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+    }
+}
+
+impl BoundFile {
     /// Lets others than the user who runs this connect.
     fn give_access(&self, access: Access) -> io::Result<()> {
         if access.mode > 0o777 {
@@ -142,7 +182,7 @@ impl BoundListener {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
         let made = file.metadata()?;
-        if identity(&made) != self.file {
+        if identity(&made) != self.identity {
             return Err(Errno::STALE.into());
         }
         if made.mode() & 0o7777 == access.mode && access.group.is_none() {
@@ -156,31 +196,24 @@ impl BoundListener {
         std::fs::set_permissions(name, Permissions::from_mode(access.mode))
     }
 
-    /// Where it listens, as an absolute path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Removes the file, so that nobody finds the socket any more. Does nothing
-    /// if it is gone or if somebody put another file there.
-    pub fn unlink(&self) {
+    fn remove(&self) {
         let ours = self
             .path
             .symlink_metadata()
-            .is_ok_and(|file| identity(&file) == self.file);
+            .is_ok_and(|file| identity(&file) == self.identity);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "can't remove the socket");
         }
     }
 }
 
-impl AsFd for BoundListener {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.socket.as_fd()
     }
 }
 
-impl Drop for BoundListener {
+impl Drop for Listener {
     fn drop(&mut self) {
         self.unlink();
     }
@@ -243,157 +276,5 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
         Err(Errno::NOENT) => Ok(()),
         Err(error @ (Errno::ACCESS | Errno::PERM)) => Err(kernel(error.into())),
         _ => Err(BindError::InUse(path.to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
-
-    use rustix::thread::UnshareFlags;
-
-    use super::*;
-
-    #[test]
-    fn file_goes_with_its_listener() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let bound = BoundListener::bind(&path, Access::default()).unwrap();
-        assert_eq!(path.symlink_metadata().unwrap().mode() & 0o777, 0o600);
-        UnixStream::connect(&path).unwrap();
-        drop(bound);
-        assert!(!path.exists());
-    }
-
-    /// Runs in a thread whose umask is its own.
-    fn with_umask(umask: u32, test: impl FnOnce() + Send) {
-        let own = || {
-            // The deprecated function is the safe one; what makes its successor unsafe is
-            // another flag.
-            #[expect(deprecated)]
-            rustix::thread::unshare(UnshareFlags::FS).unwrap();
-            rustix::process::umask(Mode::from_raw_mode(umask));
-            test();
-        };
-        let outcome = std::thread::scope(|scope| scope.spawn(own).join());
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    }
-
-    #[test]
-    fn access_is_what_was_asked_for_whatever_the_umask() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let own = rustix::process::getegid().as_raw();
-        for umask in [0, 0o022, 0o777] {
-            for (mode, group) in [(0o600, None), (0o660, Some(own)), (0o666, None), (0, None)] {
-                with_umask(umask, || {
-                    let access = Access { mode, group };
-                    let bound = BoundListener::bind(&path, access).unwrap();
-                    let file = path.symlink_metadata().unwrap();
-                    let found = (file.mode() & 0o7777, file.gid());
-                    assert_eq!(found, (mode, group.unwrap_or(own)), "umask {umask:04o}");
-                    drop(bound);
-                });
-            }
-        }
-    }
-
-    #[test]
-    fn access_that_cannot_be_given_leaves_nothing_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let mode = 0o1666;
-        let refused = BoundListener::bind(&path, Access { mode, group: None }).unwrap_err();
-        assert!(refused.to_string().contains("1666"), "{refused}");
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn live_socket_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let _bound = BoundListener::bind(&path, Access::default()).unwrap();
-        let error = BoundListener::bind(&path, Access::default()).unwrap_err();
-        assert!(matches!(error, BindError::InUse(_)));
-        assert!(
-            error.to_string().contains(path.to_str().unwrap()),
-            "{error}"
-        );
-        UnixStream::connect(&path).unwrap();
-    }
-
-    #[test]
-    fn full_backlog_is_no_reason_to_hang() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let _bound = BoundListener::bind(&path, Access::default()).unwrap();
-        let address = SocketAddrUnix::new(&path).unwrap();
-        let fill = || {
-            let socket = stream_socket(SocketFlags::NONBLOCK).unwrap();
-            rustix::net::connect(&socket, &address)
-                .is_ok()
-                .then_some(socket)
-        };
-        let _waiting: Vec<_> = std::iter::from_fn(fill).take(100).collect();
-        assert!(matches!(
-            BoundListener::bind(&path, Access::default()),
-            Err(BindError::InUse(_))
-        ));
-    }
-
-    #[test]
-    fn stale_socket_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        let _bound = BoundListener::bind(&path, Access::default()).unwrap();
-        UnixStream::connect(&path).unwrap();
-    }
-
-    #[test]
-    fn other_files_are_never_touched() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            BoundListener::bind(&path, Access::default()),
-            Err(BindError::NotASocket(_))
-        ));
-        assert!(matches!(
-            BoundListener::bind(dir.path(), Access::default()),
-            Err(BindError::NotASocket(_))
-        ));
-        let link = dir.path().join("l");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(
-            BoundListener::bind(&link, Access::default()),
-            Err(BindError::NotASocket(_))
-        ));
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-
-        let gone = dir.path().join("missing/s");
-        assert!(matches!(
-            BoundListener::bind(&gone, Access::default()),
-            Err(BindError::NoDirectory(..))
-        ));
-        let long = dir.path().join("x".repeat(120));
-        assert!(matches!(
-            BoundListener::bind(&long, Access::default()),
-            Err(BindError::TooLong(_))
-        ));
-    }
-
-    #[test]
-    fn file_that_took_our_place_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let bound = BoundListener::bind(&path, Access::default()).unwrap();
-        std::fs::rename(&path, dir.path().join("moved")).unwrap();
-        std::fs::write(&path, "other").unwrap();
-        drop(bound);
-        assert_eq!(std::fs::read(&path).unwrap(), b"other");
     }
 }

@@ -1,0 +1,56 @@
+//! The statuses with which the command ends. docs/operations.md lists them.
+
+use std::process::ExitCode;
+
+use manatee_control::{ClientError, Code};
+
+/// A component misses requirements of the conformance suite.
+pub const REFUSED_BY_CHECK: u8 = 3;
+/// Something else is under way.
+const BUSY: u8 = 4;
+/// It is so already.
+const ALREADY_SO: u8 = 5;
+/// Nobody answers at the control socket.
+const NOBODY: u8 = 6;
+
+/// The status for an error.
+pub fn status(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref() {
+        Some(ClientError::Refused(refusal)) => match refusal.code {
+            Code::RefusedByCheck => REFUSED_BY_CHECK.into(),
+            Code::Busy => BUSY.into(),
+            Code::AlreadySo => ALREADY_SO.into(),
+            _ => ExitCode::FAILURE,
+        },
+        Some(ClientError::Connect { .. }) => NOBODY.into(),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use manatee_control::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn errors_that_scripts_care_about_have_statuses_of_their_own() {
+        let refused = |code| ClientError::Refused(Refusal::new(code, "no")).into();
+        let nobody = ClientError::Connect {
+            path: PathBuf::new(),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        for (error, expected) in [
+            (refused(Code::RefusedByCheck), 3),
+            (refused(Code::Busy), 4),
+            (refused(Code::AlreadySo), 5),
+            (nobody.into(), 6),
+            (refused(Code::NotFound), 1),
+            (anyhow::anyhow!("any other"), 1),
+        ] {
+            assert_eq!(status(&error), ExitCode::from(expected), "{error}");
+        }
+    }
+}

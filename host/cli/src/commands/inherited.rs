@@ -1,0 +1,130 @@
+//! Descriptors that were handed over by whoever started the process: sd_listen_fds(3), and
+//! `--fd`.
+//!
+//! They are taken before anything else is opened.
+
+#![allow(unsafe_code)]
+
+use std::env;
+use std::ffi::OsStr;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, bail, ensure};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+/// The first that a service manager hands over (`SD_LISTEN_FDS_START`).
+const FIRST: RawFd = 3;
+/// The most of them that are taken.
+const MAX_LISTED: RawFd = 16;
+
+/// Takes a descriptor that was handed over with this number.
+///
+/// # Errors
+///
+/// If there is none, or it is not one to take.
+pub fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
+    ensure!(
+        number >= FIRST,
+        "descriptors 0, 1 and 2 are the standard streams: hand over one from {FIRST} on"
+    );
+    // SAFETY: F_GETFD takes no argument, and of a closed descriptor says that it is closed.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    // What was handed over came through execve(2), which closes all that have this flag; what
+    // this process has opened or taken has it.
+    let given = flags >= 0 && flags & libc::FD_CLOEXEC == 0;
+    ensure!(
+        given,
+        "descriptor {number} is not open: start the command with it open, and not to be closed \
+         on execve(2)"
+    );
+    // SAFETY: it is open, and as it lacks the flag nothing in this process owns it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl_setfd(&descriptor, FdFlags::CLOEXEC)?;
+    Ok(descriptor)
+}
+
+/// Takes those that a service manager hands over, with the names that it gives them.
+///
+/// # Errors
+///
+/// If the variables LISTEN_FDS, LISTEN_PID or LISTEN_FDNAMES make no sense.
+pub fn listed() -> anyhow::Result<Vec<(String, OwnedFd)>> {
+    let Some(count) = env::var_os("LISTEN_FDS") else {
+        return Ok(Vec::new());
+    };
+    let process = env::var_os("LISTEN_PID").unwrap_or_default();
+    if process != OsStr::new(&std::process::id().to_string()) {
+        // They are another process's.
+        return Ok(Vec::new());
+    }
+    let names = env::var_os("LISTEN_FDNAMES");
+    let names = names_of(&count, names.as_deref())?;
+    let take = |(number, name)| {
+        let socket = take(number).with_context(|| format!("LISTEN_FDS is {}", count.display()))?;
+        Ok((name, socket))
+    };
+    (FIRST..).zip(names).map(take).collect()
+}
+
+/// The names of so many descriptors, without one where none is given.
+fn names_of(count: &OsStr, names: Option<&OsStr>) -> anyhow::Result<Vec<String>> {
+    let number = count.to_str().and_then(|count| count.parse().ok());
+    let number = number.filter(|number| (0..=MAX_LISTED).contains(number));
+    let number: RawFd = number.with_context(|| {
+        let count = count.display();
+        format!("LISTEN_FDS is `{count}`: it is a number of descriptors, {MAX_LISTED} at most")
+    })?;
+    let Some(names) = names else {
+        return Ok(vec![String::new(); number as usize]);
+    };
+    let text = names.to_str().context("LISTEN_FDNAMES is no UTF-8")?;
+    let names: Vec<_> = text.split(':').map(str::to_owned).collect();
+    if names.len() != number as usize {
+        bail!(
+            "LISTEN_FDNAMES is `{text}`, {} names, and LISTEN_FDS is {number}",
+            names.len()
+        );
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_the_process_opened_itself_is_not_taken() {
+        let own = tempfile::tempfile().unwrap();
+        let error = take(own.as_raw_fd()).unwrap_err().to_string();
+        assert!(error.contains("is not open"), "{error}");
+        assert!(
+            take(1)
+                .unwrap_err()
+                .to_string()
+                .contains("standard streams")
+        );
+        assert!(take(RawFd::MAX).is_err());
+    }
+
+    #[test]
+    fn names_are_as_many_as_descriptors() {
+        let names = |count: &str, names: Option<&str>| {
+            let names = names_of(count.as_ref(), names.map(OsStr::new));
+            names.map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            names("2", Some("vfio:control")).unwrap(),
+            ["vfio", "control"]
+        );
+        assert_eq!(names("2", None).unwrap(), ["", ""]);
+        assert!(names("2", Some("vfio")).unwrap_err().contains("1 names"));
+        for wrong in ["", "x", "-1", "17", "99999999999"] {
+            assert!(
+                names(wrong, None).unwrap_err().contains("LISTEN_FDS"),
+                "{wrong}"
+            );
+        }
+    }
+}

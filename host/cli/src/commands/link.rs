@@ -1,0 +1,91 @@
+//! `manatee link`.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use manatee_control::{Client, LinkSetting};
+use serde_json::Value;
+
+/// Show or set the link of a port, as the guest sees it
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Show or set the link of a port, as the guest sees it.\n\n\
+        By itself the link of a TAP is up while its interface is: `auto`. `up` and `down` hold \
+        until the next setting, whatever the interface does.",
+    after_help = "Example: unplug the first port, and leave it to its TAP again\n\n  \
+        manatee link --control /tmp/nic.control 0 down\n  \
+        manatee link --control /tmp/nic.control 0 auto"
+)]
+pub struct Arguments {
+    /// The control socket that `manatee serve` was given
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+
+    /// The number of the port: 0 is the first
+    #[arg(value_name = "PORT")]
+    port: u32,
+
+    /// What to set it to; only shown if nothing is given
+    #[arg(value_enum, value_name = "STATE")]
+    state: Option<Setting>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Setting {
+    /// The guest has a link
+    Up,
+    /// The guest has none
+    Down,
+    /// As the port's TAP; up if it is none
+    Auto,
+}
+
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let setting = arguments.state.map(|state| match state {
+        Setting::Up => LinkSetting::Up,
+        Setting::Down => LinkSetting::Down,
+        Setting::Auto => LinkSetting::Auto,
+    });
+    let link = Client::connect(&arguments.control)?.link(arguments.port, setting)?;
+    if arguments.json {
+        return super::print(&format!("{link}\n"));
+    }
+    super::print(&as_text(&link))
+}
+
+fn as_text(link: &Value) -> String {
+    let word = |key: &str| link[key].as_str().unwrap_or("unknown").to_owned();
+    let why = match (link["forced"].is_null(), link["interface"].is_null()) {
+        (false, true) => "as an operator says".to_owned(),
+        (false, false) => format!(
+            "as an operator says; its interface is {}",
+            word("interface")
+        ),
+        (true, false) => format!("its interface is {}", word("interface")),
+        (true, true) => "it has no interface to follow".to_owned(),
+    };
+    format!("port {}: {} ({why})\n", link["port"], word("state"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_says_why() {
+        let mut link = json!({ "port": 0, "state": "down", "forced": "down", "interface": "up" });
+        assert_eq!(
+            as_text(&link),
+            "port 0: down (as an operator says; its interface is up)\n"
+        );
+        link["forced"] = Value::Null;
+        link["interface"] = "down".into();
+        assert_eq!(as_text(&link), "port 0: down (its interface is down)\n");
+    }
+}

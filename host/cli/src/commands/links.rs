@@ -1,0 +1,134 @@
+//! The links of ports: as their TAPs are, or as an operator says.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use manatee::device::Device;
+use manatee::endpoint::{InterfaceState, LinkWatch, TapLink};
+use manatee_control::{LinkSetting, Refusal};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The links of a device's ports.
+pub struct Links {
+    device: Device,
+    ports: Mutex<Vec<PortLink>>,
+}
+
+struct PortLink {
+    /// None if the port is no TAP.
+    tap: Option<TapLink>,
+    /// What an operator wants, whatever the TAP does.
+    forced: Option<bool>,
+    /// What the device was told.
+    told: bool,
+}
+
+impl PortLink {
+    fn up(&self) -> bool {
+        let tap = self.tap.as_ref().map(TapLink::state);
+        let own = tap.is_none_or(|state| state == InterfaceState::Up);
+        self.forced.unwrap_or(own)
+    }
+
+    fn inspect(&self) -> Value {
+        json!({
+            "state": word(self.up()),
+            "forced": self.forced.map(word),
+            "interface": self.tap.as_ref().map(TapLink::state),
+            "interface_mtu": self.tap.as_ref().map(TapLink::mtu),
+        })
+    }
+}
+
+fn word(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
+impl Links {
+    /// The links of a device, by port.
+    pub fn new(device: Device, taps: Vec<Option<TapLink>>) -> Self {
+        let port = |tap| PortLink {
+            tap,
+            forced: None,
+            told: true,
+        };
+        Self {
+            device,
+            ports: Mutex::new(taps.into_iter().map(port).collect()),
+        }
+    }
+
+    /// Tells the device of links that have changed.
+    pub fn follow(&self) {
+        self.tell(&mut self.ports.lock());
+    }
+
+    fn tell(&self, ports: &mut [PortLink]) {
+        for (index, port) in (0..).zip(ports) {
+            let up = port.up();
+            if std::mem::replace(&mut port.told, up) != up {
+                self.device.set_link(index, up);
+                tracing::info!(port = index, "the guest's link is {}", word(up));
+            }
+        }
+    }
+
+    /// Sets a port's link, or just says how it is.
+    pub fn set(&self, port: u32, setting: Option<LinkSetting>) -> Result<Value, Refusal> {
+        let mut ports = self.ports.lock();
+        let count = ports.len();
+        let Some(link) = ports.get_mut(port as usize) else {
+            let text = format!("there is no port {port}: the device has 0 to {}", count - 1);
+            return Err(Refusal::not_found(text));
+        };
+        if let Some(setting) = setting {
+            link.forced = match setting {
+                LinkSetting::Up => Some(true),
+                LinkSetting::Down => Some(false),
+                LinkSetting::Auto => None,
+            };
+        }
+        let mut shown = link.inspect();
+        shown["port"] = port.into();
+        self.tell(&mut ports);
+        Ok(shown)
+    }
+
+    /// Adds them to a device's tree.
+    pub fn inspect(&self, tree: &mut Value) {
+        for (index, port) in self.ports.lock().iter().enumerate() {
+            if let Some(shown) = tree["ports"].get_mut(index.to_string()) {
+                shown["link"] = port.inspect();
+            }
+        }
+    }
+
+    /// Has links follow their TAPs, for ever.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, if it can't be heard any more.
+    pub async fn watch(self: Arc<Self>, mut watch: LinkWatch) -> io::Result<()> {
+        let descriptor: OwnedFd = std::os::fd::AsFd::as_fd(&watch).try_clone_to_owned()?;
+        // Its successor is unsafe, because of types whose descriptor changes; this one's
+        // does not.
+        #[expect(deprecated)]
+        let news = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+        loop {
+            let mut ready = news.readable().await?;
+            match watch.note()? {
+                None => ready.clear_ready(),
+                Some(false) => {}
+                Some(true) => {
+                    let links = self.clone();
+                    // The device may have to be waited for.
+                    tokio::task::spawn_blocking(move || links.follow()).await?;
+                }
+            }
+        }
+    }
+}

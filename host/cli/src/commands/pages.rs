@@ -1,0 +1,49 @@
+//! `manatee completions` and `manatee man`: made from the command line's own description.
+
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+
+use super::Cli;
+
+/// Print the completions of a shell
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n\n  manatee completions bash > /usr/share/bash-completion/completions/manatee"
+)]
+pub struct CompletionArguments {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Write the manual's pages to a folder
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n\n  manatee man /usr/share/man/man1")]
+pub struct ManArguments {
+    /// The folder, which exists
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+/// The command line as users know it.
+fn public() -> Command {
+    Cli::command()
+}
+
+/// Prints completions.
+pub fn complete(arguments: &CompletionArguments) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(arguments.shell, &mut public(), "manatee", &mut text);
+    super::print(&String::from_utf8_lossy(&text))
+}
+
+/// Writes the pages.
+pub fn write(arguments: &ManArguments) -> anyhow::Result<()> {
+    let folder = &arguments.folder;
+    let written: io::Result<()> = clap_mangen::generate_to(public(), folder);
+    written.with_context(|| format!("writing pages to {}", folder.display()))
+}

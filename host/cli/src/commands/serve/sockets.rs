@@ -1,0 +1,171 @@
+//! The sockets of `manatee serve`: made here, or handed over.
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use manatee::vfio_user;
+use manatee_control as control;
+
+use super::access::AccessArguments;
+use crate::commands::inherited;
+use crate::jail::broker::SocketFile;
+
+/// What a service manager calls the vfio-user socket (`FileDescriptorName=`).
+const VFIO: &str = "vfio";
+/// What it calls the control socket.
+const CONTROL: &str = "control";
+
+/// Where to serve.
+#[derive(Debug, clap::Args)]
+pub struct SocketArguments {
+    /// The vfio-user socket to make, for the VMM to connect to
+    #[arg(long, alias = "socket", value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+
+    /// The vfio-user socket, as a descriptor that is open and listens already
+    #[arg(long, value_name = "N", conflicts_with_all = ["socket_path", "socket_mode", "socket_group"])]
+    fd: Option<RawFd>,
+
+    /// A control socket to make, by which `manatee inspect`, `swap`, `rollback` and others
+    /// reach this process while it serves. Whoever may open it, which is the user who runs
+    /// this, may replace the device
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+
+    #[command(flatten)]
+    access: AccessArguments,
+}
+
+/// Sockets that were handed over.
+#[derive(Debug, Default)]
+pub struct Handed {
+    vfio: Option<OwnedFd>,
+    control: Option<OwnedFd>,
+}
+
+/// The sockets.
+#[derive(Debug)]
+pub struct Sockets {
+    pub vfio: vfio_user::Server,
+    pub control: Option<control::Server>,
+}
+
+impl SocketArguments {
+    /// Takes the sockets that were handed over. Comes before anything is opened.
+    pub fn take(&self) -> anyhow::Result<Handed> {
+        let mut handed = Handed::sort(inherited::listed()?)?;
+        if let Some(number) = self.fd {
+            ensure!(
+                handed.vfio.is_none(),
+                "the service manager hands over a vfio-user socket: leave out --fd"
+            );
+            handed.vfio = Some(inherited::take(number).context("--fd")?);
+        }
+        self.check(&handed)?;
+        Ok(handed)
+    }
+
+    fn check(&self, handed: &Handed) -> anyhow::Result<()> {
+        if handed.vfio.is_some() {
+            ensure!(
+                self.socket_path.is_none(),
+                "the service manager hands over a vfio-user socket: leave out --socket-path"
+            );
+            ensure!(
+                !self.access.is_given(),
+                "the service manager hands over a vfio-user socket, whose permissions are its own \
+                 (SocketMode=, SocketGroup=): leave out --socket-mode and --socket-group"
+            );
+        } else if self.socket_path.is_none() {
+            bail!(
+                "where is a VMM to connect? Give --socket-path PATH, or --fd N with a socket that \
+                 listens already; a service manager may hand one over named `{VFIO}`"
+            );
+        }
+        ensure!(
+            handed.control.is_none() || self.control.is_none(),
+            "the service manager hands over a control socket: leave out --control"
+        );
+        Ok(())
+    }
+
+    /// Opens the sockets. From then on a VMM can connect.
+    pub fn open(&self, handed: Handed) -> anyhow::Result<Sockets> {
+        let vfio = match (handed.vfio, &self.socket_path) {
+            (Some(socket), _) => vfio_user::Server::adopt(socket)
+                .context("the vfio-user socket that was handed over")?,
+            (None, Some(path)) => vfio_user::Server::bind_for(path, self.access.access())
+                .context("the vfio-user socket")?,
+            (None, None) => bail!("there is no vfio-user socket"),
+        };
+        let control = match (handed.control, &self.control) {
+            (Some(socket), _) => Some(
+                control::Server::adopt(socket)
+                    .context("the control socket that was handed over")?,
+            ),
+            (None, Some(path)) => Some(control::Server::bind(path).context("the control socket")?),
+            (None, None) => None,
+        };
+        Ok(Sockets { vfio, control })
+    }
+}
+
+impl Handed {
+    /// Tells by their names what they are for. A single one may have any name.
+    fn sort(listed: Vec<(String, OwnedFd)>) -> anyhow::Result<Self> {
+        let mut handed = Self::default();
+        let single = listed.len() == 1;
+        for (name, socket) in listed {
+            let place = match &*name {
+                VFIO => &mut handed.vfio,
+                CONTROL => &mut handed.control,
+                _ if single => &mut handed.vfio,
+                _ => bail!(
+                    "the service manager hands over a socket named `{}`: name it `{VFIO}` or \
+                     `{CONTROL}` (FileDescriptorName=)",
+                    name.escape_debug()
+                ),
+            };
+            if place.replace(socket).is_some() {
+                bail!("the service manager hands over two sockets named `{name}`: there is one");
+            }
+        }
+        Ok(handed)
+    }
+}
+
+impl Sockets {
+    /// The files that were made here, to be removed at the end.
+    pub fn files(&self) -> std::io::Result<Vec<SocketFile>> {
+        let control = self.control.as_ref().and_then(control::Server::path);
+        let paths = [self.vfio.path(), control];
+        paths.into_iter().flatten().map(SocketFile::at).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sort(names: &[&str]) -> Result<Handed, String> {
+        let named = |name: &&str| ((*name).to_owned(), tempfile::tempfile().unwrap().into());
+        Handed::sort(names.iter().map(named).collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn handed_sockets_are_told_apart_by_name() {
+        let both = sort(&["control", "vfio"]).unwrap();
+        assert!(both.vfio.is_some() && both.control.is_some());
+        let single = sort(&["manatee.socket"]).unwrap();
+        assert!(single.vfio.is_some() && single.control.is_none());
+        let control = sort(&["control"]).unwrap();
+        assert!(control.vfio.is_none() && control.control.is_some());
+        assert!(
+            sort(&["vfio", "metrics"])
+                .unwrap_err()
+                .contains("`metrics`")
+        );
+        assert!(sort(&["vfio", "vfio"]).unwrap_err().contains("two sockets"));
+    }
+}

@@ -1,0 +1,62 @@
+//! `manatee --version`.
+
+use manatee::component::{CONTRACTS, Component};
+use serde_json::{Value, json};
+
+/// What this build is.
+///
+/// # Errors
+///
+/// If the component that is built in can't be asked.
+fn version() -> anyhow::Result<Value> {
+    let component = Component::embedded()?;
+    let description = component.describe()?;
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "commit": env!("MANATEE_COMMIT"),
+        "wasmtime": env!("MANATEE_WASMTIME"),
+        "contracts": CONTRACTS,
+        "component": {
+            "version": String::from_utf8_lossy(&description.version.build),
+            "sha256": component.digest().to_string(),
+            "saved_state": {
+                "writes": description.saved_state_writes,
+                "reads": description.saved_state_reads,
+            },
+        },
+    }))
+}
+
+/// Prints what this build is.
+pub fn run(json: bool) -> anyhow::Result<()> {
+    let version = version()?;
+    if json {
+        return super::print(&format!("{version:#}\n"));
+    }
+    super::print(&as_text(&version))
+}
+
+fn as_text(version: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    let list = |value: &Value| {
+        let values = value.as_array().into_iter().flatten();
+        let values: Vec<_> = values
+            .map(|value| value.to_string().replace('"', ""))
+            .collect();
+        values.join(", ")
+    };
+    let component = &version["component"];
+    let state = &component["saved_state"];
+    format!(
+        "manatee {}\ncommit        {}\nwasmtime      {}\ncontracts     {}\ncomponent     {}, sha256 {}\n\
+         saved state   writes {}, reads {}\n",
+        text(&version["version"]),
+        text(&version["commit"]),
+        text(&version["wasmtime"]),
+        list(&version["contracts"]),
+        text(&component["version"]),
+        text(&component["sha256"]),
+        state["writes"],
+        list(&state["reads"]),
+    )
+}

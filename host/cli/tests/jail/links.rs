@@ -1,0 +1,159 @@
+//! Links that follow their TAPs, from inside the jail.
+//!
+//! Each test has a network namespace of its own; nothing leaves it.
+
+use std::fs::File;
+use std::process::Command;
+
+use manatee_control::{Client, ClientError, Code, LinkSetting};
+use rustix::thread::UnshareFlags;
+use serde_json::{Value, json};
+
+use crate::harness;
+use crate::process::{Served, is_root};
+
+const TAP: &str = "tap-link";
+
+/// Runs a test in a network namespace of its own. Only root may make one.
+fn in_namespace(test: impl FnOnce() + Send) {
+    if !is_root() {
+        return;
+    }
+    let isolated = || {
+        // The deprecated function is the safe one; what makes its successor unsafe is
+        // another flag.
+        #[expect(deprecated)]
+        rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
+        test();
+    };
+    // Namespaces are a thread's own, and its children's.
+    let outcome = std::thread::scope(|scope| scope.spawn(isolated).join());
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.expect("this needs `ip`: apt-get install iproute2");
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+/// Serves a loopback port, 0, and a TAP that is up, 1.
+fn serve() -> Served {
+    ip(&format!("tuntap add dev {TAP} mode tap"));
+    ip(&format!("link set {TAP} up"));
+    Served::start(&["--port", &format!("tap={TAP}")])
+}
+
+fn tree(served: &Served) -> Value {
+    let mut client = Client::connect(&served.control()).unwrap();
+    client.inspect(None).unwrap()
+}
+
+/// How port 1 is: as the host sees it, and as the device does.
+fn check(served: &Served, expected: &Value) {
+    let tree = tree(served);
+    assert_eq!(&tree["ports"]["1"]["link"], expected);
+    let up = expected["state"] == "up";
+    assert_eq!(tree["device"]["nic"]["vports"]["1"]["link_up"], up);
+    assert_eq!(tree["device"]["nic"]["vports"]["0"]["link_up"], true);
+}
+
+fn link(state: &str, forced: Option<&str>, interface: &str, mtu: u16) -> Value {
+    json!({ "state": state, "forced": forced, "interface": interface, "interface_mtu": mtu })
+}
+
+fn set(served: &Served, port: u32, setting: LinkSetting) -> Result<Value, ClientError> {
+    Client::connect(&served.control())?.link(port, Some(setting))
+}
+
+#[test]
+fn link_follows_its_tap() {
+    in_namespace(|| {
+        let mut served = serve();
+        check(&served, &link("up", None, "up", 1500));
+        ip(&format!("link set {TAP} down"));
+        served.wait_for_line("the guest's link is down");
+        check(&served, &link("down", None, "down", 1500));
+        // Another component takes over, and knows it too.
+        let component = served.dir().join("next.wasm");
+        std::fs::write(&component, manatee_variants::NEXT).unwrap();
+        served
+            .swap("next.wasm", &File::open(component).unwrap())
+            .unwrap();
+        check(&served, &link("down", None, "down", 1500));
+        ip(&format!("link set {TAP} up"));
+        served.wait_for_line("the guest's link is up");
+        check(&served, &link("up", None, "up", 1500));
+        // What the guest was told at the start holds.
+        ip(&format!("link set {TAP} mtu 9000"));
+        served.wait_for_line("the interface's MTU has changed");
+        check(&served, &link("up", None, "up", 9000));
+        assert_eq!(tree(&served)["ports"]["1"]["mtu"], 1500);
+        ip(&format!("link delete {TAP}"));
+        served.wait_for_line("the interface was deleted");
+        set(&served, 1, LinkSetting::Auto).unwrap();
+        check(&served, &link("down", None, "gone", 9000));
+        served.signal(rustix::process::Signal::TERM);
+        assert!(served.wait().success());
+        let rest = served.rest_of_log();
+        assert!(!rest.contains("deleted"), "once is enough: {rest}");
+    });
+}
+
+#[test]
+fn tap_that_is_down_at_the_start_has_no_link() {
+    in_namespace(|| {
+        // It is made, and left down.
+        let mut served = Served::start(&["--port", &format!("tap={TAP}")]);
+        served.wait_for_line("the guest's link is down");
+        check(&served, &link("down", None, "down", 1500));
+        ip(&format!("link set {TAP} up"));
+        served.wait_for_line("the guest's link is up");
+        check(&served, &link("up", None, "up", 1500));
+    });
+}
+
+#[test]
+fn operator_has_the_last_word() {
+    in_namespace(|| {
+        let mut served = serve();
+        let down = set(&served, 1, LinkSetting::Down).unwrap();
+        assert_eq!((&down["state"], &down["port"]), (&json!("down"), &json!(1)));
+        check(&served, &link("down", Some("down"), "up", 1500));
+        set(&served, 1, LinkSetting::Up).unwrap();
+        ip(&format!("link set {TAP} down"));
+        served.wait_for_line("the interface is down");
+        check(&served, &link("up", Some("up"), "down", 1500));
+        set(&served, 1, LinkSetting::Auto).unwrap();
+        check(&served, &link("down", None, "down", 1500));
+        let Err(ClientError::Refused(refusal)) = set(&served, 2, LinkSetting::Up) else {
+            panic!("there is no port 2");
+        };
+        assert_eq!(refusal.code, Code::NotFound);
+        assert!(refusal.message.contains("0 to 1"), "{refusal}");
+    });
+}
+
+#[test]
+fn command_shows_and_sets_a_link() {
+    let served = Served::start(&[]);
+    let run = |words: &[&str]| {
+        let mut command = harness::command();
+        command.arg("link").arg("--control").arg(served.control());
+        let output = command.args(words).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text)
+    };
+    let up = "port 0: up (it has no interface to follow)\n".to_owned();
+    assert_eq!(run(&["0"]), (Some(0), up.clone()));
+    let down = "port 0: down (as an operator says)\n".to_owned();
+    assert_eq!(run(&["0", "down"]), (Some(0), down));
+    let (code, text) = run(&["0", "--json"]);
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &shown["forced"]), (Some(0), &json!("down")));
+    assert_eq!(run(&["0", "auto"]), (Some(0), up));
+    assert_eq!(run(&["1"]), (Some(1), String::new()));
+    assert_eq!(run(&["0", "sideways"]), (Some(2), String::new()));
+}

@@ -1,0 +1,64 @@
+//! Sockets that somebody else bound: a service manager, or who started the process.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, getsockname, sockopt};
+
+use super::Listener;
+
+/// Why a descriptor is no socket to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdoptError {
+    /// It is another kind of file.
+    #[error("it is no socket")]
+    NoSocket,
+    /// It is of another family or type.
+    #[error("it is no stream socket of the Unix family (in a unit: ListenStream=PATH)")]
+    OtherKind,
+    /// It is a connection, or nobody has called listen(2).
+    #[error("it does not listen: hand over a socket after listen(2), not a connection")]
+    NotListening,
+    /// Anything else that the kernel says.
+    #[error("it can't be used: {0}")]
+    Kernel(Errno),
+}
+
+impl Listener {
+    /// Listens on a socket that somebody else bound, and had listen. Its file is never
+    /// removed here, and the socket never shut down: it stays theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`AdoptError`] if it is no listening Unix stream socket.
+    pub fn adopt(socket: OwnedFd) -> Result<Self, AdoptError> {
+        let family = sockopt::socket_domain(&socket).map_err(|errno| match errno {
+            Errno::NOTSOCK => AdoptError::NoSocket,
+            errno => AdoptError::Kernel(errno),
+        })?;
+        let kind = sockopt::socket_type(&socket).map_err(AdoptError::Kernel)?;
+        if family != AddressFamily::UNIX || kind != SocketType::STREAM {
+            return Err(AdoptError::OtherKind);
+        }
+        if !sockopt::socket_acceptconn(&socket).map_err(AdoptError::Kernel)? {
+            return Err(AdoptError::NotListening);
+        }
+        fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(AdoptError::Kernel)?;
+        let address = address_of(&socket);
+        Ok(Self {
+            socket,
+            file: None,
+            address,
+        })
+    }
+}
+
+/// The path that a socket was bound to, as it was given then.
+fn address_of(socket: &OwnedFd) -> Option<PathBuf> {
+    let address = SocketAddrUnix::try_from(getsockname(socket).ok()?).ok()?;
+    let path = address.path_bytes().filter(|path| !path.is_empty())?;
+    Some(OsStr::from_bytes(path).into())
+}

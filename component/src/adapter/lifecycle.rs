@@ -45,16 +45,18 @@ impl<P: Platform> Device<P> {
         self.platform.changed();
     }
 
+    /// Establishes a channel. One that is there belongs to a driver that does not run any
+    /// more, such as that of a kernel that has crashed: everything of it ends first, so
+    /// that nothing is written to its memory afterwards.
     fn establish(&mut self, header: Header) -> Result<(), Status> {
-        if header.reset_vf() {
-            self.end_hwc();
-        }
-        if self.hwc.is_some() {
-            return Err(Status::AlreadyEstablished);
-        }
         let message = EstablishHwc::unpack(self.smc.bytes()).ok_or(Status::BadAddress)?;
         let Parts { mut ctx, .. } = self.parts();
-        let channel = Channel::establish(&mut ctx, &message)?;
+        Channel::check(&mut ctx, &message)?;
+        if header.reset_vf() || self.hwc.is_some() {
+            self.end_hwc();
+        }
+        let Parts { mut ctx, .. } = self.parts();
+        let channel = Channel::establish(&mut ctx, &message);
         self.hwc = Some(Hwc::new(channel));
         Ok(())
     }

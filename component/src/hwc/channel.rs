@@ -10,9 +10,9 @@ use mana_wire::smc::{self, EstablishHwc};
 use crate::gdma::Context;
 use crate::gdma::ids::{CqId, EqId, RqId, SqId, WqId};
 use crate::gdma::queue::wq::Owner;
-use crate::gdma::queues::{Kind, Queues};
+use crate::gdma::queues::Queues;
 use crate::gdma::regions::DmaRegions;
-use crate::limits::MAX_CQS;
+use crate::limits::{MAX_CQS, MAX_VECTORS};
 use crate::state as saved;
 
 /// Messages that the one-page queues hold at a time: the completion queue
@@ -48,20 +48,7 @@ impl Channel {
     ///
     /// [`smc::Status::BadAddress`] if a page is not guest memory,
     /// [`smc::Status::BadVector`] if the vector is beyond the table.
-    pub fn establish(
-        ctx: &mut Context<'_, impl Platform>,
-        message: &EstablishHwc,
-    ) -> Result<Self, smc::Status> {
-        let mut probe = [0; 8];
-        let pages = [message.eq, message.cq, message.rq, message.sq];
-        if pages
-            .iter()
-            .any(|page| ctx.platform.read(*page, &mut probe).is_err())
-        {
-            return Err(smc::Status::BadAddress);
-        }
-        let checked = ctx.queues.check(Kind::Eq(message.vector));
-        checked.map_err(|_| smc::Status::BadVector)?;
+    pub fn establish(ctx: &mut Context<'_, impl Platform>, message: &EstablishHwc) -> Self {
         let (queues, platform) = (&mut *ctx.queues, &mut *ctx.platform);
         let eq = queues.create_eq(platform, message.vector, vec![message.eq]);
         let channel = Self {
@@ -74,7 +61,31 @@ impl Channel {
         };
         channel.own(queues);
         channel.announce(ctx);
-        Ok(channel)
+        channel
+    }
+
+    /// Checks that a channel can be established as a driver asks.
+    ///
+    /// # Errors
+    ///
+    /// [`smc::Status::BadAddress`] if a page is not guest memory,
+    /// [`smc::Status::BadVector`] if the vector is beyond the table.
+    pub fn check(
+        ctx: &mut Context<'_, impl Platform>,
+        message: &EstablishHwc,
+    ) -> Result<(), smc::Status> {
+        let mut probe = [0; 8];
+        let pages = [message.eq, message.cq, message.rq, message.sq];
+        if pages
+            .iter()
+            .any(|page| ctx.platform.read(*page, &mut probe).is_err())
+        {
+            return Err(smc::Status::BadAddress);
+        }
+        if message.vector >= MAX_VECTORS {
+            return Err(smc::Status::BadVector);
+        }
+        Ok(())
     }
 
     /// Continues a channel that was saved and checked; its queues exist already.

@@ -45,7 +45,6 @@ pub enum Status {
     UnknownType = 1,
     UnsupportedVersion = 2,
     NotARequest = 3,
-    AlreadyEstablished = 4,
     BadAddress = 5,
     BadVector = 6,
 }

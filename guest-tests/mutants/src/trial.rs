@@ -156,6 +156,7 @@ fn failed(output: &str) -> Vec<String> {
     let mut seen = BTreeSet::new();
     output
         .lines()
+        .filter(|line| !line.starts_with("test result:"))
         .filter_map(|line| line.strip_prefix("test ")?.strip_suffix("FAILED"))
         .filter_map(|line| line.split_whitespace().find(|word| !word.starts_with('[')))
         .filter(|name| seen.insert(*name))

@@ -16,7 +16,8 @@ super::declare! { "smc":
     works_without_the_last_word_only_then = "shm_channel.c: mana_smc_setup_hwc",
     takes_words_of_8_bytes = "WIT: device.write-register",
     takes_single_bytes = "WIT: device.write-register",
-    refuses_a_second_channel = "shm_channel.c: mana_smc_setup_hwc",
+    establishes_over_another_drivers_channel = "kdump: gdma_main.c: mana_gd_probe",
+    a_refused_channel_leaves_the_one_that_is_there = "hostile guest: pages outside memory",
     establishes_anew_with_reset = "shm_channel.c: SMC_MSG_TYPE_ESTABLISH_HWC, reset_vf",
     establishes_again_after_destroy = "shm_channel.c: mana_smc_teardown_hwc",
     answers_a_newer_version_with_its_own = "shm_channel.c: SMC_MSG_TYPE_ESTABLISH_HWC_VERSION",
@@ -94,12 +95,27 @@ fn written_in_pieces_of(driver: &mut Driver<'_>, width: usize) -> Outcome {
     driver.expect_interrupts(0, 1)
 }
 
-fn refuses_a_second_channel(driver: &mut Driver<'_>) -> Outcome {
-    driver.establish()?;
-    let message = hwc::pages(driver, 1)?;
-    let answer = driver.shm_establish(&message)?;
-    check_eq("status", answer.status(), Status::AlreadyEstablished as u8)?;
-    driver.verify_version(0).map(|_| ())
+/// A dump kernel finds the device as the kernel that crashed has left it: with queues in
+/// memory that is part of the dump.
+fn establishes_over_another_drivers_channel(driver: &mut Driver<'_>) -> Outcome {
+    let mut left = driver.start_and_open()?;
+    left.post_buffer(driver, 1514)?;
+    let message = hwc::pages(driver, 2)?;
+    driver.shm_succeed(&message.pack(), establish())?;
+    driver.expect_interrupts(2, 1)?;
+    check_eq("posted buffers", driver.bench.posted_buffers(0), 0)?;
+    driver.start_and_open()?.works(driver)
+}
+
+fn a_refused_channel_leaves_the_one_that_is_there(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let mut message = hwc::pages(driver, 1)?;
+    message.sq = MEMORY_SIZE;
+    for header in [establish(), establish().with_reset_vf(true)] {
+        let answer = driver.shm_call(&message.pack(), header)?;
+        check_eq("status", answer.status(), Status::BadAddress as u8)?;
+    }
+    vport.works(driver)
 }
 
 fn establishes_anew_with_reset(driver: &mut Driver<'_>) -> Outcome {

@@ -13,7 +13,7 @@ use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
-use crate::runtime::{Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
+use crate::runtime::{Calls, Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
 use manatee_common::ration::{MAX_LINE, clean};
 
 /// The interface that a device exports, by version of the contract.
@@ -185,6 +185,11 @@ impl Component {
     pub fn from_file(path: &Path) -> Result<Self, ComponentError> {
         let name = path.display().to_string();
         Self::from_bytes(&read(path)?, &name)
+    }
+
+    /// Returns how instances with these limits are called.
+    pub(crate) fn calls(&self, limits: &Limits) -> Calls {
+        self.code.calls(limits)
     }
 
     /// The component that this build ships.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::swap::version;
-use crate::runtime::{Failure, Instance};
+use crate::runtime::{Calls, Failure, Instance};
 use manatee_common::ration::{MAX_LINE, Ration, clean};
 
 /// The most regions of guest memory that are listed.
@@ -39,6 +39,7 @@ impl Body {
         let failure = self.failure().map(|failure| failure.reason.to_string());
         let name = self.component().name().to_owned();
         let digest = self.component().digest().to_string();
+        let calls = self.component().calls(&self.state_ref().limits);
         let description = self.description.clone();
         let (failures, restarts) = (self.failures(), self.restarts);
         let condition = match failure {
@@ -88,6 +89,7 @@ impl Body {
                 "sha256": digest,
                 "name": clean(&description.version.name, MAX_LINE),
                 "version": clean(&description.version.build, MAX_LINE),
+                "calls": inspect_calls(&calls),
             },
             "pci": state.function.inspect(),
             "memory": { "region_count": region_count, "regions": regions },
@@ -115,5 +117,16 @@ impl Body {
             },
         });
         Inspection { tree, own }
+    }
+}
+
+/// Shows which runtime calls the component, and why it is not the quicker one.
+fn inspect_calls(calls: &Calls) -> Value {
+    match calls {
+        Calls::Direct => json!({ "by": "module" }),
+        Calls::Model(because) => json!({
+            "by": "component model",
+            "because": clean(because.as_bytes(), MAX_LINE),
+        }),
     }
 }

@@ -1,5 +1,7 @@
 //! What instances are made of.
 
+use std::sync::Arc;
+
 use wasmtime::component::{Component, InstancePre as ComponentPre};
 use wasmtime::{InstancePre, Module, Result, Store};
 
@@ -8,7 +10,14 @@ use super::instance::{Failure, Instance};
 use super::state::{HostState, Limits};
 use super::{Runtime, direct, model};
 
-const BY_MODEL: &str = "the component is called by way of wasmtime's component model";
+/// How instances of a component are called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Calls {
+    /// In their module.
+    Direct,
+    /// By wasmtime's component model, because of this.
+    Model(Arc<str>),
+}
 
 /// A component that fits the world, and the module inside if it can be called
 /// directly.
@@ -16,6 +25,7 @@ const BY_MODEL: &str = "the component is called by way of wasmtime's component m
 pub struct Code {
     component: ComponentPre<HostState>,
     module: Option<InstancePre<HostState>>,
+    calls: Calls,
 }
 
 impl Code {
@@ -29,17 +39,26 @@ impl Code {
         let mut code = Self {
             component: runtime.linker.instantiate_pre(component)?,
             module: None,
+            calls: Calls::Model("it is not one module".into()),
         };
         // This looks its functions up, with their types.
         let state = HostState::vacant(Limits::default())?;
         let tried = Instance::new(&code, state);
         tried.map_err(|(failure, _)| wasmtime::Error::msg(failure.reason.to_string()))?;
         match module.map(|module| code.take_directly(runtime, module)) {
-            Some(Ok(())) => {}
-            Some(Err(reason)) => tracing::debug!(%reason, "{BY_MODEL}"),
-            None => tracing::debug!("{BY_MODEL}: it is not one module"),
+            Some(Ok(())) => code.calls = Calls::Direct,
+            Some(Err(failure)) => code.calls = Calls::Model(failure.reason.clone()),
+            None => {}
         }
         Ok(code)
+    }
+
+    /// Returns how instances with these limits are called.
+    pub fn calls(&self, limits: &Limits) -> Calls {
+        match &self.calls {
+            Calls::Direct if !limits.direct => Calls::Model("the limits say so".into()),
+            calls => calls.clone(),
+        }
     }
 
     /// Has instances made of the module from now on, if one can be.

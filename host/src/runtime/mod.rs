@@ -16,7 +16,7 @@ mod reaper;
 mod state;
 mod sync;
 
-pub use code::Code;
+pub use code::{Calls, Code};
 pub use instance::{Failure, Instance};
 pub use linear_memory::RevokeError;
 pub use port::{InvalidPort, Port, PortState};

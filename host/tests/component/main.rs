@@ -52,6 +52,29 @@ fn the_shipped_component_imports_the_world_and_nothing_else() {
 }
 
 #[test]
+fn the_shipped_component_is_called_in_its_module_and_inspect_says_so() {
+    let calls = |component: &Component, limits| {
+        let device = device(component, limits).unwrap();
+        device.inspect()["component"]["calls"].clone()
+    };
+    let shipped = Component::embedded().unwrap();
+    let direct = Limits::default();
+    assert_eq!(calls(&shipped, direct)["by"], "module");
+    let model = Limits {
+        direct: false,
+        ..direct
+    };
+    let told = calls(&shipped, model);
+    assert_eq!(told["by"], "component model");
+    assert_eq!(told["because"], "the limits say so");
+    // Its contract was called by the component model only.
+    let first = Component::from_bytes(manatee_variants::FIRST, "first.wasm").unwrap();
+    let told = calls(&first, direct);
+    assert_eq!(told["by"], "component model", "{told}");
+    assert!(!told["because"].as_str().unwrap().is_empty(), "{told}");
+}
+
+#[test]
 fn a_file_that_is_missing_is_named() {
     let error = Component::from_file(Path::new("/nonexistent/x.wasm")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/x.wasm"), "{error}");

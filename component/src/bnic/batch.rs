@@ -31,6 +31,9 @@ pub struct Batch {
     pub segments: List<Segment>,
     /// The WQEs of transmits that were taken, in order.
     pub taken: List<Taken>,
+    /// The bytes of all that were taken, as long as each is a packet that the host
+    /// has and that is to be completed if it was sent.
+    pub alike_bytes: Option<u64>,
 }
 
 impl Batch {
@@ -47,6 +50,7 @@ impl Batch {
         self.taken.begin(Taken::default(), PACKETS);
         self.buffers.begin(buffer, BUFFERS);
         self.segments.begin(segment, SEGMENTS);
+        self.alike_bytes = Some(0);
     }
 
     /// Returns whether the segments of any one WQE still fit.

@@ -283,20 +283,20 @@ impl Completer<'_> {
         let mask = self.wq.mask();
         let flags = completion_flags(first);
         let [first, second] = RxCompletion::first_words(CqeHeader::of(cqe_type), flags, 0);
-        let completions = packets.iter().map(|packet| Completion {
-            words: [
-                first,
-                second | u64::from(packet.length as u16),
-                0,
-                0,
-                0,
-                0,
-                0,
-            ],
-            rest: packet.id.wrapping_sub(size) & mask,
-            record: Record::completed(packet.id),
-        });
-        self.cq.post(platform, self.id, completions);
+        self.cq
+            .post(platform, self.id, packets, |packet| Completion {
+                words: [
+                    first,
+                    second | u64::from(packet.length as u16),
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                ],
+                rest: packet.id.wrapping_sub(size) & mask,
+                record: Record::completed(packet.id),
+            });
         if let Some(last) = packets.last() {
             self.wq.complete_to(last.id);
         }
@@ -399,7 +399,7 @@ pub(super) fn fence(
             rest: 0,
             record: Record::completed(wq.positions().completed),
         };
-        cq.post(platform, id, [completion].into_iter());
+        cq.post(platform, id, &[completion], |it| *it);
         Ok(())
     })
 }

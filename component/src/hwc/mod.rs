@@ -311,7 +311,7 @@ impl Hwc {
         let (wq, cq) = (WqId::Sq(self.channel.sq), self.channel.cq);
         ctx.queues.complete(wq, cq, |sq, cq| {
             sq.complete_to(end);
-            cq.post(ctx.platform, wq, [completion].into_iter());
+            cq.post(ctx.platform, wq, &[completion], |it| *it);
         });
     }
 
@@ -332,7 +332,7 @@ impl Hwc {
                 rest: 0,
                 record: Record::completed(end),
             };
-            cq.post(ctx.platform, wq, [completion].into_iter());
+            cq.post(ctx.platform, wq, &[completion], |it| *it);
         });
     }
 

@@ -24,7 +24,7 @@ fn complete(cq: &mut Cq, world: &mut World, word: u64, rest: u32, end: u32) -> b
         rest,
         record: Record::completed(end),
     };
-    cq.post(world, WQ, [completion].into_iter());
+    cq.post(world, WQ, &[completion], |it| *it);
     cq.lost.count() == lost
 }
 

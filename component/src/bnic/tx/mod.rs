@@ -5,7 +5,9 @@
 //! loop of their own whose values stay in registers; the others are copied
 //! first. What both accept, and what becomes of it, is the same.
 
-use device_kit::platform::{Platform, Segment, TransmitResult, TxCompletion, TxPacket, TxStatus};
+use device_kit::platform::{
+    Offloads, Platform, Segment, TransmitResult, TxCompletion, TxPacket, TxStatus,
+};
 use mana_wire::oob::{CqeHeader, CqeType};
 use mana_wire::queue::WQE_UNIT;
 
@@ -100,13 +102,15 @@ fn process_batch(
         let result = ctx.platform.transmit(port.index, number, packets, segments);
         port.stats.count_groups(&result);
         if !result.statuses.is_empty() {
+            batch.alike_bytes = None;
             apply(batch.taken.as_mut_slice(), packets.len(), &result);
         }
     }
     let taken = batch.taken.as_slice();
     // Completions come in order: behind those that wait, these wait too.
-    let done = match queue.ledger.entries() {
-        0 => complete(ctx, port, queue, taken),
+    let done = match (queue.ledger.entries(), batch.alike_bytes) {
+        (0, Some(bytes)) => complete(ctx, port, queue, taken, Some(Stretch::sent(taken, bytes))),
+        (0, None) => complete(ctx, port, queue, taken, None),
         _ => 0,
     };
     let later = &taken[done..];
@@ -128,6 +132,7 @@ fn fill(
         if may_be_short && fill_short(ctx.platform, batch, &mut reader, rules, most) > 0 {
             continue;
         }
+        batch.alike_bytes = None;
         let wqe = &mut batch.wqe;
         let fetched = reader.fetch(ctx.platform, wqe);
         let mut taken = Taken {
@@ -175,7 +180,7 @@ fn fill_short(
     };
     let (packets, segments) = (batch.packets.spare(), batch.segments.spare());
     let taken = batch.taken.spare();
-    let count = take_short(
+    let (count, bytes) = take_short(
         view.entries(most),
         packets,
         segments,
@@ -187,11 +192,13 @@ fn fill_short(
     batch.packets.add(count);
     batch.segments.add(count);
     batch.taken.add(count);
+    batch.alike_bytes = batch.alike_bytes.map(|all| all + bytes);
     count
 }
 
 /// Takes short WQEs from `position` on for as long as they are acceptable.
-/// Returns how many there were. By itself, so that all of it fits registers.
+/// Returns how many there were, and their bytes. By itself, so that all of it fits
+/// registers.
 #[inline(never)]
 fn take_short(
     units: impl Iterator<Item = Unit>,
@@ -200,16 +207,19 @@ fn take_short(
     taken: &mut [Taken],
     mut position: u32,
     rules: &Rules,
-) -> usize {
-    let mut count = 0;
+) -> (usize, u64) {
+    let (mut count, mut bytes) = (0, 0);
     let slots = packets.iter_mut().zip(segments).zip(taken);
     for (unit, ((packet, segment), taken)) in units.zip(slots) {
         let wqe = ShortWqe::of(unit);
         let end = position.wrapping_add(WQE_UNIT);
-        let Some(accepted) = rules.accept_short(&wqe, end) else {
+        if rules.accept_bare(&wqe) {
+            *packet = TxPacket::with_offloads(end, 1, Offloads::empty());
+        } else if let Some(accepted) = rules.accept_short(&wqe, end) {
+            *packet = accepted;
+        } else {
             break;
-        };
-        *packet = accepted;
+        }
         (segment.address, segment.length) = (wqe.sge.address, wqe.sge.size);
         *taken = Taken {
             position,
@@ -219,9 +229,10 @@ fn take_short(
             outcome: Outcome::sent(false),
         };
         position = end;
+        bytes += u64::from(wqe.sge.size);
         count += 1;
     }
-    count
+    (count, bytes)
 }
 
 /// Returns whether a packet went out already before a failure; forgets about
@@ -277,7 +288,7 @@ pub(super) fn transmitted(
     }
     batch.begin();
     while take_ended(queue, batch) {
-        complete(ctx, port, queue, batch.taken.as_slice());
+        complete(ctx, port, queue, batch.taken.as_slice(), None);
     }
 }
 
@@ -295,18 +306,19 @@ fn take_ended(queue: &mut SendQueue, batch: &mut Batch) -> bool {
     batch.taken.len() > 0
 }
 
-/// Completes transmits from the front on, as far as they have ended. Returns how
-/// many.
+/// Completes transmits from the front on, as far as they have ended; `known` is
+/// the first stretch of them, if it is. Returns how many.
 fn complete<P: Platform>(
     ctx: &mut Context<'_, P>,
     port: &mut Port,
     queue: &SendQueue,
     taken: &[Taken],
+    mut known: Option<Stretch>,
 ) -> usize {
     let (id, platform) = (WqId::Sq(queue.sq), &mut *ctx.platform);
     ctx.queues.complete(id, queue.cq, |wq, cq| {
         let (mask, mut rest) = (wq.mask(), taken);
-        while let Some(stretch) = Stretch::of(rest) {
+        while let Some(stretch) = known.take().or_else(|| Stretch::of(rest)) {
             let (alike, others) = rest.split_at(stretch.count);
             let cqe_type = stretch.cqe_type;
             port.stats.count_transmitted(
@@ -318,8 +330,7 @@ fn complete<P: Platform>(
             );
             if stretch.is_posted {
                 let header = CqeHeader::of(cqe_type).into_bits();
-                let completions = alike.iter().map(|it| completion(header, it, mask));
-                cq.post(platform, id, completions);
+                cq.post(platform, id, alike, |it| completion(header, it, mask));
             }
             rest = others;
         }
@@ -341,6 +352,16 @@ struct Stretch {
 }
 
 impl Stretch {
+    /// Is that of packets that were all sent.
+    fn sent(taken: &[Taken], bytes: u64) -> Self {
+        Self {
+            cqe_type: CqeType::TxOkay,
+            is_posted: true,
+            count: taken.len(),
+            bytes,
+        }
+    }
+
     /// Returns those at the front. None if there are none that have ended.
     #[inline(never)]
     fn of(taken: &[Taken]) -> Option<Self> {

@@ -125,24 +125,34 @@ impl Rules {
         self.accept(&ask, wqe.end).ok_or_else(|| self.why_not(&ask))
     }
 
-    /// Accepts a WQE that ends at `end`. None if it is not short, not
-    /// acceptable, or to have no completion.
+    /// Returns whether a WQE is short, acceptable, and asks for nothing but to be
+    /// sent, as most do: one test of all that must be so.
     #[inline(always)]
+    pub fn accept_bare(&self, wqe: &ShortWqe) -> bool {
+        wqe.is_short()
+            & (wqe.oob & (ROUTE | SUPPRESS | WANTED) == self.route)
+            & (wqe.sge.mem_key == MEM_KEY)
+            & (wqe.sge.size.wrapping_sub(1) < self.longest_enabled)
+    }
+
+    /// Accepts a short WQE that ends at `end` and asks for something. None if it is
+    /// not short, not acceptable, or to have no completion.
+    #[inline(never)]
     pub fn accept_short(&self, wqe: &ShortWqe, end: u32) -> Option<TxPacket> {
-        let sgl = [wqe.sge];
+        if !wqe.is_short() | (wqe.oob & SUPPRESS != 0) {
+            return None;
+        }
         let ask = Ask {
             header: WqeHeader::SHORT,
             oob: wqe.oob,
             more: None,
-            sgl: &sgl,
+            sgl: &[wqe.sge],
         };
-        let is_short = wqe.is_short() & (wqe.oob & SUPPRESS == 0);
-        let accepted = self.accept(&ask, end).filter(|_| is_short)?;
-        Some(accepted.packet)
+        self.accept(&ask, end).map(|accepted| accepted.packet)
     }
 
     /// Accepts what a WQE says that ends at `end`. None if it is not acceptable.
-    #[inline(always)]
+    #[inline]
     fn accept(&self, ask: &Ask<'_>, end: u32) -> Option<Accepted> {
         let mut length = 0u64;
         let mut has_memory = !ask.sgl.is_empty();

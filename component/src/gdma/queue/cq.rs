@@ -163,54 +163,60 @@ impl Cq {
         (producer.wrapping_sub(back) & (self.position.entries() - 1)) as usize
     }
 
-    /// Posts completions of a work queue, one after the other. Those that find no
-    /// room are lost and counted, and the entries that they would replace are
-    /// left alone.
+    /// Posts completions of a work queue, one after the other, one for each of
+    /// `items`. Those that find no room are lost and counted, and the entries that
+    /// they would replace are left alone.
     #[inline(always)]
-    pub fn post(
+    pub fn post<T>(
         &mut self,
         platform: &mut impl Platform,
         wq: WqId,
-        mut completions: impl ExactSizeIterator<Item = Completion>,
+        items: &[T],
+        completion: impl Fn(&T) -> Completion + Copy,
     ) {
-        while completions.len() > 0 {
+        let mut left = items;
+        while !left.is_empty() {
             let room = self.position.room() as usize;
             if room == 0 {
-                return self.lose(platform, wq, completions.len());
+                return self.lose(platform, wq, left.len());
             }
-            self.post_stretch(platform, wq, room, &mut completions);
+            let until_end = self.completed.len() - self.position.index() as usize;
+            let count = left.len().min(room).min(until_end);
+            let (now, later) = left.split_at(count);
+            self.post_stretch(platform, wq, now, completion);
+            left = later;
         }
     }
 
-    /// Posts up to `room` completions, and none beyond the end of the ring.
+    /// Posts completions that find room, and none beyond the end of the ring.
     #[inline(always)]
-    fn post_stretch(
+    fn post_stretch<T>(
         &mut self,
         platform: &mut impl Platform,
         wq: WqId,
-        room: usize,
-        completions: &mut impl ExactSizeIterator<Item = Completion>,
+        items: &[T],
+        completion: impl Fn(&T) -> Completion,
     ) {
         let position = self.position;
-        let completed = &mut self.completed[position.index() as usize..];
-        let count = completions.len().min(room).min(completed.len());
         let info = CqeInfo::of(wq.number(), wq.is_sq(), position.owner()).into_bits();
         let info = u64::from(info) << 32;
-        let entries = completed
-            .iter_mut()
-            .zip(completions)
-            .map(|(completed, it)| {
-                let mut words = it.words;
-                words[journal::WORD] |= it.record.into_word();
-                *completed = it.record.end;
-                (words, u64::from(it.rest) | info)
-            });
+        let completed = &mut self.completed[position.index() as usize..];
+        let entries = completed.iter_mut().zip(items).map(|(completed, item)| {
+            let Completion {
+                mut words,
+                rest,
+                record,
+            } = completion(item);
+            words[journal::WORD] |= record.into_word();
+            *completed = record.end;
+            (words, u64::from(rest) | info)
+        });
         let at = position.index() * CQE_SIZE;
-        let failed = self.ring.publish(platform, at, count, entries);
+        let failed = self.ring.publish(platform, at, items.len(), entries);
         for _ in 0..failed {
             self.lost.hit();
         }
-        self.position.advance(count as u32);
+        self.position.advance(items.len() as u32);
         self.is_dirty = true;
     }
 

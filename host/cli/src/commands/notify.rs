@@ -63,8 +63,14 @@ impl Notifier {
         })
     }
 
-    /// Says that a VMM can attach.
-    pub fn ready(&self) {
+    /// Says that a VMM can attach, and how it is, in a line for people. It is one message,
+    /// since who waits for readiness may not listen afterwards.
+    pub fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={status}\n"));
+    }
+
+    /// Says that the configuration was read again.
+    pub fn reloaded(&self) {
         self.tell("READY=1\n");
     }
 
@@ -73,7 +79,7 @@ impl Notifier {
         self.tell(&format!("STATUS={status}\n"));
     }
 
-    /// Says that the configuration is read again, until [`ready`](Self::ready).
+    /// Says that the configuration is read again, until [`reloaded`](Self::reloaded).
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;

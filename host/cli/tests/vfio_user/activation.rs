@@ -73,7 +73,13 @@ fn service_manager_hands_over_sockets_and_keeps_them() {
 
 #[test]
 fn address_of_a_port_is_the_same_whoever_binds_the_socket() {
-    let mac = |manatee: Manatee| manatee.inspect()["ports"]["0"]["mac"].clone();
+    let mac = |mut manatee: Manatee| {
+        let mac = manatee.inspect()["ports"]["0"]["mac"].clone();
+        // It removes its sockets before it ends.
+        manatee.signal(Signal::TERM);
+        assert_eq!(manatee.wait().code(), Some(0), "{}", manatee.log());
+        mac
+    };
     let dir = Rc::new(tempfile::tempdir().unwrap());
     let own = mac(Manatee::start_in(dir.clone()));
     let (_vfio, first) = bind(dir.path(), "vfio.sock");
@@ -154,7 +160,7 @@ fn management_software_learns_what_the_backend_can() {
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let file = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../contrib/vfio-user/50-manatee.json"
+        "/../../contrib/vfio-user/50-manatee.json"
     );
     let file = std::fs::read_to_string(file).unwrap();
     let file: serde_json::Value = serde_json::from_str(&file).unwrap();

@@ -325,8 +325,7 @@ async fn serve(running: Running) -> anyhow::Result<()> {
         .spawn(move || ended.send(vfio.serve(&served, &vectors)))
         .context("starting the vfio-user thread")?;
     tracing::info!(socket, "ready: a VMM can attach");
-    notifier.ready();
-    notifier.status(&format!("Serving at {socket}"));
+    notifier.ready(&format!("Serving at {socket}"));
     let result = tokio::select! {
         () = heed(&mut signals, &notifier) => Ok(()),
         result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
@@ -355,7 +354,7 @@ async fn heed(signals: &mut Signals, notifier: &Notifier) {
                 if let Some(dropped) = ration.pass() {
                     tracing::info!(dropped, "SIGHUP: there is no configuration to read again");
                 }
-                notifier.ready();
+                notifier.reloaded();
             }
             Heard::Nothing(name) => {
                 if let Some(dropped) = ration.pass() {

@@ -3,7 +3,7 @@
 //! A device implements [`Adapter`] over the [`Platform`] that it runs on: the
 //! WIT world's imports in wasm, plain memory in a native test. Guest memory is
 //! reached through a [`window::Window`] or by copies, and [`ring::Ring`] is the
-//! memory of a queue over either. [`export_adapter`] makes a component of the
+//! memory of a queue over either. `export_adapter` makes a component of the
 //! WIT world `manatee:device/adapter` of a device.
 
 #![no_std]

@@ -27,20 +27,80 @@ const CRATES: &[(&str, &[&str])] = &[
     ("component", &["device-kit", "mana-wire"]),
 ];
 
-/// Circles of the host that are known, by one of their modules. No new ones.
-const HOST_CIRCLES: &[&str] = &[
-    "check",
-    "cli",
-    "control",
-    "device::swap",
-    "endpoint::loopback",
-    "jail::broker",
-    "jail::child",
-    "jail::seccomp",
-    "memory::ring",
-    "runtime",
-    "runtime::state",
-    "vfio_user::session",
+/// The crates of the host, with the circles of modules that they have. A circle that is
+/// cut leaves this list, and no new one comes to it.
+const HOST: &[(&str, &[&[&str]])] = &[
+    ("host/common", &[]),
+    ("host/vfio-user", &[&["", "attachment", "session"]]),
+    ("host/control", &[&["", "client", "connection", "server"]]),
+    (
+        "host",
+        &[
+            &[
+                "device",
+                "device::body",
+                "device::builder",
+                "device::poller",
+                "device::rehearsal",
+                "device::snapshot",
+                "device::swap",
+            ],
+            &[
+                "endpoint",
+                "endpoint::counters",
+                "endpoint::groups",
+                "endpoint::loopback",
+                "endpoint::null",
+                "endpoint::offload",
+                "endpoint::rx_flags",
+                "endpoint::rx_queue",
+            ],
+            &[
+                "memory",
+                "memory::error",
+                "memory::file",
+                "memory::iovec",
+                "memory::region",
+                "memory::ring",
+                "memory::span",
+            ],
+            &[
+                "runtime",
+                "runtime::code",
+                "runtime::instance",
+                "runtime::reaper",
+            ],
+            &["runtime::bounds", "runtime::imports", "runtime::state"],
+        ],
+    ),
+    ("host/check", &[&["", "program"]]),
+    (
+        "host/cli",
+        &[
+            &[
+                "commands",
+                "commands::check",
+                "commands::describe",
+                "commands::escape",
+                "commands::inspect",
+                "commands::link",
+                "commands::log",
+                "commands::logging",
+                "commands::operator",
+                "commands::pages",
+                "commands::serve",
+                "commands::swap",
+                "commands::version",
+            ],
+            &[
+                "jail::broker",
+                "jail::broker::client",
+                "jail::broker::process",
+            ],
+            &["jail::child", "jail::child::inside"],
+            &["jail::seccomp", "jail::seccomp::lists"],
+        ],
+    ),
 ];
 
 type Imports = BTreeMap<String, BTreeSet<String>>;
@@ -192,11 +252,13 @@ fn modules_of_the_device_import_each_other_in_no_circle() {
 }
 
 #[test]
-fn the_host_has_no_new_circle() {
-    let imports = imports(&root().join("host"));
-    let mut new = circles(&imports);
-    new.retain(|circle| !circle.iter().any(|it| HOST_CIRCLES.contains(it)));
-    assert_eq!(new, BTreeSet::new());
+fn circles_of_the_host_are_those_that_are_known() {
+    for (folder, known) in HOST {
+        let imports = imports(&root().join(folder));
+        assert!(!imports.is_empty(), "{folder} has no sources");
+        let known = known.iter().map(|circle| circle.to_vec()).collect();
+        assert_eq!(circles(&imports), known, "{folder}");
+    }
 }
 
 #[test]
@@ -227,8 +289,9 @@ fn crates_depend_down() {
         let manifest = fs::read_to_string(manifest).expect("a manifest");
         let shipped = manifest.split("[dev-dependencies]").next();
         let shipped = shipped.into_iter().flat_map(str::lines);
-        for line in shipped.filter(|line| line.contains("path =")) {
-            let name = line.split_whitespace().next().unwrap_or_default();
+        let is_ours = |name: &str| name.starts_with("mana") || name.starts_with("device-");
+        for line in shipped.filter(|line| line.contains("path =") || is_ours(line)) {
+            let name = line.split([' ', '.']).next().unwrap_or_default();
             assert!(allowed.contains(&name), "{folder} depends on {name}");
         }
     }

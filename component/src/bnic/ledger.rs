@@ -12,7 +12,7 @@ pub struct Run<T> {
     pub position: u32,
     /// Bytes of each; not 0.
     pub size: u32,
-    /// How many; not 0.
+    /// Number of WQEs; not 0.
     pub count: u32,
     /// What is known of each.
     pub known: T,

@@ -14,7 +14,7 @@ pub struct Port {
     pub config: PortConfig,
     /// `CONFIG_VPORT_TX` came.
     pub tx_enabled: bool,
-    /// How packets find their receive queue.
+    /// The steering of received packets to queues.
     pub steering: Steering,
     /// Set by `VTL2_ASSIGN_SERIAL_NUMBER`.
     pub serial_no: u32,

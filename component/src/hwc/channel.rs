@@ -37,7 +37,7 @@ pub struct Channel {
     pub rq: RqId,
     /// What the driver said it can do (`gd_drv_cap_flags1`).
     pub driver_caps: u64,
-    /// How long the driver waits for an answer, in milliseconds.
+    /// Milliseconds that the driver waits for an answer.
     pub timeout_ms: u32,
 }
 

@@ -39,7 +39,7 @@ pub struct Hwc {
     pub channel: Channel,
     /// Requests answered.
     answered: u64,
-    /// Those among them that were answered with an error.
+    /// Requests answered with an error, which `answered` counts too.
     failed: u64,
     /// Requests that could not be answered.
     unanswerable: FaultCounter,
@@ -53,7 +53,7 @@ pub struct Hwc {
 pub struct Counters {
     /// Requests answered.
     pub answered: u64,
-    /// Those among them that were answered with an error.
+    /// Requests answered with an error, which `answered` counts too.
     pub failed: u64,
     /// Requests that could not be answered.
     pub unanswerable: u64,

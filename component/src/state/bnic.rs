@@ -48,7 +48,7 @@ pub struct Vport {
     pub link_up: bool,
 }
 
-/// How packets find their receive queue.
+/// The steering of received packets to queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Steering {

@@ -18,7 +18,7 @@ pub struct Hwc {
     /// What the driver said it can do.
     #[n(1)]
     pub driver_caps: u64,
-    /// How long the driver waits for an answer, in milliseconds.
+    /// Milliseconds that the driver waits for an answer.
     #[n(2)]
     pub timeout_ms: u32,
     /// Requests answered, and those among them with an error.
@@ -156,7 +156,7 @@ pub struct Cq {
     /// distance from the one before, and how many have that distance.
     #[n(3)]
     pub completed: Vec<(i32, u32)>,
-    /// How many entries fit for certain, if not as many as there are. Earlier
+    /// Entries that fit for certain, if not as many as there are. Earlier
     /// builds do not say, and ignore it.
     #[n(4)]
     pub room: Option<u32>,

@@ -9,7 +9,7 @@ use crate::bnic::ledger::Run;
 pub struct Transmit {
     /// Bytes of the packet.
     pub length: u32,
-    /// How it is completed.
+    /// The kind of its completion.
     pub completion: Outcome,
 }
 
@@ -34,7 +34,7 @@ pub struct Taken {
     pub length: u32,
     /// The host has the packet, and says how it ended.
     pub is_handed_over: bool,
-    /// How it is completed.
+    /// The kind of its completion.
     pub outcome: Outcome,
 }
 

@@ -20,7 +20,7 @@ pub struct Position {
     producer: u32,
     /// Consumed so far, as the driver last said or as follows from what it did.
     consumer: u32,
-    /// How many entries fit for certain.
+    /// Entries that fit for certain.
     room: u32,
 }
 

@@ -17,7 +17,7 @@ const MAX_TEXT: usize = 4096;
 /// How to log.
 #[derive(Debug, clap::Args)]
 pub struct LogArguments {
-    /// How log lines look: for people, or one JSON object each
+    /// Write log lines for people, or as one JSON object each
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: Format,
 

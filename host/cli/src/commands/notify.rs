@@ -19,7 +19,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// How often it wants to hear that the process is well.
+    /// Interval at which it wants to hear that the process is well.
     watchdog: Option<Duration>,
     /// The lines that one who does not listen can cause.
     ration: Mutex<Ration>,

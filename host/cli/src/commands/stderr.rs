@@ -8,6 +8,7 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,42 +23,52 @@ const PART: usize = 4096;
 
 /// Writes whole lines, or none of a line. Cheap to clone; every clone is the same.
 #[derive(Clone, Debug)]
-pub struct Stderr(Arc<Mutex<Output>>);
+pub struct Stderr(Arc<Shared>);
 
 #[derive(Debug)]
-struct Output {
-    /// None is standard error itself.
-    to: Option<OwnedFd>,
-    dropped: u64,
+struct Shared {
+    output: Mutex<Output>,
+    /// Lines, since the last that was written.
+    dropped: AtomicU64,
+}
+
+/// Where lines go: None is standard error itself.
+#[derive(Debug)]
+struct Output(Option<OwnedFd>);
+
+impl Stderr {
+    fn new(to: Option<OwnedFd>) -> Self {
+        Self(Arc::new(Shared {
+            output: Mutex::new(Output(to)),
+            dropped: AtomicU64::new(0),
+        }))
+    }
 }
 
 impl Default for Stderr {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Output {
-            to: None,
-            dropped: 0,
-        })))
+        Self::new(None)
     }
 }
 
 impl Output {
-    fn line(&mut self, line: &[u8]) {
+    /// Writes a line, and before it how many were dropped. False if there is no room.
+    fn line(&mut self, line: &[u8], dropped: &AtomicU64) -> bool {
         if !self.is_writable() {
-            self.dropped += 1;
-            return;
+            return false;
         }
-        let dropped = std::mem::take(&mut self.dropped);
+        let dropped = dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let told = format!("({dropped} lines of the log were dropped: nobody read it)\n");
             self.write(told.as_bytes());
         }
         for part in line.chunks(PART) {
             if !self.is_writable() {
-                self.dropped += 1;
-                return;
+                return false;
             }
             self.write(part);
         }
+        true
     }
 
     fn is_writable(&self) -> bool {
@@ -66,7 +77,7 @@ impl Output {
             let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
             matches!(poll(&mut fds, Some(&now)), Ok(1))
         };
-        match &self.to {
+        match &self.0 {
             Some(to) => is_ready(to.as_fd()),
             None => is_ready(io::stderr().as_fd()),
         }
@@ -74,7 +85,7 @@ impl Output {
 
     fn write(&mut self, bytes: &[u8]) {
         // There is nowhere to report it to.
-        let _ = match &self.to {
+        let _ = match &self.0 {
             Some(to) => rustix::io::write(to, bytes).map(|_| ()).map_err(Into::into),
             None => io::stderr().write_all(bytes),
         };
@@ -83,9 +94,11 @@ impl Output {
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let Shared { output, dropped } = &*self.0;
         // Without the lock, another thread is held up after all.
-        if let Some(mut output) = self.0.try_lock_for(PATIENCE) {
-            output.line(line);
+        let output = output.try_lock_for(PATIENCE);
+        if !output.is_some_and(|mut output| output.line(line, dropped)) {
+            dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -113,16 +126,13 @@ mod tests {
     #[test]
     fn lines_that_find_no_room_are_dropped_and_counted() {
         let (from, to) = rustix::pipe::pipe().unwrap();
-        let mut stderr = Stderr(Arc::new(Mutex::new(Output {
-            to: Some(to),
-            dropped: 0,
-        })));
+        let mut stderr = Stderr::new(Some(to));
         let line = [b"x".repeat(1000), b"\n".to_vec()].concat();
         // More than a pipe holds, by far: this would block for ever.
         for _ in 0..1000 {
             stderr.write_all(&line).unwrap();
         }
-        let dropped = stderr.0.lock().dropped;
+        let dropped = stderr.0.dropped.load(Ordering::Relaxed);
         assert!((900..1000).contains(&dropped), "{dropped}");
         let mut from = File::from(from);
         let mut read = vec![0; 1 << 20];

@@ -547,7 +547,9 @@ fn read_only(case: &Case) {
     }
     let fill = format!("i32.const {WINDOW} i32.const 0xaa i32.const 4096 memory.fill");
     let victim = case.victim(&with_access(case, 1, &fill));
-    let laid = lay(&victim);
+    // Otherwise what follows would show nothing.
+    let laid = case.direct && cfg!(target_arch = "x86_64");
+    assert_eq!(lay(&victim), laid);
     let guest = || {
         let mut page = vec![0; 4096];
         victim.memory.read_exact_at(&mut page, PAGE).unwrap();
@@ -555,7 +557,7 @@ fn read_only(case: &Case) {
     };
     let before = guest();
     victim.poke();
-    assert_eq!(guest(), before, "laid: {laid}");
+    assert_eq!(guest(), before);
     victim.runs();
 }
 

@@ -13,7 +13,9 @@ use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
-use crate::runtime::{Calls, Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
+use crate::runtime::{
+    self, Calls, Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError,
+};
 use manatee_common::ration::{MAX_LINE, clean};
 
 /// The interface that a device exports, by version of the contract.
@@ -297,7 +299,7 @@ impl Component {
         {
             return Err(ComponentError::NoDevice(name));
         }
-        let code = Code::new(runtime, component, module);
+        let code = runtime::prepare(runtime, component, module);
         let code = code.map_err(|error| ComponentError::Mismatch {
             name: name.clone(),
             error: clean(format!("{error:#}").as_bytes(), MAX_LINE),

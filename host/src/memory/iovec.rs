@@ -8,11 +8,10 @@ use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use rustix::io::Errno;
 
-use super::ring::Ring;
-use super::{Access, Fault, GuestMemory, Segment};
-
-/// What a call came to: a number of bytes, or the kernel's error.
-pub type Outcome = Result<usize, Errno>;
+use super::error::{Access, Fault};
+use super::guest::GuestMemory;
+use super::ring::{Outcome, Ring};
+use super::unit::Segment;
 
 /// Reads and writes of a descriptor that does not block: one system call for
 /// all of them if there is an io_uring, one each if not.

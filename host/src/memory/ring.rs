@@ -7,7 +7,8 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
 
-use super::iovec::Outcome;
+/// What a call came to: a number of bytes, or the kernel's error.
+pub type Outcome = Result<usize, Errno>;
 
 /// The calls that a ring can make, for ever: the kernel holds it to them.
 const CALLS: [u8; 3] = [

@@ -1,6 +1,8 @@
 //! Bytes that lie in several segments, read and written as if they lay in one.
 
-use super::{Fault, GuestMemory, Segment};
+use super::error::Fault;
+use super::guest::GuestMemory;
+use super::unit::Segment;
 
 /// A position in the bytes of several segments.
 ///

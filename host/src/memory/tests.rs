@@ -13,6 +13,11 @@ use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::budget::Budget;
+use super::guest::{Budgets, FEW};
 use super::*;
 
 /// Two pages of memory, ending where [`HIGH`] begins.

@@ -333,34 +333,45 @@ impl Body {
             let due = state.function.msix_write(offset, data);
             return deliver_interrupts(state, due);
         }
-        self.stop_waiting();
+        if self.state_ref().absence.is_noted() {
+            self.stop_waiting();
+        }
+        // A doorbell, mostly.
+        if let Ok(value) = <[u8; 8]>::try_from(data)
+            && offset.is_multiple_of(8)
+        {
+            self.write_register(bar, offset, 8, u64::from_le_bytes(value));
+            return;
+        }
         let mut at = offset;
         let mut rest = data;
-        let mut more = false;
         while !rest.is_empty() {
             let width = width(at, rest.len());
             let (now, later) = rest.split_at(width);
             let mut value = [0; 8];
             value[..width].copy_from_slice(now);
-            let value = u64::from_le_bytes(value);
-            self.recoverer.doorbells.note(bar, at, width, value);
-            let master = self.state_ref().function.bus_master();
-            let held = !master && self.held.note(bar, at, width, value);
+            if !self.write_register(bar, at, width, u64::from_le_bytes(value)) {
+                break;
+            }
             at += width as u64;
             rest = later;
-            if held {
-                continue;
-            }
-            let Some(instance) = self.instance() else {
-                break;
-            };
-            let from = at - width as u64;
-            let Ok(left) = instance.write_register(bar, from, width as u8, value) else {
-                break;
-            };
-            more |= left;
         }
-        self.work_left |= more;
+    }
+
+    /// Writes a register, or holds a doorbell back until the guest has bus mastering
+    /// on. Returns whether the component runs on.
+    #[inline]
+    fn write_register(&mut self, bar: u8, at: u64, width: usize, value: u64) -> bool {
+        self.recoverer.doorbells.note(bar, at, width, value);
+        if !self.state_ref().function.bus_master() && self.held.note(bar, at, width, value) {
+            return true;
+        }
+        let Some(instance) = self.instance() else {
+            return false;
+        };
+        let left = instance.write_register(bar, at, width as u8, value);
+        self.work_left |= left.as_ref().is_ok_and(|left| *left);
+        left.is_ok()
     }
 
     pub fn link_changed(&mut self, port: u32, up: bool) {

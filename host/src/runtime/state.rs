@@ -94,6 +94,14 @@ pub struct Absence {
     pub back: Vec<u32>,
 }
 
+impl Absence {
+    /// Returns whether anything is waited for.
+    #[inline]
+    pub fn is_noted(&self) -> bool {
+        self.waiting | self.ram
+    }
+}
+
 impl HostState {
     /// The state of a new device.
     pub fn new(

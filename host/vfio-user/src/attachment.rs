@@ -7,10 +7,10 @@ use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
 
 use manatee_common::closer::Foreign;
 
-use crate::Rations;
 use crate::backend::{Backend, MemoryMap, Refused};
 use crate::irq_request::IrqRequest;
 use crate::layout::Region;
+use crate::rations::Rations;
 use crate::vectors::Vectors;
 use crate::wire::{DmaMap, DmaUnmap, SetIrqs};
 

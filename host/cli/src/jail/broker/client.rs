@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Answer, Begin, COMMAND, Request, wire};
+use super::request::{Answer, Begin, COMMAND, Request};
+use super::wire;
 use crate::jail::child::Job;
 
 /// How long it may take to start or to end.

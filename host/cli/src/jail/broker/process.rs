@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, statat, unlinkat};
 use rustix::thread::CapabilitySet;
 
-use super::{Answer, Begin, Request, SocketFile, wire};
+use super::request::{Answer, Begin, Request, SocketFile};
+use super::wire;
 use crate::jail::child::{Job, Refusal, Running, Task};
 use crate::jail::{Jail, Paths, Role, sealed, signals};
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use manatee::component::{Compiled, Component, MAX_FILE};
 use rustix::process::{Resource, Signal, set_parent_process_death_signal};
 
-use super::{Job, Task};
+use super::job::{Job, Task};
 use crate::jail::{Jail, Role, limits, resolve, sealed};
 
 /// The status with which a child ends that says why it has no result.

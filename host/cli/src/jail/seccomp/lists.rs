@@ -2,7 +2,7 @@
 
 use libc::c_long;
 
-use super::{Allow, List, Role};
+use super::allow::{Allow, List, Role};
 use Allow::{Any, Bits, Own, Value};
 
 const WRITE: u64 = libc::PROT_WRITE as u64;

@@ -30,7 +30,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Five seconds a requirement, a minute in all, 64 MiB.
+    /// Allows five seconds a requirement, a minute in all, 64 MiB.
     fn default() -> Self {
         Self {
             requirement: Duration::from_secs(5),
@@ -51,7 +51,7 @@ pub struct Verdict {
     pub missed: Option<String>,
 }
 
-/// The requirements whose name contains any of these; every one if there are
+/// Returns the requirements whose name contains any of these; every one if there are
 /// none.
 ///
 /// # Errors

@@ -151,7 +151,7 @@ impl Program {
     }
 }
 
-/// What the runner printed of a requirement. The device can't print.
+/// Returns what the runner printed of a requirement. The device can't print.
 fn verdict(output: &[u8], name: &str, succeeded: bool) -> Result<(), String> {
     let events = output
         .split(|byte| *byte == b'\n')

@@ -72,7 +72,7 @@ impl GuestMemory {
     /// the guest has buffers.
     pub const MAX_REGIONS: usize = MAX_REGIONS;
 
-    /// No memory at all.
+    /// Creates memory without any region.
     pub fn new() -> Self {
         static REGIONS: LazyLock<Arc<Budget>> =
             LazyLock::new(|| Budget::new(MAX_REGIONS_OF_PROCESS));

@@ -80,7 +80,7 @@ impl Calls {
         })
     }
 
-    /// Whether calls share system calls.
+    /// Returns whether calls share system calls.
     pub fn are_batched(&self) -> bool {
         self.ring.is_some()
     }
@@ -95,7 +95,7 @@ impl Calls {
         }
     }
 
-    /// One read of `fd`, which must not block, into each of the buffers.
+    /// Reads once from `fd`, which must not block, into each of the buffers.
     /// `outcomes` are what they came to. They may end at an error, with no
     /// read made after it.
     pub fn read<'b>(
@@ -239,12 +239,12 @@ fn write_entry(fd: BorrowedFd<'_>, ranges: &[libc::iovec]) -> Entry {
     }
 }
 
-/// A range's length. No call moves more than 2 GiB in any way.
+/// Returns a range's length. No call moves more than 2 GiB in any way.
 fn length_of(range: &libc::iovec) -> u32 {
     u32::try_from(range.iov_len).unwrap_or(u32::MAX)
 }
 
-/// What a system call's result means.
+/// Returns what a system call's result means.
 fn outcome(result: isize) -> Outcome {
     usize::try_from(result).map_err(|_| {
         let error = std::io::Error::last_os_error();

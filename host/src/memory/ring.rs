@@ -31,7 +31,7 @@ impl fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// A ring with room for so many calls at once.
+    /// Creates a ring with room for so many calls at once.
     ///
     /// # Errors
     ///
@@ -119,7 +119,7 @@ impl Ring {
     }
 }
 
-/// What a completion says.
+/// Returns what a completion says.
 fn outcome(result: i32) -> Outcome {
     usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
 }

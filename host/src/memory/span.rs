@@ -16,7 +16,7 @@ pub struct Span<I> {
 }
 
 impl<I: Iterator<Item = Segment>> Span<I> {
-    /// The beginning of all bytes of `segments`.
+    /// Creates a span at the beginning of all bytes of `segments`.
     #[inline]
     pub fn new(segments: impl IntoIterator<IntoIter = I>) -> Self {
         Self {

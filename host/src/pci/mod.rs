@@ -73,7 +73,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// A function in its power-on state, with BARs of the given (index, size
+    /// Creates a function in its power-on state, with BARs of the given (index, size
     /// in bytes), and one more for the MSI-X table of `msix_vectors` entries at
     /// the lowest free even index.
     ///
@@ -173,32 +173,32 @@ impl Function {
         self.msix.raise_through(vector, Gate { bus_master, ..gate })
     }
 
-    /// Whether the function answers accesses to its BARs.
+    /// Returns whether the function answers accesses to its BARs.
     pub fn memory_enabled(&self) -> bool {
         self.config.command().contains(Command::MEMORY)
     }
 
-    /// Whether the function may access guest memory.
+    /// Returns whether the function may access guest memory.
     pub fn bus_master(&self) -> bool {
         self.config.command().contains(Command::BUS_MASTER)
     }
 
-    /// Index of the BAR that holds the MSI-X table and pending bits.
+    /// Returns the index of the BAR that holds the MSI-X table and pending bits.
     pub fn msix_bar(&self) -> u8 {
         self.msix_bar
     }
 
-    /// Number of MSI-X vectors.
+    /// Returns the number of MSI-X vectors.
     pub fn msix_vectors(&self) -> u16 {
         self.msix.vectors()
     }
 
-    /// Size of a BAR in bytes, 0 if there is none with this index.
+    /// Returns the size of a BAR in bytes, 0 if there is none with this index.
     pub fn bar_size(&self, index: u8) -> u64 {
         self.bar_sizes.get(usize::from(index)).copied().unwrap_or(0)
     }
 
-    /// Where the guest put a BAR, or None if there is none with this index.
+    /// Returns where the guest put a BAR, or None if there is none with this index.
     pub fn bar_address(&self, index: u8) -> Option<u64> {
         (self.bar_size(index) > 0).then(|| self.config.bar_address(index))
     }
@@ -209,7 +209,7 @@ impl Function {
         self.msix.reset();
     }
 
-    /// The function's state, for people and tools.
+    /// Returns the function's state, for people and tools.
     pub fn inspect(&self) -> Value {
         let control = self.config.msix_control();
         let bars = (0..BAR_COUNT as u8).filter(|&index| self.bar_size(index) > 0);

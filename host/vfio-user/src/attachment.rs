@@ -39,22 +39,22 @@ impl<'a> Attachment<'a> {
         }
     }
 
-    /// Whether a VMM used the device in this session.
+    /// Returns whether a VMM used the device in this session.
     pub fn was_used(&self) -> bool {
         self.greeted
     }
 
-    /// What the VMM drives.
+    /// Returns what the VMM drives.
     pub fn backend(&self) -> &dyn Backend {
         self.backend
     }
 
-    /// Its MSI-X vectors.
+    /// Returns its MSI-X vectors.
     pub fn vectors(&self) -> &Vectors {
         self.vectors
     }
 
-    /// A request came.
+    /// Notes that a request came.
     pub fn greet(&mut self) {
         if !self.greeted {
             self.greeted = true;

@@ -110,17 +110,17 @@ impl Server {
         })
     }
 
-    /// The socket's file, as an absolute path; None if somebody else bound the socket.
+    /// Returns the socket's file, as an absolute path; None if somebody else bound the socket.
     pub fn path(&self) -> Option<&Path> {
         self.control.socket.path()
     }
 
-    /// The path that the socket was bound to, by whomever; None if it has none.
+    /// Returns the path that the socket was bound to, by whomever; None if it has none.
     pub fn address(&self) -> Option<&Path> {
         self.control.socket.address()
     }
 
-    /// A handle that ends [`serve`](Self::serve).
+    /// Returns a handle that ends [`serve`](Self::serve).
     pub fn stopper(&self) -> Stopper {
         Stopper(self.control.clone())
     }
@@ -211,7 +211,7 @@ impl Control {
         state.stopping
     }
 
-    /// After a failed accept: waits a little if it can work again.
+    /// Waits a little after a failed accept, if it can work again.
     fn pause(&self, errno: Errno) -> Result<(), ServeError> {
         let mut state = self.state.lock();
         if state.stopping {

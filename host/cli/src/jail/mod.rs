@@ -55,7 +55,7 @@ pub struct Confinement {
 }
 
 impl Jail {
-    /// The jail of `role`, without paths, capabilities or a change of the user.
+    /// Returns the jail of `role`, without paths, capabilities or a change of the user.
     pub fn new(role: Role) -> Self {
         Self {
             role,
@@ -110,7 +110,7 @@ impl Confinement {
         })
     }
 
-    /// As JSON, for `manatee inspect`.
+    /// Returns it as JSON, for `manatee inspect`.
     pub fn to_json(&self) -> Value {
         json!({
             "user": self.user,

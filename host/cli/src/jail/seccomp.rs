@@ -37,7 +37,7 @@ pub fn restrict(role: Role) -> Result<(), JailError> {
     Ok(())
 }
 
-/// The filters in the order in which they are laid: after the last, no other can be.
+/// Returns the filters in the order in which they are laid: after the last, no other can be.
 fn programs(role: Role) -> Result<Vec<BpfProgram>, String> {
     let mut programs = vec![refuse(
         &[libc::SYS_clone3],
@@ -94,7 +94,7 @@ fn allow(lists: &[List]) -> Result<BpfProgram, String> {
     )
 }
 
-/// The rule for a way, if it has conditions.
+/// Returns the rule for a way, if it has conditions.
 fn rule(way: Allow) -> Result<Option<SeccompRule>, String> {
     let masked = |(index, bits, value)| {
         SeccompCondition::new(

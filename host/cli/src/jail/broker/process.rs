@@ -210,7 +210,7 @@ struct Known {
 }
 
 impl Known {
-    /// What became of a component, which is called `name` now.
+    /// Returns what became of a component, which is called `name` now.
     fn get(&self, key: &Key, name: &str) -> Option<io::Result<Result<File, String>>> {
         let refused = self.refused.iter().find(|(known, _)| known == key);
         if let Some((_, refusal)) = refused {

@@ -31,7 +31,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// The socket that is at `path` now.
+    /// Notes the socket that is at `path` now.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl SocketFile {
         })
     }
 
-    /// The folder that it is in.
+    /// Returns the folder that it is in.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("/"))
     }

@@ -107,7 +107,7 @@ fn answer(job: &Job) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// The beginning of a reason.
+/// Returns the beginning of a reason.
 fn short(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(MAX_REASON)]
 }

@@ -40,7 +40,7 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// These requirements within these limits.
+    /// Creates a suite of these requirements within these limits.
     pub fn new(names: &[String], limits: &Limits) -> Self {
         Self {
             names: names.to_vec(),
@@ -50,12 +50,12 @@ impl Suite {
         }
     }
 
-    /// All requirements, in the background.
+    /// Returns a suite of all requirements, in the background.
     pub fn in_background() -> Self {
         Self::new(&[], &PATIENT)
     }
 
-    /// The limits of the suite itself.
+    /// Returns the limits of the suite itself.
     pub fn limits(&self) -> Limits {
         Limits {
             requirement: self.requirement,
@@ -106,7 +106,7 @@ const CHECK_MEMORIES: u64 = 12;
 pub(super) const CHECK_OUTPUT: u64 = 16 << 20;
 
 impl Job {
-    /// A job on a component of this name, which is cleaned and cut.
+    /// Creates a job on a component of this name, which is cleaned and cut.
     pub fn new(name: &str, task: Task) -> Self {
         Self {
             name: clean(name, MAX_NAME),
@@ -115,7 +115,7 @@ impl Job {
         }
     }
 
-    /// The same in the background.
+    /// Returns the same job in the background.
     pub fn in_background(mut self) -> Self {
         self.background = true;
         self
@@ -129,7 +129,7 @@ impl Job {
         }
     }
 
-    /// What it may use.
+    /// Returns what it may use.
     pub fn bounds(&self) -> Bounds {
         match &self.task {
             Task::Compile => COMPILE,
@@ -144,7 +144,7 @@ impl Job {
     }
 }
 
-/// Text of somebody else's, for one line of a message.
+/// Cleans and cuts text of somebody else's, for one line of a message.
 pub fn clean(text: &str, most: usize) -> String {
     let mut short: String = text
         .chars()
@@ -163,7 +163,7 @@ pub fn clean(text: &str, most: usize) -> String {
     short
 }
 
-/// Whether a character changes how others are shown: those that set the direction.
+/// Returns whether a character changes how others are shown: those that set the direction.
 fn is_format(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -80,7 +80,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The same refusal of a component that is called otherwise.
+    /// Returns the same refusal of a component that is called otherwise.
     pub fn of(&self, name: &str) -> Self {
         let mut same = self.clone();
         if let Self::Bound { name: own, .. } = &mut same {
@@ -89,7 +89,7 @@ impl Refusal {
         same
     }
 
-    /// Whether the same component would be refused again.
+    /// Returns whether the same component would be refused again.
     pub fn is_for_good(&self) -> bool {
         matches!(self, Self::Bound { .. })
     }
@@ -142,12 +142,12 @@ impl Running {
         })
     }
 
-    /// Readable when it has ended.
+    /// Returns what is readable when it has ended.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
 
-    /// How long it may still run.
+    /// Returns how long it may still run.
     pub fn left(&mut self) -> Duration {
         let (bounds, elapsed) = (self.job.bounds(), self.begun.elapsed());
         let left = bounds.time.saturating_sub(elapsed);
@@ -163,7 +163,7 @@ impl Running {
         }
     }
 
-    /// Whether others had the processor for most of its time.
+    /// Returns whether others had the processor for most of its time.
     fn is_starved(&self) -> bool {
         self.job.background && self.used < self.job.bounds().time / 2
     }
@@ -197,7 +197,7 @@ impl Running {
         Err(self.refusal(status, in_time))
     }
 
-    /// Whether it ended in time.
+    /// Returns whether it ended in time.
     fn wait(&mut self) -> bool {
         loop {
             let left = self.left();

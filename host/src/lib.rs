@@ -23,6 +23,10 @@
 //!   MSI-X messages. A sink is called with the device's lock held: it must not block, nor
 //!   call the device.
 //!
+//! Features, all of them on by default: `compiler` compiles components in this process
+//! (without, it runs what another process of the same version compiled), `io-uring` moves
+//! many packets by one system call, `vfio-user` serves a device to a VMM elsewhere.
+//!
 //! A VMM in another process drives a device over vfio-user: see `vfio_user::Server`, with
 //! the feature of that name (on by default).
 //!

@@ -1,5 +1,7 @@
 //! What can be wrong with an access, or with a region.
 
+use rustix::io::Errno;
+
 use super::limits::{MAX_FILES, MAX_MAPPED_BYTES, MAX_REGIONS, MAX_REGIONS_OF_PROCESS};
 
 /// An access that is not (entirely) to guest memory.
@@ -31,6 +33,9 @@ impl std::fmt::Display for Access {
         })
     }
 }
+
+/// What a call came to: a number of bytes, or the kernel's error.
+pub type Outcome = Result<usize, Errno>;
 
 /// Why a region was refused, or could not be unmapped.
 #[derive(Debug, thiserror::Error)]

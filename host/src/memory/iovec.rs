@@ -4,13 +4,11 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use io_uring::squeue::Entry;
-use io_uring::{opcode, types};
 use rustix::io::Errno;
 
-use super::error::{Access, Fault};
+use super::error::{Access, Fault, Outcome};
 use super::guest::GuestMemory;
-use super::ring::{Outcome, Ring};
+use super::ring::{Ring, read_entry, write_entry};
 use super::unit::Segment;
 
 /// Reads and writes of a descriptor that does not block: one system call for
@@ -217,31 +215,6 @@ impl<'a> Writes<'a> {
             outcomes.push(outcome(written));
         }
     }
-}
-
-fn read_entry(fd: BorrowedFd<'_>, range: &libc::iovec) -> Entry {
-    let fd = types::Fd(fd.as_raw_fd());
-    opcode::Read::new(fd, range.iov_base.cast(), length_of(range))
-        .rw_flags(libc::RWF_NOWAIT)
-        .build()
-}
-
-fn write_entry(fd: BorrowedFd<'_>, ranges: &[libc::iovec]) -> Entry {
-    let fd = types::Fd(fd.as_raw_fd());
-    match ranges {
-        // Cheaper, since the kernel has no list to copy.
-        [range] => opcode::Write::new(fd, range.iov_base.cast(), length_of(range))
-            .rw_flags(libc::RWF_NOWAIT)
-            .build(),
-        _ => opcode::Writev::new(fd, ranges.as_ptr(), ranges.len() as u32)
-            .rw_flags(libc::RWF_NOWAIT)
-            .build(),
-    }
-}
-
-/// Returns a range's length. No call moves more than 2 GiB in any way.
-fn length_of(range: &libc::iovec) -> u32 {
-    u32::try_from(range.iov_len).unwrap_or(u32::MAX)
 }
 
 /// Returns what a system call's result means.

@@ -21,13 +21,14 @@ mod limits;
 mod mapping;
 mod range;
 mod region;
+#[cfg_attr(not(feature = "io-uring"), path = "ring/none.rs")]
 mod ring;
 mod span;
 #[cfg(test)]
 pub(crate) mod tests;
 mod unit;
 
-pub use error::{Access, Fault, MapError};
+pub use error::{Access, Fault, MapError, Outcome};
 #[allow(unused_imports, reason = "for linear memories, which windows lie in")]
 pub(crate) use fault::FaultRange;
 pub use fault::install_fault_handler;
@@ -36,6 +37,5 @@ pub use guest::{GuestMemory, NoWindow, PageSource};
 pub use iovec::{Calls, IoVecError, Writes};
 pub use range::MemoryRange;
 pub use region::RegionInfo;
-pub use ring::Outcome;
 pub use span::Span;
 pub use unit::{PAGE_SIZE, Segment};

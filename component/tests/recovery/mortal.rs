@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use device_kit::Adapter;
-use device_kit::platform::{HandedOver, Observations, RegisterWrite, RxFlags, TxStatus};
+use device_kit::platform::{Observations, RegisterWrite, RxFlags, TxStatus};
 use mana_wire::registers::DOORBELLS;
-use manatee_conformance::bench::{Bench, Transmitted, Workshop};
+use manatee_conformance::bench::{Bench, Steering, Transmitted, Workshop};
 use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
 use manatee_device::Device;
 
@@ -120,19 +120,12 @@ impl Mortal {
         let mut world = dead.into_platform();
         world.fuse = None;
         self.skip.extend(world.attempted.take());
-        let mut transmitted = Vec::new();
-        for (port, state) in (0..).zip(&mut world.ports) {
-            state.posted.clear();
-            state.pending.clear();
-            let last = world.handed_over.get(port as usize).copied().flatten();
-            transmitted.extend(last.map(|id| HandedOver { port, queue: 0, id }));
-        }
         let seen = Observations {
             doorbells: self.doorbells.clone(),
-            transmitted,
+            transmitted: world.take_back(),
             skip: self.skip.clone(),
         };
-        self.bench.device = configured(world, 1);
+        self.bench.device = configured(world);
         let recovered = self.bench.device.recover(&self.checkpoint, &seen);
         recovered.expect("a device recovers from its own state");
     }
@@ -165,6 +158,14 @@ impl Bench for Mortal {
         self.bench.write_memory(address, data);
     }
 
+    fn revoke_memory(&mut self, address: u64, length: u64) {
+        self.attempt(0, |bench| bench.revoke_memory(address, length));
+    }
+
+    fn give_memory_back(&mut self) {
+        self.attempt(0, |bench| bench.give_memory_back());
+    }
+
     fn take_interrupts(&mut self) -> Vec<u16> {
         self.bench.take_interrupts()
     }
@@ -175,6 +176,10 @@ impl Bench for Mortal {
 
     fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
         self.bench.plan_transmits(port, statuses);
+    }
+
+    fn on_queue(&mut self, queue: u32) {
+        self.bench.on_queue(queue);
     }
 
     fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
@@ -195,6 +200,10 @@ impl Bench for Mortal {
 
     fn pending_transmits(&mut self, port: u32) -> usize {
         self.bench.pending_transmits(port)
+    }
+
+    fn steering(&mut self, port: u32) -> Option<Steering> {
+        self.bench.steering(port)
     }
 
     fn set_link(&mut self, port: u32, up: bool) {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use device_kit::Adapter;
 use device_kit::envelope::RestoreError;
-use manatee_conformance::native::{World, configured, port::Port};
+use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 use manatee_device::state::{Pages, State};
 
@@ -15,11 +15,10 @@ const WORK_QUEUES: usize = 6;
 
 fn fresh(ports: u32) -> Device<World> {
     let world = World {
-        ports: (0..ports).map(|_| Port::default()).collect(),
         with_windows: true,
-        ..World::default()
+        ..World::with_ports(ports, 1)
     };
-    configured(world, ports)
+    configured(world)
 }
 
 /// Returns the state of each released version, by its file's name.

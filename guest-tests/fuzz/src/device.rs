@@ -3,7 +3,7 @@
 use arbitrary::{Result, Unstructured};
 use device_kit::Adapter;
 use device_kit::platform::{RxFlags, RxPacket, TxCompletion, TxStatus};
-use manatee_conformance::native::{World, configured, port::Port};
+use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 
 use crate::guest;
@@ -29,11 +29,10 @@ pub fn run(data: &[u8]) {
 
 fn device(with_windows: bool) -> Device<World> {
     let world = World {
-        ports: (0..PORTS).map(|_| Port::default()).collect(),
         with_windows,
-        ..World::default()
+        ..World::with_ports(PORTS, 1)
     };
-    configured(world, PORTS)
+    configured(world)
 }
 
 fn step(device: &mut Device<World>, input: &mut Unstructured<'_>) -> Result<()> {

@@ -5,7 +5,7 @@ use device_kit::platform::{
     HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
 };
 use mana_wire::registers::DOORBELLS;
-use manatee_conformance::native::{World, configured, port::Port};
+use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 use manatee_device::state::FORMAT;
 
@@ -36,11 +36,10 @@ pub fn seed() -> Vec<u8> {
 
 fn fresh() -> Device<World> {
     let world = World {
-        ports: vec![Port::default(), Port::default()],
         with_windows: true,
-        ..World::default()
+        ..World::with_ports(2, 1)
     };
-    configured(world, 2)
+    configured(world)
 }
 
 /// Does a little of everything that a driver and a host can do.

@@ -18,6 +18,7 @@
 //!   memory and its ports. All its methods may be called from any thread. A component
 //!   that fails is replaced by a fresh instance, which continues from a checkpoint;
 //!   [`Device::swap`](device::Device::swap) replaces it by another version.
+//!   [`Device::pause`](device::Device::pause) and `resume` are for a VMM that stops its guest.
 //! - A [`Port`](device::Port) has an [`Endpoint`](endpoint::Endpoint), which carries packets.
 //! - [`Interrupts`](interrupt::Interrupts) take what the device raises, as vectors or as
 //!   MSI-X messages. A sink is called with the device's lock held: it must not block, nor

@@ -84,11 +84,14 @@ impl DeviceBuilder {
         let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
         let state = HostState::new(function, interrupts, ports, limits);
         let body = Body::new(component, description, state, policy)?;
+        let ports = body.state_ref().ports.iter();
+        let counts = ports.map(|port| port.queues().len()).collect();
         let queues = body.endpoints()?;
         let wakes = Wakes::new(queues.len());
         let poller = Poller::new(queues)?;
         let shared = Arc::new(Shared {
             wakes,
+            queues: counts,
             body: Mutex::new(body),
             poller,
             swapping: Mutex::new(()),

@@ -5,11 +5,14 @@
 //! that payload never passes through the sandbox.
 
 mod batch;
+// What only a TAP needs of some modules is unused without one.
+#[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod checksum;
 mod completions;
 mod counters;
 mod crossing;
 mod groups;
+#[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod head;
 mod headers;
 mod loopback;
@@ -19,12 +22,15 @@ mod packet;
 mod queue;
 mod queue_set;
 mod rss;
+#[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod rx_flags;
 mod rx_queue;
+#[cfg(feature = "tap")]
 mod tap;
 #[cfg(test)]
 mod testing;
 mod toeplitz;
+#[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod vnet;
 mod waiting;
 
@@ -40,6 +46,7 @@ pub use queue::{Endpoint, Queue, QueueIo, RECEIVE_BUDGET, Single};
 pub use queue_set::{MAX_QUEUES, QueueSet};
 pub use rss::{Destination, HashTypes, InvalidSteering, Rss, Steering};
 pub use rx_queue::{Posted, Received, RxQueue};
+#[cfg(feature = "tap")]
 pub use tap::{InterfaceState, LinkWatch, Tap, TapError, TapLink};
 pub use toeplitz::{KEY_BYTES, Toeplitz};
 pub use waiting::Waiting;

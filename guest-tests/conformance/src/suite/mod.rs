@@ -20,6 +20,7 @@ mod queues;
 mod regions;
 mod registers;
 mod reset;
+mod revoked;
 mod rx;
 mod rx_flags;
 mod smc;
@@ -118,6 +119,7 @@ const MODULES: &[&[Requirement]] = &[
     vports::REQUIREMENTS,
     links::REQUIREMENTS,
     reset::REQUIREMENTS,
+    revoked::REQUIREMENTS,
     hostile::REQUIREMENTS,
 ];
 
@@ -129,7 +131,7 @@ fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Out
     }
 }
 
-/// Every requirement, in the order in which a driver meets them.
+/// Returns every requirement, in the order in which a driver meets them.
 pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {
     MODULES.iter().copied().flatten()
 }

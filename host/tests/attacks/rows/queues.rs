@@ -1,5 +1,8 @@
 //! Queues that a port does not have, steering that makes no sense, and floods.
 
+use std::time::Duration;
+
+use manatee::device::Limits;
 use manatee::endpoint::{Endpoint, Loopback, Null};
 use serde_json::{Value, json};
 
@@ -46,14 +49,23 @@ fn steer(port: u32, key: u32, table: u32, default: u32) -> String {
     )
 }
 
-/// A device of two queues whose component does this when it is poked.
+/// A device of two queues whose component does this when it is poked, and may take its time:
+/// what it takes on a machine that is busy.
 fn poked(case: &Case, hostile: &Hostile, body: &str) -> Victim {
+    let limits = Limits {
+        deadline: Duration::from_secs(60),
+        ..case.limits()
+    };
+    poked_within(case, hostile, body, limits)
+}
+
+fn poked_within(case: &Case, hostile: &Hostile, body: &str, limits: Limits) -> Victim {
     let hostile = hostile.clone().export(
         "write-register",
         format!("(local $round i32) {body} i32.const 0"),
     );
     let endpoint = Box::new(Loopback::with_queues(2));
-    let victim = case.try_victim(&hostile, case.limits(), endpoint);
+    let victim = case.try_victim(&hostile, limits, endpoint);
     let victim = victim.expect("it behaves so far");
     victim.poke();
     victim
@@ -191,7 +203,8 @@ fn steering_in_a_loop(case: &Case) {
         "i32.const {TABLE} local.get $round i32.const 1 i32.and i32.store16 {}",
         steer(0, KEY, 1024, 0)
     );
-    let victim = poked(case, &agreed(case), &rounds(1_000_000, &turn));
+    let body = rounds(1_000_000, &turn);
+    let victim = poked_within(case, &agreed(case), &body, case.limits());
     victim.is_ended(&["interrupt"]);
     poked(case, &agreed(case), &rounds(100, &turn)).runs();
 }

@@ -11,7 +11,8 @@ use core::fmt;
 use core::hint::black_box;
 
 use device_kit::platform::{
-    Level, MemoryError, Offloads, Platform, RxBuffer, Segment, TransmitResult, TxPacket, TxStatus,
+    Level, MemoryError, Offloads, Platform, RxBuffer, Segment, Steering, TransmitResult, TxPacket,
+    TxStatus,
 };
 use device_kit::window::Window;
 
@@ -188,6 +189,10 @@ impl<P: Platform> Platform for Faulty<P> {
 
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
         self.platform.cancel_transmit(port, queue);
+    }
+
+    fn steer(&mut self, port: u32, steering: &Steering) {
+        self.platform.steer(port, steering);
     }
 
     fn changed(&mut self) {

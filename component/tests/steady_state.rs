@@ -6,7 +6,8 @@ use allocation_counter::measure;
 use device_kit::Adapter;
 use device_kit::adapter::PortConfig;
 use device_kit::platform::{
-    Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
+    Features, Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult,
+    TxPacket,
 };
 use device_kit::window::Window;
 use manatee_conformance::driver::nic::{Sizes, Vport};
@@ -130,8 +131,9 @@ fn machine() -> Machine {
         mtu: 1500,
         link_speed_mbps: 10_000,
         link_up: true,
+        queues: 1,
     };
-    device.configure(&[port]).unwrap();
+    device.configure(Features::empty(), &[port]).unwrap();
     Machine {
         device,
         allocations: 0,

@@ -8,14 +8,15 @@ use mana_wire::bnic::{
     QueryFilterStateResp, QueryLinkConfigReq, QueryLinkConfigResp, QueryStatsReq, QueryStatsResp,
     QueryVportConfigReq, QueryVportConfigResp, tri_state,
 };
-use mana_wire::gdma::{RegisterDeviceResp, Status};
+use mana_wire::gdma::{RegisterDeviceResp, Status, cap1};
 
+use super::port::Port;
 use super::{Nic, rx};
 use crate::gdma::Context;
 use crate::gdma::message::{Answer, Request};
 use crate::gdma::queue::wq::Direction;
 use crate::gdma::resources::{DOORBELL_PAGE, MEM_KEY, PDID, Registration};
-use crate::limits::{MAX_EQS, MAX_QUEUES, TX_VPORT_OFFSET};
+use crate::limits::{MAX_EQS, MAX_INDIRECTION_ENTRIES, TX_VPORT_OFFSET};
 
 /// `VTL2_MOVE_FILTER` exists from this version on.
 const MOVE_FILTER_VERSION: u16 = 2;
@@ -75,16 +76,32 @@ pub fn query_dev_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_
     Ok(())
 }
 
+/// Returns how many entries the indirection table of a vport has: with a driver
+/// that takes any number, four for each queue, so that none has a much larger share
+/// than another; 64 with the others, which do not look.
+fn indirection_entries(port: &Port, driver_caps: u64) -> u16 {
+    if driver_caps & cap1::VARIABLE_INDIRECTION_TABLE == 0 {
+        return INDIRECTION_ENTRIES;
+    }
+    let wanted = (4 * port.config.queues).next_power_of_two();
+    wanted.clamp(INDIRECTION_ENTRIES, MAX_INDIRECTION_ENTRIES)
+}
+
 /// `QUERY_VPORT_CONFIG`.
-pub fn query_vport_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+pub fn query_vport_config(
+    nic: &Nic,
+    driver_caps: u64,
+    request: &Request<'_>,
+    answer: &mut Answer<'_>,
+) -> Outcome {
     let req: QueryVportConfigReq = request.body()?;
     let index = req.vport_index as usize;
     let port = nic.vports.get(index).map(|vport| &vport.port);
     let port = port.ok_or(Status::InvalidParameter)?;
     let resp = QueryVportConfigResp {
-        max_num_sq: MAX_QUEUES as u32,
-        max_num_rq: MAX_QUEUES as u32,
-        num_indirection_ent: INDIRECTION_ENTRIES.into(),
+        max_num_sq: port.config.queues.into(),
+        max_num_rq: port.config.queues.into(),
+        num_indirection_ent: indirection_entries(port, driver_caps).into(),
         reserved1: 0,
         mac_addr: port.config.mac,
         reserved2: [0; 2],
@@ -174,10 +191,11 @@ pub fn fence_rq(
     rx::fence(ctx, queue.expect("a receive queue by its key"))
 }
 
-/// `CONFIG_VPORT_RX`.
+/// `CONFIG_VPORT_RX`: checked as a whole before anything changes.
 pub fn config_vport_rx(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
+    driver_caps: u64,
     request: &Request<'_>,
 ) -> Outcome {
     let req: ConfigVportRxReq = request.body()?;
@@ -195,7 +213,9 @@ pub fn config_vport_rx(
     }
     if req.update_indir_tab != 0 {
         let entries = req.num_indir_entries;
-        if !entries.is_power_of_two() || entries > INDIRECTION_ENTRIES {
+        let most = indirection_entries(&nic.vports[index].port, driver_caps);
+        let is_aligned = usize::from(req.indir_tab_offset).is_multiple_of(align_of::<u64>());
+        if !entries.is_power_of_two() || entries > most || !is_aligned {
             return Err(Status::InvalidParameter);
         }
         steering.table = request.words_at(req.indir_tab_offset.into(), entries.into())?;
@@ -209,7 +229,9 @@ pub fn config_vport_rx(
         let default = steering.default_object.ok_or(Status::InvalidState)?;
         check_receive_object(nic, index, default)?;
     }
-    if nic.vports[index].steer(ctx, steering) {
+    let is_enabled_now = nic.vports[index].steer(ctx, steering);
+    nic.tell_steering(ctx, index);
+    if is_enabled_now {
         nic.process_vport(ctx, index);
     }
     Ok(())

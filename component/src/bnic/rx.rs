@@ -3,7 +3,7 @@
 
 use device_kit::platform::{Level, Platform, RxBuffer, RxFlags, RxPacket, Segment};
 use mana_wire::gdma::Status;
-use mana_wire::oob::{CqeHeader, CqeType, RxCompletion, RxFlags as CompletionFlags};
+use mana_wire::oob::{CqeHeader, CqeType, RxCompletion, RxFlags as CompletionFlags, hash};
 use mana_wire::queue::{Sge, WQE_UNIT};
 
 use super::batch::{BUFFERS, Batch};
@@ -16,8 +16,9 @@ use crate::gdma::queue::cq::{Completion, Cq};
 use crate::gdma::queue::wq::{Fetched, ShortWqe, Unit, Wq};
 use crate::gdma::queues::Reader;
 use crate::gdma::resources::MEM_KEY;
+use crate::limits::MAX_BUFFERS;
 
-/// The most buffers that the host holds at a time.
+/// The most buffers of a queue that the host holds at a time.
 const MAX_POSTED: usize = 2048;
 /// WQEs worked on in one call.
 const BUDGET: usize = 2048;
@@ -64,13 +65,20 @@ impl ReceiveQueue {
     }
 }
 
-/// Hands receive WQEs to the host, if the vport receives. Returns whether
-/// something is left that is too much for one call.
+/// Returns how many buffers the host holds of each queue at most, if there can be
+/// so many queues.
+pub(super) fn most_buffers(queues: usize) -> usize {
+    MAX_POSTED.min(MAX_BUFFERS / queues.max(1))
+}
+
+/// Hands receive WQEs to the host, if the vport receives; it holds `room` of them
+/// at most. Returns whether something is left that is too much for one call.
 pub(super) fn post_buffers(
     ctx: &mut Context<'_, impl Platform>,
     port: &mut Port,
     queue: &mut ReceiveQueue,
     batch: &mut Batch,
+    room: usize,
 ) -> bool {
     if !port.steering.enabled {
         return false;
@@ -79,6 +87,7 @@ pub(super) fn post_buffers(
     while left > 0 {
         let most = ctx.queues.batch(BUFFERS);
         left = left.saturating_sub(most);
+        let most = most.min(room.saturating_sub(queue.ledger.entries()));
         let is_more = post_batch(ctx, port, queue, batch, most);
         // Malformed ones that are given back make room for others.
         complete(ctx, port, queue, &[]);
@@ -98,7 +107,6 @@ fn post_batch(
     most: usize,
 ) -> bool {
     batch.begin();
-    let most = most.min(MAX_POSTED.saturating_sub(queue.ledger.entries()));
     let is_more = gather(ctx, batch, queue, most);
     let buffers = batch.buffers.as_slice();
     if buffers.is_empty() {
@@ -288,7 +296,7 @@ impl Completer<'_> {
                 words: [
                     first,
                     second | u64::from(packet.length as u16),
-                    0,
+                    packet.hash.into(),
                     0,
                     0,
                     0,
@@ -360,6 +368,7 @@ fn completion_flags(packet: &RxPacket) -> CompletionFlags {
     let bad = flags.contains(RxFlags::L4_CHECKSUM_BAD);
     let (tcp, udp) = (flags.contains(RxFlags::TCP), flags.contains(RxFlags::UDP));
     CompletionFlags::new()
+        .with_hashtype(hash_type(flags))
         .with_vlantag_present(is_tagged)
         .with_vlan_id(if is_tagged {
             packet.vlan_tci & 0xfff
@@ -372,6 +381,23 @@ fn completion_flags(packet: &RxPacket) -> CompletionFlags {
         .with_tcp_csum_fail(tcp && bad)
         .with_udp_csum_succeed(udp && good)
         .with_udp_csum_fail(udp && bad)
+}
+
+/// Returns what the hash of a packet is made of, 0 if it has none.
+fn hash_type(flags: RxFlags) -> u16 {
+    let is_udp = flags.contains(RxFlags::UDP);
+    let [of_addresses, of_tcp, of_udp] = if flags.contains(RxFlags::IPV6) {
+        [hash::IPV6, hash::TCP_IPV6, hash::UDP_IPV6]
+    } else {
+        [hash::IPV4, hash::TCP_IPV4, hash::UDP_IPV4]
+    };
+    if flags.contains(RxFlags::HASH_L4) {
+        if is_udp { of_udp } else { of_tcp }
+    } else if flags.contains(RxFlags::HASH_L3) {
+        of_addresses
+    } else {
+        0
+    }
 }
 
 /// Says on the receive queue that everything received before is completed.

@@ -5,12 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use device_kit::Adapter;
-use device_kit::platform::{HandedOver, Observations, RegisterWrite, RxFlags, TxStatus};
+use device_kit::platform::{
+    Features, HandedOver, Observations, RegisterWrite, RxFlags, Steering, TxStatus,
+};
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::bench::{Bench, Transmitted, Workshop};
 use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
 use manatee_device::Device;
 
+/// Queue pairs of its port.
+pub const QUEUES: u16 = 4;
 /// Failures in a row without an end.
 const MAX_FAILURES: usize = 10;
 
@@ -42,7 +46,9 @@ impl Mortal {
     pub fn new(windows: bool) -> Self {
         let workshop = NativeWorkshop {
             windows,
-            moves: false,
+            queues: QUEUES,
+            offered: Features::all(),
+            ..NativeWorkshop::default()
         };
         let bench = workshop.bench(1);
         let checkpoint = bench.device.save();
@@ -121,18 +127,20 @@ impl Mortal {
         world.fuse = None;
         self.skip.extend(world.attempted.take());
         let mut transmitted = Vec::new();
-        for (port, state) in (0..).zip(&mut world.ports) {
-            state.posted.clear();
-            state.pending.clear();
-            let last = world.handed_over.get(port as usize).copied().flatten();
-            transmitted.extend(last.map(|id| HandedOver { port, queue: 0, id }));
+        for (port, queues) in (0..).zip(&mut world.ports) {
+            for (queue, state) in (0..).zip(queues) {
+                state.posted.clear();
+                state.pending.clear();
+                let last = state.handed_over;
+                transmitted.extend(last.map(|id| HandedOver { port, queue, id }));
+            }
         }
         let seen = Observations {
             doorbells: self.doorbells.clone(),
             transmitted,
             skip: self.skip.clone(),
         };
-        self.bench.device = configured(world, 1);
+        self.bench.device = configured(world);
         let recovered = self.bench.device.recover(&self.checkpoint, &seen);
         recovered.expect("a device recovers from its own state");
     }
@@ -199,6 +207,14 @@ impl Bench for Mortal {
 
     fn set_link(&mut self, port: u32, up: bool) {
         self.attempt(0, |bench| bench.set_link(port, up));
+    }
+
+    fn on_queue(&mut self, queue: u32) {
+        self.bench.on_queue(queue);
+    }
+
+    fn steering(&mut self, port: u32) -> Option<Steering> {
+        self.bench.steering(port)
     }
 
     fn reset(&mut self) {

@@ -6,20 +6,22 @@ use std::path::Path;
 
 use device_kit::Adapter;
 use device_kit::envelope::RestoreError;
-use manatee_conformance::native::{World, configured, port::Port};
+use manatee_conformance::native::{World, configured, ports};
 use manatee_device::Device;
 use manatee_device::state::{Pages, State};
 
+/// Queue pairs of each port.
+const PAIRS: u16 = 4;
 /// In the states of released versions.
 const QUEUES: usize = 14;
 
 fn fresh(ports: u32) -> Device<World> {
     let world = World {
-        ports: (0..ports).map(|_| Port::default()).collect(),
+        ports: self::ports(ports, PAIRS),
         with_windows: true,
         ..World::default()
     };
-    configured(world, ports)
+    configured(world)
 }
 
 /// Returns the state of each released version, by its file's name.

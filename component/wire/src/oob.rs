@@ -121,6 +121,17 @@ pub struct TxCompletion {
     pub offsets: u32,
 }
 
+/// What a hash is made of (`NDIS_HASH_*`): those of addresses (`MANA_HASH_L3`), and
+/// those of addresses and ports (`MANA_HASH_L4`).
+pub mod hash {
+    pub const IPV4: u16 = 1 << 0;
+    pub const TCP_IPV4: u16 = 1 << 1;
+    pub const UDP_IPV4: u16 = 1 << 2;
+    pub const IPV6: u16 = 1 << 3;
+    pub const TCP_IPV6: u16 = 1 << 4;
+    pub const UDP_IPV6: u16 = 1 << 5;
+}
+
 /// Bits of the second word of `struct mana_rxcomp_oob`.
 #[bitfield(u32)]
 pub struct RxFlags {
@@ -130,6 +141,7 @@ pub struct RxFlags {
     pub outer_iphdr_csum_succeed: bool,
     pub outer_iphdr_csum_fail: bool,
     __: bool,
+    /// One of [`hash`]; 0 if there is none.
     #[bits(9)]
     pub hashtype: u16,
     pub iphdr_csum_succeed: bool,

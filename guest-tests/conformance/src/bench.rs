@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use device_kit::platform::{Offloads, RxFlags, TxStatus};
+use device_kit::platform::{Offloads, RxFlags, Steering, TxStatus};
 
 /// Guest memory of a bench: this many bytes at guest address 0.
 pub const MEMORY_SIZE: u64 = 16 << 20;
@@ -79,6 +79,18 @@ pub trait Bench {
     /// A port's link goes up or down.
     fn set_link(&mut self, port: u32, up: bool);
 
+    /// Has the methods about a port be about this queue of it from now on; about
+    /// the first one before.
+    fn on_queue(&mut self, queue: u32) {
+        assert_eq!(queue, 0, "the ports of this bench have one queue");
+    }
+
+    /// Returns how the device asked for a port's packets to find their queue, the last
+    /// time. None if it did not, or the host does not offer to.
+    fn steering(&mut self, _port: u32) -> Option<Steering> {
+        None
+    }
+
     /// The VMM resets the device.
     fn reset(&mut self);
 
@@ -93,6 +105,18 @@ pub trait Workshop {
 
     /// Returns a new device in a new world.
     fn bench(&self, ports: u32) -> Self::Bench;
+}
+
+/// Queue pairs of each port of a bench that has several.
+pub const QUEUES: u16 = 64;
+
+/// Returns the hash that a bench says a frame has, if the frame's flags say that it
+/// has one: no two numbered frames have the same.
+pub fn hash_of(frame: &[u8]) -> u32 {
+    let bytes = frame.iter().skip(14).take(4);
+    bytes.fold(0x9e37_79b9, |hash, byte| {
+        hash.rotate_left(8) ^ u32::from(*byte)
+    })
 }
 
 /// Returns a frame without its 802.1Q tag, and what the tag said.

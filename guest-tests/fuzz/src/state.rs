@@ -2,12 +2,15 @@
 
 use device_kit::Adapter;
 use device_kit::platform::{
-    HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
+    Features, HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
 };
 use mana_wire::registers::DOORBELLS;
-use manatee_conformance::native::{World, configured, port::Port};
+use manatee_conformance::native::{World, configured, ports};
 use manatee_device::Device;
 use manatee_device::state::FORMAT;
+
+/// Queue pairs of each port.
+const QUEUES: u16 = 4;
 
 /// Restores or recovers from an input, and uses the device.
 pub fn run(data: &[u8]) {
@@ -36,11 +39,12 @@ pub fn seed() -> Vec<u8> {
 
 fn fresh() -> Device<World> {
     let world = World {
-        ports: vec![Port::default(), Port::default()],
+        ports: ports(2, QUEUES),
+        offered: Features::all(),
         with_windows: true,
         ..World::default()
     };
-    configured(world, 2)
+    configured(world)
 }
 
 /// Does a little of everything that a driver and a host can do.

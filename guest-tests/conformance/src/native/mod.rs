@@ -7,11 +7,11 @@ use core::fmt;
 use device_kit::Adapter;
 use device_kit::adapter::PortConfig;
 use device_kit::platform::{
-    Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
-    TxStatus,
+    Features, Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, Steering,
+    TransmitResult, TxPacket, TxStatus,
 };
 use device_kit::window::Window;
-use manatee_device::{Device, MAX_VECTORS};
+use manatee_device::{Device, MAX_PAIRS, MAX_VECTORS};
 
 use crate::bench::{Bench, Transmitted, Workshop};
 use memory::GuestMemory;
@@ -28,12 +28,18 @@ const MAX_TURNS: usize = 10_000;
 const MANY_CALLS: u32 = 1000;
 
 /// What is around a native device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct World {
     /// Guest memory.
     pub memory: GuestMemory,
-    /// By number.
-    pub ports: Vec<Port>,
+    /// The queue pairs of each port, by number.
+    pub ports: Vec<Vec<Port>>,
+    /// What the device is offered.
+    pub offered: Features,
+    /// How each port is steered, as far as it was said.
+    pub steering: Vec<Option<Steering>>,
+    /// The queue of a port that a test speaks of.
+    pub queue: u32,
     /// Vectors since the test last looked.
     pub interrupts: Vec<u16>,
     /// Whether the device is given windows.
@@ -48,14 +54,34 @@ pub struct World {
     pub changes: u64,
     /// The last entry that the device announced after a failure.
     pub attempted: Option<u64>,
-    /// The last packet that each port was handed.
-    pub handed_over: Vec<Option<u32>>,
     /// Times that the device may enter or leave the platform until it fails.
     pub fuse: Option<u32>,
     /// The device fails when it hands over a frame with this number.
     pub poison: Option<u8>,
     /// Lines that the device logged.
     pub log: Vec<(Level, String)>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            memory: GuestMemory::new(),
+            ports: Vec::new(),
+            offered: Features::empty(),
+            steering: Vec::new(),
+            queue: 0,
+            interrupts: Vec::new(),
+            with_windows: false,
+            windows: 0,
+            window_limit: None,
+            laid: 0,
+            changes: 0,
+            attempted: None,
+            fuse: None,
+            poison: None,
+            log: Vec::new(),
+        }
+    }
 }
 
 impl World {
@@ -80,8 +106,12 @@ impl World {
     }
 
     fn port(&mut self, port: u32, queue: u32) -> &mut Port {
-        assert_eq!(queue, 0, "a queue that the device did not make");
-        &mut self.ports[port as usize]
+        &mut self.ports[port as usize][queue as usize]
+    }
+
+    /// Returns the queue of a port that the test speaks of.
+    fn spoken_of(&mut self, port: u32) -> &mut Port {
+        self.port(port, self.queue)
     }
 }
 
@@ -132,14 +162,12 @@ impl Platform for World {
         self.burn();
         assert!(!self.is_poisoned(segments), "the fuse is blown");
         let mut result = TransmitResult::default();
-        self.port(port, queue);
-        self.handed_over.resize(self.ports.len(), None);
-        self.handed_over[port as usize] = packets.last().map(|packet| packet.id);
+        self.port(port, queue).handed_over = packets.last().map(|packet| packet.id);
         for packet in packets {
             assert!(packet.segments > 0, "a packet without segments");
             let (own, later) = segments.split_at(packet.segments.into());
             segments = later;
-            let port = &mut self.ports[port as usize];
+            let port = &mut self.ports[port as usize][queue as usize];
             let (status, frame) = port.transmit(&self.memory, packet, own);
             result.statuses.push(status);
             let length = frame.len() as u64;
@@ -185,10 +213,28 @@ impl Platform for World {
     }
 
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
-        self.port(port, queue).pending.clear();
-        if let Some(last) = self.handed_over.get_mut(port as usize) {
-            *last = None;
+        let port = self.port(port, queue);
+        port.pending.clear();
+        port.handed_over = None;
+    }
+
+    fn steer(&mut self, port: u32, steering: &Steering) {
+        self.burn();
+        assert!(
+            self.offered.contains(Features::STEERING),
+            "nobody offered it"
+        );
+        let queues = self.ports[port as usize].len();
+        let all = steering.table.iter().map(|queue| u32::from(*queue));
+        for queue in all.chain([steering.default_queue]) {
+            assert!((queue as usize) < queues, "steered to queue {queue}");
         }
+        let entries = steering.table.len();
+        assert!(entries == 0 || entries.is_power_of_two() && entries <= 1024);
+        assert_eq!(steering.key.len(), 40, "bytes of a key");
+        self.steering.resize(self.ports.len(), None);
+        self.steering[port as usize] = Some(steering.clone());
+        self.burn();
     }
 
     fn changed(&mut self) {
@@ -251,9 +297,8 @@ impl NativeBench {
     /// If that fails, or the new device's state is another.
     pub fn move_on(&mut self) {
         let state = self.device.save();
-        let ports = self.world().ports.len() as u32;
         let old = core::mem::replace(&mut self.device, Device::new(World::default()));
-        self.device = configured(old.into_platform(), ports);
+        self.device = configured(old.into_platform());
         for state in self.earlier.iter().chain([&state]) {
             let restored = self.device.restore(state);
             restored.expect("the device reads what it wrote");
@@ -264,23 +309,33 @@ impl NativeBench {
     }
 }
 
-/// Returns a new device with ports.
+/// Returns a new device with the ports of its world.
 ///
 /// # Panics
 ///
 /// If it refuses them.
-pub fn configured(world: World, ports: u32) -> Device<World> {
+pub fn configured(world: World) -> Device<World> {
+    let offered = world.offered;
+    let queues: Vec<u16> = world.ports.iter().map(|port| port.len() as u16).collect();
     let mut device = Device::new(world);
-    let config = |port: u32| PortConfig {
+    let config = |(port, queues): (u32, u16)| PortConfig {
         mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],
         mtu: 1500,
         link_speed_mbps: 10_000,
         link_up: true,
+        queues,
     };
-    let configs: Vec<PortConfig> = (0..ports).map(config).collect();
-    let configured = device.configure(&configs);
-    configured.expect("ports that a device can have");
+    let configs: Vec<PortConfig> = (0..).zip(queues).map(config).collect();
+    let used = device.configure(offered, &configs);
+    let used = used.expect("ports that a device can have");
+    assert!(offered.contains(used), "{used:?} of {offered:?}");
     device
+}
+
+/// Returns so many ports with so many queue pairs each.
+pub fn ports(ports: u32, queues: u16) -> Vec<Vec<Port>> {
+    let port = || (0..queues).map(|_| Port::default()).collect();
+    (0..ports).map(|_| port()).collect()
 }
 
 impl Bench for NativeBench {
@@ -308,48 +363,63 @@ impl Bench for NativeBench {
     }
 
     fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted> {
-        core::mem::take(&mut self.world().port(port, 0).transmitted)
+        core::mem::take(&mut self.world().spoken_of(port).transmitted)
     }
 
     fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
-        self.world().port(port, 0).plan = statuses.iter().copied().collect();
+        self.world().spoken_of(port).plan = statuses.iter().copied().collect();
     }
 
     fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
-        let done = self.world().port(port, 0).finish(statuses);
-        let more = self.device.transmitted(port, 0, &done);
+        let queue = self.world().queue;
+        let done = self.world().spoken_of(port).finish(statuses);
+        let more = self.device.transmitted(port, queue, &done);
         self.settle(more);
     }
 
     fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize {
-        let World { memory, ports, .. } = self.world();
-        let port_state = &mut ports[port as usize];
+        let World {
+            memory,
+            ports,
+            queue,
+            ..
+        } = self.world();
+        let queue = *queue;
+        let port_state = &mut ports[port as usize][queue as usize];
         let packets: Vec<RxPacket> = frames
             .iter()
             .map_while(|(frame, flags)| port_state.receive(memory, frame, *flags))
             .collect();
         if !packets.is_empty() {
-            let more = self.device.received(port, 0, &packets);
+            let more = self.device.received(port, queue, &packets);
             self.settle(more);
         }
         packets.len()
     }
 
     fn posted_buffers(&mut self, port: u32) -> usize {
-        self.world().port(port, 0).posted.len()
+        self.world().spoken_of(port).posted.len()
     }
 
     fn limit_buffers(&mut self, port: u32, most: usize) {
-        self.world().port(port, 0).limit = most;
+        self.world().spoken_of(port).limit = most;
     }
 
     fn pending_transmits(&mut self, port: u32) -> usize {
-        self.world().port(port, 0).pending.len()
+        self.world().spoken_of(port).pending.len()
     }
 
     fn set_link(&mut self, port: u32, up: bool) {
         self.device.link_changed(port, up);
         self.settle(true);
+    }
+
+    fn on_queue(&mut self, queue: u32) {
+        self.world().queue = queue;
+    }
+
+    fn steering(&mut self, port: u32) -> Option<Steering> {
+        self.world().steering.get(port as usize).cloned().flatten()
     }
 
     fn reset(&mut self) {
@@ -370,6 +440,22 @@ pub struct NativeWorkshop {
     pub windows: bool,
     /// Whether a device is saved after its calls, and a new one goes on.
     pub moves: bool,
+    /// Queue pairs of each port, as far as the device has so many in all.
+    pub queues: u16,
+    /// What devices are offered.
+    pub offered: Features,
+}
+
+impl Default for NativeWorkshop {
+    /// Has devices with windows, one queue a port, and no feature.
+    fn default() -> Self {
+        Self {
+            windows: true,
+            moves: false,
+            queues: 1,
+            offered: Features::empty(),
+        }
+    }
 }
 
 impl Workshop for NativeWorkshop {
@@ -377,12 +463,13 @@ impl Workshop for NativeWorkshop {
 
     fn bench(&self, ports: u32) -> NativeBench {
         let world = World {
-            ports: (0..ports).map(|_| Port::default()).collect(),
+            ports: self::ports(ports, self.queues.min(MAX_PAIRS / ports as u16)),
+            offered: self.offered,
             with_windows: self.windows,
             ..World::default()
         };
         NativeBench {
-            device: configured(world, ports),
+            device: configured(world),
             moves: self.moves,
             earlier: None,
             calls: 0,

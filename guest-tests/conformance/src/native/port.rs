@@ -13,7 +13,7 @@ use crate::bench::Transmitted;
 /// The most buffers that a host holds.
 const MAX_BUFFERS: usize = 4096;
 
-/// A port.
+/// A queue pair of a port.
 #[derive(Debug)]
 pub struct Port {
     /// Packets since the test last looked.
@@ -26,6 +26,8 @@ pub struct Port {
     pub posted: VecDeque<(u32, Vec<Segment>)>,
     /// The most buffers it takes.
     pub limit: usize,
+    /// The last packet that was handed over.
+    pub handed_over: Option<u32>,
 }
 
 impl Default for Port {
@@ -36,6 +38,7 @@ impl Default for Port {
             pending: VecDeque::new(),
             posted: VecDeque::new(),
             limit: MAX_BUFFERS,
+            handed_over: None,
         }
     }
 }
@@ -134,7 +137,11 @@ impl Port {
             length: frame.len() as u32,
             vlan_tci: tag.unwrap_or_default(),
             flags,
-            hash: 0,
+            hash: if flags.intersects(RxFlags::HASH_L3 | RxFlags::HASH_L4) {
+                crate::bench::hash_of(&frame)
+            } else {
+                0
+            },
         })
     }
 }

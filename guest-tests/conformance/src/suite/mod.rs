@@ -16,10 +16,12 @@ mod hwc_timeout;
 mod links;
 mod nic;
 mod objects;
+mod pairs;
 mod queues;
 mod regions;
 mod registers;
 mod reset;
+mod rss;
 mod rx;
 mod rx_flags;
 mod smc;
@@ -129,7 +131,15 @@ fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Out
     }
 }
 
-/// Every requirement, in the order in which a driver meets them.
+/// Requirements of ports with several queues, which a bench has whose device is offered
+/// to steer packets by their hash.
+pub fn of_several_queues() -> impl Iterator<Item = &'static Requirement> + Clone {
+    [pairs::REQUIREMENTS, rss::REQUIREMENTS]
+        .into_iter()
+        .flatten()
+}
+
+/// Every requirement of ports with one queue, which those with several meet too, in the order in which a driver meets them.
 pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {
     MODULES.iter().copied().flatten()
 }

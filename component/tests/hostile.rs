@@ -218,6 +218,7 @@ impl Guest<'_> {
             spread: is_asked(2).then_some(true),
             default: is_asked(1).then_some(self.pairs[self.turn].rx.handle),
             key: is_asked(3).then_some([which; 40]),
+            coalesces: is_asked(4),
             table: is_asked(0).then(|| in_turn(&self.pairs, 1 << (which % 8))),
         }
     }

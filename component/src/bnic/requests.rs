@@ -2,11 +2,12 @@
 
 use device_kit::Platform;
 use mana_wire::bnic::{
-    ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxReq, ConfigVportTxReq,
-    ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp, DestroyWqObjReq, FenceRqReq,
-    INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp, QueryFilterStateReq,
-    QueryFilterStateResp, QueryLinkConfigReq, QueryLinkConfigResp, QueryStatsReq, QueryStatsResp,
-    QueryVportConfigReq, QueryVportConfigResp, tri_state,
+    ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxMore, ConfigVportRxReq,
+    ConfigVportRxResp, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
+    DestroyWqObjReq, FenceRqReq, INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq,
+    QueryDevConfigResp, QueryFilterStateReq, QueryFilterStateResp, QueryLinkConfigReq,
+    QueryLinkConfigResp, QueryStatsReq, QueryStatsResp, QueryVportConfigReq, QueryVportConfigResp,
+    tri_state,
 };
 use mana_wire::gdma::{RegisterDeviceResp, Status, cap1};
 
@@ -27,6 +28,13 @@ pub const DEV_CONFIG_LAYOUTS: &[usize] = &[
     size_of::<QueryDevConfigResp>(),
     size_of::<QueryDevConfigResp>(),
 ];
+/// `CONFIG_VPORT_RX` says from this version on whether packets may share completions.
+const COALESCING_VERSION: u16 = 2;
+/// How long hardware has a packet wait for others to share its completion. Here none
+/// waits: those that are received together share one.
+const COALESCING_TIMEOUT_NS: u32 = 2048;
+/// The layouts of `CONFIG_VPORT_RX`'s response.
+pub const CONFIG_VPORT_RX_LAYOUTS: &[usize] = &[0, size_of::<ConfigVportRxResp>()];
 /// The layouts of `QUERY_LINK_CONFIG`'s response.
 pub const LINK_CONFIG_LAYOUTS: &[usize] = &[8, size_of::<QueryLinkConfigResp>()];
 
@@ -197,8 +205,10 @@ pub fn config_vport_rx(
     ctx: &mut Context<'_, impl Platform>,
     driver_caps: u64,
     request: &Request<'_>,
+    answer: &mut Answer<'_>,
 ) -> Outcome {
-    let req: ConfigVportRxReq = request.body()?;
+    let (req, more): (ConfigVportRxReq, Option<ConfigVportRxMore>) =
+        request.body_and_more(COALESCING_VERSION)?;
     let index = vport(nic, req.vport)?;
     let enable = tri_state(req.rx_enable).map_err(|_| Status::InvalidParameter)?;
     let rss = tri_state(req.rss_enable).map_err(|_| Status::InvalidParameter)?;
@@ -223,12 +233,19 @@ pub fn config_vport_rx(
             check_receive_object(nic, index, *handle)?;
         }
     }
+    if let Some(more) = more {
+        steering.coalesces = more.cqe_coalescing_enable != 0;
+    }
     steering.rss = rss.unwrap_or(steering.rss);
     steering.enabled = enable.unwrap_or(steering.enabled);
     if steering.enabled {
         let default = steering.default_object.ok_or(Status::InvalidState)?;
         check_receive_object(nic, index, default)?;
     }
+    answer.write(&ConfigVportRxResp {
+        cqe_coalescing_timeout_ns: COALESCING_TIMEOUT_NS,
+        reserved1: 0,
+    });
     let is_enabled_now = nic.vports[index].steer(ctx, steering);
     nic.tell_steering(ctx, index);
     if is_enabled_now {

@@ -123,6 +123,7 @@ impl Port {
                 default_object: self.steering.default_object,
                 hash_key: self.steering.hash_key.to_vec(),
                 table: self.steering.table.clone(),
+                coalesces: self.steering.coalesces.then_some(true),
             },
             serial_no: self.serial_no,
             filter_to_vtl0: self.filter_to_vtl0,
@@ -141,6 +142,7 @@ impl Port {
             default_object: saved.steering.default_object,
             hash_key: array_of(&saved.steering.hash_key),
             table: saved.steering.table.clone(),
+            coalesces: saved.steering.coalesces.unwrap_or_default(),
         };
         self.serial_no = saved.serial_no;
         self.filter_to_vtl0 = saved.filter_to_vtl0;

@@ -18,6 +18,8 @@ pub struct Steering {
     pub hash_key: [u8; HASH_KEY_SIZE],
     /// Handles of receive queue objects by hash.
     pub table: Vec<u64>,
+    /// Packets that were received together may share a completion.
+    pub coalesces: bool,
 }
 
 impl Default for Steering {
@@ -28,6 +30,7 @@ impl Default for Steering {
             default_object: None,
             hash_key: [0; HASH_KEY_SIZE],
             table: Vec::new(),
+            coalesces: false,
         }
     }
 }

@@ -64,6 +64,9 @@ pub struct Steering {
     /// Handles.
     #[n(4)]
     pub table: Vec<u64>,
+    /// Packets may share a completion, if they may. Earlier builds ignore it.
+    #[n(5)]
+    pub coalesces: Option<bool>,
 }
 
 /// A work queue object.

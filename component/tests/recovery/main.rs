@@ -85,22 +85,30 @@ fn poll(driver: &mut Driver<'_>, vport: &mut Vport, seen: &mut Seen) -> Outcome 
     }
     vport.tx.cq.ring(driver, true);
     while let Some(completion) = vport.rx.cq.next(driver)? {
-        completion.check_type(CqeType::RxOkay as u8)?;
-        let address = seen.buffers[(seen.reposted % BUFFERS) as usize];
-        seen.reposted += 1;
-        seen.received.push(driver.read(address, 15)[14]);
-        vport
-            .rx
-            .wq
-            .write(driver, &Wqe::receive(&[sge(address, 128)]));
+        let others = completion.receive().others;
+        let others = others.iter().filter(|length| **length != 0).count();
+        let cqe_type = match others {
+            0 => CqeType::RxOkay,
+            _ => CqeType::RxCoalesced4,
+        };
+        completion.check_type(cqe_type as u8)?;
+        for _ in 0..=others {
+            let address = seen.buffers[(seen.reposted % BUFFERS) as usize];
+            seen.reposted += 1;
+            seen.received.push(driver.read(address, 15)[14]);
+            vport
+                .rx
+                .wq
+                .write(driver, &Wqe::receive(&[sge(address, 128)]));
+        }
     }
     vport.rx.wq.ring(driver);
     vport.rx.cq.ring(driver, true);
     Ok(())
 }
 
-/// Lets a device with so many queue pairs fail at the given number of steps into the
-/// traffic, and checks what the guest and the wire saw. False if it did not get that far.
+/// Lets a device with so many queue pairs, which has packets share completions if there
+/// are several, fail at the given number of steps into the traffic, and checks what the guest and the wire saw. False if it did not get that far.
 fn survives(steps: u32, windows: bool, pairs: u16) -> bool {
     let packets = PACKETS / pairs as u8;
     let mut bench = Mortal::new(windows);
@@ -109,6 +117,12 @@ fn survives(steps: u32, windows: bool, pairs: u16) -> bool {
     driver.start().expect("a driver that starts");
     let opened = driver.open_pairs(0, pairs, Sizes::SMALL);
     let mut opened = opened.expect("a vport that opens");
+    let rss = Rss {
+        coalesces: pairs > 1,
+        ..Rss::default()
+    };
+    let asked = driver.succeed(&rss.request(opened[0].handle));
+    asked.expect("completions as they are asked for");
     fuse.light(steps);
     let seen = exchange(&mut driver, &mut opened, packets);
     let seen = seen.unwrap_or_else(|error| panic!("{steps} steps: {error}"));

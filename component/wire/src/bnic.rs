@@ -160,6 +160,24 @@ pub struct ConfigVportRxReq {
     pub hashkey: [u8; HASH_KEY_SIZE],
 }
 
+/// What version 2 of the request has behind the hash key. Newer ones use more of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ConfigVportRxMore {
+    /// Packets that were received together may share a completion.
+    pub cqe_coalescing_enable: u8,
+    pub reserved: [u8; 7],
+}
+
+/// `struct mana_cfg_rx_steer_resp`, version 2 (the newest). Version 1 has no body.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ConfigVportRxResp {
+    /// How long a packet may wait for others to share its completion.
+    pub cqe_coalescing_timeout_ns: u32,
+    pub reserved1: u32,
+}
+
 /// `struct mana_query_link_config_req`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -124,6 +124,7 @@ impl Completion {
             length: oob.map_or(0, |oob| oob.packets[0].pkt_len),
             others: oob.map_or([0; 3], |oob| [1, 2, 3].map(|n| oob.packets[n].pkt_len)),
             hash: oob.map_or(0, |oob| oob.packets[0].pkt_hash),
+            other_hashes: oob.map_or([0; 3], |oob| [1, 2, 3].map(|n| oob.packets[n].pkt_hash)),
             flags,
             wqe_offset: oob.map_or(0, |oob| oob.rx_wqe_offset),
             wq: self.wq,
@@ -236,6 +237,8 @@ pub struct Receive {
     pub others: [u16; 3],
     /// The packet's hash.
     pub hash: u32,
+    /// The hashes of the others.
+    pub other_hashes: [u32; 3],
     /// What the device found.
     pub flags: RxFlags,
     /// Where the entry lies in its queue, in bytes.

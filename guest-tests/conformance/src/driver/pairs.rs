@@ -3,7 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mana_wire::bnic::{ConfigVportRxReq, HASH_KEY_SIZE, INDIRECTION_ENTRIES, code};
+use mana_wire::bnic::{
+    ConfigVportRxMore, ConfigVportRxReq, ConfigVportRxResp, HASH_KEY_SIZE, INDIRECTION_ENTRIES,
+    code,
+};
 use mana_wire::queue::QueueType;
 use zerocopy::IntoBytes;
 
@@ -20,9 +23,9 @@ pub const KEY: [u8; HASH_KEY_SIZE] = [
     0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
 ];
 
-/// Bytes that newer drivers have between the hash key and the table
-/// (`struct mana_cfg_rx_steer_req_v2`).
-const BEFORE_TABLE: usize = 8;
+/// Where the table lies in the message (`struct mana_cfg_rx_steer_req_v2`).
+const TABLE: usize =
+    REQUEST_HEADER + size_of::<ConfigVportRxReq>() + size_of::<ConfigVportRxMore>();
 
 /// What a driver says of how a vport receives; what is None stays as it is.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,8 @@ pub struct Rss {
     pub key: Option<[u8; HASH_KEY_SIZE]>,
     /// Handles of objects.
     pub table: Option<Vec<u64>>,
+    /// Packets may share a completion.
+    pub coalesces: bool,
 }
 
 impl Rss {
@@ -46,8 +51,7 @@ impl Rss {
         let table = self.table.clone().unwrap_or_default();
         let body = ConfigVportRxReq {
             num_indir_entries: table.len() as u16,
-            indir_tab_offset: (REQUEST_HEADER + size_of::<ConfigVportRxReq>() + BEFORE_TABLE)
-                as u16,
+            indir_tab_offset: TABLE as u16,
             rx_enable: state(self.enable),
             rss_enable: state(self.spread),
             update_default_rxobj: self.default.is_some().into(),
@@ -57,11 +61,14 @@ impl Rss {
             hashkey: self.key.unwrap_or([0; HASH_KEY_SIZE]),
             ..steering(vport)
         };
-        let table = table.iter().flat_map(|handle| handle.to_le_bytes());
-        let mut bytes = body.as_bytes().to_vec();
-        bytes.resize(bytes.len() + BEFORE_TABLE, 0);
-        bytes.extend(table);
-        Request::of_bytes(code::CONFIG_VPORT_RX, &bytes, 0)
+        let table: Vec<u8> = table.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let more = ConfigVportRxMore {
+            cqe_coalescing_enable: self.coalesces.into(),
+            ..ConfigVportRxMore::default()
+        };
+        let bytes = [body.as_bytes(), more.as_bytes(), &table].concat();
+        let size = size_of::<ConfigVportRxResp>();
+        Request::of_bytes(code::CONFIG_VPORT_RX, &bytes, size).versions(2, 2)
     }
 }
 
@@ -103,6 +110,7 @@ impl Driver<'_> {
             default: Some(pairs[0].rx.handle),
             key: Some(KEY),
             table: Some(in_turn(&pairs, INDIRECTION_ENTRIES.into())),
+            ..Rss::default()
         };
         let request = rss.request(handle);
         self.succeed(&request).during("steering to all queues")?;

@@ -8,6 +8,7 @@ use crate::driver::Driver;
 use crate::failure::{Failure, Outcome, check_eq};
 
 mod admin;
+mod coalescing;
 mod cq;
 mod eq;
 mod hostile;
@@ -116,6 +117,7 @@ const MODULES: &[&[Requirement]] = &[
     tx_offloads::REQUIREMENTS,
     rx::REQUIREMENTS,
     rx_flags::REQUIREMENTS,
+    coalescing::REQUIREMENTS,
     stats::REQUIREMENTS,
     vports::REQUIREMENTS,
     links::REQUIREMENTS,

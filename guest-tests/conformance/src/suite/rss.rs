@@ -40,6 +40,7 @@ super::declare! { "rss":
     a_completion_says_what_the_hash_is_of = "mana_en.c: mana_rx_skb, rx_hashtype",
     a_packet_without_a_hash_has_none = "mana_en.c: mana_rx_skb, rx_hashtype",
     packets_of_many_kinds_keep_their_hashes = "mana_en.c: mana_rx_skb, pkt_hash",
+    packets_that_share_a_completion_have_their_hashes = "mana_en.c: mana_process_rx_cqe, ppi",
     buffers_of_many_pieces_have_hashes_too = "mana_en.c: mana_rx_skb, pkt_hash",
 }
 
@@ -427,4 +428,29 @@ fn packets_of_many_kinds_keep_their_hashes(driver: &mut Driver<'_>) -> Outcome {
 
 fn buffers_of_many_pieces_have_hashes_too(driver: &mut Driver<'_>) -> Outcome {
     many_kinds(driver, &[(0, 32), (64, 32), (128, 1024)])
+}
+
+fn packets_that_share_a_completion_have_their_hashes(driver: &mut Driver<'_>) -> Outcome {
+    let mut pairs = open(driver)?;
+    let rss = Rss {
+        coalesces: true,
+        ..Rss::default()
+    };
+    change(driver, &pairs, &rss)?;
+    let pair = &mut pairs[0];
+    for _ in 0..4 {
+        pair.post_buffer(driver, 2048)?;
+    }
+    let frames = [0, 1, 2, 3].map(|number| numbered_frame(60 + usize::from(number), number));
+    let (flags, hashtype) = KINDS[4];
+    let arrivals = frames.each_ref().map(|frame| (&frame[..], flags));
+    check_eq("frames", driver.bench.receive(0, &arrivals), 4)?;
+    let completion = pair.rx.cq.expect(driver)?;
+    completion.check_type(CqeType::RxCoalesced4 as u8)?;
+    let found = completion.receive();
+    let hashes = frames.each_ref().map(|frame| hash_of(frame));
+    check_eq("first hash", found.hash, hashes[0])?;
+    check_eq("other hashes", &found.other_hashes[..], &hashes[1..])?;
+    check_eq("type of the hashes", found.flags.hashtype(), hashtype)?;
+    pair.rx.cq.expect_none(driver)
 }

@@ -5,6 +5,7 @@ use device_kit::adapter::{ConfigureError, PortConfig};
 use device_kit::envelope::MAX_SIZE;
 use device_kit::platform::Features;
 use mana_wire::bnic::{CreateWqObjReq, CreateWqObjResp, NO_EQ, code};
+use mana_wire::gdma::Status;
 use mana_wire::queue::{PAGE_SIZE, QueueType, doorbell};
 use manatee_conformance::bench::{Bench, Workshop};
 use manatee_conformance::driver::Driver;
@@ -65,9 +66,24 @@ fn a_device_uses_what_is_offered_and_no_more() {
         };
         Device::new(World::default()).configure(offered, &[port])
     };
-    let steering = Features::STEERING;
-    assert_eq!(configure(steering), Ok(steering));
-    assert_eq!(configure(Features::empty()), Ok(Features::empty()));
+    let none = Features::empty();
+    for offered in [Features::STEERING, Features::RATE_LIMIT, none] {
+        assert_eq!(configure(offered), Ok(offered));
+    }
+    let others = Features::WINDOWS | Features::MODERATION;
+    assert_eq!(configure(others), Ok(none));
+}
+
+#[test]
+fn what_was_not_offered_is_unsupported() {
+    let mut bench = NativeWorkshop::default().bench(1);
+    let mut driver = Driver::new(&mut bench);
+    driver.start().expect("a driver that starts");
+    for code in [code::SET_BW_CLAMP, code::QUERY_PHY_STAT] {
+        let request = Request::of_bytes(code, &[0; 16], 512);
+        let refused = driver.refuse(&request, Status::Unsupported);
+        refused.expect("a request that the driver may do without");
+    }
 }
 
 /// Gives a port a queue of memory that others have too.

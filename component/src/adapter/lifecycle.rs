@@ -181,7 +181,7 @@ impl<P: Platform> Device<P> {
     pub(super) fn go_on(&mut self) {
         self.phase = Phase::Running;
         let Parts { mut ctx, nic, .. } = self.parts();
-        nic.tell_all_steering(&mut ctx);
+        nic.tell_again(&mut ctx);
     }
 
     /// Works on every queue, whether or not a doorbell rings, after a recovery.
@@ -195,7 +195,7 @@ impl<P: Platform> Device<P> {
         }
         self.hwc_waiting = self.hwc.is_some();
         let Parts { mut ctx, nic, .. } = self.parts();
-        nic.tell_all_steering(&mut ctx);
+        nic.tell_again(&mut ctx);
         nic.process_all(&mut ctx);
     }
 }

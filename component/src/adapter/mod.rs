@@ -30,7 +30,10 @@ pub(crate) mod smc;
 /// Requests answered before other work gets a turn.
 const HWC_BUDGET: usize = 64;
 /// What the device uses of what a host offers.
-const FEATURES: Features = Features::STEERING.union(Features::RECEIVE_HASH);
+const FEATURES: Features = Features::STEERING
+    .union(Features::RECEIVE_HASH)
+    .union(Features::RATE_LIMIT)
+    .union(Features::STATISTICS);
 
 /// The adapter.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ use vport::Vport;
 
 mod batch;
 mod ledger;
+pub mod link;
 pub mod objects;
 pub mod port;
 pub mod requests;

@@ -145,6 +145,9 @@ impl Nic {
         for vport in &mut self.vports {
             vport.port.tx_enabled = false;
             vport.port.steering = Steering::default();
+            if vport.port.clamp.take().is_some() {
+                ctx.platform.limit_rate(vport.port.index, None);
+            }
         }
     }
 

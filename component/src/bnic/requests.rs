@@ -5,9 +5,8 @@ use mana_wire::bnic::{
     ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxMore, ConfigVportRxReq,
     ConfigVportRxResp, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
     DestroyWqObjReq, FenceRqReq, INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq,
-    QueryDevConfigResp, QueryFilterStateReq, QueryFilterStateResp, QueryLinkConfigReq,
-    QueryLinkConfigResp, QueryStatsReq, QueryStatsResp, QueryVportConfigReq, QueryVportConfigResp,
-    tri_state,
+    QueryDevConfigResp, QueryFilterStateReq, QueryFilterStateResp, QueryStatsReq, QueryStatsResp,
+    QueryVportConfigReq, QueryVportConfigResp, tri_state,
 };
 use mana_wire::gdma::{RegisterDeviceResp, Status, cap1};
 
@@ -35,8 +34,6 @@ const COALESCING_VERSION: u16 = 2;
 const COALESCING_TIMEOUT_NS: u32 = 2048;
 /// The layouts of `CONFIG_VPORT_RX`'s response.
 pub const CONFIG_VPORT_RX_LAYOUTS: &[usize] = &[0, size_of::<ConfigVportRxResp>()];
-/// The layouts of `QUERY_LINK_CONFIG`'s response.
-pub const LINK_CONFIG_LAYOUTS: &[usize] = &[8, size_of::<QueryLinkConfigResp>()];
 
 type Outcome = Result<(), Status>;
 
@@ -114,26 +111,6 @@ pub fn query_vport_config(
         mac_addr: port.config.mac,
         reserved2: [0; 2],
         vport: Nic::vport_handle(index),
-    };
-    answer.write(&resp);
-    Ok(())
-}
-
-/// `QUERY_LINK_CONFIG`.
-pub fn query_link_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
-    let req: QueryLinkConfigReq = request.body()?;
-    let speed = nic.vports[vport(nic, req.vport)?]
-        .port
-        .config
-        .link_speed_mbps;
-    // Nothing clamps a vport (`SET_BW_CLAMP` is unsupported), so that what it
-    // may send is the link's speed.
-    let resp = QueryLinkConfigResp {
-        qos_speed_mbps: speed,
-        qos_unconfigured: 0,
-        reserved1: [0; 3],
-        link_speed_mbps: speed,
-        reserved2: [0; 4],
     };
     answer.write(&resp);
     Ok(())

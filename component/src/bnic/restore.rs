@@ -130,6 +130,7 @@ impl Port {
             stats: words.to_vec(),
             faults: self.stats.faults.count(),
             link_up: self.config.link_up,
+            clamp: self.clamp,
         }
     }
 
@@ -144,6 +145,7 @@ impl Port {
             table: saved.steering.table.clone(),
             coalesces: saved.steering.coalesces.unwrap_or_default(),
         };
+        self.clamp = saved.clamp;
         self.serial_no = saved.serial_no;
         self.filter_to_vtl0 = saved.filter_to_vtl0;
         let stats = Stats::read_from_bytes(saved.stats.as_bytes());

@@ -74,8 +74,9 @@ impl Nic {
         }
     }
 
-    /// Tells the host again, after what it was told may have been lost.
-    pub fn tell_all_steering(&mut self, ctx: &mut Context<'_, impl Platform>) {
+    /// Tells the host again what it was told, which may have been lost.
+    pub fn tell_again(&mut self, ctx: &mut Context<'_, impl Platform>) {
+        self.tell_all_limits(ctx);
         for index in 0..self.vports.len() {
             self.tell_steering(ctx, index);
         }

@@ -46,6 +46,9 @@ pub struct Vport {
     /// The link was up when the driver was last told.
     #[n(8)]
     pub link_up: bool,
+    /// Mbit/s that it may send, if it is limited. Earlier builds ignore it.
+    #[n(9)]
+    pub clamp: Option<u32>,
 }
 
 /// The steering of received packets to queues.

@@ -6,9 +6,11 @@ mod mortal;
 use std::panic;
 
 use device_kit::platform::RxFlags;
+use mana_wire::bnic::{SetBwClampReq, SetBwClampResp, code};
 use mana_wire::oob::CqeType;
 use manatee_conformance::bench::Bench;
 use manatee_conformance::driver::Driver;
+use manatee_conformance::driver::message::Request;
 use manatee_conformance::driver::nic::{Sizes, Vport};
 use manatee_conformance::driver::pairs::{Rss, in_turn};
 use manatee_conformance::driver::traffic::numbered_frame;
@@ -179,11 +181,19 @@ fn steers(driver: &mut Driver<'_>) -> Outcome {
     };
     driver.succeed(&rss.request(pairs[0].handle))?;
     driver.destroy_object(&pairs[0].rx)?;
+    let limit = SetBwClampReq {
+        vport: pairs[0].handle,
+        enable_clamping: 1,
+        link_speed_mbps: 100,
+    };
+    let size = size_of::<SetBwClampResp>();
+    driver.succeed(&Request::new(code::SET_BW_CLAMP, &limit, size))?;
     driver.bench.on_queue(1);
     pairs[1].works(driver)?;
     let steering = driver.bench.steering(0).expect("a device that steers");
     check_eq("key", &steering.key[..], &[3; 40][..])?;
     check_eq("table", steering.table, vec![1; 4])?;
+    check_eq("limit", driver.bench.rate_limit(0), Some(100))?;
     driver.disable_rx(pairs[0].handle)?;
     driver.destroy_object(&pairs[1].rx)
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use device_kit::Adapter;
 use device_kit::platform::{
-    Features, HandedOver, Observations, RegisterWrite, RxFlags, Steering, TxStatus,
+    Features, HandedOver, LinkStatistics, Observations, RegisterWrite, RxFlags, Steering, TxStatus,
 };
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::bench::{Bench, Transmitted, Workshop};
@@ -211,6 +211,14 @@ impl Bench for Mortal {
 
     fn on_queue(&mut self, queue: u32) {
         self.bench.on_queue(queue);
+    }
+
+    fn rate_limit(&mut self, port: u32) -> Option<u32> {
+        self.bench.rate_limit(port)
+    }
+
+    fn count_link(&mut self, port: u32, counted: LinkStatistics) {
+        self.bench.count_link(port, counted);
     }
 
     fn steering(&mut self, port: u32) -> Option<Steering> {

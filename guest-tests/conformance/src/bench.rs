@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use device_kit::platform::{Offloads, RxFlags, Steering, TxStatus};
+use device_kit::platform::{LinkStatistics, Offloads, RxFlags, Steering, TxStatus};
 
 /// Guest memory of a bench: this many bytes at guest address 0.
 pub const MEMORY_SIZE: u64 = 16 << 20;
@@ -89,6 +89,16 @@ pub trait Bench {
     /// time. None if it did not, or the host does not offer to.
     fn steering(&mut self, _port: u32) -> Option<Steering> {
         None
+    }
+
+    /// Returns what the device asked a port to be limited to, in Mbit/s.
+    fn rate_limit(&mut self, _port: u32) -> Option<u32> {
+        None
+    }
+
+    /// Has a port's link have counted this much.
+    fn count_link(&mut self, port: u32, _counted: LinkStatistics) {
+        panic!("the host of this bench does not count what passes port {port}");
     }
 
     /// The VMM resets the device.

@@ -9,7 +9,8 @@ use crate::adapter::Adapter;
 use crate::bindings::manatee::device::guest_memory::WindowAccess;
 use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint, recovery};
 use crate::platform::{
-    Level, MemoryError, Platform, RxBuffer, Segment, Steering, TransmitResult, TxPacket,
+    Level, LinkStatistics, MemoryError, Platform, RxBuffer, Segment, Steering, TransmitResult,
+    TxPacket,
 };
 use crate::window::Window;
 
@@ -142,6 +143,14 @@ impl Platform for Host {
 
     fn steer(&mut self, port: u32, steering: &Steering) {
         packet_endpoint::steer(port, steering);
+    }
+
+    fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
+        packet_endpoint::limit_rate(port, mbps);
+    }
+
+    fn statistics(&mut self, port: u32) -> LinkStatistics {
+        packet_endpoint::statistics(port)
     }
 
     fn changed(&mut self) {

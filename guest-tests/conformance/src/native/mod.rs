@@ -7,8 +7,8 @@ use core::fmt;
 use device_kit::Adapter;
 use device_kit::adapter::PortConfig;
 use device_kit::platform::{
-    Features, Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, Steering,
-    TransmitResult, TxPacket, TxStatus,
+    Features, Level, LinkStatistics, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment,
+    Steering, TransmitResult, TxPacket, TxStatus,
 };
 use device_kit::window::Window;
 use manatee_device::{Device, MAX_PAIRS, MAX_VECTORS};
@@ -38,6 +38,10 @@ pub struct World {
     pub offered: Features,
     /// How each port is steered, as far as it was said.
     pub steering: Vec<Option<Steering>>,
+    /// What each port is limited to, as far as it is.
+    pub limits: Vec<Option<u32>>,
+    /// What passed each port's link.
+    pub counted: Vec<LinkStatistics>,
     /// The queue of a port that a test speaks of.
     pub queue: u32,
     /// Vectors since the test last looked.
@@ -69,6 +73,8 @@ impl Default for World {
             ports: Vec::new(),
             offered: Features::empty(),
             steering: Vec::new(),
+            limits: Vec::new(),
+            counted: Vec::new(),
             queue: 0,
             interrupts: Vec::new(),
             with_windows: false,
@@ -107,6 +113,20 @@ impl World {
 
     fn port(&mut self, port: u32, queue: u32) -> &mut Port {
         &mut self.ports[port as usize][queue as usize]
+    }
+
+    /// Returns what passed a port's link.
+    fn link(&mut self, port: u32) -> LinkStatistics {
+        let none = LinkStatistics {
+            rx_packets: 0,
+            rx_bytes: 0,
+            rx_dropped: 0,
+            tx_packets: 0,
+            tx_bytes: 0,
+            tx_dropped: 0,
+        };
+        self.counted.resize(self.ports.len(), none);
+        self.counted[port as usize]
     }
 
     /// Returns the queue of a port that the test speaks of.
@@ -235,6 +255,29 @@ impl Platform for World {
         self.steering.resize(self.ports.len(), None);
         self.steering[port as usize] = Some(steering.clone());
         self.burn();
+    }
+
+    fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
+        self.burn();
+        assert!(
+            self.offered.contains(Features::RATE_LIMIT),
+            "nobody offered it"
+        );
+        assert!(
+            (port as usize) < self.ports.len(),
+            "there is no port {port}"
+        );
+        self.limits.resize(self.ports.len(), None);
+        self.limits[port as usize] = mbps;
+        self.burn();
+    }
+
+    fn statistics(&mut self, port: u32) -> LinkStatistics {
+        assert!(
+            self.offered.contains(Features::STATISTICS),
+            "nobody offered it"
+        );
+        self.link(port)
     }
 
     fn changed(&mut self) {
@@ -416,6 +459,15 @@ impl Bench for NativeBench {
 
     fn on_queue(&mut self, queue: u32) {
         self.world().queue = queue;
+    }
+
+    fn rate_limit(&mut self, port: u32) -> Option<u32> {
+        self.world().limits.get(port as usize).copied().flatten()
+    }
+
+    fn count_link(&mut self, port: u32, counted: LinkStatistics) {
+        self.world().link(port);
+        self.world().counted[port as usize] = counted;
     }
 
     fn steering(&mut self, port: u32) -> Option<Steering> {

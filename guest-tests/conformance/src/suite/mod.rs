@@ -14,6 +14,7 @@ mod eq;
 mod hostile;
 mod hwc;
 mod hwc_timeout;
+mod limits;
 mod links;
 mod nic;
 mod objects;
@@ -133,10 +134,9 @@ fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Out
     }
 }
 
-/// Requirements of ports with several queues, which a bench has whose device is offered
-/// to steer packets by their hash.
+/// Requirements of ports with several queues, and of a host that offers every feature.
 pub fn of_several_queues() -> impl Iterator<Item = &'static Requirement> + Clone {
-    [pairs::REQUIREMENTS, rss::REQUIREMENTS]
+    [pairs::REQUIREMENTS, rss::REQUIREMENTS, limits::REQUIREMENTS]
         .into_iter()
         .flatten()
 }

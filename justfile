@@ -146,6 +146,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy --package manatee-device --features faults -- -D warnings
+    cargo clippy --package manatee --no-default-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
     @scripts/setup.sh arm
     scripts/lint-arm.sh

@@ -2,7 +2,7 @@
 # Packs the library's crates, and tries them as an embedder would. Run it by `just pack`.
 #
 # Nothing is uploaded. The crates are unpacked into a folder outside of this workspace, where
-# the example `embed` is built with them, and sends a packet.
+# the example `embed` is built with them, with a compiler and without, and sends a packet.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,13 +31,16 @@ cat >"$outside/Cargo.toml" <<END
 name = "embedder"
 edition = "2024"
 
+[features]
+compiler = ["manatee/compiler"]
+
 [dependencies]
 anyhow = "1"
 manatee = { version = "0.1.0", default-features = false }
 rustix = { version = "1", features = ["fs"] }
 # The guest's side: a driver.
 manatee-conformance = { path = "$root/guest-tests/conformance" }
-manatee-device = { path = "$root/component" }
+mana-wire = { path = "$root/component/wire" }
 
 [workspace]
 
@@ -48,5 +51,10 @@ for crate in "${crates[@]}"; do
     printf '%s = { path = "%s" }\n' "$crate" "$crate-$version" >>"$outside/Cargo.toml"
 done
 cp Cargo.lock "$outside/Cargo.lock"
-(cd "$outside" && CARGO_TARGET_DIR=$target/embedder cargo run --quiet)
+export CARGO_TARGET_DIR=$target/embedder
+cd "$outside"
+cargo run --quiet --features compiler
+cargo run --quiet --features compiler -- "$outside/device.cwasm"
+# Now without a compiler: the code is built in.
+MANATEE_DEVICE_CODE=$outside/device.cwasm cargo run --quiet
 echo "pack: ok"

@@ -1,82 +1,20 @@
 //! The device in steady state: what it allocates (nothing).
 
-use std::fmt;
-
 use allocation_counter::measure;
 use device_kit::Adapter;
-use device_kit::adapter::PortConfig;
-use device_kit::platform::{
-    Features, Level, MemoryError, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult,
-    TxPacket,
-};
-use device_kit::window::Window;
+use device_kit::platform::RxFlags;
 use manatee_conformance::driver::nic::{Sizes, Vport};
 use manatee_conformance::driver::ring::Wq;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{Driver, traffic};
 use manatee_conformance::guest::{Guest, Unwired};
-use manatee_conformance::native::memory::GuestMemory;
+use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 
 const PACKETS: usize = 64;
 /// Rounds after which every buffer has grown to its size.
 const WARM_UP: usize = 4;
 const ROUNDS: usize = 8;
-
-/// A world that allocates nothing itself.
-struct World {
-    memory: GuestMemory,
-    interrupts: Vec<u16>,
-    /// Buffers that the device posted.
-    posted: Vec<RxPacket>,
-}
-
-impl Platform for World {
-    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        self.memory.read(address, data)
-    }
-
-    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        self.memory.write(address, data)
-    }
-
-    fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
-        self.memory.window(pages, repeats)
-    }
-
-    fn unmap_window(&mut self, window: Window) {
-        GuestMemory::unmap(window);
-    }
-
-    fn raise(&mut self, vectors: &[u16]) {
-        self.interrupts.extend(vectors);
-    }
-
-    fn transmit(&mut self, _: u32, _: u32, _: &[TxPacket], _: &[Segment]) -> TransmitResult {
-        TransmitResult::default()
-    }
-
-    fn post_receive(&mut self, _: u32, _: u32, buffers: &[RxBuffer], _: &[Segment]) -> u32 {
-        self.posted.extend(buffers.iter().map(|buffer| RxPacket {
-            id: buffer.id,
-            length: 64,
-            vlan_tci: 0,
-            flags: RxFlags::empty(),
-            hash: 0,
-        }));
-        buffers.len() as u32
-    }
-
-    fn cancel_receive(&mut self, _: u32, _: u32) {}
-
-    fn cancel_transmit(&mut self, _: u32, _: u32) {}
-
-    fn changed(&mut self) {}
-
-    fn attempt(&mut self, _: u64) {}
-
-    fn log(&mut self, _: Level, _: fmt::Arguments<'_>) {}
-}
 
 /// A machine that counts what the device allocates, and has a packet arrive
 /// in every buffer.
@@ -91,49 +29,52 @@ impl Guest for Machine {
     }
 
     fn write_register(&mut self, offset: u64, width: u8, value: u64) {
-        let device = &mut self.device;
-        let counted = measure(|| {
-            let mut more = device.write_register(0, offset, width, value);
-            let mut posted = std::mem::take(&mut device.platform().posted);
-            if !posted.is_empty() {
-                more |= device.received(0, 0, &posted);
-            }
-            posted.clear();
-            device.platform().posted = posted;
-            while more {
-                more = device.service();
-            }
+        let Self {
+            device,
+            allocations,
+        } = self;
+        let mut more = count(allocations, || {
+            device.write_register(0, offset, width, value)
         });
-        self.allocations += counted.count_total;
+        let frames = [(&[0; 64][..], RxFlags::empty()); PACKETS];
+        let received = device.platform().arrive(0, 0, &frames);
+        if !received.is_empty() {
+            more |= count(allocations, || device.received(0, 0, &received));
+        }
+        while more {
+            more = count(allocations, || device.service());
+        }
     }
 
     fn read_memory(&mut self, address: u64, data: &mut [u8]) {
-        self.device.platform().memory.read(address, data).unwrap();
+        self.device.platform().memory.peek(address, data).unwrap();
     }
 
     fn write_memory(&mut self, address: u64, data: &[u8]) {
-        self.device.platform().memory.write(address, data).unwrap();
+        self.device.platform().memory.poke(address, data).unwrap();
     }
 
     fn take_interrupts(&mut self) -> Vec<u16> {
-        self.device.platform().interrupts.drain(..).collect()
+        self.device.platform().take_interrupts()
     }
 }
 
+/// Adds what `act` allocates.
+fn count<T>(allocations: &mut u64, act: impl FnOnce() -> T) -> T {
+    let mut result = None;
+    let counted = measure(|| result = Some(act()));
+    *allocations += counted.count_total;
+    result.expect("it was measured")
+}
+
 fn machine() -> Machine {
-    let mut device = Device::new(World {
-        memory: GuestMemory::new(),
-        interrupts: Vec::with_capacity(PACKETS),
-        posted: Vec::with_capacity(PACKETS),
-    });
-    let port = PortConfig {
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 1500,
-        link_speed_mbps: 10_000,
-        link_up: true,
-        queues: 1,
+    let mut world = World {
+        with_windows: true,
+        ..World::with_ports(1, 1)
     };
-    device.configure(Features::empty(), &[port]).unwrap();
+    // The world allocates for the packets that it keeps.
+    world.queue(0, 0).keeps = 0;
+    let device = configured(world);
     Machine {
         device,
         allocations: 0,
@@ -158,6 +99,7 @@ fn run(driver: &mut Driver<'_>, vport: &mut Vport, entries: &(Wqe, Wqe), rounds:
         }
         vport.eq.drain(driver).unwrap();
         vport.eq.ring(driver, true);
+        driver.take_all_interrupts();
     }
 }
 

@@ -9,7 +9,13 @@ fn main() -> Result<()> {
         package: "manatee-testbed",
         features: &[],
         build: None,
-        inputs: &["guest-tests/testbed", "guest-tests/wit", "wit"],
+        inputs: &[
+            "component/kit",
+            "guest-tests/testbed",
+            "guest-tests/wit",
+            "guest-tests/world",
+            "wit",
+        ],
     };
     testbed.build("testbed.wasm")?;
     let runner = Crate {
@@ -22,6 +28,7 @@ fn main() -> Result<()> {
             "guest-tests/conformance",
             "guest-tests/runner",
             "guest-tests/wit",
+            "guest-tests/world",
             "wit",
         ],
     };

@@ -1,5 +1,8 @@
 //! A device's component: loaded, checked against the world, and compiled.
 
+#[cfg(feature = "compiler")]
+mod compile;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +16,9 @@ use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
-use crate::runtime::{Calls, Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError};
+use crate::runtime::{
+    self, Calls, Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError,
+};
 use manatee_common::ration::{MAX_LINE, clean};
 
 /// The interface that a device exports, by version of the contract.
@@ -75,6 +80,13 @@ pub enum ComponentError {
         /// Why.
         error: LoadError,
     },
+    /// It would have to be compiled, and this build has no compiler.
+    #[error(
+        "{0} would have to be compiled, and manatee was built without the feature `compiler`; \
+         build it with MANATEE_DEVICE_CODE naming what `manatee precompile` of the same \
+         version wrote on such a machine"
+    )]
+    NoCompiler(String),
     /// It imports something that no device gets.
     #[error(
         "{name} imports {import}; a device may import only the interfaces of the world \
@@ -176,17 +188,6 @@ pub struct Component {
 }
 
 impl Component {
-    /// Compiles a component from a file, in this process: see
-    /// [`from_bytes`](Self::from_bytes).
-    ///
-    /// # Errors
-    ///
-    /// [`ComponentError`], which names the file and the way out.
-    pub fn from_file(path: &Path) -> Result<Self, ComponentError> {
-        let name = path.display().to_string();
-        Self::from_bytes(&read(path)?, &name)
-    }
-
     /// Returns how instances with these limits are called.
     pub(crate) fn calls(&self, limits: &Limits) -> Calls {
         self.code.calls(limits)
@@ -196,7 +197,9 @@ impl Component {
     ///
     /// # Errors
     ///
-    /// [`ComponentError::Runtime`] if this machine can't run components.
+    /// [`ComponentError::Runtime`] if this machine can't run components,
+    /// [`ComponentError::NoCompiler`] if this build has neither a compiler nor code for
+    /// this machine.
     pub fn embedded() -> Result<Self, ComponentError> {
         let (bytes, name) = (manatee_component::BYTES, "the embedded component");
         let runtime = Runtime::get()?;
@@ -205,50 +208,11 @@ impl Component {
                 let digest = Digest::of(bytes);
                 Self::from_compiled(runtime, &component, module.as_ref(), digest, name)
             }
+            #[cfg(feature = "compiler")]
             None => Self::from_bytes(bytes, name),
+            #[cfg(not(feature = "compiler"))]
+            None => Err(ComponentError::NoCompiler(name.to_owned())),
         }
-    }
-
-    /// The component that this build ships, compiled for a later build to
-    /// embed.
-    ///
-    /// # Errors
-    ///
-    /// [`ComponentError::Runtime`] if this machine can't run components.
-    pub fn precompile() -> Result<Vec<u8>, ComponentError> {
-        let compiled = Self::compile(manatee_component::BYTES, "the embedded component")?;
-        Ok(compiled.as_bytes().to_vec())
-    }
-
-    /// Compiles a component in this process; `name` is for messages.
-    ///
-    /// The compiler has no bounds of time or memory: 100 KB can take minutes and
-    /// gigabytes. Compile a component that is not trusted in a process of its own,
-    /// as the command does, and hand what [`compile`](Self::compile) returns there to
-    /// [`load`](Self::load) here.
-    ///
-    /// # Errors
-    ///
-    /// [`ComponentError`].
-    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self, ComponentError> {
-        check_kind(bytes, name)?;
-        let runtime = Runtime::get()?;
-        let (component, module) = compile(runtime, bytes);
-        let component = component.map_err(|error| invalid(name, &error))?;
-        let digest = Digest::of(bytes);
-        Self::from_compiled(runtime, &component, module.as_ref(), digest, name)
-    }
-
-    /// Compiles a component to machine code that a process of the same build can
-    /// [`load`](Self::load). What is compiled is checked when it is loaded.
-    ///
-    /// # Errors
-    ///
-    /// [`ComponentError`].
-    pub fn compile(bytes: &[u8], name: &str) -> Result<Compiled, ComponentError> {
-        check_kind(bytes, name)?;
-        let engine = &Runtime::get()?.engine;
-        Compiled::new(engine, bytes).map_err(|error| invalid(name, &error))
     }
 
     /// Loads what the component with this digest was compiled to.
@@ -297,7 +261,7 @@ impl Component {
         {
             return Err(ComponentError::NoDevice(name));
         }
-        let code = Code::new(runtime, component, module);
+        let code = runtime::prepare(runtime, component, module);
         let code = code.map_err(|error| ComponentError::Mismatch {
             name: name.clone(),
             error: clean(format!("{error:#}").as_bytes(), MAX_LINE),
@@ -383,35 +347,6 @@ impl Component {
             error,
         }
     }
-}
-
-/// Refuses what is not even a component.
-fn check_kind(bytes: &[u8], name: &str) -> Result<(), ComponentError> {
-    match bytes {
-        [0, b'a', b's', b'm', _, _, 0, 0, ..] => Err(ComponentError::CoreModule(name.to_owned())),
-        [0, b'a', b's', b'm', ..] => Ok(()),
-        _ => Err(ComponentError::NotWasm(name.to_owned())),
-    }
-}
-
-fn invalid(name: &str, error: &wasmtime::Error) -> ComponentError {
-    ComponentError::Invalid {
-        name: name.to_owned(),
-        error: clean(format!("{error:#}").as_bytes(), MAX_LINE),
-    }
-}
-
-/// Compiles a component and, in parallel, the module that it is made of. A module
-/// that can't be compiled is none: the component says why.
-fn compile(runtime: &Runtime, bytes: &[u8]) -> (wasmtime::Result<WasmComponent>, Option<Module>) {
-    let engine = &runtime.engine;
-    std::thread::scope(|scope| {
-        let module = Code::module_of(bytes);
-        let module = module.map(|module| scope.spawn(|| Module::from_binary(engine, module).ok()));
-        let component = WasmComponent::from_binary(engine, bytes);
-        let module = module.and_then(|thread| thread.join().ok().flatten());
-        (component, module)
-    })
 }
 
 impl std::fmt::Debug for Component {

@@ -18,10 +18,15 @@
 //!   memory and its ports. All its methods may be called from any thread. A component
 //!   that fails is replaced by a fresh instance, which continues from a checkpoint;
 //!   [`Device::swap`](device::Device::swap) replaces it by another version.
+//!   [`Device::pause`](device::Device::pause) and `resume` are for a VMM that stops its guest.
 //! - A [`Port`](device::Port) has an [`Endpoint`](endpoint::Endpoint), which carries packets.
 //! - [`Interrupts`](interrupt::Interrupts) take what the device raises, as vectors or as
 //!   MSI-X messages. A sink is called with the device's lock held: it must not block, nor
 //!   call the device.
+//!
+//! Features, all of them on by default: `compiler` compiles components in this process
+//! (without, it runs what another process of the same version compiled), `io-uring` moves
+//! many packets by one system call, `vfio-user` serves a device to a VMM elsewhere.
 //!
 //! A VMM in another process drives a device over vfio-user: see `vfio_user::Server`, with
 //! the feature of that name (on by default).

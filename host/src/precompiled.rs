@@ -8,12 +8,11 @@
 
 #![allow(unsafe_code)]
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Result};
 
+#[cfg(feature = "compiler")]
 use crate::runtime::Code;
 
 /// What a build before this one made of the built-in component; empty if there was
@@ -104,6 +103,7 @@ struct Parts<'a> {
 
 impl Compiled {
     /// Compiles a component, and the module that it is made of.
+    #[cfg(feature = "compiler")]
     pub(crate) fn new(engine: &Engine, wasm: &[u8]) -> Result<Self> {
         let component = engine.precompile_component(wasm)?;
         let module = match Code::module_of(wasm) {
@@ -112,7 +112,7 @@ impl Compiled {
         };
         let mut bytes = MAGIC.to_vec();
         bytes.extend(FORMAT.to_le_bytes());
-        bytes.extend(build(engine));
+        bytes.extend(build());
         bytes.extend(Digest::of(wasm).0);
         bytes.extend((component.len() as u64).to_le_bytes());
         bytes.extend((module.len() as u64).to_le_bytes());
@@ -181,7 +181,7 @@ unsafe fn load(
     digest: Digest,
 ) -> Result<(Component, Option<Module>), LoadError> {
     let parts = parse(bytes).ok_or(LoadError::Malformed)?;
-    if parts.build != build(engine) {
+    if parts.build != build() {
         return Err(LoadError::OtherBuild);
     }
     if parts.digest != digest {
@@ -218,15 +218,11 @@ fn parse(bytes: &[u8]) -> Option<Parts<'_>> {
     })
 }
 
-/// What identifies a build: equal for two processes that load each other's code.
-fn build(engine: &Engine) -> [u8; 32] {
-    let mut settings = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut settings);
-    let mut identity = Sha256::new();
-    identity.update(env!("CARGO_PKG_VERSION"));
-    identity.update([0]);
-    identity.update(settings.finish().to_le_bytes());
-    identity.finalize().into()
+/// Returns what identifies a build: equal for two processes that load each other's code.
+/// That wasmtime's version, its settings and the processor fit is wasmtime's to check,
+/// which one without a compiler does too.
+fn build() -> [u8; 32] {
+    Sha256::digest(env!("CARGO_PKG_VERSION")).into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! The memory of a queue: pages of the guest, reached through a window where
 //! there is one, and by copies where there is none.
 //!
+//! A window over entries that the device writes is laid when they are first used:
+//! a host that replaces the device has to lay it while the guest waits, and
+//! mostly few queues are in use right then. One over entries that only the driver
+//! writes is laid with the queue, which a replacement does before the guest waits.
+//!
 //! What reads a queue sees a [`View`] in either case: of the window, or of a
 //! copy of what it is about to look at.
 
@@ -17,19 +22,31 @@ use crate::window::{View, Window};
 /// a queue costs, and longer than any entry.
 const COPY: u32 = PAGE_SIZE;
 
-/// How a queue's entries are used, which decides how its pages are laid.
+/// How a queue's entries are used, which decides how its pages are laid, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Entries of one size never straddle the end.
+    /// Entries of one size never straddle the end. The device writes them.
     Fixed,
-    /// An entry may continue at the beginning.
+    /// An entry may continue at the beginning. The driver writes them.
     Wrapping,
+}
+
+impl Layout {
+    /// Returns how often the pages are laid, one row behind the other.
+    fn repeats(self) -> usize {
+        match self {
+            Self::Fixed => 1,
+            Self::Wrapping => 2,
+        }
+    }
 }
 
 /// The memory of a queue: a power of two of at least one page.
 #[derive(Debug)]
 pub struct Ring {
     window: Option<Window>,
+    /// Whether a window is still to be laid, by the first use.
+    is_unused: bool,
     /// Whether the window, if there is one, shows guest memory: the VMM may have
     /// taken it away for a while.
     is_present: bool,
@@ -42,16 +59,25 @@ pub struct Ring {
 impl Ring {
     /// Takes the pages of a region, whose number is a power of two.
     pub fn new(platform: &mut impl Platform, pages: Vec<u64>, layout: Layout) -> Self {
-        let repeats = match layout {
-            Layout::Fixed => 1,
-            Layout::Wrapping => 2,
-        };
-        Self {
-            window: platform.map_window(&pages, repeats),
+        let mut ring = Self {
+            window: None,
+            is_unused: true,
             is_present: true,
             pages,
             layout,
             copy: Vec::new(),
+        };
+        if layout == Layout::Wrapping {
+            ring.lay(platform);
+        }
+        ring
+    }
+
+    /// Lays the window, if that was not tried before.
+    #[cold]
+    fn lay(&mut self, platform: &mut impl Platform) {
+        if core::mem::take(&mut self.is_unused) {
+            self.window = platform.map_window(&self.pages, self.layout.repeats());
         }
     }
 
@@ -88,6 +114,12 @@ impl Ring {
         self.window.as_ref()
     }
 
+    /// Returns whether there is no window because the host refused it.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.window.is_none() && !self.is_unused
+    }
+
     /// Returns how its pages are laid.
     #[must_use]
     pub fn layout(&self) -> Layout {
@@ -115,6 +147,9 @@ impl Ring {
         length: u32,
     ) -> Result<View<'_>, MemoryError> {
         let offset = position & (self.size() - 1);
+        if self.is_unused {
+            self.lay(platform);
+        }
         if self.usable_window().is_some() {
             let window = self.usable_window();
             let view = window.and_then(|window| window.view(offset, length));
@@ -156,12 +191,15 @@ impl Ring {
     /// how many found no memory.
     #[inline(always)]
     pub fn publish<const WORDS: usize>(
-        &self,
+        &mut self,
         platform: &mut impl Platform,
         offset: u32,
         count: usize,
         entries: impl Iterator<Item = ([u64; WORDS], u64)>,
     ) -> usize {
+        if self.is_unused {
+            self.lay(platform);
+        }
         if let Some(window) = self.usable_window() {
             let places = window.places(offset, count).expect("entries in the ring");
             for (place, (words, last)) in places.zip(entries) {

@@ -79,7 +79,7 @@ impl<P: Platform> Rings<'_, P> {
             return ring;
         }
         let ring = Ring::new(self.platform, pages, layout);
-        if ring.window().is_some() || self.spare.is_empty() {
+        if !ring.is_refused() || self.spare.is_empty() {
             return ring;
         }
         // The spare windows may be why there is no room: give them up and retry.

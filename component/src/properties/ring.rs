@@ -3,7 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
-use device_kit::ring::Layout;
+use device_kit::ring::{Layout, Ring};
 use proptest::prelude::*;
 
 /// Positions and lengths in words of entries to read, and of entries to
@@ -57,9 +57,12 @@ fn both_paths_write_the_same_bytes() {
     super::check(96, (0u32..4, accesses()), |(log2, writes)| {
         let pages = 1 << log2;
         let mut worlds = [super::world(false), super::world(true)];
-        let rings = worlds
+        let mut rings = worlds
             .each_mut()
             .map(|world| super::ring(world, pages, Layout::Fixed));
+        let windows = |rings: &[Ring; 2]| rings.each_ref().map(|ring| ring.window().is_some());
+        prop_assert_eq!(windows(&rings), [false, false], "laid by the first use");
+        let is_used = !writes.is_empty();
         for (position, words, seed) in writes {
             // One entry or more of 64 bytes that straddle nothing.
             let offset = (position % (pages as u32 * 4096)) & !63;
@@ -74,6 +77,7 @@ fn both_paths_write_the_same_bytes() {
                 prop_assert_eq!(failed, 0);
             }
         }
+        prop_assert_eq!(windows(&rings), [false, is_used]);
         let all = pages * 4096;
         let found = worlds
             .each_ref()

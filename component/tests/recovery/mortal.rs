@@ -6,15 +6,15 @@ use std::rc::Rc;
 
 use device_kit::Adapter;
 use device_kit::platform::{
-    Features, HandedOver, LinkStatistics, Observations, RegisterWrite, RxFlags, Steering, TxStatus,
+    Features, LinkStatistics, Observations, RegisterWrite, RxFlags, TxStatus,
 };
 use mana_wire::registers::DOORBELLS;
-use manatee_conformance::bench::{Bench, Transmitted, Workshop};
+use manatee_conformance::bench::{Bench, Steering, Transmitted, Workshop};
 use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
 use manatee_device::Device;
 
 /// Queue pairs of its port.
-pub const QUEUES: u16 = 4;
+const QUEUES: u16 = 4;
 /// Failures in a row without an end.
 const MAX_FAILURES: usize = 10;
 
@@ -126,18 +126,9 @@ impl Mortal {
         let mut world = dead.into_platform();
         world.fuse = None;
         self.skip.extend(world.attempted.take());
-        let mut transmitted = Vec::new();
-        for (port, queues) in (0..).zip(&mut world.ports) {
-            for (queue, state) in (0..).zip(queues) {
-                state.posted.clear();
-                state.pending.clear();
-                let last = state.handed_over;
-                transmitted.extend(last.map(|id| HandedOver { port, queue, id }));
-            }
-        }
         let seen = Observations {
             doorbells: self.doorbells.clone(),
-            transmitted,
+            transmitted: world.take_back(),
             skip: self.skip.clone(),
         };
         self.bench.device = configured(world);
@@ -173,6 +164,14 @@ impl Bench for Mortal {
         self.bench.write_memory(address, data);
     }
 
+    fn revoke_memory(&mut self, address: u64, length: u64) {
+        self.attempt(0, |bench| bench.revoke_memory(address, length));
+    }
+
+    fn give_memory_back(&mut self) {
+        self.attempt(0, |bench| bench.give_memory_back());
+    }
+
     fn take_interrupts(&mut self) -> Vec<u16> {
         self.bench.take_interrupts()
     }
@@ -183,6 +182,10 @@ impl Bench for Mortal {
 
     fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
         self.bench.plan_transmits(port, statuses);
+    }
+
+    fn on_queue(&mut self, queue: u32) {
+        self.bench.on_queue(queue);
     }
 
     fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
@@ -205,12 +208,8 @@ impl Bench for Mortal {
         self.bench.pending_transmits(port)
     }
 
-    fn set_link(&mut self, port: u32, up: bool) {
-        self.attempt(0, |bench| bench.set_link(port, up));
-    }
-
-    fn on_queue(&mut self, queue: u32) {
-        self.bench.on_queue(queue);
+    fn steering(&mut self, port: u32) -> Option<Steering> {
+        self.bench.steering(port)
     }
 
     fn rate_limit(&mut self, port: u32) -> Option<u32> {
@@ -221,8 +220,8 @@ impl Bench for Mortal {
         self.bench.count_link(port, counted);
     }
 
-    fn steering(&mut self, port: u32) -> Option<Steering> {
-        self.bench.steering(port)
+    fn set_link(&mut self, port: u32, up: bool) {
+        self.attempt(0, |bench| bench.set_link(port, up));
     }
 
     fn reset(&mut self) {

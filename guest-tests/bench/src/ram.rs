@@ -4,23 +4,17 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
+use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{Ordering, fence};
 
 use anyhow::{Context, Result};
 use device_kit::window::Window;
-use rustix::fs::MemfdFlags;
-use rustix::mm::{MapFlags, ProtFlags};
-
-const PAGE: usize = 4096;
+use manatee_conformance::world::memory::shared::{self, Mapping};
 
 /// Guest memory: a file without a name, sparse, at guest address 0.
 #[derive(Debug)]
-pub struct Ram {
-    file: File,
-}
+pub struct Ram(shared::Ram);
 
 impl Ram {
     /// Zeroed memory of `size` bytes.
@@ -29,10 +23,8 @@ impl Ram {
     ///
     /// The system's.
     pub fn new(size: u64) -> Result<Self> {
-        let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC);
-        let file = File::from(file.context("cannot make guest memory")?);
-        file.set_len(size).context("cannot size guest memory")?;
-        Ok(Self { file })
+        let ram = shared::Ram::with_size(size);
+        Ok(Self(ram.context("cannot make guest memory")?))
     }
 
     /// Another descriptor of it, for the device.
@@ -41,7 +33,8 @@ impl Ram {
     ///
     /// The system's.
     pub fn share(&self) -> Result<File> {
-        self.file.try_clone().context("no more descriptors")
+        let file = self.0.share().context("no more descriptors")?;
+        Ok(File::from(file))
     }
 
     /// Copies from guest memory.
@@ -50,8 +43,7 @@ impl Ram {
     ///
     /// If the range is not guest memory.
     pub fn read(&self, address: u64, data: &mut [u8]) {
-        let read = self.file.read_exact_at(data, address);
-        read.expect("the driver reads guest memory");
+        self.0.read(address..address + data.len() as u64, data);
     }
 
     /// Copies to guest memory.
@@ -60,8 +52,7 @@ impl Ram {
     ///
     /// If the range is not guest memory.
     pub fn write(&self, address: u64, data: &[u8]) {
-        let written = self.file.write_all_at(data, address);
-        written.expect("the driver writes guest memory");
+        self.0.write(address..address + data.len() as u64, data);
     }
 
     /// The pages of a queue in a row.
@@ -70,7 +61,8 @@ impl Ram {
     ///
     /// The system's.
     pub fn view(&self, pages: &[u64]) -> Result<View> {
-        View::new(&self.file, pages.iter().copied())
+        let mapping = self.0.lay(pages.iter().copied());
+        Ok(View(mapping.context("cannot map a queue's pages")?))
     }
 
     /// A window for a native device: the pages in a row, `repeats` times over.
@@ -79,52 +71,22 @@ impl Ram {
     /// # Errors
     ///
     /// The system's.
-    pub fn window(&self, pages: &[u64], repeats: usize) -> Result<Window> {
+    pub fn window(&self, pages: &[u64], repeats: usize) -> io::Result<Window> {
         let all = (0..repeats).flat_map(|_| pages.iter().copied());
-        let view = std::mem::ManuallyDrop::new(View::new(&self.file, all)?);
-        // SAFETY: the range is page-aligned, stays mapped, as the view is never
-        // dropped, and is accessed by raw pointers only.
-        Ok(unsafe { Window::new(view.base.cast(), view.length as u32) })
+        let mapping = ManuallyDrop::new(self.0.lay(all)?);
+        // SAFETY: the mapping is never dropped.
+        Ok(unsafe { mapping.window() })
     }
 }
 
 /// Guest pages in a row.
 #[derive(Debug)]
-pub struct View {
-    base: NonNull<u64>,
-    /// In bytes, a multiple of a page.
-    length: usize,
-}
+pub struct View(Mapping);
 
 impl View {
-    fn new(file: &File, pages: impl Iterator<Item = u64> + Clone) -> Result<Self> {
-        let length = pages.clone().count() * PAGE;
-        // SAFETY: a new mapping, at an address that the system chooses.
-        let base = unsafe {
-            let reserved = MapFlags::PRIVATE | MapFlags::NORESERVE;
-            let nothing = ProtFlags::empty();
-            rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, nothing, reserved)
-        };
-        let base = base.context("cannot reserve addresses for a queue")?;
-        let base = NonNull::new(base.cast::<u64>()).context("a queue at address 0")?;
-        let view = Self { base, length };
-        for (index, page) in pages.enumerate() {
-            // SAFETY: the page replaced lies inside the mapping made above,
-            // which nobody uses yet.
-            let laid = unsafe {
-                let at = view.base.as_ptr().cast::<u8>().add(index * PAGE).cast();
-                let rights = ProtFlags::READ | ProtFlags::WRITE;
-                let flags = MapFlags::SHARED | MapFlags::FIXED;
-                rustix::mm::mmap(at, PAGE, rights, flags, file.as_fd(), page)
-            };
-            laid.context("cannot map a queue's page")?;
-        }
-        Ok(view)
-    }
-
     /// Size in bytes.
     pub fn size(&self) -> usize {
-        self.length
+        self.0.length()
     }
 
     /// The word at a byte offset, a multiple of 8; what is loaded later is no
@@ -148,16 +110,8 @@ impl View {
 
     #[inline]
     fn at(&self, offset: usize) -> *mut u64 {
-        assert!(offset < self.length && offset.is_multiple_of(8));
+        assert!(offset < self.0.length() && offset.is_multiple_of(8));
         // SAFETY: the offset lies inside the mapping.
-        unsafe { self.base.as_ptr().add(offset / 8) }
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        // SAFETY: this range was mapped for this value, which nobody uses any
-        // more; a failure would leak it.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.length) };
+        unsafe { self.0.base().cast::<u64>().as_ptr().add(offset / 8) }
     }
 }

@@ -3,27 +3,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use device_kit::platform::{LinkStatistics, Offloads, RxFlags, Steering, TxStatus};
+use device_kit::platform::{LinkStatistics, RxFlags, TxStatus};
+pub use manatee_world::contract::Steering;
+pub use manatee_world::{MEMORY_SIZE, Transmitted, hash_of, untag};
 
-/// Guest memory of a bench: this many bytes at guest address 0.
-pub const MEMORY_SIZE: u64 = 16 << 20;
-
-/// A packet that the device transmitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmitted {
-    /// The frame, gathered from guest memory when it was handed over.
-    pub frame: Vec<u8>,
-    /// Number of segments it came in.
-    pub segments: u16,
-    /// What the endpoint was asked to do.
-    pub offloads: Offloads,
-    /// Offset of the transport header, 0 if the driver did not say.
-    pub l4_offset: u16,
-    /// Payload bytes a segment, for segmentation.
-    pub segment_size: u16,
-    /// Tag to insert.
-    pub vlan_tci: u16,
-}
+/// Queue pairs of each port of a bench that has several.
+pub const QUEUES: u16 = 64;
 
 /// A device that was made for one test: configured with ports, bus master
 /// on, memory space on, at power-on otherwise.
@@ -39,51 +24,56 @@ pub trait Bench {
     /// has no work left.
     fn write_register(&mut self, offset: u64, width: u8, value: u64);
 
-    /// Copies from guest memory; the range is inside it.
+    /// Copies from guest memory; the range is inside it. The guest reaches all of it,
+    /// whatever was taken away from the device.
     fn read_memory(&mut self, address: u64, data: &mut [u8]);
 
     /// Copies to guest memory; the range is inside it.
     fn write_memory(&mut self, address: u64, data: &[u8]);
 
+    /// Takes guest memory away from the device, as a VMM does: at least this range, and
+    /// the rest of its pages perhaps.
+    fn revoke_memory(&mut self, address: u64, length: u64);
+
+    /// Gives the device back all that was taken away.
+    fn give_memory_back(&mut self);
+
     /// Returns the MSI-X vectors raised since the last call, in order.
     fn take_interrupts(&mut self) -> Vec<u16>;
+
+    /// Has the methods about a port be about this queue of it from now on; about the
+    /// first one before.
+    fn on_queue(&mut self, queue: u32) {
+        assert_eq!(queue, 0, "the ports of this bench have one queue");
+    }
 
     /// Returns the packets transmitted on a port since the last call, in order.
     fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted>;
 
-    /// How the next transmits on a port end, in order; those after them are
-    /// `Sent`. A packet that is `Pending` waits for
-    /// [`finish_transmit`](Self::finish_transmit).
+    /// Plans how the next transmits on a port end, in order, in place of what was
+    /// planned before; those after them are `Sent`. A packet that is `Pending` waits
+    /// for [`finish_transmit`](Self::finish_transmit).
     fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]);
 
     /// Ends the oldest pending transmits of a port, in one call.
     fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]);
 
-    /// Frames arrive at a port, in one batch: each is written to the buffer
-    /// at the front, as much as fits, and the device is told. `flags` come on
-    /// top of what the bench finds itself (`TRUNCATED`, `MEMORY_FAULT`). An
-    /// 802.1Q tag is taken out first, as [`untag`] does it, and `VLAN` set.
-    /// Returns how many found a buffer.
+    /// Has frames arrive at a port, in one batch: each is written to the buffer at the
+    /// front, as much as fits, and the device is told. `flags` come on top of what the
+    /// bench finds itself (`TRUNCATED`, `MEMORY_FAULT`). An 802.1Q tag is taken out
+    /// first, as [`untag`] does it, and `VLAN` set. A frame with a hash has the one that
+    /// [`hash_of`] says. Returns how many found a buffer.
     fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize;
 
     /// Returns the number of receive buffers that the device has posted and not got back.
     fn posted_buffers(&mut self, port: u32) -> usize;
 
-    /// The most receive buffers that a port takes from now on.
+    /// Limits the receive buffers that a port takes from now on.
     fn limit_buffers(&mut self, port: u32, most: usize);
 
     /// Returns the number of pending transmits of a port that were not finished or
     /// cancelled.
     fn pending_transmits(&mut self, port: u32) -> usize;
-
-    /// A port's link goes up or down.
-    fn set_link(&mut self, port: u32, up: bool);
-
-    /// Has the methods about a port be about this queue of it from now on; about
-    /// the first one before.
-    fn on_queue(&mut self, queue: u32) {
-        assert_eq!(queue, 0, "the ports of this bench have one queue");
-    }
 
     /// Returns how the device asked for a port's packets to find their queue, the last
     /// time. None if it did not, or the host does not offer to.
@@ -101,7 +91,10 @@ pub trait Bench {
         panic!("the host of this bench does not count what passes port {port}");
     }
 
-    /// The VMM resets the device.
+    /// Takes a port's link up or down.
+    fn set_link(&mut self, port: u32, up: bool);
+
+    /// Resets the device, as the VMM does.
     fn reset(&mut self);
 
     /// Returns the device's own state, as JSON text.
@@ -115,27 +108,4 @@ pub trait Workshop {
 
     /// Returns a new device in a new world.
     fn bench(&self, ports: u32) -> Self::Bench;
-}
-
-/// Queue pairs of each port of a bench that has several.
-pub const QUEUES: u16 = 64;
-
-/// Returns the hash that a bench says a frame has, if the frame's flags say that it
-/// has one: no two numbered frames have the same.
-pub fn hash_of(frame: &[u8]) -> u32 {
-    let bytes = frame.iter().skip(14).take(4);
-    bytes.fold(0x9e37_79b9, |hash, byte| {
-        hash.rotate_left(8) ^ u32::from(*byte)
-    })
-}
-
-/// Returns a frame without its 802.1Q tag, and what the tag said.
-pub fn untag(frame: &[u8]) -> (Vec<u8>, Option<u16>) {
-    match frame {
-        [addresses @ .., _, _, _, _] if addresses.len() >= 12 && frame[12..14] == [0x81, 0] => {
-            let tci = u16::from_be_bytes([frame[14], frame[15]]);
-            ([&frame[..12], &frame[16..]].concat(), Some(tci))
-        }
-        _ => (frame.to_vec(), None),
-    }
 }

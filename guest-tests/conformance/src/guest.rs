@@ -53,6 +53,10 @@ impl<G: Guest> Bench for Unwired<G> {
         self.0.take_interrupts()
     }
 
+    fn revoke_memory(&mut self, _address: u64, _length: u64) {}
+
+    fn give_memory_back(&mut self) {}
+
     fn take_transmitted(&mut self, _port: u32) -> Vec<Transmitted> {
         Vec::new()
     }

@@ -17,12 +17,9 @@
 //! ```
 
 #![no_std]
-#![cfg_attr(not(feature = "native"), forbid(unsafe_code))]
-#![cfg_attr(feature = "native", deny(unsafe_code))]
+#![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(feature = "native")]
-extern crate std;
 
 pub mod bench;
 pub mod driver;
@@ -31,3 +28,5 @@ pub mod guest;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod suite;
+
+pub use manatee_world as world;

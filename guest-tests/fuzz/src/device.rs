@@ -3,7 +3,7 @@
 use arbitrary::{Result, Unstructured};
 use device_kit::Adapter;
 use device_kit::platform::{Features, RxFlags, RxPacket, TxCompletion, TxStatus};
-use manatee_conformance::native::{World, configured, ports};
+use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 
 use crate::guest;
@@ -31,10 +31,9 @@ pub fn run(data: &[u8]) {
 
 fn device(with_windows: bool) -> Device<World> {
     let world = World {
-        ports: ports(PORTS, QUEUES),
-        offered: Features::all(),
         with_windows,
-        ..World::default()
+        offered: Features::all(),
+        ..World::with_ports(PORTS, QUEUES)
     };
     configured(world)
 }

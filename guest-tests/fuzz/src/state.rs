@@ -5,7 +5,7 @@ use device_kit::platform::{
     Features, HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
 };
 use mana_wire::registers::DOORBELLS;
-use manatee_conformance::native::{World, configured, ports};
+use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 use manatee_device::state::FORMAT;
 
@@ -39,10 +39,9 @@ pub fn seed() -> Vec<u8> {
 
 fn fresh() -> Device<World> {
     let world = World {
-        ports: ports(2, QUEUES),
-        offered: Features::all(),
         with_windows: true,
-        ..World::default()
+        offered: Features::all(),
+        ..World::with_ports(2, QUEUES)
     };
     configured(world)
 }

@@ -10,13 +10,20 @@ use walkdir::WalkDir;
 use crate::fault::Fault;
 
 /// What the native conformance test is built of.
-const SOURCES: [&str; 4] = ["Cargo.lock", "component", "guest-tests/conformance", "wit"];
+const SOURCES: [&str; 5] = [
+    "Cargo.lock",
+    "component",
+    "guest-tests/conformance",
+    "guest-tests/world",
+    "wit",
+];
 /// The members of the copy's workspace.
-const MEMBERS: [&str; 4] = [
+const MEMBERS: [&str; 5] = [
     "component",
     "component/kit",
     "component/wire",
     "guest-tests/conformance",
+    "guest-tests/world",
 ];
 
 /// The copy.
@@ -153,6 +160,7 @@ mod tests {
         write("Cargo.lock", "");
         write("component/src/cq.rs", "head + 1");
         write("guest-tests/conformance/src/lib.rs", "");
+        write("guest-tests/world/src/lib.rs", "");
         write("wit/device.wit", "");
         repository
     }

@@ -4,8 +4,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use device_kit::bindings::manatee::device::packet_endpoint::HashTypes;
 use device_kit::platform::{RxFlags, TxStatus};
-use manatee_conformance::bench::{Bench, Transmitted, untag};
+use manatee_conformance::bench::{Bench, Steering, Transmitted};
 use manatee_conformance::failure::{Failure, Outcome};
 
 use crate::bindings::manatee::device::device;
@@ -13,8 +14,6 @@ use crate::bindings::manatee::testbed::control;
 
 /// The device's only BAR that a driver uses.
 const BAR: u8 = 0;
-/// There is one queue of each kind a port.
-const QUEUE: u32 = 0;
 /// The most calls that work which was left may take.
 const MAX_SERVICE: usize = 1 << 16;
 
@@ -23,6 +22,8 @@ const MAX_SERVICE: usize = 1 << 16;
 pub struct WasmBench {
     /// The device had work left for ever.
     endless: bool,
+    /// The queue of a port that a requirement speaks of.
+    queue: u32,
 }
 
 impl WasmBench {
@@ -59,17 +60,6 @@ impl WasmBench {
     }
 }
 
-/// Returns a frame as a host delivers it: without its tag.
-fn arrival(frame: &[u8], mut flags: RxFlags) -> control::Arrival {
-    let (frame, tag) = untag(frame);
-    flags.set(RxFlags::VLAN, tag.is_some());
-    control::Arrival {
-        frame,
-        vlan_tci: tag.unwrap_or_default(),
-        flags,
-    }
-}
-
 impl Bench for WasmBench {
     fn read_register(&mut self, offset: u64, width: u8) -> u64 {
         device::read_register(BAR, offset, width)
@@ -88,12 +78,20 @@ impl Bench for WasmBench {
         control::poke(address, data);
     }
 
+    fn revoke_memory(&mut self, address: u64, length: u64) {
+        control::revoke_memory(address, length);
+    }
+
+    fn give_memory_back(&mut self) {
+        control::give_memory_back();
+    }
+
     fn take_interrupts(&mut self) -> Vec<u16> {
         control::take_interrupts()
     }
 
     fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted> {
-        let packets = control::take_transmitted(port).into_iter();
+        let packets = control::take_transmitted(port, self.queue).into_iter();
         packets
             .map(|packet| Transmitted {
                 frame: packet.frame,
@@ -107,38 +105,57 @@ impl Bench for WasmBench {
     }
 
     fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]) {
-        control::plan_transmits(port, statuses);
+        control::plan_transmits(port, self.queue, statuses);
+    }
+
+    fn on_queue(&mut self, queue: u32) {
+        self.queue = queue;
     }
 
     fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]) {
-        let ended = control::finish_transmits(port, statuses);
-        let work_left = device::transmitted(port, QUEUE, &ended);
+        let ended = control::finish_transmits(port, self.queue, statuses);
+        assert_eq!(ended.len(), statuses.len(), "pending transmits to finish");
+        let work_left = device::transmitted(port, self.queue, &ended);
         self.finish(work_left);
     }
 
     fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize {
         let frames: Vec<_> = frames
             .iter()
-            .map(|(frame, flags)| arrival(frame, *flags))
+            .map(|(frame, flags)| control::Arrival {
+                frame: frame.to_vec(),
+                flags: *flags,
+            })
             .collect();
-        let packets = control::arrive(port, &frames);
+        let packets = control::arrive(port, self.queue, &frames);
         if !packets.is_empty() {
-            let work_left = device::received(port, QUEUE, &packets);
+            let work_left = device::received(port, self.queue, &packets);
             self.finish(work_left);
         }
         packets.len()
     }
 
     fn posted_buffers(&mut self, port: u32) -> usize {
-        control::posted_buffers(port) as usize
+        control::posted_buffers(port, self.queue) as usize
     }
 
     fn limit_buffers(&mut self, port: u32, most: usize) {
-        control::limit_buffers(port, u32::try_from(most).unwrap_or(u32::MAX));
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        control::limit_buffers(port, self.queue, most);
     }
 
     fn pending_transmits(&mut self, port: u32) -> usize {
-        control::pending_transmits(port) as usize
+        control::pending_transmits(port, self.queue) as usize
+    }
+
+    fn steering(&mut self, port: u32) -> Option<Steering> {
+        let steering = control::get_steering(port)?;
+        Some(Steering {
+            hash_types: HashTypes::from_bits_retain(steering.hash_types.bits()),
+            key: steering.key,
+            table: steering.table,
+            default_queue: steering.default_queue,
+        })
     }
 
     fn set_link(&mut self, port: u32, up: bool) {

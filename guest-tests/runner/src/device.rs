@@ -22,8 +22,8 @@ static PORTS: Mutex<u32> = Mutex::new(0);
 pub fn attempt(requirement: &Requirement) -> Option<Outcome> {
     let ports = &mut *PORTS.lock();
     if *ports == 0 {
-        control::start(requirement.ports);
-        let configured = device::configure(Features::empty(), BOUNDS, &configs(requirement.ports));
+        control::start(requirement.ports, QUEUES, OFFERED);
+        let configured = device::configure(OFFERED, BOUNDS, &configs(requirement.ports));
         if let Err(error) = configured {
             let count = requirement.ports;
             return Some(Err(format!("configuring {count} ports: {error}")));
@@ -35,7 +35,7 @@ pub fn attempt(requirement: &Requirement) -> Option<Outcome> {
         }
         device::reset();
         // What the device did up to here was about the test before.
-        control::start(*ports);
+        control::start(*ports, QUEUES, OFFERED);
     } else {
         return elsewhere::attempt(requirement.name);
     }
@@ -69,6 +69,12 @@ pub fn link(up: bool) -> Link {
     }
 }
 
+/// Queue pairs of a port.
+const QUEUES: u16 = 1;
+
+/// What the device is offered.
+const OFFERED: Features = Features::empty();
+
 /// What the testbed takes.
 const BOUNDS: Bounds = Bounds {
     arena_bytes: 0,
@@ -88,7 +94,7 @@ fn configs(count: u32) -> Vec<PortConfig> {
     let config = |port: u32| PortConfig {
         mac: u64::from_le_bytes([2, 0, 0, 0, 0, port as u8, 0, 0]),
         link: link(true),
-        queues: 1,
+        queues: QUEUES,
     };
     (0..count).map(config).collect()
 }

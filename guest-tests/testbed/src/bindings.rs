@@ -5,7 +5,9 @@
 wit_bindgen::generate!({
     path: ["../../wit", "../wit"],
     world: "manatee:testbed/testbed",
-    additional_derives: [PartialEq, Eq],
     pub_export_macro: true,
+    with: {
+        "manatee:device/types@0.2.0": device_kit::bindings::manatee::device::types,
+    },
     generate_all,
 });

@@ -1,25 +1,27 @@
 //! The testbed as a component.
 
-use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
+use device_kit::bindings::manatee::device::packet_endpoint as kit;
+use device_kit::bindings::manatee::device::types::{
+    Features, RxBuffer, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
+};
+use device_kit::platform;
+use manatee_world::memory::AccessError;
+use manatee_world::{Queue, World};
 use spin::{Lazy, Mutex};
 
 use crate::bindings::exports::manatee::device::guest_memory::{
     self, MemoryError, WindowAccess, WindowError,
 };
-use crate::bindings::exports::manatee::device::packet_endpoint::{self, TransmitResult};
+use crate::bindings::exports::manatee::device::packet_endpoint::{
+    self, HashTypes, Steering, TransmitResult,
+};
 use crate::bindings::exports::manatee::device::{interrupts, log, recovery};
-use crate::bindings::exports::manatee::testbed::control::{
-    self, AccessFault, Arrival, Transmitted, WindowRefusal,
-};
+use crate::bindings::exports::manatee::testbed::control;
 use crate::bindings::exports::manatee::testbed::elsewhere;
-use crate::bindings::manatee::device::types::{
-    RxBuffer, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
-};
-use crate::port::Port;
-use crate::world::World;
 
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
@@ -30,36 +32,47 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 /// The world. Nothing here is called by what it calls, so the lock is free.
-static WORLD: Lazy<Mutex<World>> = Lazy::new(Mutex::default);
+static WORLD: Lazy<Mutex<World>> = Lazy::new(|| Mutex::new(World::default()));
 
-/// Does something with a port. None if there is no such port.
-fn with_port<T>(port: u32, act: impl FnOnce(&mut Port) -> T) -> Option<T> {
-    WORLD.lock().ports.get_mut(port as usize).map(act)
+/// Does something with a queue, which the runner knows to be there.
+fn with_queue<T>(port: u32, queue: u32, act: impl FnOnce(&mut Queue) -> T) -> T {
+    act(WORLD.lock().queue(port, queue))
 }
 
-/// Notes that the device used a feature that it was not offered.
-fn not_offered(feature: &str) {
-    WORLD.lock().offend(format!(
-        "it used the feature `{feature}`, which was not offered"
-    ));
+/// Notes that the device used a feature that no test offers.
+fn not_offered(feature: Features, name: &str) {
+    WORLD.lock().check_offered(feature, name);
 }
 
 struct Testbed;
 
+fn memory_error(error: AccessError) -> MemoryError {
+    match error {
+        AccessError::Unmapped => MemoryError::Unmapped,
+        AccessError::TooLong => MemoryError::TooLong,
+    }
+}
+
 impl guest_memory::Guest for Testbed {
     fn read(address: u64, length: u32) -> Result<Vec<u8>, MemoryError> {
-        WORLD
-            .lock()
+        let world = WORLD.lock();
+        // Before there is a buffer for it: the device says how long it is.
+        world
             .memory
-            .read(address, length)
-            .map(<[u8]>::to_vec)
+            .check(address, length.into())
+            .map_err(memory_error)?;
+        let mut data = vec![0; length as usize];
+        let read = world.memory.read(address, &mut data);
+        read.map(|()| data).map_err(memory_error)
     }
 
     fn write(address: u64, data: Vec<u8>) -> Result<(), MemoryError> {
-        WORLD.lock().memory.write(address, &data)
+        let written = WORLD.lock().memory.write(address, &data);
+        written.map_err(memory_error)
     }
 
     fn reserve_arena(_offset: u32, _length: u32) -> Result<(), WindowError> {
+        not_offered(Features::WINDOWS, "windows");
         Err(WindowError::Unsupported)
     }
 
@@ -68,10 +81,13 @@ impl guest_memory::Guest for Testbed {
         _pages: Vec<u64>,
         _access: WindowAccess,
     ) -> Result<(), WindowError> {
-        Err(WORLD.lock().window_error)
+        not_offered(Features::WINDOWS, "windows");
+        Err(WindowError::Unsupported)
     }
 
-    fn unmap_window(_offset: u32) {}
+    fn unmap_window(_offset: u32) {
+        not_offered(Features::WINDOWS, "windows");
+    }
 }
 
 impl interrupts::Guest for Testbed {
@@ -80,7 +96,7 @@ impl interrupts::Guest for Testbed {
     }
 
     fn raise_within(_vectors: Vec<interrupts::Delayed>) {
-        not_offered("moderation");
+        not_offered(Features::MODERATION, "moderation");
     }
 }
 
@@ -91,31 +107,47 @@ impl packet_endpoint::Guest for Testbed {
         packets: Vec<TxPacket>,
         segments: Vec<Segment>,
     ) -> TransmitResult {
-        WORLD.lock().transmit(port, queue, &packets, &segments)
+        let packets: Vec<_> = packets.iter().map(packet).collect();
+        let result = WORLD.lock().transmit(port, queue, &packets, &segments);
+        TransmitResult {
+            statuses: result.statuses,
+            multicast_packets: result.multicast.0,
+            multicast_bytes: result.multicast.1,
+            broadcast_packets: result.broadcast.0,
+            broadcast_bytes: result.broadcast.1,
+        }
     }
 
     fn post_receive(port: u32, queue: u32, buffers: Vec<RxBuffer>, segments: Vec<Segment>) -> u32 {
         WORLD.lock().post_receive(port, queue, &buffers, &segments)
     }
 
-    fn cancel_receive(port: u32, _queue: u32) {
-        with_port(port, Port::cancel_receive);
+    fn cancel_receive(port: u32, queue: u32) {
+        WORLD.lock().cancel_receive(port, queue);
     }
 
-    fn cancel_transmit(port: u32, _queue: u32) {
-        with_port(port, Port::cancel_transmit);
+    fn cancel_transmit(port: u32, queue: u32) {
+        WORLD.lock().cancel_transmit(port, queue);
     }
 
-    fn steer(_port: u32, _steering: packet_endpoint::Steering) {
-        not_offered("steering");
+    fn steer(port: u32, steering: Steering) {
+        WORLD.lock().steer(
+            port,
+            kit::Steering {
+                hash_types: kit::HashTypes::from_bits_retain(steering.hash_types.bits()),
+                key: steering.key,
+                table: steering.table,
+                default_queue: steering.default_queue,
+            },
+        );
     }
 
     fn limit_rate(_port: u32, _mbps: Option<u32>) {
-        not_offered("rate-limit");
+        not_offered(Features::RATE_LIMIT, "rate-limit");
     }
 
     fn statistics(_port: u32) -> packet_endpoint::LinkStatistics {
-        not_offered("statistics");
+        not_offered(Features::STATISTICS, "statistics");
         packet_endpoint::LinkStatistics {
             rx_packets: 0,
             rx_bytes: 0,
@@ -135,84 +167,120 @@ impl recovery::Guest for Testbed {
 }
 
 impl log::Guest for Testbed {
-    fn write(_level: log::Level, message: Vec<u8>) {
-        WORLD.lock().log(message);
+    fn write(level: log::Level, message: Vec<u8>) {
+        let level = match level {
+            log::Level::Error => platform::Level::Error,
+            log::Level::Warn => platform::Level::Warn,
+            log::Level::Info => platform::Level::Info,
+            log::Level::Debug => platform::Level::Debug,
+            log::Level::Trace => platform::Level::Trace,
+        };
+        let line = String::from_utf8_lossy(&message).into_owned();
+        WORLD.lock().log(level, line);
+    }
+}
+
+/// The generated type differs from the kit's only in its name.
+fn packet(packet: &TxPacket) -> platform::TxPacket {
+    platform::TxPacket {
+        id: packet.id,
+        segments: packet.segments,
+        l4_offset: packet.l4_offset,
+        segment_size: packet.segment_size,
+        vlan_tci: packet.vlan_tci,
+        offloads: packet.offloads,
+    }
+}
+
+fn transmitted(packet: manatee_world::Transmitted) -> control::Transmitted {
+    control::Transmitted {
+        frame: packet.frame,
+        segments: packet.segments,
+        l4_offset: packet.l4_offset,
+        segment_size: packet.segment_size,
+        vlan_tci: packet.vlan_tci,
+        offloads: packet.offloads,
     }
 }
 
 impl control::Guest for Testbed {
-    fn start(ports: u32) {
-        WORLD.lock().start(ports);
+    fn start(ports: u32, queues: u16, offered: Features) {
+        WORLD.lock().start(ports, queues, offered);
     }
 
     fn peek(address: u64, length: u32) -> Vec<u8> {
-        let world = WORLD.lock();
-        let bytes = world.memory.peek(address, length);
-        bytes.expect("the range is guest memory").to_vec()
+        let mut data = vec![0; length as usize];
+        let read = WORLD.lock().memory.peek(address, &mut data);
+        read.expect("the range is guest memory");
+        data
     }
 
     fn poke(address: u64, data: Vec<u8>) {
-        let inside = WORLD.lock().memory.poke(address, &data);
-        assert!(inside, "the range is not guest memory");
+        let written = WORLD.lock().memory.poke(address, &data);
+        written.expect("the range is guest memory");
     }
 
     fn take_interrupts() -> Vec<u16> {
         WORLD.lock().take_interrupts()
     }
 
-    fn take_transmitted(port: u32) -> Vec<Transmitted> {
-        with_port(port, Port::take_transmitted).unwrap_or_default()
+    fn take_transmitted(port: u32, queue: u32) -> Vec<control::Transmitted> {
+        let packets = with_queue(port, queue, Queue::take_transmitted);
+        packets.into_iter().map(transmitted).collect()
     }
 
-    fn plan_transmits(port: u32, statuses: Vec<TxStatus>) {
-        with_port(port, |port| port.plan_transmits(&statuses));
+    fn plan_transmits(port: u32, queue: u32, statuses: Vec<TxStatus>) {
+        with_queue(port, queue, |queue| queue.plan_transmits(&statuses));
     }
 
-    fn finish_transmits(port: u32, statuses: Vec<TxStatus>) -> Vec<TxCompletion> {
-        with_port(port, |port| port.finish_transmits(&statuses)).unwrap_or_default()
+    fn finish_transmits(port: u32, queue: u32, statuses: Vec<TxStatus>) -> Vec<TxCompletion> {
+        with_queue(port, queue, |queue| queue.finish_transmits(&statuses))
     }
 
-    fn pending_transmits(port: u32) -> u32 {
-        with_port(port, |port| port.pending_transmits() as u32).unwrap_or(0)
+    fn pending_transmits(port: u32, queue: u32) -> u32 {
+        with_queue(port, queue, |queue| queue.pending_transmits() as u32)
     }
 
-    fn arrive(port: u32, frames: Vec<Arrival>) -> Vec<RxPacket> {
-        let world = &mut *WORLD.lock();
-        let port = world.ports.get_mut(port as usize);
-        port.map(|port| port.arrive(&mut world.memory, &frames))
-            .unwrap_or_default()
+    fn arrive(port: u32, queue: u32, frames: Vec<control::Arrival>) -> Vec<RxPacket> {
+        let frames = frames
+            .iter()
+            .map(|arrival| (&arrival.frame[..], arrival.flags));
+        let frames: Vec<_> = frames.collect();
+        WORLD.lock().arrive(port, queue, &frames)
     }
 
-    fn posted_buffers(port: u32) -> u32 {
-        with_port(port, |port| port.posted_buffers() as u32).unwrap_or(0)
+    fn posted_buffers(port: u32, queue: u32) -> u32 {
+        with_queue(port, queue, |queue| queue.posted_buffers() as u32)
     }
 
-    fn limit_buffers(port: u32, most: u32) {
-        with_port(port, |port| port.limit_buffers(most as usize));
+    fn limit_buffers(port: u32, queue: u32, most: u32) {
+        with_queue(port, queue, |queue| queue.limit_buffers(most as usize));
     }
 
-    fn deny_memory(address: u64, length: u64) {
-        WORLD.lock().memory.deny(address, length);
+    fn revoke_memory(address: u64, length: u64) {
+        WORLD.lock().memory.revoke(address, length);
     }
 
-    fn fail_access(skip: u32, fault: AccessFault) {
-        let error = match fault {
-            AccessFault::Unmapped => MemoryError::Unmapped,
-            AccessFault::TooLong => MemoryError::TooLong,
-        };
-        WORLD.lock().memory.plan_fault(skip, error);
+    fn give_memory_back() {
+        WORLD.lock().memory.give_back();
     }
 
-    fn refuse_windows(refusal: WindowRefusal) {
-        WORLD.lock().window_error = match refusal {
-            WindowRefusal::Unsupported => WindowError::Unsupported,
-            WindowRefusal::Invalid => WindowError::Invalid,
-            WindowRefusal::Exhausted => WindowError::Exhausted,
-        };
+    fn get_steering(port: u32) -> Option<Steering> {
+        let steering = WORLD.lock().port(port).steering().cloned()?;
+        Some(Steering {
+            hash_types: HashTypes::from_bits_retain(steering.hash_types.bits()),
+            key: steering.key,
+            table: steering.table,
+            default_queue: steering.default_queue,
+        })
     }
 
     fn take_log() -> Vec<Vec<u8>> {
-        WORLD.lock().take_log()
+        let lines = WORLD.lock().take_log();
+        lines
+            .into_iter()
+            .map(|(_, line)| line.into_bytes())
+            .collect()
     }
 
     fn take_offences() -> Vec<String> {

@@ -5,37 +5,17 @@
 //! `just guest-tests`, and every requirement is tried on an instance of its
 //! own: a device that traps or never ends misses one requirement, not all.
 
+mod error;
 mod program;
 
 use std::time::{Duration, Instant};
 
+pub use error::CheckError;
 pub use manatee_conformance::suite::Requirement;
 use manatee_conformance::suite::requirements;
 
-use manatee::component::{Component, ComponentError};
+use manatee::component::Component;
 use program::Program;
-
-/// Why a component can't be checked.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// It is not a device.
-    #[error(transparent)]
-    Component(#[from] ComponentError),
-    /// It can't be composed with the tests.
-    #[error("{name} can't be composed with the tests: {error}")]
-    Compose {
-        /// Its path or name.
-        name: String,
-        /// What does not fit.
-        error: String,
-    },
-    /// No requirement is asked for.
-    #[error("no requirement has {0} in its name; `--list` lists all")]
-    Unknown(String),
-    /// This machine can't run the tests.
-    #[error("setting up the tests: {0}")]
-    Runtime(String),
-}
 
 /// Bounds of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +30,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Five seconds a requirement, a minute in all, 64 MiB.
+    /// Allows five seconds a requirement, a minute in all, 64 MiB.
     fn default() -> Self {
         Self {
             requirement: Duration::from_secs(5),
@@ -71,7 +51,7 @@ pub struct Verdict {
     pub missed: Option<String>,
 }
 
-/// The requirements whose name contains any of these; every one if there are
+/// Returns the requirements whose name contains any of these; every one if there are
 /// none.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use wasmtime_wasi::p2::bindings::sync::CommandPre;
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::CheckError;
+use crate::error::CheckError;
 
 /// The most that a run may print.
 const MAX_OUTPUT: usize = 1 << 20;
@@ -151,7 +151,7 @@ impl Program {
     }
 }
 
-/// What the runner printed of a requirement. The device can't print.
+/// Returns what the runner printed of a requirement. The device can't print.
 fn verdict(output: &[u8], name: &str, succeeded: bool) -> Result<(), String> {
     let events = output
         .split(|byte| *byte == b'\n')

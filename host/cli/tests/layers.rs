@@ -49,7 +49,13 @@ fn library_is_no_application() {
     has_none_of(
         "manatee",
         &["--no-default-features"],
-        &["manatee-vfio-user", "vfio-bindings"],
+        &[
+            "manatee-vfio-user",
+            "vfio-bindings",
+            "cranelift-codegen",
+            "wasmtime-internal-cranelift",
+            "io-uring",
+        ],
     );
 }
 

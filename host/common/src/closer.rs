@@ -142,7 +142,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// A socket whose last descriptor takes a minute to close, and its peer, which ends
+    /// Returns a socket whose last descriptor takes a minute to close, and its peer, which ends
     /// that by reading.
     fn lingering() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

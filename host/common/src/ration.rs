@@ -50,7 +50,7 @@ impl Ration {
         self.pass_at(Instant::now())
     }
 
-    /// Lines that were dropped so far.
+    /// Returns how many lines were dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -119,7 +119,7 @@ pub fn clean(text: &[u8], most: usize) -> String {
     line
 }
 
-/// What is shown for a character.
+/// Returns what is shown for a character.
 fn shown(c: char) -> char {
     match c {
         // They take room, or none, and show nothing.
@@ -139,7 +139,7 @@ fn shown(c: char) -> char {
 mod tests {
     use super::*;
 
-    /// When lines pass, of one that is tried each second for as long, in seconds.
+    /// Returns when lines pass, of one that is tried each second for as long, in seconds.
     fn passed(ration: &mut Ration, begin: Instant, seconds: u64) -> Vec<u64> {
         let tries = 0..seconds;
         tries

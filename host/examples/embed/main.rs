@@ -8,6 +8,9 @@
 //! ```console
 //! $ cargo run --example embed
 //! ```
+//!
+//! With the name of a file, it writes there what the component is compiled to, for a build
+//! that has no compiler (without the feature `compiler`).
 
 mod machine;
 
@@ -36,6 +39,10 @@ impl VectorSink for Processor {
 }
 
 fn main() -> Result<()> {
+    #[cfg(feature = "compiler")]
+    if let Some(path) = std::env::args_os().nth(1) {
+        return Ok(std::fs::write(path, Component::precompile()?)?);
+    }
     let component = Component::embedded()?;
     let (sender, interrupts) = channel();
     let port = Port {

@@ -42,8 +42,11 @@ pub struct Body {
     /// The component failed, and what is left of this stay was too little for a
     /// fresh instance: the next stay begins with that.
     pub(super) recovering: bool,
-    /// Doorbells that rang while the guest had bus mastering off.
+    /// Doorbells that rang while the guest had bus mastering off, or that are for the
+    /// device's own thread.
     held: Doorbells,
+    /// Some of them are for the thread.
+    ring_late: bool,
     /// Nor after that: code of the host's own did not get to its end.
     pub(super) ended: bool,
     pub(super) recoverer: Recoverer,
@@ -74,6 +77,7 @@ impl Body {
             down: false,
             recovering: false,
             held: doorbells.clone(),
+            ring_late: false,
             ended: false,
             recoverer: Recoverer::new(policy, doorbells),
             swaps: Swaps::default(),
@@ -193,14 +197,42 @@ impl Body {
         state.hurry();
         let was_master = state.function.bus_master();
         let due = state.function.config_write(offset, data);
+        self.mastering_changed(was_master, due);
+    }
+
+    /// Sees to what follows from a change of bus mastering, if there was one, and
+    /// delivers what it let through.
+    pub(super) fn mastering_changed(&mut self, was_master: bool, due: Vec<Due>) {
+        let state = self.state();
         deliver_interrupts(state, due);
         if was_master == state.function.bus_master() {
             return;
         }
         self.show_windows();
         if !was_master {
+            self.wake_all();
             self.ring_held();
         }
+    }
+
+    /// Keeps a write for the device's own thread, if it is to a doorbell. Returns whether
+    /// it is.
+    pub(super) fn hold_doorbell(&mut self, bar: u8, offset: u64, data: &[u8]) -> bool {
+        let function = &self.state_ref().function;
+        let is_whole = offset.is_multiple_of(8) && fits(function.bar_size(bar), offset, 8);
+        let Ok(value) = <[u8; 8]>::try_from(data) else {
+            return false;
+        };
+        if !is_whole || !function.memory_enabled() || bar == function.msix_bar() {
+            return false;
+        }
+        let value = u64::from_le_bytes(value);
+        if !self.held.note(bar, offset, 8, value) {
+            return false;
+        }
+        self.recoverer.doorbells.note(bar, offset, 8, value);
+        self.ring_late = true;
+        true
     }
 
     /// Has the component's windows show what they are to show.
@@ -214,9 +246,7 @@ impl Body {
     /// Bus mastering is on again: packets may be waiting, and doorbells that rang
     /// meanwhile.
     fn ring_held(&mut self) {
-        for port in &mut self.state().ports {
-            port.poll = true;
-        }
+        self.ring_late = false;
         let held = self.held.writes();
         self.held.clear();
         for write in held {
@@ -333,34 +363,49 @@ impl Body {
             let due = state.function.msix_write(offset, data);
             return deliver_interrupts(state, due);
         }
-        self.stop_waiting();
+        if self.state_ref().absence.is_noted() {
+            self.stop_waiting();
+        }
+        if self.ring_late && self.state_ref().function.bus_master() {
+            // In the order in which they rang.
+            self.ring_held();
+        }
+        // A doorbell, mostly.
+        if let Ok(value) = <[u8; 8]>::try_from(data)
+            && offset.is_multiple_of(8)
+        {
+            self.write_register(bar, offset, 8, u64::from_le_bytes(value));
+            return;
+        }
         let mut at = offset;
         let mut rest = data;
-        let mut more = false;
         while !rest.is_empty() {
             let width = width(at, rest.len());
             let (now, later) = rest.split_at(width);
             let mut value = [0; 8];
             value[..width].copy_from_slice(now);
-            let value = u64::from_le_bytes(value);
-            self.recoverer.doorbells.note(bar, at, width, value);
-            let master = self.state_ref().function.bus_master();
-            let held = !master && self.held.note(bar, at, width, value);
+            if !self.write_register(bar, at, width, u64::from_le_bytes(value)) {
+                break;
+            }
             at += width as u64;
             rest = later;
-            if held {
-                continue;
-            }
-            let Some(instance) = self.instance() else {
-                break;
-            };
-            let from = at - width as u64;
-            let Ok(left) = instance.write_register(bar, from, width as u8, value) else {
-                break;
-            };
-            more |= left;
         }
-        self.work_left |= more;
+    }
+
+    /// Writes a register, or holds a doorbell back until the guest has bus mastering
+    /// on. Returns whether the component runs on.
+    #[inline]
+    fn write_register(&mut self, bar: u8, at: u64, width: usize, value: u64) -> bool {
+        self.recoverer.doorbells.note(bar, at, width, value);
+        if !self.state_ref().function.bus_master() && self.held.note(bar, at, width, value) {
+            return true;
+        }
+        let Some(instance) = self.instance() else {
+            return false;
+        };
+        let left = instance.write_register(bar, at, width as u8, value);
+        self.work_left |= left.as_ref().is_ok_and(|left| *left);
+        left.is_ok()
     }
 
     pub fn link_changed(&mut self, port: u32, up: bool) {
@@ -392,6 +437,7 @@ impl Body {
         self.show_windows();
         self.state().absence.waiting = false;
         self.held.clear();
+        self.ring_late = false;
         self.recoverer.forget();
         self.work_left = false;
         self.recovering = false;
@@ -415,13 +461,17 @@ impl Body {
         if self.failure().is_some() {
             return self.recovering;
         }
-        !state.is_waiting() && (self.work_left || state.ports.iter().any(PortState::has_work))
+        !state.is_waiting()
+            && (self.work_left || self.ring_late || state.ports.iter().any(PortState::has_work))
     }
 
     /// Moves packets and completions until there is nothing left to do, or
     /// others should get a turn. True if work is left.
     #[must_use]
     pub fn settle(&mut self) -> bool {
+        if self.ring_late && self.state_ref().function.bus_master() {
+            self.ring_held();
+        }
         for _ in 0..ROUNDS {
             let busy = self.settle_once();
             self.note_failure();

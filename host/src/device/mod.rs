@@ -18,6 +18,7 @@ mod rehearsal;
 mod snapshot;
 mod swap;
 mod sync;
+mod vmm;
 mod wakes;
 
 use std::fs::File;

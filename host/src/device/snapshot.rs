@@ -108,7 +108,9 @@ impl Body {
     ///
     /// [`SwapError::Down`] or [`SwapError::Save`].
     pub fn snapshot(&mut self) -> Result<Vec<u8>, SwapError> {
-        self.deliver_all();
+        if !self.state_ref().is_waiting() {
+            self.deliver_all();
+        }
         let component = self.save()?;
         let state = self.state_ref();
         let mut config = vec![0; CONFIG_SIZE];

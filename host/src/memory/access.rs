@@ -2,8 +2,9 @@
 
 use vm_memory::{Le64, VolatileMemory, VolatileSlice};
 
+use super::error::{Access, Fault};
+use super::guest::{GuestMemory, NEAR};
 use super::region::Reach;
-use super::{Access, Fault, GuestMemory, NEAR};
 
 impl GuestMemory {
     /// Copies from guest memory.

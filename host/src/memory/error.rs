@@ -1,6 +1,8 @@
 //! What can be wrong with an access, or with a region.
 
-use super::{GuestMemory, MAX_FILES, MAX_MAPPED_BYTES, MAX_REGIONS_OF_PROCESS};
+use rustix::io::Errno;
+
+use super::limits::{MAX_FILES, MAX_MAPPED_BYTES, MAX_REGIONS, MAX_REGIONS_OF_PROCESS};
 
 /// An access that is not (entirely) to guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,9 @@ impl std::fmt::Display for Access {
         })
     }
 }
+
+/// What a call came to: a number of bytes, or the kernel's error.
+pub type Outcome = Result<usize, Errno>;
 
 /// Why a region was refused, or could not be unmapped.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +78,10 @@ pub enum MapError {
          read-only, or open the file for writing"
     )]
     ReadOnlyFile(u64, u64),
-    /// More regions than [`GuestMemory::MAX_REGIONS`].
+    /// More regions than [`MAX_REGIONS`].
     #[error(
         "the device has {} guest regions already, the most it can have; unmap some first",
-        GuestMemory::MAX_REGIONS
+        MAX_REGIONS
     )]
     TooMany,
     /// More regions than there may be in a process.

@@ -222,7 +222,7 @@ fn action(new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
     Ok(unsafe { old.assume_init() })
 }
 
-/// The handler. All it calls is async-signal-safe.
+/// Handles a signal. All it calls is async-signal-safe.
 extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a structure that is valid during the call, and fills in
     // the address for these codes; `errno` is this thread's own.

@@ -8,10 +8,13 @@ use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{FileType, OFlags, SealFlags, fcntl_get_seals, fcntl_getfl, fstat, fstatfs};
 
+use manatee_common::closer::close_elsewhere;
+
 use super::budget::Share;
+use super::error::MapError;
 use super::fault::FaultRange;
 use super::mapping::Mapping;
-use super::{MapError, PAGE_SIZE};
+use super::unit::PAGE_SIZE;
 
 /// Identifies a file, and distinguishes one that may be written from the same
 /// file opened for reading only.
@@ -52,11 +55,11 @@ impl GuestFile {
                 page_size,
             }),
             Ok(Facts::Other(what)) => {
-                super::close_elsewhere(file);
+                close_elsewhere(file);
                 Err(MapError::NoFile { address, what })
             }
             Err(error) => {
-                super::close_elsewhere(file);
+                close_elsewhere(file);
                 Err(MapError::Mmap(address, size, error.to_string()))
             }
         }

@@ -4,15 +4,12 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use io_uring::squeue::Entry;
-use io_uring::{opcode, types};
 use rustix::io::Errno;
 
-use super::ring::Ring;
-use super::{Access, Fault, GuestMemory, Segment};
-
-/// What a call came to: a number of bytes, or the kernel's error.
-pub type Outcome = Result<usize, Errno>;
+use super::error::{Access, Fault, Outcome};
+use super::guest::GuestMemory;
+use super::ring::{Ring, read_entry, write_entry};
+use super::unit::Segment;
 
 /// Reads and writes of a descriptor that does not block: one system call for
 /// all of them if there is an io_uring, one each if not.
@@ -81,7 +78,7 @@ impl Calls {
         })
     }
 
-    /// Whether calls share system calls.
+    /// Returns whether calls share system calls.
     pub fn are_batched(&self) -> bool {
         self.ring.is_some()
     }
@@ -96,7 +93,7 @@ impl Calls {
         }
     }
 
-    /// One read of `fd`, which must not block, into each of the buffers.
+    /// Reads once from `fd`, which must not block, into each of the buffers.
     /// `outcomes` are what they came to. They may end at an error, with no
     /// read made after it.
     pub fn read<'b>(
@@ -220,32 +217,7 @@ impl<'a> Writes<'a> {
     }
 }
 
-fn read_entry(fd: BorrowedFd<'_>, range: &libc::iovec) -> Entry {
-    let fd = types::Fd(fd.as_raw_fd());
-    opcode::Read::new(fd, range.iov_base.cast(), length_of(range))
-        .rw_flags(libc::RWF_NOWAIT)
-        .build()
-}
-
-fn write_entry(fd: BorrowedFd<'_>, ranges: &[libc::iovec]) -> Entry {
-    let fd = types::Fd(fd.as_raw_fd());
-    match ranges {
-        // Cheaper, since the kernel has no list to copy.
-        [range] => opcode::Write::new(fd, range.iov_base.cast(), length_of(range))
-            .rw_flags(libc::RWF_NOWAIT)
-            .build(),
-        _ => opcode::Writev::new(fd, ranges.as_ptr(), ranges.len() as u32)
-            .rw_flags(libc::RWF_NOWAIT)
-            .build(),
-    }
-}
-
-/// A range's length. No call moves more than 2 GiB in any way.
-fn length_of(range: &libc::iovec) -> u32 {
-    u32::try_from(range.iov_len).unwrap_or(u32::MAX)
-}
-
-/// What a system call's result means.
+/// Returns what a system call's result means.
 fn outcome(result: isize) -> Outcome {
     usize::try_from(result).map_err(|_| {
         let error = std::io::Error::last_os_error();

@@ -9,9 +9,11 @@ use std::sync::{Arc, Weak};
 use vm_memory::VolatileSlice;
 
 use super::budget::Share;
+use super::error::Access;
 use super::file::{FileId, MappedFile};
+use super::limits::MAX_FILES;
 use super::range::MemoryRange;
-use super::{Access, MAX_FILES, PAGE_SIZE};
+use super::unit::PAGE_SIZE;
 
 /// Where guest addresses lie in this process.
 ///

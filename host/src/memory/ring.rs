@@ -1,13 +1,14 @@
 //! An io_uring that is empty between uses: many reads or writes, one system call.
 
 use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::register::Restriction;
 use io_uring::squeue::Entry;
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, types};
 use rustix::io::Errno;
 
-use super::iovec::Outcome;
+use super::error::Outcome;
 
 /// The calls that a ring can make, for ever: the kernel holds it to them.
 const CALLS: [u8; 3] = [
@@ -30,7 +31,7 @@ impl fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// A ring with room for so many calls at once.
+    /// Creates a ring with room for so many calls at once.
     ///
     /// # Errors
     ///
@@ -118,7 +119,34 @@ impl Ring {
     }
 }
 
-/// What a completion says.
+/// Returns the call that reads into a range, without waiting.
+pub fn read_entry(fd: BorrowedFd<'_>, range: &libc::iovec) -> Entry {
+    let fd = types::Fd(fd.as_raw_fd());
+    opcode::Read::new(fd, range.iov_base.cast(), length_of(range))
+        .rw_flags(libc::RWF_NOWAIT)
+        .build()
+}
+
+/// Returns the call that writes ranges, without waiting.
+pub fn write_entry(fd: BorrowedFd<'_>, ranges: &[libc::iovec]) -> Entry {
+    let fd = types::Fd(fd.as_raw_fd());
+    match ranges {
+        // Cheaper, since the kernel has no list to copy.
+        [range] => opcode::Write::new(fd, range.iov_base.cast(), length_of(range))
+            .rw_flags(libc::RWF_NOWAIT)
+            .build(),
+        _ => opcode::Writev::new(fd, ranges.as_ptr(), ranges.len() as u32)
+            .rw_flags(libc::RWF_NOWAIT)
+            .build(),
+    }
+}
+
+/// Returns a range's length. No call moves more than 2 GiB in any way.
+fn length_of(range: &libc::iovec) -> u32 {
+    u32::try_from(range.iov_len).unwrap_or(u32::MAX)
+}
+
+/// Returns what a completion says.
 fn outcome(result: i32) -> Outcome {
     usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
 }

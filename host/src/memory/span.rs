@@ -1,6 +1,8 @@
 //! Bytes that lie in several segments, read and written as if they lay in one.
 
-use super::{Fault, GuestMemory, Segment};
+use super::error::Fault;
+use super::guest::GuestMemory;
+use super::unit::Segment;
 
 /// A position in the bytes of several segments.
 ///
@@ -14,7 +16,7 @@ pub struct Span<I> {
 }
 
 impl<I: Iterator<Item = Segment>> Span<I> {
-    /// The beginning of all bytes of `segments`.
+    /// Creates a span at the beginning of all bytes of `segments`.
     #[inline]
     pub fn new(segments: impl IntoIterator<IntoIter = I>) -> Self {
         Self {

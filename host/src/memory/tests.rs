@@ -13,6 +13,11 @@ use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::budget::Budget;
+use super::guest::{Budgets, FEW};
 use super::*;
 
 /// Two pages of memory, ending where [`HIGH`] begins.
@@ -30,19 +35,19 @@ pub(crate) const UNREACHABLE: u64 = 0x300_0000;
 /// No memory at all.
 pub(crate) const NOWHERE: u64 = 0x400_0000;
 
-/// A file in memory.
+/// Returns a file in memory.
 pub(crate) fn memfd(size: u64) -> File {
     named("guest", size)
 }
 
-/// A file in memory whose name identifies it.
+/// Returns a file in memory whose name identifies it.
 fn named(name: &str, size: u64) -> File {
     let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).unwrap());
     file.set_len(size).unwrap();
     file
 }
 
-/// Memory of each kind.
+/// Creates memory of each kind.
 pub(crate) fn guest_memory() -> GuestMemory {
     let mut memory = GuestMemory::new();
     let mut map = |address, size, writable| {
@@ -56,7 +61,7 @@ pub(crate) fn guest_memory() -> GuestMemory {
     memory
 }
 
-/// A segment.
+/// Returns a segment.
 pub(crate) fn segment(address: u64, length: u32) -> Segment {
     Segment { address, length }
 }
@@ -147,7 +152,7 @@ fn both_ways() -> impl Iterator<Item = Calls> {
     Calls::batched().into_iter().chain([Calls::one_by_one()])
 }
 
-/// Both ends of a pipe, which do not block.
+/// Returns both ends of a pipe, which do not block.
 pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
     let (from, to) = std::io::pipe().unwrap();
     for end in [from.as_fd(), to.as_fd()] {

@@ -177,7 +177,7 @@ impl Registers {
 }
 
 impl ConfigSpace {
-    /// `bar_sizes` holds powers of two at even indices, 0 where there is none.
+    /// Creates a space whose `bar_sizes` are powers of two at even indices, 0 where there is none.
     pub fn new(
         identity: &Identity,
         bar_sizes: &[u64; BAR_COUNT],
@@ -283,7 +283,7 @@ impl ConfigSpace {
         Command::from_bits_truncate(self.registers.u16(COMMAND))
     }
 
-    /// `index` is that of a BAR that exists.
+    /// Returns the address of a BAR that exists.
     pub fn bar_address(&self, index: u8) -> u64 {
         let offset = BASE_ADDRESS_0 + 4 * usize::from(index);
         self.registers.u64(offset) & self.writable.u64(offset)

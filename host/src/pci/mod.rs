@@ -61,6 +61,20 @@ pub enum FunctionError {
     NoRoomForMsix,
 }
 
+/// Where the MSI-X structures of a function lie, for a VMM that emulates them itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MsixLayout {
+    /// Index of the BAR that has nothing else.
+    pub bar: u8,
+    /// Number of vectors.
+    pub vectors: u16,
+    /// Offset of the table in the BAR, in bytes.
+    pub table: u64,
+    /// Offset of the pending bits in the BAR, in bytes.
+    pub pending: u64,
+}
+
 /// A PCI Express endpoint with memory BARs and MSI-X.
 #[derive(Clone, Debug)]
 pub struct Function {
@@ -70,10 +84,12 @@ pub struct Function {
     bar_sizes: [u64; BAR_COUNT],
     msix_bar: u8,
     msix: Msix,
+    /// The VMM has paused the function, whatever the guest enabled.
+    paused: bool,
 }
 
 impl Function {
-    /// A function in its power-on state, with BARs of the given (index, size
+    /// Creates a function in its power-on state, with BARs of the given (index, size
     /// in bytes), and one more for the MSI-X table of `msix_vectors` entries at
     /// the lowest free even index.
     ///
@@ -104,6 +120,7 @@ impl Function {
             bar_sizes,
             msix_bar,
             msix,
+            paused: false,
         })
     }
 
@@ -173,32 +190,57 @@ impl Function {
         self.msix.raise_through(vector, Gate { bus_master, ..gate })
     }
 
-    /// Whether the function answers accesses to its BARs.
+    /// Returns whether the function answers accesses to its BARs.
     pub fn memory_enabled(&self) -> bool {
         self.config.command().contains(Command::MEMORY)
     }
 
-    /// Whether the function may access guest memory.
+    /// Returns whether the function may access guest memory: the guest has bus mastering
+    /// on, and the VMM has not paused the function.
     pub fn bus_master(&self) -> bool {
-        self.config.command().contains(Command::BUS_MASTER)
+        !self.paused && self.config.command().contains(Command::BUS_MASTER)
     }
 
-    /// Index of the BAR that holds the MSI-X table and pending bits.
+    /// Returns whether the VMM has paused the function.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Pauses the function, or has it continue: neither a reset nor the guest changes
+    /// that. Returns the interrupts that this let through.
+    #[must_use = "interrupts that were held back are lost unless they are delivered"]
+    pub fn set_paused(&mut self, paused: bool) -> Vec<Due> {
+        self.paused = paused;
+        self.msix.set_gate(self.gate())
+    }
+
+    /// Returns where the MSI-X structures lie.
+    pub fn msix_layout(&self) -> MsixLayout {
+        let layout = self.msix.layout();
+        MsixLayout {
+            bar: self.msix_bar,
+            vectors: self.msix.vectors(),
+            table: 0,
+            pending: layout.pba_offset.into(),
+        }
+    }
+
+    /// Returns the index of the BAR that holds the MSI-X table and pending bits.
     pub fn msix_bar(&self) -> u8 {
         self.msix_bar
     }
 
-    /// Number of MSI-X vectors.
+    /// Returns the number of MSI-X vectors.
     pub fn msix_vectors(&self) -> u16 {
         self.msix.vectors()
     }
 
-    /// Size of a BAR in bytes, 0 if there is none with this index.
+    /// Returns the size of a BAR in bytes, 0 if there is none with this index.
     pub fn bar_size(&self, index: u8) -> u64 {
         self.bar_sizes.get(usize::from(index)).copied().unwrap_or(0)
     }
 
-    /// Where the guest put a BAR, or None if there is none with this index.
+    /// Returns where the guest put a BAR, or None if there is none with this index.
     pub fn bar_address(&self, index: u8) -> Option<u64> {
         (self.bar_size(index) > 0).then(|| self.config.bar_address(index))
     }
@@ -209,7 +251,7 @@ impl Function {
         self.msix.reset();
     }
 
-    /// The function's state, for people and tools.
+    /// Returns the function's state, for people and tools.
     pub fn inspect(&self) -> Value {
         let control = self.config.msix_control();
         let bars = (0..BAR_COUNT as u8).filter(|&index| self.bar_size(index) > 0);
@@ -224,6 +266,7 @@ impl Function {
             "identity": self.identity.inspect(),
             "memory_enabled": self.memory_enabled(),
             "bus_master": self.bus_master(),
+            "paused": self.paused,
             "bars": bars,
             "msix": {
                 "bar": self.msix_bar,

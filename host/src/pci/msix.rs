@@ -105,7 +105,7 @@ impl Entry {
         self.programmed |= bytes != Self::POWER_ON.to_bytes();
     }
 
-    /// Whether its own mask holds it back.
+    /// Returns whether its own mask holds it back.
     fn is_held(&self, owner: TableOwner) -> bool {
         self.masked && (self.programmed || owner == TableOwner::Function)
     }
@@ -167,12 +167,12 @@ impl Msix {
         }
     }
 
-    /// In bytes; the pending bits are a whole number of 64-bit words.
+    /// Returns the bytes of the pending bits, a whole number of 64-bit words.
     fn pba_size(&self) -> usize {
         self.entries.len().div_ceil(64) * 8
     }
 
-    /// `waits` says which vectors the VMM holds back besides.
+    /// Reads table and pending bits; `waits` says which vectors the VMM holds back besides.
     pub fn read(&self, offset: u64, data: &mut [u8], waits: &dyn Fn(u16) -> bool) {
         let layout = self.layout();
         read_bytes(offset, data, |at| {
@@ -192,7 +192,7 @@ impl Msix {
         })
     }
 
-    /// Everything but the table is read-only.
+    /// Writes the table; everything else is read-only.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Vec<Due> {
         let table_size = self.entries.len() * ENTRY_SIZE;
         let start = usize::try_from(offset)
@@ -233,8 +233,8 @@ impl Msix {
             .collect()
     }
 
-    /// A VMM that keeps the table may also keep the bit that enables it: the bit counts
-    /// once it was set.
+    /// Returns whether interrupts pass. A VMM that keeps the table may also keep the bit
+    /// that enables it, which counts once it was set.
     fn is_open(&self, gate: Gate) -> bool {
         let keeps_enable = self.owner == TableOwner::Vmm && !self.was_enabled;
         gate.bus_master && !gate.masked && (gate.enabled || keeps_enable)
@@ -261,12 +261,12 @@ impl Msix {
         self.was_enabled = false;
     }
 
-    /// How many vectors are not masked in the table.
+    /// Returns how many vectors are not masked in the table.
     pub fn unmasked(&self) -> usize {
         self.entries.iter().filter(|entry| !entry.masked).count()
     }
 
-    /// The vectors that wait, in order.
+    /// Returns the vectors that wait, in order.
     pub fn pending(&self) -> Vec<usize> {
         let waiting = self
             .entries

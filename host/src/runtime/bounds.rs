@@ -3,7 +3,7 @@
 
 use wasmtime::{Result, bail};
 
-use super::state::Limits;
+use super::limits::Limits;
 use crate::contract::{Bounds, Features};
 
 /// Bytes of a device's name.

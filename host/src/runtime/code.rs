@@ -5,10 +5,11 @@ use std::sync::Arc;
 use wasmtime::component::{Component, InstancePre as ComponentPre};
 use wasmtime::{InstancePre, Module, Result, Store};
 
+use super::engine::Runtime;
 use super::exports::Exports;
-use super::instance::{Failure, Instance};
-use super::state::{HostState, Limits};
-use super::{Runtime, direct, model};
+use super::limits::Limits;
+use super::state::HostState;
+use super::{direct, model};
 
 /// How instances of a component are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,28 +30,36 @@ pub struct Code {
 }
 
 impl Code {
-    /// Checks that a component has the types of the world, and whether its module
-    /// can take its place.
+    /// Checks that a component has the imports of the world.
     ///
     /// # Errors
     ///
     /// What does not fit.
-    pub fn new(runtime: &Runtime, component: &Component, module: Option<&Module>) -> Result<Self> {
-        let mut code = Self {
+    pub fn of_component(runtime: &Runtime, component: &Component) -> Result<Self> {
+        Ok(Self {
             component: runtime.linker.instantiate_pre(component)?,
             module: None,
             calls: Calls::Model("it is not one module".into()),
-        };
-        // This looks its functions up, with their types.
-        let state = HostState::vacant(Limits::default())?;
-        let tried = Instance::new(&code, state);
-        tried.map_err(|(failure, _)| wasmtime::Error::msg(failure.reason.to_string()))?;
-        match module.map(|module| code.take_directly(runtime, module)) {
-            Some(Ok(())) => code.calls = Calls::Direct,
-            Some(Err(failure)) => code.calls = Calls::Model(failure.reason.clone()),
-            None => {}
-        }
-        Ok(code)
+        })
+    }
+
+    /// Returns the same, called in the module inside.
+    ///
+    /// # Errors
+    ///
+    /// The module's imports are not those of the world.
+    pub fn with_module(&self, runtime: &Runtime, module: &Module) -> Result<Self> {
+        Ok(Self {
+            module: Some(runtime.direct_linker.instantiate_pre(module)?),
+            calls: Calls::Direct,
+            ..self.clone()
+        })
+    }
+
+    /// Returns the same, with why its module is not called.
+    pub fn without_module(self, why: Arc<str>) -> Self {
+        let calls = Calls::Model(why);
+        Self { calls, ..self }
     }
 
     /// Returns how instances with these limits are called.
@@ -59,20 +68,6 @@ impl Code {
             Calls::Direct if !limits.direct => Calls::Model("the limits say so".into()),
             calls => calls.clone(),
         }
-    }
-
-    /// Has instances made of the module from now on, if one can be.
-    fn take_directly(&mut self, runtime: &Runtime, module: &Module) -> Result<(), Failure> {
-        let failed = |error: wasmtime::Error| Failure::because(&format!("{error:#}"));
-        let pre = runtime.direct_linker.instantiate_pre(module);
-        self.module = Some(pre.map_err(failed)?);
-        let state = HostState::vacant(Limits::default());
-        let state = state.map_err(|error| Failure::because(&error.to_string()))?;
-        let tried = Instance::new(self, state);
-        tried.map(drop).map_err(|(failure, _)| {
-            self.module = None;
-            failure
-        })
     }
 
     /// The module to compile besides a component, if it can be called directly.

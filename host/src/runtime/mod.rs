@@ -5,88 +5,28 @@ pub mod bounds;
 mod code;
 mod deadline;
 mod direct;
+mod engine;
 mod exports;
+mod failure;
 mod handshake;
 mod imports;
 mod instance;
+mod limits;
 mod linear_memory;
 mod model;
 mod port;
 mod reaper;
+mod scratch;
 mod state;
 mod sync;
+mod trial;
 
 pub use code::{Calls, Code};
-pub use instance::{Failure, Instance};
+pub use engine::{Runtime, RuntimeError};
+pub use failure::Failure;
+pub use instance::Instance;
+pub use limits::Limits;
 pub use linear_memory::RevokeError;
 pub use port::{InvalidPort, Port, PortState};
-pub use state::{HostState, Limits, Phase};
-
-use std::sync::{Arc, OnceLock};
-
-use wasmtime::{Config, Engine};
-
-pub(crate) use deadline::Ticker;
-
-/// What a 32-bit component can address.
-const RESERVATION: u64 = 1 << 32;
-/// Inaccessible addresses behind that, for accesses with an offset.
-const GUARD: u64 = 32 << 20;
-const STACK: usize = 512 << 10;
-
-/// What all devices of a process share.
-pub struct Runtime {
-    /// Compiles and runs.
-    pub engine: Engine,
-    linker: wasmtime::component::Linker<HostState>,
-    direct_linker: wasmtime::Linker<HostState>,
-    ticker: Ticker,
-}
-
-/// The runtime could not be set up.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("setting up the wasm runtime: {0}")]
-pub struct RuntimeError(Arc<str>);
-
-impl Runtime {
-    /// The runtime of this process.
-    ///
-    /// # Errors
-    ///
-    /// [`RuntimeError`] if this machine can't run it; the answer stays the
-    /// same for the whole process.
-    pub fn get() -> Result<&'static Self, RuntimeError> {
-        static RUNTIME: OnceLock<Result<Runtime, RuntimeError>> = OnceLock::new();
-        let runtime = RUNTIME
-            .get_or_init(|| Self::new().map_err(|error| RuntimeError(format!("{error:#}").into())));
-        runtime.as_ref().map_err(Clone::clone)
-    }
-
-    fn new() -> wasmtime::Result<Self> {
-        let mut config = Config::new();
-        config
-            .wasm_component_model(true)
-            .concurrency_support(false)
-            .epoch_interruption(true)
-            .max_wasm_stack(STACK)
-            .memory_reservation(RESERVATION)
-            .memory_guard_size(GUARD)
-            .memory_may_move(false)
-            .memory_init_cow(false)
-            .with_host_memory(Arc::new(linear_memory::Creator));
-        let engine = Engine::new(&config)?;
-        let ticker = Ticker::start(&engine)?;
-        Ok(Self {
-            linker: model::linker(&engine)?,
-            direct_linker: direct::linker(&engine)?,
-            engine,
-            ticker,
-        })
-    }
-}
-
-impl std::fmt::Debug for Runtime {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime").finish_non_exhaustive()
-    }
-}
+pub use state::{HostState, Phase};
+pub use trial::prepare;

@@ -3,46 +3,19 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
 use super::direct::Inside;
-use super::imports::Scratch;
+use super::limits::Limits;
 use super::linear_memory::{Reservation, RevokeError, View};
 use super::port::PortState;
+use super::scratch::Scratch;
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
 use crate::pci::msix::TableOwner;
 use crate::pci::{Function, FunctionError, Identity};
 use manatee_common::ration::Ration;
-
-/// Bounds of what one device may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Linear memory in bytes, windows included.
-    pub memory: usize,
-    /// Longest that one call may run.
-    pub deadline: Duration,
-    /// Whether ring windows are given; without, the device copies.
-    pub windows: bool,
-    /// Whether a component that is one module is called past wasmtime's
-    /// component model: in an eighth of the time.
-    pub direct: bool,
-}
-
-impl Default for Limits {
-    /// 512 MiB of addresses (a window takes addresses, not memory), one
-    /// second, with windows, called directly.
-    fn default() -> Self {
-        Self {
-            memory: 512 << 20,
-            deadline: Duration::from_secs(1),
-            windows: true,
-            direct: true,
-        }
-    }
-}
 
 /// A region of guest memory of at least so many bytes is guest RAM: while it is
 /// gone, buffers and queues may be too.
@@ -119,6 +92,14 @@ pub struct Absence {
     pub told: Vec<u32>,
     /// Those of them that are whole again.
     pub back: Vec<u32>,
+}
+
+impl Absence {
+    /// Returns whether anything is waited for.
+    #[inline]
+    pub fn is_noted(&self) -> bool {
+        self.waiting | self.ram
+    }
 }
 
 impl HostState {

@@ -4,6 +4,7 @@
 mod machine;
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// From this many calls on, only every so many are followed by a swap: a
 /// device with a thousand queues takes its time.
 const MANY_CALLS: u32 = 400;
+
+/// Size of a guest page in bytes.
+const PAGE: u64 = 4096;
 
 struct Processor(Sender<u16>);
 
@@ -53,6 +57,8 @@ pub struct HostBench {
     wires: Vec<Wire>,
     /// Whether it is to have windows.
     windows: bool,
+    /// Guest memory that was taken away, in pages.
+    revoked: Vec<Range<u64>>,
     /// What it is replaced by after every call.
     successor: Option<Component>,
     /// Calls so far.
@@ -85,10 +91,7 @@ impl Workshop for HostWorkshop {
             .expect("a device");
         let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd_create"));
         memory.set_len(MEMORY_SIZE).expect("ftruncate");
-        let shared = memory.try_clone().expect("a descriptor");
-        device
-            .map_memory(0, MEMORY_SIZE, Some((shared, 0)), true)
-            .expect("shared memory");
+        map(&device, &memory, 0..MEMORY_SIZE);
         device.config_write(COMMAND, &ENABLED);
         HostBench {
             machine: Machine {
@@ -98,13 +101,41 @@ impl Workshop for HostWorkshop {
             },
             wires,
             windows: self.windows,
+            revoked: Vec::new(),
             successor: self.swaps.then(|| self.component.clone()),
             calls: 0,
         }
     }
 }
 
+/// Maps a range of guest memory.
+fn map(device: &Device, memory: &File, range: Range<u64>) {
+    if !range.is_empty() {
+        let shared = memory.try_clone().expect("a descriptor");
+        let size = range.end - range.start;
+        let mapped = device.map_memory(range.start, size, Some((shared, range.start)), true);
+        mapped.expect("shared memory");
+    }
+}
+
 impl HostBench {
+    /// Maps the guest memory that was not taken away, in place of what is mapped.
+    fn map_again(&mut self) {
+        let Machine { device, memory, .. } = &self.machine;
+        device.unmap_memory(0, MEMORY_SIZE).expect("shared memory");
+        self.revoked.sort_by_key(|gone| gone.start);
+        let mut from = 0;
+        for gone in &self.revoked {
+            map(device, memory, from..gone.start.max(from));
+            from = from.max(gone.end);
+        }
+        map(device, memory, from..MEMORY_SIZE);
+        // Memory that is gone now does not come back by itself: the host need not wait.
+        // A write of a byte has no effect on the device.
+        device.bar_write(0, 0, &[0]);
+        self.settle();
+    }
+
     /// Waits until the device has no work left, in whichever thread it does
     /// it, and fails if the component did.
     fn settle(&mut self) {
@@ -161,6 +192,17 @@ impl Bench for HostBench {
 
     fn write_memory(&mut self, address: u64, data: &[u8]) {
         self.machine.write_memory(address, data);
+    }
+
+    fn revoke_memory(&mut self, address: u64, length: u64) {
+        let end = (address + length).next_multiple_of(PAGE);
+        self.revoked.push(address / PAGE * PAGE..end);
+        self.map_again();
+    }
+
+    fn give_memory_back(&mut self) {
+        self.revoked.clear();
+        self.map_again();
     }
 
     fn take_interrupts(&mut self) -> Vec<u16> {

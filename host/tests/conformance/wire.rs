@@ -12,6 +12,7 @@ use manatee::endpoint::{
 };
 use manatee::memory::{Access, GuestMemory};
 use manatee_conformance::bench::{Transmitted, untag};
+use manatee_conformance::world::Queue;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -21,11 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What lies on a wire, as the test and the endpoint see it.
 #[derive(Default)]
 struct Lying {
-    transmitted: Vec<Transmitted>,
-    /// How the next packets end.
-    plan: VecDeque<TxStatus>,
-    /// Names of those that have not ended.
-    pending: VecDeque<u32>,
+    /// What was transmitted, and is planned. Buffers are the host's to keep.
+    queue: Queue,
     /// Ends of pending packets that the device was not told.
     ended: Vec<TxCompletion>,
     /// Frames that arrive, with what the test knows of them.
@@ -64,27 +62,28 @@ impl Wire {
 
     /// Packets since the last call.
     pub fn take_transmitted(&self) -> Vec<Transmitted> {
-        std::mem::take(&mut self.lying.lock().transmitted)
+        self.lying.lock().queue.take_transmitted()
     }
 
     /// How the next packets end.
     pub fn plan(&self, statuses: &[platform::TxStatus]) {
-        self.lying.lock().plan = statuses.iter().map(|status| host_status(*status)).collect();
+        self.lying.lock().queue.plan_transmits(statuses);
     }
 
     /// Number of packets that have not ended.
     pub fn pending(&self) -> usize {
-        self.lying.lock().pending.len()
+        self.lying.lock().queue.pending_transmits()
     }
 
     /// Ends the oldest pending packets.
     pub fn finish(&self, statuses: &[platform::TxStatus]) {
         let mut lying = self.lying.lock();
-        for status in statuses {
-            let id = lying.pending.pop_front().expect("a pending transmit");
-            let status = host_status(*status);
-            lying.ended.push(TxCompletion { id, status });
-        }
+        let ended = lying.queue.finish_transmits(statuses);
+        assert_eq!(ended.len(), statuses.len(), "pending transmits to finish");
+        lying.ended.extend(ended.iter().map(|ended| TxCompletion {
+            id: ended.id,
+            status: host_status(ended.status),
+        }));
         drop(lying);
         self.look();
     }
@@ -139,21 +138,15 @@ impl Lying {
                 return TxStatus::MemoryFault;
             }
         }
-        let status = self.plan.pop_front().unwrap_or(TxStatus::Sent);
-        if status == TxStatus::Pending {
-            self.pending.push_back(packet.id);
-        }
-        if matches!(status, TxStatus::Sent | TxStatus::Pending) {
-            self.transmitted.push(Transmitted {
-                frame,
-                segments: packet.segments,
-                offloads: device_offloads(packet.offloads),
-                l4_offset: packet.l4_offset,
-                segment_size: packet.segment_size,
-                vlan_tci: packet.vlan_tci,
-            });
-        }
-        status
+        let packet = platform::TxPacket {
+            id: packet.id,
+            segments: packet.segments,
+            l4_offset: packet.l4_offset,
+            segment_size: packet.segment_size,
+            vlan_tci: packet.vlan_tci,
+            offloads: device_offloads(packet.offloads),
+        };
+        host_status(self.queue.take_packet(&packet, &frame))
     }
 
     /// Writes the next frame to the next buffer. False if either is missing.
@@ -168,23 +161,28 @@ impl Lying {
         if tag.is_some() {
             flags |= RxFlags::VLAN;
         }
-        let mut rest = &frame[..];
-        for segment in buffer.segments() {
-            let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
-            if io.memory.write(segment.address, now).is_err() {
-                flags |= RxFlags::MEMORY_FAULT;
-                break;
-            }
-            rest = later;
-        }
-        if !rest.is_empty() && !flags.contains(RxFlags::MEMORY_FAULT) {
-            flags |= RxFlags::TRUNCATED;
-        }
-        let received = Received {
+        let mut received = Received {
             length: frame.len() as u32,
             flags,
             vlan_tci: tag.unwrap_or_default(),
         };
+        let mut rest = &frame[..];
+        for segment in buffer.segments() {
+            let (now, later) = rest.split_at(rest.len().min(segment.length as usize));
+            if io.memory.write(segment.address, now).is_err() {
+                received = Received {
+                    length: 0,
+                    flags: RxFlags::MEMORY_FAULT,
+                    vlan_tci: 0,
+                };
+                rest = &[];
+                break;
+            }
+            rest = later;
+        }
+        if !rest.is_empty() {
+            received.flags |= RxFlags::TRUNCATED;
+        }
         buffer.complete(received, io.done);
         self.arrived += 1;
         true
@@ -217,7 +215,7 @@ impl Endpoint for Wire {
 
     fn cancel(&mut self) {
         let mut lying = self.lying.lock();
-        lying.pending.clear();
+        lying.queue.cancel_transmit();
         lying.ended.clear();
     }
 

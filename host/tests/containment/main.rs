@@ -4,6 +4,7 @@ mod huge;
 #[path = "../../examples/embed/machine.rs"]
 mod machine;
 mod mapped;
+mod vmm;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -56,8 +56,12 @@ fn queues_come_and_go_between_rehearsal_and_swap() {
     echo(&mut driver, &mut vport).unwrap();
     let laid = windows(&device);
     rehearsal.swap().unwrap();
-    assert_eq!(windows(&device), laid);
+    // Those of queues that the device writes are laid when they are used again.
+    let kept = windows(&device);
+    assert!(kept < laid, "{kept} of {laid} windows");
+    driver.query_vport(0).unwrap();
     echo(&mut driver, &mut vport).unwrap();
+    assert_eq!(windows(&device), laid);
 
     let rehearsal = device.rehearse(&successors[1], NO_PROBATION).unwrap();
     echo(&mut driver, &mut vport).unwrap();
@@ -65,7 +69,8 @@ fn queues_come_and_go_between_rehearsal_and_swap() {
     let left = windows(&device);
     assert!(left < laid, "{left} of {laid} windows");
     rehearsal.swap().unwrap();
-    assert_eq!(windows(&device), left);
+    let kept = windows(&device);
+    assert!(kept < left, "{kept} of {left} windows");
 
     // The new queues lie elsewhere than those that were rehearsed.
     let mut vport = driver.open(0).unwrap();
@@ -73,8 +78,9 @@ fn queues_come_and_go_between_rehearsal_and_swap() {
     driver.close(&vport).unwrap();
     vport = driver.open(0).unwrap();
     rehearsal.swap().unwrap();
-    assert_eq!(windows(&device), laid);
+    driver.query_vport(0).unwrap();
     echo(&mut driver, &mut vport).unwrap();
+    assert_eq!(windows(&device), laid);
 }
 
 #[test]

@@ -7,10 +7,10 @@ use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
 
 use manatee_common::closer::Foreign;
 
-use crate::Rations;
 use crate::backend::{Backend, MemoryMap, Refused};
 use crate::irq_request::IrqRequest;
 use crate::layout::Region;
+use crate::rations::Rations;
 use crate::vectors::Vectors;
 use crate::wire::{DmaMap, DmaUnmap, SetIrqs};
 
@@ -39,22 +39,22 @@ impl<'a> Attachment<'a> {
         }
     }
 
-    /// Whether a VMM used the device in this session.
+    /// Returns whether a VMM used the device in this session.
     pub fn was_used(&self) -> bool {
         self.greeted
     }
 
-    /// What the VMM drives.
+    /// Returns what the VMM drives.
     pub fn backend(&self) -> &dyn Backend {
         self.backend
     }
 
-    /// Its MSI-X vectors.
+    /// Returns its MSI-X vectors.
     pub fn vectors(&self) -> &Vectors {
         self.vectors
     }
 
-    /// A request came.
+    /// Notes that a request came.
     pub fn greet(&mut self) {
         if !self.greeted {
             self.greeted = true;

@@ -125,7 +125,7 @@ pub fn send_all(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<(), Broken> {
 }
 
 impl<'a> Receiver<'a> {
-    /// Over a blocking stream socket.
+    /// Creates a receiver over a blocking stream socket.
     pub fn new(socket: BorrowedFd<'a>) -> Self {
         Self {
             socket,
@@ -184,7 +184,7 @@ impl<'a> Receiver<'a> {
         self.end - self.begin
     }
 
-    /// The header of the next message, if all of it has been received.
+    /// Returns the header of the next message, if all of it has been received.
     fn buffered_header(&self) -> Result<Option<Header>, Broken> {
         let Ok((header, _)) = Header::read_from_prefix(&self.input[self.begin..self.end]) else {
             return Ok(None);

@@ -26,7 +26,7 @@ pub(super) enum IrqRequest {
 }
 
 impl IrqRequest {
-    /// `vectors` is how many the index has, `fds` how many descriptors came.
+    /// Checks a request: `vectors` is how many the index has, `fds` how many descriptors came.
     pub fn new(
         flags: u32,
         start: u32,

@@ -34,12 +34,12 @@ pub(super) const REGIONS: u32 = VFIO_PCI_NUM_REGIONS;
 /// Number of kinds of interrupts.
 pub(super) const IRQS: u32 = VFIO_PCI_NUM_IRQS;
 
-/// Whether there is a region with this index.
+/// Returns whether there is a region with this index.
 pub(super) fn has_region(index: u32) -> bool {
     index < REGIONS
 }
 
-/// A region, if there is one with this index.
+/// Returns a region, if there is one with this index.
 pub(super) fn region(backend: &dyn Backend, index: u32) -> Option<RegionInfo> {
     let size = match Region::from_index(index) {
         _ if !has_region(index) => return None,
@@ -58,7 +58,7 @@ pub(super) fn region(backend: &dyn Backend, index: u32) -> Option<RegionInfo> {
     })
 }
 
-/// A kind of interrupts, if there is one with this index.
+/// Returns a kind of interrupts, if there is one with this index.
 ///
 /// MSI-X does not say `VFIO_IRQ_INFO_NORESIZE`: it means that all vectors have
 /// to be turned off to add one, so that QEMU would do that whenever the guest
@@ -76,7 +76,7 @@ pub(super) fn irq(index: u32, msix_vectors: u32) -> Option<IrqInfo> {
     })
 }
 
-/// How many interrupts an index has.
+/// Returns how many interrupts an index has.
 pub(super) fn irq_count(index: u32, msix_vectors: u32) -> u32 {
     match index {
         VFIO_PCI_MSIX_IRQ_INDEX => msix_vectors,

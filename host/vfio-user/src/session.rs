@@ -58,7 +58,7 @@ impl Session<'_, '_> {
         }
     }
 
-    /// A write to a BAR is posted, as it is on a PCI bus: the VMM is not kept
+    /// Posts a write to a BAR, as on a PCI bus: the VMM is not kept
     /// waiting while it is carried out, and its next request comes behind it.
     fn post(&mut self, header: &Header, write: Write<'_>) -> Result<(), Broken> {
         self.answer.clear();
@@ -200,7 +200,7 @@ impl<'a> Write<'a> {
     }
 }
 
-/// The write to a BAR that a message is, if it is a good one.
+/// Returns the write to a BAR that a message is, if it is a good one.
 fn posted_write<'a>(message: &Message<'a>) -> Option<Write<'a>> {
     if Command::from_wire(message.header.command) != Some(Command::RegionWrite) {
         return None;
@@ -209,7 +209,7 @@ fn posted_write<'a>(message: &Message<'a>) -> Option<Write<'a>> {
     matches!(Region::from_index(write.access.region), Region::Bar(_)).then_some(write)
 }
 
-/// How many bytes an access has.
+/// Returns how many bytes an access has.
 fn checked(access: &RegionAccess) -> Result<usize, Errno> {
     let count = access.count as usize;
     if layout::has_region(access.region) && count <= MAX_ACCESS {
@@ -219,13 +219,13 @@ fn checked(access: &RegionAccess) -> Result<usize, Errno> {
     }
 }
 
-/// What a body begins with, and the rest.
+/// Returns what a body begins with, and the rest.
 fn split<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<(T, &[u8]), Errno> {
     T::read_from_prefix(body).map_err(|_| Errno::INVAL)
 }
 
-/// A VMM of another major version speaks another language; what it says it can
-/// do is of no interest to a server that never asks it for anything.
+/// Checks a VMM's version: one of another major version speaks another language. What
+/// it says it can do is of no interest to a server that never asks it for anything.
 fn check_version(version: Version, capabilities: &[u8]) -> Result<(), Errno> {
     if version.major != VERSION.0 {
         return Err(Errno::NOTSUP);

@@ -106,7 +106,7 @@ impl Slot {
 }
 
 impl Vectors {
-    /// A table of `count` vectors without eventfds.
+    /// Creates a table of `count` vectors without eventfds.
     pub fn new(count: u16) -> Self {
         Self(Arc::new(Table {
             slots: (0..count).map(|_| Mutex::default()).collect(),
@@ -115,7 +115,7 @@ impl Vectors {
         }))
     }
 
-    /// Number of vectors.
+    /// Returns the number of vectors.
     pub fn count(&self) -> u32 {
         self.0.slots.len() as u32
     }
@@ -150,7 +150,7 @@ impl Vectors {
         });
     }
 
-    /// Back to the state after [`new`](Self::new).
+    /// Goes back to the state after [`new`](Self::new).
     pub(super) fn clear(&self) {
         self.each(0..self.count(), |slot| *slot = Slot::default());
     }
@@ -184,7 +184,7 @@ impl Vectors {
 }
 
 impl Vectors {
-    /// Until when the next vector is held back, if one is.
+    /// Returns until when the next vector is held back, if one is.
     pub(super) fn next_late(&self) -> Option<Instant> {
         self.0.late.lock().first().map(|(_, until)| *until)
     }
@@ -212,7 +212,7 @@ impl Vectors {
         }
     }
 
-    /// As [`raise`](Self::raise), for a doorbell.
+    /// Raises a vector as [`raise`](Self::raise) does, for a doorbell.
     fn raise_moderated(&self, vector: u16, now: Instant) {
         let Some(slot) = self.0.slots.get(usize::from(vector)) else {
             return;

@@ -32,7 +32,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// From the number on the wire. None for those that do not exist and those
+    /// Converts the number on the wire. None for those that do not exist and those
     /// that a server need not know.
     pub fn from_wire(number: u16) -> Option<Self> {
         Some(match number {
@@ -50,7 +50,7 @@ impl Command {
         })
     }
 
-    /// Whether an answer says more than that it was done, so that one must be
+    /// Returns whether an answer says more than that it was done, so that one must be
     /// wanted.
     pub fn asks(self) -> bool {
         matches!(
@@ -85,12 +85,12 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether no answer is wanted.
+    /// Returns whether no answer is wanted.
     pub fn no_reply(&self) -> bool {
         self.flags & NO_REPLY != 0
     }
 
-    /// The header of an answer with `body` bytes behind it.
+    /// Returns the header of an answer with `body` bytes behind it.
     pub fn reply(&self, body: usize) -> Self {
         Self {
             size: (size_of::<Self>() + body) as u32,
@@ -100,7 +100,7 @@ impl Header {
         }
     }
 
-    /// The header of a refusal with `body` bytes behind it.
+    /// Returns the header of a refusal with `body` bytes behind it.
     pub fn refusal(&self, errno: i32, body: usize) -> Self {
         Self {
             flags: REPLY | ERROR,

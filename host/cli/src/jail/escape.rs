@@ -177,7 +177,7 @@ const fn way(
     }
 }
 
-/// The way of this name.
+/// Returns the way of this name.
 pub fn find(name: &str) -> Option<&'static Way> {
     WAYS.iter().find(|way| way.name == name)
 }
@@ -203,7 +203,7 @@ impl Way {
         }
     }
 
-    /// What stops it, in the words of [`attempt`](Way::attempt).
+    /// Returns what stops it, in the words of [`attempt`](Way::attempt).
     pub fn expected(&self) -> String {
         match self.stopped {
             Stopped::Refused(error) => describe(error),

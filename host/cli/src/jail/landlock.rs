@@ -85,7 +85,7 @@ fn add(
     }
 }
 
-/// The files that this process is made of, as the kernel shows them, and the one by
+/// Returns the files that this process is made of, as the kernel shows them, and the one by
 /// which the loader finds them.
 fn linked_files() -> Vec<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();

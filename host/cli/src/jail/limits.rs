@@ -67,7 +67,7 @@ pub fn processor(most: std::time::Duration) -> std::io::Result<()> {
     Ok(setrlimit(Resource::Cpu, limit)?)
 }
 
-/// How long a process has had the processor.
+/// Returns how long a process has had the processor.
 ///
 /// # Errors
 ///

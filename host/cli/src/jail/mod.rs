@@ -8,6 +8,7 @@
 
 pub mod broker;
 pub mod child;
+mod error;
 #[cfg(any(test, feature = "escape"))]
 pub mod escape;
 mod landlock;
@@ -23,48 +24,10 @@ mod user;
 use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
+pub use error::JailError;
 pub use landlock::Paths;
 pub use seccomp::Role;
 pub use user::{Ids, resolve};
-
-/// Why a process can't be confined.
-#[derive(Debug, thiserror::Error)]
-pub enum JailError {
-    /// It has a second thread already, which would stay outside.
-    #[error("the process has {0} threads before it is confined; this is a bug of manatee")]
-    Threads(usize),
-    /// Privileges can't be dropped.
-    #[error("giving up privileges: {step}: {source}{}", hint(.source))]
-    Privileges {
-        /// What was being done.
-        step: &'static str,
-        /// What the kernel says.
-        source: std::io::Error,
-    },
-    /// The kernel has no landlock.
-    #[error(
-        "this kernel has no landlock ({0}): it takes Linux 5.13 or newer, built with \
-         CONFIG_SECURITY_LANDLOCK, and `landlock` in the `lsm=` list of its command line; \
-         --no-sandbox goes without any confinement"
-    )]
-    Landlock(String),
-    /// The kernel takes no seccomp filter.
-    #[error(
-        "this kernel takes no seccomp filter ({0}): it needs CONFIG_SECCOMP_FILTER; \
-         --no-sandbox goes without any confinement"
-    )]
-    Seccomp(String),
-}
-
-fn hint(error: &std::io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EINVAL) => {
-            "; choose a user with --user, keep root's with --user root, or go without any \
-             confinement by --no-sandbox"
-        }
-        _ => "",
-    }
-}
 
 /// How a process is to be confined.
 #[derive(Debug)]
@@ -92,7 +55,7 @@ pub struct Confinement {
 }
 
 impl Jail {
-    /// The jail of `role`, without paths, capabilities or a change of the user.
+    /// Returns the jail of `role`, without paths, capabilities or a change of the user.
     pub fn new(role: Role) -> Self {
         Self {
             role,
@@ -147,7 +110,7 @@ impl Confinement {
         })
     }
 
-    /// As JSON, for `manatee inspect`.
+    /// Returns it as JSON, for `manatee inspect`.
     pub fn to_json(&self) -> Value {
         json!({
             "user": self.user,

@@ -86,7 +86,7 @@ fn groups_are_fixed() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|answer| answer.trim() == "deny")
 }
 
-/// Each of these changes one thread, which is all of this process.
+/// Becomes a user. Each call changes one thread, which is all of this process.
 fn become_user(ids: Ids) -> Result<(), JailError> {
     let (user, group) = (Uid::from_raw(ids.user), Gid::from_raw(ids.group));
     thread::set_thread_res_gid(group, group, group).map_err(failed("setresgid"))?;

@@ -10,7 +10,7 @@ const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::SHRINK)
     .union(SealFlags::SEAL);
 
-/// A new file in memory; `name` is for people who look at /proc.
+/// Creates a file in memory; `name` is for people who look at /proc.
 ///
 /// # Errors
 ///
@@ -20,7 +20,7 @@ pub fn create(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, flags)?.into())
 }
 
-/// A sealed file with these bytes.
+/// Creates a sealed file with these bytes.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub fn seal(file: &mut File) -> io::Result<()> {
     file.seek(SeekFrom::Start(0)).map(drop)
 }
 
-/// Whether a file is sealed so. One that is no file in memory is not.
+/// Returns whether a file is sealed so. One that is no file in memory is not.
 pub fn is_sealed(file: &File) -> bool {
     fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
 }

@@ -9,6 +9,7 @@
 //!   on it with other arguments. Libraries look at files and sockets and do without;
 //!   they should not end the process by that.
 
+mod allow;
 mod lists;
 
 use std::collections::BTreeMap;
@@ -18,37 +19,9 @@ use seccompiler::{
     SeccompRule,
 };
 
-use super::JailError;
-
-/// What a process is there for, which says what it may call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Serves a device.
-    Server,
-    /// Removes sockets and starts children. What it may call includes what a child
-    /// calls before it has a jail of its own.
-    Broker,
-    /// Compiles a component, and runs nothing of it.
-    Compile,
-    /// Compiles a component and runs it against the conformance suite.
-    Check,
-}
-
-/// How a system call is allowed. Of several, one suffices.
-#[derive(Clone, Copy, Debug)]
-enum Allow {
-    /// With any arguments.
-    Any,
-    /// If these bits of an argument have this value: index, bits, value.
-    Bits(u8, u64, u64),
-    /// If an argument, 32 bits of it, has this value.
-    Value(u8, u32),
-    /// If the argument is the id of this process.
-    Own(u8),
-}
-
-/// A list of system calls and how they are allowed.
-type List = &'static [(libc::c_long, &'static [Allow])];
+use super::error::JailError;
+pub use allow::Role;
+use allow::{Allow, List};
 
 /// Leaves this process, all of its threads and its children the system calls of
 /// `role`.
@@ -64,7 +37,7 @@ pub fn restrict(role: Role) -> Result<(), JailError> {
     Ok(())
 }
 
-/// The filters in the order in which they are laid: after the last, no other can be.
+/// Returns the filters in the order in which they are laid: after the last, no other can be.
 fn programs(role: Role) -> Result<Vec<BpfProgram>, String> {
     let mut programs = vec![refuse(
         &[libc::SYS_clone3],
@@ -121,7 +94,7 @@ fn allow(lists: &[List]) -> Result<BpfProgram, String> {
     )
 }
 
-/// The rule for a way, if it has conditions.
+/// Returns the rule for a way, if it has conditions.
 fn rule(way: Allow) -> Result<Option<SeccompRule>, String> {
     let masked = |(index, bits, value)| {
         SeccompCondition::new(

@@ -34,7 +34,7 @@ pub enum UserError {
     NotRoot(u32),
 }
 
-/// The user to become: what `--user` says, or `nobody` if this is root and it says
+/// Returns the user to become: what `--user` says, or `nobody` if this is root and it says
 /// nothing. None to stay who this is.
 ///
 /// # Errors
@@ -55,7 +55,7 @@ pub fn resolve(wanted: Option<&str>) -> Result<Option<Ids>, UserError> {
     Ok((ids != own).then_some(ids))
 }
 
-/// `nobody`, if there is one: a user namespace may have root only.
+/// Returns `nobody`, if there is one: a user namespace may have root only.
 fn default_ids() -> Option<Ids> {
     let mapped = |file, id| fs::read_to_string(file).is_ok_and(|map| is_mapped(&map, id));
     let exists =
@@ -69,7 +69,7 @@ fn default_ids() -> Option<Ids> {
     exists.then_some(NOBODY)
 }
 
-/// Whether a map of user or group numbers, as /proc shows it, has this one.
+/// Returns whether a map of user or group numbers, as /proc shows it, has this one.
 fn is_mapped(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u64>);
@@ -98,7 +98,7 @@ impl Tables {
         }
     }
 
-    /// The numbers of a user and of that user's own group.
+    /// Returns the numbers of a user and of that user's own group.
     fn user(&self, name: &str) -> Option<Ids> {
         let mut fields = fields_of(&self.users, name)?;
         let user = fields.next()?.parse().ok()?;
@@ -111,7 +111,7 @@ impl Tables {
     }
 }
 
-/// The fields of a name's line, from the third on.
+/// Returns the fields of a name's line, from the third on.
 fn fields_of<'a>(table: &'a str, name: &str) -> Option<impl Iterator<Item = &'a str> + use<'a>> {
     table.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -56,7 +56,7 @@ impl Listener {
     }
 }
 
-/// The path that a socket was bound to, as it was given then.
+/// Returns the path that a socket was bound to, as it was given then.
 fn address_of(socket: &OwnedFd) -> Option<PathBuf> {
     let address = SocketAddrUnix::try_from(getsockname(socket).ok()?).ok()?;
     let path = address.path_bytes().filter(|path| !path.is_empty())?;

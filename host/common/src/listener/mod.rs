@@ -73,7 +73,7 @@ pub struct Access {
 }
 
 impl Default for Access {
-    /// The user who runs the process, and nobody else.
+    /// Gives access to the user who runs the process, and nobody else.
     fn default() -> Self {
         Self {
             mode: 0o600,
@@ -152,13 +152,13 @@ impl Listener {
         Ok(bound)
     }
 
-    /// The file that was made here, as an absolute path, and is removed at the end. None
+    /// Returns the file that was made here, as an absolute path, and is removed at the end. None
     /// if somebody else bound the socket.
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| &*file.path)
     }
 
-    /// The path that the socket was bound to, by whomever. None if it has none.
+    /// Returns the path that the socket was bound to, by whomever. None if it has none.
     pub fn address(&self) -> Option<&Path> {
         self.address.as_deref()
     }

@@ -43,7 +43,7 @@ fn memfd(pages: u64) -> File {
     file
 }
 
-/// Memory of eight pages, all written, and the file that it is in.
+/// Creates memory of eight pages, all written, and the file that it is in.
 fn guest() -> (GuestMemory, File) {
     let file = memfd(8);
     let mut memory = GuestMemory::new();
@@ -53,7 +53,7 @@ fn guest() -> (GuestMemory, File) {
     (memory, file)
 }
 
-/// Memory of one page that is gone, at the address it is mapped to.
+/// Creates memory of one page that is gone, at the address it is mapped to.
 fn lost_page() -> *mut u8 {
     let file = memfd(1);
     let rights = ProtFlags::READ | ProtFlags::WRITE;

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, SealFlags, fcntl_add_seals};
 
 use super::*;
 
-/// How often a name occurs among this process's mappings, and among its descriptors.
+/// Counts a name among this process's mappings, and among its descriptors.
 fn kept(name: &str) -> (usize, usize) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
@@ -17,7 +17,7 @@ fn kept(name: &str) -> (usize, usize) {
     (maps.matches(name).count(), named.count())
 }
 
-/// A page in memory that may be sealed.
+/// Returns a page in memory that may be sealed.
 fn sealable() -> File {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(rustix::fs::memfd_create("sealed", flags).unwrap());

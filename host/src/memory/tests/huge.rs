@@ -21,7 +21,7 @@ impl Pool {
         text.trim().parse().unwrap()
     }
 
-    /// A pool with enough pages; None if there are none to be had.
+    /// Creates a pool with enough pages; None if there are none to be had.
     fn new() -> Option<Self> {
         let lock = File::open(Self::KNOB).ok()?;
         lock.lock().ok()?;

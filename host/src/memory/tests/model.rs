@@ -36,7 +36,7 @@ struct Known {
     writable: bool,
 }
 
-/// Each page of each file says which one it is.
+/// Creates files each of whose pages says which one it is.
 fn files() -> Vec<File> {
     let files = (0..3).map(|file| {
         let memfd = memfd(12 * PAGE_SIZE);
@@ -58,7 +58,7 @@ impl Model {
         self.0.iter().any(meets)
     }
 
-    /// Whether anything changes.
+    /// Returns whether anything changes.
     fn unmap(&mut self, pages: &Range<u64>) -> bool {
         let inside =
             |known: &Known| pages.start <= known.pages.start && known.pages.end <= pages.end;

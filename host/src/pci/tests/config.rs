@@ -173,7 +173,7 @@ fn invalid_descriptions_are_refused() {
 }
 
 proptest! {
-    /// Whatever is written where: read-only bits stay, a BAR address is a
+    /// Checks that, whatever is written where, read-only bits stay, a BAR address is a
     /// multiple of the size, and any read agrees with reads byte by byte.
     #[test]
     fn configuration_space_survives_any_access(
@@ -204,7 +204,7 @@ proptest! {
         prop_assert_eq!(config::<4096>(&function, 0), config::<4096>(&fresh, 0));
     }
 
-    /// One write equals the same bytes written one by one.
+    /// Checks that one write equals the same bytes written one by one.
     #[test]
     fn width_of_a_write_does_not_matter(
         offset in 0_u64..0x90, data in prop::collection::vec(any::<u8>(), 0..20),

@@ -47,7 +47,7 @@ fn messages(due: Vec<Due>) -> Vec<Message> {
     due.into_iter().map(|due| due.message).collect()
 }
 
-/// A bus master with MSI-X enabled whose vectors are all masked.
+/// Returns a bus master with MSI-X enabled whose vectors are all masked.
 fn running(vectors: u16) -> Function {
     let mut function = function(vectors);
     assert!(

@@ -58,7 +58,7 @@ fn function_mask_enable_and_bus_master_hold_everything_back() {
     assert_eq!(pending(&function), [2]);
 }
 
-/// A bus master whose VMM keeps the MSI-X table to itself.
+/// Creates a bus master whose VMM keeps the MSI-X table to itself.
 fn with_table_at_vmm(vectors: u16) -> Function {
     let mut function = function(vectors);
     function.set_table_owner(TableOwner::Vmm);
@@ -186,7 +186,7 @@ fn largest_table_fits_its_bar() {
 }
 
 proptest! {
-    /// Against a model: an interrupt is delivered at once if nothing holds it
+    /// Checks against a model that an interrupt is delivered at once if nothing holds it
     /// back, else exactly once when the last obstacle goes.
     #[test]
     fn no_interrupt_is_lost_or_doubled(

@@ -72,7 +72,8 @@ impl<'a> Heap<'a> {
     #[inline]
     fn locate(&self, address: u32, size: usize, align: u32) -> Result<(*mut u8, usize)> {
         let begin = address as usize;
-        if !address.is_multiple_of(align) {
+        // Of a power of two, as all alignments are, without a division.
+        if address & (align - 1) != 0 {
             bail!("a list or record is not aligned");
         }
         let end = begin.saturating_add(size);

@@ -9,8 +9,9 @@ use super::layout;
 use crate::contract::{Level, MemoryError, Offloads, RxBuffer, Segment, TxPacket};
 use crate::endpoint::Groups;
 use crate::runtime::bounds;
-use crate::runtime::imports::{Scratch, WINDOW_PAGES};
+use crate::runtime::imports::WINDOW_PAGES;
 use crate::runtime::linear_memory::WindowAccess;
+use crate::runtime::scratch::Scratch;
 use crate::runtime::state::HostState;
 
 type Host<'a> = Caller<'a, HostState>;

@@ -95,7 +95,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena without windows, which lies at this address.
+    /// Creates an arena without windows, which lies at this address.
     pub fn new(at: NonNull<u8>, range: Range<usize>, view: View) -> Self {
         let lost = Arc::new(AtomicBool::new(false));
         Self {
@@ -108,7 +108,7 @@ impl Arena {
         }
     }
 
-    /// Whether a page of a window is gone with the file that it was of.
+    /// Returns whether a page of a window is gone with the file that it was of.
     pub fn lost(&self) -> Arc<AtomicBool> {
         self.lost.clone()
     }
@@ -279,7 +279,7 @@ enum Backing {
     Zeros,
 }
 
-/// What a window of this kind is made of. Linux shows in a private mapping what
+/// Returns what a window of this kind is made of. Linux shows in a private mapping what
 /// others write to the file, as long as nobody has stored to the mapping's page.
 fn backing(view: View, access: WindowAccess) -> Backing {
     match (view, access) {

@@ -226,18 +226,18 @@ impl Reservation {
         self.lock().arena.as_ref().map(Arena::lost)
     }
 
-    /// Number of windows and of the mappings they are made of.
+    /// Returns the number of windows and of the mappings they are made of.
     pub fn usage(&self) -> (usize, usize) {
         self.lock().arena.as_ref().map_or((0, 0), Arena::usage)
     }
 
-    /// Bytes that the component may use.
+    /// Returns how many bytes the component may use.
     #[inline]
     pub fn size(&self) -> usize {
         self.size.load(Ordering::Acquire)
     }
 
-    /// Where the memory begins.
+    /// Returns where the memory begins.
     #[inline]
     pub fn base(&self) -> *mut u8 {
         self.base.as_ptr().cast()

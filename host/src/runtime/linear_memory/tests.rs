@@ -73,7 +73,7 @@ impl Machine {
         unsafe { self.at(offset).write_volatile(value) }
     }
 
-    /// What the guest has at the beginning of a page.
+    /// Returns what the guest has at the beginning of a page.
     fn guest(&self, page: u64) -> u8 {
         let mut byte = [0];
         pread(&self.file, &mut byte, page * PAGE_SIZE).unwrap();

@@ -10,7 +10,8 @@ use super::types::{
 };
 use crate::contract::WindowRefusal;
 use crate::runtime::bounds;
-use crate::runtime::imports::{Scratch, WINDOW_PAGES};
+use crate::runtime::imports::WINDOW_PAGES;
+use crate::runtime::scratch::Scratch;
 use crate::runtime::state::HostState;
 
 type Host<'a> = StoreContextMut<'a, HostState>;

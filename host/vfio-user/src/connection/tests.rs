@@ -34,7 +34,7 @@ fn send_with(vmm: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
     assert_eq!(sent.unwrap(), bytes.len());
 }
 
-/// Id, length of the body and number of descriptors.
+/// Returns id, length of the body and number of descriptors.
 fn next(receiver: &mut Receiver<'_>) -> (u16, usize, usize) {
     match receiver.receive(None).unwrap() {
         Received::Message(message) => (

@@ -14,7 +14,7 @@ fn copy(fd: &OwnedFd) -> Foreign {
     Foreign::new(fd.try_clone().unwrap())
 }
 
-/// How often the eventfd was signalled since the last call.
+/// Returns how often the eventfd was signalled since the last call.
 fn count(fd: &OwnedFd) -> u64 {
     let mut data = [0; 8];
     rustix::io::read(fd, &mut data).map_or(0, |_| u64::from_ne_bytes(data))

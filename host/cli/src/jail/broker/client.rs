@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Answer, Begin, COMMAND, Request, wire};
+use super::request::{Answer, Begin, COMMAND, Request};
+use super::wire;
 use crate::jail::child::Job;
 
 /// How long it may take to start or to end.
@@ -62,17 +63,17 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether it is known to have ended.
+    /// Returns whether it is known to have ended.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// Whether it has ended by now; nothing of it is left behind then.
+    /// Returns whether it has ended by now; nothing of it is left behind then.
     pub fn has_ended(&self) -> bool {
         let ended = matches!(self.process.lock().try_wait(), Ok(Some(_)) | Err(_));
         self.gone.fetch_or(ended, Ordering::Relaxed) || ended

@@ -9,85 +9,9 @@
 
 mod client;
 mod process;
+mod request;
 mod wire;
-
-use std::path::{Path, PathBuf};
-
-use manatee::component::Digest;
-use serde::{Deserialize, Serialize};
 
 pub use client::Broker;
 pub use process::run;
-
-use super::child::Job;
-use super::user::Ids;
-
-/// The hidden command that is a broker.
-pub const COMMAND: &str = "jail-broker";
-
-/// What the broker needs to know before anything else.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Begin {
-    /// The sockets to remove.
-    pub sockets: Vec<SocketFile>,
-    /// The user to become.
-    pub ids: Option<Ids>,
-    /// Whether it and its children are confined.
-    pub sandbox: bool,
-}
-
-/// The file of a socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    /// The socket that is at `path` now.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub fn at(path: &Path) -> std::io::Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let file = path.symlink_metadata()?;
-        Ok(Self {
-            path: std::path::absolute(path)?,
-            device: file.dev(),
-            inode: file.ino(),
-        })
-    }
-
-    fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("/"))
-    }
-}
-
-/// What is asked of the broker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Request {
-    /// The first.
-    Begin(Begin),
-    /// Start a child; a sealed file comes along. The digest is the file's.
-    Start { job: Job, digest: [u8; 32] },
-}
-
-impl Request {
-    fn start(job: Job, digest: Digest) -> Self {
-        Self::Start {
-            job,
-            digest: digest.0,
-        }
-    }
-}
-
-/// What it answers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Answer {
-    /// Done. A child's answer comes along as a sealed file.
-    Done,
-    /// Why not, for people.
-    Refused(String),
-}
+pub use request::{Begin, COMMAND, SocketFile};

@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, statat, unlinkat};
 use rustix::thread::CapabilitySet;
 
-use super::{Answer, Begin, Request, SocketFile, wire};
+use super::request::{Answer, Begin, Request, SocketFile};
+use super::wire;
 use crate::jail::child::{Job, Refusal, Running, Task};
 use crate::jail::{Jail, Paths, Role, sealed, signals};
 
@@ -209,7 +210,7 @@ struct Known {
 }
 
 impl Known {
-    /// What became of a component, which is called `name` now.
+    /// Returns what became of a component, which is called `name` now.
     fn get(&self, key: &Key, name: &str) -> Option<io::Result<Result<File, String>>> {
         let refused = self.refused.iter().find(|(known, _)| known == key);
         if let Some((_, refusal)) = refused {

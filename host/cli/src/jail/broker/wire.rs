@@ -70,7 +70,7 @@ pub fn receive<T: DeserializeOwned>(
     Ok(Some((message, descriptor)))
 }
 
-/// A pair of connected sockets that keep packets apart.
+/// Creates a pair of connected sockets that keep packets apart.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let flags = SocketFlags::CLOEXEC;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use manatee::component::{Compiled, Component, MAX_FILE};
 use rustix::process::{Resource, Signal, set_parent_process_death_signal};
 
-use super::{Job, Task};
+use super::job::{Job, Task};
 use crate::jail::{Jail, Role, limits, resolve, sealed};
 
 /// The status with which a child ends that says why it has no result.
@@ -107,7 +107,7 @@ fn answer(job: &Job) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// The beginning of a reason.
+/// Returns the beginning of a reason.
 fn short(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(MAX_REASON)]
 }

@@ -6,6 +6,7 @@
 //! of it if it fails. Nothing else is open in it.
 
 mod inside;
+mod job;
 
 use std::fs::File;
 use std::io;
@@ -15,14 +16,15 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use manatee::component::{Component, Digest};
-use manatee_check::{Limits, Verdict};
+use manatee_check::Verdict;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde::{Deserialize, Serialize};
 
 use super::{limits, sealed};
 
 pub use inside::run;
+use job::{CHECK_OUTPUT, COMPILE};
+pub use job::{Job, MAX_NAME, Suite, Task, clean};
 
 /// The hidden command that is a child.
 pub const COMMAND: &str = "jail-child";
@@ -32,167 +34,6 @@ pub const NO_SANDBOX: &str = "--no-sandbox";
 const MAX_WORDS: usize = 2048;
 /// How often is looked at a child that has to wait for the processor.
 const STARVED_PAUSE: Duration = Duration::from_secs(5);
-/// The longest name of a component in messages, in characters.
-pub const MAX_NAME: usize = 256;
-
-/// What a child is to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
-    /// What messages call the component.
-    pub name: String,
-    /// What to do with it.
-    pub task: Task,
-    /// Whether it runs beside a device that is served, which is not to notice: it gets
-    /// the processor only when nobody else wants it.
-    pub background: bool,
-}
-
-/// See [`Job`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Task {
-    /// Compile it.
-    Compile,
-    /// Compile it and run it against the conformance suite.
-    Check(Suite),
-}
-
-/// How to run the conformance suite.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Suite {
-    /// Which requirements, as [`manatee_check::select`] has it.
-    pub names: Vec<String>,
-    requirement: Duration,
-    total: Duration,
-    memory: usize,
-}
-
-impl Suite {
-    /// These requirements within these limits.
-    pub fn new(names: &[String], limits: &Limits) -> Self {
-        Self {
-            names: names.to_vec(),
-            requirement: limits.requirement,
-            total: limits.total,
-            memory: limits.memory,
-        }
-    }
-
-    /// All requirements, in the background.
-    pub fn in_background() -> Self {
-        Self::new(&[], &PATIENT)
-    }
-
-    /// The limits of the suite itself.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            requirement: self.requirement,
-            total: self.total,
-            memory: self.memory,
-        }
-    }
-}
-
-/// What a child may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Memory of its own, in bytes.
-    pub memory: u64,
-    /// Processor time.
-    pub processor: Duration,
-    /// Time.
-    pub time: Duration,
-    /// Time, if it had the processor for less than half of `time`: what has the lowest
-    /// priority may have to wait on a busy machine, without being at fault.
-    pub starved: Duration,
-    /// What it writes, in bytes.
-    pub output: u64,
-}
-
-const COMPILE: Bounds = Bounds {
-    memory: 1 << 30,
-    processor: Duration::from_secs(60),
-    time: Duration::from_secs(60),
-    starved: Duration::from_secs(300),
-    output: 256 << 20,
-};
-
-/// The limits of the suite when it runs beside a device: they are of time, in which
-/// others may have the processor.
-const PATIENT: Limits = Limits {
-    requirement: Duration::from_secs(30),
-    total: Duration::from_secs(240),
-    memory: 64 << 20,
-};
-
-/// Memory of a check besides the linear memories of the devices in it.
-const CHECK_MEMORY: u64 = 1 << 30;
-/// Devices, with a testbed and a runner each, that a check has at once.
-const CHECK_MEMORIES: u64 = 12;
-/// What a check writes: a line for each requirement.
-const CHECK_OUTPUT: u64 = 16 << 20;
-
-impl Job {
-    /// A job on a component of this name, which is cleaned and cut.
-    pub fn new(name: &str, task: Task) -> Self {
-        Self {
-            name: clean(name, MAX_NAME),
-            task,
-            background: false,
-        }
-    }
-
-    /// The same in the background.
-    pub fn in_background(mut self) -> Self {
-        self.background = true;
-        self
-    }
-
-    fn suite_time(&self, suite: &Suite) -> Duration {
-        if self.background {
-            COMPILE.processor
-        } else {
-            suite.total
-        }
-    }
-
-    /// What it may use.
-    pub fn bounds(&self) -> Bounds {
-        match &self.task {
-            Task::Compile => COMPILE,
-            Task::Check(suite) => Bounds {
-                memory: CHECK_MEMORY + CHECK_MEMORIES * suite.memory as u64,
-                processor: COMPILE.processor + self.suite_time(suite),
-                time: COMPILE.time + self.suite_time(suite),
-                starved: COMPILE.starved + suite.total,
-                output: CHECK_OUTPUT,
-            },
-        }
-    }
-}
-
-/// Text of somebody else's, for one line of a message.
-pub fn clean(text: &str, most: usize) -> String {
-    let mut short: String = text
-        .chars()
-        .take(most)
-        .map(|c| {
-            if c.is_control() || is_format(c) {
-                ' '
-            } else {
-                c
-            }
-        })
-        .collect();
-    if text.chars().nth(most).is_some() {
-        short.push('…');
-    }
-    short
-}
-
-/// Whether a character changes how others are shown: those that set the direction.
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
 
 /// Why a child has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -239,7 +80,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The same refusal of a component that is called otherwise.
+    /// Returns the same refusal of a component that is called otherwise.
     pub fn of(&self, name: &str) -> Self {
         let mut same = self.clone();
         if let Self::Bound { name: own, .. } = &mut same {
@@ -248,7 +89,7 @@ impl Refusal {
         same
     }
 
-    /// Whether the same component would be refused again.
+    /// Returns whether the same component would be refused again.
     pub fn is_for_good(&self) -> bool {
         matches!(self, Self::Bound { .. })
     }
@@ -301,12 +142,12 @@ impl Running {
         })
     }
 
-    /// Readable when it has ended.
+    /// Returns what is readable when it has ended.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
 
-    /// How long it may still run.
+    /// Returns how long it may still run.
     pub fn left(&mut self) -> Duration {
         let (bounds, elapsed) = (self.job.bounds(), self.begun.elapsed());
         let left = bounds.time.saturating_sub(elapsed);
@@ -322,7 +163,7 @@ impl Running {
         }
     }
 
-    /// Whether others had the processor for most of its time.
+    /// Returns whether others had the processor for most of its time.
     fn is_starved(&self) -> bool {
         self.job.background && self.used < self.job.bounds().time / 2
     }
@@ -356,7 +197,7 @@ impl Running {
         Err(self.refusal(status, in_time))
     }
 
-    /// Whether it ended in time.
+    /// Returns whether it ended in time.
     fn wait(&mut self) -> bool {
         loop {
             let left = self.left();

@@ -2,7 +2,7 @@
 
 use libc::c_long;
 
-use super::{Allow, List, Role};
+use super::allow::{Allow, List, Role};
 use Allow::{Any, Bits, Own, Value};
 
 const WRITE: u64 = libc::PROT_WRITE as u64;
@@ -24,7 +24,7 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWNET) as u64;
 const NO_PATH: u64 = libc::AT_EMPTY_PATH as u64;
 
-/// The lists that together are what a role may call.
+/// Returns the lists that together are what a role may call.
 pub fn of(role: Role) -> &'static [List] {
     match role {
         Role::Server => &[COMMON, CODE, SERVER],

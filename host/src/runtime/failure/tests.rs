@@ -1,6 +1,6 @@
 //! What is said of a failure.
 
-use wasmtime::{Engine, Linker, Module};
+use wasmtime::{Engine, Linker, Module, Store};
 
 use super::*;
 

@@ -1,0 +1,81 @@
+//! What is asked of the broker, and what it answers.
+
+use std::path::{Path, PathBuf};
+
+use manatee::component::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::jail::child::Job;
+use crate::jail::user::Ids;
+
+/// The hidden command that is a broker.
+pub const COMMAND: &str = "jail-broker";
+
+/// What the broker needs to know before anything else.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Begin {
+    /// The sockets to remove.
+    pub sockets: Vec<SocketFile>,
+    /// The user to become.
+    pub ids: Option<Ids>,
+    /// Whether it and its children are confined.
+    pub sandbox: bool,
+}
+
+/// The file of a socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketFile {
+    pub path: PathBuf,
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl SocketFile {
+    /// Notes the socket that is at `path` now.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn at(path: &Path) -> std::io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let file = path.symlink_metadata()?;
+        Ok(Self {
+            path: std::path::absolute(path)?,
+            device: file.dev(),
+            inode: file.ino(),
+        })
+    }
+
+    /// Returns the folder that it is in.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+}
+
+/// What is asked of the broker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// The first.
+    Begin(Begin),
+    /// Start a child; a sealed file comes along. The digest is the file's.
+    Start { job: Job, digest: [u8; 32] },
+}
+
+impl Request {
+    /// Asks for a child that does `job` on the file with this digest.
+    pub fn start(job: Job, digest: Digest) -> Self {
+        Self::Start {
+            job,
+            digest: digest.0,
+        }
+    }
+}
+
+/// What it answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done. A child's answer comes along as a sealed file.
+    Done,
+    /// Why not, for people.
+    Refused(String),
+}

@@ -1,0 +1,169 @@
+//! What a child is to do, and what it may use.
+
+use std::time::Duration;
+
+use manatee_check::Limits;
+use serde::{Deserialize, Serialize};
+
+/// The longest name of a component in messages, in characters.
+pub const MAX_NAME: usize = 256;
+
+/// What a child is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What messages call the component.
+    pub name: String,
+    /// What to do with it.
+    pub task: Task,
+    /// Whether it runs beside a device that is served, which is not to notice: it gets
+    /// the processor only when nobody else wants it.
+    pub background: bool,
+}
+
+/// See [`Job`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Compile it.
+    Compile,
+    /// Compile it and run it against the conformance suite.
+    Check(Suite),
+}
+
+/// How to run the conformance suite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suite {
+    /// Which requirements, as [`manatee_check::select`] has it.
+    pub names: Vec<String>,
+    requirement: Duration,
+    total: Duration,
+    memory: usize,
+}
+
+impl Suite {
+    /// Creates a suite of these requirements within these limits.
+    pub fn new(names: &[String], limits: &Limits) -> Self {
+        Self {
+            names: names.to_vec(),
+            requirement: limits.requirement,
+            total: limits.total,
+            memory: limits.memory,
+        }
+    }
+
+    /// Returns a suite of all requirements, in the background.
+    pub fn in_background() -> Self {
+        Self::new(&[], &PATIENT)
+    }
+
+    /// Returns the limits of the suite itself.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            requirement: self.requirement,
+            total: self.total,
+            memory: self.memory,
+        }
+    }
+}
+
+/// What a child may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Memory of its own, in bytes.
+    pub memory: u64,
+    /// Processor time.
+    pub processor: Duration,
+    /// Time.
+    pub time: Duration,
+    /// Time, if it had the processor for less than half of `time`: what has the lowest
+    /// priority may have to wait on a busy machine, without being at fault.
+    pub starved: Duration,
+    /// What it writes, in bytes.
+    pub output: u64,
+}
+
+/// What compiling may use.
+pub(super) const COMPILE: Bounds = Bounds {
+    memory: 1 << 30,
+    processor: Duration::from_secs(60),
+    time: Duration::from_secs(60),
+    starved: Duration::from_secs(300),
+    output: 256 << 20,
+};
+
+/// The limits of the suite when it runs beside a device: they are of time, in which
+/// others may have the processor.
+const PATIENT: Limits = Limits {
+    requirement: Duration::from_secs(30),
+    total: Duration::from_secs(240),
+    memory: 64 << 20,
+};
+
+/// Memory of a check besides the linear memories of the devices in it.
+const CHECK_MEMORY: u64 = 1 << 30;
+/// Devices, with a testbed and a runner each, that a check has at once.
+const CHECK_MEMORIES: u64 = 12;
+/// What a check writes: a line for each requirement.
+pub(super) const CHECK_OUTPUT: u64 = 16 << 20;
+
+impl Job {
+    /// Creates a job on a component of this name, which is cleaned and cut.
+    pub fn new(name: &str, task: Task) -> Self {
+        Self {
+            name: clean(name, MAX_NAME),
+            task,
+            background: false,
+        }
+    }
+
+    /// Returns the same job in the background.
+    pub fn in_background(mut self) -> Self {
+        self.background = true;
+        self
+    }
+
+    fn suite_time(&self, suite: &Suite) -> Duration {
+        if self.background {
+            COMPILE.processor
+        } else {
+            suite.total
+        }
+    }
+
+    /// Returns what it may use.
+    pub fn bounds(&self) -> Bounds {
+        match &self.task {
+            Task::Compile => COMPILE,
+            Task::Check(suite) => Bounds {
+                memory: CHECK_MEMORY + CHECK_MEMORIES * suite.memory as u64,
+                processor: COMPILE.processor + self.suite_time(suite),
+                time: COMPILE.time + self.suite_time(suite),
+                starved: COMPILE.starved + suite.total,
+                output: CHECK_OUTPUT,
+            },
+        }
+    }
+}
+
+/// Cleans and cuts text of somebody else's, for one line of a message.
+pub fn clean(text: &str, most: usize) -> String {
+    let mut short: String = text
+        .chars()
+        .take(most)
+        .map(|c| {
+            if c.is_control() || is_format(c) {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect();
+    if text.chars().nth(most).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// Returns whether a character changes how others are shown: those that set the direction.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}

@@ -1,0 +1,92 @@
+//! What a VMM does with a device besides passing a guest's accesses on.
+
+use super::Device;
+use super::body::Body;
+use crate::pci::MsixLayout;
+
+/// The command register, and bits of it.
+const COMMAND: u64 = 4;
+const MEMORY_SPACE: u8 = 1 << 1;
+const BUS_MASTER: u8 = 1 << 2;
+
+impl Device {
+    /// Returns where the MSI-X table and the pending bits lie.
+    pub fn msix_layout(&self) -> MsixLayout {
+        self.shared.own().state_ref().function.msix_layout()
+    }
+
+    /// Enables memory space, or disables it, as the guest does in the command register:
+    /// for a VMM that emulates that register itself.
+    pub fn set_memory_space(&self, enabled: bool) {
+        self.set_command(MEMORY_SPACE, enabled);
+    }
+
+    /// Enables bus mastering, or disables it, as the guest does in the command register.
+    /// Without, the device neither touches guest memory nor sends messages.
+    pub fn set_bus_master(&self, enabled: bool) {
+        self.set_command(BUS_MASTER, enabled);
+    }
+
+    fn set_command(&self, bit: u8, enabled: bool) {
+        let mut body = self.shared.own();
+        let mut command = [0; 2];
+        body.config_read(COMMAND, &mut command);
+        command[0] = if enabled {
+            command[0] | bit
+        } else {
+            command[0] & !bit
+        };
+        body.config_write(COMMAND, &command);
+        body.settle();
+    }
+
+    /// Pauses the device: from when this returns until [`resume`](Self::resume), it neither
+    /// reads nor writes guest memory, raises no interrupt, and takes and gives no
+    /// packets, which wait where they are. Pausing a paused device changes nothing.
+    ///
+    /// A VMM that pauses its processors before has an idle device. Doorbells that ring all
+    /// the same are kept, and ring when the device is resumed; other registers can be
+    /// read and written, and a request to the device that needs guest memory fails.
+    /// [`save`](Self::save) and [`swap`](Self::swap) work as ever. A reset does not resume.
+    pub fn pause(&self) {
+        self.run(|body| {
+            // What endpoints have finished is told now, while guest memory is in reach.
+            body.deliver_all();
+            body.set_paused(true);
+        });
+    }
+
+    /// Resumes a device that was paused; one that was not goes on as it is.
+    pub fn resume(&self) {
+        self.run(|body| body.set_paused(false));
+    }
+
+    /// Returns whether the device is paused.
+    pub fn is_paused(&self) -> bool {
+        self.shared.own().state_ref().function.is_paused()
+    }
+
+    /// Writes a BAR as [`bar_write`](Self::bar_write) does, and has the device's own thread
+    /// do the work if it is a doorbell: for a processor of the guest that is not to
+    /// wait. Doorbells of one queue that ring before the thread comes are one; what is
+    /// no doorbell is written here and now.
+    pub fn bar_write_later(&self, bar: u8, offset: u64, data: &[u8]) {
+        let mut body = self.shared.own();
+        if body.hold_doorbell(bar, offset, data) {
+            body.leave();
+            self.shared.poller.kick();
+        } else {
+            body.bar_write(bar, offset, data);
+            body.settle();
+        }
+    }
+}
+
+impl Body {
+    fn set_paused(&mut self, paused: bool) {
+        let state = self.state();
+        let was_master = state.function.bus_master();
+        let due = state.function.set_paused(paused);
+        self.mastering_changed(was_master, due);
+    }
+}

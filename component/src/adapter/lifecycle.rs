@@ -176,14 +176,6 @@ impl<P: Platform> Device<P> {
         Ok(())
     }
 
-    /// Goes on where a saved device was. This host may not know what that one's knew.
-    #[cold]
-    pub(super) fn go_on(&mut self) {
-        self.phase = Phase::Running;
-        let Parts { mut ctx, nic, .. } = self.parts();
-        nic.tell_again(&mut ctx);
-    }
-
     /// Works on every queue, whether or not a doorbell rings, after a recovery.
     pub(super) fn look_at_everything(&mut self, unsaved: Option<Unsaved>) {
         let Parts { mut ctx, nic, hwc } = self.parts();

@@ -249,7 +249,7 @@ impl<P: Platform> Device<P> {
     #[inline]
     fn finish(&mut self) -> bool {
         if self.phase == Phase::Rehearsed {
-            self.go_on();
+            self.phase = Phase::Running;
         }
         self.queues.flush(&mut self.platform);
         self.hwc_waiting || self.phase != Phase::Running || self.nic.is_waiting()

@@ -102,8 +102,8 @@ pub fn query_phy_stats(
 }
 
 impl Nic {
-    /// Has the host limit each port as its driver wants it, after what the host was
-    /// told may have been lost.
+    /// Has the host limit each port as its driver wants it, as in
+    /// [`tell_again`](Self::tell_again).
     pub(super) fn tell_all_limits(&self, ctx: &mut Context<'_, impl Platform>) {
         if self.features.contains(Features::RATE_LIMIT) {
             for vport in &self.vports {

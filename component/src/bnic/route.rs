@@ -3,7 +3,7 @@
 //! A driver names receive queues by the handles of their objects
 //! (`CONFIG_VPORT_RX`), and the host by their numbers. Which packet goes where is
 //! the host's work; it is told by [`Platform::steer`] whenever that may have
-//! changed, if it can do it. If not, the packets of a queue are those that the host
+//! changed, if it can do it, and keeps it when the device is replaced. If not, the packets of a queue are those that the host
 //! delivers there.
 //!
 //! # A queue that is destroyed while packets are steered there
@@ -74,7 +74,8 @@ impl Nic {
         }
     }
 
-    /// Tells the host again what it was told, which may have been lost.
+    /// Tells the host again what it was told: a request that failed half-way may have
+    /// told it something else.
     pub fn tell_again(&mut self, ctx: &mut Context<'_, impl Platform>) {
         self.tell_all_limits(ctx);
         for index in 0..self.vports.len() {

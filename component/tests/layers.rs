@@ -35,27 +35,15 @@ const HOST: &[(&str, &[&[&str]])] = &[
     ("host/control", &[&["", "client", "connection", "server"]]),
     (
         "host",
-        &[
-            &[
-                "device",
-                "device::body",
-                "device::builder",
-                "device::poller",
-                "device::rehearsal",
-                "device::snapshot",
-                "device::swap",
-            ],
-            &[
-                "endpoint",
-                "endpoint::counters",
-                "endpoint::groups",
-                "endpoint::loopback",
-                "endpoint::null",
-                "endpoint::offload",
-                "endpoint::rx_flags",
-                "endpoint::rx_queue",
-            ],
-        ],
+        &[&[
+            "device",
+            "device::body",
+            "device::builder",
+            "device::poller",
+            "device::rehearsal",
+            "device::snapshot",
+            "device::swap",
+        ]],
     ),
     ("host/check", &[]),
     (

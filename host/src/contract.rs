@@ -5,7 +5,7 @@
 use bitflags::bitflags;
 
 pub use crate::endpoint::{
-    Offloads, RxBuffer, RxFlags, RxPacket, TxCompletion, TxPacket, TxStatus,
+    HashTypes, Offloads, RxBuffer, RxFlags, RxPacket, Steering, TxCompletion, TxPacket, TxStatus,
 };
 pub use crate::memory::Segment;
 
@@ -141,6 +141,23 @@ pub struct PortConfig {
     pub link: Link,
     /// Queue pairs, 1 to 64.
     pub queues: u16,
+}
+
+/// What passed a port's link since it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkStatistics {
+    /// Packets that were received.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets that arrived and found no room.
+    pub rx_dropped: u64,
+    /// Packets that were sent.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets that the link did not take.
+    pub tx_dropped: u64,
 }
 
 /// Why a device refuses its ports.

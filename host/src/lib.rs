@@ -26,7 +26,8 @@
 //!
 //! Features, all of them on by default: `compiler` compiles components in this process
 //! (without, it runs what another process of the same version compiled), `io-uring` moves
-//! many packets by one system call, `vfio-user` serves a device to a VMM elsewhere.
+//! many packets by one system call, `tap` has TAP interfaces as endpoints, `vfio-user` serves a
+//! device to a VMM elsewhere.
 //!
 //! A VMM in another process drives a device over vfio-user: see `vfio_user::Server`, with
 //! the feature of that name (on by default).

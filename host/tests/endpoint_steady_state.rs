@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use allocation_counter::measure;
 use manatee::endpoint::RxBuffer;
 use manatee::endpoint::{
-    Completions, Endpoint, Loopback, Null, Offloads, PortIo, RxQueue, Segment, Tap, TxBatch,
-    TxPacket, TxStatus,
+    Completions, Endpoint, Loopback, Null, Offloads, Queue, QueueIo, QueueSet, RxQueue, Segment,
+    Tap, TxBatch, TxPacket, TxStatus,
 };
 use manatee::memory::GuestMemory;
 use rustix::thread::UnshareFlags;
@@ -75,15 +75,16 @@ impl Guest {
         }
     }
 
-    fn transmit(&mut self, endpoint: &mut dyn Endpoint) {
+    fn transmit(&mut self, queue: &mut dyn Queue) {
         self.status.clear();
         let batch = TxBatch::new(&self.packets, &self.segments).unwrap();
-        let mut io = PortIo {
+        let mut io = QueueIo {
             memory: &self.memory,
             rx: &mut self.rx,
             done: &mut self.done,
+            woken: &mut QueueSet::default(),
         };
-        endpoint.transmit(&mut io, batch, &mut self.status);
+        queue.transmit(&mut io, batch, &mut self.status);
         let sent = self.status.iter().filter(|s| **s == TxStatus::Sent);
         assert_eq!(sent.count(), BATCH);
     }
@@ -94,14 +95,15 @@ impl Guest {
     }
 
     /// Receives what is there; returns how many.
-    fn receive(&mut self, endpoint: &mut dyn Endpoint) -> usize {
+    fn receive(&mut self, queue: &mut dyn Queue) -> usize {
         self.done.received.clear();
-        let mut io = PortIo {
+        let mut io = QueueIo {
             memory: &self.memory,
             rx: &mut self.rx,
             done: &mut self.done,
+            woken: &mut QueueSet::default(),
         };
-        endpoint.receive(&mut io);
+        queue.receive(&mut io);
         self.done.received.len()
     }
 }
@@ -174,20 +176,21 @@ fn ip(arguments: &str) {
     assert!(status.expect("iproute2").success(), "ip {arguments}");
 }
 
-/// A TAP, and a socket whose datagrams arrive there.
-fn tap_and_socket() -> (Tap, UdpSocket) {
-    let tap = Tap::open("tap-test").unwrap();
+/// A TAP, its only queue, and a socket whose datagrams arrive there.
+fn tap_and_socket() -> (Tap, Box<dyn Queue>, UdpSocket) {
+    let mut tap = Tap::with_queues("tap-test", 1).unwrap();
+    let queue = tap.take_queues().remove(0);
     ip("link set tap-test address 02:00:00:00:00:02 up");
     ip("address add 10.0.0.2/24 dev tap-test");
     ip("neighbour add 10.0.0.1 lladdr 02:00:00:00:00:01 dev tap-test nud permanent");
     let socket = UdpSocket::bind("10.0.0.2:2000").unwrap();
     socket.connect("10.0.0.1:1000").unwrap();
-    (tap, socket)
+    (tap, queue, socket)
 }
 
 /// Has datagrams arrive, and receives as many; returns the number of
 /// allocations.
-fn receive_batch(guest: &mut Guest, tap: &mut Tap, socket: &UdpSocket) -> u64 {
+fn receive_batch(guest: &mut Guest, tap: &mut dyn Queue, socket: &UdpSocket) -> u64 {
     for _ in 0..BATCH {
         socket.send(&[7; 1400]).unwrap();
     }
@@ -208,11 +211,12 @@ fn receive_batch(guest: &mut Guest, tap: &mut Tap, socket: &UdpSocket) -> u64 {
 fn loopback_and_null_allocate_nothing() {
     let endpoints: [Box<dyn Endpoint>; 2] = [Box::new(Loopback::new()), Box::new(Null::new())];
     for mut endpoint in endpoints {
+        let mut queue = endpoint.take_queues().remove(0);
         for (what, mut guest) in guests().into_iter().take(2) {
             let mut round = || {
                 guest.done.received.clear();
                 guest.post();
-                guest.transmit(&mut *endpoint);
+                guest.transmit(&mut *queue);
             };
             round();
             let counted = measure(&mut round).count_total;
@@ -224,15 +228,15 @@ fn loopback_and_null_allocate_nothing() {
 #[test]
 fn a_tap_allocates_nothing() {
     in_namespace("a_tap_allocates_nothing", || {
-        let (mut tap, socket) = tap_and_socket();
+        let (_endpoint, mut tap, socket) = tap_and_socket();
         for (what, mut guest) in guests() {
-            guest.transmit(&mut tap);
-            let counted = measure(|| guest.transmit(&mut tap)).count_total;
+            guest.transmit(&mut *tap);
+            let counted = measure(|| guest.transmit(&mut *tap)).count_total;
             assert_eq!(counted, 0, "transmitting: {what}");
         }
         let mut guest = Guest::new(&frame(false, 0), packet(Offloads::empty()));
-        receive_batch(&mut guest, &mut tap, &socket);
-        let counted = receive_batch(&mut guest, &mut tap, &socket);
+        receive_batch(&mut guest, &mut *tap, &socket);
+        let counted = receive_batch(&mut guest, &mut *tap, &socket);
         assert_eq!(counted, 0, "receiving");
         assert!(tap.counters().receive.checksums_completed > 0);
     });

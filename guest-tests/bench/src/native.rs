@@ -13,7 +13,9 @@ use device_kit::platform::{
 };
 use device_kit::window::Window;
 use manatee::endpoint as wit;
-use manatee::endpoint::{Completions, Endpoint, Groups, PortIo, RxQueue, TxBatch};
+use manatee::endpoint::{
+    Completions, Endpoint, Groups, Queue, QueueIo, QueueSet, RxQueue, TxBatch,
+};
 use manatee::interrupt::VectorSink;
 use manatee::memory::GuestMemory;
 use manatee_device::Device;
@@ -45,8 +47,9 @@ struct Host {
     statuses: Vec<wit::TxStatus>,
 }
 
+/// A port and its only queue.
 struct Port {
-    endpoint: Box<dyn Endpoint>,
+    queue: Box<dyn Queue>,
     rx: RxQueue,
     done: Completions,
     /// Buffers came where there were none.
@@ -165,9 +168,9 @@ impl Machine for Native {
 }
 
 impl Port {
-    fn new(endpoint: Box<dyn Endpoint>) -> Self {
+    fn new(mut endpoint: Box<dyn Endpoint>) -> Self {
         Self {
-            endpoint,
+            queue: endpoint.take_queues().remove(0),
             rx: RxQueue::new(),
             done: Completions::default(),
             poll: false,
@@ -182,12 +185,13 @@ impl Host {
         if !std::mem::take(&mut port.poll) {
             return false;
         }
-        let mut io = PortIo {
+        let mut io = QueueIo {
             memory: &self.memory,
             rx: &mut port.rx,
             done: &mut port.done,
+            woken: &mut QueueSet::default(),
         };
-        port.poll = port.endpoint.receive(&mut io);
+        port.poll = port.queue.receive(&mut io);
         port.poll
     }
 }
@@ -226,13 +230,14 @@ impl Platform for Host {
         self.segments.extend(segments.iter().map(segment));
         self.statuses.clear();
         let port = &mut self.ports[port as usize];
-        let mut io = PortIo {
+        let mut io = QueueIo {
             memory: &self.memory,
             rx: &mut port.rx,
             done: &mut port.done,
+            woken: &mut QueueSet::default(),
         };
         let batch = TxBatch::new(&self.packets, &self.segments).expect("a batch that adds up");
-        port.endpoint.transmit(&mut io, batch, &mut self.statuses);
+        port.queue.transmit(&mut io, batch, &mut self.statuses);
         let sent = |status: &wit::TxStatus| *status == wit::TxStatus::Sent;
         let groups = Groups::of(batch, &self.statuses, &self.memory);
         let mut result = TransmitResult {
@@ -272,7 +277,7 @@ impl Platform for Host {
     }
 
     fn cancel_transmit(&mut self, port: u32, _queue: u32) {
-        self.ports[port as usize].endpoint.cancel();
+        self.ports[port as usize].queue.cancel_transmit();
     }
 
     // Nobody saves or recovers this device.

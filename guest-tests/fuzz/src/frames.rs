@@ -4,7 +4,8 @@ use std::fs::File;
 
 use arbitrary::{Result, Unstructured};
 use manatee::endpoint::{
-    Completions, Endpoint, Loopback, Null, Offloads, PortIo, RxQueue, Segment, TxBatch, TxPacket,
+    Completions, Endpoint, Loopback, Null, Offloads, Queue, QueueIo, QueueSet, RxQueue, Segment,
+    TxBatch, TxPacket,
 };
 use manatee::memory::GuestMemory;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -24,10 +25,10 @@ pub fn run(data: &[u8]) {
         .map(0, MEMORY, file, 0, true)
         .expect("it can be mapped");
     let endpoints: [Box<dyn Endpoint>; 2] = [Box::new(Loopback::new()), Box::new(Null::new())];
-    for endpoint in endpoints {
+    for mut endpoint in endpoints {
         let mut side = Side {
             memory: &memory,
-            endpoint,
+            queue: endpoint.take_queues().remove(0),
             rx: RxQueue::new(),
             done: Completions::default(),
         };
@@ -38,7 +39,7 @@ pub fn run(data: &[u8]) {
 
 struct Side<'a> {
     memory: &'a GuestMemory,
-    endpoint: Box<dyn Endpoint>,
+    queue: Box<dyn Queue>,
     rx: RxQueue,
     done: Completions,
 }
@@ -69,14 +70,15 @@ impl Side<'_> {
         let batch = TxBatch::new(std::slice::from_ref(&packet), &segments);
         let batch = batch.expect("it adds up");
         let mut statuses = Vec::new();
-        let mut io = PortIo {
+        let mut io = QueueIo {
             memory: self.memory,
             rx: &mut self.rx,
             done: &mut self.done,
+            woken: &mut QueueSet::default(),
         };
-        self.endpoint.transmit(&mut io, batch, &mut statuses);
+        self.queue.transmit(&mut io, batch, &mut statuses);
         assert_eq!(statuses.len(), 1);
-        while self.endpoint.receive(&mut io) {}
+        while self.queue.receive(&mut io) {}
         for packet in self.done.received.drain(..) {
             assert!(
                 packet.length <= 1 << 17,

@@ -128,7 +128,7 @@ macro_rules! model {
                             }
                         }
                     });
-                    shared.wakes.add_port(0);
+                    shared.wakes.add(0);
                     shared.wakes.announce();
                     match try_lock(&shared) {
                         Some(owned) => settle(&shared, owned),
@@ -178,7 +178,7 @@ macro_rules! model {
                             })
                         })
                         .collect();
-                    shared.wakes.add_port(0);
+                    shared.wakes.add(0);
                     shared.wakes.announce();
                     if let Some(owned) = try_lock(&shared) {
                         settle(&shared, owned);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::DeviceError;
 use super::doorbells::Doorbells;
@@ -173,12 +174,13 @@ impl Body {
         }
     }
 
-    /// For each port, what becomes readable when packets wait.
+    /// For each queue of each port, in order, what becomes readable when packets wait.
     pub fn endpoints(&self) -> std::io::Result<Vec<Option<OwnedFd>>> {
         let ports = self.state_ref().ports.iter();
-        ports
-            .map(|port| {
-                let fd = port.endpoint().readiness();
+        let queues = ports.flat_map(PortState::queues);
+        queues
+            .map(|queue| {
+                let fd = queue.queue().readiness();
                 fd.map(|fd| fd.as_fd().try_clone_to_owned()).transpose()
             })
             .collect()
@@ -313,9 +315,7 @@ impl Body {
 
     /// Packets may be waiting at every port.
     fn wake_all(&mut self) {
-        for port in &mut self.state().ports {
-            port.poll = true;
-        }
+        self.state().ports.iter_mut().for_each(PortState::wake_all);
     }
 
     pub fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {
@@ -422,10 +422,15 @@ impl Body {
         self.note_failure();
     }
 
-    /// Packets may be waiting at a port.
-    pub fn wake_port(&mut self, port: usize) {
-        if let Some(port) = self.state().ports.get_mut(port) {
-            port.poll = true;
+    /// Packets may be waiting at a queue, of which [`endpoints`](Self::endpoints) says
+    /// the number.
+    pub fn wake_queue(&mut self, mut number: usize) {
+        for port in &mut self.state().ports {
+            let count = port.count();
+            if number < count.into() {
+                return port.wake(number as u16);
+            }
+            number -= usize::from(count);
         }
     }
 
@@ -446,10 +451,7 @@ impl Body {
             // Whatever the component did not take back is taken back here.
             let state = self.state();
             state.changed = false;
-            for port in &mut state.ports {
-                port.cancel_receive();
-                port.cancel_transmit();
-            }
+            state.ports.iter_mut().for_each(PortState::reset);
         } else {
             self.begin_anew();
         }
@@ -476,7 +478,7 @@ impl Body {
             let busy = self.settle_once();
             self.note_failure();
             if !busy && !self.work_left {
-                return self.recovering;
+                return self.recovering | self.take_alarm();
             }
             if self.state_ref().is_waiting() {
                 return false;
@@ -488,15 +490,30 @@ impl Body {
         self.recovering || self.instance().is_some()
     }
 
+    /// When packets that wait for their port's rate may leave, if any may at all.
+    pub fn due(&self) -> Option<Instant> {
+        let state = self.state_ref();
+        let goes_on = self.failure().is_none() && !state.is_waiting();
+        goes_on.then(|| state.due()).flatten()
+    }
+
+    /// Whether the device's own thread has to hear when packets are due.
+    fn take_alarm(&mut self) -> bool {
+        let ports = self.state().ports.iter_mut();
+        ports.fold(false, |any, port| any | port.take_alarm())
+    }
+
     /// Tells the device of everything that endpoints have finished.
     pub(super) fn deliver_all(&mut self) {
         for index in 0..self.state_ref().ports.len() {
-            if let Some(instance) = self.instance()
-                && let Ok(Some(more)) = deliver(instance, index)
-            {
-                self.work_left |= more;
+            for queue in self.state_ref().ports[index].finished() {
+                if let Some(instance) = self.instance()
+                    && let Ok(Some(more)) = deliver(instance, index, queue)
+                {
+                    self.work_left |= more;
+                }
+                self.note_failure();
             }
-            self.note_failure();
         }
     }
 
@@ -517,17 +534,28 @@ impl Body {
             return false;
         }
         for index in 0..instance.state().ports.len() {
-            if !instance.state().ports[index].has_work() {
+            let HostState { ports, memory, .. } = instance.state();
+            let port = &mut ports[index];
+            port.release(memory);
+            if !port.has_work() {
                 continue;
             }
-            busy |= receive(instance.state(), index);
-            match deliver(instance, index) {
-                Ok(Some(more)) => {
-                    busy = true;
-                    self.work_left |= more;
+            for queue in port.take_turned() {
+                match deliver(instance, index, queue) {
+                    Ok(more) => self.work_left |= more.unwrap_or(false),
+                    Err(Failure { .. }) => return false,
                 }
-                Ok(None) => {}
-                Err(Failure { .. }) => return false,
+            }
+            for queue in instance.state_ref().ports[index].work() {
+                busy |= receive(instance.state(), index, queue);
+                match deliver(instance, index, queue) {
+                    Ok(Some(more)) => {
+                        busy = true;
+                        self.work_left |= more;
+                    }
+                    Ok(None) => {}
+                    Err(Failure { .. }) => return false,
+                }
             }
         }
         if std::mem::take(&mut self.work_left) {
@@ -542,46 +570,40 @@ pub(super) fn port_configs(state: &HostState) -> Vec<PortConfig> {
     state.ports.iter().map(PortState::config).collect()
 }
 
-/// Lets an endpoint write waiting packets to posted buffers. True if there
-/// may be more.
-fn receive(state: &mut HostState, index: usize) -> bool {
+/// Lets a queue write waiting packets to posted buffers. True if there may be
+/// more.
+#[inline]
+fn receive(state: &mut HostState, port: usize, queue: u16) -> bool {
     let HostState { ports, memory, .. } = state;
-    let port = &mut ports[index];
-    if !std::mem::take(&mut port.poll) {
-        return false;
-    }
-    let (endpoint, mut io) = port.split(memory);
-    port.poll = endpoint.receive(&mut io);
-    port.poll
+    ports[port].receive(queue, memory)
 }
 
-/// Tells the device what an endpoint finished. None if that is nothing.
-fn deliver(instance: &mut Instance, index: usize) -> Result<Option<bool>, Failure> {
-    let mut done = std::mem::take(&mut instance.state().ports[index].done);
-    let told = tell(instance, index as u32, &done);
-    if told.is_err() {
-        // It is counted as lost there.
-        instance.state().ports[index].done = done;
-        return told;
+/// Tells the device what a queue finished. None if that is nothing.
+fn deliver(instance: &mut Instance, port: usize, queue: u16) -> Result<Option<bool>, Failure> {
+    let mut done = instance.state().ports[port].take_done(queue);
+    let told = tell(instance, port as u32, queue, &done);
+    if told.is_ok() {
+        // The emptied lists keep their allocation.
+        done.transmitted.clear();
+        done.received.clear();
     }
-    done.transmitted.clear();
-    done.received.clear();
-    // What the endpoint finished meanwhile goes behind the emptied lists,
-    // which keep their allocation.
-    let late = std::mem::replace(&mut instance.state().ports[index].done, done);
-    let now = &mut instance.state().ports[index].done;
-    now.received.extend(late.received);
-    now.transmitted.extend(late.transmitted);
+    // If it failed, what it was to be told is counted as lost there.
+    instance.state().ports[port].give_back_done(queue, done);
     told
 }
 
-fn tell(instance: &mut Instance, port: u32, done: &Completions) -> Result<Option<bool>, Failure> {
+fn tell(
+    instance: &mut Instance,
+    port: u32,
+    queue: u16,
+    done: &Completions,
+) -> Result<Option<bool>, Failure> {
     let mut told = None;
     if !done.transmitted.is_empty() {
-        told = Some(instance.transmitted(port, &done.transmitted)?);
+        told = Some(instance.transmitted(port, queue, &done.transmitted)?);
     }
     if !done.received.is_empty() {
-        let more = instance.received(port, &done.received)?;
+        let more = instance.received(port, queue, &done.received)?;
         instance.state_ref().hurry();
         told = Some(more | told.unwrap_or(false));
     }

@@ -10,7 +10,7 @@ use super::wakes::Wakes;
 use super::{CrashPolicy, Device, DeviceError, Limits, Port, Shared};
 use crate::component::Component;
 use crate::interrupt::Interrupts;
-use crate::runtime::HostState;
+use crate::runtime::{HostState, PortState};
 
 /// A device to be made: [`Device::builder`].
 #[derive(Debug)]
@@ -74,19 +74,24 @@ impl DeviceBuilder {
         if given == 0 || given > max as usize {
             return Err(DeviceError::PortCount { given, max });
         }
-        for (index, port) in ports.iter().enumerate() {
-            port.check()
-                .map_err(|error| DeviceError::Port(index, error))?;
-        }
+        let ports = ports.into_iter().enumerate().map(|(index, port)| {
+            let port = PortState::try_from(port);
+            port.map_err(|error| DeviceError::Port(index, error))
+        });
+        let ports = ports.collect::<Result<Vec<_>, _>>()?;
         let function = component.function(&description)?;
         let msix_vectors = function.msix_vectors();
         let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
-        let ports = ports.into_iter().map(Into::into).collect();
         let state = HostState::new(function, interrupts, ports, limits);
         let body = Body::new(component, description, state, policy)?;
-        let poller = Poller::new(body.endpoints())?;
+        let ports = body.state_ref().ports.iter();
+        let counts = ports.map(|port| port.queues().len()).collect();
+        let queues = body.endpoints()?;
+        let wakes = Wakes::new(queues.len());
+        let poller = Poller::new(queues)?;
         let shared = Arc::new(Shared {
-            wakes: Wakes::new(given),
+            wakes,
+            queues: counts,
             body: Mutex::new(body),
             poller,
             swapping: Mutex::new(()),

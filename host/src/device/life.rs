@@ -7,7 +7,7 @@ use super::body::{Body, Life, port_configs};
 use super::recovery::Next;
 use super::swap::{Swap, version};
 use crate::contract::{DeviceEvent, Observations, PortConfig};
-use crate::runtime::{Failure, HostState, Instance, Limits};
+use crate::runtime::{Failure, HostState, Instance, Limits, PortState};
 
 impl Body {
     /// A reset finds the component failed, or fails it.
@@ -42,9 +42,7 @@ impl Body {
         }
         let mut state = self.take_state();
         state.abandon_instance();
-        for port in &mut state.ports {
-            port.cancel_transmit();
-        }
+        state.ports.iter_mut().for_each(PortState::reset);
         self.down = false;
         self.restarts += 1;
         if let Some(dropped) = state.notices.pass() {

@@ -82,6 +82,8 @@ pub struct Device {
 struct Shared {
     body: Mutex<Body>,
     wakes: Wakes,
+    /// How many queues each port has; `wakes` counts them all, in order.
+    queues: Box<[usize]>,
     poller: Poller,
     /// Held by whoever replaces the component.
     swapping: Mutex<()>,

@@ -6,6 +6,7 @@
 //! packets.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
@@ -46,14 +47,18 @@ impl Shared {
         body.settle();
     }
 
-    /// Whether the device waits for guest memory to come back. Whoever owns it at
-    /// the moment may change that: then it is so.
-    pub fn waits(&self) -> bool {
+    /// Whether the device waits for guest memory to come back, and when packets that wait
+    /// may leave. Whoever owns it at the moment may change that: then it is so, and nobody
+    /// knows when.
+    pub fn waits(&self) -> (bool, Option<Option<Instant>>) {
         // Whoever takes the lock, if only to look, has to look for wakes too when it is
         // given up: others rely on that.
         let body = self.body.try_lock();
         let owner = body.map(|body| self.owned(body));
-        owner.is_none_or(|owner| owner.state_ref().absence.waiting)
+        match owner {
+            Some(owner) => (owner.state_ref().absence.waiting, Some(owner.due())),
+            None => (true, None),
+        }
     }
 
     #[inline]
@@ -82,7 +87,7 @@ impl Owner<'_> {
             ..
         } = self.shared;
         let run = |body: &mut MutexGuard<'_, Body>| {
-            wakes.take(|port| body.wake_port(port));
+            wakes.take(|queue| body.wake_queue(queue));
             body.settle()
         };
         let try_again = || {
@@ -134,14 +139,14 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use rustix::event::{EventfdFlags, eventfd};
 
     use super::*;
     use crate::component::Component;
     use crate::device::{Device, Port};
-    use crate::endpoint::{Endpoint, PortIo, TxBatch, TxStatus};
+    use crate::endpoint::{Queue, QueueIo, Single, TxBatch, TxStatus};
     use crate::interrupt::{Interrupts, VectorSink};
 
     /// Counts how often it is asked for packets, which it never has.
@@ -150,30 +155,18 @@ mod tests {
         asked: Arc<AtomicUsize>,
     }
 
-    impl Endpoint for Bell {
-        fn name(&self) -> String {
-            "bell".into()
-        }
+    impl Queue for Bell {
+        fn transmit(&mut self, _: &mut QueueIo<'_>, _: TxBatch<'_>, _: &mut Vec<TxStatus>) {}
 
-        fn transmit(&mut self, _: &mut PortIo<'_>, _: TxBatch<'_>, _: &mut Vec<TxStatus>) {}
-
-        fn receive(&mut self, _: &mut PortIo<'_>) -> bool {
+        fn receive(&mut self, _: &mut QueueIo<'_>) -> bool {
             self.asked.fetch_add(1, Ordering::SeqCst);
             false
         }
 
-        fn cancel(&mut self) {}
+        fn cancel_transmit(&mut self) {}
 
         fn readiness(&self) -> Option<BorrowedFd<'_>> {
             Some(self.bell.as_fd())
-        }
-
-        fn mtu(&self) -> Option<u16> {
-            None
-        }
-
-        fn inspect(&self) -> serde_json::Value {
-            serde_json::Value::Null
         }
     }
 
@@ -203,7 +196,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
             link_speed_mbps: 10_000,
-            endpoint: Box::new(endpoint),
+            endpoint: Box::new(Single::new("bell", endpoint)),
         };
         let component = Component::embedded().unwrap();
         let interrupts = Interrupts::Vectors(Box::new(Nowhere));

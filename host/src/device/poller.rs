@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -16,12 +17,12 @@ use manatee_common::ration::{MAX_LINE, clean};
 
 /// How long guest memory may be gone until the device is told: long enough for a
 /// VMM that changes its memory map.
-const PATIENCE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 250_000_000,
-};
+const PATIENCE: Duration = Duration::from_millis(250);
 
-/// The event that is no port's.
+/// When to look again at a device that somebody else owns.
+const SOON: Duration = Duration::from_millis(1);
+
+/// The event that is no queue's.
 const KICK: u64 = u64::MAX;
 
 /// What the thread waits on.
@@ -30,17 +31,16 @@ pub struct Poller {
     epoll: Arc<OwnedFd>,
     kick: Arc<OwnedFd>,
     /// Held as long as they are registered.
-    _ports: Vec<Option<OwnedFd>>,
+    _queues: Vec<Option<OwnedFd>>,
 }
 
 impl Poller {
-    /// Waits for each port's descriptor to become readable, edge-triggered.
-    pub fn new(ports: io::Result<Vec<Option<OwnedFd>>>) -> io::Result<Self> {
-        let ports = ports?;
+    /// Waits for each queue's descriptor to become readable, edge-triggered.
+    pub fn new(queues: Vec<Option<OwnedFd>>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &kick, EventData::new_u64(KICK), EventFlags::IN)?;
-        for (index, fd) in ports.iter().enumerate() {
+        for (index, fd) in queues.iter().enumerate() {
             if let Some(fd) = fd {
                 let data = EventData::new_u64(index as u64);
                 epoll::add(&epoll, fd, data, EventFlags::IN | EventFlags::ET)?;
@@ -49,7 +49,7 @@ impl Poller {
         Ok(Self {
             epoll: Arc::new(epoll),
             kick: Arc::new(kick),
-            _ports: ports,
+            _queues: queues,
         })
     }
 
@@ -79,11 +79,13 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
 
 fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
     let mut events = Vec::with_capacity(64);
-    let mut patience = None;
+    // When guest memory is not waited for any longer, and when packets are due.
+    let (mut give_up, mut due) = (None, None);
     loop {
         events.clear();
         let spare = rustix::buffer::spare_capacity(&mut events);
-        match epoll::wait(epoll, spare, patience.as_ref()) {
+        let until = [give_up, due].into_iter().flatten().min();
+        match epoll::wait(epoll, spare, until.map(left).as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => {
@@ -99,12 +101,12 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
                 KICK => {
                     let _ = rustix::io::read(kick, &mut [0; 8]);
                 }
-                port => shared.wakes.add_port(port as usize),
+                queue => shared.wakes.add(queue as usize),
             }
         }
         // Nothing that is half done is looked at again: what remains of the device reads as
         // ones and says why.
-        let in_time = !events.is_empty();
+        let in_time = !events.is_empty() || give_up.is_none_or(|at| Instant::now() < at);
         let look = AssertUnwindSafe(|| shared.look(in_time));
         if let Err(panic) = catch_unwind(look) {
             let failure = panicked(&*panic);
@@ -112,7 +114,20 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
             shared.body.lock().end(failure);
             return;
         }
-        patience = shared.waits().then_some(PATIENCE);
+        let (absent, known) = shared.waits();
+        // Who makes packets wait that did not says so.
+        due = known.unwrap_or_else(|| due.map(|_| Instant::now() + SOON));
+        let again = give_up.filter(|_| events.is_empty());
+        give_up = absent.then(|| again.unwrap_or_else(|| Instant::now() + PATIENCE));
+    }
+}
+
+/// The time until then.
+fn left(until: Instant) -> Timespec {
+    let left = until.saturating_duration_since(Instant::now());
+    Timespec {
+        tv_sec: left.as_secs().min(3600) as i64,
+        tv_nsec: left.subsec_nanos().into(),
     }
 }
 
@@ -133,37 +148,25 @@ mod tests {
     use super::*;
     use crate::component::Component;
     use crate::device::{Device, Port};
-    use crate::endpoint::{Endpoint, PortIo, TxBatch, TxStatus};
+    use crate::endpoint::{Queue, QueueIo, Single, TxBatch, TxStatus};
     use crate::interrupt::{Interrupts, VectorSink};
 
     /// Panics on the device's own thread.
     struct Broken(Arc<OwnedFd>);
 
-    impl Endpoint for Broken {
-        fn name(&self) -> String {
-            "broken".into()
-        }
+    impl Queue for Broken {
+        fn transmit(&mut self, _: &mut QueueIo<'_>, _: TxBatch<'_>, _: &mut Vec<TxStatus>) {}
 
-        fn transmit(&mut self, _: &mut PortIo<'_>, _: TxBatch<'_>, _: &mut Vec<TxStatus>) {}
-
-        fn receive(&mut self, _: &mut PortIo<'_>) -> bool {
+        fn receive(&mut self, _: &mut QueueIo<'_>) -> bool {
             let own = thread::current().name() == Some("device");
             assert!(!own, "out of\norder");
             false
         }
 
-        fn cancel(&mut self) {}
+        fn cancel_transmit(&mut self) {}
 
         fn readiness(&self) -> Option<BorrowedFd<'_>> {
             Some(self.0.as_fd())
-        }
-
-        fn mtu(&self) -> Option<u16> {
-            None
-        }
-
-        fn inspect(&self) -> serde_json::Value {
-            serde_json::Value::Null
         }
     }
 
@@ -180,7 +183,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
             link_speed_mbps: 10_000,
-            endpoint: Box::new(Broken(bell.clone())),
+            endpoint: Box::new(Single::new("broken", Broken(bell.clone()))),
         };
         let component = Component::embedded().unwrap();
         let interrupts = Interrupts::Vectors(Box::new(Nowhere));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::doorbells::Doorbells;
-use crate::contract::{HandedOver, Observations};
+use crate::contract::Observations;
 use crate::runtime::{Failure, HostState};
 
 /// How a device whose component fails goes on.
@@ -167,14 +167,9 @@ impl Recoverer {
 
     /// What a fresh instance is told.
     pub fn observations(&self, state: &HostState) -> Observations {
-        let ports = (0..).zip(&state.ports);
-        let transmitted = ports.filter_map(|(port, state)| {
-            let id = state.handed_over?;
-            Some(HandedOver { port, queue: 0, id })
-        });
         Observations {
             doorbells: self.doorbells.writes(),
-            transmitted: transmitted.collect(),
+            transmitted: state.handed_over().collect(),
             skip: self.skip.clone(),
         }
     }

@@ -1,16 +1,17 @@
 //! The state of a whole device, for a VMM's own save and restore.
 //!
-//! It holds what the guest can see: configuration space, the MSI-X table, and the
-//! component's state. What the host held for the device
+//! It holds what the guest can see: configuration space, the MSI-X table, the
+//! component's state, and what that has set the ports to. What the host held for the device
 //! (receive buffers) is found again in the guest's rings.
 
 use minicbor::{Decode, Encode};
 
 use super::body::Body;
 use super::swap::SwapError;
-use crate::contract::StateRefusal;
+use crate::contract::{HandedOver, HashTypes, StateRefusal, Steering};
+use crate::endpoint::InvalidSteering;
 use crate::runtime::bounds::STATE_BYTES;
-use crate::runtime::{Failure, Phase};
+use crate::runtime::{Failure, HostState, Phase};
 
 const FORMAT: &str = "manatee-device";
 const VERSION: u32 = 1;
@@ -65,9 +66,66 @@ struct Snapshot {
     #[n(4)]
     #[cbor(with = "minicbor::bytes")]
     component: Vec<u8>,
-    /// Port, and the last packet it was handed.
+    /// Port, and the last packet that its queue 0 was handed.
     #[n(5)]
     handed_over: Vec<(u32, u32)>,
+    /// Port, another queue, and the last packet that it was handed.
+    #[n(6)]
+    handed_over_elsewhere: Option<Vec<(u32, u32, u32)>>,
+    #[n(7)]
+    ports: Option<Vec<PortSettings>>,
+}
+
+/// What a device has set a port to.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct PortSettings {
+    #[n(0)]
+    port: u32,
+    #[n(1)]
+    steering: Option<SteeringState>,
+    #[n(2)]
+    rate_mbps: Option<u32>,
+}
+
+/// A [`Steering`].
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct SteeringState {
+    #[n(0)]
+    hash_types: u8,
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    key: Vec<u8>,
+    #[n(2)]
+    table: Vec<u16>,
+    #[n(3)]
+    default_queue: u32,
+}
+
+impl From<&Steering> for SteeringState {
+    fn from(steering: &Steering) -> Self {
+        Self {
+            hash_types: steering.hash_types.bits(),
+            key: steering.key.to_vec(),
+            table: steering.table.clone(),
+            default_queue: steering.default_queue,
+        }
+    }
+}
+
+impl SteeringState {
+    /// Returns the steering, if a port of so many queues can have it.
+    fn check(self, queues: u16) -> Result<Steering, InvalidSteering> {
+        let steering = Steering {
+            hash_types: HashTypes::from_bits_truncate(self.hash_types),
+            key: Steering::key(&self.key)?,
+            table: self.table,
+            default_queue: self.default_queue,
+        };
+        steering.check(queues)?;
+        Ok(steering)
+    }
 }
 
 impl Snapshot {
@@ -89,6 +147,35 @@ impl Snapshot {
         }
         Ok(snapshot)
     }
+}
+
+/// What the ports are set to.
+fn settings(state: &HostState) -> Vec<PortSettings> {
+    let ports = (0..).zip(&state.ports);
+    let settings = ports.map(|(port, state)| PortSettings {
+        port,
+        steering: state.steering().map(Into::into),
+        rate_mbps: state.rate(),
+    });
+    settings.collect()
+}
+
+/// Sets ports to what they were.
+fn set(state: &mut HostState, settings: Vec<PortSettings>) -> Result<(), RestoreError> {
+    let malformed = |error: &dyn std::fmt::Display| RestoreError::Malformed(error.to_string());
+    for settings in settings {
+        let PortSettings {
+            port,
+            steering,
+            rate_mbps,
+        } = settings;
+        let own = state.ports.get(port as usize);
+        let own = own.ok_or_else(|| malformed(&format!("it has a port {port}")))?;
+        let steering = steering.map(|steering| steering.check(own.count()));
+        let steering = steering.transpose().map_err(|error| malformed(&error))?;
+        state.restore_port(port, steering, rate_mbps);
+    }
+    Ok(())
 }
 
 fn identity(config: &[u8]) -> [u16; 2] {
@@ -117,16 +204,22 @@ impl Body {
         state.function.config_read(0, &mut config);
         let mut msix = vec![0; MSIX_ENTRY * usize::from(state.function.msix_vectors())];
         state.function.msix_read(0, &mut msix);
-        let ports = (0..).zip(&state.ports);
+        let (first, others): (Vec<_>, Vec<_>) =
+            state.handed_over().partition(|last| last.queue == 0);
+        let others = others.into_iter();
         let snapshot = Snapshot {
             format: FORMAT.to_owned(),
             version: VERSION,
             config,
             msix,
             component,
-            handed_over: ports
-                .filter_map(|(port, state)| Some((port, state.handed_over?)))
-                .collect(),
+            handed_over: first.into_iter().map(|last| (last.port, last.id)).collect(),
+            handed_over_elsewhere: Some(
+                others
+                    .map(|last| (last.port, last.queue, last.id))
+                    .collect(),
+            ),
+            ports: Some(settings(state)),
         };
         // Writing to a vector can't fail.
         Ok(minicbor::to_vec(&snapshot).unwrap_or_default())
@@ -158,12 +251,14 @@ impl Body {
         // were sent before the state was saved, or come again.
         let _ = state.function.msix_write(0, &snapshot.msix);
         let _ = state.function.config_write(0, &snapshot.config);
-        for (port, last) in &snapshot.handed_over {
-            if let Some(state) = state.ports.get_mut(*port as usize) {
-                state.handed_over = Some(*last);
-            }
+        let first = snapshot.handed_over.iter();
+        let first = first.map(|(port, id)| (*port, 0, *id));
+        let others = snapshot.handed_over_elsewhere.unwrap_or_default();
+        for (port, queue, id) in first.chain(others) {
+            state.set_handed_over(HandedOver { port, queue, id });
         }
-        let restored = self.take_over(&snapshot.component);
+        let set = set(state, snapshot.ports.unwrap_or_default());
+        let restored = set.and_then(|()| self.take_over(&snapshot.component));
         if restored.is_err() {
             // What it did not take over is nothing that it could harm.
             self.state().phase = Phase::Running;

@@ -1,7 +1,7 @@
 //! What a VMM does with a device besides passing a guest's accesses on.
 
-use super::Device;
 use super::body::Body;
+use super::{Device, Shared};
 use crate::pci::MsixLayout;
 
 /// The command register, and bits of it.
@@ -78,6 +78,18 @@ impl Device {
         } else {
             body.bar_write(bar, offset, data);
             body.settle();
+        }
+    }
+
+    /// Has the device look for packets at a queue of a port, for an endpoint whose
+    /// readiness no descriptor shows. What does not exist is ignored. May be called from
+    /// anywhere, also from inside of an endpoint.
+    pub fn wake(&self, port: usize, queue: usize) {
+        let Shared { queues, wakes, .. } = &*self.shared;
+        if queues.get(port).is_some_and(|count| queue < *count) {
+            let before: usize = queues[..port].iter().sum();
+            wakes.add(before + queue);
+            self.shared.go_on();
         }
     }
 }

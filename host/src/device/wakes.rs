@@ -13,26 +13,26 @@ const ROUNDS: usize = 2;
 #[derive(Debug)]
 pub struct Wakes {
     any: AtomicBool,
-    ports: Box<[AtomicBool]>,
+    queues: Box<[AtomicBool]>,
 }
 
 impl Wakes {
-    /// Returns none, for a device with this many ports.
-    pub fn new(ports: usize) -> Self {
+    /// Returns none, for a device with this many queues.
+    pub fn new(queues: usize) -> Self {
         Self {
             any: AtomicBool::new(false),
-            ports: (0..ports).map(|_| AtomicBool::new(false)).collect(),
+            queues: (0..queues).map(|_| AtomicBool::new(false)).collect(),
         }
     }
 
-    /// Notes that packets may wait at a port.
-    pub fn add_port(&self, port: usize) {
-        if let Some(flag) = self.ports.get(port) {
+    /// Notes that packets may wait at a queue.
+    pub fn add(&self, queue: usize) {
+        if let Some(flag) = self.queues.get(queue) {
             flag.store(true, Ordering::Release);
         }
     }
 
-    /// Says that somebody is to look, at the ports that were added too. To be followed
+    /// Says that somebody is to look, at the queues that were added too. To be followed
     /// by an attempt to become the owner.
     pub fn announce(&self) {
         self.any.store(true, Ordering::Release);
@@ -55,15 +55,15 @@ impl Wakes {
         self.any.load(Ordering::SeqCst)
     }
 
-    /// Hands over what came, port by port. Only the owner does this.
+    /// Hands over what came, queue by queue. Only the owner does this.
     #[inline]
-    pub fn take(&self, mut wake_port: impl FnMut(usize)) {
+    pub fn take(&self, mut wake_queue: impl FnMut(usize)) {
         if !self.any.load(Ordering::Relaxed) || !self.any.swap(false, Ordering::AcqRel) {
             return;
         }
-        for (port, flag) in self.ports.iter().enumerate() {
+        for (queue, flag) in self.queues.iter().enumerate() {
             if flag.swap(false, Ordering::AcqRel) {
-                wake_port(port);
+                wake_queue(queue);
             }
         }
     }

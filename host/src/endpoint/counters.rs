@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::TxStatus;
+use super::packet::TxStatus;
 
 /// What an endpoint did since it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,11 +53,40 @@ pub struct RxCounters {
     pub truncated: u64,
     /// Buffers that were not in guest memory.
     pub memory_faults: u64,
+    /// Packets that were read from the other side and found no room.
+    pub dropped: u64,
     /// Failed reads from the other side.
     pub errors: u64,
 }
 
+impl Counters {
+    /// Adds what another queue of the endpoint did.
+    pub fn add(&mut self, other: &Self) {
+        self.transmit.add(&other.transmit);
+        self.receive.add(&other.receive);
+    }
+}
+
 impl TxCounters {
+    fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.checksum_offloads += other.checksum_offloads;
+        self.segmentation_offloads += other.segmentation_offloads;
+        self.tags_inserted += other.tags_inserted;
+        self.dropped_busy += other.dropped_busy;
+        self.dropped_down += other.dropped_down;
+        self.dropped_error += other.dropped_error;
+        self.memory_faults += other.memory_faults;
+        self.too_long += other.too_long;
+        self.bad_headers += other.bad_headers;
+    }
+
+    /// Packets that were dropped, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_busy + self.dropped_down + self.dropped_error
+    }
+
     /// Counts a packet of `length` bytes that was sent or refused. Drops have
     /// reasons of their own, which whoever dropped it counts.
     pub fn count(&mut self, status: TxStatus, length: u64) {
@@ -75,6 +104,16 @@ impl TxCounters {
 }
 
 impl RxCounters {
+    fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.checksums_completed += other.checksums_completed;
+        self.truncated += other.truncated;
+        self.memory_faults += other.memory_faults;
+        self.dropped += other.dropped;
+        self.errors += other.errors;
+    }
+
     /// Counts a packet of `length` bytes that was written to a buffer.
     pub fn count(&mut self, length: u64, truncated: bool) {
         self.packets += 1;

@@ -1,6 +1,7 @@
 //! Packets to group addresses, counted where their bytes are in reach.
 
-use super::{TxBatch, TxStatus};
+use super::batch::TxBatch;
+use super::packet::TxStatus;
 use crate::memory::GuestMemory;
 
 /// Bytes of the address that a frame begins with.

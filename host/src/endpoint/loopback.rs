@@ -1,18 +1,22 @@
 //! An endpoint whose other end is the port itself.
 
-use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use super::batch::TxBatch;
 use super::counters::Counters;
+use super::crossing::{About, Route, Switch};
 use super::head::Head;
-use super::headers::{ADDRESS_BYTES, TAG_BYTES, tag_control};
+use super::headers::{ADDRESS_BYTES, Layout, TAG_BYTES, tag_control};
 use super::offload::{self, Prepared, Refusal, Request};
+use super::packet::{RxFlags, TxCompletion, TxPacket, TxStatus};
+use super::queue::{Endpoint, Queue, QueueIo, RECEIVE_BUDGET};
+use super::rss::Rss;
+use super::rx_flags;
+use super::rx_queue::{Posted, Received};
 use super::vnet::GsoType;
-use super::{
-    Endpoint, PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, Segment, TxBatch, TxCompletion,
-    TxPacket, TxStatus, rx_flags,
-};
-use crate::memory::{Access, Fault, GuestMemory, Span};
+use super::waiting::Waiting;
+use crate::memory::{Access, Fault, GuestMemory, Segment, Span};
 
 /// The longest IP packet there is. A loopback has no MTU of its own.
 const MAX_IP_BYTES: usize = 65535;
@@ -30,8 +34,18 @@ const MAX_IP_BYTES: usize = 65535;
 /// A packet that is to be cut into several segments is refused
 /// ([`TxStatus::BadHeaders`]): no receiver of this port takes it whole, and
 /// cutting it is the work of a network stack, which a loopback has none of.
-#[derive(Debug, Default)]
+///
+/// A packet arrives at the queue that steering names. If that is another than the one it
+/// was sent by, it goes there by copy.
+#[derive(Debug)]
 pub struct Loopback {
+    switch: Switch,
+    queues: Vec<LoopbackQueue>,
+}
+
+/// A queue of a [`Loopback`].
+#[derive(Debug, Default)]
+pub struct LoopbackQueue {
     waiting: Waiting,
     wire: Wire,
 }
@@ -41,68 +55,35 @@ pub struct Loopback {
 struct Wire {
     head: Head,
     counters: Counters,
-}
-
-/// Packets that wait for a buffer, in order.
-#[derive(Debug, Default)]
-struct Waiting {
-    packets: VecDeque<TxPacket>,
-    segments: VecDeque<Segment>,
-}
-
-impl Waiting {
-    /// The most packets that wait: four times what a ring of Linux's mana
-    /// driver holds by default.
-    const MAX_PACKETS: usize = 1024;
-    /// The most segments that they have together.
-    const MAX_SEGMENTS: usize = 16 * Self::MAX_PACKETS;
-
-    fn push(&mut self, packet: &TxPacket, segments: &[Segment]) -> TxStatus {
-        if self.packets.len() >= Self::MAX_PACKETS
-            || self.segments.len() + segments.len() > Self::MAX_SEGMENTS
-        {
-            return TxStatus::Dropped;
-        }
-        self.packets.push_back(*packet);
-        self.segments.extend(segments);
-        TxStatus::Pending
-    }
-
-    fn front(&self) -> Option<(TxPacket, impl Iterator<Item = Segment> + Clone + '_)> {
-        let packet = *self.packets.front()?;
-        let segments = self.segments.iter().take(packet.segments.into()).copied();
-        Some((packet, segments))
-    }
-
-    fn pop(&mut self) {
-        if let Some(packet) = self.packets.pop_front() {
-            self.segments.drain(..usize::from(packet.segments));
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.packets.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.packets.is_empty()
-    }
-
-    fn clear(&mut self) {
-        self.packets.clear();
-        self.segments.clear();
-    }
+    route: Route,
 }
 
 impl Loopback {
-    /// A new one.
+    /// One of one queue.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_queues(1)
     }
 
-    /// What was sent, received and dropped so far.
-    pub fn counters(&self) -> &Counters {
-        &self.wire.counters
+    /// One of so many queues.
+    pub fn with_queues(queues: u16) -> Self {
+        let (switch, routes) = Switch::new(queues);
+        let queue = |route| LoopbackQueue {
+            waiting: Waiting::default(),
+            wire: Wire {
+                route,
+                ..Wire::default()
+            },
+        };
+        Self {
+            switch,
+            queues: routes.into_iter().map(queue).collect(),
+        }
+    }
+}
+
+impl Default for Loopback {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -111,7 +92,7 @@ impl Wire {
     /// `Pending`, and counts nothing, if there is no buffer.
     fn carry(
         &mut self,
-        io: &mut PortIo<'_>,
+        io: &mut QueueIo<'_>,
         packet: &TxPacket,
         segments: impl Iterator<Item = Segment> + Clone,
     ) -> TxStatus {
@@ -150,15 +131,59 @@ impl Wire {
         Ok(prepared)
     }
 
-    /// Writes a checked packet to the first posted buffer that is memory.
+    /// Writes a checked packet to a posted buffer of the queue that it goes to.
     fn deliver(
         &mut self,
-        io: &mut PortIo<'_>,
+        io: &mut QueueIo<'_>,
         segments: impl Iterator<Item = Segment> + Clone,
         prepared: &Prepared,
     ) -> TxStatus {
+        if self.route.is_own() {
+            if io.rx.is_empty() {
+                return TxStatus::Pending;
+            }
+            let (_, about) = self.examine(prepared);
+            return self.fill(io, segments, prepared, about);
+        }
+        let (queue, about) = self.examine(prepared);
+        if self.route.leads_here(queue) {
+            let filled = self.fill(io, segments.clone(), prepared, about);
+            if filled != TxStatus::Pending {
+                return filled;
+            }
+        }
+        self.pass(io, segments, prepared, queue, about)
+    }
+
+    /// Finds what is known of the packet in the head, and where it goes.
+    fn examine(&self, prepared: &Prepared) -> (u16, About) {
+        let frame = self.head.bytes();
+        let layout = Layout::parse(frame);
+        let destination = self.route.look(frame, layout.as_ref());
+        let mut flags = rx_flags::classify(frame, layout.as_ref());
+        if prepared.vnet.partial.is_some() {
+            flags = rx_flags::with_good_transport_checksum(flags);
+        }
+        let tag = tag_control(frame);
+        flags.set(RxFlags::VLAN, tag.is_some());
+        let about = About {
+            flags: flags | destination.flags,
+            vlan_tci: tag.unwrap_or(0),
+            hash: destination.hash,
+        };
+        (destination.queue, about)
+    }
+
+    /// Writes the packet to the first posted buffer that is memory.
+    fn fill(
+        &mut self,
+        io: &mut QueueIo<'_>,
+        segments: impl Iterator<Item = Segment> + Clone,
+        prepared: &Prepared,
+        about: About,
+    ) -> TxStatus {
         while let Some(buffer) = io.rx.front() {
-            match self.write(io.memory, segments.clone(), prepared, &buffer) {
+            match self.write(io.memory, segments.clone(), prepared, about, &buffer) {
                 Ok(received) => {
                     buffer.complete(received, io.done);
                     return TxStatus::Sent;
@@ -178,24 +203,51 @@ impl Wire {
         TxStatus::Pending
     }
 
+    /// Copies the packet for another queue. It waits if nothing else could go elsewhere.
+    fn pass(
+        &mut self,
+        io: &mut QueueIo<'_>,
+        segments: impl Iterator<Item = Segment> + Clone,
+        prepared: &Prepared,
+        queue: u16,
+        about: About,
+    ) -> TxStatus {
+        let parts = without_tag(self.head.bytes());
+        let copied = self.head.copied();
+        let rest = prepared.length.saturating_sub(copied);
+        let memory = io.memory;
+        let passed = self.route.pass(queue, about, io.woken, |bytes| {
+            parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            let own = bytes.len();
+            bytes.resize(own + rest, 0);
+            Span::new(segments)
+                .advance(copied as u64)
+                .read(memory, &mut bytes[own..])
+                .map(|_| ())
+        });
+        match passed {
+            Ok(true) => TxStatus::Sent,
+            Ok(false) if self.route.holds() => TxStatus::Pending,
+            Ok(false) => {
+                self.counters.receive.dropped += 1;
+                TxStatus::Sent
+            }
+            Err(_) => TxStatus::MemoryFault,
+        }
+    }
+
     fn write(
         &mut self,
         memory: &GuestMemory,
         segments: impl Iterator<Item = Segment> + Clone,
         prepared: &Prepared,
+        about: About,
         buffer: &Posted<'_>,
     ) -> Result<Received, Fault> {
-        let head = self.head.bytes();
         let copied = self.head.copied();
         let rest = prepared.length.saturating_sub(copied);
-        // A tag goes beside the frame, as from any other wire.
-        let tag = tag_control(head);
-        let parts = match tag {
-            Some(_) => [&head[..ADDRESS_BYTES], &head[ADDRESS_BYTES + TAG_BYTES..]],
-            None => [head, &[]],
-        };
         let mut written = 0;
-        for part in parts {
+        for part in without_tag(self.head.bytes()) {
             Span::new(buffer.segments())
                 .advance(written as u64)
                 .write(memory, part)?;
@@ -210,23 +262,43 @@ impl Wire {
         }
         let length = (written + rest) as u64;
         let truncated = length > buffer.capacity();
-        let mut flags = rx_flags::classify(head);
-        if prepared.vnet.partial.is_some() {
-            flags = rx_flags::with_good_transport_checksum(flags);
-        }
-        if truncated {
-            flags |= RxFlags::TRUNCATED;
-        }
         self.counters.receive.count(length, truncated);
-        // Fits: no packet is longer than `MAX_IP_BYTES` and its link header.
-        if tag.is_some() {
-            flags |= RxFlags::VLAN;
-        }
+        let mut flags = about.flags;
+        flags.set(RxFlags::TRUNCATED, truncated);
         Ok(Received {
+            // Fits: no packet is longer than `MAX_IP_BYTES` and its link header.
             length: length as u32,
             flags,
-            vlan_tci: tag.unwrap_or(0),
+            vlan_tci: about.vlan_tci,
+            hash: about.hash,
         })
+    }
+}
+
+/// A frame without its tag, which goes beside the frame, as from any other wire.
+fn without_tag(head: &[u8]) -> [&[u8]; 2] {
+    match tag_control(head) {
+        Some(_) => [&head[..ADDRESS_BYTES], &head[ADDRESS_BYTES + TAG_BYTES..]],
+        None => [head, &[]],
+    }
+}
+
+impl LoopbackQueue {
+    /// Tries packets that wait again. Returns true if it stopped for the budget.
+    fn try_again(&mut self, io: &mut QueueIo<'_>, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some((packet, segments)) = self.waiting.front() else {
+                return false;
+            };
+            let status = self.wire.carry(io, &packet, segments);
+            if status == TxStatus::Pending {
+                return false;
+            }
+            let id = packet.id;
+            io.done.transmitted.push(TxCompletion { id, status });
+            self.waiting.pop();
+        }
+        !self.waiting.is_empty()
     }
 }
 
@@ -235,7 +307,27 @@ impl Endpoint for Loopback {
         "loopback".to_owned()
     }
 
-    fn transmit(&mut self, io: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
+    fn take_queues(&mut self) -> Vec<Box<dyn Queue>> {
+        let queues = self.queues.drain(..);
+        queues.map(|queue| Box::new(queue) as _).collect()
+    }
+
+    fn steer(&mut self, rss: Option<Arc<Rss>>) {
+        self.switch.steer(rss);
+    }
+
+    fn mtu(&self) -> Option<u16> {
+        None
+    }
+
+    fn inspect(&self) -> serde_json::Value {
+        serde_json::json!({ "kind": "loopback" })
+    }
+}
+
+impl Queue for LoopbackQueue {
+    fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
+        self.wire.route.refresh();
         for (packet, segments) in batch.iter() {
             let mut now = TxStatus::Pending;
             if self.waiting.is_empty() {
@@ -251,27 +343,39 @@ impl Endpoint for Loopback {
         }
     }
 
-    fn receive(&mut self, io: &mut PortIo<'_>) -> bool {
-        for _ in 0..RECEIVE_BUDGET {
-            let Some((packet, segments)) = self.waiting.front() else {
-                return false;
-            };
-            let status = self.wire.carry(io, &packet, segments);
-            if status == TxStatus::Pending {
-                return false;
-            }
-            let id = packet.id;
-            io.done.transmitted.push(TxCompletion { id, status });
-            self.waiting.pop();
-        }
-        !self.waiting.is_empty()
+    fn receive(&mut self, io: &mut QueueIo<'_>) -> bool {
+        let Wire {
+            route, counters, ..
+        } = &mut self.wire;
+        route.refresh();
+        // Half of the budget is for what comes on this queue itself.
+        let used = match route.is_shared() {
+            true => route.take_in(io, &mut counters.receive, RECEIVE_BUDGET / 2),
+            false => 0,
+        };
+        let more = self.try_again(io, RECEIVE_BUDGET - used);
+        more || self.wire.route.has_more(io)
+    }
+
+    fn settle(&mut self, io: &mut QueueIo<'_>) {
+        let Wire {
+            route, counters, ..
+        } = &mut self.wire;
+        route.settle(io, &mut counters.receive);
+    }
+
+    fn cancel_receive(&mut self) {
+        let Wire {
+            route, counters, ..
+        } = &mut self.wire;
+        route.drop_waiting(&mut counters.receive);
     }
 
     fn pending(&self) -> usize {
         self.waiting.len()
     }
 
-    fn cancel(&mut self) {
+    fn cancel_transmit(&mut self) {
         self.waiting.clear();
     }
 
@@ -279,16 +383,8 @@ impl Endpoint for Loopback {
         None
     }
 
-    fn mtu(&self) -> Option<u16> {
-        None
-    }
-
-    fn inspect(&self) -> serde_json::Value {
-        serde_json::json!({
-            "kind": "loopback",
-            "waiting": self.waiting.packets.len(),
-            "counters": self.wire.counters,
-        })
+    fn counters(&self) -> Counters {
+        self.wire.counters.clone()
     }
 }
 

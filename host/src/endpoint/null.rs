@@ -3,23 +3,44 @@
 
 use std::os::fd::BorrowedFd;
 
+use super::batch::TxBatch;
 use super::counters::Counters;
 use super::headers::ETHERNET_BYTES;
-use super::{Endpoint, PortIo, TxBatch, TxStatus};
+use super::packet::TxStatus;
+use super::queue::{Endpoint, Queue, QueueIo};
 use crate::memory::{Access, GuestMemory, Segment};
 
 /// Swallows what is transmitted, and never receives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Null {
+    queues: u16,
+}
+
+/// A queue of a [`Null`].
+#[derive(Debug, Default)]
+pub struct NullQueue {
     counters: Counters,
 }
 
 impl Null {
-    /// A new one.
+    /// One of one queue.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_queues(1)
     }
 
+    /// One of so many queues.
+    pub fn with_queues(queues: u16) -> Self {
+        Self { queues }
+    }
+}
+
+impl Default for Null {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl NullQueue {
     /// Packets are not looked at, but they must be there: a guest whose
     /// descriptors are wrong finds out here too.
     fn swallow(&mut self, memory: &GuestMemory, segments: &[Segment]) -> TxStatus {
@@ -46,22 +67,10 @@ impl Endpoint for Null {
         "null".to_owned()
     }
 
-    fn transmit(&mut self, io: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
-        status.extend(
-            batch
-                .iter()
-                .map(|(_, segments)| self.swallow(io.memory, segments)),
-        );
-    }
-
-    fn receive(&mut self, _: &mut PortIo<'_>) -> bool {
-        false
-    }
-
-    fn cancel(&mut self) {}
-
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        None
+    fn take_queues(&mut self) -> Vec<Box<dyn Queue>> {
+        let queues = 0..std::mem::take(&mut self.queues);
+        let queue = |_| Box::new(NullQueue::default()) as _;
+        queues.map(queue).collect()
     }
 
     fn mtu(&self) -> Option<u16> {
@@ -69,7 +78,31 @@ impl Endpoint for Null {
     }
 
     fn inspect(&self) -> serde_json::Value {
-        serde_json::json!({ "kind": "null", "counters": self.counters })
+        serde_json::json!({ "kind": "null" })
+    }
+}
+
+impl Queue for NullQueue {
+    fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
+        status.extend(
+            batch
+                .iter()
+                .map(|(_, segments)| self.swallow(io.memory, segments)),
+        );
+    }
+
+    fn receive(&mut self, _: &mut QueueIo<'_>) -> bool {
+        false
+    }
+
+    fn cancel_transmit(&mut self) {}
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 }
 
@@ -81,7 +114,7 @@ mod tests {
 
     #[test]
     fn packets_vanish_but_must_have_been_there() {
-        let (mut guest, mut null) = (Guest::new(), Null::new());
+        let (mut guest, mut null) = (Guest::new(), NullQueue::default());
         guest.post();
         let mut send = |at, length| guest.send_cut(&mut null, &[], plain(), &[segment(at, length)]);
         assert_eq!(send(TX_AREA, 60), TxStatus::Sent);
@@ -92,7 +125,13 @@ mod tests {
         assert_eq!(send(TX_AREA, 13), TxStatus::BadHeaders);
         assert!(!null.receive(&mut guest.io()));
         assert!(guest.received().is_empty());
-        assert_eq!(null.inspect()["counters"]["transmit"]["packets"], 2);
-        assert_eq!(null.inspect()["counters"]["transmit"]["bytes"], 120);
+        assert_eq!(null.counters.transmit.packets, 2);
+        assert_eq!(null.counters.transmit.bytes, 120);
+    }
+
+    #[test]
+    fn queues_are_as_many_as_were_asked_for() {
+        assert_eq!(Null::new().take_queues().len(), 1);
+        assert_eq!(Null::with_queues(64).take_queues().len(), 64);
     }
 }

@@ -1,13 +1,14 @@
 //! Transmit offloads: what a guest asks for, checked against the headers and
 //! turned into what a virtio-net header says.
 
+use super::checksum;
 use super::head::Head;
 use super::headers::{
     ETHERNET_BYTES, IpVersion, Layout, MAX_TAGS, TAG_BYTES, Transport, TransportAt,
     link_header_bytes,
 };
+use super::packet::{Offloads, TxPacket, TxStatus};
 use super::vnet::{GsoType, PartialChecksum, VnetHeader};
-use super::{Offloads, TxPacket, TxStatus, checksum};
 
 /// The shortest segments that are cut. Linux takes a peer's maximum segment
 /// size down to 48 less 40 bytes of options (`TCP_MIN_GSO_SIZE`); less would

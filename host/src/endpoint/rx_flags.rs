@@ -1,7 +1,8 @@
 //! What a received packet's headers say, as [`RxFlags`].
 
+use super::checksum;
 use super::headers::{IpVersion, Layout, Transport};
-use super::{RxFlags, checksum};
+use super::packet::RxFlags;
 
 /// How much of a received frame is looked at: the headers of anything but
 /// IPv6 packets with many extensions.
@@ -9,14 +10,13 @@ pub const LOOK_BYTES: usize = 128;
 
 /// What the beginning of a frame says: protocols, and whether the IP header's
 /// checksum is right. The transport's checksum is left open.
-pub fn classify(frame: &[u8]) -> RxFlags {
-    let group = group(frame);
-    let Some(layout) = Layout::parse(frame) else {
-        return group;
+pub fn classify(frame: &[u8], layout: Option<&Layout>) -> RxFlags {
+    let mut flags = group(frame);
+    let Some(layout) = layout else {
+        return flags;
     };
-    let mut flags = group;
     flags |= match layout.version {
-        IpVersion::V4 => RxFlags::IPV4 | ipv4_checksum(frame, &layout),
+        IpVersion::V4 => RxFlags::IPV4 | ipv4_checksum(frame, layout),
         IpVersion::V6 => RxFlags::IPV6 | RxFlags::IP_CHECKSUM_GOOD,
     };
     match layout.transport.map(|at| at.transport) {

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::{Completions, RxBuffer, RxFlags, RxPacket, Segment};
+use super::completions::Completions;
+use super::packet::{RxBuffer, RxFlags, RxPacket};
+use crate::memory::Segment;
 
 /// Posted receive buffers, first in first out.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Received {
     pub flags: RxFlags,
     /// What a tag that was taken out said, with [`RxFlags::VLAN`].
     pub vlan_tci: u16,
+    /// The hash, with [`RxFlags::HASH_L3`] or [`RxFlags::HASH_L4`].
+    pub hash: u32,
 }
 
 impl Received {
@@ -39,6 +43,7 @@ impl Received {
         length: 0,
         flags: RxFlags::MEMORY_FAULT,
         vlan_tci: 0,
+        hash: 0,
     };
 }
 
@@ -138,13 +143,14 @@ impl Posted<'_> {
                 length,
                 flags,
                 vlan_tci,
+                hash,
             } = received;
             done.received.push(RxPacket {
                 id: buffer.id,
                 length,
                 vlan_tci,
                 flags,
-                hash: 0,
+                hash,
             });
         }
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::RxBuffer;
 use super::headers::{IpVersion, Layout, Transport};
 use super::{
-    Completions, Endpoint, Offloads, PortIo, RxPacket, RxQueue, TxBatch, TxPacket, TxStatus,
+    Completions, Offloads, Queue, QueueIo, QueueSet, RxPacket, RxQueue, TxBatch, TxPacket, TxStatus,
 };
 use crate::memory::tests::{LARGE, guest_memory, segment};
 use crate::memory::{GuestMemory, Segment, Span};
@@ -266,6 +266,7 @@ pub struct Guest {
     pub memory: GuestMemory,
     pub rx: RxQueue,
     pub done: Completions,
+    pub woken: QueueSet,
     next_id: u32,
 }
 
@@ -282,21 +283,23 @@ impl Guest {
             memory: guest_memory(),
             rx: RxQueue::new(),
             done: Completions::default(),
+            woken: QueueSet::default(),
             next_id: 0,
         }
     }
 
     /// What an endpoint works on.
-    pub fn io(&mut self) -> PortIo<'_> {
-        PortIo {
+    pub fn io(&mut self) -> QueueIo<'_> {
+        QueueIo {
             memory: &self.memory,
             rx: &mut self.rx,
             done: &mut self.done,
+            woken: &mut self.woken,
         }
     }
 
     /// Transmits a frame that lies in one piece.
-    pub fn send(&mut self, to: &mut dyn Endpoint, frame: &[u8], packet: TxPacket) -> TxStatus {
+    pub fn send(&mut self, to: &mut dyn Queue, frame: &[u8], packet: TxPacket) -> TxStatus {
         let length = frame.len() as u32;
         self.send_cut(to, frame, packet, &[segment(TX_AREA, length)])
     }
@@ -304,7 +307,7 @@ impl Guest {
     /// Transmits a frame that lies in these segments.
     pub fn send_cut(
         &mut self,
-        to: &mut dyn Endpoint,
+        to: &mut dyn Queue,
         frame: &[u8],
         packet: TxPacket,
         segments: &[Segment],

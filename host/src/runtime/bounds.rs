@@ -77,7 +77,7 @@ pub fn has_windows(limits: &Limits) -> bool {
 
 /// What this host offers to a device with these limits.
 pub fn offered(limits: &Limits) -> Features {
-    let mut features = Features::empty();
+    let mut features = Features::all() - Features::MODERATION;
     features.set(Features::WINDOWS, has_windows(limits));
     features
 }

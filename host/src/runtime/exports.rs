@@ -40,19 +40,19 @@ pub trait Exports: Send + Sync {
 
     fn service(&mut self, store: &mut Store<HostState>) -> Result<bool>;
 
-    /// For queue 0 of a port, as all packets are.
+    /// For a queue, by the numbers of its port and its own.
     fn received(
         &mut self,
         store: &mut Store<HostState>,
-        port: u32,
+        queue: (u32, u32),
         packets: &[RxPacket],
     ) -> Result<bool>;
 
-    /// For queue 0 of a port.
+    /// For a queue, by the numbers of its port and its own.
     fn transmitted(
         &mut self,
         store: &mut Store<HostState>,
-        port: u32,
+        queue: (u32, u32),
         packets: &[TxCompletion],
     ) -> Result<bool>;
 

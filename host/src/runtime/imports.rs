@@ -6,9 +6,12 @@ use wasmtime::{Result, bail};
 
 use super::bounds;
 use super::linear_memory::{WindowAccess, WindowError};
+use super::port::PortState;
 use super::scratch::Scratch;
 use super::state::{HostState, Phase};
-use crate::contract::{Level, MemoryError, TxStatus, WindowRefusal};
+use crate::contract::{
+    Features, Level, LinkStatistics, MemoryError, Steering, TxStatus, WindowRefusal,
+};
 use crate::endpoint::{Groups, TxBatch};
 use crate::memory::Access;
 use manatee_common::ration::{MAX_LINE, clean};
@@ -161,16 +164,15 @@ impl HostState {
             ..
         } = &mut self.scratch;
         let batch = TxBatch::new(packets, segments)?;
-        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
+        let Some((state, queue)) = find(&mut self.ports, port, queue) else {
             bail!("transmitted on port {port}, queue {queue}, which does not exist");
         };
         if let Some(last) = packets.last() {
-            state.handed_over = Some(last.id);
+            state.set_handed_over(queue, Some(last.id));
         }
         statuses.clear();
         if bus_master {
-            let (endpoint, mut io) = state.split(&self.memory);
-            endpoint.transmit(&mut io, batch, statuses);
+            state.transmit(queue, &self.memory, batch, statuses);
         } else {
             statuses.resize(batch.len(), TxStatus::MemoryFault);
         }
@@ -185,14 +187,13 @@ impl HostState {
     /// Posts the buffers of the scratch. Returns how many were taken.
     pub fn post_receive(&mut self, port: u32, queue: u32) -> Result<u32> {
         self.loud("posted buffers")?;
-        let Some(state) = self.ports.get_mut(port as usize).filter(|_| queue == 0) else {
+        let Some((state, queue)) = find(&mut self.ports, port, queue) else {
             bail!("posted to port {port}, queue {queue}, which does not exist");
         };
-        state.poll |= state.rx().is_empty();
         let Scratch {
             buffers, segments, ..
         } = &self.scratch;
-        let taken = state.rx().post(buffers, segments);
+        let taken = state.post(queue, buffers, segments);
         self.scratch.trim();
         match taken {
             Some(taken) => Ok(taken),
@@ -200,23 +201,90 @@ impl HostState {
         }
     }
 
-    /// Takes a queue's buffers back.
-    pub fn cancel_receive(&mut self, port: u32, _queue: u32) -> Result<()> {
+    /// Takes a queue's buffers back. One that there is not has none.
+    pub fn cancel_receive(&mut self, port: u32, queue: u32) -> Result<()> {
         self.loud("took buffers back")?;
-        if let Some(port) = self.ports.get_mut(port as usize) {
-            port.cancel_receive();
+        if let Some((state, queue)) = find(&mut self.ports, port, queue) {
+            state.cancel_receive(queue);
         }
         Ok(())
     }
 
-    /// Gives a queue's pending transmits up.
-    pub fn cancel_transmit(&mut self, port: u32, _queue: u32) -> Result<()> {
+    /// Gives a queue's pending transmits up. One that there is not has none.
+    pub fn cancel_transmit(&mut self, port: u32, queue: u32) -> Result<()> {
         self.loud("gave transmits up")?;
-        if let Some(port) = self.ports.get_mut(port as usize) {
-            port.cancel_transmit();
+        if let Some((state, queue)) = find(&mut self.ports, port, queue) {
+            state.cancel_transmit(queue);
         }
         Ok(())
     }
+
+    /// Steers the packets of a port.
+    ///
+    /// # Errors
+    ///
+    /// It was not agreed on, or makes no sense.
+    pub fn steer(&mut self, port: u32, steering: Steering) -> Result<()> {
+        self.agreed_on(Features::STEERING, "steering")?;
+        self.loud("steered packets")?;
+        let reports = self.agreed.contains(Features::RECEIVE_HASH);
+        let is_waiting = self.is_waiting();
+        let Some(state) = self.ports.get_mut(port as usize) else {
+            bail!("steered the packets of port {port}, which does not exist");
+        };
+        steering.check(state.count())?;
+        if state.steering() != Some(&steering) {
+            let memory = Some(&self.memory).filter(|_| !is_waiting);
+            state.steer(memory, Some(steering), reports);
+        }
+        Ok(())
+    }
+
+    /// Limits what a port sends.
+    ///
+    /// # Errors
+    ///
+    /// It was not agreed on, or there is no such port.
+    pub fn limit_rate(&mut self, port: u32, mbps: Option<u32>) -> Result<()> {
+        self.agreed_on(Features::RATE_LIMIT, "rate-limit")?;
+        self.loud("limited a rate")?;
+        let Some(state) = self.ports.get_mut(port as usize) else {
+            bail!("limited the rate of port {port}, which does not exist");
+        };
+        state.limit_rate(mbps);
+        Ok(())
+    }
+
+    /// Reads the counters of a port.
+    ///
+    /// # Errors
+    ///
+    /// It was not agreed on, or there is no such port.
+    pub fn statistics(&self, port: u32) -> Result<LinkStatistics> {
+        self.agreed_on(Features::STATISTICS, "statistics")?;
+        // There is no port to look at while it rehearses.
+        self.loud("asked for statistics")?;
+        match self.ports.get(port as usize) {
+            Some(state) => Ok(state.statistics()),
+            None => bail!("asked for the statistics of port {port}, which does not exist"),
+        }
+    }
+
+    /// Ends an instance that uses what it did not agree on.
+    fn agreed_on(&self, feature: Features, name: &str) -> Result<()> {
+        if !self.agreed.contains(feature) {
+            bail!("used the feature `{name}`, which it did not agree on");
+        }
+        Ok(())
+    }
+}
+
+/// Finds a queue by the numbers that a device says.
+#[inline]
+fn find(ports: &mut [PortState], port: u32, queue: u32) -> Option<(&mut PortState, u16)> {
+    let state = ports.get_mut(port as usize)?;
+    let queue = state.find(queue)?;
+    Some((state, queue))
 }
 
 #[cfg(test)]

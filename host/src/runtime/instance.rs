@@ -188,6 +188,9 @@ impl Instance {
             self.fail(failure.clone());
             return Err(failure);
         }
+        if let Ok(used) = agreed {
+            self.state().agree(used);
+        }
         Ok(agreed)
     }
 
@@ -320,8 +323,13 @@ impl Instance {
     /// # Errors
     ///
     /// [`Failure`].
-    pub fn received(&mut self, port: u32, packets: &[RxPacket]) -> Result<bool, Failure> {
-        self.call(|device, store| device.received(store, port, packets))
+    pub fn received(
+        &mut self,
+        port: u32,
+        queue: u16,
+        packets: &[RxPacket],
+    ) -> Result<bool, Failure> {
+        self.call(|device, store| device.received(store, (port, queue.into()), packets))
     }
 
     /// Pending transmits ended. True if work is left.
@@ -329,8 +337,13 @@ impl Instance {
     /// # Errors
     ///
     /// [`Failure`].
-    pub fn transmitted(&mut self, port: u32, packets: &[TxCompletion]) -> Result<bool, Failure> {
-        self.call(|device, store| device.transmitted(store, port, packets))
+    pub fn transmitted(
+        &mut self,
+        port: u32,
+        queue: u16,
+        packets: &[TxCompletion],
+    ) -> Result<bool, Failure> {
+        self.call(|device, store| device.transmitted(store, (port, queue.into()), packets))
     }
 
     /// A port's link changed.

@@ -1,9 +1,17 @@
-//! A port of a device: an endpoint, and what the device gave it to do.
+//! A port of a device: an endpoint, and what the device gave its queues to do.
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::contract::{Link, LinkState, PortConfig};
-use crate::endpoint::{Completions, Endpoint, PortIo, RxQueue};
+use super::pace::Pace;
+use super::queue::QueueState;
+use crate::contract::{Link, LinkState, LinkStatistics, PortConfig};
+use crate::endpoint::{
+    Completions, Counters, Endpoint, MAX_QUEUES, QueueSet, Rss, RxBuffer, Segment, Steering,
+    TxBatch, TxStatus,
+};
 use crate::memory::GuestMemory;
 
 /// A port of a new device.
@@ -29,6 +37,9 @@ pub enum InvalidPort {
     /// The MTU is out of range.
     #[error("MTU {0} is not between 68 and 65521")]
     Mtu(u16),
+    /// The endpoint has no queue, or too many.
+    #[error("its endpoint has {0} queues; a port has 1 to {MAX_QUEUES}")]
+    Queues(usize),
 }
 
 impl Port {
@@ -67,27 +78,44 @@ fn format_mac(mac: [u8; 6]) -> String {
 /// A port of a running device.
 pub struct PortState {
     port: Port,
-    rx: RxQueue,
-    /// What the endpoint finished and the device was not told yet.
-    pub done: Completions,
-    /// Buffers came where there were none: packets may be waiting.
-    pub poll: bool,
-    /// The last packet that was handed over.
-    pub handed_over: Option<u32>,
+    queues: Box<[QueueState]>,
+    /// Queues that may have something to receive.
+    poll: QueueSet,
+    /// Queues that finished something which the device was not told.
+    finished: QueueSet,
+    /// Packets are steered in another way since the device was told of any.
+    turned: bool,
+    steering: Option<Steering>,
+    pace: Option<Pace>,
+    /// The queue whose waiting packets are the next to leave.
+    turn: u16,
+    /// Packets have begun to wait.
+    alarm: bool,
     /// The state of its link, for instances to come too.
     pub link_state: LinkState,
 }
 
-impl From<Port> for PortState {
-    fn from(port: Port) -> Self {
-        Self {
-            port,
-            rx: RxQueue::new(),
-            done: Completions::default(),
-            poll: false,
-            handed_over: None,
-            link_state: LinkState::Up,
+impl TryFrom<Port> for PortState {
+    type Error = InvalidPort;
+
+    fn try_from(mut port: Port) -> Result<Self, InvalidPort> {
+        port.check()?;
+        let queues = port.endpoint.take_queues();
+        if !(1..=usize::from(MAX_QUEUES)).contains(&queues.len()) {
+            return Err(InvalidPort::Queues(queues.len()));
         }
+        Ok(Self {
+            port,
+            queues: queues.into_iter().map(QueueState::new).collect(),
+            poll: QueueSet::default(),
+            finished: QueueSet::default(),
+            turned: false,
+            steering: None,
+            pace: None,
+            turn: 0,
+            alarm: false,
+            link_state: LinkState::Up,
+        })
     }
 }
 
@@ -98,8 +126,19 @@ impl PortState {
         PortConfig {
             mac: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
             link: self.link(),
-            queues: 1,
+            queues: self.count(),
         }
+    }
+
+    /// Number of its queues.
+    pub fn count(&self) -> u16 {
+        // Fits: it was checked.
+        self.queues.len() as u16
+    }
+
+    /// Its queues.
+    pub fn queues(&self) -> &[QueueState] {
+        &self.queues
     }
 
     /// The port's link.
@@ -114,58 +153,289 @@ impl PortState {
     /// Whether there may be something to receive, or is something to tell.
     #[inline]
     pub fn has_work(&self) -> bool {
-        self.poll || !self.done.is_empty()
+        !self.work().is_empty()
     }
 
-    /// The endpoint, and what it works on.
-    pub fn split<'a>(&'a mut self, memory: &'a GuestMemory) -> (&'a mut dyn Endpoint, PortIo<'a>) {
-        let io = PortIo {
-            memory,
-            rx: &mut self.rx,
-            done: &mut self.done,
+    /// The queues that may have something to receive, or have something to tell.
+    #[inline]
+    pub fn work(&self) -> QueueSet {
+        self.poll.or(self.finished)
+    }
+
+    /// The queues that have something to tell before anything else is received: where
+    /// packets go has changed, and none is to get past an earlier one.
+    #[inline]
+    pub fn take_turned(&mut self) -> QueueSet {
+        match std::mem::take(&mut self.turned) {
+            true => self.finished,
+            false => QueueSet::default(),
+        }
+    }
+
+    /// The queues that have something to tell.
+    pub fn finished(&self) -> QueueSet {
+        self.finished
+    }
+
+    /// Notes that packets may be waiting at a queue.
+    pub fn wake(&mut self, queue: u16) {
+        self.poll.insert(queue);
+    }
+
+    /// Notes that packets may be waiting at every queue, also those that wait to leave.
+    pub fn wake_all(&mut self) {
+        self.alarm |= self.pace.is_some();
+        self.poll = QueueSet::first(self.count());
+    }
+
+    /// Finds a queue by the number that a device says.
+    #[inline]
+    pub fn find(&self, queue: u32) -> Option<u16> {
+        let own = u16::try_from(queue).ok();
+        own.filter(|queue| *queue < self.count())
+    }
+
+    /// Hands packets to a queue, and pushes what became of each.
+    #[inline]
+    pub fn transmit(
+        &mut self,
+        queue: u16,
+        memory: &GuestMemory,
+        batch: TxBatch<'_>,
+        statuses: &mut Vec<TxStatus>,
+    ) {
+        let state = &mut self.queues[usize::from(queue)];
+        if let Some(pace) = &mut self.pace {
+            let (now, held) = (Instant::now(), state.is_held());
+            state.transmit_paced(pace, now, memory, batch, statuses, &mut self.poll);
+            self.alarm |= !held && state.is_held();
+        } else {
+            let (endpoint, mut io) = state.split(memory, &mut self.poll);
+            endpoint.transmit(&mut io, batch, statuses);
+        }
+        self.note_finished(queue);
+    }
+
+    /// Hands over packets whose time to leave has come. Queues take turns.
+    pub fn release(&mut self, memory: &GuestMemory) {
+        let Some(pace) = &mut self.pace else {
+            return;
         };
-        (&mut *self.port.endpoint, io)
+        let now = Instant::now();
+        let mut idle = 0;
+        while idle < self.queues.len() {
+            let queue = self.turn;
+            self.turn = (queue + 1) % self.queues.len() as u16;
+            let state = &mut self.queues[usize::from(queue)];
+            match state.release(pace, now, memory, &mut self.poll) {
+                true => idle = 0,
+                false => idle += 1,
+            }
+            if !state.done.is_empty() {
+                self.finished.insert(queue);
+            }
+        }
     }
 
-    /// The endpoint.
-    pub fn endpoint(&self) -> &dyn Endpoint {
-        &*self.port.endpoint
+    /// When packets that wait may leave.
+    pub fn due(&self) -> Option<Instant> {
+        let pace = self.pace.as_ref()?;
+        let held = self.queues.iter().any(QueueState::is_held);
+        pace.due().filter(|_| held)
     }
 
-    /// The posted buffers.
-    pub fn rx(&mut self) -> &mut RxQueue {
-        &mut self.rx
+    /// Whether packets have begun to wait since this was asked last: somebody has to be
+    /// there when they are [due](Self::due).
+    pub fn take_alarm(&mut self) -> bool {
+        std::mem::take(&mut self.alarm)
     }
 
-    /// Takes every posted buffer back.
-    pub fn cancel_receive(&mut self) {
-        self.rx.clear();
-        self.done.received.clear();
+    /// Limits what is sent from now on, in Mbit/s.
+    pub fn limit_rate(&mut self, mbps: Option<u32>) {
+        if self.rate() == mbps {
+            return;
+        }
+        self.pace = Some(Pace::new(mbps, Instant::now()));
+        self.alarm = true;
     }
 
-    /// Gives up pending transmits.
-    pub fn cancel_transmit(&mut self) {
-        self.handed_over = None;
-        self.give_up_transmits();
+    /// The limit of what is sent, in Mbit/s.
+    pub fn rate(&self) -> Option<u32> {
+        self.pace.as_ref().and_then(Pace::mbps)
     }
 
-    /// As [`cancel_transmit`](Self::cancel_transmit), but still knows which
-    /// packet was the last.
-    pub fn give_up_transmits(&mut self) {
-        self.port.endpoint.cancel();
-        self.done.transmitted.clear();
+    /// What passed the port's link.
+    pub fn statistics(&self) -> LinkStatistics {
+        let Counters { transmit, receive } = self.counters();
+        LinkStatistics {
+            rx_packets: receive.packets,
+            rx_bytes: receive.bytes,
+            rx_dropped: receive.dropped + self.port.endpoint.missed(),
+            tx_packets: transmit.packets,
+            tx_bytes: transmit.bytes,
+            tx_dropped: transmit.dropped(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        let each = self.queues.iter();
+        each.for_each(|queue| counters.add(&queue.counters()));
+        counters
+    }
+
+    /// Remembers the last packet that a queue was handed; None if there is none.
+    #[inline]
+    pub fn set_handed_over(&mut self, queue: u16, last: Option<u32>) {
+        self.queues[usize::from(queue)].handed_over = last;
+    }
+
+    /// Posts buffers to a queue. Returns how many were taken, or None if their segments do
+    /// not add up.
+    pub fn post(&mut self, queue: u16, buffers: &[RxBuffer], segments: &[Segment]) -> Option<u32> {
+        let state = &mut self.queues[usize::from(queue)];
+        if state.rx.is_empty() {
+            self.poll.insert(queue);
+        }
+        state.rx.post(buffers, segments)
+    }
+
+    /// Lets a queue write waiting packets to posted buffers, if there may be some. Returns
+    /// whether there may be more, there or at other queues.
+    #[inline]
+    pub fn receive(&mut self, queue: u16, memory: &GuestMemory) -> bool {
+        if !self.poll.remove(queue) {
+            return false;
+        }
+        let others = self.poll;
+        let (endpoint, mut io) = self.queues[usize::from(queue)].split(memory, &mut self.poll);
+        if endpoint.receive(&mut io) {
+            self.poll.insert(queue);
+        }
+        self.note_finished(queue);
+        self.poll != others
+    }
+
+    #[inline]
+    fn note_finished(&mut self, queue: u16) {
+        if !self.queues[usize::from(queue)].done.is_empty() {
+            self.finished.insert(queue);
+        }
+    }
+
+    /// Takes what a queue finished.
+    #[inline]
+    pub fn take_done(&mut self, queue: u16) -> Completions {
+        self.finished.remove(queue);
+        std::mem::take(&mut self.queues[usize::from(queue)].done)
+    }
+
+    /// Gives back what was taken, told or not; what the queue finished meanwhile goes behind it.
+    pub fn give_back_done(&mut self, queue: u16, done: Completions) {
+        let state = &mut self.queues[usize::from(queue)];
+        let late = std::mem::replace(&mut state.done, done);
+        state.done.received.extend(late.received);
+        state.done.transmitted.extend(late.transmitted);
+        self.note_finished(queue);
+    }
+
+    /// Steers packets that are received from now on: as said, or all to the queue 0. Packets
+    /// that are on their way between queues arrive before that, or never: that is so if no
+    /// memory can be written now.
+    pub fn steer(
+        &mut self,
+        memory: Option<&GuestMemory>,
+        steering: Option<Steering>,
+        reports: bool,
+    ) {
+        for queue in QueueSet::first(self.count()) {
+            let state = &mut self.queues[usize::from(queue)];
+            if let Some(memory) = memory {
+                let (endpoint, mut io) = state.split(memory, &mut self.poll);
+                endpoint.settle(&mut io);
+                self.note_finished(queue);
+            } else {
+                state.drop_passed();
+            }
+        }
+        let rss = steering
+            .as_ref()
+            .map(|steering| Rss::new(steering, reports));
+        self.port.endpoint.steer(rss.map(Arc::new));
+        self.steering = steering;
+        self.turned = true;
+        self.wake_all();
+    }
+
+    /// How packets are steered.
+    pub fn steering(&self) -> Option<&Steering> {
+        self.steering.as_ref()
+    }
+
+    /// Takes every posted buffer of a queue back.
+    pub fn cancel_receive(&mut self, queue: u16) {
+        self.queues[usize::from(queue)].cancel_receive();
+        // Others may have waited for room there.
+        self.wake_all();
+    }
+
+    /// Gives up pending transmits of a queue.
+    pub fn cancel_transmit(&mut self, queue: u16) {
+        let queue = &mut self.queues[usize::from(queue)];
+        queue.handed_over = None;
+        queue.give_up_transmits();
+    }
+
+    /// Takes back all that an instance gave to it, which has come to its end. Which packets
+    /// were the last is still known, and what is steered.
+    pub fn abandon(&mut self) {
+        self.queues.iter_mut().for_each(QueueState::abandon);
+        self.finished = QueueSet::default();
+    }
+
+    /// Returns to power-on.
+    pub fn reset(&mut self) {
+        for queue in 0..self.count() {
+            self.cancel_receive(queue);
+            self.cancel_transmit(queue);
+        }
+        self.finished = QueueSet::default();
+        self.pace = None;
+        if self.steering.is_some() {
+            self.steer(None, None, false);
+        }
     }
 
     /// For `manatee inspect`.
     pub fn inspect(&self) -> Value {
+        let posted: usize = self.queues.iter().map(|queue| queue.rx.len()).sum();
+        let queues: Vec<Value> = self.queues.iter().map(QueueState::inspect).collect();
+        let mut endpoint = self.port.endpoint.inspect();
+        if let Some(endpoint) = endpoint.as_object_mut() {
+            endpoint.insert("counters".to_owned(), json!(self.counters()));
+        }
         json!({
             "mac": format_mac(self.port.mac),
             "mtu": self.port.mtu,
             "endpoint": self.port.endpoint.name(),
-            "posted_buffers": self.rx.len(),
-            "counters": self.port.endpoint.inspect(),
+            "posted_buffers": posted,
+            "counters": endpoint,
+            "rate_limit_mbps": self.rate(),
+            "steering": self.steering.as_ref().map(inspect_steering),
+            "queues": queues,
         })
     }
+}
+
+/// What packets are steered by; the key is the guest's own affair.
+fn inspect_steering(steering: &Steering) -> Value {
+    let names = steering.hash_types.iter_names();
+    let names: Vec<String> = names.map(|(name, _)| name.to_lowercase()).collect();
+    json!({
+        "hash_types": names,
+        "table": steering.table,
+        "default_queue": steering.default_queue,
+    })
 }
 
 impl std::fmt::Debug for PortState {
@@ -175,3 +445,6 @@ impl std::fmt::Debug for PortState {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
@@ -10,7 +11,9 @@ use super::direct::Inside;
 use super::limits::Limits;
 use super::linear_memory::{Reservation, RevokeError, View};
 use super::port::PortState;
+use super::queue::QueueState;
 use super::scratch::Scratch;
+use crate::contract::{Features, HandedOver, Steering};
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
 use crate::pci::msix::TableOwner;
@@ -64,6 +67,8 @@ pub struct HostState {
     pub interrupts_raised: u64,
     /// What the instance may do.
     pub phase: Phase,
+    /// What it agreed on with the host.
+    pub agreed: Features,
     /// The instance said that its configuration changed.
     pub changed: bool,
     /// The entry that it said it was about to work on, in the current call.
@@ -130,6 +135,7 @@ impl HostState {
             scratch: Scratch::default(),
             interrupts_raised: 0,
             phase: Phase::Running,
+            agreed: Features::empty(),
             changed: false,
             attempt: None,
             in_doorbell: false,
@@ -165,24 +171,92 @@ impl HostState {
         std::mem::swap(&mut self.inside, &mut other.inside);
         std::mem::swap(&mut self.absence, &mut other.absence);
         std::mem::swap(&mut self.phase, &mut other.phase);
+        std::mem::swap(&mut self.agreed, &mut other.agreed);
         std::mem::swap(&mut self.window_lost, &mut other.window_lost);
         std::mem::swap(&mut self.store_limits, &mut other.store_limits);
+        let (own, others) = (self.agreed, other.agreed);
+        self.fit_features(others);
+        other.fit_features(own);
+    }
+
+    /// Notes what the instance agreed on.
+    pub fn agree(&mut self, features: Features) {
+        let former = std::mem::replace(&mut self.agreed, features);
+        self.fit_features(former);
+    }
+
+    /// Ends what another instance asked for that this one does not know of.
+    fn fit_features(&mut self, former: Features) {
+        if !self.agreed.contains(Features::RATE_LIMIT) {
+            self.ports.iter_mut().for_each(|port| port.limit_rate(None));
+        }
+        let (steers, reports) = (Features::STEERING, Features::RECEIVE_HASH);
+        if !(former ^ self.agreed).intersects(steers | reports) {
+            return;
+        }
+        let is_waiting = self.is_waiting();
+        for port in &mut self.ports {
+            if let Some(steering) = port.steering().cloned() {
+                let memory = Some(&self.memory).filter(|_| !is_waiting);
+                let steering = Some(steering).filter(|_| self.agreed.contains(steers));
+                port.steer(memory, steering, self.agreed.contains(reports));
+            }
+        }
     }
 
     /// Transmits that an endpoint still works on.
     pub fn pending_transmits(&self) -> u64 {
-        let pending = self.ports.iter().map(|port| port.endpoint().pending());
-        pending.sum::<usize>() as u64
+        let queues = self.ports.iter().flat_map(PortState::queues);
+        queues.map(QueueState::pending).sum::<usize>() as u64
     }
 
     /// What became of packets that a failed instance had in its hands is not
     /// known; how many they are.
     pub fn undelivered(&self) -> (u64, u64) {
-        let count = |of: fn(&PortState) -> usize| self.ports.iter().map(of).sum::<usize>() as u64;
+        let count = |of: fn(&QueueState) -> usize| {
+            let queues = self.ports.iter().flat_map(PortState::queues);
+            queues.map(of).sum::<usize>() as u64
+        };
         (
-            count(|port| port.done.transmitted.len()),
-            count(|port| port.done.received.len()),
+            count(|queue| queue.done.transmitted.len()),
+            count(|queue| queue.done.received.len()),
         )
+    }
+
+    /// The last packet that each queue was handed.
+    pub fn handed_over(&self) -> impl Iterator<Item = HandedOver> + '_ {
+        let ports = (0..).zip(&self.ports);
+        ports.flat_map(|(port, state)| {
+            let queues = (0..).zip(state.queues());
+            queues.filter_map(move |(queue, state)| {
+                let id = state.handed_over?;
+                Some(HandedOver { port, queue, id })
+            })
+        })
+    }
+
+    /// Remembers the last packet that a queue was handed, if there is the queue.
+    pub fn set_handed_over(&mut self, last: HandedOver) {
+        if let Some(port) = self.ports.get_mut(last.port as usize)
+            && let Some(queue) = port.find(last.queue)
+        {
+            port.set_handed_over(queue, Some(last.id));
+        }
+    }
+
+    /// Sets a port to what a saved device has set it, if the instance knows of that.
+    pub fn restore_port(&mut self, port: u32, steering: Option<Steering>, mbps: Option<u32>) {
+        let Self { ports, agreed, .. } = self;
+        if let Some(port) = ports.get_mut(port as usize) {
+            let steering = steering.filter(|_| agreed.contains(Features::STEERING));
+            port.steer(None, steering, agreed.contains(Features::RECEIVE_HASH));
+            port.limit_rate(mbps.filter(|_| agreed.contains(Features::RATE_LIMIT)));
+        }
+    }
+
+    /// When packets that wait for their port's rate may leave.
+    pub fn due(&self) -> Option<Instant> {
+        self.ports.iter().filter_map(PortState::due).min()
     }
 
     /// Raises an MSI-X vector; one beyond the table is ignored. What holds it back now
@@ -230,10 +304,7 @@ impl HostState {
     /// Takes back everything that the instance gave out: buffers, pending
     /// transmits, windows.
     pub fn abandon_instance(&mut self) {
-        for port in &mut self.ports {
-            port.cancel_receive();
-            port.give_up_transmits();
-        }
+        self.ports.iter_mut().for_each(PortState::abandon);
         self.linear_memory = None;
         self.inside = None;
         self.absence = Absence::default();

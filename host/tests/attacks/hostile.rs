@@ -158,6 +158,14 @@ impl Hostile {
             )
     }
 
+    /// Has it agree on these features when it takes its ports.
+    pub fn agrees(self, features: u8) -> Self {
+        self.fields(format!(
+            "(data (i32.const {ARENA_FEATURES}) \"\\00\\{features:02x}\")"
+        ))
+        .export("configure", format!("i32.const {ARENA_FEATURES}"))
+    }
+
     /// Adds a second module with a state, so that the component model calls it.
     pub fn by_the_model(mut self) -> Self {
         self.second_module = true;

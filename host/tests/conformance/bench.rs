@@ -12,6 +12,7 @@ use device_kit::platform::{RxFlags, TxStatus};
 use machine::Machine;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, Port, SwapOptions};
+use manatee::endpoint::Single;
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::bench::{Bench, MEMORY_SIZE, Transmitted, Workshop};
 use manatee_conformance::guest::Guest;
@@ -75,7 +76,7 @@ impl Workshop for HostWorkshop {
             mac: [2, 0, 0, 0, (index >> 8) as u8, index as u8],
             mtu: 1500,
             link_speed_mbps: 10_000,
-            endpoint: Box::new(wire.clone()),
+            endpoint: Box::new(Single::new("test", wire.clone())),
         };
         let ports = wires.iter().enumerate().map(port);
         let limits = Limits {

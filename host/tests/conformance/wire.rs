@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use device_kit::platform;
 use manatee::endpoint::{
-    Endpoint, PortIo, Received, RxFlags, RxQueue, Segment, TxBatch, TxCompletion, TxPacket,
-    TxStatus,
+    Queue, QueueIo, Received, RxFlags, RxQueue, Segment, TxBatch, TxCompletion, TxPacket, TxStatus,
 };
 use manatee::memory::{Access, GuestMemory};
 use manatee_conformance::bench::{Transmitted, untag};
@@ -150,7 +149,7 @@ impl Lying {
     }
 
     /// Writes the next frame to the next buffer. False if either is missing.
-    fn deliver(&mut self, io: &mut PortIo<'_>) -> bool {
+    fn deliver(&mut self, io: &mut QueueIo<'_>) -> bool {
         let Some(buffer) = io.rx.front() else {
             return false;
         };
@@ -165,6 +164,7 @@ impl Lying {
             length: frame.len() as u32,
             flags,
             vlan_tci: tag.unwrap_or_default(),
+            hash: 0,
         };
         let mut rest = &frame[..];
         for segment in buffer.segments() {
@@ -189,12 +189,8 @@ impl Lying {
     }
 }
 
-impl Endpoint for Wire {
-    fn name(&self) -> String {
-        "test".into()
-    }
-
-    fn transmit(&mut self, io: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
+impl Queue for Wire {
+    fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
         let mut lying = self.lying.lock();
         status.extend(
             batch
@@ -203,7 +199,7 @@ impl Endpoint for Wire {
         );
     }
 
-    fn receive(&mut self, io: &mut PortIo<'_>) -> bool {
+    fn receive(&mut self, io: &mut QueueIo<'_>) -> bool {
         let mut lying = self.lying.lock();
         io.rx.limit(lying.most_buffers);
         io.done.transmitted.append(&mut lying.ended);
@@ -213,7 +209,7 @@ impl Endpoint for Wire {
         false
     }
 
-    fn cancel(&mut self) {
+    fn cancel_transmit(&mut self) {
         let mut lying = self.lying.lock();
         lying.queue.cancel_transmit();
         lying.ended.clear();
@@ -221,14 +217,6 @@ impl Endpoint for Wire {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.ready.as_fd())
-    }
-
-    fn mtu(&self) -> Option<u16> {
-        None
-    }
-
-    fn inspect(&self) -> serde_json::Value {
-        serde_json::Value::Null
     }
 }
 

@@ -14,7 +14,7 @@ use machine::Machine;
 use mana_wire::oob::CqeType;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, Port};
-use manatee::endpoint::Loopback;
+use manatee::endpoint::{Endpoint, Loopback};
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::driver::nic::Vport;
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
@@ -34,13 +34,17 @@ impl VectorSink for Channel {
 }
 
 fn machine(windows: bool) -> Machine {
+    machine_with(windows, Box::new(Loopback::new()))
+}
+
+fn machine_with(windows: bool, endpoint: Box<dyn Endpoint>) -> Machine {
     let component = Component::embedded().unwrap();
     let (sender, interrupts) = channel();
     let port = Port {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
         link_speed_mbps: 10_000,
-        endpoint: Box::new(Loopback::new()),
+        endpoint,
     };
     let limits = Limits {
         windows,

@@ -1,10 +1,14 @@
-//! What a VMM does by call: pausing, enabling, doorbells for later.
+//! What a VMM does by call: pausing, enabling, doorbells for later, waking a queue.
 
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mana_wire::queue::WqDoorbell;
 use mana_wire::registers::DOORBELLS;
 use manatee::device::SwapOptions;
+use manatee::endpoint::{Queue, QueueIo, Received, RxFlags, Single, TxBatch, TxStatus};
 use manatee_conformance::driver::ring::Wq;
 
 use super::*;
@@ -161,6 +165,60 @@ fn doorbells_for_later_are_rung_by_the_thread_of_the_device() {
         std::thread::yield_now();
     }
     vport.tx.cq.expect(&mut driver).unwrap();
+    vport
+        .take_frame(&mut driver, &frame, buffer, place)
+        .unwrap();
+}
+/// Has packets that no descriptor shows.
+#[derive(Clone, Default)]
+struct Mailbox(Arc<Mutex<VecDeque<Vec<u8>>>>);
+
+impl Queue for Mailbox {
+    fn transmit(&mut self, _: &mut QueueIo<'_>, batch: TxBatch<'_>, to: &mut Vec<TxStatus>) {
+        to.extend(batch.iter().map(|_| TxStatus::Sent));
+    }
+
+    fn receive(&mut self, io: &mut QueueIo<'_>) -> bool {
+        let mut frames = self.0.lock().unwrap();
+        while let Some(buffer) = io.rx.front()
+            && let Some(frame) = frames.pop_front()
+        {
+            let address = buffer.segments().next().unwrap().address;
+            io.memory.write(address, &frame).unwrap();
+            let received = Received {
+                length: frame.len() as u32,
+                flags: RxFlags::empty(),
+                vlan_tci: 0,
+                hash: 0,
+            };
+            buffer.complete(received, io.done);
+        }
+        false
+    }
+
+    fn cancel_transmit(&mut self) {}
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+#[test]
+fn a_queue_is_woken_by_hand() {
+    let mailbox = Mailbox::default();
+    let endpoint = Single::new("mailbox", mailbox.clone());
+    let mut machine = Unwired(machine_with(true, Box::new(endpoint)));
+    let device = machine.0.device.clone();
+    let mut driver = Driver::new(&mut machine);
+    let mut vport = driver.start_and_open().unwrap();
+    let (buffer, place) = vport.post_buffer(&mut driver, 1514).unwrap();
+    let frame = traffic::frame(200);
+    mailbox.0.lock().unwrap().push_back(frame.clone());
+    // What there is not is ignored.
+    device.wake(0, 1);
+    device.wake(1, 0);
+    assert!(!mailbox.0.lock().unwrap().is_empty());
+    device.wake(0, 0);
     vport
         .take_frame(&mut driver, &frame, buffer, place)
         .unwrap();

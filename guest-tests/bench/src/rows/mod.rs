@@ -6,6 +6,7 @@ mod guest;
 pub mod instructions;
 mod latency;
 mod memory;
+mod queues;
 mod replacement;
 pub mod scale;
 mod source;
@@ -33,6 +34,10 @@ pub enum Row {
     Latency,
     /// A TAP through the device, against system calls; needs `just setup`
     Tap,
+    /// Two queues of an endpoint by two threads, against bare loops; needs `just setup`
+    Queues,
+    /// Receive side scaling and its hash, against none
+    Hash,
     /// A stock guest, against QEMU's own adapters; needs `just setup`
     Guest,
     /// Exec to listening, making a device, compiling the component
@@ -52,7 +57,7 @@ pub enum Row {
 impl Row {
     /// Whether it needs a network, and so a [`Stage`].
     pub fn needs_stage(self) -> bool {
-        matches!(self, Self::Tap | Self::Guest)
+        matches!(self, Self::Tap | Self::Queues | Self::Guest)
     }
 
     /// Measures it; files go to `dir`.
@@ -67,6 +72,8 @@ impl Row {
             Self::Shapes => device::run_shapes(),
             Self::Latency => latency::run(),
             Self::Tap => tap::run(stage.context("no network namespace")?),
+            Self::Queues => queues::run(stage.context("no network namespace")?),
+            Self::Hash => queues::run_hash(),
             Self::Guest => guest::run(stage.context("no network namespace")?),
             Self::Start => start::run(dir),
             Self::Scale => scale::run(),

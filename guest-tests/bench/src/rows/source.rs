@@ -2,7 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
-use manatee::endpoint::{Endpoint, PortIo, RECEIVE_BUDGET, Received, RxFlags, TxBatch, TxStatus};
+use manatee::endpoint::{
+    Queue, QueueIo, RECEIVE_BUDGET, Received, RxFlags, Single, TxBatch, TxStatus,
+};
 
 /// Says of every posted buffer that a packet is in it, without a look at it.
 #[derive(Debug)]
@@ -12,21 +14,17 @@ pub struct Source {
 
 impl Source {
     /// Packets of this many bytes.
-    pub fn new(length: u32) -> Self {
-        Self { length }
+    pub fn new(length: u32) -> Single<Self> {
+        Single::new("source", Self { length })
     }
 }
 
-impl Endpoint for Source {
-    fn name(&self) -> String {
-        "source".to_owned()
-    }
-
-    fn transmit(&mut self, _: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
+impl Queue for Source {
+    fn transmit(&mut self, _: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
         status.resize(batch.len(), TxStatus::Sent);
     }
 
-    fn receive(&mut self, io: &mut PortIo<'_>) -> bool {
+    fn receive(&mut self, io: &mut QueueIo<'_>) -> bool {
         for _ in 0..RECEIVE_BUDGET {
             let Some(buffer) = io.rx.front() else {
                 return false;
@@ -35,23 +33,16 @@ impl Endpoint for Source {
                 length: self.length,
                 flags: RxFlags::empty(),
                 vlan_tci: 0,
+                hash: 0,
             };
             buffer.complete(received, io.done);
         }
         true
     }
 
-    fn cancel(&mut self) {}
+    fn cancel_transmit(&mut self) {}
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
-    }
-
-    fn mtu(&self) -> Option<u16> {
-        None
-    }
-
-    fn inspect(&self) -> serde_json::Value {
-        serde_json::json!({ "kind": "source" })
     }
 }

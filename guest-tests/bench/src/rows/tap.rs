@@ -62,7 +62,10 @@ impl Lab {
         // Without IPv6 the kernel says nothing here by itself.
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6"), "1")?;
         let tap = Tap::open(NAME)?;
-        let bare = tap.readiness().context("a TAP without a descriptor")?;
+        let bare = tap
+            .descriptors()
+            .next()
+            .context("a TAP without a descriptor")?;
         let bare = bare.try_clone_to_owned()?;
         let layout = Layout::of(bytes);
         let endpoints = vec![Box::new(tap) as Box<dyn Endpoint>];

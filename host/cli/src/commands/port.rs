@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use manatee::device::Port;
-use manatee::endpoint::{Endpoint, Loopback, Null, Tap, TapLink};
+use manatee::endpoint::{Endpoint, Loopback, MAX_QUEUES, Null, Tap, TapLink};
 
 use super::mac::{self, InvalidMac, Mac};
 
@@ -27,6 +27,7 @@ pub struct PortArgument {
     mac: Option<Mac>,
     mtu: Option<u16>,
     speed: Option<u32>,
+    queues: Option<u16>,
 }
 
 /// The ports of an adapter, and the interface of each that is a TAP.
@@ -49,14 +50,17 @@ pub enum InvalidPort {
     /// No such backend.
     #[error(
         "`{0}` is no kind of port: use tap=INTERFACE, loopback or null, and then, if you like, \
-         ,mac=ADDRESS, ,mtu=BYTES and ,speed=MBITS"
+         ,mac=ADDRESS, ,mtu=BYTES, ,speed=MBITS and ,queues=NUMBER"
     )]
     Backend(String),
     /// `tap=` without a name.
     #[error("tap= needs the name of an interface, as in tap=tap0")]
     NoInterface,
     /// No such setting.
-    #[error("`{0}` is no setting of a port: there are mac=ADDRESS, mtu=BYTES and speed=MBITS")]
+    #[error(
+        "`{0}` is no setting of a port: there are mac=ADDRESS, mtu=BYTES, speed=MBITS and \
+         queues=NUMBER"
+    )]
     Setting(String),
     /// A setting twice.
     #[error("`{0}` is given twice")]
@@ -70,6 +74,9 @@ pub enum InvalidPort {
     /// `speed=` is wrong.
     #[error("speed `{0}` is not a number of Mbit/s from 1 to {MAX_SPEED_MBPS}")]
     Speed(String),
+    /// `queues=` is wrong.
+    #[error("queues `{0}` is not a number from 1 to {MAX_QUEUES}")]
+    Queues(String),
 }
 
 impl FromStr for PortArgument {
@@ -83,12 +90,16 @@ impl FromStr for PortArgument {
             mac: None,
             mtu: None,
             speed: None,
+            queues: None,
         };
         for part in parts {
             match part.split_once('=') {
                 Some(("mac", value)) => set(&mut port.mac, "mac", mac::parse(value)?)?,
                 Some(("mtu", value)) => set(&mut port.mtu, "mtu", parse_mtu(value)?)?,
                 Some(("speed", value)) => set(&mut port.speed, "speed", parse_speed(value)?)?,
+                Some(("queues", value)) => {
+                    set(&mut port.queues, "queues", parse_queues(value)?)?;
+                }
                 _ => return Err(InvalidPort::Setting(part.to_owned())),
             }
         }
@@ -128,6 +139,12 @@ fn parse_speed(text: &str) -> Result<u32, InvalidPort> {
     speed.ok_or_else(|| InvalidPort::Speed(text.to_owned()))
 }
 
+fn parse_queues(text: &str) -> Result<u16, InvalidPort> {
+    let queues = text.parse().ok();
+    let queues = queues.filter(|queues| (1..=MAX_QUEUES).contains(queues));
+    queues.ok_or_else(|| InvalidPort::Queues(text.to_owned()))
+}
+
 /// Opens the endpoints of all ports of the adapter that is served at `socket`, if that has a
 /// path.
 ///
@@ -161,12 +178,15 @@ impl PortArgument {
         let mut link = None;
         let endpoint: Box<dyn Endpoint> = match &self.backend {
             Backend::Tap(name) => {
-                let tap = Tap::open(name)?;
+                let tap = match self.queues {
+                    Some(queues) => Tap::with_queues(name, queues)?,
+                    None => Tap::open(name)?,
+                };
                 link = Some(tap.link());
                 Box::new(tap)
             }
-            Backend::Loopback => Box::new(Loopback::new()),
-            Backend::Null => Box::new(Null::new()),
+            Backend::Loopback => Box::new(Loopback::with_queues(self.queues.unwrap_or(1))),
+            Backend::Null => Box::new(Null::with_queues(self.queues.unwrap_or(1))),
         };
         let carried = endpoint.mtu();
         let mtu = self.mtu.or(carried).unwrap_or(DEFAULT_MTU);
@@ -203,6 +223,7 @@ mod tests {
             mac: None,
             mtu: None,
             speed: None,
+            queues: None,
         };
         assert_eq!(parse("loopback"), Ok(loopback));
         let tap = PortArgument {
@@ -210,13 +231,14 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: Some(9000),
             speed: Some(25_000),
+            queues: Some(4),
         };
         assert_eq!(
-            parse("tap=tap0,mac=02:00:00:00:00:01,mtu=9000,speed=25000"),
+            parse("tap=tap0,mac=02:00:00:00:00:01,mtu=9000,speed=25000,queues=4"),
             Ok(tap.clone())
         );
         assert_eq!(
-            parse("tap=tap0,speed=25000,mtu=9000,mac=02:00:00:00:00:01"),
+            parse("tap=tap0,queues=4,speed=25000,mtu=9000,mac=02:00:00:00:00:01"),
             Ok(tap)
         );
         assert!(parse("null,mtu=68").is_ok());
@@ -248,6 +270,12 @@ mod tests {
             assert_eq!(
                 parse(&format!("null,speed={speed}")),
                 Err(InvalidPort::Speed(speed.to_owned()))
+            );
+        }
+        for queues in ["0", "65", "-1", "many", ""] {
+            assert_eq!(
+                parse(&format!("tap=tap0,queues={queues}")),
+                Err(InvalidPort::Queues(queues.to_owned()))
             );
         }
         assert!(matches!(

@@ -12,6 +12,7 @@ fn received(length: u32, flags: RxFlags) -> Received {
         length,
         flags,
         vlan_tci: 0,
+        hash: 0,
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
 use super::{ioctl, queues};
+use crate::endpoint::queue_set::MAX_QUEUES;
 use crate::endpoint::vnet::VNET_HEADER_BYTES;
 
 const DRIVER: &str = "/dev/net/tun";
@@ -25,8 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How often it is looked at meanwhile; nothing tells when it is free.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Queues that we attach to.
-const OWN_QUEUES: u32 = 1;
+/// The most queues that an interface is made with if nobody says how many.
+const MOST_BY_DEFAULT: u16 = 16;
 
 /// Why there is no TAP of the name that was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,21 @@ pub enum TapError {
          would be shared with them; stop whoever has them, or choose another interface"
     )]
     Shared(String, u32),
+    /// The interface has one queue, and several were asked for.
+    #[error(
+        "the TAP interface `{0}` has one queue, and {1} are asked for: make it again with `sudo \
+         ip tuntap add dev {0} mode tap multi_queue user $USER`, or ask for queues=1"
+    )]
+    OneQueue(String, u16),
+    /// The interface has no more queues.
+    #[error(
+        "the TAP interface `{0}` has only {1} queues left, and {2} are asked for: stop whoever has \
+         the others, or ask for fewer"
+    )]
+    TooFewQueues(String, u16, u16),
+    /// No port has so many queues, or so few.
+    #[error("{0} queues are asked for; a port has 1 to {MAX_QUEUES}")]
+    QueueCount(u16),
     /// The interface is no TAP.
     #[error(
         "the interface `{0}` exists but is no TAP (another kind of interface, or a TUN): choose another name, or make one with `sudo ip tuntap add dev NAME mode tap`"
@@ -85,21 +101,27 @@ pub enum TapError {
 /// A TAP interface that is ours.
 #[derive(Debug)]
 pub struct Attached {
-    /// To send and receive by.
-    pub fd: OwnedFd,
+    /// To send and receive by, one for each queue.
+    pub fds: Vec<OwnedFd>,
     /// The kernel's number for it.
     pub index: u32,
     /// Its MTU when it was attached.
     pub mtu: u16,
-    /// It was made here, and goes away with `fd`.
+    /// What it drops, if the kernel says.
+    pub dropped: Option<queues::Dropped>,
+    /// It was made here, and goes away with `fds`.
     pub created: bool,
 }
 
-/// Attaches to the TAP of this name, or makes one.
-pub fn attach(name: &str) -> Result<Attached, TapError> {
+/// Attaches to the TAP of this name by so many queues, or makes one.
+pub fn attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
+    check_name(name)?;
+    if let Some(count) = queues.filter(|count| !(1..=MAX_QUEUES).contains(count)) {
+        return Err(TapError::QueueCount(count));
+    }
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match try_attach(name) {
+        match try_attach(name, queues) {
             Err(TapError::Busy(_) | TapError::Shared(..)) if Instant::now() < give_up => {
                 thread::sleep(PAUSE);
             }
@@ -108,8 +130,7 @@ pub fn attach(name: &str) -> Result<Attached, TapError> {
     }
 }
 
-fn try_attach(name: &str) -> Result<Attached, TapError> {
-    check_name(name)?;
+fn try_attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
     let failed = |step| {
         move |error: Errno| TapError::Setup {
             name: name.to_owned(),
@@ -126,26 +147,69 @@ fn try_attach(name: &str) -> Result<Attached, TapError> {
     .map_err(failed("a socket to ask about interfaces"))?;
     let name_to_index = |name: &str| netdevice::name_to_index(&socket, name);
     let existed = name_to_index(name).is_ok();
-    let fd = open_driver()?;
-    claim(fd.as_fd(), name).map_err(|error| refused(name, existed, error))?;
+    let count = queues.unwrap_or_else(|| if existed { 1 } else { by_default() });
+    let fds = claim_all(name, existed, count)?;
     // Asked after attaching, so that of two who come at once none overlooks the other.
     let index = name_to_index(name).map_err(failed("SIOCGIFINDEX"))?;
     let attached = queues::attached(index).map_err(failed("RTM_GETLINK"))?;
-    if attached > OWN_QUEUES {
-        return Err(TapError::Shared(name.to_owned(), attached - OWN_QUEUES));
+    if attached > count.into() {
+        return Err(TapError::Shared(
+            name.to_owned(),
+            attached - u32::from(count),
+        ));
     }
-    ioctl::set_header_size(fd.as_fd(), VNET_HEADER_BYTES as libc::c_int)
+    // What follows is the interface's, whichever queue it is said to.
+    let fd = fds[0].as_fd();
+    ioctl::set_header_size(fd, VNET_HEADER_BYTES as libc::c_int)
         .map_err(failed("TUNSETVNETHDRSZ"))?;
-    ioctl::set_little_endian(fd.as_fd()).map_err(failed("TUNSETVNETLE"))?;
+    ioctl::set_little_endian(fd).map_err(failed("TUNSETVNETLE"))?;
     // No segmentation offload: the device can't deliver packets longer than
     // the MTU. Set even so, since the interface may remember another owner's.
-    ioctl::set_offload(fd.as_fd(), libc::TUN_F_CSUM).map_err(failed("TUNSETOFFLOAD"))?;
+    ioctl::set_offload(fd, libc::TUN_F_CSUM).map_err(failed("TUNSETOFFLOAD"))?;
     let mtu = ioctl::interface_mtu(socket.as_fd(), name).map_err(failed("SIOCGIFMTU"))?;
     Ok(Attached {
-        fd,
+        fds,
         index,
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        dropped: queues::Dropped::open(index).ok(),
         created: !existed,
+    })
+}
+
+/// How many queues an interface has that is made here.
+fn by_default() -> u16 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    processors.min(MOST_BY_DEFAULT.into()) as u16
+}
+
+/// Attaches to so many queues of an interface, or makes it with them.
+fn claim_all(name: &str, existed: bool, count: u16) -> Result<Vec<OwnedFd>, TapError> {
+    let mut fds = Vec::new();
+    for claimed in 0..count {
+        let fd = open_driver()?;
+        let done = match count {
+            1 => claim(fd.as_fd(), name),
+            _ => ioctl::set_interface(fd.as_fd(), name, FLAGS | libc::IFF_MULTI_QUEUE),
+        };
+        match done {
+            Ok(()) => fds.push(fd),
+            Err(Errno::TOOBIG) => {
+                return Err(TapError::TooFewQueues(name.to_owned(), claimed, count));
+            }
+            Err(Errno::INVAL) if existed && has_one_queue(name) => {
+                return Err(TapError::OneQueue(name.to_owned(), count));
+            }
+            Err(error) => return Err(refused(name, existed, error)),
+        }
+    }
+    Ok(fds)
+}
+
+/// Returns whether an interface that can't be attached to by several queues can be by one.
+fn has_one_queue(name: &str) -> bool {
+    open_driver().is_ok_and(|fd| {
+        let one = ioctl::set_interface(fd.as_fd(), name, FLAGS);
+        matches!(one, Ok(()) | Err(Errno::BUSY))
     })
 }
 

@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use crate::endpoint::RxFlags;
-use crate::endpoint::headers::{ADDRESS_BYTES, TAG_BYTES, tag_control};
+use crate::endpoint::headers::{ADDRESS_BYTES, Layout, TAG_BYTES, tag_control};
+use crate::endpoint::packet::RxFlags;
 use crate::endpoint::rx_flags::{self, LOOK_BYTES};
 use crate::endpoint::vnet::{PartialChecksum, VNET_HEADER_BYTES, VnetHeader};
 use crate::memory::{Calls, Outcome};
@@ -23,6 +23,8 @@ const SLOT_BYTES: usize = 1027 * 64;
 pub struct Arrived {
     /// Where it lies.
     range: Range<usize>,
+    /// Where its headers are, if it holds an IP packet.
+    pub layout: Option<Layout>,
     /// What is known of it.
     pub flags: RxFlags,
     /// What the tag that was taken out said, with [`RxFlags::VLAN`].
@@ -130,11 +132,14 @@ fn examine(slots: &mut [u8], range: Range<usize>) -> Arrived {
         }
     }
     let frame = &frame[begin..];
-    let mut flags = rx_flags::classify(&frame[..frame.len().min(LOOK_BYTES)]);
+    let look = &frame[..frame.len().min(LOOK_BYTES)];
+    let layout = Layout::parse(look);
+    let mut flags = rx_flags::classify(look, layout.as_ref());
     if tag.is_some() {
         flags |= RxFlags::VLAN;
     }
     Arrived {
+        layout,
         range: range.start + VNET_HEADER_BYTES + begin..range.end,
         flags,
         vlan_tci: tag.unwrap_or(0),

@@ -6,6 +6,10 @@
 //! lets us use io_uring: most of what a short packet costs is the way into the
 //! kernel and out. Short packets are copied, since a copy costs less than
 //! telling the kernel of another range of memory.
+//!
+//! An interface that was made with `multi_queue` has several queues, a descriptor each, over
+//! which the kernel spreads packets as it sees fit. Each is a queue of the port; a packet that
+//! steering sends to another is passed on by copy.
 
 mod attach;
 mod inbox;
@@ -22,10 +26,15 @@ pub use attach::TapError;
 pub use watch::{InterfaceState, LinkWatch, TapLink};
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use super::batch::TxBatch;
 use super::counters::Counters;
+use super::crossing::{Route, Switch};
 use super::head::Head;
-use super::{Endpoint, PortIo, TxBatch, TxStatus};
+use super::packet::TxStatus;
+use super::queue::{Endpoint, Queue, QueueIo};
+use super::rss::Rss;
 use crate::memory::{Calls, Outcome};
 use inbox::Inbox;
 use transmit::Leaving;
@@ -37,12 +46,25 @@ type Outgoing = Head<2048>;
 /// A TAP interface as an [`Endpoint`].
 #[derive(Debug)]
 pub struct Tap {
-    fd: OwnedFd,
     link: TapLink,
     /// As it was when attached: the device is told once and holds to it.
     mtu: u16,
     created: bool,
+    batched: bool,
+    count: usize,
+    dropped: Option<queues::Dropped>,
+    switch: Switch,
+    queues: Vec<TapQueue>,
+}
+
+/// A queue of a [`Tap`]: a descriptor of its own.
+#[derive(Debug)]
+pub struct TapQueue {
+    fd: OwnedFd,
+    link: TapLink,
+    mtu: u16,
     counters: Counters,
+    route: Route,
     // What follows is kept for its allocation, or its size.
     calls: Calls,
     inbox: Inbox,
@@ -53,53 +75,66 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the TAP interface of this name. If there is none, makes
-    /// one, down and without addresses, that goes away when this is dropped.
+    /// Attaches to a queue of the TAP interface of this name. If there is none, makes one,
+    /// down and without addresses, that goes away when this is dropped: of as many queues as
+    /// there are processors, up to 16.
     ///
     /// # Errors
     ///
     /// See [`TapError`], whose message says what can be done.
     pub fn open(name: &str) -> Result<Self, TapError> {
-        let calls = Calls::batched().unwrap_or_else(|error| {
-            tracing::info!(
-                interface = name,
-                "a packet takes a system call, since io_uring is not to be had: {error}"
-            );
-            Calls::one_by_one()
-        });
-        Self::open_with(name, calls)
+        Self::open_with(name, None, || batched(name))
     }
 
-    fn open_with(name: &str, calls: Calls) -> Result<Self, TapError> {
+    /// As [`open`](Self::open), by so many queues, of one that is there or is made.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn with_queues(name: &str, queues: u16) -> Result<Self, TapError> {
+        Self::open_with(name, Some(queues), || batched(name))
+    }
+
+    fn open_with(
+        name: &str,
+        queues: Option<u16>,
+        calls: impl Fn() -> Calls,
+    ) -> Result<Self, TapError> {
         let attach::Attached {
-            fd,
+            fds,
             index,
             mtu,
+            dropped,
             created,
-        } = attach::attach(name)?;
+        } = attach::attach(name, queues)?;
         if created {
             tracing::info!(
                 interface = name,
+                queues = fds.len(),
                 "made a TAP; bring it up with `ip link set {name} up`"
             );
         }
+        let link = TapLink::new(name, index, mtu);
+        // Fits: there are as many as were asked for.
+        let (switch, routes) = Switch::new(fds.len() as u16);
+        let queues = fds.into_iter().zip(routes);
+        let queues = queues.map(|(fd, route)| TapQueue::new(fd, link.clone(), mtu, route, calls()));
+        let queues: Vec<_> = queues.collect();
         Ok(Self {
-            fd,
-            link: TapLink::new(name, index, mtu),
+            link,
             mtu,
             created,
-            counters: Counters::default(),
-            calls,
-            inbox: Inbox::new(),
-            outgoing: Vec::new(),
-            leaving: Vec::new(),
-            outcomes: Vec::new(),
+            batched: queues.iter().all(|queue| queue.calls.are_batched()),
+            count: queues.len(),
+            dropped,
+            switch,
+            queues,
         })
     }
 
-    /// What was sent, received and dropped so far.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// The descriptors of its queues, until they were handed over.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().map(|queue| queue.fd.as_fd())
     }
 
     /// The interface as it was seen last, for a [`LinkWatch`].
@@ -108,24 +143,52 @@ impl Tap {
     }
 }
 
+/// Calls that share system calls, if the kernel lets them.
+fn batched(name: &str) -> Calls {
+    Calls::batched().unwrap_or_else(|error| {
+        tracing::info!(
+            interface = name,
+            "a packet takes a system call, since io_uring is not to be had: {error}"
+        );
+        Calls::one_by_one()
+    })
+}
+
+impl TapQueue {
+    fn new(fd: OwnedFd, link: TapLink, mtu: u16, route: Route, calls: Calls) -> Self {
+        Self {
+            fd,
+            link,
+            mtu,
+            counters: Counters::default(),
+            route,
+            calls,
+            inbox: Inbox::new(),
+            outgoing: Vec::new(),
+            leaving: Vec::new(),
+            outcomes: Vec::new(),
+        }
+    }
+}
+
 impl Endpoint for Tap {
     fn name(&self) -> String {
         format!("tap={}", self.link.name())
     }
 
-    fn transmit(&mut self, io: &mut PortIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
-        self.send(io.memory, batch, status);
+    fn take_queues(&mut self) -> Vec<Box<dyn Queue>> {
+        let queues = self.queues.drain(..);
+        queues.map(|queue| Box::new(queue) as _).collect()
     }
 
-    fn receive(&mut self, io: &mut PortIo<'_>) -> bool {
-        self.drain(io)
+    fn steer(&mut self, rss: Option<Arc<Rss>>) {
+        self.switch.steer(rss);
     }
 
-    /// Nothing is ever pending: a write is done with a packet's memory.
-    fn cancel(&mut self) {}
-
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
+    /// What found no room in the interface's own queues; 0 if the kernel does not say.
+    fn missed(&self) -> u64 {
+        let counted = self.dropped.as_ref().map(queues::Dropped::count);
+        counted.and_then(Result::ok).unwrap_or(0)
     }
 
     fn mtu(&self) -> Option<u16> {
@@ -136,11 +199,41 @@ impl Endpoint for Tap {
         serde_json::json!({
             "kind": "tap",
             "interface": self.link.name(),
+            "queues": self.count,
             "mtu": self.link.mtu(),
             "made_here": self.created,
             "link": self.link.state(),
-            "batched": self.calls.are_batched(),
-            "counters": self.counters,
+            "batched": self.batched,
+            "missed": self.missed(),
         })
+    }
+}
+
+impl Queue for TapQueue {
+    fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
+        self.send(io.memory, batch, status);
+    }
+
+    fn receive(&mut self, io: &mut QueueIo<'_>) -> bool {
+        self.take_in(io)
+    }
+
+    fn settle(&mut self, io: &mut QueueIo<'_>) {
+        self.route.settle(io, &mut self.counters.receive);
+    }
+
+    fn cancel_receive(&mut self) {
+        self.route.drop_waiting(&mut self.counters.receive);
+    }
+
+    /// Nothing is ever pending: a write is done with a packet's memory.
+    fn cancel_transmit(&mut self) {}
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters.clone()
     }
 }

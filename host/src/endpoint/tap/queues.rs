@@ -1,8 +1,10 @@
-//! How many queues of a TAP are attached, by whomever.
+//! How many queues of a TAP are attached, by whomever, and what it drops.
 //!
 //! A TAP that was made with `multi_queue` takes as many as 256 queues, and spreads packets
 //! over them, whichever process has them. Only its owner's attributes say how many there
 //! are (rtnetlink(7), `RTM_GETLINK`; linux/if_link.h, `IFLA_TUN_NUM_QUEUES`).
+
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
@@ -11,33 +13,78 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::netlink::{LinkMessage, MAX_ANSWER, NLMSG_ERROR, RTM_NEWLINK, find, number, open};
 
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_STATS64: u16 = 23;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+
+/// The counters of an interface, as its other side sees them.
+#[derive(Debug)]
+pub struct Dropped {
+    socket: OwnedFd,
+    index: u32,
+    /// What was dropped before.
+    before: u64,
+}
+
+impl Dropped {
+    /// Counts what the interface with this index drops from now on.
+    pub fn open(index: u32) -> rustix::io::Result<Self> {
+        let mut counted = Self {
+            socket: open(SocketFlags::NONBLOCK)?,
+            index,
+            before: 0,
+        };
+        counted.before = counted.count()?;
+        Ok(counted)
+    }
+
+    /// Returns how many packets the interface had no room for.
+    pub fn count(&self) -> rustix::io::Result<u64> {
+        let answer = ask(&self.socket, self.index)?;
+        let (_, attributes) = link(&answer)?;
+        let counters = find(attributes, IFLA_STATS64).unwrap_or_default();
+        // `tx_dropped` of `struct rtnl_link_stats64`.
+        let bytes = counters.get(56..64).ok_or(Errno::BADMSG)?;
+        let bytes = bytes.try_into().map_err(|_| Errno::BADMSG)?;
+        Ok(u64::from_ne_bytes(bytes).saturating_sub(self.before))
+    }
+}
+
+/// Asks for the attributes of an interface. The kernel answers before this is sent.
+fn ask(socket: &OwnedFd, index: u32) -> rustix::io::Result<Vec<u8>> {
+    let request = LinkMessage::get(index);
+    send(socket, request.as_bytes(), SendFlags::empty())?;
+    let mut answer = vec![0; MAX_ANSWER];
+    let (length, _) = recv(socket, &mut answer[..], RecvFlags::empty())?;
+    answer.truncate(length);
+    Ok(answer)
+}
 
 /// Returns how many queues of the interface with this index are attached, those that do not
 /// receive at the moment included. One is attached if the interface has no more than that.
 pub fn attached(index: u32) -> rustix::io::Result<u32> {
     let socket = open(SocketFlags::empty())?;
-    let request = LinkMessage::get(index);
-    send(&socket, request.as_bytes(), SendFlags::empty())?;
-    let mut answer = vec![0; MAX_ANSWER];
-    let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    queues_of(&answer[..length])
+    queues_of(&ask(&socket, index)?)
+}
+
+/// Returns what an answer says, or the error that it is.
+fn link(answer: &[u8]) -> rustix::io::Result<(LinkMessage, &[u8])> {
+    let (message, attributes) = LinkMessage::read_from_prefix(answer).map_err(|_| Errno::BADMSG)?;
+    match message.kind {
+        RTM_NEWLINK => Ok((message, attributes)),
+        // The error is where the family and what follows it would be.
+        NLMSG_ERROR => {
+            let code = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+            Err(Errno::from_raw_os_error(-code))
+        }
+        _ => Err(Errno::BADMSG),
+    }
 }
 
 /// The queues that an answer tells of.
 fn queues_of(answer: &[u8]) -> rustix::io::Result<u32> {
-    let (message, attributes) = LinkMessage::read_from_prefix(answer).map_err(|_| Errno::BADMSG)?;
-    match message.kind {
-        RTM_NEWLINK => {}
-        // The error is where the family and what follows it would be.
-        NLMSG_ERROR => {
-            let code = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
-            return Err(Errno::from_raw_os_error(-code));
-        }
-        _ => return Err(Errno::BADMSG),
-    }
+    let (_, attributes) = link(answer)?;
     let info = find(attributes, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_DATA));
     let Some(info) = info else {
         return Ok(1);

@@ -5,33 +5,103 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use super::inbox::Arrived;
-use super::{InterfaceState, Tap};
+use super::{InterfaceState, TapQueue};
+use crate::endpoint::completions::Completions;
+use crate::endpoint::crossing::About;
+use crate::endpoint::packet::RxFlags;
+use crate::endpoint::queue::{QueueIo, RECEIVE_BUDGET};
+use crate::endpoint::rss::Destination;
+use crate::endpoint::rx_queue::{Posted, Received};
 use crate::endpoint::vnet::PartialChecksum;
-use crate::endpoint::{
-    Completions, PortIo, Posted, RECEIVE_BUDGET, Received, RxFlags, checksum, rx_flags,
-};
+use crate::endpoint::{checksum, rx_flags};
 use crate::memory::{GuestMemory, Span};
 
-impl Tap {
+impl TapQueue {
     /// Fills posted buffers until packets, buffers or the budget run out;
-    /// returns true if it was the budget. What has no buffer stays in the
+    /// returns true if it was the budget.
+    pub(super) fn take_in(&mut self, io: &mut QueueIo<'_>) -> bool {
+        self.route.refresh();
+        // Half of the budget is for what comes on this queue itself.
+        let used = match self.route.is_shared() {
+            true => self
+                .route
+                .take_in(io, &mut self.counters.receive, RECEIVE_BUDGET / 2),
+            false => 0,
+        };
+        let budget = RECEIVE_BUDGET - used;
+        let more = match self.route.is_own() {
+            true => self.drain(io, budget),
+            false => self.spread(io, budget),
+        };
+        more || self.route.has_more(io)
+    }
+
+    /// Writes frames to this queue's own buffers. What has no buffer stays in the
     /// interface's queue, where the kernel's own limits hold: no more frames
     /// are read than there are buffers.
-    pub(super) fn drain(&mut self, io: &mut PortIo<'_>) -> bool {
+    fn drain(&mut self, io: &mut QueueIo<'_>, budget: usize) -> bool {
         let mut dry = false;
-        for used in 0..RECEIVE_BUDGET {
-            let most = io.rx.len().min(RECEIVE_BUDGET - used);
+        for used in 0..budget {
+            let most = io.rx.len().min(budget - used);
             let Some(buffer) = io.rx.front() else {
                 return false;
             };
             if self.inbox.is_empty() && !dry {
                 dry = self.fetch(most);
             }
-            if self.inbox.is_empty() {
+            let Some((arrived, frame)) = self.inbox.front() else {
+                return false;
+            };
+            let destination = self.route.look(frame, arrived.layout.as_ref());
+            self.deliver(io.memory, buffer, io.done, destination);
+        }
+        true
+    }
+
+    /// Sends frames to the queues that they are for. One that finds no room is dropped, so
+    /// that none waits for another queue, unless all go to one.
+    fn spread(&mut self, io: &mut QueueIo<'_>, budget: usize) -> bool {
+        let mut dry = false;
+        for used in 0..budget {
+            if self.inbox.is_empty() && !dry {
+                dry = self.fetch(budget - used);
+            }
+            let Some((arrived, frame)) = self.inbox.front() else {
+                return false;
+            };
+            let destination = self.route.look(frame, arrived.layout.as_ref());
+            if self.route.leads_here(destination.queue)
+                && let Some(buffer) = io.rx.front()
+            {
+                self.deliver(io.memory, buffer, io.done, destination);
+            } else if !self.pass(io, destination) {
                 return false;
             }
-            self.deliver(io.memory, buffer, io.done);
         }
+        true
+    }
+
+    /// Passes the next frame on. Returns false if it waits for room.
+    fn pass(&mut self, io: &mut QueueIo<'_>, destination: Destination) -> bool {
+        let Some((arrived, frame)) = self.inbox.front() else {
+            return false;
+        };
+        let counters = &mut self.counters.receive;
+        counters.checksums_completed += u64::from(complete_checksum(arrived, frame));
+        let about = arrived.about(destination);
+        let passed = self
+            .route
+            .pass(destination.queue, about, io.woken, |bytes| {
+                bytes.extend_from_slice(frame);
+                Ok::<_, std::convert::Infallible>(())
+            });
+        if passed == Ok(false) {
+            if self.route.holds() {
+                return false;
+            }
+            counters.dropped += 1;
+        }
+        self.inbox.pop();
         true
     }
 
@@ -56,7 +126,13 @@ impl Tap {
 
     /// Writes the next frame to a buffer. If that is not memory, the buffer is
     /// of no use, but the frame waits for the next one.
-    fn deliver(&mut self, memory: &GuestMemory, buffer: Posted<'_>, done: &mut Completions) {
+    fn deliver(
+        &mut self,
+        memory: &GuestMemory,
+        buffer: Posted<'_>,
+        done: &mut Completions,
+        destination: Destination,
+    ) {
         let Some((arrived, frame)) = self.inbox.front() else {
             return;
         };
@@ -72,19 +148,38 @@ impl Tap {
             return buffer.complete(Received::FAULT, done);
         }
         counters.count(frame.len() as u64, truncated);
-        let flags = match arrived.flags {
-            flags if truncated => flags | RxFlags::TRUNCATED,
-            flags if arrived.good => rx_flags::with_good_transport_checksum(flags),
-            flags => flags,
-        };
+        let About {
+            mut flags,
+            vlan_tci,
+            hash,
+        } = arrived.about(destination);
+        if truncated {
+            flags = (flags - RxFlags::L4_CHECKSUM_GOOD) | RxFlags::TRUNCATED;
+        }
         let received = Received {
             // Fits: a slot of the inbox is shorter.
             length: frame.len() as u32,
             flags,
-            vlan_tci: arrived.vlan_tci,
+            vlan_tci,
+            hash,
         };
         self.inbox.pop();
         buffer.complete(received, done);
+    }
+}
+
+impl Arrived {
+    /// What the guest is told of it.
+    fn about(&self, destination: Destination) -> About {
+        let flags = match self.good {
+            true => rx_flags::with_good_transport_checksum(self.flags),
+            false => self.flags,
+        };
+        About {
+            flags: flags | destination.flags,
+            vlan_tci: self.vlan_tci,
+            hash: destination.hash,
+        }
     }
 }
 

@@ -4,10 +4,12 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-use super::{InterfaceState, Outgoing, Tap};
+use super::{InterfaceState, Outgoing, TapQueue};
+use crate::endpoint::batch::TxBatch;
 use crate::endpoint::offload::{self, Request};
+use crate::endpoint::packet::{TxPacket, TxStatus};
 use crate::endpoint::vnet::{GsoType, VnetHeader};
-use crate::endpoint::{TxBatch, TxPacket, TxStatus};
+
 use crate::memory::{Calls, Fault, GuestMemory, IoVecError, Segment, Span, Writes};
 
 /// A packet that the kernel is about to be given.
@@ -34,7 +36,7 @@ impl From<IoVecError> for TxStatus {
     }
 }
 
-impl Tap {
+impl TapQueue {
     /// Sends packets and counts what became of them.
     pub(super) fn send(
         &mut self,

@@ -240,7 +240,7 @@ impl Exports for Direct {
     fn received(
         &mut self,
         store: &mut Store<HostState>,
-        port: u32,
+        (port, queue): (u32, u32),
         packets: &[RxPacket],
     ) -> Result<bool> {
         let (address, count) = give_all(store, packets, shape!(rx_packet), |packet, to| {
@@ -251,14 +251,14 @@ impl Exports for Direct {
             abi::set(to, at::FLAGS, &packet.flags.bits().to_le_bytes());
             abi::set(to, at::HASH, &packet.hash.to_le_bytes());
         })?;
-        let more = self.received.call(store, (port, 0, address, count));
+        let more = self.received.call(store, (port, queue, address, count));
         more.map(boolean)
     }
 
     fn transmitted(
         &mut self,
         store: &mut Store<HostState>,
-        port: u32,
+        (port, queue): (u32, u32),
         packets: &[TxCompletion],
     ) -> Result<bool> {
         let (address, count) = give_all(store, packets, shape!(tx_completion), |packet, to| {
@@ -266,7 +266,7 @@ impl Exports for Direct {
             abi::set(to, at::ID, &packet.id.to_le_bytes());
             abi::set(to, at::STATUS, &[packet.status as u8]);
         })?;
-        let more = self.transmitted.call(store, (port, 0, address, count));
+        let more = self.transmitted.call(store, (port, queue, address, count));
         more.map(boolean)
     }
 

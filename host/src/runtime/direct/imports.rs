@@ -6,7 +6,9 @@ use super::abi;
 use super::heap::Heap;
 use super::inside::{called, put};
 use super::layout;
-use crate::contract::{Level, MemoryError, Offloads, RxBuffer, Segment, TxPacket};
+use crate::contract::{
+    HashTypes, Level, MemoryError, Offloads, RxBuffer, Segment, Steering, TxPacket,
+};
 use crate::endpoint::Groups;
 use crate::runtime::bounds;
 use crate::runtime::imports::WINDOW_PAGES;
@@ -56,21 +58,16 @@ pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
             called(&mut host)?.1.cancel_transmit(port, queue)
         },
     )?;
-    linker.func_wrap(
-        packets,
-        "steer",
-        |_: Host<'_>, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32, _: u32| {
-            HostState::not_offered::<()>("steering")
-        },
-    )?;
+    linker.func_wrap(packets, "steer", steer)?;
     linker.func_wrap(
         packets,
         "limit-rate",
-        |_: Host<'_>, _: u32, _: u32, _: u32| HostState::not_offered::<()>("rate-limit"),
+        |mut host: Host<'_>, port: u32, is_some: u32, mbps: u32| {
+            let mbps = Some(mbps).filter(|_| is_some != 0);
+            called(&mut host)?.1.limit_rate(port, mbps)
+        },
     )?;
-    linker.func_wrap(packets, "statistics", |_: Host<'_>, _: u32, _: u32| {
-        HostState::not_offered::<()>("statistics")
-    })?;
+    linker.func_wrap(packets, "statistics", statistics)?;
     let recovery = "manatee:device/recovery@0.2.0";
     linker.func_wrap(recovery, "changed", |mut host: Host<'_>| {
         called(&mut host)?.1.changed = true;
@@ -282,6 +279,50 @@ fn post_receive(
         segment,
     )?;
     state.post_receive(port, queue)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the canonical ABI's")]
+fn steer(
+    mut host: Host<'_>,
+    port: u32,
+    hash_types: u32,
+    key: u32,
+    key_length: u32,
+    table: u32,
+    table_length: u32,
+    default_queue: u32,
+) -> Result<()> {
+    let (heap, state) = called(&mut host)?;
+    Steering::check_key(key_length as usize)?;
+    Steering::check_table(table_length as usize)?;
+    let key = Steering::key(heap.bytes(key, key_length as usize, 1)?)?;
+    let table = heap.items::<u16>((table, table_length), 2)?;
+    let table = table.iter().copied().map(u16::from_le).collect();
+    let steering = Steering {
+        hash_types: HashTypes::from_bits_truncate(hash_types as u8),
+        key,
+        table,
+        default_queue,
+    };
+    state.steer(port, steering)
+}
+
+fn statistics(mut host: Host<'_>, port: u32, to: u32) -> Result<()> {
+    use layout::link_statistics as at;
+    let (mut heap, state) = called(&mut host)?;
+    let counted = state.statistics(port)?;
+    let to = heap.bytes_mut(to, at::SIZE, at::ALIGN)?;
+    for (offset, count) in [
+        (at::RX_PACKETS, counted.rx_packets),
+        (at::RX_BYTES, counted.rx_bytes),
+        (at::RX_DROPPED, counted.rx_dropped),
+        (at::TX_PACKETS, counted.tx_packets),
+        (at::TX_BYTES, counted.tx_bytes),
+        (at::TX_DROPPED, counted.tx_dropped),
+    ] {
+        abi::set(to, offset, &count.to_le_bytes());
+    }
+    Ok(())
 }
 
 fn log(mut host: Host<'_>, level: u32, line: u32, length: u32) -> Result<()> {

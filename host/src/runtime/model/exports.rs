@@ -283,12 +283,12 @@ impl Exports for ByModel {
     fn received(
         &mut self,
         store: &mut Store<HostState>,
-        port: u32,
+        (port, queue): (u32, u32),
         packets: &[contract::RxPacket],
     ) -> Result<bool> {
         let (more,) = match &self.own {
-            Own::First { received, .. } => call(received, store, (port, 0, list(packets)))?,
-            Own::Second { received, .. } => call(received, store, (port, 0, list(packets)))?,
+            Own::First { received, .. } => call(received, store, (port, queue, list(packets)))?,
+            Own::Second { received, .. } => call(received, store, (port, queue, list(packets)))?,
         };
         Ok(more)
     }
@@ -296,10 +296,10 @@ impl Exports for ByModel {
     fn transmitted(
         &mut self,
         store: &mut Store<HostState>,
-        port: u32,
+        (port, queue): (u32, u32),
         packets: &[contract::TxCompletion],
     ) -> Result<bool> {
-        Ok(call(&self.transmitted, store, (port, 0, list(packets)))?.0)
+        Ok(call(&self.transmitted, store, (port, queue, list(packets)))?.0)
     }
 
     fn link_changed(&mut self, store: &mut Store<HostState>, port: u32, link: Link) -> Result<()> {

@@ -8,7 +8,7 @@ use super::second::{Delayed, LinkStatistics, Steering, WindowAccess};
 use super::types::{
     Level, MemoryError, RxBuffer, Segment, TransmitResult, TxPacket, TxStatus, WindowError,
 };
-use crate::contract::WindowRefusal;
+use crate::contract::{self, WindowRefusal};
 use crate::runtime::bounds;
 use crate::runtime::imports::WINDOW_PAGES;
 use crate::runtime::scratch::Scratch;
@@ -68,7 +68,7 @@ fn guest_memory(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
             let mut data = vec![0; length as usize];
             let read = state.memory.read(address, &mut data);
             read.map(|()| data)
-                .map_err(|_| crate::contract::MemoryError::Unmapped)
+                .map_err(|_| contract::MemoryError::Unmapped)
         });
         Ok((read.map_err(MemoryError::from),))
     })?;
@@ -152,6 +152,26 @@ fn post_receive(
     Ok((state.post_receive(port, queue)?,))
 }
 
+fn steer(mut host: Host<'_>, (port, steering): (u32, Steering)) -> Result<()> {
+    let Steering {
+        hash_types,
+        key,
+        table,
+        default_queue,
+    } = steering;
+    contract::Steering::check_key(key.len())?;
+    contract::Steering::check_table(table.len())?;
+    let key = contract::Steering::key(key.as_le_slice(&host))?;
+    let table = copied(&mut host, &table)?;
+    let steering = contract::Steering {
+        hash_types: hash_types.into(),
+        key,
+        table,
+        default_queue,
+    };
+    host.data_mut().steer(port, steering)
+}
+
 fn recovery(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
     interface.func_wrap("changed", |mut host: Host<'_>, (): ()| {
         host.data_mut().changed = true;
@@ -186,17 +206,16 @@ fn second(linker: &mut Linker<HostState>) -> Result<()> {
         HostState::not_offered::<()>("moderation")
     })?;
     let mut packets = linker.instance("manatee:device/packet-endpoint@0.2.0")?;
-    packets.func_wrap("steer", |_: Host<'_>, (_, _): (u32, Steering)| {
-        HostState::not_offered::<()>("steering")
-    })?;
-    packets.func_wrap("limit-rate", |_: Host<'_>, (_, _): (u32, Option<u32>)| {
-        HostState::not_offered::<()>("rate-limit")
-    })?;
+    packets.func_wrap("steer", steer)?;
     packets.func_wrap(
-        "statistics",
-        |_: Host<'_>, (_,): (u32,)| -> Result<(LinkStatistics,)> {
-            HostState::not_offered("statistics")
+        "limit-rate",
+        |mut host: Host<'_>, (port, mbps): (u32, Option<u32>)| {
+            host.data_mut().limit_rate(port, mbps)
         },
     )?;
+    packets.func_wrap("statistics", |host: Host<'_>, (port,): (u32,)| {
+        let counted = host.data().statistics(port)?;
+        Ok((LinkStatistics::from(counted),))
+    })?;
     Ok(())
 }

@@ -253,9 +253,8 @@ cases!(DeviceEvent from contract::DeviceEvent {
     Reconfigure = "reconfigure",
 });
 
-// What follows belongs to features that this host does not offer yet: a component
-// may import it, and ends when it calls it.
-
+// Belongs to a feature that this host does not offer: a component may import it, and
+// ends when it calls it.
 #[derive(Clone, Copy, ComponentType, Lift)]
 #[component(record)]
 #[expect(dead_code, reason = "only its type matters yet")]
@@ -281,16 +280,21 @@ flags! {
     }
 }
 
+impl From<HashTypes> for contract::HashTypes {
+    fn from(types: HashTypes) -> Self {
+        Self::from_bits_truncate(types.__inner0)
+    }
+}
+
 #[derive(ComponentType, Lift)]
 #[component(record)]
-#[expect(dead_code, reason = "only its type matters yet")]
 pub struct Steering {
     #[component(name = "hash-types")]
-    hash_types: HashTypes,
-    key: WasmList<u8>,
-    table: WasmList<u16>,
+    pub hash_types: HashTypes,
+    pub key: WasmList<u8>,
+    pub table: WasmList<u16>,
     #[component(name = "default-queue")]
-    default_queue: u32,
+    pub default_queue: u32,
 }
 
 #[derive(Clone, Copy, ComponentType, Lower)]
@@ -308,4 +312,17 @@ pub struct LinkStatistics {
     tx_bytes: u64,
     #[component(name = "tx-dropped")]
     tx_dropped: u64,
+}
+
+impl From<contract::LinkStatistics> for LinkStatistics {
+    fn from(counted: contract::LinkStatistics) -> Self {
+        Self {
+            rx_packets: counted.rx_packets,
+            rx_bytes: counted.rx_bytes,
+            rx_dropped: counted.rx_dropped,
+            tx_packets: counted.tx_packets,
+            tx_bytes: counted.tx_bytes,
+            tx_dropped: counted.tx_dropped,
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod growth;
 mod lists;
 mod loading;
 mod logs;
+mod queues;
 mod realloc;
 mod soak;
 mod states;
@@ -54,6 +55,7 @@ pub fn all() -> impl Iterator<Item = Row> {
         lists::ROWS,
         loading::ROWS,
         logs::ROWS,
+        queues::ROWS,
         realloc::ROWS,
         states::ROWS,
         time::ROWS,

@@ -80,11 +80,13 @@ pub struct Arguments {
     /// A port of the adapter: `tap=INTERFACE` (the host's network), `loopback`
     /// (every packet comes back) or `null` (every packet is lost). After it,
     /// `,mac=ADDRESS` (by default one that is made from the socket's path and
-    /// stays the same), `,mtu=BYTES` and `,speed=MBITS` (what the guest shows as the link's
-    /// speed; 100000 by default). Repeat it for more ports
+    /// stays the same), `,mtu=BYTES`, `,speed=MBITS` (what the guest shows as the link's
+    /// speed; 100000 by default) and `,queues=NUMBER` (1 to 64; by default 1, or as many as
+    /// there are processors, up to 16, for an interface that is made here). Repeat it for
+    /// more ports
     #[arg(
         long = "port",
-        value_name = "KIND[,mac=MAC][,mtu=N][,speed=N]",
+        value_name = "KIND[,mac=MAC][,mtu=N][,speed=N][,queues=N]",
         required_unless_present = "print_capabilities"
     )]
     ports: Vec<PortArgument>,

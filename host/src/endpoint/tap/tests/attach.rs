@@ -79,7 +79,7 @@ fn a_queue_that_another_has_is_a_reason_to_refuse() {
             assert!(refused.to_string().contains(NAME), "{refused}");
         }
         // One that receives nothing at the moment is attached too.
-        super::ioctl::set_queue(first.fd.as_fd(), false).unwrap();
+        super::ioctl::set_queue(first.queues[0].fd.as_fd(), false).unwrap();
         let refused = refusal(NAME);
         assert!(matches!(refused, TapError::Shared(_, 1)), "{refused}");
         drop(first);

@@ -2,15 +2,15 @@
 
 use std::net::UdpSocket;
 
-use super::{DEADLINE, NAME, in_namespace, ip, keep_quiet, open, wait_readable};
+use super::{DEADLINE, NAME, TapQueue, in_namespace, ip, keep_quiet, only, open, wait_readable};
 use crate::endpoint::headers::{IpVersion, Transport};
 use crate::endpoint::testing::{Guest, Sample};
-use crate::endpoint::{Endpoint, RxFlags, Tap, TxStatus};
+use crate::endpoint::{Queue, RxFlags, TxStatus};
 
 /// The addresses of [`Sample`]: ours is the first one.
-fn set_up() -> Tap {
+fn set_up() -> TapQueue {
     keep_quiet();
-    let tap = open().unwrap();
+    let tap = only(&mut open().unwrap());
     ip(&format!("link set {NAME} address 02:00:00:00:00:02 up"));
     ip(&format!("address add 10.0.0.2/24 dev {NAME}"));
     ip(&format!(
@@ -48,7 +48,7 @@ fn a_socket_takes_what_we_send_and_its_answer_is_completed() {
                 .contains(RxFlags::UDP | RxFlags::L4_CHECKSUM_GOOD)
         );
         check_udp(&guest.content(packet), b"an odd answer");
-        assert_eq!(tap.counters().receive.checksums_completed, 1);
+        assert_eq!(tap.counters.receive.checksums_completed, 1);
     });
 }
 

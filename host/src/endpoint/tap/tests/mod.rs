@@ -7,6 +7,7 @@
 
 mod attach;
 mod kernel;
+mod queues;
 mod receive;
 mod transmit;
 
@@ -20,10 +21,10 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
 
-use super::{Tap, TapError, ioctl};
+use super::{Tap, TapError, TapQueue, ioctl};
 use crate::endpoint::testing::{Guest, plain};
 use crate::endpoint::vnet::{VNET_HEADER_BYTES, VnetHeader};
-use crate::endpoint::{Endpoint, RxPacket, TxStatus};
+use crate::endpoint::{Queue, RxPacket, TxStatus};
 use crate::memory::Calls;
 
 /// The interface under test.
@@ -44,12 +45,23 @@ thread_local! {
 
 /// Opens the interface under test, in the way that this run is about.
 fn open() -> Result<Tap, TapError> {
-    let calls = match BATCHED.get() {
+    open_queues(Some(1))
+}
+
+/// The same, by so many queues.
+fn open_queues(queues: Option<u16>) -> Result<Tap, TapError> {
+    let batched = BATCHED.get();
+    Tap::open_with(NAME, queues, || match batched {
         // The other run is all there is if the kernel forbids it.
         true => Calls::batched().unwrap_or_else(|_| Calls::one_by_one()),
         false => Calls::one_by_one(),
-    };
-    Tap::open_with(NAME, calls)
+    })
+}
+
+/// The only queue of an interface.
+fn only(tap: &mut Tap) -> TapQueue {
+    assert_eq!(tap.queues.len(), 1);
+    tap.queues.remove(0)
 }
 
 /// Runs a test in network namespaces of its own, if that is permitted: once
@@ -120,7 +132,7 @@ struct Peer {
 
 impl Peer {
     fn open() -> Self {
-        let fd = super::attach::attach(PEER).unwrap().fd;
+        let fd = super::attach::attach(PEER, Some(1)).unwrap().fds.remove(0);
         ioctl::set_offload(fd.as_fd(), 0).unwrap();
         Self { fd }
     }
@@ -161,7 +173,8 @@ impl Peer {
 
 /// A guest on one side of a bridge, and a peer on the other.
 struct Wire {
-    tap: Tap,
+    endpoint: Tap,
+    tap: TapQueue,
     guest: Guest,
     peer: Peer,
 }
@@ -170,7 +183,8 @@ impl Wire {
     /// Two TAPs with a bridge between them, over which frames already pass.
     fn new() -> Self {
         keep_quiet();
-        let tap = open().unwrap();
+        let mut endpoint = open().unwrap();
+        let tap = only(&mut endpoint);
         let peer = Peer::open();
         ip("link add bridge type bridge mcast_snooping 0 stp_state 0 forward_delay 0");
         for port in [NAME, PEER] {
@@ -178,7 +192,12 @@ impl Wire {
         }
         ip("link set bridge up");
         let guest = Guest::new();
-        let mut wire = Self { tap, guest, peer };
+        let mut wire = Self {
+            endpoint,
+            tap,
+            guest,
+            peer,
+        };
         wire.wait_until_frames_pass();
         wire
     }

@@ -1,12 +1,12 @@
 //! From the network to the guest.
 
-use super::{Wire, in_namespace, open, wait_readable};
+use super::{Wire, in_namespace, only, open, wait_readable};
 use crate::endpoint::head::Head;
 use crate::endpoint::headers::{IpVersion, Transport};
 use crate::endpoint::offload::{Request, prepare};
 use crate::endpoint::testing::{Guest, Sample, kinds};
 use crate::endpoint::vnet::{PartialChecksum, VNET_HEADER_BYTES, VnetHeader};
-use crate::endpoint::{Endpoint, RECEIVE_BUDGET, RxFlags};
+use crate::endpoint::{Queue, RECEIVE_BUDGET, RxFlags};
 use crate::memory::Span;
 use crate::memory::tests::{HIGH, LARGE, LOW, NOWHERE, READ_ONLY, UNREACHABLE, pipe, segment};
 
@@ -142,7 +142,7 @@ fn partial_checksums_are_completed() {
                 }
             }
         }
-        assert_eq!(wire.tap.counters().receive.checksums_completed, count);
+        assert_eq!(wire.tap.counters.receive.checksums_completed, count);
     });
 }
 
@@ -167,7 +167,7 @@ fn a_checksum_that_comes_out_as_zero_is_written_as_ones() {
 /// needed for that, or say that one lies outside of its frame. So the
 /// interface is a pipe here.
 fn deliver(header: [u8; VNET_HEADER_BYTES], frame: &[u8]) -> (RxFlags, Vec<u8>) {
-    let mut tap = open().unwrap();
+    let mut tap = only(&mut open().unwrap());
     let (from, to) = pipe();
     tap.fd = from;
     let mut guest = Guest::new();
@@ -241,7 +241,7 @@ fn a_frame_that_does_not_fit_is_cut_and_its_length_told() {
             assert_eq!(seen[..room], frame[..room]);
             assert_eq!(seen[room], 0x55);
         }
-        assert_eq!(wire.tap.counters().receive.truncated, 3);
+        assert_eq!(wire.tap.counters.receive.truncated, 3);
     });
 }
 
@@ -350,6 +350,6 @@ fn a_bad_buffer_does_not_cost_the_packet() {
         let mut seen = vec![0; frame.len()];
         wire.guest.memory.read(LARGE, &mut seen).unwrap();
         assert_eq!(seen, frame);
-        assert_eq!(wire.tap.counters().receive.memory_faults, 3);
+        assert_eq!(wire.tap.counters.receive.memory_faults, 3);
     });
 }

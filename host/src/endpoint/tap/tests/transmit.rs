@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::{NAME, Wire, in_namespace, ip, probe, wait_readable};
 use crate::endpoint::headers::{IpVersion, Transport};
 use crate::endpoint::testing::{Sample, TX_AREA, asking, kinds, plain, tagged, with_tag};
-use crate::endpoint::{Endpoint, Offloads, TxBatch, TxPacket, TxStatus};
+use crate::endpoint::{Endpoint, Offloads, Queue, TxBatch, TxPacket, TxStatus};
 use crate::memory::tests::{HIGH, LOW, NOWHERE, READ_ONLY, UNREACHABLE, memfd, segment};
 use crate::memory::{PAGE_SIZE, Span};
 
@@ -35,7 +35,9 @@ fn a_frame_may_lie_in_many_places() {
             segment(LOW + 100, 1),
             segment(TX_AREA + 4000, length - 315),
         ];
-        let Wire { tap, guest, peer } = &mut wire;
+        let Wire {
+            tap, guest, peer, ..
+        } = &mut wire;
         let status = guest.send_cut(tap, &frame, plain(), &cut);
         assert_eq!(status, TxStatus::Sent);
         assert_eq!(peer.receive(), frame);
@@ -64,7 +66,7 @@ fn the_kernel_completes_checksums() {
                 }
             }
         }
-        let counters = &wire.tap.counters().transmit;
+        let counters = &wire.tap.counters.transmit;
         assert_eq!(counters.checksum_offloads, sent);
     });
 }
@@ -85,7 +87,7 @@ fn the_kernel_cuts_segments() {
                 }
             }
         }
-        assert_eq!(wire.tap.counters().transmit.segmentation_offloads, 24);
+        assert_eq!(wire.tap.counters.transmit.segmentation_offloads, 24);
     });
 }
 
@@ -168,7 +170,7 @@ fn tags_are_inserted() {
             assert_eq!(status, TxStatus::Sent);
             assert_eq!(wire.peer.receive(), expected);
         }
-        assert_eq!(wire.tap.counters().transmit.tags_inserted, 8);
+        assert_eq!(wire.tap.counters.transmit.tags_inserted, 8);
     });
 }
 
@@ -176,7 +178,9 @@ fn tags_are_inserted() {
 fn wrong_packets_are_refused_and_counted() {
     in_namespace(|| {
         let mut wire = Wire::new();
-        let Wire { tap, guest, peer } = &mut wire;
+        let Wire {
+            tap, guest, peer, ..
+        } = &mut wire;
         let frame = Sample::new(IpVersion::V4, Transport::Udp, 100).frame();
         let mut refuse = |packet, parts: &[_]| guest.send_cut(tap, &frame, packet, parts);
         let whole = segment(TX_AREA, frame.len() as u32);
@@ -198,7 +202,7 @@ fn wrong_packets_are_refused_and_counted() {
         );
         let endless = [segment(TX_AREA, u32::MAX), segment(TX_AREA, u32::MAX)];
         assert_eq!(refuse(plain(), &endless), TxStatus::TooLong);
-        let counters = &tap.counters().transmit;
+        let counters = &tap.counters.transmit;
         assert_eq!((counters.memory_faults, counters.bad_headers), (6, 2));
         assert_eq!(counters.too_long, 2);
         // Memory that can only be read may be sent. It is all zeros, which no
@@ -243,9 +247,9 @@ fn pages_that_are_gone_are_a_memory_fault_of_their_packets() {
         let mut status = Vec::new();
         wire.tap.transmit(&mut wire.guest.io(), batch, &mut status);
         assert_eq!(status, [TxStatus::Sent, TxStatus::MemoryFault].repeat(4));
-        let counters = &wire.tap.counters().transmit;
+        let counters = &wire.tap.counters.transmit;
         assert_eq!((counters.memory_faults, counters.dropped_error), (4, 0));
-        assert_eq!(wire.tap.inspect()["link"], "up");
+        assert_eq!(wire.endpoint.inspect()["link"], "up");
         for _ in 0..4 {
             for start in (0..sample.payload.len()).step_by(SIZE.into()) {
                 let length = usize::from(SIZE).min(sample.payload.len() - start);
@@ -277,17 +281,17 @@ fn an_interface_that_is_down_drops() {
         let mut wire = Wire::new();
         let frame = Sample::new(IpVersion::V4, Transport::Udp, 100).frame();
         ip(&format!("link set {NAME} down"));
-        assert_eq!(wire.tap.inspect()["link"], "up");
+        assert_eq!(wire.endpoint.inspect()["link"], "up");
         for _ in 0..3 {
             assert_eq!(wire.send(&frame, plain()), TxStatus::Dropped);
         }
-        assert_eq!(wire.tap.counters().transmit.dropped_down, 3);
-        assert_eq!(wire.tap.inspect()["link"], "down");
+        assert_eq!(wire.tap.counters.transmit.dropped_down, 3);
+        assert_eq!(wire.endpoint.inspect()["link"], "down");
         wire.guest.post();
         assert!(!wire.tap.receive(&mut wire.guest.io()));
         ip(&format!("link set {NAME} up"));
         assert_eq!(wire.send(&probe(), plain()), TxStatus::Sent);
-        assert_eq!(wire.tap.inspect()["link"], "up");
+        assert_eq!(wire.endpoint.inspect()["link"], "up");
     });
 }
 
@@ -297,7 +301,7 @@ fn a_deleted_interface_drops() {
         let mut wire = Wire::new();
         ip(&format!("link delete {NAME}"));
         assert_eq!(wire.send(&probe(), plain()), TxStatus::Dropped);
-        assert_eq!(wire.tap.inspect()["link"], "gone");
+        assert_eq!(wire.endpoint.inspect()["link"], "gone");
         wire.guest.post();
         assert!(!wire.tap.receive(&mut wire.guest.io()));
         assert!(wire.guest.received().is_empty());

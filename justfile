@@ -148,6 +148,7 @@ lint:
     cargo clippy --package manatee-device --features faults -- -D warnings
     cargo clippy --package manatee --no-default-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    scripts/lint-wasm.sh
     @scripts/setup.sh arm
     scripts/lint-arm.sh
 

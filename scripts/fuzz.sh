@@ -36,7 +36,7 @@ if [ "${1:-}" = --compile ]; then
     done
     # What is part of a target, and of no build script.
     case $name,$platform in
-        manatee, | manatee_device, | manatee_conformance, | manatee_fuzz, | manatee_world, | fuzz_*,) ;;
+        manatee, | manatee_device, | manatee_conformance, | manatee_fuzz, | manatee_kit, | manatee_world, | fuzz_*,) ;;
         *) exec "$compiler" "${arguments[@]}" ;;
     esac
     exec "$compiler" "${arguments[@]}" --cfg fuzzing \

@@ -72,7 +72,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The sources of a crate by module, without comments and tests.
+/// Reads the sources of a crate by module, without comments and tests.
 fn sources(folder: &Path, module: &str, found: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).expect("a folder of sources") {
         let path = entry.expect("a file").path();
@@ -94,7 +94,7 @@ fn sources(folder: &Path, module: &str, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Every path that the code has, with `use a::{b, c}` taken apart.
+/// Returns every path that the code has, with `use a::{b, c}` taken apart.
 fn paths(code: &str) -> Vec<Vec<&str>> {
     let mut tokens = Vec::new();
     let mut rest = code;

@@ -20,8 +20,8 @@ pub struct Caution {
 }
 
 impl Caution {
-    /// Is that of a device whose predecessor failed, on the WQEs `skip` more
-    /// than once.
+    /// Creates the caution of a device whose predecessor failed, on the WQEs `skip`
+    /// more than once.
     pub fn after_failure(skip: &[u64]) -> Self {
         Self {
             left: CAUTIOUS_ENTRIES,

@@ -109,7 +109,7 @@ pub struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// Has the answer go to a body.
+    /// Creates an answer that is written to a body.
     pub fn new(body: &'a mut [u8]) -> Self {
         Self { body }
     }

@@ -187,7 +187,7 @@ impl Queues {
         self.set_aside().release(platform);
     }
 
-    /// Has the device be careful from now on.
+    /// Makes the device careful from now on.
     pub fn be_cautious(&mut self, caution: Caution) {
         self.caution = caution;
     }

@@ -44,7 +44,7 @@ pub struct Handled {
 }
 
 impl Handled {
-    /// Is that of a request that was not acted on.
+    /// Creates the outcome of a request that was not acted on.
     pub fn refused(status: Status) -> Self {
         Self {
             status,

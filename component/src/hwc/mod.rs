@@ -77,7 +77,7 @@ struct Scratch {
 }
 
 impl Hwc {
-    /// Has a channel that has answered nothing yet.
+    /// Creates a channel that has answered nothing yet.
     pub fn new(channel: Channel) -> Self {
         let scratch = Scratch {
             sqe: Wqe::default(),

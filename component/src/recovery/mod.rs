@@ -47,7 +47,7 @@ pub use plan::Unsaved;
 mod evidence;
 mod plan;
 
-/// Has a device that was restored from an older state continue. Work is left
+/// Continues a device that was restored from an older state. Work is left
 /// afterwards; returns the request to be replayed first, if there is one.
 pub fn recover(
     platform: &mut impl Platform,

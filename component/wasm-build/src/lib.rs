@@ -93,7 +93,15 @@ impl Crate<'_> {
         cargo
             .current_dir(workspace)
             .env("CARGO_TARGET_DIR", target_dir)
-            .args(["rustc", "--locked", "--lib", "--crate-type", "cdylib"])
+            // Nothing but what is wrong.
+            .args([
+                "rustc",
+                "--quiet",
+                "--locked",
+                "--lib",
+                "--crate-type",
+                "cdylib",
+            ])
             .args(["--profile", PROFILE, "--target", TARGET])
             .args(["--package", self.package]);
         for feature in self.features {
@@ -115,13 +123,21 @@ impl Crate<'_> {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
+        warn(&output.stderr);
         let module = format!("{}.wasm", self.package.replace('-', "_"));
         let module = target_dir.join(TARGET).join(PROFILE).join(module);
         fs::read(&module).with_context(|| format!("reading {}", module.display()))
     }
 }
 
-/// Bytes with their length, as LEB128, before them.
+/// Has cargo show what the inner compiler complained of, as warnings of the build script.
+fn warn(complaints: &[u8]) {
+    for line in String::from_utf8_lossy(complaints).lines() {
+        println!("cargo::warning={line}");
+    }
+}
+
+/// Returns bytes with their length, as LEB128, before them.
 fn counted(bytes: &[u8]) -> Vec<u8> {
     let mut counted = Vec::new();
     let mut length = bytes.len();

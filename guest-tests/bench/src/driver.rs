@@ -36,7 +36,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Packets of one segment of this many bytes, and buffers of 2 KiB, behind
+    /// Returns the layout for packets of one segment of this many bytes, and buffers of 2 KiB, behind
     /// what the conformance suite's driver uses.
     pub fn of(bytes: u32) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl Layout {
         }
     }
 
-    /// Guest memory that holds it all.
+    /// Returns the bytes of guest memory that hold it all.
     pub fn ram(self) -> u64 {
         2 * MEMORY_SIZE
     }
@@ -94,7 +94,7 @@ struct Consumed {
     exponent: u32,
     /// Entries consumed, from the first lap on.
     head: u32,
-    /// Entries consumed since the device was told.
+    /// Entries consumed since the last doorbell.
     untold: u32,
 }
 
@@ -126,7 +126,7 @@ impl<M: Machine> Thin<M> {
         })
     }
 
-    /// The same driver in another machine, which holds this one.
+    /// Moves the driver to another machine, which holds this one.
     pub fn map<N: Machine>(self, wrap: impl FnOnce(M) -> N) -> Thin<N> {
         Thin {
             machine: wrap(self.machine),
@@ -135,12 +135,12 @@ impl<M: Machine> Thin<M> {
         }
     }
 
-    /// The machine that it drives.
+    /// Returns the machine that it drives.
     pub fn machine(&self) -> &M {
         &self.machine
     }
 
-    /// Number of ports.
+    /// Returns the number of ports.
     pub fn ports(&self) -> usize {
         self.ports.len()
     }
@@ -262,7 +262,7 @@ impl Port {
 }
 
 impl Posted {
-    /// A queue whose entries have this many segments.
+    /// Creates a queue whose entries have this many segments.
     fn new(ram: &Ram, object: &Object, segments: u32) -> Result<Self> {
         let header = WqeHeader::new()
             .with_num_sge(segments as u8)
@@ -277,7 +277,7 @@ impl Posted {
         })
     }
 
-    /// Writes an entry whose segments lie in a row.
+    /// Writes an entry whose segments are contiguous.
     #[inline]
     fn post(&mut self, oob: u64, address: u64, (segments, length): (u32, u32)) {
         let mask = self.ring.size() - 1;
@@ -319,7 +319,7 @@ impl Consumed {
         1 << self.exponent
     }
 
-    /// The first word of the next entry, if there is one.
+    /// Returns the first word of the next entry, if there is one.
     #[inline]
     fn next(&mut self) -> Option<u64> {
         let at = (self.head as usize * self.entry) & (self.ring.size() - 1);

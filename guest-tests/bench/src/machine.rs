@@ -11,17 +11,17 @@ use crate::ram::Ram;
 
 /// The device and the guest's memory around it.
 pub trait Machine {
-    /// Writes 1, 2, 4 or 8 bytes of BAR 0, and has the device go on until it
+    /// Writes 1, 2, 4 or 8 bytes of BAR 0, and lets the device continue until it
     /// has no work left.
     fn write_register(&mut self, offset: u64, width: u8, value: u64);
 
     /// Reads 1, 2, 4 or 8 bytes of BAR 0.
     fn read_register(&mut self, offset: u64, width: u8) -> u64;
 
-    /// Guest memory.
+    /// Returns guest memory.
     fn ram(&self) -> &Ram;
 
-    /// Its interrupt controller.
+    /// Returns its interrupt controller.
     fn interrupts(&self) -> &InterruptController;
 }
 
@@ -41,7 +41,7 @@ struct Shared {
 }
 
 impl InterruptController {
-    /// One that nothing was raised on.
+    /// Creates a controller that nothing was raised on.
     pub fn new() -> Self {
         let shared = Shared {
             begun: Instant::now(),
@@ -53,12 +53,12 @@ impl InterruptController {
         }
     }
 
-    /// The vectors raised since the last call, a bit each.
+    /// Returns the vectors raised since the last call, a bit each.
     pub fn take(&self) -> u64 {
         self.shared.raised.swap(0, Ordering::Relaxed)
     }
 
-    /// Nanoseconds from `then` to the last interrupt.
+    /// Returns the nanoseconds from `then` to the last interrupt.
     pub fn since(&self, then: Instant) -> u64 {
         let then = then.duration_since(self.shared.begun).as_nanos() as u64;
         self.shared.last.load(Ordering::Relaxed) - then

@@ -57,7 +57,7 @@ struct Port {
 }
 
 impl Native {
-    /// A device with these ports and this much guest memory.
+    /// Creates a device with these ports and this much guest memory.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Guest memory, and the rings in it as a driver sees them: in a row, however
+//! Guest memory, and the rings in it as a driver sees them: contiguous, however
 //! their pages are scattered.
 
 #![allow(unsafe_code)]
@@ -17,7 +17,7 @@ use manatee_conformance::world::memory::shared::{self, Mapping};
 pub struct Ram(shared::Ram);
 
 impl Ram {
-    /// Zeroed memory of `size` bytes.
+    /// Creates zeroed memory of `size` bytes.
     ///
     /// # Errors
     ///
@@ -27,7 +27,7 @@ impl Ram {
         Ok(Self(ram.context("cannot make guest memory")?))
     }
 
-    /// Another descriptor of it, for the device.
+    /// Returns another descriptor of it, for the device.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl Ram {
         self.0.write(address..address + data.len() as u64, data);
     }
 
-    /// The pages of a queue in a row.
+    /// Returns the pages of a queue, contiguous.
     ///
     /// # Errors
     ///
@@ -65,7 +65,7 @@ impl Ram {
         Ok(View(mapping.context("cannot map a queue's pages")?))
     }
 
-    /// A window for a native device: the pages in a row, `repeats` times over.
+    /// Returns a window for a native device: the pages in order, `repeats` times over.
     /// It is never taken back.
     ///
     /// # Errors
@@ -79,17 +79,17 @@ impl Ram {
     }
 }
 
-/// Guest pages in a row.
+/// Guest pages, contiguous.
 #[derive(Debug)]
 pub struct View(Mapping);
 
 impl View {
-    /// Size in bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> usize {
         self.0.length()
     }
 
-    /// The word at a byte offset, a multiple of 8; what is loaded later is no
+    /// Returns the word at a byte offset, a multiple of 8; what is loaded later is no
     /// older.
     #[inline]
     pub fn load(&self, offset: usize) -> u64 {

@@ -20,7 +20,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Whether a value is what it must be.
+    /// Returns whether a value is what it must be.
     pub fn is_met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
@@ -28,7 +28,7 @@ impl Bound {
         }
     }
 
-    /// How many times better than required a value is; below 1 it misses.
+    /// Returns how many times better than required a value is; below 1 it misses.
     pub fn margin(self, value: f64) -> f64 {
         match self {
             Self::AtLeast(bound) => value / bound,
@@ -51,7 +51,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether it is what it must be, if it must be anything.
+    /// Returns whether it is what it must be, if it must be anything.
     pub fn met(&self) -> Option<bool> {
         let bound = self.bound?;
         Some(bound.is_met(self.value))
@@ -74,7 +74,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// A figure that is only reported.
+    /// Creates a figure that is only reported.
     pub fn reported(
         row: &'static str,
         what: impl Into<String>,
@@ -90,7 +90,7 @@ impl Figure {
         }
     }
 
-    /// The same with a value and what it must be.
+    /// Adds a value and what it must be.
     pub fn must(mut self, what: &str, value: f64, bound: Bound) -> Self {
         self.verdict = Some(Verdict {
             what: what.to_owned(),
@@ -100,7 +100,7 @@ impl Figure {
         self
     }
 
-    /// The same with a value that is only reported.
+    /// Adds a value that is only reported.
     pub fn says(mut self, what: &str, value: f64) -> Self {
         self.verdict = Some(Verdict {
             what: what.to_owned(),
@@ -110,7 +110,7 @@ impl Figure {
         self
     }
 
-    /// Its lines in the table.
+    /// Returns its lines in the table.
     pub fn lines(&self) -> String {
         let mut text = format!("{:<13}{}\n", self.row, self.what);
         for Measured {
@@ -155,7 +155,7 @@ impl Figure {
     }
 }
 
-/// Three digits, or a whole number.
+/// Returns a number with three digits, or a whole number.
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -179,7 +179,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// This machine.
+    /// Describes this machine.
     ///
     /// # Errors
     ///
@@ -229,7 +229,7 @@ impl Report {
         fs::write(path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// A line for each bound that was missed.
+    /// Returns a line for each bound that was missed.
     pub fn missed(&self) -> Vec<String> {
         let missed = self.figures.iter().filter_map(|figure| {
             let verdict = figure.verdict.as_ref()?;

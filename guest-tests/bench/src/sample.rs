@@ -12,7 +12,7 @@ pub struct Contender<'a> {
 }
 
 impl<'a> Contender<'a> {
-    /// `run` returns a sample, in the unit of the figure.
+    /// Creates a contender; `run` returns a sample, in the unit of the figure.
     pub fn new(name: &str, run: impl FnMut() -> f64 + 'a) -> Self {
         Self {
             name: name.to_owned(),
@@ -20,7 +20,7 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// A sample is the time of `act` in nanoseconds, of which one run does
+    /// Creates a contender whose sample is the time of `act` in nanoseconds, of which one run does
     /// `times`: the time that this thread has a processor, so that other
     /// programs take none of it away.
     pub fn timed(name: &str, times: u32, mut act: impl FnMut() + 'a) -> Self {
@@ -33,7 +33,7 @@ impl<'a> Contender<'a> {
         })
     }
 
-    /// The same contender, each run of it after something that does not count.
+    /// Does something that does not count before each run.
     pub fn after(self, mut prepare: impl FnMut() + 'a) -> Self {
         let mut run = self.run;
         Self {
@@ -45,7 +45,7 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// The same contender with its samples divided by `units`: the packets of
+    /// Divides its samples by `units`: the packets of
     /// one act, say.
     pub fn per(self, units: f64) -> Self {
         let mut run = self.run;
@@ -56,7 +56,7 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// Nanoseconds that this thread had a processor so far.
+/// Returns the nanoseconds that this thread had a processor so far.
 fn thread_time() -> f64 {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock that Linux has");
     time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64
@@ -76,7 +76,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// From samples, at least one.
+    /// Creates a measurement of samples, at least one.
     pub fn of(name: &str, samples: Vec<f64>) -> Self {
         let mut sorted = samples.clone();
         sorted.sort_by(f64::total_cmp);
@@ -88,12 +88,12 @@ impl Measured {
         }
     }
 
-    /// A single sample.
+    /// Creates a measurement of a single sample.
     pub fn once(name: &str, value: f64) -> Self {
         Self::of(name, vec![value])
     }
 
-    /// The median, over the rounds, of this one's sample divided by that
+    /// Returns the median, over the rounds, of this one's sample divided by that
     /// one's of the same round.
     pub fn over(&self, other: &Self) -> f64 {
         let pairs = self.samples.iter().zip(&other.samples);
@@ -102,7 +102,7 @@ impl Measured {
         quantile(&ratios, 0.5)
     }
 
-    /// The sample that this share of all samples does not exceed.
+    /// Returns the sample that this share of all samples does not exceed.
     pub fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.samples.clone();
         sorted.sort_by(f64::total_cmp);

@@ -20,7 +20,7 @@ pub struct Sandboxed {
     interrupts: InterruptController,
 }
 
-/// A port for an endpoint.
+/// Returns a port for an endpoint.
 pub fn port(index: usize, endpoint: Box<dyn Endpoint>) -> Port {
     Port {
         mac: [2, 0, 0, 0, (index >> 8) as u8, index as u8 + 1],
@@ -31,7 +31,7 @@ pub fn port(index: usize, endpoint: Box<dyn Endpoint>) -> Port {
 }
 
 impl Sandboxed {
-    /// A device with these ports and this much guest memory, enabled.
+    /// Creates a device with these ports and this much guest memory, enabled.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Sandboxed {
 }
 
 impl Sandboxed {
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> Device {
         self.device.clone()
     }

@@ -12,7 +12,7 @@ pub struct Calls<'a> {
 }
 
 impl Calls<'_> {
-    /// Nanoseconds of a call out of the guest.
+    /// Returns the nanoseconds of a call out of the guest.
     fn out(&self) -> f64 {
         let of = |notify: f64, empty: f64| (notify - empty) / NOTES as f64;
         self.notify.against(self.empty, of)

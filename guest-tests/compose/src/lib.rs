@@ -15,7 +15,7 @@ const ELSEWHERE: &str = "manatee:testbed/elsewhere@0.1.0";
 /// What makes a component a program.
 const RUN: &str = "wasi:cli/run@0.2.0";
 
-/// Composes. A device keeps the ports that it was given once, so there is a
+/// Composes a program. A device keeps the ports that it was given once, so there is a
 /// device, with testbed and runner, for every number of ports that the
 /// requirements ask for: a chain of runners.
 ///

@@ -20,7 +20,7 @@ pub trait Bench {
     /// Reads 1, 2, 4 or 8 bytes of BAR 0.
     fn read_register(&mut self, offset: u64, width: u8) -> u64;
 
-    /// Writes 1, 2, 4 or 8 bytes of BAR 0, and lets the device go on until it
+    /// Writes 1, 2, 4 or 8 bytes of BAR 0, and lets the device continue until it
     /// has no work left.
     fn write_register(&mut self, offset: u64, width: u8, value: u64);
 
@@ -59,7 +59,7 @@ pub trait Bench {
     fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]);
 
     /// Has frames arrive at a port, in one batch: each is written to the buffer at the
-    /// front, as much as fits, and the device is told. `flags` come on top of what the
+    /// front, as much as fits, and the device is notified. `flags` come on top of what the
     /// bench finds itself (`TRUNCATED`, `MEMORY_FAULT`). An 802.1Q tag is taken out
     /// first, as [`untag`] does it, and `VLAN` set. A frame with a hash has the one that
     /// [`hash_of`] says. Returns how many found a buffer.

@@ -47,8 +47,8 @@ impl NativeBench {
         self.world().queue(port, queue)
     }
 
-    /// Lets the device go on until it has no work left, of which there is
-    /// some or not.
+    /// Lets the device continue until it has no work left; `more` says whether
+    /// there is some.
     ///
     /// # Panics
     ///
@@ -76,7 +76,7 @@ impl NativeBench {
         }
     }
 
-    /// Saves the device and goes on with a new one that was restored, after it
+    /// Saves the device and continues with a new one that was restored, after it
     /// had rehearsed with an older state.
     ///
     /// # Panics
@@ -228,7 +228,7 @@ impl Bench for NativeBench {
 pub struct NativeWorkshop {
     /// Whether devices are given windows.
     pub windows: bool,
-    /// Whether a device is saved after its calls, and a new one goes on.
+    /// Whether a device is saved after its calls, and a new one continues.
     pub moves: bool,
     /// Queue pairs of each port, as far as the device has so many in all.
     pub queues: u16,

@@ -16,7 +16,7 @@ use manatee::endpoint::Loopback;
 use manatee::interrupt::{Interrupts, VectorSink};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::hostile::{Hostile, VERSIONS};
+use manatee_kit::hostile::{Hostile, VERSIONS};
 
 /// Guest memory of a device, in bytes.
 pub const MEMORY: u64 = 1 << 20;
@@ -89,7 +89,7 @@ const IMPORTS: [&str; 12] = [
     "W32 W32 W32 call $log",
 ];
 
-/// A call with parameters from the image.
+/// Makes a call with parameters from the image.
 fn call(import: &str) -> String {
     let mut at = TO + 8;
     let words = import.split(' ').map(|word| match word {
@@ -104,7 +104,7 @@ fn call(import: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The component, which uses windows if it has an arena.
+/// Returns the component, which uses windows if it has an arena.
 pub(crate) fn component(arena: bool) -> &'static Component {
     static COMPONENTS: [OnceLock<Component>; 2] = [OnceLock::new(), OnceLock::new()];
     COMPONENTS[usize::from(arena)].get_or_init(|| {

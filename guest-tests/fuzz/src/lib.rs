@@ -5,24 +5,10 @@
 //! are no more.
 
 pub mod control;
-#[path = "../../../host/tests/attacks/description.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared with the suite of attacks"
-)]
-mod description;
 pub mod device;
 pub mod direct_abi;
 pub mod frames;
 pub mod guest;
-#[path = "../../../host/tests/attacks/hostile.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "shared with the suite of attacks"
-)]
-mod hostile;
 pub mod racing;
 pub mod snapshot;
 pub mod state;

@@ -2,7 +2,7 @@
 
 use crate::direct_abi::{Machine, component, machine};
 
-/// Restores a device from an input. It goes on, or is at power-on and works.
+/// Restores a device from an input. It continues, or is at power-on and works.
 pub fn run(data: &[u8]) {
     let machine = fresh();
     let restored = machine.device.restore(data);

@@ -122,7 +122,7 @@ impl Agent {
         }
     }
 
-    /// The next message; lines that are none are skipped, as a guest that dies may
+    /// Receives the next message; lines that are none are skipped, as a guest that dies may
     /// leave half a line.
     fn receive(&mut self, deadline: Deadline) -> Result<Message> {
         loop {
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// An agent whose guest answers each command with the next of `answers`.
+    /// Returns an agent whose guest answers each command with the next of `answers`.
     fn agent(answers: &'static [&'static str]) -> Agent {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || {

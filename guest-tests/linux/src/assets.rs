@@ -34,32 +34,32 @@ impl Assets {
         Ok(assets)
     }
 
-    /// The QEMU that has vfio-user-pci.
+    /// Returns the QEMU that has vfio-user-pci.
     pub fn qemu(&self) -> PathBuf {
         self.program("qemu-system-x86_64")
     }
 
-    /// The command `ip`, for the host's end.
+    /// Returns the command `ip`, for the host's end.
     pub fn ip(&self) -> PathBuf {
         self.program("ip")
     }
 
-    /// The command `ping` of iputils, for the host's end.
+    /// Returns the command `ping` of iputils, for the host's end.
     pub fn ping(&self) -> Command {
         Command::new(self.program("ping"))
     }
 
-    /// The command `iperf3`, for the host's end.
+    /// Returns the command `iperf3`, for the host's end.
     pub fn iperf3(&self) -> Command {
         Command::new(self.program("iperf3"))
     }
 
-    /// The tree of unpacked packages that the guest's image takes its tools from.
+    /// Returns the tree of unpacked packages that the guest's image takes its tools from.
     pub fn tools(&self) -> PathBuf {
         self.dir.join("tools")
     }
 
-    /// The unpacked package of Debian's kernel `version` (6.12, 6.1).
+    /// Returns the unpacked package of Debian's kernel `version` (6.12, 6.1).
     pub fn kernel(&self, version: &str) -> Result<PathBuf> {
         let path = self.dir.join(format!("kernel-{version}"));
         if !path.exists() {
@@ -83,7 +83,7 @@ impl Assets {
     }
 }
 
-/// The program `name` that was built beside this one, by the task `task`.
+/// Returns the program `name` that was built beside this one, by the task `task`.
 pub fn beside_this_program(name: &str, task: &str) -> Result<PathBuf> {
     let path = env::current_exe()
         .context("cannot tell where this program lies")?

@@ -17,7 +17,7 @@ const PING_WITHIN: Duration = Duration::from_secs(15);
 /// The number of pings of one series.
 const PINGS: u32 = 10;
 
-/// The name of the guest's interface with the address `mac`.
+/// Returns the name of the guest's interface with the address `mac`.
 pub fn interface_with(vm: &mut Vm, mac: &str) -> Result<String> {
     let listed = vm.sh("cd /sys/class/net && for i in *; do echo $i $(cat $i/address); done")?;
     listed
@@ -217,7 +217,7 @@ fn echo_once(socket: &UdpSocket) -> Result<usize> {
     Ok(length)
 }
 
-/// The guest's statistics of `interface`, as `ethtool -S` lists them.
+/// Returns the guest's statistics of `interface`, as `ethtool -S` lists them.
 pub fn statistics(vm: &mut Vm, interface: &str) -> Result<Vec<(String, u64)>> {
     let listed = vm.sh(&format!("ethtool -S {interface}"))?;
     let counters: Vec<(String, u64)> = listed

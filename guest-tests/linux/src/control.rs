@@ -45,7 +45,7 @@ pub struct Recovery {
 }
 
 impl Control {
-    /// For the program `manatee` and the socket that its `serve` listens on.
+    /// Creates one for the program `manatee` and the socket that its `serve` listens on.
     pub fn new(manatee: &Path, socket: &Path) -> Self {
         Self {
             manatee: manatee.to_owned(),
@@ -80,7 +80,7 @@ impl Control {
         Ok(output_of(command)?.trim().to_owned())
     }
 
-    /// The part of the device's state at `path`: names joined by `/`.
+    /// Reads the part of the device's state at `path`: names joined by `/`.
     pub fn inspect<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let mut command = self.command("inspect");
         command.arg(path);

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// The moment `duration` from now.
+    /// Returns the moment `duration` from now.
     pub fn after(duration: Duration) -> Self {
         Self(Instant::now() + duration)
     }
 
-    /// What is left until then, or `None` when it has passed.
+    /// Returns what is left until then, or `None` when it has passed.
     pub fn remaining(self) -> Option<Duration> {
         let left = self.0.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)

@@ -75,7 +75,7 @@ fn write(assets: &Assets, kernel: &Kernel, traffic: &Path, path: &Path) -> Resul
     image.finish()
 }
 
-/// A program that needs no library of the machine it was built on.
+/// Returns a program that needs no library of the machine it was built on.
 fn static_program(path: &Path) -> Result<Vec<u8>> {
     let elf = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let wants_loader = elf
@@ -140,7 +140,7 @@ fn add_modules(image: &mut Archive, release: &str, modules: &[Module]) -> Result
     image.program(&format!("{dir}/modules.dep"), index.as_bytes())
 }
 
-/// All that the last of `modules` needs, directly or not. modprobe loads them from
+/// Returns all that the last of `modules` needs, directly or not. modprobe loads them from
 /// the end of the list.
 fn all_needed(modules: &[Module]) -> Vec<&str> {
     let Some((last, before)) = modules.split_last() else {
@@ -183,7 +183,7 @@ impl Archive {
         self.entry(name, builder, bytes)
     }
 
-    /// The kernel opens /dev/console for the first process before anything is mounted.
+    /// Adds /dev/console, which the kernel opens for the first process before anything is mounted.
     fn console(&mut self) -> Result<()> {
         let name = "dev/console";
         let builder = newc::Builder::new(name)

@@ -22,7 +22,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// `name` is a Debian version that the set-up has fetched, or the path of a
+    /// Finds a kernel. `name` is a Debian version that the set-up has fetched, or the path of a
     /// bzImage whose modules are in or below `modules`.
     pub fn find(assets: &Assets, name: &str, modules: Option<&Path>) -> Result<Self> {
         if !DEBIAN.contains(&name) {

@@ -31,7 +31,7 @@ pub enum Device {
 }
 
 impl Device {
-    /// The Linux driver for it, by the name of its module.
+    /// Returns the Linux driver for it, by the name of its module.
     pub fn driver(self) -> &'static str {
         match self {
             Self::Manatee => "mana",
@@ -39,7 +39,7 @@ impl Device {
         }
     }
 
-    /// The modules to load, the driver last.
+    /// Returns the modules to load, the driver last.
     fn modules(self) -> &'static [&'static str] {
         match self {
             Self::Manatee => &["mana"],
@@ -122,7 +122,7 @@ impl Lab {
         self.start_serve_with(&[])
     }
 
-    /// The same, with the first of `components` in the first process, and so on.
+    /// Starts the processes with the first of `components` in the first one, and so on.
     pub fn start_serve_with(&mut self, components: &[&Path]) -> Result<()> {
         let arguments: Vec<PortArgument<'_>> = self.ports.iter().map(Port::argument).collect();
         let each = if self.plan.apart { 1 } else { arguments.len() };
@@ -178,7 +178,7 @@ impl Lab {
         Ok(())
     }
 
-    /// A quick look whether everything works: pings both ways, and TCP both ways,
+    /// Checks quickly whether everything works: pings both ways, and TCP both ways,
     /// with either protocol on every port.
     pub fn network_works(&mut self) -> Result<()> {
         let Parts { vm, ports, assets } = self.parts()?;
@@ -191,14 +191,14 @@ impl Lab {
         self.check_serve()
     }
 
-    /// How the guest and its interfaces are.
+    /// Asks how the guest and its interfaces are.
     pub fn health(&mut self) -> Result<Vec<Health>> {
         let Parts { vm, ports, .. } = self.parts()?;
         let looks = ports.iter().map(|port| checks::health(vm, &port.interface));
         looks.collect()
     }
 
-    /// The running machine and what belongs to it.
+    /// Returns the running machine and what belongs to it.
     pub fn parts(&mut self) -> Result<Parts<'_>> {
         Ok(Parts {
             vm: self.vm.as_mut().context("no machine runs")?,
@@ -207,17 +207,17 @@ impl Lab {
         })
     }
 
-    /// Its ports.
+    /// Returns its ports.
     pub fn ports(&self) -> &[Port] {
         &self.ports
     }
 
-    /// What it was made from.
+    /// Returns what it was made from.
     pub fn stage(&self) -> &Arc<Stage> {
         &self.stage
     }
 
-    /// The control socket of the `manatee serve` with that number.
+    /// Returns the control socket of the `manatee serve` with that number.
     pub fn control(&self, number: usize) -> Result<Control> {
         let serve = self
             .serves
@@ -226,13 +226,13 @@ impl Lab {
         Ok(Control::new(&self.stage.manatee, serve.control()))
     }
 
-    /// What the `manatee serve` with that number has logged.
+    /// Returns what the `manatee serve` with that number has logged.
     pub fn log(&self, number: usize) -> Result<&Transcript> {
         let serve = self.serves.get(number);
         Ok(serve.context("manatee serve does not run")?.log())
     }
 
-    /// The process ids of those `manatee serve` that run.
+    /// Returns the process ids of those `manatee serve` that run.
     pub fn serve_pids(&self) -> Vec<u32> {
         self.serves.iter().map(Serve::pid).collect()
     }

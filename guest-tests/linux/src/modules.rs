@@ -67,7 +67,7 @@ impl ModuleTree {
         })
     }
 
-    /// The modules `names` and all they need, the needed ones first. What the
+    /// Returns the modules `names` and all they need, the needed ones first. What the
     /// kernel has built in is left out.
     pub fn with_dependencies(&self, names: &[&str]) -> Result<Vec<Module>> {
         let mut loaded = Vec::new();
@@ -77,7 +77,7 @@ impl ModuleTree {
         Ok(loaded)
     }
 
-    /// Whether the kernel has `name`, as a module or built in.
+    /// Returns whether the kernel has `name`, as a module or built in.
     pub fn has(&self, name: &str) -> bool {
         self.files.contains_key(name) || self.is_builtin(name)
     }
@@ -102,7 +102,7 @@ impl ModuleTree {
         Ok(())
     }
 
-    /// The list of what the kernel has built in, as modprobe reads it; empty if it
+    /// Returns the list of what the kernel has built in, as modprobe reads it; empty if it
     /// has none.
     pub fn builtin(&self) -> &str {
         &self.builtin
@@ -115,7 +115,7 @@ impl ModuleTree {
     }
 }
 
-/// The name of a module's file, or `None` if it is none.
+/// Returns the name of a module's file, or `None` if it is none.
 fn module_name(path: &Path) -> Option<String> {
     let (name, compression) = path.file_name()?.to_str()?.split_once(".ko")?;
     matches!(compression, "" | ".xz" | ".zst").then(|| name.replace('-', "_"))

@@ -42,23 +42,23 @@ impl std::fmt::Display for Family {
 }
 
 impl Subnet {
-    /// Subnet `number`, of 16.
+    /// Returns subnet `number`, of 16.
     pub fn new(number: u8) -> Self {
         assert!(number < 16, "there are 16 subnets");
         Self { number }
     }
 
-    /// The host's address.
+    /// Returns the host's address.
     pub fn host(self, family: Family) -> IpAddr {
         self.address(family, 1)
     }
 
-    /// The guest's address.
+    /// Returns the guest's address.
     pub fn guest(self, family: Family) -> IpAddr {
         self.address(family, 2)
     }
 
-    /// `address` as `ip address add` wants it.
+    /// Returns `address` as `ip address add` wants it.
     pub fn with_prefix(self, address: IpAddr) -> String {
         format!("{address}/{}", if address.is_ipv4() { 28 } else { 64 })
     }
@@ -80,7 +80,7 @@ struct Interface {
 }
 
 impl Interface {
-    /// `ip` is the command of that name; `add` are the arguments that make the interface.
+    /// Creates an interface. `ip` is the command of that name; `add` are the arguments that make it.
     fn create(_inside: &Sandbox, ip: &Path, name: &str, add: &[&str]) -> Result<Self> {
         run(ip, add)?;
         Ok(Self {
@@ -111,12 +111,12 @@ impl Tap {
             .with_context(|| format!("cannot set up the TAP interface {name}"))
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.interface.name
     }
 
-    /// The addresses of its two ends.
+    /// Returns the addresses of its two ends.
     pub fn subnet(&self) -> Subnet {
         self.subnet
     }
@@ -131,7 +131,7 @@ impl Tap {
         )
     }
 
-    /// How many packets found no room.
+    /// Returns how many packets found no room.
     pub fn dropped(&self) -> Result<u64> {
         let path = ["-json", "-statistics", "link", "show", &self.interface.name];
         let mut command = Command::new(&self.interface.ip);

@@ -48,12 +48,12 @@ impl Process {
         })
     }
 
-    /// What it has printed so far.
+    /// Returns what it has printed so far.
     pub fn output(&self) -> &Transcript {
         &self.output
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

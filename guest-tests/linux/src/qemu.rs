@@ -95,7 +95,7 @@ impl Vm {
         })
     }
 
-    /// What QEMU and the guest's console have printed.
+    /// Returns what QEMU and the guest's console have printed.
     pub fn console(&self) -> &Transcript {
         self.process.output()
     }
@@ -105,7 +105,7 @@ impl Vm {
         self.sh_within(command, COMMAND_WITHIN)
     }
 
-    /// The same for a command that may take long.
+    /// Runs a command that may take long.
     pub fn sh_within(&mut self, command: &str, within: Duration) -> Result<String> {
         let output = self.status_of(command, within)?;
         if output.status != 0 {
@@ -236,7 +236,7 @@ impl Nic {
     }
 }
 
-/// One of QEMU's own adapters on a TAP interface.
+/// Adds one of QEMU's own adapters on a TAP interface.
 fn on_tap(command: &mut Command, number: usize, model: &str, tap: &str, mac: &str) {
     let backend = format!("tap,id=net{number},ifname={tap},script=no,downscript=no,vhost=off");
     let device = format!("{model},netdev=net{number},mac={mac},romfile=");

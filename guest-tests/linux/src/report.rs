@@ -47,7 +47,7 @@ impl Report {
         self.step_with(name, || Ok(((), step()?)))
     }
 
-    /// The time since the beginning.
+    /// Returns the time since the beginning.
     pub fn total(&self) -> String {
         seconds(self.begun.elapsed())
     }

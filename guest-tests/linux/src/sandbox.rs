@@ -33,7 +33,7 @@ impl Sandbox {
     /// Returns in the inner program only; the outer one exits with its status.
     pub fn enter() -> Result<Self> {
         if let Some(run_dir) = env::var_os(INSIDE) {
-            // Should the outer program be killed, this one must not go on alone.
+            // Should the outer program be killed, this one must not continue alone.
             prctl::set_pdeathsig(Signal::SIGKILL)
                 .context("cannot tie this process to its parent")?;
             // What is blocked is handed down, and the programs started here are to hear.
@@ -47,7 +47,7 @@ impl Sandbox {
         exit(run_inside()?)
     }
 
-    /// A directory for sockets and images, with a path short enough for sockets.
+    /// Returns a directory for sockets and images, with a path short enough for sockets.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }

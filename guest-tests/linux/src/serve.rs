@@ -79,22 +79,22 @@ impl Serve {
         Ok(serve)
     }
 
-    /// The socket for the VMM.
+    /// Returns the socket for the VMM.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// The socket for its operator.
+    /// Returns the socket for its operator.
     pub fn control(&self) -> &Path {
         &self.control
     }
 
-    /// What it has logged.
+    /// Returns what it has logged.
     pub fn log(&self) -> &Transcript {
         self.process.output()
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -129,7 +129,7 @@ impl Serve {
         self.process.wait_end(STOP_WITHIN)
     }
 
-    /// The systemd notification protocol: a datagram whose lines hold READY=1.
+    /// Waits, by systemd's notification protocol, for a datagram whose lines hold READY=1.
     fn wait_ready(&mut self, notify: &UnixDatagram) -> Result<()> {
         let deadline = Deadline::after(READY_WITHIN);
         let mut message = [0; 4096];
@@ -182,7 +182,7 @@ fn is_ready(message: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Something that answers to `manatee serve --socket PATH ...`.
+    /// Returns something that answers to `manatee serve --socket PATH ...`.
     fn stand_in(dir: &Path, body: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = dir.join("manatee");

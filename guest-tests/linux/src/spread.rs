@@ -14,7 +14,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` if there are no times.
+    /// Returns the spread of some times, or `None` if there are none.
     pub fn of(times: impl IntoIterator<Item = u64>) -> Option<Self> {
         let mut times: Vec<u64> = times.into_iter().collect();
         times.sort_unstable();

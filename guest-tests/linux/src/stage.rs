@@ -42,7 +42,7 @@ impl Stage {
     /// Moves into the sandbox and makes the guest's image there. Call it before any
     /// thread starts.
     pub fn set(options: &Options) -> Result<Self> {
-        // Looked up first, so that what is missing is told before anything is made.
+        // Looked up first, so that what is missing is reported before anything is made.
         let assets = Assets::find()?;
         let kernel = Kernel::find(&assets, &options.kernel, options.modules.as_deref())?;
         let manatee = options

@@ -126,7 +126,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// The file in the guest with what its end prints.
+/// Returns the file in the guest with what its end prints.
 fn log(subnet: Subnet) -> String {
     format!("/tmp/traffic-{}", subnet.guest(Family::V4))
 }

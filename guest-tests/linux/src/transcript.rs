@@ -55,7 +55,7 @@ impl Transcript {
         true
     }
 
-    /// The last `lines` lines, without carriage returns.
+    /// Returns the last `lines` lines, without carriage returns.
     pub fn tail(&self, lines: usize) -> String {
         let bytes: Vec<u8> = self.state().bytes.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes).replace('\r', "");

@@ -58,7 +58,7 @@ macro_rules! model {
             }
 
             impl Shared {
-                /// Sleeps until it is woken; if that will not be, notes it and goes on.
+                /// Sleeps until it is woken; if that will not be, notes it and continues.
                 fn park(&self, token: &Cell<bool>) {
                     loop {
                         let begun = self.begun.load(Ordering::Acquire);
@@ -93,7 +93,7 @@ macro_rules! model {
                 }
             }
 
-            /// A call begins while the thread looks for calls and goes to sleep.
+            /// Checks a call that begins while the thread looks for calls and goes to sleep.
             pub fn check(barrier: bool) {
                 loom::model(move || {
                     let shared = Arc::new(Shared {

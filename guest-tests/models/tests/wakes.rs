@@ -148,7 +148,7 @@ macro_rules! model {
                 });
             }
 
-            /// An owner ends in one way or the other while the device's thread is woken.
+            /// Checks an owner that ends in one way or the other while the device's thread is woken.
             pub fn check(owners: usize, leaves: bool) {
                 let mut model = loom::model::Builder::new();
                 // All orders of three threads are too many to try: of those, the ones

@@ -89,7 +89,7 @@ impl Suite {
         }
     }
 
-    /// Returns what its program is told.
+    /// Returns the arguments of its program.
     pub fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Requirements => &["--skip", "[moves]"],

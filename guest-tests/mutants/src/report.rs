@@ -29,7 +29,7 @@ impl Tally {
         })
     }
 
-    /// In percent; all of nothing is 100.
+    /// Returns the share in percent; all of nothing is 100.
     pub fn share(self) -> f64 {
         if self.tried == 0 {
             return 100.0;
@@ -121,7 +121,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Of a fault.
+    /// Creates the record of a fault.
     pub fn new(fault: &'a Fault, verdict: &'a Verdict) -> Self {
         let (crashed, failed) = match verdict {
             Verdict::Crashed(how) => (Some(how.as_str()), &[][..]),

@@ -46,7 +46,7 @@ fn line(value: &Value) -> String {
 }
 
 impl Report {
-    /// Begins a run: what to print, and what goes on.
+    /// Begins a run. Returns the report of it, and what to print.
     pub fn begin(format: Format, count: usize, filtered_out: usize) -> (Self, String) {
         let text = match format {
             Format::Pretty => format!("\nrunning {count} test{}\n", plural(count)),

@@ -180,7 +180,7 @@ impl log::Guest for Testbed {
     }
 }
 
-/// The generated type differs from the kit's only in its name.
+/// Converts a packet: the generated type differs from the kit's only in its name.
 fn packet(packet: &TxPacket) -> platform::TxPacket {
     platform::TxPacket {
         id: packet.id,

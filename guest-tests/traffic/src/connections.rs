@@ -48,7 +48,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// The guest's end.
+    /// Connects the guest's end.
     pub fn to_host(own: IpAddr, host: IpAddr) -> Result<Self> {
         let datagrams = datagram_socket(own, host)?;
         let [control, outgoing, incoming] = Purpose::ALL.map(|purpose| {
@@ -62,7 +62,7 @@ impl Connections {
         })
     }
 
-    /// The host's end, once the guest has connected.
+    /// Accepts the host's end, once the guest has connected.
     pub fn from_guest(listener: &Listener, within: Duration) -> Result<Self> {
         let mut streams = [None, None, None];
         for _ in Purpose::ALL {

@@ -96,7 +96,7 @@ impl Session {
     }
 }
 
-/// The guest's end, from the connection to the report.
+/// Runs the guest's end, from the connection to the report.
 ///
 /// # Errors
 ///
@@ -207,7 +207,7 @@ impl Control {
         })
     }
 
-    /// From now on the other end may be silent as long as it likes.
+    /// Lets the other end be silent for as long as it likes from now on.
     fn wait_for_ever(&self) -> Result<()> {
         Ok(self.reader.get_ref().set_read_timeout(None)?)
     }
@@ -229,7 +229,7 @@ impl Control {
     }
 }
 
-/// The kernel's count of datagrams that found no room in their socket.
+/// Reads the kernel's count of datagrams that found no room in their socket.
 fn dropped_for_want_of_room() -> Result<u64> {
     let table = fs::read_to_string("/proc/self/net/snmp")?;
     let mut rows = table.lines().filter(|line| line.starts_with("Udp:"));

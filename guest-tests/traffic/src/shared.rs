@@ -35,7 +35,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Whether the senders are to stop.
+    /// Returns whether the senders are to stop.
     pub fn stopped(&self) -> bool {
         self.state().stopped
     }
@@ -45,7 +45,7 @@ impl Shared {
         self.state().stopped = true;
     }
 
-    /// Whether the receivers are to stop without a result.
+    /// Returns whether the receivers are to stop without a result.
     pub fn abandoned(&self) -> bool {
         self.state().abandoned
     }
@@ -57,22 +57,22 @@ impl Shared {
         state.abandoned = true;
     }
 
-    /// How many datagrams the other end has sent in all, if that is known.
+    /// Returns how many datagrams the other end has sent in all, if that is known.
     pub fn expected(&self) -> Option<u64> {
         self.state().expected
     }
 
-    /// The other end has sent so many datagrams in all.
+    /// Notes how many datagrams the other end has sent in all.
     pub fn expect(&self, datagrams: u64) {
         self.state().expected = Some(datagrams);
     }
 
-    /// How many datagrams came here.
+    /// Returns how many datagrams came here.
     pub fn received(&self) -> u64 {
         self.state().progress.received
     }
 
-    /// So many datagrams came here, and at least so many there.
+    /// Notes that so many datagrams came here, and at least so many there.
     pub fn note(&self, received: u64, arrived: u64) {
         let progress = &mut self.state().progress;
         progress.received = received;
@@ -80,7 +80,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// A thread has ended early.
+    /// Notes that a thread has ended early.
     pub fn fail(&self, why: String) {
         self.state().failure.get_or_insert(why);
         self.changed.notify_all();

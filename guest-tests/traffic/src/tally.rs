@@ -28,7 +28,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether each datagram came once, whole and in its place.
+    /// Returns whether each datagram came once, whole and in its place.
     pub fn is_perfect(&self) -> bool {
         self.received == self.sent
             && [self.lost, self.doubled, self.reordered, self.corrupt] == [0; 4]
@@ -71,7 +71,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// A datagram came, at `now`.
+    /// Counts a datagram that came at `now`.
     pub fn count(&mut self, number: u64, now: Instant) {
         if number >= self.end + MAX_AHEAD {
             return self.count_corrupt();
@@ -93,17 +93,17 @@ impl Counter {
         self.end = self.end.max(number + 1);
     }
 
-    /// Something came that is no datagram of the stream.
+    /// Counts something that is no datagram of the stream.
     pub fn count_corrupt(&mut self) {
         self.corrupt += 1;
     }
 
-    /// How many came, each counted once.
+    /// Returns how many came, each counted once.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// The result, once it is known how many were sent.
+    /// Returns the result, once it is known how many were sent.
     pub fn finish(&self, sent: u64) -> Tally {
         // A number beyond the last is none that was sent.
         let beyond = (sent..self.end).filter(|number| self.has(*number)).count() as u64;

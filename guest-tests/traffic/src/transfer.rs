@@ -72,7 +72,8 @@ impl Summing {
     }
 }
 
-/// Marsaglia's generator: the bytes need not be secret, only unlike each other.
+/// Returns the next number of Marsaglia's generator: the bytes need not be secret, only
+/// unlike each other.
 fn xorshift(mut state: u64) -> u64 {
     state ^= state << 13;
     state ^= state >> 7;

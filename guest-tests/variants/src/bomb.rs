@@ -6,7 +6,7 @@ use core::fmt::Write;
 const LOCALS: usize = 40_000;
 const BRANCHES: usize = 20_000;
 
-/// A component of 700 KB that takes a compiler minutes and gigabytes, as text: the
+/// Returns a component of 700 KB that takes a compiler minutes and gigabytes, as text: the
 /// values of many locals meet at many branches.
 pub fn bomb() -> String {
     let mut text = String::from("(component (core module (func (param i32) (local");

@@ -7,8 +7,6 @@
 
 mod case;
 mod child;
-mod description;
-mod hostile;
 mod lines;
 mod neighbour;
 mod rows;
@@ -16,6 +14,7 @@ mod rows;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use manatee_kit::{description, hostile};
 
 use case::Case;
 use rows::Row;

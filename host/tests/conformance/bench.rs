@@ -1,21 +1,18 @@
 //! A device in the host, with a test at both of its ends.
 
-#[path = "../../examples/embed/machine.rs"]
-mod machine;
-
 use std::fs::File;
 use std::ops::Range;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use device_kit::platform::{RxFlags, TxStatus};
-use machine::Machine;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, Port, SwapOptions};
 use manatee::endpoint::Single;
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::bench::{Bench, MEMORY_SIZE, Transmitted, Workshop};
 use manatee_conformance::guest::Guest;
+use manatee_kit::machine::Machine;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::wire::Wire;
@@ -123,7 +120,7 @@ impl HostBench {
     /// Maps the guest memory that was not taken away, in place of what is mapped.
     fn map_again(&mut self) {
         let Machine { device, memory, .. } = &self.machine;
-        device.unmap_memory(0, MEMORY_SIZE).expect("shared memory");
+        device.unmap_all_memory().expect("memory out of reach");
         self.revoked.sort_by_key(|gone| gone.start);
         let mut from = 0;
         for gone in &self.revoked {

@@ -11,7 +11,7 @@ use manatee::endpoint::{
 };
 use manatee::memory::{Access, GuestMemory};
 use manatee_conformance::bench::{Transmitted, untag};
-use manatee_conformance::world::Queue;
+use manatee_conformance::world;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Lying {
     /// What was transmitted, and is planned. Buffers are the host's to keep.
-    queue: Queue,
+    queue: world::Queue,
     /// Ends of pending packets that the device was not told.
     ended: Vec<TxCompletion>,
     /// Frames that arrive, with what the test knows of them.
@@ -174,6 +174,7 @@ impl Lying {
                     length: 0,
                     flags: RxFlags::MEMORY_FAULT,
                     vlan_tci: 0,
+                    hash: 0,
                 };
                 rest = &[];
                 break;

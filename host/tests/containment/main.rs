@@ -1,8 +1,6 @@
 //! A device that fails takes nothing with it, and comes back with a reset.
 
 mod huge;
-#[path = "../../examples/embed/machine.rs"]
-mod machine;
 mod mapped;
 mod vmm;
 
@@ -10,7 +8,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Sender, channel};
 
-use machine::Machine;
 use mana_wire::oob::CqeType;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, Port};
@@ -20,6 +17,7 @@ use manatee_conformance::driver::nic::Vport;
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::failure::Outcome;
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
+use manatee_kit::machine::Machine;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Memory space and bus master, in the command register.

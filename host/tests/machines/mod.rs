@@ -1,8 +1,5 @@
 //! A machine with a device of one port.
 
-#[path = "../../examples/embed/machine.rs"]
-mod machine;
-
 use std::fs::File;
 use std::sync::mpsc::Receiver;
 
@@ -12,7 +9,7 @@ use manatee::endpoint::Endpoint;
 use manatee::interrupt::{Interrupts, VectorSink};
 use manatee_conformance::guest::MEMORY_SIZE;
 
-pub use machine::Machine;
+pub use manatee_kit::machine::Machine;
 
 /// A machine whose device has this endpoint, may use memory, and raises vectors by
 /// `sink`, which passes them on to `interrupts`.

@@ -2,8 +2,6 @@
 
 mod candidate;
 mod first;
-#[path = "../../examples/embed/machine.rs"]
-mod machine;
 mod rehearsal;
 
 use std::fs::File;
@@ -11,7 +9,6 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use candidate::{Candidate, Restores};
-use machine::Machine;
 use mana_wire::oob::CqeType;
 use mana_wire::queue::eqe;
 use manatee::component::Component;
@@ -22,6 +19,7 @@ use manatee_conformance::driver::nic::Vport;
 use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::failure::Outcome;
 use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
+use manatee_kit::machine::Machine;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Memory space and bus master, in the command register.

@@ -9,8 +9,8 @@ use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::candidate::{Candidate, Restores};
-use crate::machine::Machine;
 use crate::{COMMAND, NO_PROBATION, component, echo, machine, next};
+use manatee_kit::machine::Machine;
 
 fn embedded() -> Machine {
     machine(&Component::embedded().unwrap())

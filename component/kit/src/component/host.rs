@@ -30,6 +30,12 @@ pub struct Instance<A>(RefCell<Option<A>>);
 // SAFETY: wasm of this target has one thread.
 unsafe impl<A> Sync for Instance<A> {}
 
+impl<A> Default for Instance<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<A> Instance<A> {
     /// Creates an instance without a device.
     pub const fn new() -> Self {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::marker::PhantomData;
 
-use crate::adapter::{Adapter, PortConfig};
+use crate::adapter::PortConfig;
 use crate::bindings::exports::manatee::device::device::{
     Bounds, ConfigureError, Description, DeviceEvent, Guest, PortConfig as WitPortConfig,
     RestoreError as WitRestoreError,

@@ -29,6 +29,10 @@ const _: () = {
 };
 
 #[link(wasm_import_module = "manatee:device/packet-endpoint@0.2.0")]
+#[allow(
+    improper_ctypes,
+    reason = "generated flags are one byte, as is asserted above, and are passed by address"
+)]
 unsafe extern "C" {
     #[link_name = "transmit"]
     fn import(

@@ -19,7 +19,7 @@ const LOST: RxFlags = RxFlags::TRUNCATED.union(RxFlags::MEMORY_FAULT);
 
 /// Completes buffers from the front on: those of `packets`, and those that are
 /// malformed.
-pub(in crate::bnic) fn complete<P: Platform>(
+pub fn complete<P: Platform>(
     ctx: &mut Context<'_, P>,
     port: &mut Port,
     queue: &mut ReceiveQueue,

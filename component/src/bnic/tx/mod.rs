@@ -352,7 +352,7 @@ struct Stretch {
 }
 
 impl Stretch {
-    /// Is that of packets that were all sent.
+    /// Creates the stretch of packets that were all sent.
     fn sent(taken: &[Taken], bytes: u64) -> Self {
         Self {
             cqe_type: CqeType::TxOkay,

@@ -39,7 +39,7 @@ pub struct Taken {
 }
 
 impl Outcome {
-    /// Is that of a packet that was sent, unless the host says something else.
+    /// Creates the outcome of a packet that was sent, unless the host says something else.
     pub const fn sent(suppress: bool) -> Self {
         Self {
             cqe_type: Some(CqeType::TxOkay),
@@ -47,7 +47,7 @@ impl Outcome {
         }
     }
 
-    /// Is that of a packet that was not sent.
+    /// Creates the outcome of a packet that was not sent.
     pub const fn failed(cqe_type: CqeType) -> Self {
         Self {
             cqe_type: Some(cqe_type),

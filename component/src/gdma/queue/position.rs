@@ -25,7 +25,7 @@ pub struct Position {
 }
 
 impl Position {
-    /// Is that of a new ring: the driver sees owner 0 in its zeroed memory, so the first
+    /// Creates the position of a new ring: the driver sees owner 0 in its zeroed memory, so the first
     /// lap is 1 (`INITIALIZED_OWNER_BIT`).
     pub fn new(entries: u32) -> Self {
         Self {

@@ -28,7 +28,7 @@ const OF_COPIES: Bound = Bound::AtLeast(3.0);
 const TRANSMIT_SHAPE: Bound = Bound::AtMost(90.0);
 const ROUND_TRIP_SHAPE: Bound = Bound::AtMost(200.0);
 
-/// A sandboxed device behind one port, with windows or without.
+/// Returns a sandboxed device behind one port, with windows or without.
 ///
 /// # Errors
 ///
@@ -44,7 +44,7 @@ pub fn sandboxed(endpoint: impl Endpoint + 'static, windows: bool) -> Result<Thi
     Thin::new(machine, 1, Sizes::LARGE, layout)
 }
 
-/// A native device behind one port.
+/// Returns a native device behind one port.
 ///
 /// # Errors
 ///
@@ -55,23 +55,23 @@ pub fn native(endpoint: impl Endpoint + 'static) -> Result<Thin<Native>> {
     Thin::new(machine, 1, Sizes::LARGE, layout)
 }
 
-/// A doorbell's worth of packets out, and all completions taken.
+/// Sends a doorbell's worth of packets, and takes all completions.
 pub fn transmit<M: Machine>(thin: &mut Thin<M>) {
     thin.post_packets(0, BATCH);
     thin.ring_send(0);
     thin.take_sent(0, BATCH);
 }
 
-/// A doorbell's worth of buffers in, packets into all of them, and all
-/// completions taken.
+/// Posts a doorbell's worth of buffers, receives packets into all of them, and takes all
+/// completions.
 pub fn receive<M: Machine>(thin: &mut Thin<M>) {
     thin.post_buffers(0, BATCH);
     thin.ring_receive(0);
     assert_eq!(thin.take_received(0), BATCH, "packets received");
 }
 
-/// A doorbell's worth of packets out and in again, all completions taken, and
-/// the buffers posted again.
+/// Sends a doorbell's worth of packets and receives them again, takes all completions, and
+/// posts the buffers again.
 pub fn round_trip<M: Machine>(thin: &mut Thin<M>) {
     transmit(thin);
     assert_eq!(thin.take_received(0), BATCH, "packets that came back");
@@ -87,7 +87,7 @@ fn contender<'a, M: Machine>(
     Contender::timed(name, TIMES, move || act(thin)).per(BATCH.into())
 }
 
-/// The row `device`.
+/// Measures the row `device`.
 ///
 /// # Errors
 ///
@@ -120,7 +120,7 @@ pub fn run() -> Result<Vec<Figure>> {
     Ok(vec![row("transmit", sent), row("receive", received)])
 }
 
-/// The row `windows`.
+/// Measures the row `windows`.
 ///
 /// # Errors
 ///
@@ -157,7 +157,7 @@ pub fn run_windows() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The row `shapes`: what OpenVMM's emulator of the same device was measured with.
+/// Measures the row `shapes`: what OpenVMM's emulator of the same device was measured with.
 ///
 /// # Errors
 ///

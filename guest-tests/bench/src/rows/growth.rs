@@ -43,7 +43,7 @@ fn native(ports: u32, layout: Layout) -> Result<Thin<Native>> {
     Thin::new(machine, ports, SMALL, layout)
 }
 
-/// A doorbell for each port in turn.
+/// Returns a contender that rings a doorbell for each port in turn.
 fn contender<'a, M: Machine>(name: &str, thin: &'a mut Thin<M>) -> Contender<'a> {
     let mut port = 0;
     Contender::timed(name, TIMES, move || {
@@ -61,7 +61,7 @@ fn measure(thins: Vec<(String, Thin<Sandboxed>)>) -> Vec<Measured> {
     alternate(ROUNDS, contenders.collect())
 }
 
-/// The row `growth`.
+/// Measures the row `growth`.
 ///
 /// # Errors
 ///

@@ -161,7 +161,7 @@ impl Lab {
         }
     }
 
-    /// How many datagrams the guest's sockets have received. The guest's kernel
+    /// Returns how many datagrams the guest's sockets have received. The guest's kernel
     /// knows; an iperf3 that gets none for want of a processor takes those that
     /// it never heard of for received.
     fn datagrams(&mut self) -> Result<u64> {
@@ -188,7 +188,7 @@ fn number_at(printed: &str, place: &str) -> Result<f64> {
     value.with_context(|| format!("iperf3 says nothing at {place}: {printed}"))
 }
 
-/// The row `guest`.
+/// Measures the row `guest`.
 ///
 /// # Errors
 ///

@@ -109,7 +109,7 @@ impl<M: Machine> Machine for Counted<M> {
     }
 }
 
-/// The row `instructions`.
+/// Measures the row `instructions`.
 ///
 /// # Errors
 ///

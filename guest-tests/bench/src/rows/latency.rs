@@ -59,7 +59,7 @@ fn null() -> Vec<Box<dyn Endpoint>> {
     vec![Box::new(Null::new())]
 }
 
-/// Nanoseconds from a packet's doorbell to its interrupt.
+/// Returns the nanoseconds from a packet's doorbell to its interrupt.
 fn interrupt_after<M: Machine>(thin: &mut Thin<M>) -> f64 {
     thin.post_packets(0, 1);
     let begun = Instant::now();
@@ -142,7 +142,7 @@ fn requests() -> Result<Vec<Measured>> {
     ])
 }
 
-/// The row `latency`.
+/// Measures the row `latency`.
 ///
 /// # Errors
 ///

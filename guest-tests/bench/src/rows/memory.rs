@@ -79,7 +79,7 @@ impl Regions {
     }
 }
 
-/// The row `memory`.
+/// Measures the row `memory`.
 ///
 /// # Errors
 ///

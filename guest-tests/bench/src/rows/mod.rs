@@ -55,7 +55,7 @@ pub enum Row {
 }
 
 impl Row {
-    /// Whether it needs a network, and so a [`Stage`].
+    /// Returns whether it needs a network, and so a [`Stage`].
     pub fn needs_stage(self) -> bool {
         matches!(self, Self::Tap | Self::Queues | Self::Guest)
     }

@@ -67,7 +67,7 @@ fn swaps(device: &Device, successors: &[Component; 2]) -> Result<(Vec<f64>, usiz
     Ok((pauses, largest))
 }
 
-/// The pauses with so many pairs of queues.
+/// Returns the pauses with so many pairs of queues.
 fn swap_with(ports: u32, successors: &[Component; 2]) -> Result<Vec<Figure>> {
     let mut thin = thin(&successors[1], ports, Limits::default())?;
     let device = thin.machine().device();
@@ -130,7 +130,7 @@ fn crashes() -> Result<Vec<f64>> {
         .collect())
 }
 
-/// The row `swap`.
+/// Measures the row `swap`.
 ///
 /// # Errors
 ///

@@ -109,7 +109,7 @@ fn other_threads_time() -> Result<f64> {
     Ok(nanoseconds / 1e3)
 }
 
-/// KiB of this process: its own memory and page tables; guest memory, which
+/// Returns the KiB of this process: its own memory and page tables; guest memory, which
 /// is shared, is not among them.
 fn resident() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
@@ -122,7 +122,7 @@ fn resident() -> Result<f64> {
     Ok(field("RssAnon")? + field("RssFile")? + field("VmPTE")?)
 }
 
-/// The row `scale`.
+/// Measures the row `scale`.
 ///
 /// # Errors
 ///

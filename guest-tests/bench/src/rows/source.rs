@@ -13,7 +13,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Packets of this many bytes.
+    /// Creates a source of packets of this many bytes.
     pub fn new(length: u32) -> Single<Self> {
         Single::new("source", Self { length })
     }

@@ -49,7 +49,7 @@ fn listening(manatee: &Path, dir: &Path) -> Result<f64> {
     Ok(took.as_secs_f64() * 1e3)
 }
 
-/// The row `start`.
+/// Measures the row `start`.
 ///
 /// # Errors
 ///

@@ -147,7 +147,7 @@ impl Wire {
     }
 }
 
-/// Why contenders, who return nothing but samples, could not go on.
+/// Why contenders, which return nothing but samples, could not continue.
 #[derive(Default)]
 struct Failure(RefCell<Option<Error>>);
 
@@ -160,13 +160,13 @@ impl Failure {
         }
     }
 
-    /// What failed first.
+    /// Returns what failed first.
     fn into_result(self) -> Result<()> {
         self.0.into_inner().map_or(Ok(()), Err)
     }
 }
 
-/// The row `tap`.
+/// Measures the row `tap`.
 ///
 /// # Errors
 ///
@@ -197,7 +197,7 @@ fn receive_all(device: &mut Thin<Sandboxed>) -> Result<()> {
     Ok(())
 }
 
-/// The same without a device: the bare loop.
+/// Reads without a device: the bare loop.
 fn read_all(tap: &OwnedFd, bytes: u32, buffer: &mut [u8]) -> Result<()> {
     for count in 0..BATCH {
         let mut header = [0; HEADER];

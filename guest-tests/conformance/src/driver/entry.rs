@@ -92,7 +92,7 @@ impl Completion {
         CqeHeader::from_bits(u32::from_le_bytes([a, b, c, d]))
     }
 
-    /// `CQE_*` of a completion of the NIC.
+    /// Returns the `CQE_*` of a completion of the NIC.
     pub fn cqe_type(&self) -> u8 {
         self.header().cqe_type()
     }
@@ -216,7 +216,7 @@ pub struct Transmit {
     pub data_offset: u32,
     /// SGE that an error is about.
     pub sgl_offset: u32,
-    /// Where the entry lies in its queue, in basic units.
+    /// Offset of the WQE in its queue, in basic units.
     pub wqe_offset: u32,
     /// The work queue.
     pub wq: u32,
@@ -241,7 +241,7 @@ pub struct Receive {
     pub other_hashes: [u32; 3],
     /// What the device found.
     pub flags: RxFlags,
-    /// Where the entry lies in its queue, in bytes.
+    /// Offset of the WQE in its queue, in bytes.
     pub wqe_offset: u32,
     /// The work queue.
     pub wq: u32,

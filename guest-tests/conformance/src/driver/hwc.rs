@@ -68,7 +68,7 @@ pub struct Hwc {
     message_id: u16,
 }
 
-/// Pages for a channel's queues, and the message that names them.
+/// Allocates pages for a channel's queues, and returns the message that names them.
 ///
 /// # Errors
 ///
@@ -117,7 +117,7 @@ impl Hwc {
         Ok(hwc)
     }
 
-    /// Returns the OOB of a request: who sends, who is told.
+    /// Returns the OOB of a request: who sends, who is notified.
     pub fn oob(&self) -> TxOob {
         TxOob {
             reserved: [0; 2],

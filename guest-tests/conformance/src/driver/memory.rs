@@ -22,7 +22,7 @@ impl Allocator {
         Self { next: PAGE }
     }
 
-    /// Whole pages in a row.
+    /// Allocates whole, contiguous pages.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl Allocator {
         Ok(address)
     }
 
-    /// Returns the bytes in a row, on a boundary of 64.
+    /// Allocates contiguous bytes, on a boundary of 64.
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ impl Default for Allocator {
     }
 }
 
-/// The memory of a queue: pages that are in a row for the driver, and need
+/// The memory of a queue: pages that are contiguous for the driver, and need
 /// not be for the device.
 #[derive(Clone, Debug)]
 pub struct QueueMemory {
@@ -69,7 +69,7 @@ pub struct QueueMemory {
 }
 
 impl QueueMemory {
-    /// Pages in no particular order: an even one after an odd one.
+    /// Allocates pages in no particular order: an even one after an odd one.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl QueueMemory {
         self.pages.len() as u32 * PAGE_SIZE
     }
 
-    /// Copies from the queue; what runs over its end goes on at its beginning.
+    /// Copies from the queue; what runs over its end continues at its beginning.
     pub fn read(&self, bench: &mut dyn Bench, offset: u32, data: &mut [u8]) {
         self.each_run(offset, data.len(), |address, from, to| {
             bench.read_memory(address, &mut data[from..to]);

@@ -50,14 +50,14 @@ impl Request {
         }
     }
 
-    /// To another device.
+    /// Addresses it to another device.
     #[must_use]
     pub fn to(mut self, dev_id: DevId) -> Self {
         self.header.dev_id = dev_id;
         self
     }
 
-    /// Of other versions.
+    /// Gives it other versions.
     #[must_use]
     pub fn versions(mut self, request: u16, response: u16) -> Self {
         self.header.req.msg_version = request;
@@ -105,7 +105,7 @@ impl Response {
         })
     }
 
-    /// Its status, by name.
+    /// Returns its status, by name.
     pub fn status(&self) -> StatusName {
         StatusName(self.header.status)
     }

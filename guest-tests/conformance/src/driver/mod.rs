@@ -66,7 +66,7 @@ impl<'a> Driver<'a> {
             .get_or_insert_with(|| registers::RegisterMap::read(bench))
     }
 
-    /// Pages in a row, zeroed.
+    /// Allocates contiguous pages, zeroed.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl<'a> Driver<'a> {
         self.memory.pages(self.bench, count)
     }
 
-    /// Memory with this content.
+    /// Allocates memory with this content.
     ///
     /// # Errors
     ///
@@ -86,14 +86,14 @@ impl<'a> Driver<'a> {
         Ok(address)
     }
 
-    /// Returns what lies at an address.
+    /// Reads guest memory at an address.
     pub fn read(&mut self, address: u64, length: usize) -> Vec<u8> {
         let mut data = alloc::vec![0; length];
         self.bench.read_memory(address, &mut data);
         data
     }
 
-    /// Zeroed memory for a queue, its pages out of order.
+    /// Allocates zeroed memory for a queue, its pages out of order.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl<'a> Driver<'a> {
         before - self.interrupts.len()
     }
 
-    /// Every vector that was raised and not asked about.
+    /// Returns every vector that was raised and not asked about.
     pub fn take_all_interrupts(&mut self) -> Vec<u16> {
         self.interrupts.extend(self.bench.take_interrupts());
         core::mem::take(&mut self.interrupts)

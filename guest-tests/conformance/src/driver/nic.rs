@@ -252,7 +252,7 @@ impl Driver<'_> {
         self.call(&Request::new(code::FENCE_RQ, &body, 0))
     }
 
-    /// Every counter (`mana_query_gf_stats`).
+    /// Reads every counter (`mana_query_gf_stats`).
     ///
     /// # Errors
     ///

@@ -294,7 +294,7 @@ impl Driver<'_> {
         self.succeed(&disable_queue(queue_type, id)).map(|_| ())
     }
 
-    /// Page addresses that are guest memory, in a row.
+    /// Returns page addresses that are guest memory, in order.
     ///
     /// # Errors
     ///

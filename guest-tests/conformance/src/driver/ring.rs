@@ -98,7 +98,7 @@ impl Eq {
         Ok(self.ring.next(driver.bench)?.map(Event::from_bytes))
     }
 
-    /// Every event that is there.
+    /// Takes every event that is there.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl Cq {
             .ok_or_else(|| Failure::new(format!("no completion on completion queue {id}")))
     }
 
-    /// Every completion that is there.
+    /// Takes every completion that is there.
     ///
     /// # Errors
     ///

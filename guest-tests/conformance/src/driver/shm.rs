@@ -27,7 +27,7 @@ pub fn report_timeout() -> Header {
 }
 
 impl Driver<'_> {
-    /// Returns what lies in the aperture.
+    /// Reads the aperture.
     pub fn aperture(&mut self) -> [u8; APERTURE] {
         let base = self.registers().shared_memory;
         let mut bytes = [0; APERTURE];
@@ -38,7 +38,7 @@ impl Driver<'_> {
         bytes
     }
 
-    /// Whose turn it is, and the last answer.
+    /// Reads whose turn it is, and the last answer.
     pub fn shm_header(&mut self) -> Header {
         let base = self.registers().shared_memory;
         Header::from_bits(self.bench.read_register(base + HEADER as u64, 4) as u32)
@@ -95,7 +95,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Asks for a hardware channel whose queues lie in these pages.
+    /// Asks for a hardware channel whose queues are in these pages.
     ///
     /// # Errors
     ///

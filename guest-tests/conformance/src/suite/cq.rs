@@ -194,7 +194,7 @@ fn of_pages(driver: &mut Driver<'_>, pages: u32) -> Outcome<Vport> {
     driver.open_with(0, sizes)
 }
 
-/// Nine laps in batches that do not divide a lap.
+/// Uses a queue for nine laps, in batches that do not divide a lap.
 fn wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
     let mut vport = of_pages(driver, pages)?;
     let wqe = packet(driver, &vport)?;

@@ -184,7 +184,7 @@ fn wraps_at_8_pages(driver: &mut Driver<'_>) -> Outcome {
     wraps(driver, 8)
 }
 
-/// Nine laps: the owner bits come round, and once more.
+/// Uses a queue for nine laps: the owner bits come round, and once more.
 fn wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
     driver.start()?;
     let mut eq = driver.create_eq(5, pages * 4096)?;

@@ -23,6 +23,7 @@ mod queues;
 mod regions;
 mod registers;
 mod reset;
+mod revoked;
 mod rss;
 mod rx;
 mod rx_flags;
@@ -123,6 +124,7 @@ const MODULES: &[&[Requirement]] = &[
     vports::REQUIREMENTS,
     links::REQUIREMENTS,
     reset::REQUIREMENTS,
+    revoked::REQUIREMENTS,
     hostile::REQUIREMENTS,
 ];
 
@@ -134,14 +136,15 @@ fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Out
     }
 }
 
-/// Requirements of ports with several queues, and of a host that offers every feature.
+/// Returns the requirements of ports with several queues, and of a host that offers every feature.
 pub fn of_several_queues() -> impl Iterator<Item = &'static Requirement> + Clone {
     [pairs::REQUIREMENTS, rss::REQUIREMENTS, limits::REQUIREMENTS]
         .into_iter()
         .flatten()
 }
 
-/// Every requirement of ports with one queue, which those with several meet too, in the order in which a driver meets them.
+/// Returns every requirement of ports with one queue, which those with several meet too,
+/// in the order in which a driver meets them.
 pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {
     MODULES.iter().copied().flatten()
 }

@@ -59,7 +59,7 @@ fn of_pages(driver: &mut Driver<'_>, pages: u32) -> Outcome<Vport> {
     driver.open_with(0, sizes)
 }
 
-/// Entries of every size until the queue was used three times over.
+/// Sends entries of every size until the queue was used three times over.
 fn send_wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
     let mut vport = of_pages(driver, pages)?;
     let mut count = 0;
@@ -88,7 +88,7 @@ fn receive_wraps_at_4_pages(driver: &mut Driver<'_>) -> Outcome {
     receive_wraps(driver, 4)
 }
 
-/// Buffers of every number of pieces until the queue was used three times
+/// Posts buffers of every number of pieces until the queue was used three times
 /// over.
 fn receive_wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
     let mut vport = of_pages(driver, pages)?;

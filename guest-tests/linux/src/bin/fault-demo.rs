@@ -192,7 +192,7 @@ fn crash(lab: &mut Lab, traffic: &Traffic) -> Result<(Crashes, String)> {
 /// A fault that was met: its index, and its flavour.
 type MetFault = (usize, Flavour);
 
-/// The faults that the device has met, in order: the component says so in the log.
+/// Returns the faults that the device has met, in order: the component says so in the log.
 fn met_so_far(log: &Transcript) -> Vec<MetFault> {
     let log = log.tail(usize::MAX);
     let seeded = log
@@ -219,7 +219,7 @@ fn all_met(met: &[MetFault]) -> bool {
 struct Crashes(Vec<(MetFault, Recovery)>);
 
 impl Crashes {
-    /// Those by one fault, each of which the host took for what it was.
+    /// Counts those by one fault, each of which the host took for what it was.
     fn by(&self, fault: &Fault) -> Result<String> {
         let mut counts = [0, 0];
         let mut times = Vec::new();
@@ -268,7 +268,7 @@ impl fmt::Display for Crashes {
     }
 }
 
-/// What was lost was in the device at a crash, and TCP made good for it.
+/// Reports what was lost: it was in the device at a crash, and TCP made good for it.
 fn report_losses(report: &Report, outcome: &Outcome, crashes: &Crashes) -> Result<()> {
     let (to_guest, from_guest) = (&outcome.to_guest, &outcome.from_guest);
     // A packet that crashes the device again is passed over.

@@ -1,5 +1,5 @@
 //! The stock-Linux tests: whether the device works for an unmodified driver, and
-//! goes on working whatever the guest does.
+//! keeps working whatever the guest does.
 //!
 //! Options and output are libtest's. Tests that leave the guest as they found it
 //! share one; after a failure the next test gets a fresh one.

@@ -86,7 +86,7 @@ fn show(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// A guest that talks while its device is replaced, crashes, and goes back.
+/// Takes the steps: a guest talks while its device is replaced, crashes, and goes back.
 fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
     let dir = lab.stage().sandbox.run_dir().to_owned();
     let next = write(&dir, "next.wasm", manatee_variants::NEXT)?;
@@ -140,7 +140,7 @@ fn words(swap: &Swap) -> String {
     format!("{to} instead of {from}, after a pause of {pause_us} us")
 }
 
-/// What the kernel shows of a process of this namespace: `/proc` is of the namespace
+/// Reads what the kernel shows of a process of this namespace: `/proc` is of the namespace
 /// around it.
 fn status_of(pid: u32) -> Result<String> {
     let here = pid.to_string();
@@ -158,7 +158,7 @@ fn status_of(pid: u32) -> Result<String> {
     anyhow::bail!("the kernel shows no process {pid}")
 }
 
-/// What the kernel and `manatee inspect` say of the process that serves.
+/// Checks what the kernel and `manatee inspect` say of the process that serves.
 fn confined(lab: &mut Lab) -> Result<String> {
     let pid = lab.serve_pids()[0];
     let status = status_of(pid)?;
@@ -248,7 +248,7 @@ fn crash(control: &Control, traffic: &Traffic, faulty: &Path) -> Result<String> 
     }
 }
 
-/// TCP makes good for what a crash loses.
+/// Checks that TCP made good for what a crash lost.
 fn whole(outcome: &Outcome) -> Result<String> {
     for way in [&outcome.to_guest, &outcome.from_guest] {
         way.check_bytes()?;

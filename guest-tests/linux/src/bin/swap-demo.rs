@@ -162,7 +162,7 @@ fn sum_up(swaps: &[Swap]) -> Result<String> {
     ))
 }
 
-/// Has the traffic go on for about as long as so many swaps take.
+/// Lets the traffic continue for about as long as so many swaps take.
 fn wait(traffic: &Traffic, swaps: usize) -> Result<String> {
     for _ in 0..swaps {
         traffic.wait_for_more(5 * BETWEEN, WITHIN)?;

@@ -25,7 +25,7 @@ struct Laid {
 pub struct Windows(Vec<Laid>);
 
 impl Memory {
-    /// Lays guest pages over a window, in a row and `repeats` times over. Returns None if
+    /// Lays guest pages over a window, in order and `repeats` times over. Returns None if
     /// one of them is not guest memory, or was taken away.
     ///
     /// # Panics

@@ -2,14 +2,8 @@
 //! broker, how they end, and what candidates that can't be compiled do to them.
 
 #[allow(dead_code)]
-#[path = "../../../tests/attacks/description.rs"]
-mod description;
-#[allow(dead_code)]
 #[path = "../vfio_user/harness.rs"]
 mod harness;
-#[allow(dead_code)]
-#[path = "../../../tests/attacks/hostile.rs"]
-mod hostile;
 
 mod bomb;
 mod commands;

@@ -8,8 +8,8 @@ use std::path::Path;
 use vfio_user::Client;
 
 use crate::harness;
-use crate::hostile::{Hostile, VERSIONS};
 use crate::process::Served;
+use manatee_kit::hostile::{Hostile, VERSIONS};
 
 /// How often something is done before and while growth is measured.
 fn rounds(usual: usize, long: usize) -> usize {

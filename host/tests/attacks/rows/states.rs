@@ -1,15 +1,12 @@
 //! Saved states of the shipped device, changed and sealed again.
 
-#[path = "../../../examples/embed/machine.rs"]
-mod machine;
-
-use machine::Machine;
 use manatee::component::Component;
 use manatee::device::Limits;
 use manatee::endpoint::Loopback;
 use manatee_conformance::driver::Driver;
 use manatee_conformance::guest::Unwired;
 use manatee_device::state::FORMAT;
+use manatee_kit::machine::Machine;
 use minicbor::{Decode, Encode};
 
 use super::{Row, large};

@@ -83,7 +83,7 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// One that behaves.
+    /// Creates one that behaves.
     pub fn new(version: Version) -> Self {
         Self {
             version,
@@ -142,7 +142,7 @@ impl Hostile {
         self.arena_at(ARENA, 0x2_0000)
     }
 
-    /// The same elsewhere, and of another size.
+    /// Returns the same elsewhere, and of another size.
     pub fn arena_at(self, offset: u32, length: u32) -> Self {
         if !self.version.has_arenas {
             return self;

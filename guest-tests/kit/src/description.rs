@@ -45,7 +45,7 @@ pub struct Described {
 }
 
 impl Default for Described {
-    /// An adapter that is much like the shipped one.
+    /// Creates an adapter that is much like the shipped one.
     fn default() -> Self {
         Self {
             name: List::Items(b"Test adapter".into()),
@@ -77,7 +77,7 @@ enum Value {
 }
 
 impl<'a> Layout<'a> {
-    /// A layout of the types of a package.
+    /// Creates a layout of the types of a package.
     pub fn new(resolve: &'a Resolve) -> Self {
         let mut sizes = SizeAlign::default();
         sizes.fill(resolve);

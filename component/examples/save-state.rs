@@ -19,10 +19,7 @@ fn main() {
         eprintln!("usage: save-state FILE");
         std::process::exit(2);
     };
-    let workshop = NativeWorkshop {
-        windows: true,
-        moves: false,
-    };
+    let workshop = NativeWorkshop::default();
     let mut bench = workshop.bench(2);
     let mut driver = Driver::new(&mut bench);
     let mut vports = driver.start_and_open_all(2).expect("two vports");

@@ -11,7 +11,8 @@ use core::fmt;
 use core::hint::black_box;
 
 use device_kit::platform::{
-    Level, MemoryError, Offloads, Platform, RxBuffer, Segment, TransmitResult, TxPacket, TxStatus,
+    Level, LinkStatistics, MemoryError, Offloads, Platform, RxBuffer, Segment, Steering,
+    TransmitResult, TxPacket, TxStatus,
 };
 use device_kit::window::Window;
 
@@ -188,6 +189,18 @@ impl<P: Platform> Platform for Faulty<P> {
 
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
         self.platform.cancel_transmit(port, queue);
+    }
+
+    fn steer(&mut self, port: u32, steering: &Steering) {
+        self.platform.steer(port, steering);
+    }
+
+    fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
+        self.platform.limit_rate(port, mbps);
+    }
+
+    fn statistics(&mut self, port: u32) -> LinkStatistics {
+        self.platform.statistics(port)
     }
 
     fn changed(&mut self) {

@@ -84,7 +84,7 @@ pub mod state;
 
 pub use adapter::Device;
 pub use device_kit::{Adapter, Platform};
-pub use limits::{MAX_VECTORS, MAX_VPORTS};
+pub use limits::{MAX_PAIRS, MAX_VECTORS, MAX_VPORTS};
 
 #[cfg(all(target_arch = "wasm32", feature = "component"))]
 #[allow(unsafe_code)]

@@ -3,15 +3,21 @@
 use mana_wire::gdma::Status;
 use mana_wire::queue::PAGE_SIZE;
 
-/// Event queues: the hardware channel's, and one for every vport, which is
-/// also enough for drivers that have one a CPU and share it.
-pub const MAX_EQS: usize = 257;
-/// Send queues, and as many receive queues.
-pub const MAX_WQS: usize = 257;
+/// Queue pairs of all vports together: 64 of each for 16 vports.
+pub const MAX_PAIRS: u16 = 1024;
+/// Event queues: the hardware channel's, and one for each queue pair, as drivers
+/// have them that do not share any among vports.
+pub const MAX_EQS: usize = MAX_PAIRS as usize + 1;
+/// Send queues, and as many receive queues: the hardware channel's, and one for
+/// each queue pair.
+pub const MAX_WQS: usize = MAX_PAIRS as usize + 1;
 /// Completion queues: one a work queue.
 pub const MAX_CQS: usize = 2 * MAX_WQS;
-/// MSI-X vectors: the hardware channel's, and one a CPU.
-pub const MAX_VECTORS: u16 = 65;
+/// MSI-X vectors: the hardware channel's, and one for each queue pair of a vport.
+/// Vports share them: Linux gives each its own only where all have enough
+/// (`mana_gd_query_max_resources`). As this is part of what a PCI function is, it
+/// is the same whatever ports there are.
+pub const MAX_VECTORS: u16 = MAX_QUEUES + 1;
 /// Registered regions that no queue uses yet.
 pub const MAX_REGIONS: usize = 1024;
 /// Pages of one region: 16 MiB.
@@ -22,8 +28,14 @@ pub const MAX_PAGES: usize = 65536;
 pub const CHANNEL_PAGES: usize = 4;
 /// Vports (`MAX_PORTS_IN_MANA_DEV`).
 pub const MAX_VPORTS: usize = 256;
-/// Send queues of a vport, and as many receive queues.
-pub const MAX_QUEUES: usize = 1;
+/// Send queues of a vport, and as many receive queues (`MANA_MAX_NUM_QUEUES`).
+pub const MAX_QUEUES: u16 = 64;
+/// Receive buffers that the host holds of all queues together, so that a saved
+/// state, which lists them, stays within its bound.
+pub const MAX_BUFFERS: usize = 1 << 17;
+/// Entries of the largest indirection table: with more, a request would be longer
+/// than a message of the hardware channel.
+pub const MAX_INDIRECTION_ENTRIES: u16 = 256;
 /// Offset that transmit OOBs have, the same for every vport of this function.
 pub const TX_VPORT_OFFSET: u16 = 0;
 

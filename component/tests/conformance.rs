@@ -1,9 +1,12 @@
-//! The conformance suite on a native device: without windows, with them, and
-//! with every call followed by a save and a restore into a new device.
+//! The conformance suite on a native device: without windows, with them, with
+//! several queues a port, and with every call followed by a save and a restore into a
+//! new device. Requirements of several queues are tried where there are some.
 
 use std::process::ExitCode;
 
+use device_kit::platform::Features;
 use libtest_mimic::{Arguments, Failed, Trial};
+use manatee_conformance::bench::QUEUES;
 use manatee_conformance::native::NativeWorkshop;
 use manatee_conformance::suite::{self, Requirement};
 
@@ -18,17 +21,34 @@ fn trial(requirement: &'static Requirement, kind: &str, workshop: NativeWorkshop
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let kinds = [
-        ("copies", false, false),
-        ("windows", true, false),
-        ("moves", true, true),
-    ];
-    let trials = kinds.iter().flat_map(|(kind, windows, moves)| {
-        let workshop = NativeWorkshop {
-            windows: *windows,
-            moves: *moves,
-        };
-        suite::requirements().map(move |r| trial(r, kind, workshop))
+    let one = NativeWorkshop::default();
+    let many = NativeWorkshop {
+        queues: QUEUES,
+        offered: Features::all(),
+        ..one
+    };
+    let by_copies = |workshop| NativeWorkshop {
+        windows: false,
+        ..workshop
+    };
+    let moves = |workshop| NativeWorkshop {
+        moves: true,
+        ..workshop
+    };
+    let of_one = [("copies", by_copies(one)), ("windows", one)];
+    let of_one = of_one.into_iter().flat_map(|(kind, workshop)| {
+        let all = suite::requirements();
+        all.map(move |it| trial(it, kind, workshop))
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let of_many = [
+        ("queues, copies", by_copies(many)),
+        ("queues", many),
+        ("queues, moves", moves(many)),
+    ];
+    let of_many = of_many.into_iter().flat_map(|(kind, workshop)| {
+        let all = suite::requirements().chain(suite::of_several_queues());
+        all.map(move |it| trial(it, kind, workshop))
+    });
+    let trials = of_one.chain(of_many).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -6,13 +6,14 @@
 //! not add up. Runs are the same every time; `PROPTEST_CASES` asks for more,
 //! and `PROPTEST_RNG_SEED` for others.
 
-use device_kit::platform::{RxFlags, TxStatus};
+use device_kit::platform::{Features, RxFlags, TxStatus};
 use mana_wire::oob::TxLongOob;
 use mana_wire::queue::QueueType;
 use manatee_conformance::bench::{Bench, Workshop};
 use manatee_conformance::driver::Driver;
 use manatee_conformance::driver::message::Request;
 use manatee_conformance::driver::nic::{self, Object, Sizes, Vport};
+use manatee_conformance::driver::pairs::{Rss, in_turn};
 use manatee_conformance::driver::traffic::{frame, long};
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{requests, shm};
@@ -24,6 +25,10 @@ use proptest::test_runner::{RngAlgorithm, RngSeed, TestRng, TestRunner};
 /// Sequences that are tried on each memory path.
 const CASES: u32 = 300;
 const PORTS: u32 = 2;
+/// Queue pairs of each port.
+const QUEUES: u16 = 4;
+/// Those that the guest opens.
+const PAIRS: u16 = 3;
 
 /// Something that a guest, or the world around it, does.
 #[derive(Clone, Debug)]
@@ -51,6 +56,8 @@ enum Action {
     Link(u32, bool),
     /// Everything is consumed, as a driver does.
     Consume,
+    /// Another queue pair is used from now on.
+    Turn(u8),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -78,13 +85,17 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..PORTS).prop_map(Action::Finish),
         1 => (0..PORTS, any::<bool>()).prop_map(|(port, up)| Action::Link(port, up)),
         2 => Just(Action::Consume),
+        2 => (0..PAIRS as u8).prop_map(Action::Turn),
     ]
 }
 
 /// A driver's state, as far as it got.
 struct Guest<'a> {
     driver: Driver<'a>,
-    vport: Vport,
+    /// Queue pairs of port 0.
+    pairs: Vec<Vport>,
+    /// Which of them is used.
+    turn: usize,
 }
 
 impl Guest<'_> {
@@ -126,17 +137,26 @@ impl Guest<'_> {
             }
             Action::Link(port, up) => bench.set_link(*port, *up),
             Action::Consume => self.consume(),
+            Action::Turn(number) => {
+                bench.on_queue((*number).into());
+                self.turn = (*number).into();
+            }
         }
     }
 
     fn object(&self, tx: bool) -> Object {
-        if tx { &self.vport.tx } else { &self.vport.rx }.clone()
+        if tx {
+            &self.pairs[self.turn].tx
+        } else {
+            &self.pairs[self.turn].rx
+        }
+        .clone()
     }
 
     fn keep(&mut self, object: Object) {
         match object.queue_type {
-            QueueType::Sq => self.vport.tx = object,
-            _ => self.vport.rx = object,
+            QueueType::Sq => self.pairs[self.turn].tx = object,
+            _ => self.pairs[self.turn].rx = object,
         }
     }
 
@@ -147,7 +167,7 @@ impl Guest<'_> {
             size % 3000
         };
         let pieces = vec![sge(0x10_0000, size); pieces.into()];
-        let oob = long(self.vport.oob(), TxLongOob::new());
+        let oob = long(self.pairs[self.turn].oob(), TxLongOob::new());
         let mut bytes = Wqe::new(&oob, &pieces).to_bytes();
         spoil(&mut bytes, edits);
         self.act(&Action::Post(true, bytes));
@@ -169,7 +189,7 @@ impl Guest<'_> {
     fn template(&self, which: u8) -> Request {
         use mana_wire::bnic::code as nic_code;
         use mana_wire::gdma::{DEV_MANA, code};
-        let Vport { handle, tx, rx, .. } = &self.vport;
+        let Vport { handle, tx, rx, .. } = &self.pairs[self.turn];
         let page = [u64::from(which) << 12];
         let queue = requests::create_queue(QueueType::Eq, 1 << 32 | 1, 4096);
         match which % 14 {
@@ -181,12 +201,25 @@ impl Guest<'_> {
             5 => requests::disable_queue(QueueType::Eq, (which / 14).into()),
             6 => nic::destroy_object(QueueType::Sq, tx.handle),
             7 => nic::destroy_object(QueueType::Rq, rx.handle),
-            8 => Request::new(nic_code::CONFIG_VPORT_RX, &nic::steering(*handle), 0),
+            8 => self.rss(which / 14).request(*handle),
             9 => Request::new(nic_code::FENCE_RQ, &rx.handle, 0),
             10 => Request::new(code::GENERATE_TEST_EQE, &u32::from(which / 14), 0),
             11 => Request::of_bytes(code::DEREGISTER_DEVICE, &[], 0).to(DEV_MANA),
             12 => Request::of_bytes(code::REGISTER_DEVICE, &[], 12).to(DEV_MANA),
             _ => Request::of_bytes(u32::from(which), &[0; 96], 96),
+        }
+    }
+
+    /// Returns what a driver may say of how the port receives.
+    fn rss(&self, which: u8) -> Rss {
+        let is_asked = |bit: u8| which & 1 << bit != 0;
+        Rss {
+            enable: is_asked(0).then_some(is_asked(1)),
+            spread: is_asked(2).then_some(true),
+            default: is_asked(1).then_some(self.pairs[self.turn].rx.handle),
+            key: is_asked(3).then_some([which; 40]),
+            coalesces: is_asked(4),
+            table: is_asked(0).then(|| in_turn(&self.pairs, 1 << (which % 8))),
         }
     }
 
@@ -200,8 +233,8 @@ impl Guest<'_> {
     }
 
     fn consume(&mut self) {
-        let _ = self.vport.eq.drain(&mut self.driver);
-        self.vport.eq.ring(&mut self.driver, true);
+        let _ = self.pairs[self.turn].eq.drain(&mut self.driver);
+        self.pairs[self.turn].eq.ring(&mut self.driver, true);
         for tx in [true, false] {
             let mut object = self.object(tx);
             let _ = object.cq.drain(&mut self.driver);
@@ -235,8 +268,12 @@ fn behave(driver: &mut Driver<'_>) -> Outcome {
 fn survives(bench: &mut NativeBench, actions: &[Action]) -> Outcome {
     let mut driver = Driver::new(bench);
     driver.start()?;
-    let vport = driver.open_with(0, Sizes::SMALL)?;
-    let mut guest = Guest { driver, vport };
+    let pairs = driver.open_pairs(0, PAIRS, Sizes::SMALL)?;
+    let mut guest = Guest {
+        driver,
+        pairs,
+        turn: 0,
+    };
     for action in actions {
         guest.act(action);
     }
@@ -250,10 +287,13 @@ fn survives(bench: &mut NativeBench, actions: &[Action]) -> Outcome {
     } else {
         driver.shm_write(&[0; 28], shm::destroy());
     }
-    for port in 0..PORTS {
-        driver.bench.take_transmitted(port);
-        driver.bench.plan_transmits(port, &[]);
-        driver.bench.set_link(port, true);
+    for queue in (0..QUEUES.into()).rev() {
+        driver.bench.on_queue(queue);
+        for port in 0..PORTS {
+            driver.bench.take_transmitted(port);
+            driver.bench.plan_transmits(port, &[]);
+            driver.bench.set_link(port, true);
+        }
     }
     driver.bench.take_interrupts();
     behave(&mut driver)
@@ -280,7 +320,9 @@ fn try_all(windows: bool) {
     let tried = runner.run(&sequence, |actions| {
         let mut bench = NativeWorkshop {
             windows,
-            moves: false,
+            queues: QUEUES,
+            offered: Features::all(),
+            ..NativeWorkshop::default()
         }
         .bench(PORTS);
         survives(&mut bench, &actions).map_err(|failure| TestCaseError::fail(failure.to_string()))

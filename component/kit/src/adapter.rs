@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 pub use crate::bindings::exports::manatee::device::device::{ConfigureError, Description};
 use crate::bindings::exports::manatee::device::device::{DeviceEvent, Observations};
 use crate::envelope::RestoreError;
-use crate::platform::{Platform, RxPacket, TxCompletion};
+use crate::platform::{Features, Platform, RxPacket, TxCompletion};
 use crate::window::Window;
 
 /// The configuration of a port, from the host.
@@ -19,6 +19,8 @@ pub struct PortConfig {
     pub link_speed_mbps: u32,
     /// Whether the link is up.
     pub link_up: bool,
+    /// Queue pairs that it has, at least 1.
+    pub queues: u16,
 }
 
 /// A device. The methods are the WIT world's exports; see there for what they
@@ -38,12 +40,17 @@ pub trait Adapter<P: Platform>: Sized {
     /// holds for the device stays.
     fn into_platform(self) -> P;
 
-    /// Gives the device its ports, once.
+    /// Gives the device its ports, once, and says what the host offers. Returns
+    /// what of it the device uses; of windows the platform knows itself.
     ///
     /// # Errors
     ///
     /// [`ConfigureError`]; nothing changes.
-    fn configure(&mut self, ports: &[PortConfig]) -> Result<(), ConfigureError>;
+    fn configure(
+        &mut self,
+        offered: Features,
+        ports: &[PortConfig],
+    ) -> Result<Features, ConfigureError>;
 
     /// Reads 1, 2, 4 or 8 bytes of a BAR. What does not exist reads as zero.
     fn read_register(&self, bar: u8, offset: u64, width: u8) -> u64;

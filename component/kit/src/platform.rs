@@ -8,8 +8,9 @@ pub use crate::bindings::exports::manatee::device::device::{
     DeviceEvent, HandedOver, Observations, RegisterWrite,
 };
 pub use crate::bindings::manatee::device::log::Level;
+pub use crate::bindings::manatee::device::packet_endpoint::{HashTypes, LinkStatistics, Steering};
 pub use crate::bindings::manatee::device::types::{
-    Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxStatus,
+    Features, Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxStatus,
 };
 use crate::window::Window;
 
@@ -113,6 +114,24 @@ pub trait Platform {
 
     /// Gives up the pending transmits of a queue.
     fn cancel_transmit(&mut self, port: u32, queue: u32);
+
+    /// Says how packets find their receive queue from now on.
+    ///
+    /// Like every method that belongs to a feature, it is called only where the
+    /// feature was agreed on; a platform without it has no need of its own.
+    fn steer(&mut self, port: u32, steering: &Steering) {
+        unreachable!("port {port} is steered by {steering:?} without the feature");
+    }
+
+    /// Limits what a port sends, in Mbit/s; no longer if there is no limit.
+    fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
+        unreachable!("port {port} is limited to {mbps:?} Mbit/s without the feature");
+    }
+
+    /// Returns what passed a port's link.
+    fn statistics(&mut self, port: u32) -> LinkStatistics {
+        unreachable!("the counters of port {port} are read without the feature");
+    }
 
     /// The configuration changed: what a device that continues after a failure
     /// could not find out by itself.

@@ -83,6 +83,8 @@ fn inspect_vport(vport: &Vport) -> Value {
         "tx_enabled": port.tx_enabled,
         "rx_enabled": port.steering.enabled,
         "rss": port.steering.rss,
+        "coalesces_completions": port.steering.coalesces,
+        "limit_mbps": port.clamp,
         "serial_number": port.serial_no,
         "filter_to_vtl0": port.filter_to_vtl0,
         "send_queues": send,

@@ -187,6 +187,7 @@ impl<P: Platform> Device<P> {
         }
         self.hwc_waiting = self.hwc.is_some();
         let Parts { mut ctx, nic, .. } = self.parts();
+        nic.tell_again(&mut ctx);
         nic.process_all(&mut ctx);
     }
 }

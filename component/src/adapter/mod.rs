@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use device_kit::adapter::{ConfigureError, Description, PortConfig};
 use device_kit::envelope::RestoreError;
-use device_kit::platform::{DeviceEvent, Observations, Platform, RxPacket, TxCompletion};
+use device_kit::platform::{DeviceEvent, Features, Observations, Platform, RxPacket, TxCompletion};
 use device_kit::window::Window;
 use device_kit::{Adapter, FaultCounter};
 
@@ -15,7 +15,7 @@ use crate::gdma::queues::Queues;
 use crate::gdma::regions::DmaRegions;
 use crate::gdma::resources::Registration;
 use crate::hwc::Hwc;
-use crate::limits::MAX_VPORTS;
+use crate::limits::{MAX_PAIRS, MAX_QUEUES, MAX_VPORTS};
 use crate::recovery::Unsaved;
 use requests::Requests;
 use smc::Smc;
@@ -29,6 +29,11 @@ pub(crate) mod smc;
 
 /// Requests answered before other work gets a turn.
 const HWC_BUDGET: usize = 64;
+/// What the device uses of what a host offers.
+const FEATURES: Features = Features::STEERING
+    .union(Features::RECEIVE_HASH)
+    .union(Features::RATE_LIMIT)
+    .union(Features::STATISTICS);
 
 /// The adapter.
 #[derive(Debug)]
@@ -71,7 +76,7 @@ impl<P: Platform> Adapter<P> for Device<P> {
             queues: Queues::default(),
             regions: DmaRegions::default(),
             registration: Registration::None,
-            nic: Nic::default(),
+            nic: Nic::new(Features::empty(), []),
             hwc: None,
             smc: Smc::default(),
             doorbell_low: None,
@@ -90,7 +95,11 @@ impl<P: Platform> Adapter<P> for Device<P> {
         self.platform
     }
 
-    fn configure(&mut self, ports: &[PortConfig]) -> Result<(), ConfigureError> {
+    fn configure(
+        &mut self,
+        offered: Features,
+        ports: &[PortConfig],
+    ) -> Result<Features, ConfigureError> {
         if !self.nic.vports.is_empty() {
             return Err(ConfigureError::Repeated);
         }
@@ -108,8 +117,15 @@ impl<P: Platform> Adapter<P> for Device<P> {
                 return Err(ConfigureError::InvalidMtu);
             }
         }
-        self.nic = Nic::new(ports.iter().copied());
-        Ok(())
+        let pairs: u32 = ports.iter().map(|port| u32::from(port.queues)).sum();
+        let has_room = pairs <= MAX_PAIRS.into();
+        let can_be = |port: &PortConfig| (1..=MAX_QUEUES).contains(&port.queues);
+        if !has_room || !ports.iter().all(can_be) {
+            return Err(ConfigureError::InvalidQueues);
+        }
+        let used = offered & FEATURES;
+        self.nic = Nic::new(used, ports.iter().copied());
+        Ok(used)
     }
 
     fn read_register(&self, bar: u8, offset: u64, width: u8) -> u64 {

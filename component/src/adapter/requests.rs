@@ -2,7 +2,7 @@
 
 use device_kit::Platform;
 use mana_wire::bnic::{
-    ConfigVportTxResp, CreateWqObjResp, QueryFilterStateResp, QueryVportConfigResp,
+    ConfigVportTxResp, CreateWqObjResp, QueryFilterStateResp, QueryVportConfigResp, SetBwClampResp,
     code as nic_code,
 };
 use mana_wire::gdma::{
@@ -10,7 +10,7 @@ use mana_wire::gdma::{
     VerifyVersionResp, code,
 };
 
-use crate::bnic::{Nic, requests as nic};
+use crate::bnic::{Nic, link, requests as nic};
 use crate::gdma::Context;
 use crate::hwc::channel::Channel;
 use crate::hwc::dispatch::{Command, Handled, Handler, NO_BODY, Purpose, Target, dispatch};
@@ -61,7 +61,7 @@ const CHANGE: bool = true;
 
 impl<P: Platform> Scene<'_, '_, P> {
     #[rustfmt::skip]
-    const COMMANDS: [Command<Self>; 26] = [
+    const COMMANDS: [Command<Self>; 28] = [
         // The hardware channel's own.
         Command { code: code::VERIFY_VF_DRIVER_VERSION, target: Target::Any, changes: CHANGE,
             layouts: &[size_of::<VerifyVersionResp>()],
@@ -116,16 +116,22 @@ impl<P: Platform> Scene<'_, '_, P> {
             act: |it, request, answer| nic::query_stats(it.nic, request, answer) },
         Command { code: nic_code::QUERY_VPORT_CONFIG, target: Target::RegisteredNic, changes: QUERY,
             layouts: &[size_of::<QueryVportConfigResp>()],
-            act: |it, request, answer| nic::query_vport_config(it.nic, request, answer) },
+            act: |it, request, answer| nic::query_vport_config(it.nic, it.channel.driver_caps, request, answer) },
         Command { code: nic_code::QUERY_LINK_CONFIG, target: Target::RegisteredNic, changes: QUERY,
-            layouts: nic::LINK_CONFIG_LAYOUTS,
-            act: |it, request, answer| nic::query_link_config(it.nic, request, answer) },
+            layouts: link::LINK_CONFIG_LAYOUTS,
+            act: |it, request, answer| link::query_link_config(it.nic, request, answer) },
+        Command { code: nic_code::SET_BW_CLAMP, target: Target::RegisteredNic, changes: CHANGE,
+            layouts: &[size_of::<SetBwClampResp>()],
+            act: |it, request, answer| link::set_bw_clamp(it.nic, it.ctx, request, answer) },
+        Command { code: nic_code::QUERY_PHY_STAT, target: Target::RegisteredNic, changes: QUERY,
+            layouts: link::PHY_STATS_LAYOUTS,
+            act: |it, request, answer| link::query_phy_stats(it.nic, it.ctx, request, answer) },
         Command { code: nic_code::CONFIG_VPORT_TX, target: Target::RegisteredNic, changes: CHANGE,
             layouts: &[size_of::<ConfigVportTxResp>()],
             act: |it, request, answer| nic::config_vport_tx(it.nic, request, answer) },
         Command { code: nic_code::CONFIG_VPORT_RX, target: Target::RegisteredNic, changes: CHANGE,
-            layouts: NO_BODY,
-            act: |it, request, _| nic::config_vport_rx(it.nic, it.ctx, request) },
+            layouts: nic::CONFIG_VPORT_RX_LAYOUTS,
+            act: |it, request, answer| nic::config_vport_rx(it.nic, it.ctx, it.channel.driver_caps, request, answer) },
         Command { code: nic_code::CREATE_WQ_OBJ, target: Target::RegisteredNic, changes: CHANGE,
             layouts: &[size_of::<CreateWqObjResp>()],
             act: |it, request, answer| nic::create_wq_obj(it.nic, it.ctx, request, answer) },

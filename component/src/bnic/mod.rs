@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use device_kit::Platform;
 use device_kit::adapter::PortConfig;
-use device_kit::platform::{RxPacket, TxCompletion};
+use device_kit::platform::{Features, RxPacket, TxCompletion};
 use hashbrown::HashMap;
 use mana_wire::bnic::Stats;
 
@@ -22,10 +22,12 @@ use vport::Vport;
 
 mod batch;
 mod ledger;
+pub mod link;
 pub mod objects;
 pub mod port;
 pub mod requests;
 mod restore;
+mod route;
 pub mod rx;
 mod stats;
 pub mod steering;
@@ -33,10 +35,14 @@ pub mod tx;
 pub mod vport;
 
 /// The NIC.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Nic {
     /// The vports, in the order of the host's ports.
     pub vports: Vec<Vport>,
+    /// What the host offers and the device uses.
+    features: Features,
+    /// The most buffers of a receive queue that the host is given at a time.
+    most_buffers: usize,
     /// Where the queues are, by the number that is part of their handle.
     objects: HashMap<u32, QueueKey>,
     /// Queues with WQEs that wait for their turn.
@@ -79,19 +85,27 @@ const VPORT_TAG: u64 = 0x5650 << 48;
 
 impl Nic {
     /// Creates a NIC at power-on.
-    pub fn new(ports: impl IntoIterator<Item = PortConfig>) -> Self {
+    pub fn new(features: Features, ports: impl IntoIterator<Item = PortConfig>) -> Self {
+        let vports = (0..).zip(ports);
+        let vports: Vec<_> = vports
+            .map(|(index, config)| Vport::new(index, config))
+            .collect();
+        let queues = vports.iter().map(|vport| vport.receive.len()).sum();
         Self {
-            vports: (0..)
-                .zip(ports)
-                .map(|(index, config)| Vport::new(index, config))
-                .collect(),
-            ..Self::default()
+            vports,
+            features,
+            most_buffers: rx::most_buffers(queues),
+            objects: HashMap::new(),
+            waiting: Vec::new(),
+            sequence: 0,
+            batch: Batch::default(),
         }
     }
 
     /// Returns to power-on, in the state of the links as it is.
     pub fn reset(&mut self) {
-        *self = Self::new(self.vports.iter().map(|vport| vport.port.config));
+        let ports = self.vports.iter().map(|vport| vport.port.config);
+        *self = Self::new(self.features, ports);
     }
 
     /// Returns the handle of a vport.
@@ -130,7 +144,7 @@ impl Nic {
             Direction::Receive => {
                 let queue = vport.receive[usize::from(key.queue)].as_mut();
                 let queue = queue.expect("a receive queue by its key");
-                let is_left = rx::post_buffers(ctx, port, queue, batch);
+                let is_left = rx::post_buffers(ctx, port, queue, batch, self.most_buffers);
                 is_left && !core::mem::replace(&mut queue.is_waiting, true)
             }
         };

@@ -113,7 +113,7 @@ impl Nic {
     /// # Errors
     ///
     /// [`Status::InvalidHandle`] if there is none, [`Status::InvalidParameter`]
-    /// if it is of the other type, [`Status::Busy`] if packets are steered there.
+    /// if it is of the other type.
     pub fn destroy_object(
         &mut self,
         ctx: &mut Context<'_, impl Platform>,
@@ -128,11 +128,10 @@ impl Nic {
         if QueueType::from_wire(wq_type) != Some(queue_type) {
             return Err(Status::InvalidParameter);
         }
-        let steering = &self.vports[usize::from(key.vport)].port.steering;
-        if key.direction == Direction::Receive && steering.enabled {
-            return Err(Status::Busy);
-        }
         self.remove(ctx, key);
+        if key.direction == Direction::Receive {
+            self.tell_steering(ctx, key.vport.into());
+        }
         Ok(())
     }
 
@@ -146,6 +145,9 @@ impl Nic {
         for vport in &mut self.vports {
             vport.port.tx_enabled = false;
             vport.port.steering = Steering::default();
+            if vport.port.clamp.take().is_some() {
+                ctx.platform.limit_rate(vport.port.index, None);
+            }
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Port {
     pub tx_enabled: bool,
     /// The steering of received packets to queues.
     pub steering: Steering,
+    /// What it may send at most, in Mbit/s (`SET_BW_CLAMP`).
+    pub clamp: Option<u32>,
     /// Set by `VTL2_ASSIGN_SERIAL_NUMBER`.
     pub serial_no: u32,
     /// Set by `VTL2_MOVE_FILTER`.
@@ -32,6 +34,7 @@ impl Port {
             config,
             tx_enabled: false,
             steering: Steering::default(),
+            clamp: None,
             serial_no: 0,
             filter_to_vtl0: false,
             stats: Counters::default(),

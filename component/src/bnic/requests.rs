@@ -2,20 +2,21 @@
 
 use device_kit::Platform;
 use mana_wire::bnic::{
-    ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxReq, ConfigVportTxReq,
-    ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp, DestroyWqObjReq, FenceRqReq,
-    INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp, QueryFilterStateReq,
-    QueryFilterStateResp, QueryLinkConfigReq, QueryLinkConfigResp, QueryStatsReq, QueryStatsResp,
+    ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxMore, ConfigVportRxReq,
+    ConfigVportRxResp, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
+    DestroyWqObjReq, FenceRqReq, INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq,
+    QueryDevConfigResp, QueryFilterStateReq, QueryFilterStateResp, QueryStatsReq, QueryStatsResp,
     QueryVportConfigReq, QueryVportConfigResp, tri_state,
 };
-use mana_wire::gdma::{RegisterDeviceResp, Status};
+use mana_wire::gdma::{RegisterDeviceResp, Status, cap1};
 
+use super::port::Port;
 use super::{Nic, rx};
 use crate::gdma::Context;
 use crate::gdma::message::{Answer, Request};
 use crate::gdma::queue::wq::Direction;
 use crate::gdma::resources::{DOORBELL_PAGE, MEM_KEY, PDID, Registration};
-use crate::limits::{MAX_EQS, MAX_QUEUES, TX_VPORT_OFFSET};
+use crate::limits::{MAX_EQS, MAX_INDIRECTION_ENTRIES, TX_VPORT_OFFSET};
 
 /// `VTL2_MOVE_FILTER` exists from this version on.
 const MOVE_FILTER_VERSION: u16 = 2;
@@ -26,8 +27,13 @@ pub const DEV_CONFIG_LAYOUTS: &[usize] = &[
     size_of::<QueryDevConfigResp>(),
     size_of::<QueryDevConfigResp>(),
 ];
-/// The layouts of `QUERY_LINK_CONFIG`'s response.
-pub const LINK_CONFIG_LAYOUTS: &[usize] = &[8, size_of::<QueryLinkConfigResp>()];
+/// `CONFIG_VPORT_RX` says from this version on whether packets may share completions.
+const COALESCING_VERSION: u16 = 2;
+/// How long hardware has a packet wait for others to share its completion. Here none
+/// waits: those that are received together share one.
+const COALESCING_TIMEOUT_NS: u32 = 2048;
+/// The layouts of `CONFIG_VPORT_RX`'s response.
+pub const CONFIG_VPORT_RX_LAYOUTS: &[usize] = &[0, size_of::<ConfigVportRxResp>()];
 
 type Outcome = Result<(), Status>;
 
@@ -75,40 +81,36 @@ pub fn query_dev_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_
     Ok(())
 }
 
+/// Returns how many entries the indirection table of a vport has: with a driver
+/// that takes any number, four for each queue, so that none has a much larger share
+/// than another; 64 with the others, which do not look.
+fn indirection_entries(port: &Port, driver_caps: u64) -> u16 {
+    if driver_caps & cap1::VARIABLE_INDIRECTION_TABLE == 0 {
+        return INDIRECTION_ENTRIES;
+    }
+    let wanted = (4 * port.config.queues).next_power_of_two();
+    wanted.clamp(INDIRECTION_ENTRIES, MAX_INDIRECTION_ENTRIES)
+}
+
 /// `QUERY_VPORT_CONFIG`.
-pub fn query_vport_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
+pub fn query_vport_config(
+    nic: &Nic,
+    driver_caps: u64,
+    request: &Request<'_>,
+    answer: &mut Answer<'_>,
+) -> Outcome {
     let req: QueryVportConfigReq = request.body()?;
     let index = req.vport_index as usize;
     let port = nic.vports.get(index).map(|vport| &vport.port);
     let port = port.ok_or(Status::InvalidParameter)?;
     let resp = QueryVportConfigResp {
-        max_num_sq: MAX_QUEUES as u32,
-        max_num_rq: MAX_QUEUES as u32,
-        num_indirection_ent: INDIRECTION_ENTRIES.into(),
+        max_num_sq: port.config.queues.into(),
+        max_num_rq: port.config.queues.into(),
+        num_indirection_ent: indirection_entries(port, driver_caps).into(),
         reserved1: 0,
         mac_addr: port.config.mac,
         reserved2: [0; 2],
         vport: Nic::vport_handle(index),
-    };
-    answer.write(&resp);
-    Ok(())
-}
-
-/// `QUERY_LINK_CONFIG`.
-pub fn query_link_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
-    let req: QueryLinkConfigReq = request.body()?;
-    let speed = nic.vports[vport(nic, req.vport)?]
-        .port
-        .config
-        .link_speed_mbps;
-    // Nothing clamps a vport (`SET_BW_CLAMP` is unsupported), so that what it
-    // may send is the link's speed.
-    let resp = QueryLinkConfigResp {
-        qos_speed_mbps: speed,
-        qos_unconfigured: 0,
-        reserved1: [0; 3],
-        link_speed_mbps: speed,
-        reserved2: [0; 4],
     };
     answer.write(&resp);
     Ok(())
@@ -174,13 +176,16 @@ pub fn fence_rq(
     rx::fence(ctx, queue.expect("a receive queue by its key"))
 }
 
-/// `CONFIG_VPORT_RX`.
+/// `CONFIG_VPORT_RX`: checked as a whole before anything changes.
 pub fn config_vport_rx(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
+    driver_caps: u64,
     request: &Request<'_>,
+    answer: &mut Answer<'_>,
 ) -> Outcome {
-    let req: ConfigVportRxReq = request.body()?;
+    let (req, more): (ConfigVportRxReq, Option<ConfigVportRxMore>) =
+        request.body_and_more(COALESCING_VERSION)?;
     let index = vport(nic, req.vport)?;
     let enable = tri_state(req.rx_enable).map_err(|_| Status::InvalidParameter)?;
     let rss = tri_state(req.rss_enable).map_err(|_| Status::InvalidParameter)?;
@@ -195,7 +200,9 @@ pub fn config_vport_rx(
     }
     if req.update_indir_tab != 0 {
         let entries = req.num_indir_entries;
-        if !entries.is_power_of_two() || entries > INDIRECTION_ENTRIES {
+        let most = indirection_entries(&nic.vports[index].port, driver_caps);
+        let is_aligned = usize::from(req.indir_tab_offset).is_multiple_of(align_of::<u64>());
+        if !entries.is_power_of_two() || entries > most || !is_aligned {
             return Err(Status::InvalidParameter);
         }
         steering.table = request.words_at(req.indir_tab_offset.into(), entries.into())?;
@@ -203,13 +210,22 @@ pub fn config_vport_rx(
             check_receive_object(nic, index, *handle)?;
         }
     }
+    if let Some(more) = more {
+        steering.coalesces = more.cqe_coalescing_enable != 0;
+    }
     steering.rss = rss.unwrap_or(steering.rss);
     steering.enabled = enable.unwrap_or(steering.enabled);
     if steering.enabled {
         let default = steering.default_object.ok_or(Status::InvalidState)?;
         check_receive_object(nic, index, default)?;
     }
-    if nic.vports[index].steer(ctx, steering) {
+    answer.write(&ConfigVportRxResp {
+        cqe_coalescing_timeout_ns: COALESCING_TIMEOUT_NS,
+        reserved1: 0,
+    });
+    let is_enabled_now = nic.vports[index].steer(ctx, steering);
+    nic.tell_steering(ctx, index);
+    if is_enabled_now {
         nic.process_vport(ctx, index);
     }
     Ok(())

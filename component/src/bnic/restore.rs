@@ -123,12 +123,14 @@ impl Port {
                 default_object: self.steering.default_object,
                 hash_key: self.steering.hash_key.to_vec(),
                 table: self.steering.table.clone(),
+                coalesces: self.steering.coalesces.then_some(true),
             },
             serial_no: self.serial_no,
             filter_to_vtl0: self.filter_to_vtl0,
             stats: words.to_vec(),
             faults: self.stats.faults.count(),
             link_up: self.config.link_up,
+            clamp: self.clamp,
         }
     }
 
@@ -141,7 +143,9 @@ impl Port {
             default_object: saved.steering.default_object,
             hash_key: array_of(&saved.steering.hash_key),
             table: saved.steering.table.clone(),
+            coalesces: saved.steering.coalesces.unwrap_or_default(),
         };
+        self.clamp = saved.clamp;
         self.serial_no = saved.serial_no;
         self.filter_to_vtl0 = saved.filter_to_vtl0;
         let stats = Stats::read_from_bytes(saved.stats.as_bytes());

@@ -1,15 +1,16 @@
-//! How a vport's packets find their receive queue.
+//! How a driver wants a vport's packets to find their receive queue. What the host is
+//! told of it is in [`route`](super::route).
 
 use alloc::vec::Vec;
 
-use mana_wire::bnic::{HASH_KEY_SIZE, INDIRECTION_ENTRIES};
+use mana_wire::bnic::HASH_KEY_SIZE;
 
 /// How a vport's packets find their receive queue (`CONFIG_VPORT_RX`).
 #[derive(Clone, Debug)]
 pub struct Steering {
     /// Packets are received at all.
     pub enabled: bool,
-    /// Spread by hash. With one receive queue, all go there.
+    /// Spread by hash; without, all go to the default queue.
     pub rss: bool,
     /// Handle of the receive queue object for packets without a hash.
     pub default_object: Option<u64>,
@@ -17,6 +18,8 @@ pub struct Steering {
     pub hash_key: [u8; HASH_KEY_SIZE],
     /// Handles of receive queue objects by hash.
     pub table: Vec<u64>,
+    /// Packets that were received together may share a completion.
+    pub coalesces: bool,
 }
 
 impl Default for Steering {
@@ -26,7 +29,8 @@ impl Default for Steering {
             rss: false,
             default_object: None,
             hash_key: [0; HASH_KEY_SIZE],
-            table: Vec::with_capacity(INDIRECTION_ENTRIES.into()),
+            table: Vec::new(),
+            coalesces: false,
         }
     }
 }

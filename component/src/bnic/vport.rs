@@ -1,6 +1,6 @@
 //! A vport and its queues.
 
-use core::array;
+use alloc::boxed::Box;
 
 use device_kit::Platform;
 use device_kit::adapter::PortConfig;
@@ -10,17 +10,17 @@ use super::rx::{self, ReceiveQueue};
 use super::steering::Steering;
 use super::tx::SendQueue;
 use crate::gdma::Context;
-use crate::limits::MAX_QUEUES;
 
-/// A vport. Its queues have their number as their index.
+/// A vport. Its queues have their number as their index; it has as many places
+/// for them as the port has queue pairs.
 #[derive(Debug)]
 pub struct Vport {
     /// All but the queues.
     pub port: Port,
     /// Its send queues.
-    pub send: [Option<SendQueue>; MAX_QUEUES],
+    pub send: Box<[Option<SendQueue>]>,
     /// Its receive queues.
-    pub receive: [Option<ReceiveQueue>; MAX_QUEUES],
+    pub receive: Box<[Option<ReceiveQueue>]>,
 }
 
 impl Vport {
@@ -28,8 +28,8 @@ impl Vport {
     pub fn new(index: u32, config: PortConfig) -> Self {
         Self {
             port: Port::new(index, config),
-            send: array::from_fn(|_| None),
-            receive: array::from_fn(|_| None),
+            send: (0..config.queues).map(|_| None).collect(),
+            receive: (0..config.queues).map(|_| None).collect(),
         }
     }
 

@@ -49,6 +49,24 @@ impl<'a> Request<'a> {
         T::read_from_prefix(&self.message[size_of::<ReqHeader>()..]).map_err(|_| Status::TooShort)
     }
 
+    /// Reads the fixed part of the body, and what later versions of the request have
+    /// behind it; None of that in a request of an earlier version.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::TooShort`] if the message ends before it does.
+    pub fn body_and_more<T: FromBytes, M: FromBytes>(
+        &self,
+        since: u16,
+    ) -> Result<(T, Option<M>), Status> {
+        let (body, rest) = self.body_and_rest()?;
+        if self.header.req.msg_version < since {
+            return Ok((body, None));
+        }
+        let more = M::read_from_prefix(rest).map_err(|_| Status::TooShort)?;
+        Ok((body, Some(more.0)))
+    }
+
     /// Reads the fixed part of the body, and the page addresses that follow it;
     /// `count` says how many.
     ///

@@ -46,6 +46,9 @@ pub struct Vport {
     /// The link was up when the driver was last told.
     #[n(8)]
     pub link_up: bool,
+    /// Mbit/s that it may send, if it is limited. Earlier builds ignore it.
+    #[n(9)]
+    pub clamp: Option<u32>,
 }
 
 /// The steering of received packets to queues.
@@ -64,6 +67,9 @@ pub struct Steering {
     /// Handles.
     #[n(4)]
     pub table: Vec<u64>,
+    /// Packets may share a completion, if they may. Earlier builds ignore it.
+    #[n(5)]
+    pub coalesces: Option<bool>,
 }
 
 /// A work queue object.

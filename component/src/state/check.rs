@@ -5,14 +5,14 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use device_kit::adapter::PortConfig;
 use device_kit::envelope::{RestoreError, ensure};
 use device_kit::fault_counter::COUNTABLE;
-use mana_wire::bnic::{HASH_KEY_SIZE, INDIRECTION_ENTRIES, Stats};
+use mana_wire::bnic::{HASH_KEY_SIZE, Stats};
 use mana_wire::oob::CqeType;
 use mana_wire::queue::{CQE_SIZE, EQE_SIZE, OWNER_BITS, PAGE_SIZE, WQE_UNIT};
 
 use super::{Cq, Hwc, Object, Pages, Queues, Regions, Ring, State, Steering, Vport, Wq};
 use crate::limits::{
-    CHANNEL_PAGES, MAX_CQS, MAX_EQS, MAX_PAGES, MAX_QUEUES, MAX_REGION_PAGES, MAX_REGIONS,
-    MAX_VECTORS, MAX_WQS,
+    CHANNEL_PAGES, MAX_CQS, MAX_EQS, MAX_INDIRECTION_ENTRIES, MAX_PAGES, MAX_REGION_PAGES,
+    MAX_REGIONS, MAX_VECTORS, MAX_WQS,
 };
 
 /// More regions than a device makes in its life.
@@ -46,7 +46,7 @@ impl State {
         for (vport, port) in self.nic.vports.iter().zip(ports) {
             vport.check(port)?;
         }
-        self.check_objects(&queues)?;
+        self.check_objects(&queues, ports)?;
         let mut waiting = BTreeSet::new();
         for handle in &self.waiting {
             let objects = self.nic.objects.iter();
@@ -57,7 +57,7 @@ impl State {
         Ok(())
     }
 
-    fn check_objects(&self, queues: &ById<'_>) -> Checked {
+    fn check_objects(&self, queues: &ById<'_>, ports: &[PortConfig]) -> Checked {
         let hwc = self.hwc.as_ref().map(|hwc| hwc.queues);
         let mut last = None;
         let mut places = BTreeSet::new();
@@ -71,9 +71,9 @@ impl State {
             last = Some(object.number);
             let was_made = object.number <= self.nic.sequence;
             ensure(was_made, "an object that was never made")?;
-            let has_vport = (object.vport as usize) < self.nic.vports.len();
-            ensure(has_vport, "an object of no vport")?;
-            let has_queue = (object.queue as usize) < MAX_QUEUES;
+            let port = ports.get(object.vport as usize);
+            let port = port.ok_or(RestoreError::Malformed("an object of no vport"))?;
+            let has_queue = object.queue < port.queues.into();
             ensure(has_queue, "a queue number beyond the last")?;
             let has_cq = queues.cqs.contains_key(&object.cq) && cqs.insert(object.cq);
             ensure(has_cq, "an object without a completion queue of its own")?;
@@ -244,7 +244,7 @@ impl Vport {
 
 impl Steering {
     fn check(&self) -> Checked {
-        let most = usize::from(INDIRECTION_ENTRIES);
+        let most = usize::from(MAX_INDIRECTION_ENTRIES);
         ensure(self.table.len() <= most, "a long indirection table")?;
         ensure(
             self.hash_key.len() == HASH_KEY_SIZE,

@@ -6,13 +6,16 @@ mod mortal;
 use std::panic;
 
 use device_kit::platform::RxFlags;
+use mana_wire::bnic::{SetBwClampReq, SetBwClampResp, code};
 use mana_wire::oob::CqeType;
 use manatee_conformance::bench::Bench;
 use manatee_conformance::driver::Driver;
+use manatee_conformance::driver::message::Request;
 use manatee_conformance::driver::nic::{Sizes, Vport};
+use manatee_conformance::driver::pairs::{Rss, in_turn};
 use manatee_conformance::driver::traffic::numbered_frame;
 use manatee_conformance::driver::wqe::{Wqe, sge};
-use manatee_conformance::failure::Outcome;
+use manatee_conformance::failure::{Outcome, check_eq};
 use mortal::Mortal;
 
 /// Packets that are sent, and as many that arrive.
@@ -31,95 +34,112 @@ fn quietly() {
 /// What the driver has seen.
 #[derive(Default)]
 struct Seen {
+    /// Where the receive buffers lie.
+    buffers: Vec<u64>,
     completed: u8,
     received: Vec<u8>,
     reposted: u32,
 }
 
-/// Sends and receives in bursts of uneven length.
-fn exchange(driver: &mut Driver<'_>, vport: &mut Vport) -> Outcome<Seen> {
-    let mut seen = Seen::default();
-    let buffers = (0..BUFFERS).map(|_| driver.place(&[0; 128]));
-    let buffers = buffers.collect::<Outcome<Vec<u64>>>()?;
-    for address in &buffers {
-        vport
-            .rx
-            .wq
-            .write(driver, &Wqe::receive(&[sge(*address, 128)]));
+/// Sends and receives in bursts of uneven length, through one queue pair after the other.
+fn exchange(driver: &mut Driver<'_>, pairs: &mut [Vport], packets: u8) -> Outcome<Vec<Seen>> {
+    let mut all: Vec<Seen> = pairs.iter().map(|_| Seen::default()).collect();
+    for (vport, seen) in pairs.iter_mut().zip(&mut all) {
+        let buffers = (0..BUFFERS).map(|_| driver.place(&[0; 128]));
+        seen.buffers = buffers.collect::<Outcome<Vec<u64>>>()?;
+        for address in &seen.buffers {
+            let buffer = Wqe::receive(&[sge(*address, 128)]);
+            vport.rx.wq.write(driver, &buffer);
+        }
+        vport.rx.wq.ring(driver);
     }
-    vport.rx.wq.ring(driver);
     let mut sent = 0;
     for burst in 1.. {
-        if sent == PACKETS {
+        if sent == packets {
             break;
         }
-        let burst = (burst % 9 + 1).min(PACKETS - sent);
-        for number in sent..sent + burst {
-            let frame = numbered_frame(60, number);
-            let address = driver.place(&frame)?;
-            let wqe = vport.packet(&[sge(address, 60)]);
-            vport.tx.wq.write(driver, &wqe);
-        }
-        vport.tx.wq.ring(driver);
-        let frames: Vec<_> = (sent..sent + burst)
-            .map(|n| numbered_frame(61, n))
-            .collect();
-        let frames: Vec<_> = frames.iter().map(|f| (&f[..], RxFlags::empty())).collect();
-        driver.bench.receive(0, &frames);
+        let burst = (burst % 9 + 1).min(packets - sent);
+        let numbers = sent..sent + burst;
         sent += burst;
-        poll(driver, vport, &buffers, &mut seen)?;
+        for (queue, (vport, seen)) in (0..).zip(pairs.iter_mut().zip(&mut all)) {
+            driver.bench.on_queue(queue);
+            for number in numbers.clone() {
+                let frame = numbered_frame(60, number);
+                let address = driver.place(&frame)?;
+                let wqe = vport.packet(&[sge(address, 60)]);
+                vport.tx.wq.write(driver, &wqe);
+            }
+            vport.tx.wq.ring(driver);
+            let frames: Vec<_> = numbers.clone().map(|n| numbered_frame(61, n)).collect();
+            let frames: Vec<_> = frames.iter().map(|f| (&f[..], RxFlags::empty())).collect();
+            driver.bench.receive(0, &frames);
+            poll(driver, vport, seen)?;
+        }
     }
-    Ok(seen)
+    Ok(all)
 }
 
 /// Takes completions, and posts each buffer again.
-fn poll(driver: &mut Driver<'_>, vport: &mut Vport, buffers: &[u64], seen: &mut Seen) -> Outcome {
+fn poll(driver: &mut Driver<'_>, vport: &mut Vport, seen: &mut Seen) -> Outcome {
     while let Some(completion) = vport.tx.cq.next(driver)? {
         completion.check_type(CqeType::TxOkay as u8)?;
         seen.completed += 1;
     }
     vport.tx.cq.ring(driver, true);
     while let Some(completion) = vport.rx.cq.next(driver)? {
-        completion.check_type(CqeType::RxOkay as u8)?;
-        let address = buffers[(seen.reposted % BUFFERS) as usize];
-        seen.reposted += 1;
-        seen.received.push(driver.read(address, 15)[14]);
-        vport
-            .rx
-            .wq
-            .write(driver, &Wqe::receive(&[sge(address, 128)]));
+        let others = completion.receive().others;
+        let others = others.iter().filter(|length| **length != 0).count();
+        let cqe_type = match others {
+            0 => CqeType::RxOkay,
+            _ => CqeType::RxCoalesced4,
+        };
+        completion.check_type(cqe_type as u8)?;
+        for _ in 0..=others {
+            let address = seen.buffers[(seen.reposted % BUFFERS) as usize];
+            seen.reposted += 1;
+            seen.received.push(driver.read(address, 15)[14]);
+            vport
+                .rx
+                .wq
+                .write(driver, &Wqe::receive(&[sge(address, 128)]));
+        }
     }
     vport.rx.wq.ring(driver);
     vport.rx.cq.ring(driver, true);
     Ok(())
 }
 
-/// Lets a device fail at the given number of steps into the traffic, and
-/// checks what the guest and the wire saw. False if it did not get that far.
-fn survives(steps: u32, windows: bool) -> bool {
+/// Lets a device with so many queue pairs, which has packets share completions if there
+/// are several, fail at the given number of steps into the traffic, and checks what the guest and the wire saw. False if it did not get that far.
+fn survives(steps: u32, windows: bool, pairs: u16) -> bool {
+    let packets = PACKETS / pairs as u8;
     let mut bench = Mortal::new(windows);
     let fuse = bench.fuse();
     let mut driver = Driver::new(&mut bench);
     driver.start().expect("a driver that starts");
-    let vport = driver.open_with(0, Sizes::SMALL);
-    let mut vport = vport.expect("a vport that opens");
+    let opened = driver.open_pairs(0, pairs, Sizes::SMALL);
+    let mut opened = opened.expect("a vport that opens");
+    let rss = Rss {
+        coalesces: pairs > 1,
+        ..Rss::default()
+    };
+    let asked = driver.succeed(&rss.request(opened[0].handle));
+    asked.expect("completions as they are asked for");
     fuse.light(steps);
-    let seen = exchange(&mut driver, &mut vport);
+    let seen = exchange(&mut driver, &mut opened, packets);
     let seen = seen.unwrap_or_else(|error| panic!("{steps} steps: {error}"));
-    let sent: Vec<u8> = bench
-        .take_transmitted(0)
-        .iter()
-        .map(|t| t.frame[14])
-        .collect();
-    let all: Vec<u8> = (0..PACKETS).collect();
-    assert_eq!(sent, all, "{steps} steps: packets on the wire");
-    assert_eq!(seen.completed, PACKETS, "{steps} steps: completions");
-    assert!(
-        seen.received.is_sorted(),
-        "{steps} steps: {:?}",
-        seen.received
-    );
-    let lost = usize::from(PACKETS) - seen.received.len();
+    let mut lost = 0;
+    for (queue, seen) in (0..).zip(&seen) {
+        bench.on_queue(queue);
+        let sent = bench.take_transmitted(0);
+        let sent: Vec<u8> = sent.iter().map(|t| t.frame[14]).collect();
+        let all: Vec<u8> = (0..packets).collect();
+        assert_eq!(sent, all, "{steps} steps: packets on the wire");
+        assert_eq!(seen.completed, packets, "{steps} steps: completions");
+        let received = &seen.received;
+        assert!(received.is_sorted(), "{steps} steps: {received:?}");
+        lost += usize::from(packets) - received.len();
+    }
     assert!(
         lost <= bench.in_hand(),
         "{steps} steps: {lost} packets lost"
@@ -132,8 +152,9 @@ fn survives(steps: u32, windows: bool) -> bool {
 #[test]
 fn traffic_survives_a_failure_anywhere() {
     quietly();
-    for windows in [false, true] {
-        let steps = (1..).take_while(|steps| survives(*steps, windows)).count();
+    for (windows, pairs) in [(false, 1), (true, 1), (true, 3)] {
+        let steps = (1..).take_while(|steps| survives(*steps, windows, pairs));
+        let steps = steps.count();
         assert!(steps > 20, "only {steps} steps");
     }
 }
@@ -150,8 +171,35 @@ fn opens_and_closes(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-#[test]
-fn a_request_that_fails_is_answered() {
+/// Queues are steered to, and go under their steering: in the end the host knows.
+fn steers(driver: &mut Driver<'_>) -> Outcome {
+    let mut pairs = driver.open_pairs(0, 2, Sizes::SMALL)?;
+    let rss = Rss {
+        key: Some([3; 40]),
+        table: Some(in_turn(&pairs, 4)),
+        ..Rss::default()
+    };
+    driver.succeed(&rss.request(pairs[0].handle))?;
+    driver.destroy_object(&pairs[0].rx)?;
+    let limit = SetBwClampReq {
+        vport: pairs[0].handle,
+        enable_clamping: 1,
+        link_speed_mbps: 100,
+    };
+    let size = size_of::<SetBwClampResp>();
+    driver.succeed(&Request::new(code::SET_BW_CLAMP, &limit, size))?;
+    driver.bench.on_queue(1);
+    pairs[1].works(driver)?;
+    let steering = driver.bench.steering(0).expect("a device that steers");
+    check_eq("key", &steering.key[..], &[3; 40][..])?;
+    check_eq("table", steering.table, vec![1; 4])?;
+    check_eq("limit", driver.bench.rate_limit(0), Some(100))?;
+    driver.disable_rx(pairs[0].handle)?;
+    driver.destroy_object(&pairs[1].rx)
+}
+
+/// Lets a device fail at each step of what a driver does.
+fn fails_at_each_step_of(what: impl Fn(&mut Driver<'_>) -> Outcome) {
     quietly();
     for steps in 1..2000 {
         let mut bench = Mortal::new(true);
@@ -159,14 +207,24 @@ fn a_request_that_fails_is_answered() {
         let mut driver = Driver::new(&mut bench);
         driver.start().expect("a driver that starts");
         fuse.light(steps);
-        let done = opens_and_closes(&mut driver);
+        let done = what(&mut driver);
         done.unwrap_or_else(|error| panic!("{steps} steps: {error}"));
         if bench.failures() == 0 {
             assert!(steps > 20);
             return;
         }
     }
-    panic!("opening and closing a vport takes more than 2000 steps");
+    panic!("it takes more than 2000 steps");
+}
+
+#[test]
+fn a_request_that_fails_is_answered() {
+    fails_at_each_step_of(opens_and_closes);
+}
+
+#[test]
+fn steering_survives_a_failure_anywhere() {
+    fails_at_each_step_of(steers);
 }
 
 #[test]

@@ -5,12 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use device_kit::Adapter;
-use device_kit::platform::{Observations, RegisterWrite, RxFlags, TxStatus};
+use device_kit::platform::{
+    Features, LinkStatistics, Observations, RegisterWrite, RxFlags, TxStatus,
+};
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::bench::{Bench, Steering, Transmitted, Workshop};
 use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
 use manatee_device::Device;
 
+/// Queue pairs of its port.
+const QUEUES: u16 = 4;
 /// Failures in a row without an end.
 const MAX_FAILURES: usize = 10;
 
@@ -42,7 +46,9 @@ impl Mortal {
     pub fn new(windows: bool) -> Self {
         let workshop = NativeWorkshop {
             windows,
-            moves: false,
+            queues: QUEUES,
+            offered: Features::all(),
+            ..NativeWorkshop::default()
         };
         let bench = workshop.bench(1);
         let checkpoint = bench.device.save();
@@ -204,6 +210,14 @@ impl Bench for Mortal {
 
     fn steering(&mut self, port: u32) -> Option<Steering> {
         self.bench.steering(port)
+    }
+
+    fn rate_limit(&mut self, port: u32) -> Option<u32> {
+        self.bench.rate_limit(port)
+    }
+
+    fn count_link(&mut self, port: u32, counted: LinkStatistics) {
+        self.bench.count_link(port, counted);
     }
 
     fn set_link(&mut self, port: u32, up: bool) {

@@ -10,13 +10,15 @@ use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 use manatee_device::state::{Pages, State};
 
+/// Queue pairs of each port.
+const PAIRS: u16 = 4;
 /// In the states of released versions: those whose windows are laid before they are used.
 const WORK_QUEUES: usize = 6;
 
 fn fresh(ports: u32) -> Device<World> {
     let world = World {
         with_windows: true,
-        ..World::with_ports(ports, 1)
+        ..World::with_ports(ports, PAIRS)
     };
     configured(world)
 }

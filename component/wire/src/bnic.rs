@@ -17,6 +17,8 @@ pub mod code {
     pub const CONFIG_VPORT_RX: u32 = 0x20007;
     pub const QUERY_VPORT_CONFIG: u32 = 0x20008;
     pub const QUERY_LINK_CONFIG: u32 = 0x2000a;
+    pub const SET_BW_CLAMP: u32 = 0x2000b;
+    pub const QUERY_PHY_STAT: u32 = 0x2000c;
     pub const VTL2_ASSIGN_SERIAL_NUMBER: u32 = 0x27801;
     pub const VTL2_MOVE_FILTER: u32 = 0x27802;
     pub const VTL2_QUERY_FILTER_STATE: u32 = 0x27803;
@@ -160,6 +162,24 @@ pub struct ConfigVportRxReq {
     pub hashkey: [u8; HASH_KEY_SIZE],
 }
 
+/// What version 2 of the request has behind the hash key. Newer ones use more of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ConfigVportRxMore {
+    /// Packets that were received together may share a completion.
+    pub cqe_coalescing_enable: u8,
+    pub reserved: [u8; 7],
+}
+
+/// `struct mana_cfg_rx_steer_resp`, version 2 (the newest). Version 1 has no body.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ConfigVportRxResp {
+    /// How long a packet may wait for others to share its completion.
+    pub cqe_coalescing_timeout_ns: u32,
+    pub reserved1: u32,
+}
+
 /// `struct mana_query_link_config_req`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -172,15 +192,66 @@ pub struct QueryLinkConfigReq {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct QueryLinkConfigResp {
-    /// What the vport may send; the link's speed unless it is clamped.
+    /// The most that the vport may be given.
     pub qos_speed_mbps: u32,
     /// Not 0 if there is no such limit; Linux takes the answer for an error
     /// then (`mana_query_link_cfg`).
     pub qos_unconfigured: u8,
     pub reserved1: [u8; 3],
-    /// Version 2: the most that the vport may be given.
+    /// Version 2: what the vport may send; the link's speed unless it is clamped.
     pub link_speed_mbps: u32,
     pub reserved2: [u8; 4],
+}
+
+/// `struct mana_set_bw_clamp_req`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SetBwClampReq {
+    pub vport: u64,
+    pub enable_clamping: u32,
+    pub link_speed_mbps: u32,
+}
+
+/// `struct mana_set_bw_clamp_resp`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SetBwClampResp {
+    pub qos_unconfigured: u8,
+    pub reserved: [u8; 7],
+}
+
+/// `struct mana_query_phy_stat_req`: of the whole function.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct QueryPhyStatsReq {
+    /// Bit n asks for field n of [`PhyStats`]; Linux leaves it 0, and takes all.
+    pub req_stats: u64,
+}
+
+/// Counters of `struct mana_query_phy_stat_resp`, in its order; those of a traffic
+/// class are of receive and transmit.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct PhyStats {
+    pub rx_pkt_drop_phy: u64,
+    pub tx_pkt_drop_phy: u64,
+    /// By traffic class.
+    pub pkts: [[u64; 2]; 8],
+    pub bytes: [[u64; 2]; 8],
+    pub pauses: [[u64; 2]; 8],
+}
+
+/// The fields of [`PhyStats`] that a link without traffic classes has.
+pub const PHY_STATS: u64 = 0b11 | 0b11 << 2 | 0b11 << 18;
+
+/// `struct mana_query_phy_stat_resp`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct QueryPhyStatsResp {
+    pub reported_stats: u64,
+    pub stats: PhyStats,
 }
 
 /// `enum TRI_STATE`: leave as it is, false, or true.

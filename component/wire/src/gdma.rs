@@ -120,6 +120,8 @@ pub struct RespHeader {
 /// Driver capabilities (`GDMA_DRV_CAP_FLAG_1_*`), also used for the device's.
 pub mod cap1 {
     pub const HWC_TIMEOUT_RECONFIG: u64 = 1 << 3;
+    /// The driver takes an indirection table of the size that it is told.
+    pub const VARIABLE_INDIRECTION_TABLE: u64 = 1 << 5;
     pub const HW_VPORT_LINK_AWARE: u64 = 1 << 6;
 }
 

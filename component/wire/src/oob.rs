@@ -62,6 +62,8 @@ pub struct TxLongOob {
 #[repr(u8)]
 pub enum CqeType {
     RxOkay = 1,
+    /// Up to four packets.
+    RxCoalesced4 = 2,
     RxObjectFence = 3,
     RxTruncated = 4,
     TxOkay = 32,
@@ -121,6 +123,17 @@ pub struct TxCompletion {
     pub offsets: u32,
 }
 
+/// What a hash is made of (`NDIS_HASH_*`): those of addresses (`MANA_HASH_L3`), and
+/// those of addresses and ports (`MANA_HASH_L4`).
+pub mod hash {
+    pub const IPV4: u16 = 1 << 0;
+    pub const TCP_IPV4: u16 = 1 << 1;
+    pub const UDP_IPV4: u16 = 1 << 2;
+    pub const IPV6: u16 = 1 << 3;
+    pub const TCP_IPV6: u16 = 1 << 4;
+    pub const UDP_IPV6: u16 = 1 << 5;
+}
+
 /// Bits of the second word of `struct mana_rxcomp_oob`.
 #[bitfield(u32)]
 pub struct RxFlags {
@@ -130,6 +143,7 @@ pub struct RxFlags {
     pub outer_iphdr_csum_succeed: bool,
     pub outer_iphdr_csum_fail: bool,
     __: bool,
+    /// One of [`hash`]; 0 if there is none.
     #[bits(9)]
     pub hashtype: u16,
     pub iphdr_csum_succeed: bool,
@@ -151,13 +165,16 @@ pub struct PerPacket {
     pub pkt_hash: u32,
 }
 
+/// The most packets of a completion (`MANA_RXCOMP_OOB_NUM_PPI`).
+pub const MOST_PACKETS: usize = 4;
+
 /// `struct mana_rxcomp_oob`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct RxCompletion {
     pub header: u32,
     pub flags: u32,
-    pub packets: [PerPacket; 4],
+    pub packets: [PerPacket; MOST_PACKETS],
     /// Byte offset of the receive queue entry.
     pub rx_wqe_offset: u32,
 }
@@ -171,7 +188,27 @@ impl RxCompletion {
         [first, length.into()]
     }
 
-    /// Returns the first 56 bytes of such a completion.
+    /// Returns the first 56 bytes of a completion of up to [`MOST_PACKETS`] packets: the
+    /// length and the hash of each.
+    pub fn words_of_many(
+        header: CqeHeader,
+        flags: RxFlags,
+        packets: impl Iterator<Item = (u16, u32)>,
+    ) -> [u64; 7] {
+        let mut completion = Self {
+            header: header.into_bits(),
+            flags: flags.into_bits(),
+            packets: [PerPacket::default(); MOST_PACKETS],
+            rx_wqe_offset: 0,
+        };
+        for (place, (pkt_len, pkt_hash)) in completion.packets.iter_mut().zip(packets) {
+            (place.pkt_len, place.pkt_hash) = (pkt_len, pkt_hash);
+        }
+        let (words, _) = completion.as_bytes().as_chunks();
+        core::array::from_fn(|index| u64::from_le_bytes(words[index]))
+    }
+
+    /// Returns the first 56 bytes of such a completion of one packet.
     #[inline]
     pub fn words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 7] {
         let [first, second] = Self::first_words(header, flags, length);

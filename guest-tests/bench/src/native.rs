@@ -8,8 +8,8 @@ use anyhow::{Result, anyhow};
 use device_kit::Adapter;
 use device_kit::adapter::PortConfig;
 use device_kit::platform::{
-    Level, MemoryError, Offloads, Platform, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult,
-    TxCompletion, TxPacket, TxStatus,
+    Features, Level, MemoryError, Offloads, Platform, RxBuffer, RxFlags, RxPacket, Segment,
+    TransmitResult, TxCompletion, TxPacket, TxStatus,
 };
 use device_kit::window::Window;
 use manatee::endpoint as wit;
@@ -93,7 +93,7 @@ impl Native {
             segments: Vec::new(),
             statuses: Vec::new(),
         });
-        let configured = device.configure(&configs);
+        let configured = device.configure(Features::empty(), &configs);
         configured.map_err(|error| anyhow!("the device refuses its ports: {error:?}"))?;
         Ok(Self {
             device,
@@ -297,6 +297,7 @@ fn config(index: usize) -> PortConfig {
         mtu: port.mtu,
         link_speed_mbps: port.link_speed_mbps,
         link_up: true,
+        queues: 1,
     }
 }
 

@@ -3,9 +3,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use device_kit::platform::{RxFlags, TxStatus};
+use device_kit::platform::{LinkStatistics, RxFlags, TxStatus};
 pub use manatee_world::contract::Steering;
 pub use manatee_world::{MEMORY_SIZE, Transmitted, hash_of, untag};
+
+/// Queue pairs of each port of a bench that has several.
+pub const QUEUES: u16 = 64;
 
 /// A device that was made for one test: configured with ports, bus master
 /// on, memory space on, at power-on otherwise.
@@ -76,6 +79,16 @@ pub trait Bench {
     /// time. None if it did not, or the host does not offer to.
     fn steering(&mut self, _port: u32) -> Option<Steering> {
         None
+    }
+
+    /// Returns what the device asked a port to be limited to, in Mbit/s.
+    fn rate_limit(&mut self, _port: u32) -> Option<u32> {
+        None
+    }
+
+    /// Has a port's link have counted this much.
+    fn count_link(&mut self, port: u32, _counted: LinkStatistics) {
+        panic!("the host of this bench does not count what passes port {port}");
     }
 
     /// Takes a port's link up or down.

@@ -6,13 +6,13 @@ use core::ptr::NonNull;
 
 use device_kit::Adapter;
 use device_kit::adapter::PortConfig;
-use device_kit::platform::{RxFlags, TxStatus};
+use device_kit::platform::{Features, LinkStatistics, RxFlags, TxStatus};
 use device_kit::window::Window;
-use manatee_device::{Device, MAX_VECTORS};
+use manatee_device::{Device, MAX_PAIRS, MAX_VECTORS};
 
 use crate::bench::{Bench, Steering, Transmitted, Workshop};
-use manatee_world::Queue;
 pub use manatee_world::World;
+use manatee_world::{Port, Queue};
 
 /// Calls of `service` after which a device is taken to never end.
 const MAX_TURNS: usize = 10_000;
@@ -102,18 +102,21 @@ impl NativeBench {
 ///
 /// If it refuses them.
 pub fn configured(mut world: World) -> Device<World> {
-    let ports = world.ports.len() as u32;
+    let queues: Vec<u16> = world.ports.iter().map(Port::queues).collect();
+    let offered = world.offered;
     world.vectors = MAX_VECTORS;
     let mut device = Device::new(world);
-    let config = |port: u32| PortConfig {
+    let config = |(port, queues): (u32, u16)| PortConfig {
         mac: [2, 0, 0, 0, (port >> 8) as u8, port as u8],
         mtu: 1500,
         link_speed_mbps: 10_000,
         link_up: true,
+        queues,
     };
-    let configs: Vec<PortConfig> = (0..ports).map(config).collect();
-    let configured = device.configure(&configs);
-    configured.expect("ports that a device can have");
+    let configs: Vec<PortConfig> = (0..).zip(queues).map(config).collect();
+    let used = device.configure(offered, &configs);
+    let used = used.expect("ports that a device can have");
+    assert!(offered.contains(used), "{used:?} of {offered:?}");
     device
 }
 
@@ -196,6 +199,14 @@ impl Bench for NativeBench {
         self.world().port(port).steering().cloned()
     }
 
+    fn rate_limit(&mut self, port: u32) -> Option<u32> {
+        self.world().port(port).rate_limit
+    }
+
+    fn count_link(&mut self, port: u32, counted: LinkStatistics) {
+        self.world().port(port).counted = counted;
+    }
+
     fn set_link(&mut self, port: u32, up: bool) {
         self.device.link_changed(port, up);
         self.settle(true);
@@ -219,6 +230,22 @@ pub struct NativeWorkshop {
     pub windows: bool,
     /// Whether a device is saved after its calls, and a new one continues.
     pub moves: bool,
+    /// Queue pairs of each port, as far as the device has so many in all.
+    pub queues: u16,
+    /// What devices are offered.
+    pub offered: Features,
+}
+
+impl Default for NativeWorkshop {
+    /// Makes devices with windows, one queue a port, and no feature.
+    fn default() -> Self {
+        Self {
+            windows: true,
+            moves: false,
+            queues: 1,
+            offered: Features::empty(),
+        }
+    }
 }
 
 impl Workshop for NativeWorkshop {
@@ -227,7 +254,8 @@ impl Workshop for NativeWorkshop {
     fn bench(&self, ports: u32) -> NativeBench {
         let world = World {
             with_windows: self.windows,
-            ..World::with_ports(ports, 1)
+            offered: self.offered,
+            ..World::with_ports(ports, self.queues.min(MAX_PAIRS / ports as u16))
         };
         NativeBench {
             device: configured(world),

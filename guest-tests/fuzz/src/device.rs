@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use device_kit::Adapter;
-use device_kit::platform::{RxFlags, RxPacket, TxCompletion, TxStatus};
+use device_kit::platform::{Features, RxFlags, RxPacket, TxCompletion, TxStatus};
 use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 
@@ -10,6 +10,8 @@ use crate::guest;
 
 /// Ports of the device.
 const PORTS: u32 = 2;
+/// Queue pairs of each port.
+const QUEUES: u16 = 4;
 
 /// Carries an input out both ways, and checks that a reset leaves nothing behind.
 pub fn run(data: &[u8]) {
@@ -30,7 +32,8 @@ pub fn run(data: &[u8]) {
 fn device(with_windows: bool) -> Device<World> {
     let world = World {
         with_windows,
-        ..World::with_ports(PORTS, 1)
+        offered: Features::all(),
+        ..World::with_ports(PORTS, QUEUES)
     };
     configured(world)
 }
@@ -64,14 +67,16 @@ fn step(device: &mut Device<World>, input: &mut Unstructured<'_>) -> Result<()> 
                 flags: RxFlags::from_bits_truncate(input.arbitrary()?),
                 hash: input.arbitrary()?,
             };
-            device.received(input.int_in_range(0..=PORTS)?, 0, &[packet]);
+            let (port, queue) = (input.int_in_range(0..=PORTS)?, input.int_in_range(0..=4)?);
+            device.received(port, queue, &[packet]);
         }
         7 => {
             let done = TxCompletion {
                 id: input.arbitrary()?,
                 status: TxStatus::Sent,
             };
-            device.transmitted(input.int_in_range(0..=PORTS)?, 0, &[done]);
+            let (port, queue) = (input.int_in_range(0..=PORTS)?, input.int_in_range(0..=4)?);
+            device.transmitted(port, queue, &[done]);
         }
         8 => device.link_changed(input.int_in_range(0..=PORTS)?, input.arbitrary()?),
         _ => {

@@ -2,12 +2,15 @@
 
 use device_kit::Adapter;
 use device_kit::platform::{
-    HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
+    Features, HandedOver, Observations, RegisterWrite, RxFlags, RxPacket, TxCompletion, TxStatus,
 };
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::native::{World, configured};
 use manatee_device::Device;
 use manatee_device::state::FORMAT;
+
+/// Queue pairs of each port.
+const QUEUES: u16 = 4;
 
 /// Restores or recovers from an input, and uses the device.
 pub fn run(data: &[u8]) {
@@ -37,7 +40,8 @@ pub fn seed() -> Vec<u8> {
 fn fresh() -> Device<World> {
     let world = World {
         with_windows: true,
-        ..World::with_ports(2, 1)
+        offered: Features::all(),
+        ..World::with_ports(2, QUEUES)
     };
     configured(world)
 }

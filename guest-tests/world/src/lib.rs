@@ -29,6 +29,8 @@ pub use world::{Done, World};
 
 /// The flags, and other types of the contract that the kit does not name elsewhere.
 pub mod contract {
-    pub use device_kit::bindings::manatee::device::packet_endpoint::{HashTypes, Steering};
+    pub use device_kit::bindings::manatee::device::packet_endpoint::{
+        HashTypes, LinkStatistics, Steering,
+    };
     pub use device_kit::bindings::manatee::device::types::Features;
 }

@@ -4,7 +4,8 @@ use alloc::string::ToString;
 use core::fmt;
 
 use device_kit::platform::{
-    Level, MemoryError, Platform, RxBuffer, Segment, TransmitResult, TxPacket,
+    Level, LinkStatistics, MemoryError, Platform, RxBuffer, Segment, Steering, TransmitResult,
+    TxPacket,
 };
 use device_kit::window::Window;
 
@@ -107,6 +108,27 @@ impl Platform for World {
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
         World::cancel_transmit(self, port, queue);
         self.punish();
+    }
+
+    fn steer(&mut self, port: u32, steering: &Steering) {
+        self.burn();
+        World::steer(self, port, steering.clone());
+        self.punish();
+        self.burn();
+    }
+
+    fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
+        self.burn();
+        World::limit_rate(self, port, mbps);
+        self.punish();
+        self.burn();
+    }
+
+    fn statistics(&mut self, port: u32) -> LinkStatistics {
+        self.burn();
+        let counted = World::statistics(self, port);
+        self.punish();
+        counted
     }
 
     fn changed(&mut self) {

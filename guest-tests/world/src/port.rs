@@ -7,7 +7,7 @@ use device_kit::platform::{
     Offloads, RxBuffer, RxFlags, RxPacket, Segment, TxCompletion, TxPacket, TxStatus,
 };
 
-use crate::contract::Steering;
+use crate::contract::{LinkStatistics, Steering};
 use crate::memory::Memory;
 
 /// The most buffers that a host holds of a queue.
@@ -37,7 +37,21 @@ pub struct Transmitted {
 pub struct Port {
     queues: Vec<Queue>,
     steering: Option<Steering>,
+    /// What the device asked it to be limited to, in Mbit/s.
+    pub rate_limit: Option<u32>,
+    /// What passed its link, as far as a test says so.
+    pub counted: LinkStatistics,
 }
+
+/// Nothing has passed a link.
+const NOTHING: LinkStatistics = LinkStatistics {
+    rx_packets: 0,
+    rx_bytes: 0,
+    rx_dropped: 0,
+    tx_packets: 0,
+    tx_bytes: 0,
+    tx_dropped: 0,
+};
 
 impl Port {
     /// Creates a port with this many queue pairs.
@@ -45,6 +59,8 @@ impl Port {
         Self {
             queues: (0..queues).map(|_| Queue::default()).collect(),
             steering: None,
+            rate_limit: None,
+            counted: NOTHING,
         }
     }
 

@@ -9,7 +9,7 @@ use device_kit::platform::{
     HandedOver, Level, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket, TxStatus,
 };
 
-use crate::contract::{Features, Steering};
+use crate::contract::{Features, LinkStatistics, Steering};
 use crate::memory::Memory;
 use crate::port::{Port, Queue};
 
@@ -289,6 +289,23 @@ impl World {
             return;
         }
         self.port(port).steer(steering);
+    }
+
+    /// Limits what a port sends.
+    pub fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
+        let is_offered = self.check_offered(Features::RATE_LIMIT, "rate-limit");
+        if is_offered && self.check_queue(port, 0, "limited") {
+            self.port(port).rate_limit = mbps;
+        }
+    }
+
+    /// Returns what passed a port's link; nothing of one that is not there.
+    pub fn statistics(&mut self, port: u32) -> LinkStatistics {
+        let is_offered = self.check_offered(Features::STATISTICS, "statistics");
+        if is_offered && self.check_queue(port, 0, "read the counters of") {
+            return self.port(port).counted;
+        }
+        Port::new(0).counted
     }
 
     /// Writes frames that arrive to the buffers at the front of a queue, as many as there

@@ -8,7 +8,10 @@ use super::{pages, transmit};
 use crate::adapter::Adapter;
 use crate::bindings::manatee::device::guest_memory::WindowAccess;
 use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint, recovery};
-use crate::platform::{Level, MemoryError, Platform, RxBuffer, Segment, TransmitResult, TxPacket};
+use crate::platform::{
+    Level, LinkStatistics, MemoryError, Platform, RxBuffer, Segment, Steering, TransmitResult,
+    TxPacket,
+};
 use crate::window::Window;
 
 /// The imports.
@@ -142,6 +145,18 @@ impl Platform for Host {
 
     fn cancel_transmit(&mut self, port: u32, queue: u32) {
         packet_endpoint::cancel_transmit(port, queue);
+    }
+
+    fn steer(&mut self, port: u32, steering: &Steering) {
+        packet_endpoint::steer(port, steering);
+    }
+
+    fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
+        packet_endpoint::limit_rate(port, mbps);
+    }
+
+    fn statistics(&mut self, port: u32) -> LinkStatistics {
+        packet_endpoint::statistics(port)
     }
 
     fn changed(&mut self) {

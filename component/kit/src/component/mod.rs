@@ -88,17 +88,15 @@ impl<A: Exported> Guest for Shim<A> {
             return Err(ConfigureError::InvalidQueues);
         }
         let ports: Vec<_> = ports.iter().map(port_config).collect();
-        A::instance().with(|device| device.configure(&ports))?;
+        let wanted = offered - Features::WINDOWS;
+        let mut used = A::instance().with(|device| device.configure(wanted, &ports))?;
         let windows = offered.contains(Features::WINDOWS)
             && A::instance().with(|device| {
                 let host: &mut Host = device.platform().as_mut();
                 host.reserve_windows(bounds.arena_bytes)
             });
-        Ok(if windows {
-            Features::WINDOWS
-        } else {
-            Features::empty()
-        })
+        used.set(Features::WINDOWS, windows);
+        Ok(used)
     }
 
     fn read_register(bar: u8, offset: u64, width: u8) -> u64 {
@@ -173,6 +171,7 @@ fn port_config(port: &WitPortConfig) -> PortConfig {
         mtu: port.link.mtu,
         link_speed_mbps: port.link.speed_mbps,
         link_up: is_up(port.link),
+        queues: port.queues,
     }
 }
 

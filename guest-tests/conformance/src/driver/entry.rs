@@ -123,6 +123,8 @@ impl Completion {
             client_type: self.header().client_type(),
             length: oob.map_or(0, |oob| oob.packets[0].pkt_len),
             others: oob.map_or([0; 3], |oob| [1, 2, 3].map(|n| oob.packets[n].pkt_len)),
+            hash: oob.map_or(0, |oob| oob.packets[0].pkt_hash),
+            other_hashes: oob.map_or([0; 3], |oob| [1, 2, 3].map(|n| oob.packets[n].pkt_hash)),
             flags,
             wqe_offset: oob.map_or(0, |oob| oob.rx_wqe_offset),
             wq: self.wq,
@@ -233,6 +235,10 @@ pub struct Receive {
     pub length: u16,
     /// Bytes of the packets that came with it in one completion.
     pub others: [u16; 3],
+    /// The packet's hash.
+    pub hash: u32,
+    /// The hashes of the others.
+    pub other_hashes: [u32; 3],
     /// What the device found.
     pub flags: RxFlags,
     /// Offset of the WQE in its queue, in bytes.

@@ -18,6 +18,7 @@ pub mod hwc;
 pub mod memory;
 pub mod message;
 pub mod nic;
+pub mod pairs;
 pub mod registers;
 pub mod requests;
 pub mod ring;

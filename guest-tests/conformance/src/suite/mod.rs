@@ -8,19 +8,23 @@ use crate::driver::Driver;
 use crate::failure::{Failure, Outcome, check_eq};
 
 mod admin;
+mod coalescing;
 mod cq;
 mod eq;
 mod hostile;
 mod hwc;
 mod hwc_timeout;
+mod limits;
 mod links;
 mod nic;
 mod objects;
+mod pairs;
 mod queues;
 mod regions;
 mod registers;
 mod reset;
 mod revoked;
+mod rss;
 mod rx;
 mod rx_flags;
 mod smc;
@@ -115,6 +119,7 @@ const MODULES: &[&[Requirement]] = &[
     tx_offloads::REQUIREMENTS,
     rx::REQUIREMENTS,
     rx_flags::REQUIREMENTS,
+    coalescing::REQUIREMENTS,
     stats::REQUIREMENTS,
     vports::REQUIREMENTS,
     links::REQUIREMENTS,
@@ -131,7 +136,15 @@ fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Out
     }
 }
 
-/// Returns every requirement, in the order in which a driver meets them.
+/// Returns the requirements of ports with several queues, and of a host that offers every feature.
+pub fn of_several_queues() -> impl Iterator<Item = &'static Requirement> + Clone {
+    [pairs::REQUIREMENTS, rss::REQUIREMENTS, limits::REQUIREMENTS]
+        .into_iter()
+        .flatten()
+}
+
+/// Returns every requirement of ports with one queue, which those with several meet too,
+/// in the order in which a driver meets them.
 pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {
     MODULES.iter().copied().flatten()
 }

@@ -44,7 +44,6 @@ super::declare! { "nic":
     link_needs_a_vport = "mana_en.c: mana_query_link_cfg",
     link_needs_room_for_its_layout = "mana_en.c: mana_query_link_cfg",
     link_request_needs_its_body = "mana_en.c: mana_query_link_cfg",
-    clamping_is_unsupported = "mana_en.c: mana_set_bw_clamp (GDMA_STATUS_CMD_UNSUPPORTED is EOPNOTSUPP)",
     lets_a_vport_transmit = "mana_en.c: mana_cfg_vport",
     may_be_told_twice_to_transmit = "mana_en.c: mana_cfg_vport",
     transmit_needs_a_vport = "mana_en.c: mana_cfg_vport",
@@ -371,12 +370,6 @@ fn link_needs_room_for_its_layout(driver: &mut Driver<'_>) -> Outcome {
 fn link_request_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     let vport = first_vport(driver)?;
     needs_its_body(driver, link_request(vport, 2, LINK))
-}
-
-fn clamping_is_unsupported(driver: &mut Driver<'_>) -> Outcome {
-    driver.start()?;
-    let request = Request::of_bytes(0x2000b, &[0; 16], 8);
-    driver.refuse(&request, Status::Unsupported)
 }
 
 fn lets_a_vport_transmit(driver: &mut Driver<'_>) -> Outcome {

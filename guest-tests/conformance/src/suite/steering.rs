@@ -33,6 +33,7 @@ super::declare! { "steering":
     takes_a_table_as_linux_sends_it = "mana_en.c: mana_cfg_vport_steering, indir_tab_offset",
     takes_a_table_of_each_power_of_two = "mana.h: MANA_INDIRECT_TABLE_DEF_SIZE",
     refuses_tables_of_other_sizes = "mana.h: MANA_INDIRECT_TABLE_DEF_SIZE",
+    refuses_a_table_between_words = "mana_en.c: mana_cfg_vport_steering, indir_tab_offset",
     refuses_a_table_outside_the_message = "mana_en.c: mana_cfg_vport_steering, indir_tab_offset",
     refuses_a_table_of_unknown_objects = "mana_en.c: mana_cfg_vport_steering",
     ignores_a_table_that_is_not_to_be_taken = "mana_en.c: mana_cfg_vport_steering, update_indir_tab",
@@ -264,10 +265,24 @@ fn refuses_tables_of_other_sizes(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
+fn refuses_a_table_between_words(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let (mut body, table) = with_table(vport.handle, &[vport.rx.handle; 8]);
+    let padded = [&table[..], &[0; 8]].concat();
+    for by in 1..8 {
+        let (moved, rest) = (&[0; 8][..by], &padded[..padded.len() - by]);
+        body.indir_tab_offset += by as u16;
+        let request = table_request(&body, &[moved, rest].concat());
+        driver.refuse(&request, Status::InvalidParameter)?;
+        body.indir_tab_offset -= by as u16;
+    }
+    vport.works(driver)
+}
+
 fn refuses_a_table_outside_the_message(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let (mut body, table) = with_table(vport.handle, &[vport.rx.handle; 8]);
-    for offset in [body.indir_tab_offset + 1, 4096, 0xffff] {
+    for offset in [body.indir_tab_offset + 8, 4096, 0xfff8] {
         body.indir_tab_offset = offset;
         let request = table_request(&body, &table);
         driver.refuse(&request, Status::TooShort)?;

@@ -9,6 +9,7 @@
 #   scripts/setup.sh arm                  a standard library and a C compiler for aarch64, to check the code for it
 #   scripts/setup.sh deny                 cargo-deny, which holds the dependencies to deny.toml
 #   scripts/setup.sh fuzz                 a C++ compiler, for libFuzzer
+#   scripts/setup.sh prometheus           Prometheus with promtool, to test metrics with
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
 #                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
 #
@@ -249,6 +250,39 @@ plan_fuzz() {
         need install_cpp "a C++ compiler, for libFuzzer: Debian's g++ (needs root; about 20 s)"
 }
 
+# --- prometheus: what scrapes metrics -----------------------------------------
+
+# It is unpacked, not installed: nothing is to run on this machine by itself.
+fetch_prometheus() {
+    scratch=$(mktemp -d "$tools/scratch.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    local conf into=$tools/prometheus
+    # Of this machine's own release, whose C library it is linked with.
+    # shellcheck source=/dev/null
+    conf=$(suite "$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")")
+    (cd "$scratch" && quietly apt-get -c "$conf" download prometheus)
+    rm -rf "$into" "$into.part"
+    dpkg-deb --extract "$scratch"/prometheus_*.deb "$into.part"
+    mv "$into.part" "$into"
+    ln -sfn ../prometheus/usr/bin/prometheus "$tools/bin/prometheus"
+    ln -sfn ../prometheus/usr/bin/promtool "$tools/bin/promtool"
+    "$tools/bin/promtool" --version >/dev/null 2>&1 || die "Debian's promtool in $into does not run"
+    done_what="Prometheus: Debian's, in $into"
+}
+
+plan_prometheus() {
+    mkdir -p "$tools/bin"
+    if [ -x "$tools/bin/prometheus" ] && [ -x "$tools/bin/promtool" ]; then
+        say "Prometheus: $tools/bin/prometheus"
+    elif command -v prometheus promtool >/dev/null; then
+        ln -sfn "$(command -v prometheus)" "$tools/bin/prometheus"
+        ln -sfn "$(command -v promtool)" "$tools/bin/promtool"
+        say "Prometheus: the system's own, $(command -v prometheus)"
+    else
+        need fetch_prometheus "Prometheus with promtool, to test metrics with: Debian's, unpacked privately (25 MB to fetch, about 10 s on an idle machine)"
+    fi
+}
+
 # --- guest: packages fetched privately --------------------------------------
 
 # shellcheck disable=SC2016 # apt-get fills these in, not the shell
@@ -438,8 +472,9 @@ case ${1:-all} in
     arm) plan_arm ;;
     deny) plan_deny ;;
     fuzz) plan_fuzz ;;
+    prometheus) plan_prometheus ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, guest, or nothing for build and guest" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, prometheus, guest, or nothing for build and guest" ;;
 esac
 run_plan

@@ -32,7 +32,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const HOST: &[(&str, &[&[&str]])] = &[
     ("host/common", &[]),
     ("host/vfio-user", &[]),
-    ("host/control", &[&["", "client", "connection", "server"]]),
+    ("host/control", &[]),
     (
         "host",
         &[&[
@@ -53,11 +53,10 @@ const HOST: &[(&str, &[&[&str]])] = &[
             "commands::check",
             "commands::describe",
             "commands::escape",
+            "commands::events",
             "commands::inspect",
             "commands::link",
             "commands::log",
-            "commands::logging",
-            "commands::operator",
             "commands::pages",
             "commands::serve",
             "commands::swap",

@@ -74,6 +74,10 @@ impl Backend for Device {
         Device::reset(self);
     }
 
+    fn attach(&self) {
+        Device::attach(self);
+    }
+
     fn detach(&self) {
         Device::detach(self);
     }

@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use manatee_control::{Request, select};
+use manatee_control::envelope::{Message, Request};
+use manatee_control::{Call, Code, MAX_REQUEST, may_match, select};
 use serde_json::Value;
 
 use crate::direct_abi::{component, machine};
@@ -11,18 +12,37 @@ use crate::direct_abi::{component, machine};
 pub fn run(data: &[u8]) {
     static TREE: OnceLock<Value> = OnceLock::new();
     let tree = TREE.get_or_init(|| machine(component(true), true, true).device.inspect());
-    if data.len() > manatee_control::MAX_REQUEST {
+    if data.len() > MAX_REQUEST {
         return;
     }
-    if let Ok(request) = serde_json::from_slice::<Request>(data) {
-        let again = serde_json::to_vec(&request).expect("a request can be written");
-        let again: Request = serde_json::from_slice(&again).expect("and read");
-        assert_eq!(request, again);
-        if let Request::Inspect(inspect) = request {
-            let _ = select(tree, inspect.pattern.as_deref().unwrap_or("**"));
+    match Request::read(data) {
+        Ok(request) => {
+            let again = serde_json::to_vec(&request).expect("a request can be written");
+            assert_eq!(Request::read(&again), Ok(request.clone()));
+            if let Call::Inspect(inspect) = request.call {
+                find(tree, inspect.pattern.as_deref().unwrap_or("**"));
+            }
+        }
+        Err((id, refusal)) => {
+            assert!(refusal.message.len() < 1000, "{refusal}");
+            assert_ne!(refusal.code, Code::Failed);
+            let message = Message::refusal(id, refusal);
+            let text = serde_json::to_vec(&message).expect("a refusal can be written");
+            let again: Message = serde_json::from_slice(&text).expect("and read");
+            assert_eq!(again, message);
         }
     }
     if let Ok(pattern) = std::str::from_utf8(data) {
-        let _ = select(tree, pattern);
+        find(tree, pattern);
+    }
+}
+
+/// Selects parts of the tree. What is said to be out of a pattern's reach has to be.
+fn find(tree: &Value, pattern: &str) {
+    let Ok(Value::Object(found)) = select(tree, pattern) else {
+        return;
+    };
+    for name in found.keys() {
+        assert!(may_match(pattern, name), "{pattern} finds {name}");
     }
 }

@@ -35,7 +35,7 @@ pub struct Recovery {
     /// Why it crashed.
     pub reason: String,
     /// From the crash to the next packet.
-    pub from_trap_us: u64,
+    pub took_us: u64,
     /// Packets of the guest's that were in the device, and are lost.
     pub lost_transmits: u64,
     /// Packets to the guest that were in the device, and are lost.

@@ -1,7 +1,8 @@
 //! The side that asks.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -9,14 +10,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Inspect, Link, LinkSetting, Log, Refusal, Request, Response, Stage, Swap};
+use crate::envelope::{Id, JsonRpc, Message, Notice, Request};
+use crate::event::{EventKind, Stamped};
+use crate::limits::PROTOCOL;
+use crate::method::{
+    Call, Counters, Counts, Greeting, Hello, Inspect, Link, LinkSetting, LinkStatus, Log, LogLevel,
+    Rollback, Stage, Subscribe, Subscribed, Swap, Swapped,
+};
+use crate::refusal::Refusal;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a swap may take: the new component is checked and compiled.
 const SWAP_PATIENCE: Duration = Duration::from_secs(900);
+/// The longest message that is taken from a server.
+const MAX_MESSAGE: u64 = 64 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +48,24 @@ pub enum ClientError {
         "the answer from {0} can't be understood; is it a socket of `manatee serve --control`?"
     )]
     Garbled(PathBuf, #[source] serde_json::Error),
+    /// The server is of a release before the protocol had versions.
+    #[error(
+        "the `manatee serve` at {0} is older than this command, and does not speak JSON-RPC 2.0: \
+         use the `manatee` of its release, or start it anew by this one"
+    )]
+    Older(PathBuf),
     /// The server refuses, for the reason given.
     #[error(transparent)]
     Refused(Refusal),
+}
+
+/// What a subscriber is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Something happened.
+    Event(Stamped),
+    /// So many events were lost, because they were not read in time.
+    Lost(u64),
 }
 
 /// A connection to a control socket.
@@ -47,14 +73,17 @@ pub enum ClientError {
 pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
+    last_id: i64,
+    /// What came while an answer was waited for.
+    told: VecDeque<Told>,
 }
 
 impl Client {
-    /// Connects to the control socket at `path`.
+    /// Connects to the control socket at `path`, and agrees on the version of the protocol.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Connect`].
+    /// [`ClientError`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let connect = || {
             let stream = UnixStream::connect(path)?;
@@ -66,20 +95,35 @@ impl Client {
             path: path.to_owned(),
             source,
         };
-        let stream = BufReader::new(connect().map_err(failed)?);
-        Ok(Self {
+        let mut client = Self {
             path: path.to_owned(),
-            stream,
-        })
+            stream: BufReader::new(connect().map_err(failed)?),
+            last_id: 0,
+            told: VecDeque::new(),
+        };
+        let hello = Hello {
+            protocol: Some(PROTOCOL),
+        };
+        client.ask::<Greeting>(Call::Hello(hello))?;
+        Ok(client)
     }
 
-    /// The live tree, or the part of it that `pattern` selects.
+    /// Asks for the live tree, or the part of it that `pattern` selects.
     ///
     /// # Errors
     ///
     /// [`ClientError`]; `Refused` if nothing matches the pattern.
     pub fn inspect(&mut self, pattern: Option<String>) -> Result<Value, ClientError> {
-        self.ask(&Request::Inspect(Inspect { pattern }), None, |_| ())
+        self.ask(Call::Inspect(Inspect { pattern }))
+    }
+
+    /// Asks what the device did so far, in numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn counters(&mut self) -> Result<Counts, ClientError> {
+        self.ask(Call::Counters(Counters {}))
     }
 
     /// Replaces the device's component by the one in a file; what came of it. What is being
@@ -93,9 +137,9 @@ impl Client {
         swap: Swap,
         component: &File,
         progress: impl FnMut(Stage),
-    ) -> Result<Value, ClientError> {
-        self.wait_for_long()?;
-        self.ask(&Request::Swap(swap), Some(component.as_fd()), progress)
+    ) -> Result<Swapped, ClientError> {
+        self.wait_at_most(Some(SWAP_PATIENCE))?;
+        self.ask_with(Call::Swap(swap), Some(component.as_fd()), progress)
     }
 
     /// Shows a port's link, or sets it.
@@ -103,8 +147,8 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; `Refused` if there is no such port.
-    pub fn link(&mut self, port: u32, set: Option<LinkSetting>) -> Result<Value, ClientError> {
-        self.ask(&Request::Link(Link { port, set }), None, |_| ())
+    pub fn link(&mut self, port: u32, set: Option<LinkSetting>) -> Result<LinkStatus, ClientError> {
+        self.ask(Call::Link(Link { port, set }))
     }
 
     /// Shows what is logged, or changes it.
@@ -112,8 +156,8 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; `Refused` if the level makes no sense.
-    pub fn log(&mut self, level: Option<String>) -> Result<Value, ClientError> {
-        self.ask(&Request::Log(Log { level }), None, |_| ())
+    pub fn log(&mut self, level: Option<String>) -> Result<LogLevel, ClientError> {
+        self.ask(Call::Log(Log { level }))
     }
 
     /// Goes back to the component before; what came of it.
@@ -121,9 +165,35 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`]; `Refused` if there is none or it can't go on.
-    pub fn rollback(&mut self) -> Result<Value, ClientError> {
-        self.wait_for_long()?;
-        self.ask(&Request::Rollback, None, |_| ())
+    pub fn rollback(&mut self) -> Result<Swapped, ClientError> {
+        self.wait_at_most(Some(SWAP_PATIENCE))?;
+        self.ask(Call::Rollback(Rollback {}))
+    }
+
+    /// Asks to be told of events of some kinds, or of all: [`follow`](Self::follow).
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if there are too many subscriptions.
+    pub fn subscribe(&mut self, events: Option<Vec<EventKind>>) -> Result<(), ClientError> {
+        self.ask::<Subscribed>(Call::Subscribe(Subscribe { events }))?;
+        self.wait_at_most(None)
+    }
+
+    /// Waits for what a subscriber is told next.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`].
+    pub fn follow(&mut self) -> Result<Told, ClientError> {
+        loop {
+            if let Some(told) = self.told.pop_front() {
+                return Ok(told);
+            }
+            if let Message::Notification(notification) = self.receive()? {
+                self.hear(notification.notice, &mut |_| ());
+            }
+        }
     }
 
     /// Has the process try to get out of its jail; what stopped it.
@@ -133,39 +203,79 @@ impl Client {
     /// [`ClientError`]; `Broken` if that ended it.
     #[cfg(feature = "escape")]
     pub fn escape(&mut self, way: String) -> Result<Value, ClientError> {
-        self.ask(&Request::Escape(way), None, |_| ())
+        self.ask(Call::Escape(crate::method::Escape { way }))
     }
 
-    fn wait_for_long(&self) -> Result<(), ClientError> {
+    fn wait_at_most(&self, patience: Option<Duration>) -> Result<(), ClientError> {
         let stream = self.stream.get_ref();
         stream
-            .set_read_timeout(Some(SWAP_PATIENCE))
+            .set_read_timeout(patience)
             .map_err(|error| ClientError::Broken(self.path.clone(), error))
     }
 
-    fn ask(
+    fn ask<T: DeserializeOwned>(&mut self, call: Call) -> Result<T, ClientError> {
+        self.ask_with(call, None, |_| ())
+    }
+
+    fn ask_with<T: DeserializeOwned>(
         &mut self,
-        request: &Request,
+        call: Call,
         descriptor: Option<BorrowedFd<'_>>,
         mut progress: impl FnMut(Stage),
-    ) -> Result<Value, ClientError> {
+    ) -> Result<T, ClientError> {
         let garbled = |error| ClientError::Garbled(self.path.clone(), error);
         let broken = |error| ClientError::Broken(self.path.clone(), error);
-        let mut line = serde_json::to_vec(request).map_err(garbled)?;
+        self.last_id += 1;
+        let own = Id::Number(self.last_id);
+        let request = Request {
+            jsonrpc: JsonRpc::V2,
+            id: own.clone(),
+            call,
+        };
+        let mut line = serde_json::to_vec(&request).map_err(garbled)?;
         line.push(b'\n');
         send(self.stream.get_mut(), &line, descriptor).map_err(broken)?;
         loop {
-            let mut answer = String::new();
-            let length = self.stream.read_line(&mut answer).map_err(broken)?;
-            if length == 0 {
-                return Err(broken(io::ErrorKind::UnexpectedEof.into()));
-            }
-            match serde_json::from_str(&answer).map_err(garbled)? {
-                Response::Ok(value) => return Ok(value),
-                Response::Error(refusal) => return Err(ClientError::Refused(refusal)),
-                Response::Progress(stage) => progress(stage),
+            match self.receive()? {
+                Message::Answer(answer) if answer.id == own => {
+                    let garbled = |error| ClientError::Garbled(self.path.clone(), error);
+                    return serde_json::from_value(answer.result).map_err(garbled);
+                }
+                Message::Failure(failure) if failure.id.as_ref().is_none_or(|id| *id == own) => {
+                    let code = failure.error.data.reason;
+                    let refusal = Refusal::new(code, failure.error.message);
+                    return Err(ClientError::Refused(refusal));
+                }
+                Message::Notification(notification) => {
+                    self.hear(notification.notice, &mut progress);
+                }
+                Message::Answer(_) | Message::Failure(_) => {}
             }
         }
+    }
+
+    fn hear(&mut self, notice: Notice, progress: &mut impl FnMut(Stage)) {
+        match notice {
+            Notice::Progress(told) => progress(told.stage),
+            Notice::Event(told) => self.told.push_back(Told::Event(told.event)),
+            Notice::Lost(lost) => self.told.push_back(Told::Lost(lost.events)),
+        }
+    }
+
+    fn receive(&mut self) -> Result<Message, ClientError> {
+        let garbled = |error| ClientError::Garbled(self.path.clone(), error);
+        let broken = |error| ClientError::Broken(self.path.clone(), error);
+        let mut line = Vec::new();
+        let mut most = self.stream.by_ref().take(MAX_MESSAGE);
+        let length = most.read_until(b'\n', &mut line).map_err(broken)?;
+        if length == 0 {
+            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let value: Value = serde_json::from_slice(&line).map_err(garbled)?;
+        if value.get("jsonrpc").is_none() && value["error"]["code"].is_string() {
+            return Err(ClientError::Older(self.path.clone()));
+        }
+        serde_json::from_value(value).map_err(garbled)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -20,19 +20,21 @@ pub struct Clients {
 /// A client.
 #[derive(Debug)]
 pub struct Client {
-    busy: AtomicBool,
+    /// Reasons why it does not give way.
+    busy: AtomicUsize,
     /// When it last sent a request, by a clock that counts requests and clients.
     last: AtomicU64,
     clock: Arc<AtomicU64>,
 }
 
-/// A request of a client's is being carried out.
+/// A client does not give way.
 pub struct Busy<'a>(&'a Client);
 
 impl Client {
-    /// Notes that it is being answered, and does not give way before that is over.
+    /// Notes that it is being answered or is a subscriber, and does not give way before that is
+    /// over.
     pub fn begin(&self) -> Busy<'_> {
-        self.busy.store(true, Ordering::Relaxed);
+        self.busy.fetch_add(1, Ordering::Relaxed);
         self.touch();
         Busy(self)
     }
@@ -46,7 +48,7 @@ impl Client {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.touch();
-        self.0.busy.store(false, Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -74,7 +76,7 @@ impl Clients {
             return;
         }
         let client = Arc::new(Client {
-            busy: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
             last: AtomicU64::new(0),
             clock: self.clock.clone(),
         });
@@ -86,7 +88,7 @@ impl Clients {
     /// Disconnects the client that was silent for the longest. False if none is.
     fn make_room(&mut self) -> bool {
         let silent = self.connected.iter().enumerate();
-        let silent = silent.filter(|(_, (client, _))| !client.busy.load(Ordering::Relaxed));
+        let silent = silent.filter(|(_, (client, _))| client.busy.load(Ordering::Relaxed) == 0);
         let first = silent.min_by_key(|(_, (client, _))| client.last.load(Ordering::Relaxed));
         let Some((index, _)) = first else {
             return false;

@@ -4,11 +4,12 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
+use manatee_common::closer::close_elsewhere;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
-use super::MAX_REQUEST;
+use crate::limits::MAX_REQUEST;
 
 /// Descriptors that a request may bring; the kernel drops others. More than any takes,
 /// so that too many can be refused by name.
@@ -99,12 +100,7 @@ impl Drop for Connection {
     /// What came with half a request is closed elsewhere: a socket of another's may
     /// linger.
     fn drop(&mut self) {
-        let descriptors = std::mem::take(&mut self.descriptors);
-        if !descriptors.is_empty()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn_blocking(move || drop(descriptors));
-        }
+        self.descriptors.drain(..).for_each(close_elsewhere);
     }
 }
 

@@ -59,6 +59,17 @@ pub fn select(tree: &Value, pattern: &str) -> Result<Value, SelectError> {
     })
 }
 
+/// Returns whether a pattern may match something below `name`, a name at the top of a tree. False
+/// only if it certainly does not.
+pub fn may_match(pattern: &str, name: &str) -> bool {
+    let first = pattern.split('/').next().unwrap_or_default();
+    if first.contains(['{', '}', '[', ']', '\\']) || first.contains("**") {
+        return true;
+    }
+    let glob = GlobBuilder::new(first).literal_separator(true).build();
+    glob.is_ok_and(|glob| glob.compile_matcher().is_match(name))
+}
+
 fn children(value: &Value) -> Box<dyn Iterator<Item = (String, &Value)> + '_> {
     match value {
         Value::Object(map) => Box::new(map.iter().map(|(name, child)| (name.clone(), child))),
@@ -139,6 +150,26 @@ mod tests {
         } });
         assert_eq!(select(&tree(), "**/packets").unwrap(), packets);
         assert_eq!(select(&tree(), "ports/*/rx/packets").unwrap(), packets);
+    }
+
+    #[test]
+    fn parts_that_a_pattern_cannot_match_are_known() {
+        for (pattern, expected) in [
+            ("ports/0/*", false),
+            ("pc*/bars", true),
+            ("pci", true),
+            ("pci/**", true),
+            ("**/packets", true),
+            ("{ports,pci}/0", true),
+            ("{ports/0,pci/bars}", true),
+            ("*", true),
+            ("?ci/x", true),
+            ("", false),
+        ] {
+            assert_eq!(may_match(pattern, "pci"), expected, "{pattern}");
+            let found = select(&tree(), pattern).is_ok_and(|found| found.get("pci").is_some());
+            assert!(expected || !found, "{pattern}");
+        }
     }
 
     #[test]

@@ -6,30 +6,48 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use manatee_common::closer::close_elsewhere;
+use manatee_common::listener::{Access, AdoptError, BindError, Listener};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::clients::{Client, Clients};
-use super::connection::{Connection, Line};
-use super::{
-    Code, Inspect, Link, Log, MAX_REQUEST, Refusal, Request, Response, Stage, Swap, select,
+use crate::clients::{Client, Clients};
+use crate::connection::{Connection, Line};
+use crate::envelope::{Id, Message, Notice, Progress, Request};
+use crate::event::EventKind;
+use crate::former;
+use crate::limits::{
+    MAX_CLIENTS, MAX_QUEUED_EVENTS, MAX_REQUEST, MAX_SUBSCRIPTIONS, PROTOCOL, REQUESTS_PER_SECOND,
 };
-use manatee_common::listener::{Access, AdoptError, BindError, Listener};
+use crate::method::{
+    Call, Counts, Greeting, Hello, Limits, Link, LinkStatus, Log, LogLevel, Stage, Subscribed,
+    Swap, Swapped, Tree, Unsubscribed,
+};
+use crate::pace::Pace;
+use crate::refusal::{Code, Refusal};
+use crate::subscriptions::{Events, Subscriptions};
 
-/// The most clients at a time; see [`Clients`].
-const MAX_CLIENTS: usize = 16;
-/// A client that sends or takes nothing for this long is disconnected.
+/// A client that sends or takes nothing for this long is disconnected, unless it is a
+/// subscriber that takes what it is told.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait before accepting again when the kernel could not.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the control socket gives access to.
+/// What the control socket gives access to. Calls come from threads that may wait.
 pub trait Commands: Send + Sync + 'static {
-    /// The live tree, for people and tools.
-    fn inspect(&self) -> Value;
+    /// Returns the live tree, or the part of it that a pattern selects: see [`select`](crate::select).
+    ///
+    /// # Errors
+    ///
+    /// If nothing matches the pattern.
+    fn inspect(&self, pattern: Option<&str>) -> Result<Tree, Refusal>;
+
+    /// Returns what the device did so far, in numbers.
+    fn counters(&self) -> Counts;
 
     /// Replaces the component by the one behind a descriptor, which may be anything
     /// that a client has open. What is being done is told to `progress`.
@@ -42,33 +60,28 @@ pub trait Commands: Send + Sync + 'static {
         swap: &Swap,
         component: OwnedFd,
         progress: &mut dyn FnMut(Stage),
-    ) -> Result<Value, Refusal>;
+    ) -> Result<Swapped, Refusal>;
 
     /// Goes back to the component before.
     ///
     /// # Errors
     ///
     /// Why the one that runs goes on.
-    fn rollback(&self) -> Result<Value, Refusal>;
+    fn rollback(&self) -> Result<Swapped, Refusal>;
 
     /// Shows or sets a port's link.
     ///
     /// # Errors
     ///
-    /// If there is no such port, or this can't be done here.
-    fn link(&self, link: &Link) -> Result<Value, Refusal> {
-        let text = format!("the link of port {} can't be set here", link.port);
-        Err(Refusal::not_found(text))
-    }
+    /// If there is no such port.
+    fn link(&self, link: &Link) -> Result<LinkStatus, Refusal>;
 
     /// Shows or changes what is logged.
     ///
     /// # Errors
     ///
-    /// If the level makes no sense, or this can't be done here.
-    fn log(&self, _log: &Log) -> Result<Value, Refusal> {
-        Err(Refusal::not_found("what is logged can't be changed here"))
-    }
+    /// If the level makes no sense.
+    fn log(&self, log: &Log) -> Result<LogLevel, Refusal>;
 
     /// Tries to get out of the jail; what stopped it.
     ///
@@ -86,6 +99,14 @@ pub trait Commands: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Server {
     socket: Listener,
+}
+
+/// What all clients have in common.
+#[derive(Clone)]
+struct Shared {
+    commands: Arc<dyn Commands>,
+    events: Events,
+    pace: Arc<Pace>,
 }
 
 impl Server {
@@ -115,13 +136,18 @@ impl Server {
         self.socket.path()
     }
 
-    /// Answers requests, until the future is dropped.
+    /// Answers requests, and tells subscribers of events, until the future is dropped.
     ///
     /// # Errors
     ///
     /// If the socket can't be handed to tokio.
-    pub async fn serve(&self, commands: Arc<dyn Commands>) -> io::Result<()> {
+    pub async fn serve(&self, commands: Arc<dyn Commands>, events: Events) -> io::Result<()> {
         let listener = self.listener()?;
+        let shared = Shared {
+            commands,
+            events,
+            pace: Arc::default(),
+        };
         // They are disconnected when this is dropped.
         let mut clients = Clients::new(MAX_CLIENTS);
         loop {
@@ -133,11 +159,11 @@ impl Server {
                     continue;
                 }
             };
-            let commands = commands.clone();
+            let shared = shared.clone();
             let connection = Connection::new(stream);
             clients.add(|client| async move {
                 match client {
-                    Some(client) => talk(connection, &client, commands).await,
+                    Some(client) => Session::new(connection, shared).run(&client).await,
                     None => turn_away(connection).await,
                 }
             });
@@ -152,123 +178,238 @@ impl Server {
     }
 }
 
-/// Answers one client until it goes.
-async fn talk(mut connection: Connection, client: &Client, commands: Arc<dyn Commands>) {
-    while let Ok(Ok(line)) = timeout(PATIENCE, connection.next()).await {
-        let _busy = client.begin();
-        let (response, last) = match line {
-            Line::End => return,
-            Line::TooLong => {
-                let text = format!("a request has at most {MAX_REQUEST} bytes");
-                // The rest of the line would be taken for requests.
-                (Response::Error(Refusal::new(Code::Malformed, text)), true)
-            }
-            Line::Request(line, descriptors) => {
-                let commands = commands.clone();
-                match answer(line, descriptors, commands, &mut connection).await {
-                    Ok(response) => (response, false),
-                    Err(_) => return,
-                }
-            }
-        };
-        let sent = respond(&mut connection, &response).await;
-        if let Err(error) = &sent {
-            tracing::debug!(%error, "a control connection failed");
-        }
-        if last || sent.is_err() {
-            return;
-        }
-    }
-}
-
-/// Tells a client that all others are waiting for commands of theirs.
+/// Tells a client that no other gives way to it.
 async fn turn_away(mut connection: Connection) {
-    let text = format!("{MAX_CLIENTS} commands are under way; try again when one is over");
-    let _ = respond(
-        &mut connection,
-        &Response::Error(Refusal::new(Code::Busy, text)),
-    )
-    .await;
+    let text = format!(
+        "{MAX_CLIENTS} clients wait for an answer or are subscribers; try again when one is done"
+    );
+    let refusal = Message::refusal(None, Refusal::new(Code::TooMany, text));
+    let _ = send(&mut connection, &refusal).await;
 }
 
-async fn respond(connection: &mut Connection, response: &Response) -> io::Result<()> {
-    let mut text = serde_json::to_vec(response)?;
+async fn send(connection: &mut Connection, message: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec(message)?;
     text.push(b'\n');
     timeout(PATIENCE, connection.send(&text)).await?
 }
 
-/// Carries out a request, and sends what is being done meanwhile. Returns the answer, or why
-/// the client can't be reached any more.
-async fn answer(
-    line: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-    commands: Arc<dyn Commands>,
-    connection: &mut Connection,
-) -> io::Result<Response> {
-    let (stages, mut told) = mpsc::unbounded_channel();
-    // A command may have to wait for the device, and so may closing what a client sent
-    // for others: it could be a socket that lingers.
-    let done = spawn_blocking(move || {
-        let request = serde_json::from_slice(&line);
-        let request = request
-            .map_err(|error| Refusal::new(Code::Malformed, format!("not a request: {error}")))?;
-        let mut progress = |stage| {
-            // Who asked may be gone.
-            let _ = stages.send(stage);
-        };
-        carry_out(request, descriptors, &*commands, &mut progress)
-    });
-    while let Some(stage) = told.recv().await {
-        respond(connection, &Response::Progress(stage)).await?;
+/// A client that is connected.
+struct Session {
+    connection: Connection,
+    subscriptions: Subscriptions,
+    shared: Shared,
+}
+
+/// What comes next in a session.
+enum Step {
+    Line(Line),
+    Notice(Notice),
+}
+
+impl Session {
+    fn new(connection: Connection, shared: Shared) -> Self {
+        Self {
+            connection,
+            subscriptions: shared.events.connection(),
+            shared,
+        }
     }
-    Ok(match done.await {
-        Ok(Ok(value)) => Response::Ok(value),
-        Ok(Err(refusal)) => Response::Error(refusal),
-        Err(error) => Response::Error(Refusal::failed(format!("the command failed: {error}"))),
+
+    /// Answers the client until it goes.
+    async fn run(mut self, client: &Client) {
+        let mut subscribed = None;
+        while let Some(step) = self.next().await {
+            let _busy = client.begin();
+            if let Err(error) = self.take(step).await {
+                tracing::debug!(%error, "a control connection failed");
+                return;
+            }
+            // A subscriber is silent by nature, and does not give way for that.
+            subscribed = (!self.subscriptions.is_empty())
+                .then(|| subscribed.take().unwrap_or_else(|| client.begin()));
+        }
+    }
+
+    /// Waits for a request, or an event for a subscriber. None if the client is gone.
+    async fn next(&mut self) -> Option<Step> {
+        let Self {
+            connection,
+            subscriptions,
+            ..
+        } = self;
+        if subscriptions.is_empty() {
+            let line = timeout(PATIENCE, connection.next()).await.ok()?;
+            return line.ok().map(Step::Line);
+        }
+        tokio::select! {
+            line = connection.next() => line.ok().map(Step::Line),
+            notice = subscriptions.next() => Some(Step::Notice(notice)),
+        }
+    }
+
+    /// Does what comes next. Fails if the session is over.
+    async fn take(&mut self, step: Step) -> io::Result<()> {
+        match step {
+            Step::Notice(notice) => {
+                send(&mut self.connection, &Message::notification(notice)).await
+            }
+            Step::Line(Line::Request(line, descriptors)) => self.answer(&line, descriptors).await,
+            Step::Line(Line::End) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Step::Line(Line::TooLong) => {
+                let text = format!("a request has at most {MAX_REQUEST} bytes");
+                let refusal = Message::refusal(None, Refusal::new(Code::TooLarge, text));
+                send(&mut self.connection, &refusal).await?;
+                // The rest of the line would be taken for requests.
+                Err(io::ErrorKind::InvalidData.into())
+            }
+        }
+    }
+
+    async fn answer(&mut self, line: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.shared.pace.turn().await;
+        let Request { id, call, .. } = match Request::read(line) {
+            Ok(request) => request,
+            Err((id, refusal)) => {
+                close(descriptors);
+                if let Some(former) = former::answer(line) {
+                    return send(&mut self.connection, &former).await;
+                }
+                return send(&mut self.connection, &Message::refusal(id, refusal)).await;
+            }
+        };
+        let outcome = match call {
+            call if !descriptors.is_empty() && !matches!(call, Call::Swap(_)) => {
+                close(descriptors);
+                invalid("only `swap` takes a descriptor")
+            }
+            Call::Hello(hello) => greet(&hello),
+            Call::Subscribe(subscribe) => self.subscribe(subscribe.events),
+            Call::Unsubscribe(unsubscribe) => {
+                let removed = self.subscriptions.remove(unsubscribe.subscription);
+                removed.and_then(|()| value(Unsubscribed {}))
+            }
+            call => self.carry_out(&id, call, descriptors).await?,
+        };
+        let message = match outcome {
+            Ok(result) => Message::answer(id, result),
+            Err(refusal) => Message::refusal(Some(id), refusal),
+        };
+        send(&mut self.connection, &message).await
+    }
+
+    fn subscribe(&mut self, kinds: Option<Vec<EventKind>>) -> Result<Value, Refusal> {
+        if kinds.as_ref().is_some_and(Vec::is_empty) {
+            return invalid("`events` is empty: name some, or leave it out for all");
+        }
+        let subscription = self.subscriptions.add(kinds)?;
+        value(Subscribed { subscription })
+    }
+
+    /// Carries out a request that may take its time, and sends what is being done meanwhile.
+    /// Fails if the client can't be reached any more.
+    async fn carry_out(
+        &mut self,
+        id: &Id,
+        call: Call,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Result<Value, Refusal>> {
+        let (stages, mut told) = mpsc::unbounded_channel();
+        let commands = self.shared.commands.clone();
+        // A command may have to wait for the device.
+        let done = spawn_blocking(move || {
+            let mut progress = |stage| {
+                // Who asked may be gone.
+                let _ = stages.send(stage);
+            };
+            carry_out(call, descriptors, &*commands, &mut progress)
+        });
+        while let Some(stage) = told.recv().await {
+            let id = id.clone();
+            let notice = Notice::Progress(Progress { id, stage });
+            send(&mut self.connection, &Message::notification(notice)).await?;
+        }
+        Ok(done.await.unwrap_or_else(|error| {
+            let text = format!("the command failed: {error}");
+            Err(Refusal::new(Code::InternalError, text))
+        }))
+    }
+}
+
+/// Closes what a client sent for others: it could be a socket that lingers.
+fn close(descriptors: Vec<OwnedFd>) {
+    for descriptor in descriptors {
+        close_elsewhere(descriptor);
+    }
+}
+
+fn invalid<T>(text: &str) -> Result<T, Refusal> {
+    Err(Refusal::new(Code::InvalidParams, text))
+}
+
+fn value(result: impl Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(result)
+        .map_err(|error| Refusal::new(Code::InternalError, format!("the answer: {error}")))
+}
+
+fn greet(hello: &Hello) -> Result<Value, Refusal> {
+    if let Some(other) = hello.protocol.filter(|protocol| *protocol != PROTOCOL) {
+        let text = format!(
+            "version {other} of the protocol is not spoken here: this is version {PROTOCOL}, of \
+             manatee {}. Use the `manatee` of the same release",
+            env!("CARGO_PKG_VERSION")
+        );
+        return Err(Refusal::new(Code::UnsupportedProtocol, text));
+    }
+    value(Greeting {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        methods: Call::METHODS.map(str::to_owned).to_vec(),
+        events: EventKind::ALL.to_vec(),
+        limits: Limits {
+            request_bytes: MAX_REQUEST as u64,
+            clients: MAX_CLIENTS as u64,
+            subscriptions: MAX_SUBSCRIPTIONS as u64,
+            queued_events: MAX_QUEUED_EVENTS as u64,
+            requests_per_second: REQUESTS_PER_SECOND.into(),
+        },
     })
 }
 
 fn carry_out(
-    request: Request,
+    call: Call,
     mut descriptors: Vec<OwnedFd>,
     commands: &dyn Commands,
     progress: &mut dyn FnMut(Stage),
 ) -> Result<Value, Refusal> {
-    let malformed = |text: &str| Err(Refusal::new(Code::Malformed, text));
-    if let Request::Swap(swap) = &request {
-        let mut tell = |stage| {
-            if swap.progress {
-                progress(stage);
-            }
-        };
-        return match (descriptors.pop(), descriptors.is_empty()) {
-            (Some(component), true) => commands.swap(swap, component, &mut tell),
-            (None, _) => malformed(
-                "a swap takes the component's file as a descriptor (SCM_RIGHTS) along with \
-                 the request, as `manatee swap` sends it",
-            ),
-            (Some(_), false) => malformed("a swap takes one descriptor"),
-        };
-    }
-    if !descriptors.is_empty() {
-        return malformed("only a swap takes a descriptor");
-    }
-    match request {
-        Request::Inspect(Inspect { pattern }) => {
-            let tree = commands.inspect();
-            match pattern {
-                Some(pattern) => {
-                    select(&tree, &pattern).map_err(|error| Refusal::not_found(error.to_string()))
+    match call {
+        Call::Inspect(inspect) => value(commands.inspect(inspect.pattern.as_deref())?),
+        Call::Counters(_) => value(commands.counters()),
+        Call::Swap(swap) => {
+            let component = descriptors.pop();
+            let more = !descriptors.is_empty();
+            close(descriptors);
+            let Some(component) = component.filter(|_| !more) else {
+                return invalid(
+                    "`swap` takes one descriptor, of the component's file, along with the request \
+                     (SCM_RIGHTS), as `manatee swap` sends it",
+                );
+            };
+            let mut tell = |stage| {
+                if swap.progress {
+                    progress(stage);
                 }
-                None => Ok(tree),
-            }
+            };
+            value(commands.swap(&swap, component, &mut tell)?)
         }
-        Request::Rollback => commands.rollback(),
-        Request::Link(link) => commands.link(&link),
-        Request::Log(log) => commands.log(&log),
-        Request::Swap(_) => malformed("a swap without a descriptor"),
+        Call::Rollback(_) => value(commands.rollback()?),
+        Call::Link(link) => value(commands.link(&link)?),
+        Call::Log(log) => value(commands.log(&log)?),
         #[cfg(feature = "escape")]
-        Request::Escape(way) => commands.escape(&way),
+        Call::Escape(escape) => commands.escape(&escape.way),
+        Call::Hello(_) | Call::Subscribe(_) | Call::Unsubscribe(_) => {
+            let text = "it is answered by the session";
+            Err(Refusal::new(Code::InternalError, text))
+        }
     }
 }
 

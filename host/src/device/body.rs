@@ -9,6 +9,7 @@ use super::DeviceError;
 use super::doorbells::Doorbells;
 use super::recovery::{CrashPolicy, Recoverer};
 use super::swap::{SwapError, Swaps};
+use super::telemetry::{ComponentView, Listener, Telemetry, View};
 use crate::component::Component;
 use crate::contract::{Description, LinkState, PortConfig};
 use crate::endpoint::Completions;
@@ -54,6 +55,10 @@ pub struct Body {
     pub(super) swaps: Swaps,
     /// Instances that began anew, at power-on.
     pub restarts: u64,
+    /// What others see of all this.
+    pub(super) telemetry: Arc<Telemetry>,
+    /// The size of linear memory that they see.
+    pub(super) shown_bytes: Option<usize>,
 }
 
 impl Body {
@@ -63,7 +68,11 @@ impl Body {
         description: Description,
         state: HostState,
         policy: CrashPolicy,
+        listener: Option<Listener>,
     ) -> Result<Self, DeviceError> {
+        let gauges = state.gauges.clone();
+        let running = ComponentView::of(&component, &description, &state.limits);
+        let telemetry = Telemetry::new(gauges, View::of(running, &state), listener);
         let mut instance =
             Instance::new(component.code(), state).map_err(|(failure, _)| failure)?;
         let ports = port_configs(instance.state_ref());
@@ -83,6 +92,8 @@ impl Body {
             recoverer: Recoverer::new(policy, doorbells),
             swaps: Swaps::default(),
             restarts: 0,
+            telemetry: Arc::new(telemetry),
+            shown_bytes: None,
         })
     }
 
@@ -195,6 +206,7 @@ impl Body {
             return self.reset();
         }
         let state = self.state();
+        state.stale = true;
         // A mask holds back nothing that was raised before it.
         state.hurry();
         let was_master = state.function.bus_master();
@@ -266,6 +278,7 @@ impl Body {
     ///
     /// [`RevokeError`] if it may still be in reach; the component has failed then.
     pub fn memory_went(&mut self, gone: &[Range<u64>]) -> Result<(), RevokeError> {
+        self.state().stale = true;
         let Err(error) = self.state().revoke(gone) else {
             return Ok(());
         };
@@ -277,6 +290,7 @@ impl Body {
     /// A region of so many bytes of guest memory came: windows that had lost theirs may
     /// have it again.
     pub fn memory_came(&mut self, size: u64) {
+        self.state().stale = true;
         let was_waiting = self.state_ref().absence.waiting;
         if let Err(error) = self.state().give_back(size) {
             self.fail(Failure::because(&format!("laying its windows: {error}")));
@@ -359,6 +373,7 @@ impl Body {
             return;
         }
         if bar == function.msix_bar() {
+            state.stale = true;
             state.hurry();
             let due = state.function.msix_write(offset, data);
             return deliver_interrupts(state, due);
@@ -411,7 +426,7 @@ impl Body {
     pub fn link_changed(&mut self, port: u32, up: bool) {
         let state = if up { LinkState::Up } else { LinkState::Down };
         let link = self.state().ports.get_mut(port as usize).map(|port| {
-            port.link_state = state;
+            port.set_link(state);
             port.link()
         });
         if let Some(link) = link
@@ -437,6 +452,7 @@ impl Body {
     /// Power-on state, with the ports and the guest memory that there are.
     pub fn reset(&mut self) {
         let state = self.state();
+        state.stale = true;
         state.function.reset();
         state.forget_raised();
         self.show_windows();
@@ -471,6 +487,12 @@ impl Body {
     /// others should get a turn. True if work is left.
     #[must_use]
     pub fn settle(&mut self) -> bool {
+        let more = self.run();
+        self.publish();
+        more
+    }
+
+    fn run(&mut self) -> bool {
         if self.ring_late && self.state_ref().function.bus_master() {
             self.ring_held();
         }

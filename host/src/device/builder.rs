@@ -6,6 +6,8 @@ use parking_lot::Mutex;
 
 use super::body::Body;
 use super::poller::{self, Poller};
+use super::report::Event;
+use super::telemetry::Listener;
 use super::wakes::Wakes;
 use super::{CrashPolicy, Device, DeviceError, Limits, Port, Shared};
 use crate::component::Component;
@@ -13,13 +15,13 @@ use crate::interrupt::Interrupts;
 use crate::runtime::{HostState, PortState};
 
 /// A device to be made: [`Device::builder`].
-#[derive(Debug)]
 #[must_use]
 pub struct DeviceBuilder {
     component: Component,
     ports: Vec<Port>,
     limits: Limits,
     policy: CrashPolicy,
+    listener: Option<Listener>,
 }
 
 impl DeviceBuilder {
@@ -29,6 +31,7 @@ impl DeviceBuilder {
             ports: Vec::new(),
             limits: Limits::default(),
             policy: CrashPolicy::default(),
+            listener: None,
         }
     }
 
@@ -57,6 +60,13 @@ impl DeviceBuilder {
         self
     }
 
+    /// Sets who is told of events. It is called with the device locked, so it must neither wait
+    /// nor call the device.
+    pub fn listener(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
     /// Makes the device, which raises its interrupts there.
     ///
     /// # Errors
@@ -68,6 +78,7 @@ impl DeviceBuilder {
             ports,
             limits,
             policy,
+            listener,
         } = self;
         let description = component.describe()?;
         let (given, max) = (ports.len(), description.max_ports);
@@ -83,13 +94,15 @@ impl DeviceBuilder {
         let msix_vectors = function.msix_vectors();
         let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
         let state = HostState::new(function, interrupts, ports, limits);
-        let body = Body::new(component, description, state, policy)?;
+        let body = Body::new(component, description, state, policy, listener)?;
         let ports = body.state_ref().ports.iter();
         let counts = ports.map(|port| port.queues().len()).collect();
         let queues = body.endpoints()?;
         let wakes = Wakes::new(queues.len());
         let poller = Poller::new(queues)?;
+        let telemetry = body.telemetry.clone();
         let shared = Arc::new(Shared {
+            telemetry,
             wakes,
             queues: counts,
             body: Mutex::new(body),
@@ -101,5 +114,14 @@ impl DeviceBuilder {
         });
         poller::start(&shared)?;
         Ok(Device { shared })
+    }
+}
+
+impl std::fmt::Debug for DeviceBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceBuilder")
+            .field("component", &self.component.name())
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
     }
 }

@@ -1,122 +1,137 @@
-//! The live tree of a device.
+//! Showing how a device is: to those who look without having it, and the component's own part.
 
-use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
-use super::body::Body;
+use serde_json::{Value, json};
+
+use super::body::{Body, Life};
 use super::swap::version;
-use crate::runtime::{Calls, Failure, Instance};
-use manatee_common::ration::{MAX_LINE, Ration, clean};
+use super::telemetry::{ComponentView, Condition, MAX_REGIONS, View};
+use crate::component::Component;
+use crate::contract::Description;
+use crate::runtime::{Calls, Failure, HostState, Instance, Limits};
+use manatee_common::ration::{MAX_LINE, clean};
 
-/// The most regions of guest memory that are listed.
-const MAX_REGIONS: usize = 256;
-
-/// A device's tree, of which the component's own part is not parsed yet: that is done
-/// once the device was given up, since it takes as long as the component likes.
-pub struct Inspection {
-    tree: Value,
-    own: Option<Result<Vec<u8>, Failure>>,
-}
+/// What the component says of its state, not parsed yet: that is done once the device was given
+/// up, since it takes as long as the component likes.
+pub struct Inspection(Option<Result<Vec<u8>, Failure>>);
 
 impl Inspection {
-    /// Completes the tree.
+    /// Parses it.
     pub fn finish(self) -> Value {
-        let Self { mut tree, own } = self;
-        tree["device"] = match own {
+        match self.0 {
             None => Value::Null,
             Some(Ok(text)) => serde_json::from_slice(&text)
                 .unwrap_or_else(|error| json!({ "error": format!("no JSON: {error}") })),
             Some(Err(failure)) => json!({ "error": failure.to_string() }),
-        };
-        tree
+        }
     }
 }
 
 impl Body {
-    /// The tree: component, PCI function, memory, ports, device, runtime.
+    /// Asks the component for its state.
     pub fn inspect(&mut self) -> Inspection {
         let own = self.instance().map(Instance::inspect);
         self.note_failure();
-        let failure = self.failure().map(|failure| failure.reason.to_string());
-        let name = self.component().name().to_owned();
+        Inspection(own)
+    }
+
+    /// Shows others how the device is, if that has changed since.
+    #[inline]
+    pub fn publish(&mut self) {
+        if matches!(self.life, Life::Between) {
+            return;
+        }
+        let state = self.state_ref();
+        let bytes = state.linear_memory.as_ref().map(|memory| memory.size());
+        if state.stale || bytes != self.shown_bytes {
+            self.shown_bytes = bytes;
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
+        let running = self.telemetry.component();
         let digest = self.component().digest().to_string();
-        let calls = self.component().calls(&self.state_ref().limits);
-        let description = self.description.clone();
-        let (failures, restarts) = (self.failures(), self.restarts);
-        let condition = match failure {
-            _ if self.recovering => "recovering",
-            Some(_) => "down",
-            None => "running",
+        let same = running.sha256 == digest && running.source == self.component().name();
+        let component = if same {
+            running
+        } else {
+            let limits = &self.state_ref().limits;
+            Arc::new(ComponentView::of(
+                &self.component,
+                &self.description,
+                limits,
+            ))
         };
-        let (recovery_count, recoveries) = self.recoverer.inspect();
-        let checkpoint_bytes = self.recoverer.checkpoint.as_ref().map(Vec::len);
-        let (swap_count, swaps) = self.swaps.inspect();
-        let previous = self
-            .swaps
-            .previous
-            .as_ref()
-            .map(|p| (version(&p.description), p.component.digest().to_string()));
-        let (previous, previous_digest) = previous.unzip();
-        let state = self.state();
-        let ports: Map<String, Value> = state
-            .ports
-            .iter()
-            .enumerate()
-            .map(|(index, port)| (index.to_string(), port.inspect()))
-            .collect();
-        let regions: Vec<Value> = state
-            .memory
-            .regions()
-            .take(MAX_REGIONS)
-            .map(|region| {
-                json!({
-                    "address": format!("{:#x}", region.range.start),
-                    "size": region.range.end - region.range.start,
-                    "reachable": region.reachable,
-                    "writable": region.writable,
-                    "page_size": region.page_size,
-                    "windows": region.windows,
-                })
-            })
-            .collect();
-        let region_count = state.memory.regions().len();
-        let linear_memory = state.linear_memory.as_ref().map(|memory| {
-            let (windows, mappings) = memory.usage();
-            json!({ "bytes": memory.size(), "windows": windows, "mappings": mappings })
-        });
-        let tree = json!({
-            "component": {
-                "source": name,
-                "sha256": digest,
-                "name": clean(&description.version.name, MAX_LINE),
-                "version": clean(&description.version.build, MAX_LINE),
-                "calls": inspect_calls(&calls),
-            },
-            "pci": state.function.inspect(),
-            "memory": { "region_count": region_count, "regions": regions },
-            "ports": ports,
-            "runtime": {
-                "linear_memory": linear_memory,
-                "limits": {
-                    "memory_bytes": state.limits.memory,
-                    "deadline_ms": state.limits.deadline.as_millis() as u64,
-                    "windows": state.limits.windows,
-                },
-                "state": condition,
-                "failure": failure,
-                "failures": failures,
-                "restarts": restarts,
-                "recovery_count": recovery_count,
-                "recoveries": recoveries,
-                "checkpoint_bytes": checkpoint_bytes,
-                "swap_count": swap_count,
-                "swaps": swaps,
-                "previous_version": previous,
-                "previous_sha256": previous_digest,
-                "interrupts_raised": state.interrupts_raised,
-                "log_lines_dropped": state.logged.iter().map(Ration::dropped).sum::<u64>(),
-            },
-        });
-        Inspection { tree, own }
+        let view = self.view(component);
+        self.telemetry.show(view);
+        self.state().stale = false;
+    }
+
+    /// Shows how the device is now.
+    fn view(&self, component: Arc<ComponentView>) -> View {
+        let state = self.state_ref();
+        let failure = self.failure().map(|failure| failure.reason.to_string());
+        let condition = match failure {
+            _ if self.recovering => Condition::Recovering,
+            Some(_) => Condition::Down,
+            None => Condition::Running,
+        };
+        let previous = self.swaps.previous.as_ref();
+        View {
+            component,
+            function: state.function.clone(),
+            region_count: state.memory.regions().len(),
+            regions: state.memory.regions().take(MAX_REGIONS).collect(),
+            linear_memory: state.linear_memory.as_ref().map(|memory| {
+                let (windows, mappings) = memory.usage();
+                (memory.size(), windows, mappings)
+            }),
+            limits: state.limits,
+            condition,
+            failure,
+            failures: self.failures(),
+            restarts: self.restarts,
+            checkpoint_bytes: self.recoverer.checkpoint.as_ref().map(Vec::len),
+            previous: previous.map(|previous| {
+                let digest = previous.component.digest();
+                (version(&previous.description), digest.to_string())
+            }),
+        }
+    }
+}
+
+impl ComponentView {
+    /// Shows the component of a device with these limits.
+    pub fn of(component: &Component, description: &Description, limits: &Limits) -> Self {
+        Self {
+            source: component.name().to_owned(),
+            sha256: component.digest().to_string(),
+            name: clean(&description.version.name, MAX_LINE),
+            version: version(description),
+            calls: inspect_calls(&component.calls(limits)),
+        }
+    }
+}
+
+impl View {
+    /// Shows a device that was just made.
+    pub fn of(component: ComponentView, state: &HostState) -> Self {
+        Self {
+            component: Arc::new(component),
+            function: state.function.clone(),
+            region_count: 0,
+            regions: Vec::new(),
+            linear_memory: None,
+            limits: state.limits,
+            condition: Condition::Running,
+            failure: None,
+            failures: 0,
+            restarts: 0,
+            checkpoint_bytes: None,
+            previous: None,
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::body::{Body, Life, port_configs};
 use super::recovery::Next;
-use super::swap::{Swap, version};
+use super::report::{Event, Swap};
+use super::swap::version;
 use crate::contract::{DeviceEvent, Observations, PortConfig};
 use crate::runtime::{Failure, HostState, Instance, Limits, PortState};
 
@@ -15,7 +16,7 @@ impl Body {
         if let Some(failure) = self.failure().cloned()
             && !self.down
         {
-            self.recoverer.failed(&failure, None);
+            self.count_failure(&failure, None);
             self.go_back_if_in_probation();
         }
         self.recoverer.forget();
@@ -45,6 +46,7 @@ impl Body {
         state.ports.iter_mut().for_each(PortState::reset);
         self.down = false;
         self.restarts += 1;
+        state.stale = true;
         if let Some(dropped) = state.notices.pass() {
             let name = self.component.name();
             tracing::info!(dropped, "starting a fresh instance of {name}");
@@ -64,6 +66,7 @@ impl Body {
                 if state.notices.pass().is_some() {
                     tracing::error!("{failure}");
                 }
+                self.tell_down(&failure);
                 Life::Dead(state, failure)
             }
         };
@@ -96,6 +99,7 @@ impl Body {
             }
             if let Ok(state) = instance.save() {
                 self.recoverer.keep(state);
+                self.state().stale = true;
                 return;
             }
         }
@@ -108,9 +112,31 @@ impl Body {
             tracing::error!(dropped, "{failure}; the device is down until it is reset");
         }
         self.recoverer.failures += 1;
+        self.tell_crash(&failure);
+        self.tell_down(&failure);
         self.down = true;
         self.state().abandon_instance();
         self.fail(failure);
+    }
+
+    /// Counts a failure, and says what to do about it.
+    fn count_failure(&mut self, failure: &Failure, attempt: Option<u64>) -> Next {
+        let next = self.recoverer.failed(failure, attempt);
+        self.tell_crash(failure);
+        next
+    }
+
+    fn tell_crash(&mut self, failure: &Failure) {
+        self.state().stale = true;
+        self.telemetry.tell(&Event::Crashed {
+            failures: self.recoverer.failures,
+            reason: failure.summary(),
+        });
+    }
+
+    fn tell_down(&self, failure: &Failure) {
+        let reason = failure.summary();
+        self.telemetry.tell(&Event::Down { reason });
     }
 
     /// Whether what is left of this stay is too little for a fresh instance.
@@ -125,6 +151,7 @@ impl Body {
     /// time of this stay is over.
     pub(super) fn recover(&mut self) {
         self.recovering = false;
+        self.state().stale = true;
         while let Some(failure) = self.failure().cloned() {
             if self.is_late() {
                 self.recovering = true;
@@ -135,7 +162,7 @@ impl Body {
             lost.0 += self.state_ref().pending_transmits();
             self.work_left = false;
             let attempt = self.state().attempt;
-            let mut next = self.recoverer.failed(&failure, attempt);
+            let mut next = self.count_failure(&failure, attempt);
             if self.go_back_if_in_probation() {
                 next = self.recoverer.anew();
             }
@@ -149,6 +176,7 @@ impl Body {
                 if let Some(dropped) = self.state().notices.pass() {
                     tracing::error!(dropped, "the device is down until it is reset");
                 }
+                self.tell_down(&failure);
                 return;
             }
             match self.resume() {
@@ -159,7 +187,8 @@ impl Body {
                     // One that fails again at once did not go on any longer.
                     let failed = self.failure().is_some();
                     let took = if failed { stands } else { begun.elapsed() };
-                    self.recoverer.recovered(&failure, took, lost, asked);
+                    let recovery = self.recoverer.recovered(&failure, took, lost, asked);
+                    self.telemetry.recovered(recovery);
                 }
                 Err(failure) => self.fail(failure),
             }
@@ -184,7 +213,7 @@ impl Body {
         self.component = previous.component;
         self.description = previous.description;
         swap.log();
-        self.swaps.note(swap);
+        self.telemetry.swapped(&swap);
         true
     }
 

@@ -15,9 +15,11 @@ mod owner;
 mod poller;
 mod recovery;
 mod rehearsal;
+mod report;
 mod snapshot;
 mod swap;
 mod sync;
+mod telemetry;
 mod vmm;
 mod wakes;
 
@@ -38,8 +40,11 @@ pub use builder::DeviceBuilder;
 use poller::Poller;
 pub use recovery::CrashPolicy;
 pub use rehearsal::Rehearsal;
+pub use report::{Event, Recovery, Swap};
 pub use snapshot::RestoreError;
-pub use swap::{Swap, SwapError, SwapOptions};
+pub use swap::{SwapError, SwapOptions};
+use telemetry::Telemetry;
+pub use telemetry::{Condition, PortTotals, Totals};
 use wakes::Wakes;
 
 /// Why a device can't be made.
@@ -81,6 +86,8 @@ pub struct Device {
 #[derive(Debug)]
 struct Shared {
     body: Mutex<Body>,
+    /// What is known of it without the lock.
+    telemetry: Arc<Telemetry>,
     wakes: Wakes,
     /// How many queues each port has; `wakes` counts them all, in order.
     queues: Box<[usize]>,
@@ -284,6 +291,12 @@ impl Device {
             let _ = body.memory_went(&gone);
             body.state().absence.waiting = false;
         });
+        self.shared.telemetry.detached();
+    }
+
+    /// Notes that a VMM attached, for [`Totals`] and events; [`detach`](Self::detach) ends that.
+    pub fn attach(&self) {
+        self.shared.telemetry.attached();
     }
 
     /// Tells the device that a port's link went up or down.
@@ -301,12 +314,34 @@ impl Device {
         self.shared.own().failure().cloned()
     }
 
-    /// The live tree, for people and tools.
+    /// The live tree, for people and tools: each of [`PARTS`](Self::PARTS).
     pub fn inspect(&self) -> serde_json::Value {
+        let parts = Self::PARTS.map(|part| (part.to_owned(), self.inspect_part(part)));
+        let parts = parts
+            .into_iter()
+            .filter_map(|(name, part)| Some((name, part?)));
+        serde_json::Value::Object(parts.collect())
+    }
+
+    /// The parts of the live tree.
+    pub const PARTS: [&str; 6] = ["device", "component", "memory", "pci", "ports", "runtime"];
+
+    /// One of the [`PARTS`](Self::PARTS) of the live tree. `device` is what the component says of
+    /// itself, and waits for the device to ask it; no other part does. None if there is no such
+    /// part.
+    pub fn inspect_part(&self, part: &str) -> Option<serde_json::Value> {
+        if part != "device" {
+            return self.shared.telemetry.inspect(part);
+        }
         let mut body = self.shared.own();
         let inspection = body.inspect();
         body.leave();
-        inspection.finish()
+        Some(inspection.finish())
+    }
+
+    /// What the device did so far, in numbers. Never waits for the device.
+    pub fn totals(&self) -> Totals {
+        self.shared.telemetry.totals()
     }
 
     /// Replaces the component while the guest goes on: it sees a pause.

@@ -101,7 +101,8 @@ impl Owner<'_> {
     /// Gives the device up; what came of a look at it is for its own thread.
     #[inline]
     pub fn leave(mut self) {
-        if let Some(body) = self.body.take() {
+        if let Some(mut body) = self.body.take() {
+            body.publish();
             let more = body.has_work();
             let Shared { wakes, poller, .. } = self.shared;
             wakes.leave(body, more, || poller.kick());
@@ -111,7 +112,8 @@ impl Owner<'_> {
 
 impl Drop for Owner<'_> {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take() {
+        if let Some(mut body) = self.body.take() {
+            body.publish();
             let Shared { wakes, poller, .. } = self.shared;
             let recovering = body.recovering;
             wakes.leave(body, recovering, || poller.kick());

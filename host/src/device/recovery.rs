@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::doorbells::Doorbells;
+use super::report::Recovery;
 use crate::contract::Observations;
 use crate::runtime::{Failure, HostState};
 
@@ -35,8 +34,6 @@ impl Default for CrashPolicy {
 const TRUSTED_AFTER: u32 = 128;
 /// Entries that are passed over at a time.
 const MAX_SKIPPED: usize = 64;
-/// Recoveries that are remembered.
-const MAX_HISTORY: usize = 256;
 /// Failures that are logged in full; then ever fewer.
 const LOGGED_FAILURES: u64 = 8;
 
@@ -54,17 +51,6 @@ pub enum Next {
     AskForReset,
     /// The device is down until it is reset.
     GiveUp,
-}
-
-/// A failure that was recovered from.
-#[derive(Clone, Debug)]
-struct Recovery {
-    reason: String,
-    took: Duration,
-    lost_transmits: u64,
-    lost_receives: u64,
-    skipped: usize,
-    asked_for_reset: bool,
 }
 
 /// What is kept for when the component fails.
@@ -86,7 +72,6 @@ pub struct Recoverer {
     /// Instances that failed.
     pub failures: u64,
     recoveries: u64,
-    history: std::collections::VecDeque<Recovery>,
 }
 
 impl Recoverer {
@@ -102,7 +87,6 @@ impl Recoverer {
             successes: 0,
             failures: 0,
             recoveries: 0,
-            history: std::collections::VecDeque::new(),
         }
     }
 
@@ -174,19 +158,16 @@ impl Recoverer {
         }
     }
 
-    /// Remembers a recovery.
+    /// Counts a recovery, and reports it.
     pub fn recovered(
         &mut self,
         failure: &Failure,
         took: Duration,
         (lost_transmits, lost_receives): (u64, u64),
         asked_for_reset: bool,
-    ) {
+    ) -> Recovery {
         self.recoveries += 1;
         let lost_transmits = lost_transmits + std::mem::take(&mut self.newly_skipped);
-        if self.history.len() >= MAX_HISTORY {
-            self.history.pop_front();
-        }
         let recovery = Recovery {
             reason: failure.summary(),
             took,
@@ -205,22 +186,7 @@ impl Recoverer {
                 "a fresh instance goes on"
             );
         }
-        self.history.push_back(recovery);
-    }
-
-    /// For `manatee inspect`: number of recoveries, and the last of them.
-    pub fn inspect(&self) -> (u64, Value) {
-        let history = self.history.iter().map(|recovery| {
-            json!({
-                "reason": recovery.reason,
-                "from_trap_us": recovery.took.as_micros() as u64,
-                "lost_transmits": recovery.lost_transmits,
-                "lost_receives": recovery.lost_receives,
-                "skipped": recovery.skipped,
-                "asked_for_reset": recovery.asked_for_reset,
-            })
-        });
-        (self.recoveries, history.collect())
+        recovery
     }
 }
 

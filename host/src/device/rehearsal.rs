@@ -7,7 +7,8 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 
 use super::Device;
-use super::swap::{Candidate, Pause, Swap, SwapError, SwapOptions};
+use super::report::Swap;
+use super::swap::{Candidate, Pause, SwapError, SwapOptions};
 use crate::component::Component;
 use crate::contract::{Description, PortConfig};
 use crate::runtime::Limits;

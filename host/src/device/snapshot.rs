@@ -249,6 +249,7 @@ impl Body {
         }
         // What is read-only stays as it is; interrupts that were held back
         // were sent before the state was saved, or come again.
+        state.stale = true;
         let _ = state.function.msix_write(0, &snapshot.msix);
         let _ = state.function.config_write(0, &snapshot.config);
         let first = snapshot.handed_over.iter();

@@ -3,16 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use super::body::Body;
-use crate::component::{Component, ComponentError, Digest};
+use super::report::Swap;
+use crate::component::{Component, ComponentError};
 use crate::contract::{ConfigureError, Description, PortConfig, StateRefusal};
 use crate::runtime::{Failure, HostState, Instance, Limits};
 use manatee_common::ration::{MAX_LINE, clean};
-
-/// Swaps that are remembered.
-const MAX_HISTORY: usize = 1024;
 
 /// How a component is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,53 +23,6 @@ impl Default for SwapOptions {
         Self {
             probation: Duration::from_secs(10),
         }
-    }
-}
-
-/// A component was replaced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Swap {
-    /// Version of the build that ran.
-    pub from: String,
-    /// SHA-256 of the component that ran.
-    pub from_digest: Digest,
-    /// Version of the build that runs now.
-    pub to: String,
-    /// SHA-256 of the component that runs now.
-    pub to_digest: Digest,
-    /// The longest that the guest had no device: while its state was taken for
-    /// the rehearsal, or while the component was replaced.
-    pub pause: Duration,
-    /// Size of the state that was moved, in bytes.
-    pub state_bytes: usize,
-    /// Because the new component failed in its probation, or on demand.
-    pub rollback: bool,
-}
-
-impl Swap {
-    /// As JSON, for `manatee swap` and `manatee inspect`.
-    pub fn to_json(&self) -> Value {
-        json!({
-            "from": self.from,
-            "from_sha256": self.from_digest.to_string(),
-            "to": self.to,
-            "to_sha256": self.to_digest.to_string(),
-            "pause_us": self.pause.as_micros() as u64,
-            "state_bytes": self.state_bytes,
-            "rollback": self.rollback,
-        })
-    }
-
-    pub(super) fn log(&self) {
-        tracing::info!(
-            from = self.from,
-            to = self.to,
-            sha256 = %self.to_digest,
-            pause_us = self.pause.as_micros() as u64,
-            state_bytes = self.state_bytes,
-            rollback = self.rollback,
-            "the device's component was replaced"
-        );
     }
 }
 
@@ -294,24 +243,13 @@ pub struct Previous {
     pub until: Option<Instant>,
 }
 
-/// The swaps of a device.
+/// What a device can go back to.
 #[derive(Debug, Default)]
 pub struct Swaps {
     pub previous: Option<Previous>,
-    history: std::collections::VecDeque<Swap>,
-    count: u64,
 }
 
 impl Swaps {
-    /// Remembers a swap. Whoever made it logs it, once others may go on.
-    pub fn note(&mut self, swap: Swap) {
-        self.count += 1;
-        if self.history.len() >= MAX_HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back(swap);
-    }
-
     /// The component to go back to after a failure now, if the one that runs
     /// is in its probation. It is taken: there is one way back.
     pub fn take_probation(&mut self) -> Option<Previous> {
@@ -322,11 +260,6 @@ impl Swaps {
         } else {
             None
         }
-    }
-
-    /// For `manatee inspect`: number of swaps, and the last of them.
-    pub fn inspect(&self) -> (u64, Value) {
-        (self.count, self.history.iter().map(Swap::to_json).collect())
     }
 }
 
@@ -402,7 +335,8 @@ impl Body {
             state_bytes,
             rollback,
         };
-        self.swaps.note(swap.clone());
+        self.state().stale = true;
+        self.telemetry.swapped(&swap);
         Ok((swap, replaced))
     }
 }

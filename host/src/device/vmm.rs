@@ -98,6 +98,7 @@ impl Body {
     fn set_paused(&mut self, paused: bool) {
         let state = self.state();
         let was_master = state.function.bus_master();
+        state.stale = true;
         let due = state.function.set_paused(paused);
         self.mastering_changed(was_master, due);
     }

@@ -42,7 +42,7 @@ pub use groups::Groups;
 pub use loopback::Loopback;
 pub use null::Null;
 pub use packet::{Offloads, RxBuffer, RxFlags, RxPacket, TxCompletion, TxPacket, TxStatus};
-pub use queue::{Endpoint, Queue, QueueIo, RECEIVE_BUDGET, Single};
+pub use queue::{Endpoint, EndpointView, Queue, QueueIo, RECEIVE_BUDGET, Single};
 pub use queue_set::{MAX_QUEUES, QueueSet};
 pub use rss::{Destination, HashTypes, InvalidSteering, Rss, Steering};
 pub use rx_queue::{Posted, Received, RxQueue};

@@ -18,6 +18,9 @@ use crate::memory::GuestMemory;
 /// keep the device from its other work.
 pub const RECEIVE_BUDGET: usize = 64;
 
+/// Shows how an endpoint is.
+pub type EndpointView = Arc<dyn Fn() -> Value + Send + Sync>;
+
 /// Where a port's packets go and come from.
 ///
 /// Its [queues](Queue) do the moving. What it keeps itself is what they have in
@@ -45,6 +48,13 @@ pub trait Endpoint: Send {
 
     /// State, for `manatee inspect`. The queues' counters are added to it.
     fn inspect(&self) -> Value;
+
+    /// What [`inspect`](Self::inspect) shows, for others to look at without the device. By
+    /// default it is as it was at the beginning.
+    fn view(&self) -> EndpointView {
+        let shown = self.inspect();
+        Arc::new(move || shown.clone())
+    }
 }
 
 /// A queue pair of an endpoint: it sends and receives.
@@ -85,7 +95,8 @@ pub trait Queue: Send {
     /// come out of [`transmit`](Self::transmit) of this queue or another.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 
-    /// What was sent, received and dropped so far.
+    /// What was sent, received and dropped so far. Shown to others after each call of
+    /// another method.
     fn counters(&self) -> Counters {
         Counters::default()
     }

@@ -190,6 +190,12 @@ impl Function {
         self.msix.raise_through(vector, Gate { bus_master, ..gate })
     }
 
+    /// Returns whether an interrupt was raised and something holds it back.
+    #[inline]
+    pub fn is_pending(&self, vector: u16) -> bool {
+        self.msix.is_pending(vector)
+    }
+
     /// Returns whether the function answers accesses to its BARs.
     pub fn memory_enabled(&self) -> bool {
         self.config.command().contains(Command::MEMORY)

@@ -261,6 +261,13 @@ impl Msix {
         self.was_enabled = false;
     }
 
+    /// Returns whether a vector waits to be raised.
+    #[inline]
+    pub fn is_pending(&self, vector: u16) -> bool {
+        let entry = self.entries.get(usize::from(vector));
+        entry.is_some_and(|entry| entry.pending)
+    }
+
     /// Returns how many vectors are not masked in the table.
     pub fn unmasked(&self) -> usize {
         self.entries.iter().filter(|entry| !entry.masked).count()

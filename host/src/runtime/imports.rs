@@ -67,6 +67,7 @@ impl HostState {
         if length as usize > bounds::arena_bytes(&self.limits) {
             return Err(WindowRefusal::Exhausted);
         }
+        self.stale = true;
         let reserved = linear_memory.reserve_arena(offset, length, self.view());
         let lost = linear_memory.lost();
         self.window_lost = lost;
@@ -89,6 +90,7 @@ impl HostState {
         else {
             return Ok(Err(WindowRefusal::Unsupported));
         };
+        self.stale = true;
         Ok(
             match linear_memory.map(offset, pages, access, &self.memory) {
                 Ok(()) => Ok(()),
@@ -107,6 +109,7 @@ impl HostState {
     /// The kernel refused, and the instance ends.
     pub fn take_window_away(&mut self, offset: u32) -> Result<()> {
         if let Some(linear_memory) = &self.linear_memory {
+            self.stale = true;
             linear_memory.unmap(offset)?;
         }
         Ok(())
@@ -138,6 +141,7 @@ impl HostState {
     /// Logs a line, if there were not too many.
     pub fn log_line(&mut self, level: Level, message: &[u8]) {
         let Some(dropped) = self.logged[level as usize].pass() else {
+            self.gauges.log_lines_dropped.add(1);
             return;
         };
         let mut text = clean(message, MAX_LINE);

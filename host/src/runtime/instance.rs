@@ -1,6 +1,6 @@
 //! An instance of a component, with the host's side of its device.
 
-use wasmtime::Store;
+use wasmtime::{Store, Trap};
 
 use super::bounds;
 use super::code::Code;
@@ -151,8 +151,12 @@ impl Instance {
         self.store.set_epoch_deadline(left.max(1));
         let state = self.store.data_mut();
         (state.attempt, state.in_doorbell) = (None, false);
+        state.gauges.calls.add(1);
         let _running = self.runtime.ticker.enter(&self.caller);
         call(&mut *self.exports, &mut self.store).map_err(|error| {
+            if error.downcast_ref() == Some(&Trap::Interrupt) {
+                self.store.data().gauges.deadlines_missed.add(1);
+            }
             let failure = Failure::new(&error);
             self.failure = Some(failure.clone());
             failure

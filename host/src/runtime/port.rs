@@ -1,10 +1,10 @@
 //! A port of a device: an endpoint, and what the device gave its queues to do.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
+use super::gauges::{PortGauges, PortSettings};
 use super::pace::Pace;
 use super::queue::QueueState;
 use crate::contract::{Link, LinkState, LinkStatistics, PortConfig};
@@ -92,7 +92,9 @@ pub struct PortState {
     /// Packets have begun to wait.
     alarm: bool,
     /// The state of its link, for instances to come too.
-    pub link_state: LinkState,
+    link_state: LinkState,
+    /// What others may read at any time.
+    gauges: Arc<PortGauges>,
 }
 
 impl TryFrom<Port> for PortState {
@@ -100,13 +102,19 @@ impl TryFrom<Port> for PortState {
 
     fn try_from(mut port: Port) -> Result<Self, InvalidPort> {
         port.check()?;
+        let (endpoint, view) = (port.endpoint.name(), port.endpoint.view());
         let queues = port.endpoint.take_queues();
         if !(1..=usize::from(MAX_QUEUES)).contains(&queues.len()) {
             return Err(InvalidPort::Queues(queues.len()));
         }
+        let queues: Box<[_]> = queues.into_iter().map(QueueState::new).collect();
+        let mac = format_mac(port.mac);
+        let each = queues.iter().map(QueueState::gauges).collect();
+        let gauges = PortGauges::new(mac, port.mtu, endpoint, view, each);
         Ok(Self {
+            gauges: Arc::new(gauges),
             port,
-            queues: queues.into_iter().map(QueueState::new).collect(),
+            queues,
             poll: QueueSet::default(),
             finished: QueueSet::default(),
             turned: false,
@@ -213,6 +221,7 @@ impl PortState {
             let (endpoint, mut io) = state.split(memory, &mut self.poll);
             endpoint.transmit(&mut io, batch, statuses);
         }
+        state.publish();
         self.note_finished(queue);
     }
 
@@ -257,6 +266,7 @@ impl PortState {
         }
         self.pace = Some(Pace::new(mbps, Instant::now()));
         self.alarm = true;
+        self.publish_settings();
     }
 
     /// The limit of what is sent, in Mbit/s.
@@ -297,7 +307,9 @@ impl PortState {
         if state.rx.is_empty() {
             self.poll.insert(queue);
         }
-        state.rx.post(buffers, segments)
+        let taken = state.rx.post(buffers, segments);
+        state.publish_posted();
+        taken
     }
 
     /// Lets a queue write waiting packets to posted buffers, if there may be some. Returns
@@ -308,8 +320,11 @@ impl PortState {
             return false;
         }
         let others = self.poll;
-        let (endpoint, mut io) = self.queues[usize::from(queue)].split(memory, &mut self.poll);
-        if endpoint.receive(&mut io) {
+        let state = &mut self.queues[usize::from(queue)];
+        let (endpoint, mut io) = state.split(memory, &mut self.poll);
+        let more = endpoint.receive(&mut io);
+        state.publish();
+        if more {
             self.poll.insert(queue);
         }
         self.note_finished(queue);
@@ -353,6 +368,7 @@ impl PortState {
             if let Some(memory) = memory {
                 let (endpoint, mut io) = state.split(memory, &mut self.poll);
                 endpoint.settle(&mut io);
+                state.publish();
                 self.note_finished(queue);
             } else {
                 state.drop_passed();
@@ -363,6 +379,7 @@ impl PortState {
             .map(|steering| Rss::new(steering, reports));
         self.port.endpoint.steer(rss.map(Arc::new));
         self.steering = steering;
+        self.publish_settings();
         self.turned = true;
         self.wake_all();
     }
@@ -401,41 +418,32 @@ impl PortState {
         }
         self.finished = QueueSet::default();
         self.pace = None;
+        self.publish_settings();
         if self.steering.is_some() {
             self.steer(None, None, false);
         }
     }
 
-    /// For `manatee inspect`.
-    pub fn inspect(&self) -> Value {
-        let posted: usize = self.queues.iter().map(|queue| queue.rx.len()).sum();
-        let queues: Vec<Value> = self.queues.iter().map(QueueState::inspect).collect();
-        let mut endpoint = self.port.endpoint.inspect();
-        if let Some(endpoint) = endpoint.as_object_mut() {
-            endpoint.insert("counters".to_owned(), json!(self.counters()));
-        }
-        json!({
-            "mac": format_mac(self.port.mac),
-            "mtu": self.port.mtu,
-            "endpoint": self.port.endpoint.name(),
-            "posted_buffers": posted,
-            "counters": endpoint,
-            "rate_limit_mbps": self.rate(),
-            "steering": self.steering.as_ref().map(inspect_steering),
-            "queues": queues,
-        })
+    /// Sets its link.
+    pub fn set_link(&mut self, state: LinkState) {
+        self.link_state = state;
+        let up = state == LinkState::Up;
+        self.gauges.link_up.store(up, Ordering::Relaxed);
     }
-}
 
-/// What packets are steered by; the key is the guest's own affair.
-fn inspect_steering(steering: &Steering) -> Value {
-    let names = steering.hash_types.iter_names();
-    let names: Vec<String> = names.map(|(name, _)| name.to_lowercase()).collect();
-    json!({
-        "hash_types": names,
-        "table": steering.table,
-        "default_queue": steering.default_queue,
-    })
+    /// Returns what others may read of it at any time.
+    pub fn gauges(&self) -> Arc<PortGauges> {
+        self.gauges.clone()
+    }
+
+    /// Shows others how it is limited and steered.
+    fn publish_settings(&self) {
+        let settings = PortSettings {
+            rate_mbps: self.rate(),
+            steering: self.steering.clone(),
+        };
+        *self.gauges.settings.lock() = settings;
+    }
 }
 
 impl std::fmt::Debug for PortState {

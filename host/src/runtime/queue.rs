@@ -1,9 +1,9 @@
 //! A queue of a port, and what the device gave it to do.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
+use super::gauges::QueueGauges;
 use super::pace::{Pace, wire_bytes};
 use crate::contract::{Segment, TxCompletion, TxPacket, TxStatus};
 use crate::endpoint::{Completions, Counters, Queue, QueueIo, QueueSet, RxQueue, TxBatch, Waiting};
@@ -29,6 +29,8 @@ pub struct QueueState {
     packets: Vec<TxPacket>,
     segments: Vec<Segment>,
     statuses: Vec<TxStatus>,
+    /// What others may read at any time.
+    gauges: Arc<QueueGauges>,
 }
 
 impl QueueState {
@@ -44,6 +46,7 @@ impl QueueState {
             packets: Vec::new(),
             segments: Vec::new(),
             statuses: Vec::new(),
+            gauges: Arc::default(),
         }
     }
 
@@ -169,6 +172,7 @@ impl QueueState {
                 id: packet.id,
                 status: *status,
             }));
+        self.publish();
         true
     }
 
@@ -177,6 +181,7 @@ impl QueueState {
         self.rx.clear();
         self.done.received.clear();
         self.drop_passed();
+        self.publish();
     }
 
     /// Drops packets that other queues passed on to this one.
@@ -189,6 +194,7 @@ impl QueueState {
         self.queue.cancel_transmit();
         self.waiting.clear();
         self.done.transmitted.clear();
+        self.publish();
     }
 
     /// Takes back what an instance gave to it. Packets that wait for buffers wait for those
@@ -199,14 +205,24 @@ impl QueueState {
         self.give_up_transmits();
     }
 
-    /// For `manatee inspect`.
-    pub fn inspect(&self) -> Value {
-        json!({
-            "posted_buffers": self.rx.len(),
-            "pending_transmits": self.pending(),
-            "handed_over": self.handed_over,
-            "counters": self.counters(),
-        })
+    /// Returns what others may read of it at any time.
+    pub fn gauges(&self) -> Arc<QueueGauges> {
+        self.gauges.clone()
+    }
+
+    /// Shows others what the queue has done, after it was called.
+    #[inline]
+    pub fn publish(&self) {
+        self.gauges.set_counters(&self.counters());
+        self.gauges.pending_transmits.set(self.pending() as u64);
+        self.gauges.set_handed_over(self.handed_over);
+        self.publish_posted();
+    }
+
+    /// Shows others how many buffers are posted.
+    #[inline]
+    pub fn publish_posted(&self) {
+        self.gauges.posted_buffers.set(self.rx.len() as u64);
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
 use super::direct::Inside;
+use super::gauges::Gauges;
 use super::limits::Limits;
 use super::linear_memory::{Reservation, RevokeError, View};
 use super::port::PortState;
@@ -63,8 +64,10 @@ pub struct HostState {
     pub notices: Ration,
     /// Where the lists of a call are copied to.
     pub scratch: Scratch,
-    /// Interrupts raised.
-    pub interrupts_raised: u64,
+    /// What others may read at any time.
+    pub gauges: Arc<Gauges>,
+    /// What others see of the device is not how it is any more.
+    pub stale: bool,
     /// What the instance may do.
     pub phase: Phase,
     /// What it agreed on with the host.
@@ -115,6 +118,10 @@ impl HostState {
         ports: Vec<PortState>,
         limits: Limits,
     ) -> Self {
+        let gauges = Arc::new(Gauges {
+            ports: ports.iter().map(PortState::gauges).collect(),
+            ..Gauges::default()
+        });
         function.set_table_owner(match interrupts {
             Interrupts::Vectors(_) => TableOwner::Vmm,
             Interrupts::Messages(_) => TableOwner::Function,
@@ -133,7 +140,8 @@ impl HostState {
             logged: Default::default(),
             notices: Ration::default(),
             scratch: Scratch::default(),
-            interrupts_raised: 0,
+            gauges,
+            stale: true,
             phase: Phase::Running,
             agreed: Features::empty(),
             changed: false,
@@ -265,8 +273,10 @@ impl HostState {
         if vector >= self.function.msix_vectors() {
             return;
         }
-        self.interrupts_raised += 1;
+        self.gauges.interrupts_raised.add(1);
+        let was_pending = self.function.is_pending(vector);
         let Some(message) = self.function.raise(vector) else {
+            self.stale |= !was_pending;
             return;
         };
         match &self.interrupts {
@@ -278,6 +288,7 @@ impl HostState {
 
     /// Raises vectors because the VMM asks for it.
     pub fn raise_for_vmm(&mut self, vectors: Range<u16>) {
+        self.stale = true;
         for vector in vectors {
             match (self.function.raise_for_vmm(vector), &self.interrupts) {
                 (Some(_), Interrupts::Vectors(sink)) => sink.raise(vector),

@@ -58,6 +58,7 @@ impl<'a> Attachment<'a> {
     pub fn greet(&mut self) {
         if !self.greeted {
             self.greeted = true;
+            self.backend.attach();
             self.inform("a VMM is attached");
         }
     }

@@ -82,6 +82,9 @@ pub trait Backend {
     /// Resets the function.
     fn reset(&self);
 
+    /// Notes that a VMM is attached: it has sent its first request.
+    fn attach(&self) {}
+
     /// Resets the function and forgets all guest memory: the VMM is gone.
     fn detach(&self);
 }

@@ -125,9 +125,7 @@ fn crashes() -> Result<Vec<f64>> {
     };
     let recoveries = tree["runtime"]["recoveries"].as_array();
     let recoveries = recoveries.context("a list of recoveries")?.iter();
-    Ok(recoveries
-        .filter_map(|r| r["from_trap_us"].as_f64())
-        .collect())
+    Ok(recoveries.filter_map(|r| r["took_us"].as_f64()).collect())
 }
 
 /// Measures the row `swap`.

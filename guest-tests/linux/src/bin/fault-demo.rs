@@ -234,7 +234,7 @@ impl Crashes {
                 recovery.reason
             );
             counts[*flavour as usize] += 1;
-            times.push(recovery.from_trap_us);
+            times.push(recovery.took_us);
             reason = &recovery.reason;
         }
         let [recurring, once] = counts;
@@ -261,7 +261,7 @@ impl fmt::Display for Crashes {
             "{}, and each time a fresh instance went on",
             self.0.len()
         )?;
-        match Spread::of(self.0.iter().map(|(_, r)| r.from_trap_us)) {
+        match Spread::of(self.0.iter().map(|(_, r)| r.took_us)) {
             Some(times) => write!(f, ", after {times}"),
             None => Ok(()),
         }

@@ -12,16 +12,23 @@ const BUSY: u8 = 4;
 const ALREADY_SO: u8 = 5;
 /// Nobody answers at the control socket.
 const NOBODY: u8 = 6;
+/// What it is about does not exist.
+const NOT_FOUND: u8 = 7;
+/// The process that serves is of another release.
+const OTHER_RELEASE: u8 = 8;
 
 /// The status for an error.
 pub fn status(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref() {
         Some(ClientError::Refused(refusal)) => match refusal.code {
             Code::RefusedByCheck => REFUSED_BY_CHECK.into(),
-            Code::Busy => BUSY.into(),
+            Code::Busy | Code::TooMany => BUSY.into(),
             Code::AlreadySo => ALREADY_SO.into(),
+            Code::NotFound => NOT_FOUND.into(),
+            Code::UnsupportedProtocol | Code::MethodNotFound => OTHER_RELEASE.into(),
             _ => ExitCode::FAILURE,
         },
+        Some(ClientError::Older(_)) => OTHER_RELEASE.into(),
         Some(ClientError::Connect { .. }) => NOBODY.into(),
         _ => ExitCode::FAILURE,
     }
@@ -47,7 +54,12 @@ mod tests {
             (refused(Code::Busy), 4),
             (refused(Code::AlreadySo), 5),
             (nobody.into(), 6),
-            (refused(Code::NotFound), 1),
+            (refused(Code::TooMany), 4),
+            (refused(Code::NotFound), 7),
+            (refused(Code::UnsupportedProtocol), 8),
+            (refused(Code::MethodNotFound), 8),
+            (ClientError::Older(PathBuf::new()).into(), 8),
+            (refused(Code::Failed), 1),
             (anyhow::anyhow!("any other"), 1),
         ] {
             assert_eq!(status(&error), ExitCode::from(expected), "{error}");

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use manatee_control::method::{LinkStatus, UpDown};
 use manatee_control::{Client, LinkSetting};
-use serde_json::Value;
 
 /// Show or set the link of a port, as the guest sees it
 #[derive(Debug, clap::Args)]
@@ -52,40 +52,46 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     });
     let link = Client::connect(&arguments.control)?.link(arguments.port, setting)?;
     if arguments.json {
-        return super::print(&format!("{link}\n"));
+        return super::print(&format!("{}\n", serde_json::to_string(&link)?));
     }
     super::print(&as_text(&link))
 }
 
-fn as_text(link: &Value) -> String {
-    let word = |key: &str| link[key].as_str().unwrap_or("unknown").to_owned();
-    let why = match (link["forced"].is_null(), link["interface"].is_null()) {
-        (false, true) => "as an operator says".to_owned(),
-        (false, false) => format!(
-            "as an operator says; its interface is {}",
-            word("interface")
-        ),
-        (true, false) => format!("its interface is {}", word("interface")),
-        (true, true) => "it has no interface to follow".to_owned(),
+fn as_text(link: &LinkStatus) -> String {
+    let why = match (link.forced, &link.interface) {
+        (Some(_), None) => "as an operator says".to_owned(),
+        (Some(_), Some(interface)) => {
+            format!("as an operator says; its interface is {interface}")
+        }
+        (None, Some(interface)) => format!("its interface is {interface}"),
+        (None, None) => "it has no interface to follow".to_owned(),
     };
-    format!("port {}: {} ({why})\n", link["port"], word("state"))
+    let state = match link.state {
+        UpDown::Up => "up",
+        UpDown::Down => "down",
+    };
+    format!("port {}: {state} ({why})\n", link.port)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn text_says_why() {
-        let mut link = json!({ "port": 0, "state": "down", "forced": "down", "interface": "up" });
+        let mut link = LinkStatus {
+            port: 0,
+            state: UpDown::Down,
+            forced: Some(UpDown::Down),
+            interface: Some("up".into()),
+            interface_mtu: Some(1500),
+        };
         assert_eq!(
             as_text(&link),
             "port 0: down (as an operator says; its interface is up)\n"
         );
-        link["forced"] = Value::Null;
-        link["interface"] = "down".into();
+        link.forced = None;
+        link.interface = Some("down".into());
         assert_eq!(as_text(&link), "port 0: down (its interface is down)\n");
     }
 }

@@ -6,15 +6,19 @@ use std::sync::Arc;
 
 use manatee::device::Device;
 use manatee::endpoint::{InterfaceState, LinkWatch, TapLink};
-use manatee_control::{LinkSetting, Refusal};
+use manatee_control::method::{LinkStatus, UpDown};
+use manatee_control::{Event, Events, Link, LinkSetting, Refusal};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::told;
+
 /// The links of a device's ports.
 pub struct Links {
     device: Device,
+    events: Events,
     ports: Mutex<Vec<PortLink>>,
 }
 
@@ -34,23 +38,25 @@ impl PortLink {
         self.forced.unwrap_or(own)
     }
 
-    fn inspect(&self) -> Value {
-        json!({
-            "state": word(self.up()),
-            "forced": self.forced.map(word),
-            "interface": self.tap.as_ref().map(TapLink::state),
-            "interface_mtu": self.tap.as_ref().map(TapLink::mtu),
-        })
+    fn status(&self, port: u32) -> LinkStatus {
+        let interface = self.tap.as_ref().map(|tap| match tap.state() {
+            InterfaceState::Up => "up",
+            InterfaceState::Down => "down",
+            InterfaceState::Gone => "gone",
+        });
+        LinkStatus {
+            port,
+            state: told::link(self.up()),
+            forced: self.forced.map(told::link),
+            interface: interface.map(str::to_owned),
+            interface_mtu: self.tap.as_ref().map(|tap| tap.mtu().into()),
+        }
     }
-}
-
-fn word(up: bool) -> &'static str {
-    if up { "up" } else { "down" }
 }
 
 impl Links {
     /// The links of a device, by port.
-    pub fn new(device: Device, taps: Vec<Option<TapLink>>) -> Self {
+    pub fn new(device: Device, taps: Vec<Option<TapLink>>, events: Events) -> Self {
         let port = |tap| PortLink {
             tap,
             forced: None,
@@ -58,6 +64,7 @@ impl Links {
         };
         Self {
             device,
+            events,
             ports: Mutex::new(taps.into_iter().map(port).collect()),
         }
     }
@@ -72,37 +79,42 @@ impl Links {
             let up = port.up();
             if std::mem::replace(&mut port.told, up) != up {
                 self.device.set_link(index, up);
-                tracing::info!(port = index, "the guest's link is {}", word(up));
+                let word = match told::link(up) {
+                    UpDown::Up => "up",
+                    UpDown::Down => "down",
+                };
+                tracing::info!(port = index, "the guest's link is {word}");
+                self.events.publish(Event::Link(port.status(index)));
             }
         }
     }
 
     /// Sets a port's link, or just says how it is.
-    pub fn set(&self, port: u32, setting: Option<LinkSetting>) -> Result<Value, Refusal> {
+    pub fn set(&self, asked: &Link) -> Result<LinkStatus, Refusal> {
+        let Link { port, set } = *asked;
         let mut ports = self.ports.lock();
         let count = ports.len();
         let Some(link) = ports.get_mut(port as usize) else {
             let text = format!("there is no port {port}: the device has 0 to {}", count - 1);
             return Err(Refusal::not_found(text));
         };
-        if let Some(setting) = setting {
+        if let Some(setting) = set {
             link.forced = match setting {
                 LinkSetting::Up => Some(true),
                 LinkSetting::Down => Some(false),
                 LinkSetting::Auto => None,
             };
         }
-        let mut shown = link.inspect();
-        shown["port"] = port.into();
+        let shown = link.status(port);
         self.tell(&mut ports);
         Ok(shown)
     }
 
     /// Adds them to a device's tree.
     pub fn inspect(&self, tree: &mut Value) {
-        for (index, port) in self.ports.lock().iter().enumerate() {
+        for (index, port) in (0..).zip(self.ports.lock().iter()) {
             if let Some(shown) = tree["ports"].get_mut(index.to_string()) {
-                shown["link"] = port.inspect();
+                shown["link"] = json!(port.status(index));
             }
         }
     }

@@ -29,10 +29,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let level = Client::connect(&arguments.control)?.log(arguments.level.clone())?;
     if arguments.json {
-        return super::print(&format!("{level}\n"));
+        return super::print(&format!("{}\n", serde_json::to_string(&level)?));
     }
-    super::print(&format!(
-        "{}\n",
-        level["level"].as_str().unwrap_or("unknown")
-    ))
+    super::print(&format!("{}\n", level.level))
 }

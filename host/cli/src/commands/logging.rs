@@ -43,9 +43,15 @@ enum Format {
 pub struct LogLevel {
     filter: reload::Handle<EnvFilter, Registry>,
     text: Mutex<String>,
+    output: Stderr,
 }
 
 impl LogLevel {
+    /// Returns where lines go.
+    pub fn output(&self) -> Stderr {
+        self.output.clone()
+    }
+
     /// What is logged.
     pub fn text(&self) -> String {
         self.text.lock().clone()
@@ -78,8 +84,9 @@ pub fn start(arguments: &LogArguments) -> (LogLevel, anyhow::Result<()>) {
         Err(error) => (arguments.by_verbosity().to_owned(), Err(error)),
     };
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&text));
+    let output = Stderr::default();
     let lines = fmt::layer()
-        .with_writer(Stderr::default())
+        .with_writer(output.clone())
         .with_ansi(wants_colours());
     let registry = tracing_subscriber::registry().with(filter);
     match arguments.log_format {
@@ -93,6 +100,7 @@ pub fn start(arguments: &LogArguments) -> (LogLevel, anyhow::Result<()>) {
     let level = LogLevel {
         filter: handle,
         text: Mutex::new(text),
+        output,
     };
     (level, outcome)
 }
@@ -151,7 +159,7 @@ impl LogArguments {
 
     /// Reports why the command fails: as lines are logged, if that is for programs.
     pub fn report(&self, error: &anyhow::Error) {
-        let text = super::one_line(&**error);
+        let text = super::errors::one_line(&**error);
         match self.log_format {
             Format::Text => eprintln!("error: {text}"),
             Format::Json => tracing::error!("{text}"),

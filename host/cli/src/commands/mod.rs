@@ -3,8 +3,10 @@
 mod capabilities;
 mod check;
 mod describe;
+mod errors;
 #[cfg(feature = "escape")]
 mod escape;
+mod events;
 mod exit;
 mod hidden;
 mod inherited;
@@ -15,6 +17,7 @@ mod log;
 mod logging;
 mod mac;
 mod metadata;
+mod metrics;
 mod notify;
 mod operator;
 mod pages;
@@ -23,9 +26,9 @@ mod precompile;
 mod serve;
 mod stderr;
 mod swap;
+mod told;
 mod version;
 
-use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
@@ -71,6 +74,7 @@ enum Command {
     Describe(describe::Arguments),
     Check(check::Arguments),
     Inspect(inspect::Arguments),
+    Events(events::Arguments),
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
     Link(link::Arguments),
@@ -105,6 +109,7 @@ pub fn run() -> ExitCode {
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Events(arguments) => events::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
@@ -135,7 +140,7 @@ fn command_line() -> Vec<OsString> {
 
 /// Says why the command fails.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", one_line(&**error));
+    eprintln!("error: {}", errors::one_line(&**error));
     exit::status(error)
 }
 
@@ -145,26 +150,18 @@ fn compile(file: &Path, sandbox: bool) -> anyhow::Result<child::Code> {
     child::compile(&bytes, &file.display().to_string(), sandbox)
 }
 
-/// An error with its causes, as far as they add something.
-fn one_line(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Prints a result. A reader that has seen enough (`| head`) is no error.
 fn print(text: &str) -> anyhow::Result<()> {
+    print_on(text).map(|_| ())
+}
+
+/// Prints some of what is to come. Returns whether anybody still reads.
+fn print_on(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(true),
     }
 }
 
@@ -177,16 +174,5 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn causes_are_named_once_each() {
-        let cause = io::Error::other("no space");
-        let error = anyhow::Error::new(cause)
-            .context("writing /a: no space")
-            .context("saving");
-        assert_eq!(one_line(&*error), "saving: writing /a: no space");
-        let error = anyhow::anyhow!("no space").context("saving");
-        assert_eq!(one_line(&*error), "saving: no space");
     }
 }

@@ -10,14 +10,17 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use manatee::component::{Component, Digest, MAX_FILE};
 use manatee::device::{Device, SwapError, SwapOptions};
-use manatee_control::{Code, Commands, Link, Log, Refusal, Stage, Swap};
+use manatee_common::ration::Ration;
+use manatee_control::method::{Counts, LinkStatus, LogLevel, Swapped, Tree};
+use manatee_control::{Code, Commands, Link, Log, Refusal, Stage, Swap, may_match, select};
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::links::Links;
-use super::logging::LogLevel;
+use super::logging;
 use super::notify::Notifier;
+use super::told;
 use crate::jail::broker::Broker;
 use crate::jail::child::{self, Job, Suite, Task};
 use crate::jail::{Confinement, sealed};
@@ -33,13 +36,15 @@ pub struct Operator {
     surroundings: Surroundings,
     /// Held by whoever replaces the component: a candidate takes memory.
     swapping: Mutex<()>,
+    /// The lines that clients can cause.
+    refusals: Mutex<Ration>,
 }
 
 /// What surrounds a device.
 pub struct Surroundings {
     pub broker: Arc<Broker>,
     pub links: Arc<Links>,
-    pub log_level: LogLevel,
+    pub log_level: logging::LogLevel,
     pub notifier: Arc<Notifier>,
     /// None if the process is not confined.
     pub confinement: Option<Confinement>,
@@ -52,6 +57,7 @@ impl Operator {
             device,
             surroundings,
             swapping: Mutex::new(()),
+            refusals: Mutex::default(),
         }
     }
 
@@ -68,13 +74,27 @@ impl Operator {
         })
     }
 
+    /// Puts the live tree together. Parts that are not wanted are null.
+    fn tree(&self, wanted: impl Fn(&str) -> bool) -> Value {
+        let mut tree = Map::new();
+        for part in Device::PARTS {
+            let shown = wanted(part).then(|| self.device.inspect_part(part));
+            tree.insert(part.to_owned(), shown.flatten().unwrap_or_default());
+        }
+        let process = wanted("process").then(|| self.process());
+        tree.insert("process".to_owned(), process.unwrap_or_default());
+        let mut tree = Value::Object(tree);
+        self.surroundings.links.inspect(&mut tree);
+        tree
+    }
+
     fn try_swap(
         &self,
         swap: &Swap,
         name: &str,
         given: OwnedFd,
         progress: &mut dyn FnMut(Stage),
-    ) -> anyhow::Result<Value> {
+    ) -> anyhow::Result<Swapped> {
         let _swapping = self.swapping.try_lock().ok_or(SwapError::Busy)?;
         let (wasm, digest) = take(given).with_context(|| format!("reading {name}"))?;
         if digest == self.device.component().digest() {
@@ -88,7 +108,7 @@ impl Operator {
         progress(Stage::Swapping);
         let swapped = self.device.swap(&component, options)?;
         self.report(&swapped);
-        Ok(swapped.to_json())
+        Ok(told::swapped(&swapped))
     }
 
     /// Tells the service manager what runs now.
@@ -139,15 +159,24 @@ fn refused(error: &anyhow::Error) -> Refusal {
         (_, Some(SwapError::NoPrevious)) => Code::AlreadySo,
         _ => Code::Failed,
     };
-    Refusal::new(code, super::one_line(&**error))
+    Refusal::new(code, super::errors::one_line(&**error))
 }
 
 impl Commands for Operator {
-    fn inspect(&self) -> Value {
-        let mut tree = self.device.inspect();
-        tree["process"] = self.process();
-        self.surroundings.links.inspect(&mut tree);
-        tree
+    fn inspect(&self, pattern: Option<&str>) -> Result<Tree, Refusal> {
+        let mut tree = self.tree(|part| pattern.is_none_or(|pattern| may_match(pattern, part)));
+        if let Some(pattern) = pattern {
+            let selected = select(&tree, pattern);
+            tree = selected.map_err(|error| Refusal::not_found(error.to_string()))?;
+        }
+        match tree {
+            Value::Object(tree) => Ok(Tree(tree)),
+            _ => Err(Refusal::failed("the tree is no object")),
+        }
+    }
+
+    fn counters(&self) -> Counts {
+        told::counts(self.device.totals())
     }
 
     fn swap(
@@ -155,36 +184,40 @@ impl Commands for Operator {
         swap: &Swap,
         component: OwnedFd,
         progress: &mut dyn FnMut(Stage),
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Swapped, Refusal> {
         let name = child::clean(&swap.name, child::MAX_NAME);
         let swapped = self.try_swap(swap, &name, component, progress);
         swapped.map_err(|error| {
             let refusal = refused(&error);
             let reason = &refusal.message;
-            tracing::warn!(component = name, reason, "a swap was refused");
+            if let Some(dropped) = self.refusals.lock().pass() {
+                tracing::warn!(component = name, reason, dropped, "a swap was refused");
+            }
             refusal
         })
     }
 
-    fn rollback(&self) -> Result<Value, Refusal> {
+    fn rollback(&self) -> Result<Swapped, Refusal> {
         let swapped = self.device.rollback();
         let swapped = swapped.map_err(|error| refused(&error.into()))?;
         self.report(&swapped);
-        Ok(swapped.to_json())
+        Ok(told::swapped(&swapped))
     }
 
-    fn link(&self, link: &Link) -> Result<Value, Refusal> {
-        self.surroundings.links.set(link.port, link.set)
+    fn link(&self, link: &Link) -> Result<LinkStatus, Refusal> {
+        self.surroundings.links.set(link)
     }
 
-    fn log(&self, log: &Log) -> Result<Value, Refusal> {
+    fn log(&self, log: &Log) -> Result<LogLevel, Refusal> {
         let level = &self.surroundings.log_level;
         if let Some(text) = &log.level {
             level
                 .set(text)
                 .map_err(|error| Refusal::failed(error.to_string()))?;
         }
-        Ok(json!({ "level": level.text() }))
+        Ok(LogLevel {
+            level: level.text(),
+        })
     }
 
     #[cfg(feature = "escape")]

@@ -30,6 +30,8 @@ struct Shared {
     output: Mutex<Output>,
     /// Lines, since the last that was written.
     dropped: AtomicU64,
+    /// Lines so far.
+    all_dropped: AtomicU64,
 }
 
 /// Where lines go: None is standard error itself.
@@ -41,7 +43,13 @@ impl Stderr {
         Self(Arc::new(Shared {
             output: Mutex::new(Output(to)),
             dropped: AtomicU64::new(0),
+            all_dropped: AtomicU64::new(0),
         }))
+    }
+
+    /// Returns how many lines were dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.0.all_dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -94,11 +102,16 @@ impl Output {
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let Shared { output, dropped } = &*self.0;
+        let Shared {
+            output,
+            dropped,
+            all_dropped,
+        } = &*self.0;
         // Without the lock, another thread is held up after all.
         let output = output.try_lock_for(PATIENCE);
         if !output.is_some_and(|mut output| output.line(line, dropped)) {
             dropped.fetch_add(1, Ordering::Relaxed);
+            all_dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -134,6 +147,7 @@ mod tests {
         }
         let dropped = stderr.0.dropped.load(Ordering::Relaxed);
         assert!((900..1000).contains(&dropped), "{dropped}");
+        assert_eq!(stderr.dropped(), dropped);
         let mut from = File::from(from);
         let mut read = vec![0; 1 << 20];
         let length = from.read(&mut read).unwrap();

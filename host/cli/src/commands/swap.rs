@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 use manatee::component;
+use manatee_control::method::Swapped;
 use manatee_control::{Client, Stage, Swap};
-use serde_json::Value;
 
 /// Replace the component of a running device
 #[derive(Debug, clap::Args)]
@@ -123,24 +123,16 @@ pub fn roll_back(arguments: &RollbackArguments) -> anyhow::Result<()> {
     print(&arguments.output, &swapped)
 }
 
-fn print(output: &Output, swapped: &Value) -> anyhow::Result<()> {
+fn print(output: &Output, swapped: &Swapped) -> anyhow::Result<()> {
     let text = if output.is_json() {
-        format!("{swapped}\n")
+        format!("{}\n", serde_json::to_string(swapped)?)
     } else {
         format!(
             "version {} (sha256 {}) runs now instead of {}; the guest paused for {} us, while {} bytes of state moved\n",
-            as_text(&swapped["to"]),
-            as_text(&swapped["to_sha256"]),
-            as_text(&swapped["from"]),
-            swapped["pause_us"],
-            swapped["state_bytes"],
+            swapped.to, swapped.to_sha256, swapped.from, swapped.pause_us, swapped.state_bytes,
         )
     };
     super::print(&text)
-}
-
-fn as_text(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
 }
 
 #[cfg(test)]

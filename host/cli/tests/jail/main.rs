@@ -11,5 +11,7 @@ mod endings;
 mod facts;
 mod links;
 mod messages;
+mod metrics;
 mod process;
+mod protocol;
 mod soak;

@@ -11,6 +11,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use manatee_control::method::Swapped;
 use manatee_control::{Client, Swap};
 use rustix::io::retry_on_intr;
 use rustix::net::RecvFlags;
@@ -115,7 +116,7 @@ impl Served {
     }
 
     /// Offers a component, unchecked.
-    pub fn swap(&self, name: &str, component: &File) -> Result<Value, String> {
+    pub fn swap(&self, name: &str, component: &File) -> Result<Swapped, String> {
         let swap = Swap {
             name: name.to_owned(),
             check: false,

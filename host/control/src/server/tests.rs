@@ -1,18 +1,36 @@
 //! Clients of a control socket.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 use serde_json::json;
 
-use super::super::{Client, ClientError};
 use super::*;
+use crate::event::Event;
+use crate::{ClientError, Told, select};
 
-struct Fixed;
+/// A device that swaps, and each time something happens to it.
+struct Fixed(Events);
+
+fn tree() -> Value {
+    json!({ "ports": [{ "mac": "a" }], "pci": {} })
+}
+
+fn refuse<T>() -> Result<T, Refusal> {
+    Err(Refusal::failed("not here"))
+}
 
 impl Commands for Fixed {
-    fn inspect(&self) -> Value {
-        json!({ "ports": [{ "mac": "a" }], "pci": {} })
+    fn inspect(&self, pattern: Option<&str>) -> Result<Tree, Refusal> {
+        let found = pattern.map_or(Ok(tree()), |pattern| select(&tree(), pattern));
+        let found = found.map_err(|error| Refusal::not_found(error.to_string()))?;
+        Ok(serde_json::from_value(found).unwrap())
+    }
+
+    fn counters(&self) -> Counts {
+        self.0.publish(Event::Attached);
+        Counts::default()
     }
 
     fn swap(
@@ -20,7 +38,7 @@ impl Commands for Fixed {
         swap: &Swap,
         component: OwnedFd,
         progress: &mut dyn FnMut(Stage),
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Swapped, Refusal> {
         progress(Stage::Compiling);
         progress(Stage::Swapping);
         let mut text = String::new();
@@ -31,8 +49,19 @@ impl Commands for Fixed {
         Err(Refusal::new(Code::Busy, text))
     }
 
-    fn rollback(&self) -> Result<Value, Refusal> {
-        Ok(json!({ "to": "0.1.0" }))
+    fn rollback(&self) -> Result<Swapped, Refusal> {
+        Ok(Swapped {
+            to: "0.1.0".into(),
+            ..Swapped::default()
+        })
+    }
+
+    fn link(&self, _link: &Link) -> Result<LinkStatus, Refusal> {
+        refuse()
+    }
+
+    fn log(&self, _log: &Log) -> Result<LogLevel, Refusal> {
+        refuse()
     }
 }
 
@@ -47,9 +76,11 @@ fn with_server(client: impl FnOnce(&Path) + Send) {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
+            let events = Events::default();
+            let commands = Arc::new(Fixed(events.clone()));
             runtime.unwrap().block_on(async {
                 tokio::select! {
-                    ended = server.serve(Arc::new(Fixed)) => ended.unwrap(),
+                    ended = server.serve(commands, events) => ended.unwrap(),
                     _ = stopped => {}
                 }
             });
@@ -63,12 +94,54 @@ fn with_server(client: impl FnOnce(&Path) + Send) {
     assert!(!path.exists());
 }
 
+/// A client that writes lines of its own.
+struct Raw {
+    stream: UnixStream,
+    answers: Lines<BufReader<UnixStream>>,
+}
+
+impl Raw {
+    fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        let answers = BufReader::new(stream.try_clone().unwrap()).lines();
+        Self { stream, answers }
+    }
+
+    fn say(&self, line: &str) {
+        writeln!(&self.stream, "{line}").unwrap();
+    }
+
+    fn hear(&mut self) -> Value {
+        let line = self.answers.next().unwrap().unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn ask(&mut self, line: &str) -> Value {
+        self.say(line);
+        self.hear()
+    }
+
+    /// The reason of a refusal.
+    fn reason(&mut self, line: &str) -> String {
+        let answer = self.ask(line);
+        assert_eq!(answer["jsonrpc"], "2.0", "{answer}");
+        answer["error"]["data"]["reason"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+fn request(id: i64, method: &str) -> String {
+    json!({ "jsonrpc": "2.0", "id": id, "method": method }).to_string()
+}
+
 #[test]
 fn inspect_with_and_without_pattern() {
     with_server(|path| {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let mut client = Client::connect(path).unwrap();
-        assert_eq!(client.inspect(None).unwrap(), Fixed.inspect());
+        let mut client = crate::Client::connect(path).unwrap();
+        assert_eq!(client.inspect(None).unwrap(), tree());
         let part = client.inspect(Some("ports/0/mac".into())).unwrap();
         assert_eq!(part, json!({ "ports": { "0": { "mac": "a" } } }));
         let error = client
@@ -82,7 +155,7 @@ fn inspect_with_and_without_pattern() {
 #[test]
 fn swap_and_rollback_are_carried_out() {
     with_server(|path| {
-        let mut client = Client::connect(path).unwrap();
+        let mut client = crate::Client::connect(path).unwrap();
         let swap = Swap {
             name: "/new.wasm".into(),
             check: false,
@@ -100,43 +173,72 @@ fn swap_and_rollback_are_carried_out() {
         assert_eq!(refusal.message, "/new.wasm with code is not wanted");
         assert_eq!(refusal.code, Code::Busy);
         assert_eq!(stages, [Stage::Compiling, Stage::Swapping]);
-        assert_eq!(client.rollback().unwrap(), json!({ "to": "0.1.0" }));
+        assert_eq!(client.rollback().unwrap().to, "0.1.0");
     });
 }
 
 #[test]
 fn bad_requests_get_an_error_and_do_not_end_the_connection() {
     with_server(|path| {
-        let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-        let mut answers = io::BufReader::new(stream.try_clone().unwrap()).lines();
-        for bad in [
-            "",
-            "{",
-            "[]",
-            r#"{"explode":{}}"#,
-            r#"{"swap":{"name":1}}"#,
-            r#"{"inspect":{"patern":1}}"#,
-            r#"{"link":{"port":-1}}"#,
-            r#"{"link":{"port":0,"set":"sideways"}}"#,
-            r#"{"log":{"level":1}}"#,
-            "\u{1}",
+        let mut raw = Raw::connect(path);
+        for (bad, reason) in [
+            ("", "parse_error"),
+            ("{", "parse_error"),
+            ("[]", "invalid_request"),
+            (
+                r#"{"jsonrpc":"2.0","method":"rollback"}"#,
+                "invalid_request",
+            ),
+            (&request(1, "explode"), "method_not_found"),
+            (&request(1, "swap"), "invalid_params"),
+            (&request(1, "log"), "failed"),
         ] {
-            writeln!(&stream, "{bad}").unwrap();
-            let answer = answers.next().unwrap().unwrap();
-            assert!(
-                answer.starts_with(r#"{"error":{"code":"malformed","message":"not a request"#),
-                "{answer}"
-            );
+            assert_eq!(raw.reason(bad), reason, "{bad}");
         }
-        writeln!(&stream, r#"{{"inspect":{{}}}}"#).unwrap();
-        assert!(answers.next().unwrap().unwrap().starts_with(r#"{"ok":"#));
+        let hello = r#"{"jsonrpc":"2.0","id":"a","method":"hello","params":{"protocol":7}}"#;
+        let answer = raw.ask(hello);
+        assert_eq!(answer["error"]["code"], -32001);
+        assert_eq!(answer["id"], "a");
+        let answer = raw.ask(&request(8, "hello"));
+        assert_eq!(answer["result"]["protocol"], PROTOCOL);
+        assert_eq!(answer["id"], 8);
+    });
+}
+
+#[test]
+fn clients_of_former_releases_are_told_so_in_their_own_way() {
+    with_server(|path| {
+        let mut raw = Raw::connect(path);
+        for line in [r#"{"inspect":{}}"#, r#""rollback""#] {
+            let answer = raw.ask(line);
+            assert_eq!(answer["error"]["code"], "malformed");
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.contains("newer than the command"), "{message}");
+        }
+        assert!(raw.ask(&request(1, "rollback"))["result"].is_object());
+    });
+}
+
+#[test]
+fn servers_of_former_releases_are_recognised() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let answer = r#"{"error":{"code":"malformed","message":"not a request"}}"#;
+            writeln!(stream, "{answer}").unwrap();
+        });
+        let error = crate::Client::connect(&path).unwrap_err();
+        assert!(matches!(error, ClientError::Older(_)), "{error}");
     });
 }
 
 #[test]
 fn endless_request_is_cut_off() {
     with_server(|path| {
-        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        let mut stream = UnixStream::connect(path).unwrap();
         let sender = stream.try_clone().unwrap();
         let send = std::thread::spawn(move || {
             // Fails when the other side hangs up.
@@ -145,9 +247,9 @@ fn endless_request_is_cut_off() {
         let mut answer = Vec::new();
         // The reset that follows unread data may come instead of an end.
         let _ = stream.read_to_end(&mut answer);
-        assert!(
-            answer.starts_with(br#"{"error":{"code":"malformed","message":"a request has at most"#)
-        );
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["error"]["data"]["reason"], "too_large");
+        assert_eq!(answer["id"], Value::Null);
         send.join().unwrap();
     });
 }
@@ -156,14 +258,14 @@ fn endless_request_is_cut_off() {
 fn silent_clients_give_way_to_others() {
     with_server(|path| {
         let silent: Vec<_> = (0..MAX_CLIENTS)
-            .map(|_| std::os::unix::net::UnixStream::connect(path).unwrap())
+            .map(|_| UnixStream::connect(path).unwrap())
             .collect();
-        let mut late = Client::connect(path).unwrap();
-        assert_eq!(late.inspect(None).unwrap(), Fixed.inspect());
+        let mut late = crate::Client::connect(path).unwrap();
+        assert_eq!(late.inspect(None).unwrap(), tree());
         // The one that was silent for the longest is the one that has gone.
         assert_eq!((&silent[0]).read(&mut [0]).unwrap(), 0);
         let last = &silent[MAX_CLIENTS - 1];
-        writeln!(&*last, r#"{{"inspect":{{}}}}"#).unwrap();
+        writeln!(&*last, "{}", request(1, "hello")).unwrap();
         assert_eq!((&*last).read(&mut [0]).unwrap(), 1);
     });
 }
@@ -171,25 +273,26 @@ fn silent_clients_give_way_to_others() {
 #[test]
 fn a_swap_takes_a_descriptor_and_nothing_else_does() {
     with_server(|path| {
-        let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-        let mut answers = io::BufReader::new(stream.try_clone().unwrap()).lines();
-        let swap = r#"{"swap":{"name":"a","check":false,"probation_ms":0}}"#;
-        writeln!(&stream, "{swap}").unwrap();
-        let answer = answers.next().unwrap().unwrap();
-        assert!(answer.contains("as a descriptor"), "{answer}");
-        for (request, count, expected) in [
+        let mut raw = Raw::connect(path);
+        let swap = r#"{"jsonrpc":"2.0","id":1,"method":"swap","params":{"name":"a"}}"#;
+        let answer = raw.ask(swap);
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("SCM_RIGHTS"), "{message}");
+        for (line, count, expected) in [
             (swap, 2, "takes one descriptor"),
-            ("\"rollback\"", 1, "only a swap"),
+            (&*request(2, "rollback"), 1, "only `swap`"),
+            ("{", 1, "no JSON"),
         ] {
-            send_with(&stream, request, count);
-            let answer = answers.next().unwrap().unwrap();
-            assert!(answer.contains(expected), "{answer}");
+            send_with(&raw.stream, line, count);
+            let answer = raw.hear();
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.contains(expected), "{message}");
         }
     });
 }
 
 /// Sends a line with so many descriptors of its own.
-fn send_with(stream: &std::os::unix::net::UnixStream, line: &str, count: usize) {
+fn send_with(stream: &UnixStream, line: &str, count: usize) {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let descriptors = vec![stream.as_fd(); count];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
@@ -199,4 +302,74 @@ fn send_with(stream: &std::os::unix::net::UnixStream, line: &str, count: usize) 
     let parts = [io::IoSlice::new(line.as_bytes())];
     let sent = sendmsg(stream, &parts, &mut control, SendFlags::empty()).unwrap();
     assert_eq!(sent, line.len());
+}
+
+#[test]
+fn subscribers_are_told_in_order_and_among_their_answers() {
+    with_server(|path| {
+        let mut subscriber = crate::Client::connect(path).unwrap();
+        subscriber.subscribe(None).unwrap();
+        let mut other = crate::Client::connect(path).unwrap();
+        for number in 1..=3 {
+            other.counters().unwrap();
+            let Told::Event(event) = subscriber.follow().unwrap() else {
+                panic!("nothing was lost");
+            };
+            assert_eq!((event.number, event.event), (number, Event::Attached));
+        }
+        // Its own request makes the next one.
+        subscriber.counters().unwrap();
+        let told = subscriber.follow().unwrap();
+        assert!(
+            matches!(told, Told::Event(ref event) if event.number == 4),
+            "{told:?}"
+        );
+    });
+}
+
+#[test]
+fn subscriptions_end_on_request_and_with_bad_words_nothing_begins() {
+    with_server(|path| {
+        let mut raw = Raw::connect(path);
+        for params in [r#"{"events":[]}"#, r#"{"events":["tea"]}"#] {
+            let line =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"method":"subscribe","params":{params}}}"#);
+            assert_eq!(raw.reason(&line), "invalid_params");
+        }
+        let answer = raw.ask(&request(1, "subscribe"));
+        assert_eq!(answer["result"]["subscription"], 1);
+        let end = r#"{"jsonrpc":"2.0","id":2,"method":"unsubscribe","params":{"subscription":1}}"#;
+        assert_eq!(raw.ask(end)["result"], json!({}));
+        assert_eq!(raw.reason(end), "not_found");
+        // No event comes before this answer.
+        assert!(raw.ask(&request(3, "counters"))["result"].is_object());
+        assert!(raw.ask(&request(4, "rollback"))["result"].is_object());
+    });
+}
+
+#[test]
+fn subscribers_stay_and_are_bounded_and_the_last_client_is_turned_away() {
+    with_server(|path| {
+        let mut subscribers: Vec<_> = (0..MAX_SUBSCRIPTIONS)
+            .map(|_| {
+                let mut client = crate::Client::connect(path).unwrap();
+                client.subscribe(None).unwrap();
+                client
+            })
+            .collect();
+        let mut other = crate::Client::connect(path).unwrap();
+        let Err(ClientError::Refused(refusal)) = other.subscribe(None) else {
+            panic!("there are too many subscriptions");
+        };
+        assert_eq!(refusal.code, Code::TooMany);
+        // Silent ones give way, subscribers do not.
+        for _ in 0..2 * MAX_CLIENTS {
+            crate::Client::connect(path).unwrap().counters().unwrap();
+        }
+        let told = subscribers[0].follow().unwrap();
+        assert!(
+            matches!(told, Told::Event(ref event) if event.number == 1),
+            "{told:?}"
+        );
+    });
 }

@@ -28,12 +28,14 @@ pub use watch::{InterfaceState, LinkWatch, TapLink};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::batch::TxBatch;
 use super::counters::Counters;
 use super::crossing::{Route, Switch};
 use super::head::Head;
 use super::packet::TxStatus;
-use super::queue::{Endpoint, Queue, QueueIo};
+use super::queue::{Endpoint, EndpointView, Queue, QueueIo};
 use super::rss::Rss;
 use crate::memory::{Calls, Outcome};
 use inbox::Inbox;
@@ -52,7 +54,7 @@ pub struct Tap {
     created: bool,
     batched: bool,
     count: usize,
-    dropped: Option<queues::Dropped>,
+    dropped: Option<Arc<Mutex<queues::Dropped>>>,
     switch: Switch,
     queues: Vec<TapQueue>,
 }
@@ -126,7 +128,7 @@ impl Tap {
             created,
             batched: queues.iter().all(|queue| queue.calls.are_batched()),
             count: queues.len(),
-            dropped,
+            dropped: dropped.map(|dropped| Arc::new(Mutex::new(dropped))),
             switch,
             queues,
         })
@@ -187,8 +189,7 @@ impl Endpoint for Tap {
 
     /// What found no room in the interface's own queues; 0 if the kernel does not say.
     fn missed(&self) -> u64 {
-        let counted = self.dropped.as_ref().map(queues::Dropped::count);
-        counted.and_then(Result::ok).unwrap_or(0)
+        missed(self.dropped.as_deref())
     }
 
     fn mtu(&self) -> Option<u16> {
@@ -196,17 +197,32 @@ impl Endpoint for Tap {
     }
 
     fn inspect(&self) -> serde_json::Value {
-        serde_json::json!({
-            "kind": "tap",
-            "interface": self.link.name(),
-            "queues": self.count,
-            "mtu": self.link.mtu(),
-            "made_here": self.created,
-            "link": self.link.state(),
-            "batched": self.batched,
-            "missed": self.missed(),
+        (self.view())()
+    }
+
+    fn view(&self) -> EndpointView {
+        let (link, queues) = (self.link(), self.count);
+        let (created, batched) = (self.created, self.batched);
+        let dropped = self.dropped.clone();
+        Arc::new(move || {
+            serde_json::json!({
+                "kind": "tap",
+                "interface": link.name(),
+                "queues": queues,
+                "mtu": link.mtu(),
+                "made_here": created,
+                "link": link.state(),
+                "batched": batched,
+                "missed": missed(dropped.as_deref()),
+            })
         })
     }
+}
+
+/// Returns what found no room in the interface's own queues; 0 if the kernel does not say.
+fn missed(dropped: Option<&Mutex<queues::Dropped>>) -> u64 {
+    let counted = dropped.map(|dropped| dropped.lock().count());
+    counted.and_then(Result::ok).unwrap_or(0)
 }
 
 impl Queue for TapQueue {

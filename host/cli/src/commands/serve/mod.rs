@@ -2,42 +2,37 @@
 
 mod access;
 mod bounds;
+mod running;
+mod served;
 mod signals;
 mod sockets;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::Context;
-use manatee::component::Component;
-use manatee::device::{Device, Port};
 use manatee::endpoint::LinkWatch;
-use manatee::interrupt::Interrupts;
 use manatee::memory::install_fault_handler;
-use manatee::vfio_user::Vectors;
-use manatee_common::ration::Ration;
 use manatee_control as control;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 
 use super::capabilities::capabilities;
 use super::links::Links;
 use super::logging::{self, LogArguments, LogLevel};
+use super::metrics::{self, Facts, Metrics, Observed};
 use super::notify::Notifier;
 use super::operator::{Operator, Surroundings};
 use super::port::{self, PortArgument};
-use crate::jail::broker::{Begin, Broker};
+use crate::jail::broker::{Begin, Broker, SocketFile};
 use crate::jail::child::Code;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
 use bounds::BoundArguments;
-use signals::{Heard, Signals};
+use running::Running;
+use served::Served;
+use signals::Signals;
 use sockets::{Handed, SocketArguments, Sockets};
 
-/// How long the session with a VMM may take to end when we do.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Threads that carry out commands of the control socket.
 const MAX_COMMANDS: usize = 32;
 
@@ -109,6 +104,11 @@ pub struct Arguments {
     #[arg(long)]
     print_capabilities: bool,
 
+    /// Offer counters as OpenMetrics, for Prometheus and others: at an address with its port
+    /// (127.0.0.1:9464), under /metrics, or at a Unix socket, whose path has a `/`
+    #[arg(long, value_name = "PATH|ADDRESS")]
+    metrics: Option<metrics::Address>,
+
     #[command(flatten)]
     bounds: BoundArguments,
 
@@ -122,6 +122,7 @@ struct Opened {
     /// That the broker has ended, perhaps.
     child: Signal,
     sockets: Sockets,
+    metrics: Option<metrics::Socket>,
     ports: port::Opened,
     /// None if no port is a TAP.
     watch: Option<LinkWatch>,
@@ -171,6 +172,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             signals,
             child,
             sockets,
+            metrics,
             ports: port::Opened { ports, taps },
             watch,
             component,
@@ -178,8 +180,19 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             broker,
         } = opened;
         let notifier = Arc::new(notifier);
-        let device = Served::new(component, ports, &arguments.bounds)?;
-        let links = Arc::new(Links::new(device.device.clone(), taps));
+        let events = control::Events::default();
+        let observed = Observed::default();
+        let told = (events.clone(), observed.clone());
+        let device = Served::new(component, ports, &arguments.bounds, told)?;
+        let links = Links::new(device.device.clone(), taps, events.clone());
+        let links = Arc::new(links);
+        let facts = Facts {
+            device: device.device.clone(),
+            confined: confinement.is_some(),
+            broker: broker.clone(),
+            log: log_level.output(),
+        };
+        let metrics = metrics.map(|socket| (socket, Metrics::new(facts, observed)));
         let surroundings = Surroundings {
             broker: broker.clone(),
             links: links.clone(),
@@ -188,12 +201,14 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             confinement,
         };
         let operator = Operator::new(surroundings, device.device.clone());
-        runtime.block_on(serve(Running {
+        runtime.block_on(running::serve(Running {
             device,
             operator: Arc::new(operator),
+            events,
             signals,
             child,
             sockets,
+            metrics,
             links,
             watch,
             notifier,
@@ -219,8 +234,14 @@ impl Opened {
         // Sockets come first: whoever is too late must not touch the interfaces of
         // the one who serves already.
         let sockets = arguments.sockets.open(handed)?;
+        let metrics = arguments.metrics.as_ref().map(metrics::Socket::open);
+        let metrics = metrics.transpose().context("--metrics")?;
+        let mut files = sockets.files().context("the sockets")?;
+        if let Some(path) = metrics.as_ref().and_then(metrics::Socket::path) {
+            files.push(SocketFile::at(path).context("the socket of --metrics")?);
+        }
         let begin = Begin {
-            sockets: sockets.files().context("the sockets")?,
+            sockets: files,
             ids,
             sandbox,
         };
@@ -233,6 +254,7 @@ impl Opened {
             signals,
             child,
             sockets,
+            metrics,
             ports,
             watch,
             component,
@@ -255,152 +277,4 @@ fn confine(arguments: &Arguments, ids: Option<Ids>) -> anyhow::Result<Option<Con
     let confinement = jail.enter().context("confining the process")?;
     tracing::info!(jail = %confinement.to_json(), "confined");
     Ok(Some(confinement))
-}
-
-/// A device and the vectors that it raises.
-struct Served {
-    device: Device,
-    vectors: Vectors,
-}
-
-impl Served {
-    fn new(
-        component: Option<Code>,
-        ports: Vec<Port>,
-        bounds: &BoundArguments,
-    ) -> anyhow::Result<Self> {
-        let component = match component {
-            Some(code) => code.load()?,
-            None => Component::embedded()?,
-        };
-        let description = component.describe()?;
-        let (given, max) = (ports.len(), description.max_ports);
-        if given > max as usize {
-            anyhow::bail!("{given} ports are given, and the device has at most {max}");
-        }
-        let vectors = Vectors::new(description.msix_vectors);
-        let interrupts = Interrupts::Vectors(Box::new(vectors.clone()));
-        let device = Device::builder(&component)
-            .ports(ports)
-            .limits(bounds.limits())
-            .crash_policy(bounds.policy())
-            .build(interrupts)?;
-        let digest = component.digest();
-        tracing::info!(component = component.name(), sha256 = %digest, "the device is made");
-        Ok(Self { device, vectors })
-    }
-}
-
-/// All that serves.
-struct Running {
-    device: Served,
-    operator: Arc<Operator>,
-    signals: Signals,
-    child: Signal,
-    sockets: Sockets,
-    links: Arc<Links>,
-    watch: Option<LinkWatch>,
-    notifier: Arc<Notifier>,
-    broker: Arc<Broker>,
-}
-
-async fn serve(running: Running) -> anyhow::Result<()> {
-    let Running {
-        device: Served { device, vectors },
-        operator,
-        mut signals,
-        mut child,
-        sockets,
-        links,
-        watch,
-        notifier,
-        broker,
-    } = running;
-    let Sockets { vfio, control } = sockets;
-    let address = vfio.address();
-    let socket = address.map_or("a descriptor".into(), |path| path.display().to_string());
-    let stopper = vfio.stopper();
-    let (ended, mut has_ended) = oneshot::channel();
-    let served = device.clone();
-    thread::Builder::new()
-        .name("vfio-user".to_owned())
-        .spawn(move || ended.send(vfio.serve(&served, &vectors)))
-        .context("starting the vfio-user thread")?;
-    tracing::info!(socket, "ready: a VMM can attach");
-    notifier.ready(&format!("Serving at {socket}"));
-    let result = tokio::select! {
-        () = heed(&mut signals, &notifier) => Ok(()),
-        result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
-        result = answer(control.as_ref(), operator) => result,
-        result = watch_broker(&broker, &mut child) => result,
-        result = follow(links, watch) => result,
-        () = notifier.keep_alive(async || look_after(&device).await) => Ok(()),
-    };
-    notifier.stopping();
-    tracing::info!("stopping");
-    broker.end();
-    if !stopper.stop(PATIENCE) {
-        tracing::warn!("the session with the VMM does not end; leaving it");
-    }
-    result
-}
-
-/// Does what signals ask for, until one asks to end.
-async fn heed(signals: &mut Signals, notifier: &Notifier) {
-    let mut ration = Ration::default();
-    loop {
-        match signals.next().await {
-            Heard::End => return,
-            Heard::Reload => {
-                notifier.reloading();
-                if let Some(dropped) = ration.pass() {
-                    tracing::info!(dropped, "SIGHUP: there is no configuration to read again");
-                }
-                notifier.reloaded();
-            }
-            Heard::Nothing(name) => {
-                if let Some(dropped) = ration.pass() {
-                    tracing::info!(dropped, "{name} changes nothing");
-                }
-            }
-        }
-    }
-}
-
-/// Waits until the device could be had: a process that can't get at it any more is of no use.
-async fn look_after(device: &Device) {
-    let device = device.clone();
-    // What came of it, nobody wants to know.
-    let _ = tokio::task::spawn_blocking(move || device.has_work()).await;
-}
-
-/// Answers control requests for ever; waits for ever if there is no socket.
-async fn answer(control: Option<&control::Server>, operator: Arc<Operator>) -> anyhow::Result<()> {
-    match control {
-        Some(control) => Ok(control.serve(operator).await?),
-        None => std::future::pending().await,
-    }
-}
-
-/// Has links follow their TAPs for ever, as long as the kernel tells of them.
-async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<()> {
-    if let Some(watch) = watch
-        && let Err(error) = links.watch(watch).await
-    {
-        tracing::error!(%error, "links do not follow their TAPs any more");
-    }
-    std::future::pending().await
-}
-
-/// Says when the broker ends before its time. The device goes on.
-async fn watch_broker(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
-    while !broker.has_ended() {
-        child.recv().await;
-    }
-    tracing::error!(
-        process = broker.pid(),
-        "the broker has ended: the device goes on, its component can't be replaced any more, \
-         and the sockets' files will be left behind"
-    );
-    std::future::pending().await
 }

@@ -1,0 +1,157 @@
+//! What goes on while a device is served.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use manatee::device::Device;
+use manatee::endpoint::LinkWatch;
+use manatee_common::ration::Ration;
+use manatee_control as control;
+use tokio::signal::unix::Signal;
+use tokio::sync::oneshot;
+
+use super::served::Served;
+use super::signals::{Heard, Signals};
+use super::sockets::Sockets;
+use crate::commands::links::Links;
+use crate::commands::metrics::{self, Metrics};
+use crate::commands::notify::Notifier;
+use crate::commands::operator::Operator;
+use crate::jail::broker::Broker;
+
+/// How long the session with a VMM may take to end when we do.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// All that serves.
+pub struct Running {
+    pub device: Served,
+    pub operator: Arc<Operator>,
+    pub events: control::Events,
+    pub signals: Signals,
+    pub child: Signal,
+    pub sockets: Sockets,
+    pub metrics: Option<(metrics::Socket, Metrics)>,
+    pub links: Arc<Links>,
+    pub watch: Option<LinkWatch>,
+    pub notifier: Arc<Notifier>,
+    pub broker: Arc<Broker>,
+}
+
+/// Serves until it is told to end.
+pub async fn serve(running: Running) -> anyhow::Result<()> {
+    let Running {
+        device: Served { device, vectors },
+        operator,
+        events,
+        mut signals,
+        mut child,
+        sockets,
+        metrics,
+        links,
+        watch,
+        notifier,
+        broker,
+    } = running;
+    let Sockets { vfio, control } = sockets;
+    let address = vfio.address();
+    let socket = address.map_or("a descriptor".into(), |path| path.display().to_string());
+    let stopper = vfio.stopper();
+    let (ended, mut has_ended) = oneshot::channel();
+    let served = device.clone();
+    thread::Builder::new()
+        .name("vfio-user".to_owned())
+        .spawn(move || ended.send(vfio.serve(&served, &vectors)))
+        .context("starting the vfio-user thread")?;
+    tracing::info!(socket, "ready: a VMM can attach");
+    notifier.ready(&format!("Serving at {socket}"));
+    let result = tokio::select! {
+        () = heed(&mut signals, &notifier) => Ok(()),
+        result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
+        result = answer(control.as_ref(), operator, events) => result,
+        result = show(metrics) => result,
+        result = watch_broker(&broker, &mut child) => result,
+        result = follow(links, watch) => result,
+        () = notifier.keep_alive(async || look_after(&device).await) => Ok(()),
+    };
+    notifier.stopping();
+    tracing::info!("stopping");
+    broker.end();
+    if !stopper.stop(PATIENCE) {
+        tracing::warn!("the session with the VMM does not end; leaving it");
+    }
+    result
+}
+
+/// Does what signals ask for, until one asks to end.
+async fn heed(signals: &mut Signals, notifier: &Notifier) {
+    let mut ration = Ration::default();
+    loop {
+        match signals.next().await {
+            Heard::End => return,
+            Heard::Reload => {
+                notifier.reloading();
+                if let Some(dropped) = ration.pass() {
+                    tracing::info!(dropped, "SIGHUP: there is no configuration to read again");
+                }
+                notifier.reloaded();
+            }
+            Heard::Nothing(name) => {
+                if let Some(dropped) = ration.pass() {
+                    tracing::info!(dropped, "{name} changes nothing");
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the device could be had: a process that can't get at it any more is of no use.
+async fn look_after(device: &Device) {
+    let device = device.clone();
+    // What came of it, nobody wants to know.
+    let _ = tokio::task::spawn_blocking(move || device.has_work()).await;
+}
+
+/// Answers control requests for ever; waits for ever if there is no socket.
+async fn answer(
+    control: Option<&control::Server>,
+    operator: Arc<Operator>,
+    events: control::Events,
+) -> anyhow::Result<()> {
+    match control {
+        Some(control) => Ok(control.serve(operator, events).await?),
+        None => std::future::pending().await,
+    }
+}
+
+/// Shows metrics for ever; waits for ever if nobody is to see them.
+async fn show(metrics: Option<(metrics::Socket, Metrics)>) -> anyhow::Result<()> {
+    match metrics {
+        Some((socket, metrics)) => Ok(socket.serve(metrics).await?),
+        None => std::future::pending().await,
+    }
+}
+
+/// Has links follow their TAPs for ever, as long as the kernel tells of them.
+async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<()> {
+    if let Some(watch) = watch
+        && let Err(error) = links.watch(watch).await
+    {
+        tracing::error!(%error, "links do not follow their TAPs any more");
+    }
+    std::future::pending().await
+}
+
+/// Says when the broker ends before its time. The device goes on.
+async fn watch_broker(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
+    while !broker.has_ended() {
+        child.recv().await;
+    }
+    tracing::error!(
+        process = broker.pid(),
+        "the broker has ended: the device goes on, its component can't be replaced any more, \
+         and the sockets' files will be left behind"
+    );
+    std::future::pending().await
+}

@@ -1,0 +1,128 @@
+//! What subscribers are told.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::report::{LinkStatus, Swapped};
+
+/// Something that happened to the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A VMM attached.
+    Attached,
+    /// The VMM is gone, and the device at power-on.
+    Detached,
+    /// The component was replaced.
+    Swapped(Swapped),
+    /// The component before runs again.
+    RolledBack(Swapped),
+    /// An instance of the component failed.
+    Crashed(Crash),
+    /// A fresh instance continued.
+    Recovered(Recovery),
+    /// The guest's link changed.
+    Link(LinkStatus),
+    /// The device is down until the VMM resets it.
+    Down(Reason),
+}
+
+/// An instance failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Crash {
+    /// Failures so far.
+    pub failures: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// A fresh instance continued after a failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Recovery {
+    /// Why the instance before failed.
+    pub reason: String,
+    /// From the failure until a fresh instance had looked at everything, in microseconds.
+    pub took_us: u64,
+    /// Packets from the guest whose fate is unknown.
+    pub lost_transmits: u64,
+    /// Packets to the guest that were lost.
+    pub lost_receives: u64,
+    /// Work queue entries that are passed over now, since two instances failed on each.
+    pub skipped: u64,
+    /// Whether the driver was asked to reset the device.
+    pub asked_for_reset: bool,
+}
+
+/// Why something is so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reason {
+    /// For people.
+    pub reason: String,
+}
+
+/// The names of events.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// [`Event::Attached`].
+    Attached,
+    /// [`Event::Detached`].
+    Detached,
+    /// [`Event::Swapped`].
+    Swapped,
+    /// [`Event::RolledBack`].
+    RolledBack,
+    /// [`Event::Crashed`].
+    Crashed,
+    /// [`Event::Recovered`].
+    Recovered,
+    /// [`Event::Link`].
+    Link,
+    /// [`Event::Down`].
+    Down,
+}
+
+impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Attached,
+        Self::Detached,
+        Self::Swapped,
+        Self::RolledBack,
+        Self::Crashed,
+        Self::Recovered,
+        Self::Link,
+        Self::Down,
+    ];
+}
+
+impl Event {
+    /// Returns its name.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Attached => EventKind::Attached,
+            Self::Detached => EventKind::Detached,
+            Self::Swapped(_) => EventKind::Swapped,
+            Self::RolledBack(_) => EventKind::RolledBack,
+            Self::Crashed(_) => EventKind::Crashed,
+            Self::Recovered(_) => EventKind::Recovered,
+            Self::Link(_) => EventKind::Link,
+            Self::Down(_) => EventKind::Down,
+        }
+    }
+}
+
+/// An event with when it happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stamped {
+    /// Events of the process so far, this one included. The numbers of a subscription to some
+    /// kinds of events have gaps; events that were lost are told by `lost`.
+    pub number: u64,
+    /// When it happened: milliseconds since 1970, in UTC.
+    pub time_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}

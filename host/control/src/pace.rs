@@ -1,0 +1,61 @@
+//! How many requests clients may make: some at once, and then so many a second.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::limits::{REQUEST_BURST, REQUESTS_PER_SECOND};
+
+/// The time that a request takes of what they all have.
+const SHARE: Duration = Duration::from_micros(1_000_000 / REQUESTS_PER_SECOND as u64);
+
+/// The pace of all clients together.
+#[derive(Debug)]
+pub struct Pace {
+    /// Until when what was asked for is paid for.
+    paid: Mutex<Instant>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            paid: Mutex::new(Instant::now()),
+        }
+    }
+}
+
+impl Pace {
+    /// Waits until one more request may be carried out.
+    pub async fn turn(&self) {
+        let wait = self.wait(Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Takes a turn. Returns how long it is until then.
+    fn wait(&self, now: Instant) -> Duration {
+        let mut paid = self.paid.lock();
+        *paid = (*paid).max(now) + SHARE;
+        paid.saturating_duration_since(now + REQUEST_BURST * SHARE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_at_once_wait_and_after_a_pause_a_burst_does_not() {
+        let pace = Pace::default();
+        let begin = Instant::now();
+        let waits: Vec<_> = (0..3 * REQUEST_BURST).map(|_| pace.wait(begin)).collect();
+        let (burst, rest) = waits.split_at(REQUEST_BURST as usize);
+        assert!(burst.iter().all(Duration::is_zero), "{burst:?}");
+        assert!(rest.is_sorted() && !rest[0].is_zero(), "{rest:?}");
+        assert_eq!(rest[rest.len() - 1], 2 * REQUEST_BURST * SHARE);
+        let later = begin + 3 * REQUEST_BURST * SHARE;
+        assert!((0..REQUEST_BURST).all(|_| pace.wait(later).is_zero()));
+        assert!(!pace.wait(later).is_zero());
+    }
+}

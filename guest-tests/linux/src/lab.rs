@@ -59,6 +59,8 @@ pub struct Plan {
     pub apart: bool,
     /// How many processors the guest has.
     pub cpus: u8,
+    /// How many queue pairs each port has.
+    pub queues: u16,
 }
 
 /// One port of the device.
@@ -69,6 +71,8 @@ pub struct Port {
     pub mac: String,
     /// The guest's interface, once its driver is loaded.
     pub interface: String,
+    /// How many queue pairs it has.
+    pub queues: u16,
 }
 
 /// The whole set-up; dropping it takes everything down.
@@ -96,7 +100,7 @@ impl Lab {
     /// Makes the TAP interfaces.
     pub fn new(stage: &Arc<Stage>, plan: Plan) -> Result<Self> {
         let ports = (0..plan.ports)
-            .map(|number| Port::create(stage, number))
+            .map(|number| Port::create(stage, number, plan.queues))
             .collect::<Result<_>>()?;
         Ok(Self {
             vm: None,
@@ -293,13 +297,14 @@ impl Lab {
 }
 
 impl Port {
-    fn create(stage: &Stage, number: u8) -> Result<Self> {
+    fn create(stage: &Stage, number: u8, queues: u16) -> Result<Self> {
         let (name, subnet) = (format!("tap{number}"), Subnet::new(number));
         Ok(Self {
-            tap: Tap::create(&stage.sandbox, &stage.assets.ip(), &name, subnet)?,
+            tap: Tap::create(&stage.sandbox, &stage.assets.ip(), &name, subnet, queues)?,
             // Locally administered.
             mac: format!("02:6d:61:6e:61:{number:02x}"),
             interface: String::new(),
+            queues,
         })
     }
 
@@ -307,6 +312,7 @@ impl Port {
         PortArgument {
             tap: self.tap.name(),
             mac: &self.mac,
+            queues: self.queues,
         }
     }
 

@@ -105,9 +105,15 @@ pub struct Tap {
 
 impl Tap {
     /// Makes an interface with the addresses of `subnet`, and brings it up, by the
-    /// command `ip`.
-    pub fn create(inside: &Sandbox, ip: &Path, name: &str, subnet: Subnet) -> Result<Self> {
-        Self::set_up(inside, ip, name, subnet)
+    /// command `ip`. It can have several queues if `queues` is more than 1.
+    pub fn create(
+        inside: &Sandbox,
+        ip: &Path,
+        name: &str,
+        subnet: Subnet,
+        queues: u16,
+    ) -> Result<Self> {
+        Self::set_up(inside, ip, name, subnet, queues)
             .with_context(|| format!("cannot set up the TAP interface {name}"))
     }
 
@@ -142,8 +148,17 @@ impl Tap {
             .with_context(|| format!("ip tells no drops: {links}"))
     }
 
-    fn set_up(inside: &Sandbox, ip: &Path, name: &str, subnet: Subnet) -> Result<Self> {
-        let add = ["tuntap", "add", "dev", name, "mode", "tap"];
+    fn set_up(
+        inside: &Sandbox,
+        ip: &Path,
+        name: &str,
+        subnet: Subnet,
+        queues: u16,
+    ) -> Result<Self> {
+        let mut add = vec!["tuntap", "add", "dev", name, "mode", "tap"];
+        if queues > 1 {
+            add.push("multi_queue");
+        }
         let interface = Interface::create(inside, ip, name, &add)?;
         // The address is to be usable at once, without duplicate detection.
         fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0")?;

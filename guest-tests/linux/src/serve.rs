@@ -48,6 +48,8 @@ pub struct PortArgument<'a> {
     pub tap: &'a str,
     /// The guest's address on it.
     pub mac: &'a str,
+    /// How many queue pairs it has.
+    pub queues: u16,
 }
 
 impl Serve {
@@ -63,9 +65,10 @@ impl Serve {
             command.arg("--component").arg(component);
         }
         for port in start.ports {
+            let PortArgument { tap, mac, queues } = port;
             command
                 .arg("--port")
-                .arg(format!("tap={},mac={}", port.tap, port.mac));
+                .arg(format!("tap={tap},mac={mac},queues={queues}"));
         }
         command.env("NOTIFY_SOCKET", &notify_path);
         let mut serve = Self {
@@ -198,6 +201,7 @@ mod tests {
         let port = PortArgument {
             tap: "t0",
             mac: "02:00:00:00:00:01",
+            queues: 1,
         };
         let start = Start {
             manatee: &manatee,
@@ -208,7 +212,7 @@ mod tests {
         };
         let error = Serve::start(&start).err().unwrap().to_string();
         assert!(
-            error.contains("no such TAP: tap=t0,mac=02:00:00:00:00:01"),
+            error.contains("no such TAP: tap=t0,mac=02:00:00:00:00:01,queues=1"),
             "{error}"
         );
     }

@@ -75,12 +75,14 @@ impl Lab {
                 &stage.assets.ip(),
                 &name,
                 Subnet::new(number as u8),
+                1,
             )
         });
         let taps: Vec<Tap> = taps.collect::<Result<_>>()?;
         let port = PortArgument {
             tap: taps[0].name(),
             mac: &mac(0),
+            queues: 1,
         };
         let serve = Serve::start(&Start {
             manatee: &stage.manatee,

@@ -58,7 +58,7 @@ struct Wire {
 impl Lab {
     fn new(stage: &Stage, bytes: u32) -> Result<Self> {
         let ip = stage.assets.ip();
-        let interface = netns::Tap::create(&stage.sandbox, &ip, NAME, Subnet::new(15))?;
+        let interface = netns::Tap::create(&stage.sandbox, &ip, NAME, Subnet::new(15), 1)?;
         // Without IPv6 the kernel says nothing here by itself.
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6"), "1")?;
         let tap = Tap::open(NAME)?;

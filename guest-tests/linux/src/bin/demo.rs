@@ -21,6 +21,7 @@ const PLAN: Plan = Plan {
     ports: 1,
     apart: false,
     cpus: 1,
+    queues: 1,
 };
 
 /// Boots a stock Linux guest on the wasm device and checks its network.

@@ -27,6 +27,7 @@ const PLAN: Plan = Plan {
     ports: 2,
     apart: true,
     cpus: 1,
+    queues: 1,
 };
 
 /// A way to crash, of `component/src/faults.rs`.

@@ -13,6 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use manatee_guest_linux::checks::{self, Ping};
 use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
 use manatee_guest_linux::netns::{Bridge, Family};
+use manatee_guest_linux::qemu::Vm;
 use manatee_guest_linux::stage::{Options, Stage};
 use manatee_guest_linux::tcp;
 
@@ -22,6 +23,7 @@ const ONE_PORT: Plan = Plan {
     ports: 1,
     apart: false,
     cpus: 1,
+    queues: 1,
 };
 
 /// A device with two interfaces.
@@ -81,6 +83,7 @@ const TESTS: &[(&str, Test)] = &[
     ("two_ports", two_ports),
     ("vlan_between_two_ports", vlan_between_two_ports),
     ("two_processors", two_processors),
+    ("two_queues", two_queues),
     (
         "memory_map_changes_under_traffic",
         memory_map_changes_under_traffic,
@@ -431,6 +434,67 @@ fn two_processors(tests: &Tests) -> Result<()> {
             tcp::there_and_back(vm, ports[0].tap.subnet(), Family::V4, 16 << 20).map(drop)
         },
     )
+}
+
+/// A port of two queues: the guest uses both, is steered by its table, and changes their
+/// number while it is up.
+fn two_queues(tests: &Tests) -> Result<()> {
+    /// Connections, each of which the table steers to one queue of the two.
+    const FLOWS: usize = 12;
+    let plan = Plan {
+        cpus: 2,
+        queues: 2,
+        ..ONE_PORT
+    };
+    tests.in_guest(plan, |lab| {
+        lab.network_works()?;
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let (name, subnet) = (ports[0].interface.clone(), ports[0].tap.subnet());
+        let channels = |vm: &mut Vm, wanted: &str| {
+            let shown = vm.sh(&format!("ethtool -l {name}"))?;
+            let combined = |line: &&str| line.starts_with("Combined:");
+            let combined = shown.lines().filter(combined).map(|line| &line[9..]);
+            let combined: Vec<_> = combined.map(str::trim).collect();
+            ensure!(combined == ["2", wanted], "not 2 and {wanted}: {shown}");
+            Ok(())
+        };
+        let received = |vm: &mut Vm, queue: usize| -> Result<u64> {
+            let counter = format!("rx_{queue}_packets");
+            let shown = vm.sh(&format!("ethtool -S {name}"))?;
+            let line = shown.lines().find(|line| line.contains(&counter));
+            let count = line.and_then(|line| line.split(':').nth(1));
+            let count = count.with_context(|| format!("no {counter}: {shown}"))?;
+            Ok(count.trim().parse()?)
+        };
+        let flows = |vm: &mut Vm| {
+            let each = |_| tcp::there_and_back(vm, subnet, Family::V4, 64 << 10).map(drop);
+            (0..FLOWS).try_for_each(each)
+        };
+        channels(vm, "2")?;
+        flows(vm)?;
+        for queue in 0..2 {
+            ensure!(received(vm, queue)? > 0, "queue {queue} received nothing");
+        }
+        // All to the first queue, by the table, and to both again.
+        vm.sh(&format!("ethtool -X {name} equal 1"))?;
+        let before = received(vm, 1)?;
+        flows(vm)?;
+        let after = received(vm, 1)?;
+        ensure!(after == before, "steered away, and {before} became {after}");
+        vm.sh(&format!("ethtool -X {name} equal 2"))?;
+        flows(vm)?;
+        ensure!(received(vm, 1)? > after, "not steered back");
+        // A table that somebody chose has to fit: go back to the driver's own.
+        vm.sh(&format!("ethtool -X {name} default"))?;
+        for count in ["1", "2", "1", "2"] {
+            vm.sh(&format!("ethtool -L {name} combined {count}"))?;
+            channels(vm, count)?;
+            flows(vm)?;
+        }
+        let failures: u64 = lab.control(0)?.inspect("runtime/failures")?;
+        ensure!(failures == 0, "the component failed {failures} times");
+        Ok(())
+    })
 }
 
 /// A chipset's registers decide what lies where in low memory. When one changes, QEMU takes

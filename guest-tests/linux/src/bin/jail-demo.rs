@@ -30,6 +30,7 @@ const PLAN: Plan = Plan {
     ports: 1,
     apart: false,
     cpus: 1,
+    queues: 1,
 };
 
 /// How many datagrams have to come both ways between two looks at the device.
@@ -315,6 +316,7 @@ fn start(lab: &mut Lab, escape: &Path, number: usize) -> Result<Serve> {
         ports: &[PortArgument {
             tap: port.tap.name(),
             mac: &port.mac,
+            queues: port.queues,
         }],
     })
 }

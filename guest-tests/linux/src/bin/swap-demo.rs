@@ -21,6 +21,7 @@ const PLAN: Plan = Plan {
     ports: 1,
     apart: false,
     cpus: 1,
+    queues: 1,
 };
 
 /// How many datagrams have to come both ways between two swaps.

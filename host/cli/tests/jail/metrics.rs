@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -192,8 +193,11 @@ fn the_socket_goes_with_the_process() {
     assert!(words.contains("127.0.0.1:9464"), "{words}");
 }
 
-/// A program that scripts/setup.sh fetches, if it is not there yet.
+/// A program that scripts/setup.sh fetches, if it is not there yet; once for all tests,
+/// which would be in each other's way.
 fn tool(name: &str) -> Command {
+    static SETUP: Mutex<()> = Mutex::new(());
+    let _only = SETUP.lock().unwrap_or_else(PoisonError::into_inner);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let setup = Command::new(root.join("scripts/setup.sh"))
         .arg("prometheus")

@@ -180,7 +180,7 @@ fn inspect_shows_the_live_tree() {
     assert_eq!(part, serde_json::json!({ "pci": { "bus_master": true } }));
 
     let nothing = inspect(Some("pci/nonsense"));
-    assert_eq!(nothing.status.code(), Some(1));
+    assert_eq!(nothing.status.code(), Some(7), "it does not exist");
     assert!(error_of(&nothing).contains("nothing matches `pci/nonsense`"));
     assert!(inspect(None).status.success());
 }

@@ -25,7 +25,7 @@ pub const ZERO: u32 = 1024;
 pub const ANSWER: u32 = 1280;
 /// Where the description lies, with its lists behind it.
 const DESCRIPTION: u32 = 2048;
-/// From here to [`HEAP`], memory is for the test.
+/// From here to the heap, memory is for the test.
 pub const OWN: u32 = 16 << 10;
 /// From here on, memory is given out by `cabi_realloc`, which starts again at
 /// [`HEAP_END`].

@@ -7,7 +7,7 @@ use super::packet::{RxPacket, TxCompletion};
 pub struct Completions {
     /// Packets that were written to receive buffers, in posting order.
     pub received: Vec<RxPacket>,
-    /// Ends of transmits that were [`TxStatus::Pending`], in order.
+    /// Ends of transmits that were [`TxStatus::Pending`](super::TxStatus::Pending), in order.
     pub transmitted: Vec<TxCompletion>,
 }
 

@@ -32,7 +32,7 @@ impl Toeplitz {
     }
 
     /// Hashes two pieces of input, of which the second follows the first; what is
-    /// longer than [`MAX_INPUT`] is left out.
+    /// longer than the input of any kind of packet is left out.
     #[inline]
     pub fn hash(&self, first: &[u8], second: &[u8]) -> u32 {
         let bytes = first.iter().chain(second);

@@ -78,7 +78,7 @@ pub enum MapError {
          read-only, or open the file for writing"
     )]
     ReadOnlyFile(u64, u64),
-    /// More regions than [`MAX_REGIONS`].
+    /// More regions than [`GuestMemory::MAX_REGIONS`](super::GuestMemory::MAX_REGIONS).
     #[error(
         "the device has {} guest regions already, the most it can have; unmap some first",
         MAX_REGIONS

@@ -1,11 +1,18 @@
 //! What an endpoint did, for people.
+//!
+//! Counters are a row of numbers, with a name each: whatever does the same to all of them
+//! works on the [row](Counters::words).
 
 use serde::Serialize;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::packet::TxStatus;
 
 /// What an endpoint did since it was opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
 pub struct Counters {
     /// From the guest.
     pub transmit: TxCounters,
@@ -14,7 +21,10 @@ pub struct Counters {
 }
 
 /// Packets from the guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
 pub struct TxCounters {
     /// Packets that were sent.
     pub packets: u64,
@@ -41,7 +51,10 @@ pub struct TxCounters {
 }
 
 /// Packets to the guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
 pub struct RxCounters {
     /// Packets that were written to buffers, truncated ones too.
     pub packets: u64,
@@ -60,29 +73,36 @@ pub struct RxCounters {
 }
 
 impl Counters {
+    /// How many there are.
+    pub(crate) const WORDS: usize = TxCounters::WORDS + RxCounters::WORDS;
+    /// Nothing was done yet.
+    pub(crate) const ZERO: Self = zerocopy::transmute!([0_u64; Self::WORDS]);
+
+    /// Returns them in a row, what was sent first.
+    #[inline]
+    pub(crate) fn words(&self) -> &[u64; Self::WORDS] {
+        zerocopy::transmute_ref!(self)
+    }
+
+    /// Returns the counters that are such a row.
+    pub(crate) fn from_words(words: [u64; Self::WORDS]) -> Self {
+        zerocopy::transmute!(words)
+    }
+
     /// Adds what another queue of the endpoint did.
     pub fn add(&mut self, other: &Self) {
-        self.transmit.add(&other.transmit);
-        self.receive.add(&other.receive);
+        let mut sum = *self.words();
+        let both = sum.iter_mut().zip(other.words());
+        both.for_each(|(sum, more)| *sum += more);
+        *self = Self::from_words(sum);
     }
 }
 
 impl TxCounters {
-    fn add(&mut self, other: &Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-        self.checksum_offloads += other.checksum_offloads;
-        self.segmentation_offloads += other.segmentation_offloads;
-        self.tags_inserted += other.tags_inserted;
-        self.dropped_busy += other.dropped_busy;
-        self.dropped_down += other.dropped_down;
-        self.dropped_error += other.dropped_error;
-        self.memory_faults += other.memory_faults;
-        self.too_long += other.too_long;
-        self.bad_headers += other.bad_headers;
-    }
+    /// How many there are.
+    const WORDS: usize = 11;
 
-    /// Packets that were dropped, for whatever reason.
+    /// Returns how many packets were dropped, for whatever reason.
     pub fn dropped(&self) -> u64 {
         self.dropped_busy + self.dropped_down + self.dropped_error
     }
@@ -104,15 +124,8 @@ impl TxCounters {
 }
 
 impl RxCounters {
-    fn add(&mut self, other: &Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-        self.checksums_completed += other.checksums_completed;
-        self.truncated += other.truncated;
-        self.memory_faults += other.memory_faults;
-        self.dropped += other.dropped;
-        self.errors += other.errors;
-    }
+    /// How many there are.
+    const WORDS: usize = 7;
 
     /// Counts a packet of `length` bytes that was written to a buffer.
     pub fn count(&mut self, length: u64, truncated: bool) {

@@ -383,8 +383,8 @@ impl Queue for LoopbackQueue {
         None
     }
 
-    fn counters(&self) -> Counters {
-        self.wire.counters.clone()
+    fn counters(&self) -> &Counters {
+        &self.wire.counters
     }
 }
 

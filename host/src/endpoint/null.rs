@@ -101,8 +101,8 @@ impl Queue for NullQueue {
         None
     }
 
-    fn counters(&self) -> Counters {
-        self.counters.clone()
+    fn counters(&self) -> &Counters {
+        &self.counters
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::endpoint::{Counters, EndpointView, RxCounters, Steering, TxCounters};
+use crate::endpoint::{Counters, EndpointView, Steering};
 
 /// A number with one writer at a time.
 #[derive(Debug, Default)]
@@ -85,12 +85,9 @@ pub struct QueueGauges {
     pub pending_transmits: Gauge,
     /// The last packet that was handed over; larger than any if there is none.
     handed_over: Gauge,
-    /// What it did: [`words`].
-    counters: [Gauge; WORDS],
+    /// What it did, in a row.
+    counters: [Gauge; Counters::WORDS],
 }
-
-/// The number of a queue's counters.
-const WORDS: usize = 18;
 
 impl PortGauges {
     /// Makes the numbers of a port at which nothing happened yet.
@@ -141,19 +138,14 @@ impl QueueGauges {
     /// Shows what it did so far.
     #[inline]
     pub fn set_counters(&self, counters: &Counters) {
-        for (gauge, word) in self.counters.iter().zip(words(counters)) {
-            gauge.set(word);
+        for (gauge, word) in self.counters.iter().zip(counters.words()) {
+            gauge.set(*word);
         }
     }
 
     /// Returns what it did so far. They may be of two moments of a batch.
     pub fn counters(&self) -> Counters {
-        let mut all = Counters::default();
-        let read = self.counters.each_ref().map(Gauge::get);
-        for (place, word) in places(&mut all).into_iter().zip(read) {
-            *place = word;
-        }
-        all
+        Counters::from_words(self.counters.each_ref().map(Gauge::get))
     }
 
     /// Shows which packet was handed over last.
@@ -176,61 +168,6 @@ impl std::fmt::Debug for PortGauges {
     }
 }
 
-/// Puts the counters in a row.
-#[inline]
-fn words(counters: &Counters) -> [u64; WORDS] {
-    let mut copy = counters.clone();
-    places(&mut copy).map(|place| *place)
-}
-
-/// Finds each counter, in the order of the row.
-#[inline]
-fn places(counters: &mut Counters) -> [&mut u64; WORDS] {
-    let Counters { transmit, receive } = counters;
-    let TxCounters {
-        packets: sent,
-        bytes: sent_bytes,
-        checksum_offloads,
-        segmentation_offloads,
-        tags_inserted,
-        dropped_busy,
-        dropped_down,
-        dropped_error,
-        memory_faults: sent_faults,
-        too_long,
-        bad_headers,
-    } = transmit;
-    let RxCounters {
-        packets,
-        bytes,
-        checksums_completed,
-        truncated,
-        memory_faults,
-        dropped,
-        errors,
-    } = receive;
-    [
-        sent,
-        sent_bytes,
-        checksum_offloads,
-        segmentation_offloads,
-        tags_inserted,
-        dropped_busy,
-        dropped_down,
-        dropped_error,
-        sent_faults,
-        too_long,
-        bad_headers,
-        packets,
-        bytes,
-        checksums_completed,
-        truncated,
-        memory_faults,
-        dropped,
-        errors,
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,10 +177,9 @@ mod tests {
         let gauges = QueueGauges::default();
         assert_eq!(gauges.counters(), Counters::default());
         assert_eq!(gauges.handed_over(), None);
-        let mut counters = Counters::default();
-        for (value, place) in (1..).zip(places(&mut counters)) {
-            *place = value;
-        }
+        let counters = Counters::from_words(std::array::from_fn(|place| place as u64 + 1));
+        assert_eq!(counters.transmit.packets, 1);
+        assert_eq!(counters.receive.errors, Counters::WORDS as u64);
         gauges.set_counters(&counters);
         assert_eq!(gauges.counters(), counters);
         gauges.set_handed_over(Some(7));

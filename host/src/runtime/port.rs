@@ -297,7 +297,7 @@ impl PortState {
     /// Remembers the last packet that a queue was handed; None if there is none.
     #[inline]
     pub fn set_handed_over(&mut self, queue: u16, last: Option<u32>) {
-        self.queues[usize::from(queue)].handed_over = last;
+        self.queues[usize::from(queue)].set_handed_over(last);
     }
 
     /// Posts buffers to a queue. Returns how many were taken, or None if their segments do
@@ -399,7 +399,7 @@ impl PortState {
     /// Gives up pending transmits of a queue.
     pub fn cancel_transmit(&mut self, queue: u16) {
         let queue = &mut self.queues[usize::from(queue)];
-        queue.handed_over = None;
+        queue.set_handed_over(None);
         queue.give_up_transmits();
     }
 

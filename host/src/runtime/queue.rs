@@ -20,7 +20,7 @@ pub struct QueueState {
     /// What the queue finished and the device was not told yet.
     pub done: Completions,
     /// The last packet that was handed over.
-    pub handed_over: Option<u32>,
+    handed_over: Option<u32>,
     /// Packets that wait until the port's rate lets them leave.
     waiting: Waiting,
     /// Packets that found no room among those.
@@ -73,7 +73,7 @@ impl QueueState {
 
     /// What it sent, received and dropped so far.
     pub fn counters(&self) -> Counters {
-        let mut counters = self.queue.counters();
+        let mut counters = self.queue.counters().clone();
         counters.transmit.dropped_busy += self.dropped;
         counters
     }
@@ -213,10 +213,24 @@ impl QueueState {
     /// Shows others what the queue has done, after it was called.
     #[inline]
     pub fn publish(&self) {
-        self.gauges.set_counters(&self.counters());
+        match self.dropped {
+            0 => self.gauges.set_counters(self.queue.counters()),
+            _ => self.gauges.set_counters(&self.counters()),
+        }
         self.gauges.pending_transmits.set(self.pending() as u64);
-        self.gauges.set_handed_over(self.handed_over);
         self.publish_posted();
+    }
+
+    /// Returns the last packet that was handed over, if there is one.
+    pub fn handed_over(&self) -> Option<u32> {
+        self.handed_over
+    }
+
+    /// Remembers the last packet that was handed over; None if there is none.
+    #[inline]
+    pub fn set_handed_over(&mut self, last: Option<u32>) {
+        self.handed_over = last;
+        self.gauges.set_handed_over(last);
     }
 
     /// Shows others how many buffers are posted.

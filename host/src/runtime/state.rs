@@ -237,7 +237,7 @@ impl HostState {
         ports.flat_map(|(port, state)| {
             let queues = (0..).zip(state.queues());
             queues.filter_map(move |(queue, state)| {
-                let id = state.handed_over?;
+                let id = state.handed_over()?;
                 Some(HandedOver { port, queue, id })
             })
         })

@@ -249,7 +249,7 @@ impl Queue for TapQueue {
         Some(self.fd.as_fd())
     }
 
-    fn counters(&self) -> Counters {
-        self.counters.clone()
+    fn counters(&self) -> &Counters {
+        &self.counters
     }
 }

@@ -141,7 +141,7 @@ fn an_instance_that_ends_leaves_what_the_next_one_needs() {
     send(&mut port, 0, &memory, &[7, 8]);
     port.abandon();
     assert!(port.queues().iter().all(|queue| queue.rx.is_empty()));
-    assert_eq!(port.queues()[0].handed_over, Some(8));
+    assert_eq!(port.queues()[0].handed_over(), Some(8));
     assert_eq!(port.steering(), Some(&steering(&[1])));
     assert_eq!(port.rate(), Some(100_000));
     // Packets that were on their way arrive.
@@ -151,7 +151,7 @@ fn an_instance_that_ends_leaves_what_the_next_one_needs() {
     send(&mut port, 0, &memory, &[9]);
     port.reset();
     let queue = &port.queues()[0];
-    assert_eq!((queue.handed_over, queue.pending()), (None, 0));
+    assert_eq!((queue.handed_over(), queue.pending()), (None, 0));
     assert_eq!((port.steering(), port.rate()), (None, None));
     post(&mut port, 0, 4);
     post(&mut port, 1, 4);

@@ -36,7 +36,7 @@ const IMPORTS: [&str; 6] = [
     "log",
 ];
 
-/// Whether an import is one of the world's.
+/// Returns whether an import is one of the world's.
 fn is_known(import: &str) -> bool {
     let named = import
         .strip_prefix(PACKAGE)
@@ -193,7 +193,7 @@ impl Component {
         self.code.calls(limits)
     }
 
-    /// The component that this build ships.
+    /// Returns the component that this build ships.
     ///
     /// # Errors
     ///
@@ -276,27 +276,27 @@ impl Component {
         })
     }
 
-    /// The interfaces that it imports.
+    /// Returns the interfaces that it imports.
     pub fn imports(&self) -> &[String] {
         &self.imports
     }
 
-    /// The interfaces that it exports.
+    /// Returns the interfaces that it exports.
     pub fn exports(&self) -> &[String] {
         &self.exports
     }
 
-    /// Its path, or what else it is called in messages.
+    /// Returns its path, or what else it is called in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The SHA-256 of its bytes.
+    /// Returns the SHA-256 of its bytes.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// What it says of itself, asked once, of a fresh instance that reaches
+    /// Returns what it says of itself, asked once, of a fresh instance that reaches
     /// nothing.
     ///
     /// # Errors
@@ -320,7 +320,7 @@ impl Component {
         Ok(description)
     }
 
-    /// The PCI function that a description asks for.
+    /// Returns the PCI function that a description asks for.
     ///
     /// # Errors
     ///
@@ -336,7 +336,7 @@ impl Component {
             .map_err(|error| self.undescribed(error))
     }
 
-    /// For instantiation.
+    /// Returns what instances are made of.
     pub(crate) fn code(&self) -> &Code {
         &self.code
     }

@@ -256,7 +256,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level with this number in the contract.
+    /// Returns the level with this number in the contract.
     pub fn from_case(case: u32) -> Option<Self> {
         Some(match case {
             0 => Self::Error,

@@ -28,12 +28,12 @@ const FORMAT: u32 = 1;
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of a component's bytes.
+    /// Returns the digest of a component's bytes.
     pub fn of(wasm: &[u8]) -> Self {
         Self(Sha256::digest(wasm).into())
     }
 
-    /// The digest of bytes that come one after the other.
+    /// Returns the digest of bytes that come one after the other.
     pub fn start() -> Digesting {
         Digesting(Sha256::new())
     }
@@ -49,7 +49,7 @@ impl Digesting {
         self.0.update(bytes);
     }
 
-    /// The digest of all of them.
+    /// Returns the digest of all of them.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
@@ -132,7 +132,7 @@ impl Compiled {
         Self { bytes }
     }
 
-    /// The bytes, to be handed to another process of the same build.
+    /// Returns the bytes, to be handed to another process of the same build.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }

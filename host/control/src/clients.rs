@@ -53,7 +53,7 @@ impl Drop for Busy<'_> {
 }
 
 impl Clients {
-    /// Room for so many.
+    /// Creates room for so many.
     pub fn new(most: usize) -> Self {
         Self {
             most,
@@ -99,7 +99,7 @@ impl Clients {
         true
     }
 
-    /// Those that are turned away take no place, and are bounded all the same.
+    /// Turns one away. Those take no place, and are bounded all the same.
     fn turn_away(&mut self, served: impl Future<Output = ()> + Send + 'static) {
         if self.tasks.len() < 2 * self.most {
             self.tasks.spawn(served);

@@ -39,7 +39,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The connection behind an accepted socket.
+    /// Returns the connection behind an accepted socket.
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,

@@ -94,7 +94,7 @@ impl fmt::Display for Code {
 }
 
 impl Refusal {
-    /// A refusal.
+    /// Creates a refusal.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -102,12 +102,12 @@ impl Refusal {
         }
     }
 
-    /// Something failed.
+    /// Creates the refusal of what failed.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Code::Failed, message)
     }
 
-    /// Something does not exist.
+    /// Creates the refusal of what does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(Code::NotFound, message)
     }

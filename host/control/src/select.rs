@@ -33,7 +33,7 @@ pub enum SelectError {
     },
 }
 
-/// The parts of `tree` whose path matches the glob `pattern`, in their places.
+/// Returns the parts of `tree` whose path matches the glob `pattern`, in their places.
 ///
 /// A path is the names and indices from the top, joined by `/`: `ports/0/mac`.
 /// In a pattern `*` and `?` match within one name, `**` across names; `[ab]` and

@@ -131,7 +131,7 @@ impl Server {
         Ok(Self { socket })
     }
 
-    /// The socket's file, as an absolute path; None if somebody else bound the socket.
+    /// Returns the socket's file, as an absolute path; None if somebody else bound the socket.
     pub fn path(&self) -> Option<&Path> {
         self.socket.path()
     }

@@ -133,7 +133,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A device over the guest's memory.
+/// Returns a device over the guest's memory.
 fn device(memory: File, processor: Sender<u16>) -> Result<Device> {
     let port = Port {
         mac: [2, 0, 0, 0, 0, 1],
@@ -185,7 +185,7 @@ fn hand_over(place: &Mutex<Place>, memory: &File) -> Result<()> {
     Ok(())
 }
 
-/// The second process: restores the device and serves its registers.
+/// Runs the second process: restores the device and serves its registers.
 fn take_over(memory: &str) -> Result<()> {
     let open = File::options().read(true).write(true).open(memory);
     let device = device(open.context("opening the guest's memory")?, channel().0)?;

@@ -39,7 +39,7 @@ impl Remote {
         Ok(remote)
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -80,7 +80,7 @@ impl Drop for Remote {
     }
 }
 
-/// In the second process: the state.
+/// Receives the state, in the second process.
 pub fn receive_state() -> Result<Vec<u8>> {
     let mut length = [0; 8];
     stdin().read_exact(&mut length)?;
@@ -93,7 +93,7 @@ pub fn receive_state() -> Result<Vec<u8>> {
     Ok(state)
 }
 
-/// In the second process: carries out accesses until there are no more.
+/// Carries out accesses in the second process, until there are no more.
 pub fn serve(device: &Device) -> Result<()> {
     let mut access: Access = [0; 18];
     loop {

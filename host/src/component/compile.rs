@@ -22,7 +22,7 @@ impl Component {
         Self::from_bytes(&read(path)?, &name)
     }
 
-    /// The component that this build ships, compiled for a later build to
+    /// Returns the component that this build ships, compiled for a later build to
     /// embed.
     ///
     /// # Errors

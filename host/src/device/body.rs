@@ -62,7 +62,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// A device in its power-on state.
+    /// Creates a device in its power-on state.
     pub fn new(
         component: Component,
         description: Description,
@@ -109,17 +109,17 @@ impl Body {
         }
     }
 
-    /// What the device is told of its ports.
+    /// Returns what the device is told of its ports.
     pub fn ports(&self) -> Vec<PortConfig> {
         port_configs(self.state_ref())
     }
 
-    /// Instances that failed.
+    /// Returns how many instances failed.
     pub fn failures(&self) -> u64 {
         self.recoverer.failures
     }
 
-    /// The component's state.
+    /// Returns the component's state.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Body {
         }
     }
 
-    /// The host's side.
+    /// Returns the host's side.
     pub fn state(&mut self) -> &mut HostState {
         match &mut self.life {
             Life::Running(instance) => instance.state(),
@@ -154,7 +154,7 @@ impl Body {
         }
     }
 
-    /// The host's side, to look at.
+    /// Returns the host's side, to look at.
     pub fn state_ref(&self) -> &HostState {
         match &self.life {
             Life::Running(instance) => instance.state_ref(),
@@ -163,12 +163,12 @@ impl Body {
         }
     }
 
-    /// The component.
+    /// Returns the component.
     pub fn component(&self) -> &Component {
         &self.component
     }
 
-    /// The instance, while it runs.
+    /// Returns the instance, while it runs.
     pub fn instance(&mut self) -> Option<&mut Instance> {
         match &mut self.life {
             Life::Running(instance) if instance.failure().is_none() => Some(instance),
@@ -176,7 +176,7 @@ impl Body {
         }
     }
 
-    /// Why the component failed, if it did.
+    /// Returns why the component failed, if it did.
     pub fn failure(&self) -> Option<&Failure> {
         match &self.life {
             Life::Running(instance) => instance.failure(),
@@ -185,7 +185,7 @@ impl Body {
         }
     }
 
-    /// For each queue of each port, in order, what becomes readable when packets wait.
+    /// Returns, for each queue of each port in order, what becomes readable when packets wait.
     pub fn endpoints(&self) -> std::io::Result<Vec<Option<OwnedFd>>> {
         let ports = self.state_ref().ports.iter();
         let queues = ports.flat_map(PortState::queues);
@@ -272,7 +272,7 @@ impl Body {
         }
     }
 
-    /// Guest memory was taken away: the component's windows must not show it.
+    /// Takes guest memory away that is gone: the component's windows must not show it.
     ///
     /// # Errors
     ///
@@ -287,7 +287,7 @@ impl Body {
         if error.in_reach { Err(error) } else { Ok(()) }
     }
 
-    /// A region of so many bytes of guest memory came: windows that had lost theirs may
+    /// Returns a region of so many bytes of guest memory came: windows that had lost theirs may
     /// have it again.
     pub fn memory_came(&mut self, size: u64) {
         self.state().stale = true;
@@ -327,7 +327,7 @@ impl Body {
         self.wake_all();
     }
 
-    /// Packets may be waiting at every port.
+    /// Notes that packets may be waiting at every port.
     fn wake_all(&mut self) {
         self.state().ports.iter_mut().for_each(PortState::wake_all);
     }
@@ -437,7 +437,7 @@ impl Body {
         self.note_failure();
     }
 
-    /// Packets may be waiting at a queue, of which [`endpoints`](Self::endpoints) says
+    /// Notes that packets may be waiting at a queue, of which [`endpoints`](Self::endpoints) says
     /// the number.
     pub fn wake_queue(&mut self, mut number: usize) {
         for port in &mut self.state().ports {
@@ -449,7 +449,7 @@ impl Body {
         }
     }
 
-    /// Power-on state, with the ports and the guest memory that there are.
+    /// Goes to the power-on state, with the ports and the guest memory that there are.
     pub fn reset(&mut self) {
         let state = self.state();
         state.stale = true;
@@ -473,7 +473,7 @@ impl Body {
         }
     }
 
-    /// Whether [`settle`](Self::settle) would find something to do.
+    /// Returns whether [`settle`](Self::settle) would find something to do.
     pub fn has_work(&self) -> bool {
         let state = self.state_ref();
         if self.failure().is_some() {
@@ -512,14 +512,14 @@ impl Body {
         self.recovering || self.instance().is_some()
     }
 
-    /// When packets that wait for their port's rate may leave, if any may at all.
+    /// Returns when packets that wait for their port's rate may leave, if any may at all.
     pub fn due(&self) -> Option<Instant> {
         let state = self.state_ref();
         let goes_on = self.failure().is_none() && !state.is_waiting();
         goes_on.then(|| state.due()).flatten()
     }
 
-    /// Whether the device's own thread has to hear when packets are due.
+    /// Returns whether the device's own thread has to hear when packets are due.
     fn take_alarm(&mut self) -> bool {
         let ports = self.state().ports.iter_mut();
         ports.fold(false, |any, port| any | port.take_alarm())
@@ -539,7 +539,7 @@ impl Body {
         }
     }
 
-    /// Whether others should get a turn, because the component had its time.
+    /// Returns whether others should get a turn, because the component had its time.
     fn is_over(&self) -> bool {
         match &self.life {
             Life::Running(instance) => instance.has_overstayed(),
@@ -648,7 +648,7 @@ fn fits(size: u64, offset: u64, length: usize) -> bool {
         .is_some_and(|end| end <= size)
 }
 
-/// The widest access at an offset: a power of two that divides it, at most 8.
+/// Returns the widest access at an offset: a power of two that divides it, at most 8.
 fn width(offset: u64, left: usize) -> usize {
     let aligned = 1 << offset.trailing_zeros().min(3);
     let fitting = if left >= 8 { 8 } else { 1 << left.ilog2() };

@@ -112,7 +112,7 @@ impl Doorbells {
         }
     }
 
-    /// The same, if it rang none of late. A guest that rings more than there are is
+    /// Notes the same, if it rang none of late. A guest that rings more than there are is
     /// not kept up with.
     fn note_other(&mut self, bar: u8, offset: u64, value: u64) -> bool {
         let Some(range) = self.range(bar, offset) else {
@@ -142,7 +142,7 @@ impl Doorbells {
         self.recent = [None; RECENT];
     }
 
-    /// The last values, in no order.
+    /// Returns the last values, in no order.
     pub fn writes(&self) -> Vec<RegisterWrite> {
         let value = |key: &Key, value: &u64| match self.recent[Recent::slot(key.offset)] {
             Some(recent) if recent.key == *key => recent.value,

@@ -36,7 +36,7 @@ impl Body {
         }
     }
 
-    /// A fresh instance at power-on.
+    /// Returns a fresh instance at power-on.
     fn restart(&mut self) {
         if self.ended {
             return;
@@ -80,7 +80,7 @@ impl Body {
         }
     }
 
-    /// After each call: takes a checkpoint if the configuration changed, and
+    /// Sees to what a call came to: takes a checkpoint if the configuration changed, and
     /// goes on with a fresh instance if the component failed.
     pub(super) fn note_failure(&mut self) {
         let Life::Running(instance) = &mut self.life else {
@@ -106,7 +106,7 @@ impl Body {
         self.recover();
     }
 
-    /// The device is down until it is reset: nothing that it does could be right.
+    /// Takes the device down until it is reset: nothing that it does could be right.
     fn give_up(&mut self, failure: Failure) {
         if let Some(dropped) = self.state().notices.pass() {
             tracing::error!(dropped, "{failure}; the device is down until it is reset");
@@ -139,7 +139,7 @@ impl Body {
         self.telemetry.tell(&Event::Down { reason });
     }
 
-    /// Whether what is left of this stay is too little for a fresh instance.
+    /// Returns whether what is left of this stay is too little for a fresh instance.
     fn is_late(&self) -> bool {
         match &self.life {
             Life::Running(instance) => instance.is_late(),
@@ -195,7 +195,7 @@ impl Body {
         }
     }
 
-    /// In its probation a component that fails makes way for the one before.
+    /// Goes back to the component before, if one fails in its probation.
     /// True if it did.
     fn go_back_if_in_probation(&mut self) -> bool {
         let Some(previous) = self.swaps.take_probation() else {
@@ -256,7 +256,7 @@ impl Body {
         }
     }
 
-    /// The instance is of no use, although no call of it failed.
+    /// Ends the instance, which is of no use although no call of it failed.
     pub(super) fn fail(&mut self, failure: Failure) {
         if let Life::Running(instance) = &mut self.life {
             instance.fail(failure);

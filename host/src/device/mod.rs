@@ -122,17 +122,17 @@ impl Device {
         DeviceBuilder::new(component)
     }
 
-    /// What the component says of itself.
+    /// Returns what the component says of itself.
     pub fn description(&self) -> Arc<Description> {
         self.shared.own().description.clone()
     }
 
-    /// The component that runs.
+    /// Returns the component that runs.
     pub fn component(&self) -> Component {
         self.shared.own().component().clone()
     }
 
-    /// Size of a BAR in bytes, 0 if there is none with this index.
+    /// Returns the size of a BAR in bytes, 0 if there is none with this index.
     pub fn bar_size(&self, bar: u8) -> u64 {
         self.shared
             .bar_sizes
@@ -141,7 +141,7 @@ impl Device {
             .unwrap_or(0)
     }
 
-    /// Number of MSI-X vectors.
+    /// Returns the number of MSI-X vectors.
     pub fn msix_vectors(&self) -> u16 {
         self.shared.msix_vectors
     }
@@ -280,7 +280,7 @@ impl Device {
         self.run(Body::reset);
     }
 
-    /// The VMM is gone: resets the function and forgets all guest memory. A
+    /// Resets the function and forgets all guest memory, as the VMM is gone. A
     /// rehearsal that is going on is waited for.
     pub fn detach(&self) {
         let _no_rehearsal = self.shared.rehearsing.lock();
@@ -304,17 +304,17 @@ impl Device {
         self.run(|body| body.link_changed(port, up));
     }
 
-    /// Whether the device has work left that its own thread is about to do.
+    /// Returns whether the device has work left that its own thread is about to do.
     pub fn has_work(&self) -> bool {
         self.shared.own().has_work()
     }
 
-    /// Why the component failed, if it did.
+    /// Returns why the component failed, if it did.
     pub fn failure(&self) -> Option<Failure> {
         self.shared.own().failure().cloned()
     }
 
-    /// The live tree, for people and tools: each of [`PARTS`](Self::PARTS).
+    /// Returns the live tree, for people and tools: each of [`PARTS`](Self::PARTS).
     pub fn inspect(&self) -> serde_json::Value {
         let parts = Self::PARTS.map(|part| (part.to_owned(), self.inspect_part(part)));
         let parts = parts
@@ -326,7 +326,7 @@ impl Device {
     /// The parts of the live tree.
     pub const PARTS: [&str; 6] = ["device", "component", "memory", "pci", "ports", "runtime"];
 
-    /// One of the [`PARTS`](Self::PARTS) of the live tree. `device` is what the component says of
+    /// Returns one of the [`PARTS`](Self::PARTS) of the live tree. `device` is what the component says of
     /// itself, and waits for the device to ask it; no other part does. None if there is no such
     /// part.
     pub fn inspect_part(&self, part: &str) -> Option<serde_json::Value> {
@@ -339,7 +339,7 @@ impl Device {
         Some(inspection.finish())
     }
 
-    /// What the device did so far, in numbers. Never waits for the device.
+    /// Returns what the device did so far, in numbers. Never waits for the device.
     pub fn totals(&self) -> Totals {
         self.shared.telemetry.totals()
     }
@@ -370,7 +370,7 @@ impl Device {
         Rehearsal::new(self, only, component, options, false)
     }
 
-    /// The whole state of the device, for [`restore`](Self::restore) in
+    /// Returns the whole state of the device, for [`restore`](Self::restore) in
     /// another process, say. What is in its ports is not part of it: transmits
     /// that an endpoint has not finished are lost.
     ///

@@ -36,7 +36,7 @@ impl Shared {
         }
     }
 
-    /// What the device's thread does when something woke it, or when guest memory
+    /// Does what the device's thread does when something woke it, or when guest memory
     /// did not come back in time.
     pub fn look(&self, in_time: bool) {
         if in_time {
@@ -47,7 +47,7 @@ impl Shared {
         body.settle();
     }
 
-    /// Whether the device waits for guest memory to come back, and when packets that wait
+    /// Returns whether the device waits for guest memory to come back, and when packets that wait
     /// may leave. Whoever owns it at the moment may change that: then it is so, and nobody
     /// knows when.
     pub fn waits(&self) -> (bool, Option<Option<Instant>>) {

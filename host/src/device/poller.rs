@@ -122,7 +122,7 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
     }
 }
 
-/// The time until then.
+/// Returns the time until then.
 fn left(until: Instant) -> Timespec {
     let left = until.saturating_duration_since(Instant::now());
     Timespec {

@@ -20,7 +20,7 @@ pub struct CrashPolicy {
 }
 
 impl Default for CrashPolicy {
-    /// Four, and then two.
+    /// Allows four, and then two.
     fn default() -> Self {
         Self {
             recoveries: 4,
@@ -37,7 +37,7 @@ const MAX_SKIPPED: usize = 64;
 /// Failures that are logged in full; then ever fewer.
 const LOGGED_FAILURES: u64 = 8;
 
-/// Whether the n-th of something that a component causes deserves a line.
+/// Returns whether the n-th of something that a component causes deserves a line.
 fn is_logged(n: u64) -> bool {
     n <= LOGGED_FAILURES || n.is_power_of_two()
 }
@@ -75,7 +75,7 @@ pub struct Recoverer {
 }
 
 impl Recoverer {
-    /// For a device with these doorbells.
+    /// Creates one for a device with these doorbells.
     pub fn new(policy: CrashPolicy, doorbells: Doorbells) -> Self {
         Self {
             policy,
@@ -97,13 +97,13 @@ impl Recoverer {
         self.checkpoint.replace(state)
     }
 
-    /// Another component goes on: its tries are its own.
+    /// Begins to count for another component: its tries are its own.
     pub fn anew(&mut self) -> Next {
         self.tries = 1;
         Next::Recover
     }
 
-    /// The device is at power-on: what was before is of no use.
+    /// Forgets what was before, as the device is at power-on.
     pub fn forget(&mut self) {
         self.checkpoint = None;
         self.doorbells.clear();
@@ -111,7 +111,7 @@ impl Recoverer {
         self.tries = 0;
     }
 
-    /// A call went well.
+    /// Returns a call went well.
     #[inline]
     pub fn succeeded(&mut self) {
         if self.tries > 0 {
@@ -149,7 +149,7 @@ impl Recoverer {
         }
     }
 
-    /// What a fresh instance is told.
+    /// Returns what a fresh instance is told.
     pub fn observations(&self, state: &HostState) -> Observations {
         Observations {
             doorbells: self.doorbells.writes(),

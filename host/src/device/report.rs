@@ -53,7 +53,7 @@ pub struct Swap {
 }
 
 impl Swap {
-    /// As JSON, for `manatee inspect`.
+    /// Returns it as JSON, for `manatee inspect`.
     pub fn to_json(&self) -> Value {
         json!({
             "from": self.from,
@@ -98,7 +98,7 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// As JSON, for `manatee inspect`.
+    /// Returns it as JSON, for `manatee inspect`.
     pub fn to_json(&self) -> Value {
         json!({
             "reason": self.reason,

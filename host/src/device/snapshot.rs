@@ -149,7 +149,7 @@ impl Snapshot {
     }
 }
 
-/// What the ports are set to.
+/// Returns what the ports are set to.
 fn settings(state: &HostState) -> Vec<PortSettings> {
     let ports = (0..).zip(&state.ports);
     let settings = ports.map(|(port, state)| PortSettings {
@@ -188,7 +188,7 @@ fn identity(config: &[u8]) -> [u16; 2] {
 }
 
 impl Body {
-    /// The whole device's state. Packets that the device was not told of yet
+    /// Returns the whole device's state. Packets that the device was not told of yet
     /// are told first.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub struct SwapOptions {
 }
 
 impl Default for SwapOptions {
-    /// Ten seconds.
+    /// Allows ten seconds.
     fn default() -> Self {
         Self {
             probation: Duration::from_secs(10),
@@ -33,7 +33,7 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// A pause that begins now, after one that was so long.
+    /// Returns a pause that begins now, after one that was so long.
     pub fn after(before: Duration) -> Self {
         Self {
             begun: Instant::now(),
@@ -41,7 +41,7 @@ impl Pause {
         }
     }
 
-    /// The longer of both.
+    /// Returns the longer of both.
     pub fn until_now(&self) -> Duration {
         self.before.max(self.begun.elapsed())
     }
@@ -153,7 +153,7 @@ impl Candidate {
         })
     }
 
-    /// The host's side of its instance.
+    /// Returns the host's side of its instance.
     pub fn state(&mut self) -> &mut HostState {
         self.instance.state()
     }
@@ -165,12 +165,12 @@ impl Candidate {
         Ok(())
     }
 
-    /// Whether it did.
+    /// Returns whether it did.
     pub fn has_rehearsed(&self) -> bool {
         self.rehearsed
     }
 
-    /// Whether the running component could go on from this one's state.
+    /// Returns whether the running component could go on from this one's state.
     pub fn check_way_back(&self, running: &Description) -> Result<(), SwapError> {
         let writes = self.description.saved_state_writes;
         let readable = writes.is_some_and(|format| running.saved_state_reads.contains(&format));
@@ -250,7 +250,7 @@ pub struct Swaps {
 }
 
 impl Swaps {
-    /// The component to go back to after a failure now, if the one that runs
+    /// Returns the component to go back to after a failure now, if the one that runs
     /// is in its probation. It is taken: there is one way back.
     pub fn take_probation(&mut self) -> Option<Previous> {
         let in_time =
@@ -341,7 +341,7 @@ impl Body {
     }
 }
 
-/// The version of the build that a description is of.
+/// Returns the version of the build that a description is of.
 pub fn version(description: &Description) -> String {
     clean(&description.version.build, MAX_LINE)
 }

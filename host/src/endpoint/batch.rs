@@ -35,7 +35,7 @@ impl<'a> TxBatch<'a> {
         Ok(Self { packets, segments })
     }
 
-    /// The packets with their segments, in order.
+    /// Returns the packets with their segments, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a TxPacket, &'a [Segment])> + use<'a> {
         let mut rest = self.segments;
         self.packets.iter().map(move |packet| {
@@ -45,7 +45,7 @@ impl<'a> TxBatch<'a> {
         })
     }
 
-    /// The first so many packets, or all, and those behind them.
+    /// Returns the first so many packets, or all, and those behind them.
     pub fn split_at(self, count: usize) -> (Self, Self) {
         let (packets, later) = self.packets.split_at(count.min(self.packets.len()));
         let used = packets.iter().map(|p| usize::from(p.segments)).sum();
@@ -58,12 +58,12 @@ impl<'a> TxBatch<'a> {
         (first, second)
     }
 
-    /// Number of packets.
+    /// Returns the number of packets.
     pub fn len(&self) -> usize {
         self.packets.len()
     }
 
-    /// Whether there is no packet.
+    /// Returns whether there is no packet.
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }

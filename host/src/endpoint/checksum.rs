@@ -4,7 +4,7 @@ use etherparse::checksum::Sum16BitWords;
 
 use super::headers::{IpVersion, Transport};
 
-/// The sum of the pseudo header (RFC 9293, 3.1; RFC 768; RFC 8200, 8.1) of the
+/// Returns the sum of the pseudo header (RFC 9293, 3.1; RFC 768; RFC 8200, 8.1) of the
 /// packet whose IP header is given and whose transport part is `length` bytes
 /// long, as it goes into the checksum field for the sum to be completed:
 /// folded, not complemented, in the bytes' order.
@@ -26,7 +26,7 @@ pub fn pseudo_header(
     (!sum.ones_complement()).to_ne_bytes()
 }
 
-/// The checksum of an IPv4 header, whatever its checksum field holds.
+/// Returns the checksum of an IPv4 header, whatever its checksum field holds.
 pub fn ipv4_header(header: &[u8]) -> [u8; 2] {
     let sum = Sum16BitWords::new()
         .add_slice(&header[..10])
@@ -34,12 +34,12 @@ pub fn ipv4_header(header: &[u8]) -> [u8; 2] {
     sum.ones_complement().to_ne_bytes()
 }
 
-/// Whether bytes that hold their own checksum are right.
+/// Returns whether bytes that hold their own checksum are right.
 pub fn is_good(bytes: &[u8]) -> bool {
     Sum16BitWords::new().add_slice(bytes).ones_complement() == 0
 }
 
-/// The checksum of some bytes, ready for the checksum field.
+/// Returns the checksum of some bytes, ready for the checksum field.
 ///
 /// Never zero: in UDP that means that there is none (RFC 768), and the two
 /// zeros of ones' complement are the same to whoever verifies. Linux writes
@@ -56,7 +56,7 @@ const LANES: usize = 16;
 /// Bytes of a lane's number.
 const WORD: usize = size_of::<u32>();
 
-/// The sum of all bytes as 16-bit numbers in the machine's order, the last one
+/// Returns the sum of all bytes as 16-bit numbers in the machine's order, the last one
 /// filled up with a zero, before carries are added to it. Numbers may be added
 /// four bytes at a time, and in any order of bytes (RFC 1071, section 2).
 fn sum(bytes: &[u8]) -> u64 {
@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// RFC 1071 by the letter.
+    /// Computes a checksum as RFC 1071 has it by the letter.
     fn definition(bytes: &[u8]) -> [u8; 2] {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {

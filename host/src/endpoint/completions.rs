@@ -12,7 +12,7 @@ pub struct Completions {
 }
 
 impl Completions {
-    /// Whether there is nothing to tell.
+    /// Returns whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
         self.received.is_empty() && self.transmitted.is_empty()
     }

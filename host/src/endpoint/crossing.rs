@@ -115,7 +115,7 @@ impl Switch {
 }
 
 impl Default for Route {
-    /// That of an endpoint's only queue.
+    /// Creates the route of an endpoint's only queue.
     fn default() -> Self {
         let (_, mut routes) = Switch::new(1);
         routes.swap_remove(0)
@@ -134,7 +134,7 @@ impl Route {
         }
     }
 
-    /// The queue that all packets go to, if it is one.
+    /// Returns the queue that all packets go to, if it is one.
     fn target(&self) -> Option<u16> {
         match &self.rss {
             Some(rss) => rss.only(),
@@ -142,25 +142,25 @@ impl Route {
         }
     }
 
-    /// Whether all packets that come on this queue go to it.
+    /// Returns whether all packets that come on this queue go to it.
     #[inline]
     pub fn is_own(&self) -> bool {
         self.only
     }
 
-    /// Whether what comes on other queues may go to this one.
+    /// Returns whether what comes on other queues may go to this one.
     #[inline]
     pub fn is_shared(&self) -> bool {
         self.crossing.backlogs.len() > 1
     }
 
-    /// Whether all packets go to one queue: those that find no room there wait for
+    /// Returns whether all packets go to one queue: those that find no room there wait for
     /// some, since nobody waits for what is behind them.
     pub fn holds(&self) -> bool {
         self.target().is_some()
     }
 
-    /// Whether a packet for this queue goes to a posted buffer at once: it is this one, and
+    /// Returns whether a packet for this queue goes to a posted buffer at once: it is this one, and
     /// no others wait for it.
     #[inline]
     pub fn leads_here(&self, queue: u16) -> bool {
@@ -176,13 +176,13 @@ impl Route {
         }
     }
 
-    /// Whether packets wait for this queue.
+    /// Returns whether packets wait for this queue.
     #[inline]
     pub fn has_waiting(&self) -> bool {
         self.own().count.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether [`take_in`](Self::take_in) would do something.
+    /// Returns whether [`take_in`](Self::take_in) would do something.
     #[inline]
     pub fn has_more(&self, io: &QueueIo<'_>) -> bool {
         self.is_shared() && self.has_waiting() && !io.rx.is_empty()

@@ -55,22 +55,22 @@ impl<const SIZE: usize> Head<SIZE> {
         Ok(())
     }
 
-    /// How much of the guest's frame was copied, whatever became of it here.
+    /// Returns how much of the guest's frame was copied, whatever became of it here.
     pub fn copied(&self) -> usize {
         self.copied
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    /// The bytes, to change them.
+    /// Returns the bytes, to change them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.end]
     }
 
-    /// The bytes with a virtio-net header before them.
+    /// Returns the bytes with a virtio-net header before them.
     pub fn behind(&mut self, header: [u8; VNET_HEADER_BYTES]) -> &[u8] {
         let begin = self.start - VNET_HEADER_BYTES;
         self.bytes[begin..self.start].copy_from_slice(&header);

@@ -36,7 +36,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Where its header has the checksum.
+    /// Returns where its header has the checksum.
     pub fn checksum_offset(self) -> usize {
         match self {
             Self::Tcp => 16,
@@ -44,7 +44,7 @@ impl Transport {
         }
     }
 
-    /// Length of its header, without options.
+    /// Returns the length of its header, without options.
     pub fn header_bytes(self) -> usize {
         match self {
             Self::Tcp => 20,
@@ -52,7 +52,7 @@ impl Transport {
         }
     }
 
-    /// Its number in an IP header.
+    /// Returns its number in an IP header.
     pub fn number(self) -> u8 {
         match self {
             Self::Tcp => ip_number::TCP.0,
@@ -148,7 +148,7 @@ pub fn link_header_bytes(frame: &[u8], most: usize) -> Option<usize> {
     skip_tags(frame, most).map(|(offset, _)| offset)
 }
 
-/// What the 802.1Q tag at the beginning of a frame says, if there is one
+/// Returns what the 802.1Q tag at the beginning of a frame says, if there is one
 /// (IEEE 802.1Q, table 9-1).
 pub fn tag_control(frame: &[u8]) -> Option<u16> {
     match frame.get(ADDRESS_BYTES..ADDRESS_BYTES + TAG_BYTES)? {
@@ -157,7 +157,7 @@ pub fn tag_control(frame: &[u8]) -> Option<u16> {
     }
 }
 
-/// Where the tags end, and the EtherType of what lies there.
+/// Returns where the tags end, and the EtherType of what lies there.
 fn network_header(frame: &[u8]) -> Option<(usize, u16)> {
     skip_tags(frame, MAX_TAGS)
 }
@@ -178,12 +178,12 @@ fn skip_tags(frame: &[u8], most: usize) -> Option<(usize, u16)> {
     Some((end, ethertype(end)?))
 }
 
-/// Tag protocol identifiers: 802.1Q, 802.1ad, and what came before 802.1ad.
+/// Returns whether it is a tag protocol identifier: 802.1Q, 802.1ad, and what came before 802.1ad.
 fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
 }
 
-/// RFC 8200, section 4.4: the fourth byte of a routing header.
+/// Returns whether a routing header has segments left, its fourth byte (RFC 8200, section 4.4).
 fn has_segments_left(extension: &Ipv6ExtensionSlice<'_>) -> bool {
     match extension {
         Ipv6ExtensionSlice::Routing(header) => header.slice()[3] != 0,

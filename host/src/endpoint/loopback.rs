@@ -59,12 +59,12 @@ struct Wire {
 }
 
 impl Loopback {
-    /// One of one queue.
+    /// Creates an endpoint of one queue.
     pub fn new() -> Self {
         Self::with_queues(1)
     }
 
-    /// One of so many queues.
+    /// Creates an endpoint of so many queues.
     pub fn with_queues(queues: u16) -> Self {
         let (switch, routes) = Switch::new(queues);
         let queue = |route| LoopbackQueue {
@@ -275,7 +275,7 @@ impl Wire {
     }
 }
 
-/// A frame without its tag, which goes beside the frame, as from any other wire.
+/// Returns a frame without its tag, which goes beside the frame, as from any other wire.
 fn without_tag(head: &[u8]) -> [&[u8]; 2] {
     match tag_control(head) {
         Some(_) => [&head[..ADDRESS_BYTES], &head[ADDRESS_BYTES + TAG_BYTES..]],

@@ -23,12 +23,12 @@ pub struct NullQueue {
 }
 
 impl Null {
-    /// One of one queue.
+    /// Creates an endpoint of one queue.
     pub fn new() -> Self {
         Self::with_queues(1)
     }
 
-    /// One of so many queues.
+    /// Creates an endpoint of so many queues.
     pub fn with_queues(queues: u16) -> Self {
         Self { queues }
     }
@@ -41,7 +41,7 @@ impl Default for Null {
 }
 
 impl NullQueue {
-    /// Packets are not looked at, but they must be there: a guest whose
+    /// Takes packets without a look at them, but they must be there: a guest whose
     /// descriptors are wrong finds out here too.
     fn swallow(&mut self, memory: &GuestMemory, segments: &[Segment]) -> TxStatus {
         let length = segments.iter().map(|s| u64::from(s.length)).sum();

@@ -85,7 +85,7 @@ impl Request {
         })
     }
 
-    /// Whether a tag is asked for.
+    /// Returns whether a tag is asked for.
     pub fn inserts_tag(&self) -> bool {
         self.vlan_tci.is_some()
     }
@@ -107,7 +107,7 @@ impl Request {
         fits.then_some(layout)
     }
 
-    /// The transport header, if it is the one that was asked for.
+    /// Returns the transport header, if it is the one that was asked for.
     fn transport_in(&self, layout: &Layout) -> Option<TransportAt> {
         let at = layout.transport?;
         let offset_fits = self.transport_offset.is_none_or(|said| said == at.offset);
@@ -160,7 +160,7 @@ fn check_length(request: &Request, frame: &[u8], length: usize, mtu: usize) -> R
     Ok(())
 }
 
-/// A packet that leaves in one piece.
+/// Returns a packet that leaves in one piece.
 fn whole(request: &Request, frame: &mut [u8], length: usize) -> Result<Prepared, Refusal> {
     let mut prepared = Prepared {
         vnet: VnetHeader::default(),
@@ -185,7 +185,7 @@ fn whole(request: &Request, frame: &mut [u8], length: usize) -> Result<Prepared,
     Ok(prepared)
 }
 
-/// A packet to be cut into TCP segments of `size` payload bytes.
+/// Returns a packet to be cut into TCP segments of `size` payload bytes.
 fn segmented(
     request: &Request,
     frame: &mut [u8],
@@ -240,7 +240,7 @@ impl TcpHeader {
     }
 }
 
-/// Where the IP packet ends, by its own account. The frame has a whole IP header.
+/// Returns where the IP packet ends, by its own account. The frame has a whole IP header.
 fn packet_end(frame: &[u8], layout: &Layout) -> usize {
     let field = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     match layout.version {
@@ -304,7 +304,7 @@ fn fill_ip_checksum(frame: &mut [u8], layout: &Layout) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// At most one of two.
+/// Returns the one of two that there is, at most.
 fn one_of<T>(a: Option<T>, b: Option<T>) -> Result<Option<T>, Refusal> {
     match (a, b) {
         (Some(_), Some(_)) => Err(Refusal::BadHeaders),

@@ -26,7 +26,7 @@ pub type EndpointView = Arc<dyn Fn() -> Value + Send + Sync>;
 /// Its [queues](Queue) do the moving. What it keeps itself is what they have in
 /// common.
 pub trait Endpoint: Send {
-    /// What this is, for people: `tap=tap0`.
+    /// Returns what this is, for people: `tap=tap0`.
     fn name(&self) -> String;
 
     /// Hands over its queues in order, of which there are 1 to [`MAX_QUEUES`](super::MAX_QUEUES).
@@ -37,19 +37,19 @@ pub trait Endpoint: Send {
     /// queue 0, without a hash. Not for an endpoint that receives nothing.
     fn steer(&mut self, _rss: Option<Arc<Rss>>) {}
 
-    /// Packets that arrived at the link and that no queue ever saw, because there
+    /// Returns how many packets arrived at the link that no queue ever saw, because there
     /// was no room for them.
     fn missed(&self) -> u64 {
         0
     }
 
-    /// Largest layer-3 packet that the other side carries, if it says.
+    /// Returns the largest layer-3 packet that the other side carries, if it says.
     fn mtu(&self) -> Option<u16>;
 
-    /// State, for `manatee inspect`. The queues' counters are added to it.
+    /// Returns its state, for `manatee inspect`. The queues' counters are added to it.
     fn inspect(&self) -> Value;
 
-    /// What [`inspect`](Self::inspect) shows, for others to look at without the device. By
+    /// Returns what [`inspect`](Self::inspect) shows, for others to look at without the device. By
     /// default it is as it was at the beginning.
     fn view(&self) -> EndpointView {
         let shown = self.inspect();
@@ -90,12 +90,12 @@ pub trait Queue: Send {
     /// Gives up pending transmits: their memory is not touched any more.
     fn cancel_transmit(&mut self);
 
-    /// A descriptor that becomes readable when [`receive`](Self::receive) has
+    /// Returns a descriptor that becomes readable when [`receive`](Self::receive) has
     /// something to do, for edge-triggered polling. None if packets only ever
     /// come out of [`transmit`](Self::transmit) of this queue or another.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 
-    /// What was sent, received and dropped so far. Shown to others after each call of
+    /// Returns what was sent, received and dropped so far. Shown to others after each call of
     /// another method.
     fn counters(&self) -> &Counters {
         static NONE: Counters = Counters::ZERO;
@@ -123,7 +123,7 @@ pub struct Single<Q> {
 }
 
 impl<Q: Queue + 'static> Single<Q> {
-    /// An endpoint with this queue.
+    /// Creates an endpoint with this queue.
     pub fn new(name: impl Into<String>, queue: Q) -> Self {
         Self {
             name: name.into(),

@@ -10,7 +10,7 @@ pub struct QueueSet(u64);
 impl QueueSet {
     const SIZE: u16 = u64::BITS as u16;
 
-    /// The first so many queues, at most [`MAX_QUEUES`].
+    /// Returns the first so many queues, at most [`MAX_QUEUES`].
     pub fn first(count: u16) -> Self {
         Self(
             u64::MAX
@@ -19,7 +19,7 @@ impl QueueSet {
         )
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -45,7 +45,7 @@ impl QueueSet {
         self.0 != before
     }
 
-    /// The queues of either.
+    /// Returns the queues of either.
     #[inline]
     pub fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)

@@ -154,7 +154,7 @@ impl Rss {
         }
     }
 
-    /// The queue that all packets go to, if it is one.
+    /// Returns the queue that all packets go to, if it is one.
     pub fn only(&self) -> Option<u16> {
         self.only
     }
@@ -180,7 +180,7 @@ impl Rss {
         Destination { queue, hash, flags }
     }
 
-    /// The hash of a frame, and what it is of: the most that was asked for and that
+    /// Returns the hash of a frame, and what it is of: the most that was asked for and that
     /// the frame has. A fragment has no ports, nor has what a tunnel carries.
     #[inline]
     fn hash(&self, frame: &[u8], layout: &Layout) -> Option<(u32, RxFlags)> {

@@ -8,7 +8,7 @@ use super::packet::RxFlags;
 /// IPv6 packets with many extensions.
 pub const LOOK_BYTES: usize = 128;
 
-/// What the beginning of a frame says: protocols, and whether the IP header's
+/// Returns what the beginning of a frame says: protocols, and whether the IP header's
 /// checksum is right. The transport's checksum is left open.
 pub fn classify(frame: &[u8], layout: Option<&Layout>) -> RxFlags {
     let mut flags = group(frame);
@@ -27,7 +27,7 @@ pub fn classify(frame: &[u8], layout: Option<&Layout>) -> RxFlags {
     flags
 }
 
-/// Whether the frame goes to a group.
+/// Returns whether the frame goes to a group.
 fn group(frame: &[u8]) -> RxFlags {
     match frame.get(..6) {
         Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => RxFlags::BROADCAST,
@@ -36,7 +36,7 @@ fn group(frame: &[u8]) -> RxFlags {
     }
 }
 
-/// The frame's flags once its transport checksum is known to be right. Only
+/// Returns the frame's flags once its transport checksum is known to be right. Only
 /// TCP's and UDP's are reported.
 pub fn with_good_transport_checksum(flags: RxFlags) -> RxFlags {
     if flags.intersects(RxFlags::TCP | RxFlags::UDP) {

@@ -62,7 +62,7 @@ impl RxQueue {
     /// Buffers and segments for which room is kept.
     const USUAL: usize = 512;
 
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new() -> Self {
         Self::default()
     }
@@ -95,17 +95,17 @@ impl RxQueue {
         Some(taken as u32)
     }
 
-    /// The buffer to fill next.
+    /// Returns the buffer to fill next.
     pub fn front(&mut self) -> Option<Posted<'_>> {
         (!self.buffers.is_empty()).then_some(Posted { queue: self })
     }
 
-    /// Number of buffers.
+    /// Returns the number of buffers.
     pub fn len(&self) -> usize {
         self.buffers.len()
     }
 
-    /// Whether no buffer is posted.
+    /// Returns whether no buffer is posted.
     pub fn is_empty(&self) -> bool {
         self.buffers.is_empty()
     }
@@ -120,13 +120,13 @@ impl RxQueue {
 }
 
 impl Posted<'_> {
-    /// Where its bytes go.
+    /// Returns where its bytes go.
     #[inline]
     pub fn segments(&self) -> impl Iterator<Item = Segment> + Clone + '_ {
         self.queue.segments.iter().take(self.count()).copied()
     }
 
-    /// How many bytes it holds.
+    /// Returns how many bytes it holds.
     #[inline]
     pub fn capacity(&self) -> u64 {
         self.segments().map(|s| u64::from(s.length)).sum()

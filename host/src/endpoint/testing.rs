@@ -42,12 +42,12 @@ impl Sample {
         }
     }
 
-    /// The frame, all lengths and checksums right.
+    /// Returns the frame, all lengths and checksums right.
     pub fn frame(&self) -> Vec<u8> {
         self.segment_of(0, self.payload.len(), 0)
     }
 
-    /// The frame that carries `length` payload bytes from `start`, as if
+    /// Returns the frame that carries `length` payload bytes from `start`, as if
     /// TCP had cut the payload into parts of `size`.
     pub fn segment_of(&self, start: usize, length: usize, size: usize) -> Vec<u8> {
         let index = start.checked_div(size).unwrap_or(0);
@@ -135,7 +135,7 @@ impl Sample {
         }
     }
 
-    /// Where the transport header is.
+    /// Returns where the transport header is.
     pub fn transport_offset(&self) -> usize {
         Layout::parse(&self.frame())
             .unwrap()
@@ -144,7 +144,7 @@ impl Sample {
             .offset
     }
 
-    /// The frame as a guest hands it over that leaves the checksum to others.
+    /// Returns the frame as a guest hands it over that leaves the checksum to others.
     pub fn without_checksum(&self) -> Vec<u8> {
         let mut frame = self.frame();
         let field = self.transport_offset() + self.transport.checksum_offset();
@@ -152,7 +152,7 @@ impl Sample {
         frame
     }
 
-    /// The frame as a guest hands it over to be segmented: neither lengths
+    /// Returns the frame as a guest hands it over to be segmented: neither lengths
     /// nor checksums are right.
     pub fn unsegmented(&self) -> Vec<u8> {
         let mut frame = self.without_checksum();
@@ -167,7 +167,7 @@ impl Sample {
         frame
     }
 
-    /// What asks for its transport checksum.
+    /// Returns what asks for its transport checksum.
     pub fn checksum_offload(&self) -> TxPacket {
         let transport = match self.transport {
             Transport::Tcp => Offloads::TCP_CHECKSUM,
@@ -176,7 +176,7 @@ impl Sample {
         asking(transport | self.version_flag(), self.transport_offset())
     }
 
-    /// What asks for it to be segmented.
+    /// Returns what asks for it to be segmented.
     pub fn segmentation_offload(&self, size: u16) -> TxPacket {
         let offloads = Offloads::TCP_SEGMENTATION | Offloads::IP_CHECKSUM | self.version_flag();
         TxPacket {
@@ -193,7 +193,7 @@ impl Sample {
     }
 }
 
-/// A packet of one segment.
+/// Returns a packet of one segment.
 pub fn asking(offloads: Offloads, l4_offset: usize) -> TxPacket {
     TxPacket {
         id: 0,
@@ -205,12 +205,12 @@ pub fn asking(offloads: Offloads, l4_offset: usize) -> TxPacket {
     }
 }
 
-/// A packet that asks for nothing.
+/// Returns a packet that asks for nothing.
 pub fn plain() -> TxPacket {
     asking(Offloads::empty(), 0)
 }
 
-/// The same packet with a tag to insert.
+/// Returns the same packet with a tag to insert.
 pub fn tagged(packet: TxPacket, vlan_tci: u16) -> TxPacket {
     TxPacket {
         offloads: packet.offloads | Offloads::INSERT_VLAN,
@@ -219,13 +219,13 @@ pub fn tagged(packet: TxPacket, vlan_tci: u16) -> TxPacket {
     }
 }
 
-/// A frame with a tag inserted.
+/// Creates a frame with a tag inserted.
 pub fn with_tag(frame: &[u8], tci: u16) -> Vec<u8> {
     let tag = [0x81, 0, (tci >> 8) as u8, tci as u8];
     [&frame[..12], &tag, &frame[12..]].concat()
 }
 
-/// Every combination of version and transport.
+/// Lists every combination of version and transport.
 pub fn kinds() -> impl Iterator<Item = (IpVersion, Transport)> {
     let versions = [IpVersion::V4, IpVersion::V6];
     versions
@@ -288,7 +288,7 @@ impl Guest {
         }
     }
 
-    /// What an endpoint works on.
+    /// Returns what an endpoint works on.
     pub fn io(&mut self) -> QueueIo<'_> {
         QueueIo {
             memory: &self.memory,
@@ -343,7 +343,7 @@ impl Guest {
         self.post_cut(&[segment(at, RX_ROOM as u32)])
     }
 
-    /// What lies in a buffer of [`post`](Self::post).
+    /// Returns what lies in a buffer of [`post`](Self::post).
     pub fn content(&self, packet: &RxPacket) -> Vec<u8> {
         let at = RX_AREA + u64::from(packet.id % 32) * RX_ROOM;
         let mut frame = vec![0; packet.length as usize];
@@ -351,7 +351,7 @@ impl Guest {
         frame
     }
 
-    /// What was received since the last call.
+    /// Returns what was received since the last call.
     pub fn received(&mut self) -> Vec<RxPacket> {
         std::mem::take(&mut self.done.received)
     }

@@ -53,7 +53,7 @@ pub struct VnetHeader {
 }
 
 impl VnetHeader {
-    /// As the TAP takes it: little-endian, by `TUNSETVNETLE`.
+    /// Returns the bytes that the TAP takes: little-endian, by `TUNSETVNETLE`.
     pub fn to_bytes(self) -> [u8; VNET_HEADER_BYTES] {
         let mut bytes = [0; VNET_HEADER_BYTES];
         let mut put = |at: usize, value: u16| {
@@ -73,7 +73,7 @@ impl VnetHeader {
         bytes
     }
 
-    /// The same packet, `bytes` further in: a tag was inserted before it.
+    /// Returns the same packet, `bytes` further in: a tag was inserted before it.
     pub fn behind(mut self, bytes: u16) -> Self {
         if let Some(partial) = &mut self.partial {
             partial.start += bytes;
@@ -84,7 +84,7 @@ impl VnetHeader {
         self
     }
 
-    /// What the TAP says of a packet it gives. It never gives one to segment,
+    /// Returns what the TAP says of a packet it gives. It never gives one to segment,
     /// as we do not ask for that, so those fields stay empty.
     pub fn received(bytes: &[u8; VNET_HEADER_BYTES]) -> Self {
         let get = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);

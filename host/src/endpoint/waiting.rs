@@ -31,7 +31,7 @@ impl Waiting {
         TxStatus::Pending
     }
 
-    /// The first packet, with its segments.
+    /// Returns the first packet, with its segments.
     pub fn front(&self) -> Option<(TxPacket, impl Iterator<Item = Segment> + Clone + '_)> {
         let packet = *self.packets.front()?;
         let segments = self.segments.iter().take(packet.segments.into()).copied();
@@ -45,12 +45,12 @@ impl Waiting {
         }
     }
 
-    /// Number of packets.
+    /// Returns the number of packets.
     pub fn len(&self) -> usize {
         self.packets.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }

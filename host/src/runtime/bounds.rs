@@ -44,7 +44,7 @@ pub const LINE_BYTES: usize = 1024;
 /// Bytes of the words with which a device refuses something.
 pub const WORDS_BYTES: usize = 1024;
 
-/// What a device is told of these.
+/// Returns what a device is told of these.
 pub fn told(limits: &Limits) -> Bounds {
     Bounds {
         arena_bytes: arena_bytes(limits) as u32,
@@ -60,7 +60,7 @@ pub fn told(limits: &Limits) -> Bounds {
     }
 }
 
-/// The largest arena: half of the memory, so that a heap fits beside it.
+/// Returns the largest arena: half of the memory, so that a heap fits beside it.
 pub fn arena_bytes(limits: &Limits) -> usize {
     const WASM_PAGE: usize = 1 << 16;
     ARENA_BYTES.min(limits.memory / 2) / WASM_PAGE * WASM_PAGE
@@ -70,12 +70,12 @@ pub fn arena_bytes(limits: &Limits) -> usize {
 /// makes them: wasm has no store that orders others, so the processor must.
 const ORDERED_STORES: bool = cfg!(target_arch = "x86_64");
 
-/// Whether windows are given.
+/// Returns whether windows are given.
 pub fn has_windows(limits: &Limits) -> bool {
     limits.windows && ORDERED_STORES
 }
 
-/// What this host offers to a device with these limits.
+/// Returns what this host offers to a device with these limits.
 pub fn offered(limits: &Limits) -> Features {
     let mut features = Features::all() - Features::MODERATION;
     features.set(Features::WINDOWS, has_windows(limits));

@@ -70,7 +70,7 @@ impl Code {
         }
     }
 
-    /// The module to compile besides a component, if it can be called directly.
+    /// Returns the module to compile besides a component, if it can be called directly.
     pub fn module_of(component: &[u8]) -> Option<&[u8]> {
         direct::module_of(component)
     }

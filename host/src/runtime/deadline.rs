@@ -52,7 +52,7 @@ impl Drop for Running<'_> {
 }
 
 impl Ticker {
-    /// A ticker for an engine, with its thread.
+    /// Returns a ticker for an engine, with its thread.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Ticker {
         Ok(ticker)
     }
 
-    /// Somebody else who makes calls.
+    /// Registers somebody else who makes calls.
     pub fn caller(&self) -> Caller {
         let running = Arc::new(AtomicBool::new(false));
         let mut callers = self.shared.callers.lock();
@@ -120,13 +120,13 @@ impl Ticker {
         Running(&caller.0)
     }
 
-    /// How often the epoch has advanced. It stands still while no calls are made.
+    /// Returns how often the epoch has advanced. It stands still while no calls are made.
     #[inline]
     pub fn now(&self) -> u64 {
         self.shared.ticks.load(Ordering::Relaxed)
     }
 
-    /// The number of ticks that make up at least `time`.
+    /// Returns the number of ticks that make up at least `time`.
     pub fn ticks(time: Duration) -> u64 {
         // One more, because the first may come at once.
         time.as_millis().div_ceil(TICK.as_millis()) as u64 + 1
@@ -143,7 +143,7 @@ impl Shared {
             .sleep_until_entered(barrier, is_running, thread::park);
     }
 
-    /// Whether a call is running.
+    /// Returns whether a call is running.
     fn is_running(&self) -> bool {
         let callers = self.callers.lock();
         let mut callers = callers.iter().filter_map(Weak::upgrade);
@@ -151,7 +151,7 @@ impl Shared {
     }
 }
 
-/// Whether a barrier can be had that all of this process's threads take part in.
+/// Returns whether a barrier can be had that all of this process's threads take part in.
 fn can_sleep() -> bool {
     let needed = MembarrierQuery::PRIVATE_EXPEDITED | MembarrierQuery::REGISTER_PRIVATE_EXPEDITED;
     membarrier_query().contains(needed)

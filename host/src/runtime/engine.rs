@@ -29,7 +29,7 @@ pub struct Runtime {
 pub struct RuntimeError(Arc<str>);
 
 impl Runtime {
-    /// The runtime of this process.
+    /// Returns the runtime of this process.
     ///
     /// # Errors
     ///

@@ -23,7 +23,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure for a reason of the host's own.
+    /// Returns a failure for a reason of the host's own.
     pub fn because(reason: &str) -> Self {
         let reason: Arc<str> = clean(reason.as_bytes(), MAX_LINE).into();
         Self {
@@ -32,7 +32,7 @@ impl Failure {
         }
     }
 
-    /// What it was and where, without the callers.
+    /// Returns what it was and where, without the callers.
     pub fn summary(&self) -> String {
         self.summary.to_string()
     }
@@ -59,7 +59,7 @@ impl Failure {
     }
 }
 
-/// A function of the component, and where in its module.
+/// Returns a function of the component, and where in its module.
 fn place(frame: &FrameInfo) -> String {
     let clean = |name: &str| clean(name.as_bytes(), MAX_NAME);
     let function = match frame.func_name() {

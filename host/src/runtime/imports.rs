@@ -28,7 +28,7 @@ impl HostState {
         Ok(())
     }
 
-    /// Whether a range of guest memory can be read in one call.
+    /// Returns whether a range of guest memory can be read in one call.
     pub fn check_read(&self, address: u64, length: u32) -> Result<(), MemoryError> {
         if length as usize > bounds::COPY_BYTES {
             return Err(MemoryError::TooLong);

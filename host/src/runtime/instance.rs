@@ -31,7 +31,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// A fresh instance over a device's state.
+    /// Creates a fresh instance over a device's state.
     ///
     /// # Errors
     ///
@@ -72,12 +72,12 @@ impl Instance {
         }
     }
 
-    /// The host's side.
+    /// Returns the host's side.
     pub fn state(&mut self) -> &mut HostState {
         self.store.data_mut()
     }
 
-    /// The host's side, to look at.
+    /// Returns the host's side, to look at.
     pub fn state_ref(&self) -> &HostState {
         self.store.data()
     }
@@ -101,7 +101,7 @@ impl Instance {
         }
     }
 
-    /// Why the instance ended, if it did.
+    /// Returns why the instance ended, if it did.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
     }
@@ -118,13 +118,13 @@ impl Instance {
         self.until = self.runtime.ticker.now() + self.deadline;
     }
 
-    /// Whether the present stay is to be over.
+    /// Returns whether the present stay is to be over.
     #[inline]
     pub fn has_overstayed(&self) -> bool {
         self.runtime.ticker.now() >= self.until
     }
 
-    /// Whether half of the time of the present stay is over: what is left is too
+    /// Returns whether half of the time of the present stay is over: what is left is too
     /// little to begin something.
     pub fn is_late(&self) -> bool {
         self.runtime.ticker.now() + self.deadline / 2 > self.until
@@ -135,7 +135,7 @@ impl Instance {
         self.until = until;
     }
 
-    /// The tick at which the present stay is to be over.
+    /// Returns the tick at which the present stay is to be over.
     pub fn stays_until(&self) -> u64 {
         self.until
     }
@@ -163,7 +163,7 @@ impl Instance {
         })
     }
 
-    /// What the device is.
+    /// Returns what the device is.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl Instance {
         Ok(agreed)
     }
 
-    /// The whole state.
+    /// Returns the whole state.
     ///
     /// # Errors
     ///
@@ -322,7 +322,7 @@ impl Instance {
         self.call(|device, store| device.service(store))
     }
 
-    /// Packets were received. True if work is left.
+    /// Tells the device of packets that were received. True if work is left.
     ///
     /// # Errors
     ///
@@ -336,7 +336,7 @@ impl Instance {
         self.call(|device, store| device.received(store, (port, queue.into()), packets))
     }
 
-    /// Pending transmits ended. True if work is left.
+    /// Tells the device of pending transmits that ended. True if work is left.
     ///
     /// # Errors
     ///
@@ -350,7 +350,7 @@ impl Instance {
         self.call(|device, store| device.transmitted(store, (port, queue.into()), packets))
     }
 
-    /// A port's link changed.
+    /// Tells the device that a port's link changed.
     ///
     /// # Errors
     ///
@@ -359,7 +359,7 @@ impl Instance {
         self.call(|device, store| device.link_changed(store, port, link))
     }
 
-    /// Back to the state after `configure`.
+    /// Goes back to the state after `configure`.
     ///
     /// # Errors
     ///
@@ -368,7 +368,7 @@ impl Instance {
         self.call(|device, store| device.reset(store))
     }
 
-    /// The device's state as JSON.
+    /// Returns the device's state as JSON.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 512 MiB of addresses (a window takes addresses, not memory), one
+    /// Allows 512 MiB of addresses (a window takes addresses, not memory), one
     /// second, with windows, called directly.
     fn default() -> Self {
         Self {

@@ -23,12 +23,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A rate of so many Mbit/s, or none, from now on.
+    /// Creates a rate of so many Mbit/s, or none, from now on.
     pub fn new(mbps: Option<u32>, now: Instant) -> Self {
         Self { mbps, over: now }
     }
 
-    /// The rate.
+    /// Returns the rate.
     pub fn mbps(&self) -> Option<u32> {
         self.mbps
     }
@@ -50,13 +50,13 @@ impl Pace {
         true
     }
 
-    /// When to try again; None if never.
+    /// Returns when to try again; None if never.
     pub fn due(&self) -> Option<Instant> {
         (self.mbps != Some(0)).then(|| self.over + GATHERED)
     }
 }
 
-/// Bytes that a packet of `length` takes on a wire, with the headers of all its segments.
+/// Returns the bytes that a packet of `length` takes on a wire, with the headers of all its segments.
 pub fn wire_bytes(packet: &TxPacket, length: u64) -> u64 {
     if !packet.offloads.contains(Offloads::TCP_SEGMENTATION) || packet.segment_size == 0 {
         return length;

@@ -43,7 +43,7 @@ pub enum InvalidPort {
 }
 
 impl Port {
-    /// Whether a device can have this port.
+    /// Returns whether a device can have this port.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl TryFrom<Port> for PortState {
 }
 
 impl PortState {
-    /// What the device is told of it.
+    /// Returns what the device is told of it.
     pub fn config(&self) -> PortConfig {
         let [a, b, c, d, e, f] = self.port.mac;
         PortConfig {
@@ -138,18 +138,18 @@ impl PortState {
         }
     }
 
-    /// Number of its queues.
+    /// Returns the number of its queues.
     pub fn count(&self) -> u16 {
         // Fits: it was checked.
         self.queues.len() as u16
     }
 
-    /// Its queues.
+    /// Returns its queues.
     pub fn queues(&self) -> &[QueueState] {
         &self.queues
     }
 
-    /// The port's link.
+    /// Returns the port's link.
     pub fn link(&self) -> Link {
         Link {
             state: self.link_state,
@@ -158,19 +158,19 @@ impl PortState {
         }
     }
 
-    /// Whether there may be something to receive, or is something to tell.
+    /// Returns whether there may be something to receive, or is something to tell.
     #[inline]
     pub fn has_work(&self) -> bool {
         !self.work().is_empty()
     }
 
-    /// The queues that may have something to receive, or have something to tell.
+    /// Returns the queues that may have something to receive, or have something to tell.
     #[inline]
     pub fn work(&self) -> QueueSet {
         self.poll.or(self.finished)
     }
 
-    /// The queues that have something to tell before anything else is received: where
+    /// Returns the queues that have something to tell before anything else is received: where
     /// packets go has changed, and none is to get past an earlier one.
     #[inline]
     pub fn take_turned(&mut self) -> QueueSet {
@@ -180,7 +180,7 @@ impl PortState {
         }
     }
 
-    /// The queues that have something to tell.
+    /// Returns the queues that have something to tell.
     pub fn finished(&self) -> QueueSet {
         self.finished
     }
@@ -226,7 +226,14 @@ impl PortState {
     }
 
     /// Hands over packets whose time to leave has come. Queues take turns.
+    #[inline]
     pub fn release(&mut self, memory: &GuestMemory) {
+        if self.pace.is_some() {
+            self.release_paced(memory);
+        }
+    }
+
+    fn release_paced(&mut self, memory: &GuestMemory) {
         let Some(pace) = &mut self.pace else {
             return;
         };
@@ -246,14 +253,14 @@ impl PortState {
         }
     }
 
-    /// When packets that wait may leave.
+    /// Returns when packets that wait may leave.
     pub fn due(&self) -> Option<Instant> {
         let pace = self.pace.as_ref()?;
         let held = self.queues.iter().any(QueueState::is_held);
         pace.due().filter(|_| held)
     }
 
-    /// Whether packets have begun to wait since this was asked last: somebody has to be
+    /// Returns whether packets have begun to wait since this was asked last: somebody has to be
     /// there when they are [due](Self::due).
     pub fn take_alarm(&mut self) -> bool {
         std::mem::take(&mut self.alarm)
@@ -269,12 +276,12 @@ impl PortState {
         self.publish_settings();
     }
 
-    /// The limit of what is sent, in Mbit/s.
+    /// Returns the limit of what is sent, in Mbit/s.
     pub fn rate(&self) -> Option<u32> {
         self.pace.as_ref().and_then(Pace::mbps)
     }
 
-    /// What passed the port's link.
+    /// Returns what passed the port's link.
     pub fn statistics(&self) -> LinkStatistics {
         let Counters { transmit, receive } = self.counters();
         LinkStatistics {
@@ -384,7 +391,7 @@ impl PortState {
         self.wake_all();
     }
 
-    /// How packets are steered.
+    /// Returns how packets are steered.
     pub fn steering(&self) -> Option<&Steering> {
         self.steering.as_ref()
     }

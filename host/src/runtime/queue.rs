@@ -50,12 +50,12 @@ impl QueueState {
         }
     }
 
-    /// The endpoint's queue.
+    /// Returns the endpoint's queue.
     pub fn queue(&self) -> &dyn Queue {
         &*self.queue
     }
 
-    /// The endpoint's queue, and what it works on.
+    /// Returns the endpoint's queue, and what it works on.
     #[inline]
     pub fn split<'a>(
         &'a mut self,
@@ -71,19 +71,19 @@ impl QueueState {
         (&mut *self.queue, io)
     }
 
-    /// What it sent, received and dropped so far.
+    /// Returns what it sent, received and dropped so far.
     pub fn counters(&self) -> Counters {
         let mut counters = self.queue.counters().clone();
         counters.transmit.dropped_busy += self.dropped;
         counters
     }
 
-    /// Transmits that have not ended.
+    /// Returns how many transmits have not ended.
     pub fn pending(&self) -> usize {
         self.queue.pending() + self.waiting.len()
     }
 
-    /// Whether packets wait until the port's rate lets them leave.
+    /// Returns whether packets wait until the port's rate lets them leave.
     pub fn is_held(&self) -> bool {
         !self.waiting.is_empty()
     }

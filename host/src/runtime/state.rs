@@ -111,7 +111,7 @@ impl Absence {
 }
 
 impl HostState {
-    /// The state of a new device.
+    /// Returns the state of a new device.
     pub fn new(
         mut function: Function,
         interrupts: Interrupts,
@@ -152,7 +152,7 @@ impl HostState {
         }
     }
 
-    /// The state of an instance that has no device yet.
+    /// Returns the state of an instance that has no device yet.
     ///
     /// # Errors
     ///
@@ -212,14 +212,14 @@ impl HostState {
         }
     }
 
-    /// Transmits that an endpoint still works on.
+    /// Returns how many transmits an endpoint still works on.
     pub fn pending_transmits(&self) -> u64 {
         let queues = self.ports.iter().flat_map(PortState::queues);
         queues.map(QueueState::pending).sum::<usize>() as u64
     }
 
-    /// What became of packets that a failed instance had in its hands is not
-    /// known; how many they are.
+    /// Counts the packets that a failed instance had in its hands, sent and received: what
+    /// became of them is not known.
     pub fn undelivered(&self) -> (u64, u64) {
         let count = |of: fn(&QueueState) -> usize| {
             let queues = self.ports.iter().flat_map(PortState::queues);
@@ -231,7 +231,7 @@ impl HostState {
         )
     }
 
-    /// The last packet that each queue was handed.
+    /// Returns the last packet that each queue was handed.
     pub fn handed_over(&self) -> impl Iterator<Item = HandedOver> + '_ {
         let ports = (0..).zip(&self.ports);
         ports.flat_map(|(port, state)| {
@@ -262,7 +262,7 @@ impl HostState {
         }
     }
 
-    /// When packets that wait for their port's rate may leave.
+    /// Returns when packets that wait for their port's rate may leave.
     pub fn due(&self) -> Option<Instant> {
         self.ports.iter().filter_map(PortState::due).min()
     }
@@ -339,7 +339,7 @@ impl HostState {
         self.memory.clear();
     }
 
-    /// Whether an instance rehearsed, and the guest memory that it saw then is
+    /// Returns whether an instance rehearsed, and the guest memory that it saw then is
     /// still there. Asked once, when it is about to take over.
     pub fn take_rehearsed(&mut self, instance: &Self) -> bool {
         let rehearsed = std::mem::take(&mut self.rehearsed).upgrade();
@@ -348,7 +348,7 @@ impl HostState {
         same && !self.spoiled
     }
 
-    /// Guest memory went away: windows must not show it any more.
+    /// Takes guest memory away that is gone: windows must not show it any more.
     ///
     /// # Errors
     ///
@@ -376,7 +376,7 @@ impl HostState {
         Ok(())
     }
 
-    /// A region of so many bytes of guest memory came: windows that lost it show it
+    /// Returns a region of so many bytes of guest memory came: windows that lost it show it
     /// again.
     ///
     /// # Errors
@@ -413,7 +413,7 @@ impl HostState {
         self.memory.lost()
     }
 
-    /// What windows show at the moment.
+    /// Returns what windows show at the moment.
     pub fn view(&self) -> View {
         match self.phase {
             _ if !self.function.bus_master() => View::Nothing,
@@ -434,7 +434,7 @@ impl HostState {
         }
     }
 
-    /// Whether work that nothing but packets from outside asks for waits: guest
+    /// Returns whether work that nothing but packets from outside asks for waits: guest
     /// memory is out of reach for a moment.
     pub fn is_waiting(&self) -> bool {
         self.absence.waiting || !self.function.bus_master()

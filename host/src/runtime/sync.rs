@@ -3,7 +3,7 @@
 use std::sync::atomic::compiler_fence;
 pub use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The side of an asymmetric barrier that costs nothing: the other side has every
+/// Is the side of an asymmetric barrier that costs nothing: the other side has every
 /// thread of the process pass a real one (`membarrier`).
 #[inline]
 pub fn light_barrier() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// The name by which the command is a backend: it serves, without a subcommand.
 pub const BACKEND: &str = "vfio-user-mana";
 
-/// What the backend is and can. The file in contrib/vfio-user says the same of the program
+/// Returns what the backend is and can. The file in contrib/vfio-user says the same of the program
 /// that is installed.
 pub fn capabilities() -> Value {
     json!({

@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The component to test, and what messages call it.
+/// Returns the component to test, and what messages call it.
 fn component(file: Option<&Path>) -> anyhow::Result<(Cow<'static, [u8]>, String)> {
     let Some(file) = file else {
         return Ok((manatee_component::BYTES.into(), EMBEDDED.to_owned()));

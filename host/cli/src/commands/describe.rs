@@ -63,7 +63,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// A component's own words. What could play tricks on a terminal is escaped.
+/// Returns a component's own words. What could play tricks on a terminal is escaped.
 fn words(text: &[u8]) -> String {
     String::from_utf8_lossy(text).escape_debug().to_string()
 }

@@ -17,7 +17,7 @@ const NOT_FOUND: u8 = 7;
 /// The process that serves is of another release.
 const OTHER_RELEASE: u8 = 8;
 
-/// The status for an error.
+/// Returns the status for an error.
 pub fn status(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref() {
         Some(ClientError::Refused(refusal)) => match refusal.code {

@@ -21,7 +21,7 @@ pub fn run_child(arguments: &ChildArguments) -> anyhow::Result<ExitCode> {
     Ok(child::run(&job, !arguments.no_sandbox))
 }
 
-/// Is a broker.
+/// Runs as a broker.
 pub fn run_broker() -> ExitCode {
     broker::run()
 }

@@ -55,7 +55,7 @@ impl PortLink {
 }
 
 impl Links {
-    /// The links of a device, by port.
+    /// Returns the links of a device, by port.
     pub fn new(device: Device, taps: Vec<Option<TapLink>>, events: Events) -> Self {
         let port = |tap| PortLink {
             tap,

@@ -52,7 +52,7 @@ impl LogLevel {
         self.output.clone()
     }
 
-    /// What is logged.
+    /// Returns what is logged.
     pub fn text(&self) -> String {
         self.text.lock().clone()
     }
@@ -125,14 +125,14 @@ fn check(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether lines may have colours: <https://no-color.org>.
+/// Returns whether lines may have colours: <https://no-color.org>.
 fn wants_colours() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !unwanted && std::io::stderr().is_terminal()
 }
 
 impl LogArguments {
-    /// What to log.
+    /// Returns what to log.
     fn chosen(&self) -> anyhow::Result<String> {
         if let Some(text) = &self.log_level {
             return Ok(text.clone());

@@ -40,12 +40,12 @@ pub fn parse(text: &str) -> Result<Mac, InvalidMac> {
     Ok(mac.into_array())
 }
 
-/// As people write it.
+/// Returns it as people write it.
 pub fn format(mac: Mac) -> String {
     macaddr::MacAddr6::from(mac).to_string().to_lowercase()
 }
 
-/// An address for a port that was given none: locally administered, the same
+/// Returns an address for a port that was given none: locally administered, the same
 /// whenever a device is served at the same socket, different for another one.
 pub fn for_port(socket: &Path, index: usize) -> Mac {
     let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());

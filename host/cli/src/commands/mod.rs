@@ -128,7 +128,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The words that the command was given. By the name of a backend it serves.
+/// Returns the words that the command was given. By the name of a backend it serves.
 fn command_line() -> Vec<OsString> {
     let mut words: Vec<_> = std::env::args_os().collect();
     let name = words.first().map(Path::new).and_then(Path::file_name);

@@ -116,7 +116,7 @@ impl Notifier {
     }
 }
 
-/// The interval in the variable WATCHDOG_USEC, if that is for this process.
+/// Returns the interval in the variable WATCHDOG_USEC, if that is for this process.
 fn watchdog() -> anyhow::Result<Option<Duration>> {
     let process = std::process::id().to_string();
     if env::var("WATCHDOG_PID").is_ok_and(|other| other != process) {

@@ -51,7 +51,7 @@ pub struct Surroundings {
 }
 
 impl Operator {
-    /// The operator of a device.
+    /// Returns the operator of a device.
     pub fn new(surroundings: Surroundings, device: Device) -> Self {
         Self {
             device,
@@ -151,7 +151,7 @@ impl Operator {
     }
 }
 
-/// Why something is refused, as a client is told.
+/// Returns why something is refused, as a client is told.
 fn refused(error: &anyhow::Error) -> Refusal {
     let code = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(Refusal { code, .. }), _) => *code,

@@ -29,7 +29,7 @@ pub struct ManArguments {
     folder: PathBuf,
 }
 
-/// The command line as users know it.
+/// Returns the command line as users know it.
 fn public() -> Command {
     Cli::command()
 }

@@ -3,7 +3,7 @@
 use manatee::component::{CONTRACTS, Component};
 use serde_json::{Value, json};
 
-/// What this build is.
+/// Returns what this build is.
 ///
 /// # Errors
 ///

@@ -121,7 +121,7 @@ impl Raw {
         self.hear()
     }
 
-    /// The reason of a refusal.
+    /// Returns the reason of a refusal.
     fn reason(&mut self, line: &str) -> String {
         let answer = self.ask(line);
         assert_eq!(answer["jsonrpc"], "2.0", "{answer}");

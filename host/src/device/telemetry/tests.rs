@@ -13,7 +13,7 @@ impl VectorSink for Nowhere {
     fn raise(&self, _vector: u16) {}
 }
 
-/// A device with one port, and what it tells.
+/// Returns a device with one port, and what it tells.
 fn device() -> (Device, Arc<Mutex<Vec<Event>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let port = Port {

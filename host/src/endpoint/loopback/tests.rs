@@ -272,7 +272,7 @@ impl Sides {
 /// Any key that tells flows apart.
 const KEY: &[u8; 40] = b"a key of forty bytes, of which all count";
 
-/// A frame of a flow, and the queue that its hash names.
+/// Returns a frame of a flow, and the queue that its hash names.
 fn flow(port: u16, table: &[u16]) -> (Vec<u8>, u16, u32) {
     let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
         .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)

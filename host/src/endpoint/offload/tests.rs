@@ -34,7 +34,7 @@ fn complete(vnet: &VnetHeader, frame: &mut [u8]) {
     frame[field..field + 2].copy_from_slice(&sum.to_ne_bytes());
 }
 
-/// An IPv6 frame with a routing header.
+/// Returns an IPv6 frame with a routing header.
 fn routed(segments_left: u8) -> Sample {
     let mut sample = Sample::new(IpVersion::V6, Transport::Udp, 50);
     sample.ip_options = 8;
@@ -336,7 +336,7 @@ proptest! {
     }
 }
 
-/// Packets that ask for anything.
+/// Generates packets that ask for anything.
 fn packets() -> impl Strategy<Value = TxPacket> {
     let flags = [
         Offloads::IPV4,

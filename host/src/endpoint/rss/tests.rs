@@ -17,7 +17,7 @@ fn look(rss: &Rss, frame: &[u8]) -> Destination {
     rss.look(frame, Layout::parse(frame).as_ref())
 }
 
-/// An IPv4 frame from and to the ends of a published value.
+/// Returns an IPv4 frame from and to the ends of a published value.
 fn published(index: usize, udp: bool) -> Vec<u8> {
     let (destination, source, ..) = toeplitz::tests::IPV4[index];
     let octets = |end: (&str, u16)| end.0.parse::<std::net::Ipv4Addr>().unwrap().octets();

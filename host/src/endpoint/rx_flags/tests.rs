@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::endpoint::testing::{Sample, kinds, samples};
 
-/// What a frame says, wherever its headers are.
+/// Returns what a frame says, wherever its headers are.
 fn classify(frame: &[u8]) -> RxFlags {
     super::classify(frame, Layout::parse(frame).as_ref())
 }

@@ -176,7 +176,7 @@ fn try_attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
     })
 }
 
-/// How many queues an interface has that is made here.
+/// Returns how many queues an interface has that is made here.
 fn by_default() -> u16 {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     processors.min(MOST_BY_DEFAULT.into()) as u16
@@ -213,7 +213,7 @@ fn has_one_queue(name: &str) -> bool {
     })
 }
 
-/// `dev_valid_name` of the kernel; `%` would make it choose a number.
+/// Checks a name as `dev_valid_name` of the kernel does; `%` would make it choose a number.
 fn check_name(name: &str) -> Result<(), TapError> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
     let fits = (1..NAME_ROOM).contains(&name.len());

@@ -58,7 +58,7 @@ pub struct Fetched {
 }
 
 impl Inbox {
-    /// An empty one.
+    /// Creates an empty one.
     pub fn new() -> Self {
         Self {
             // All zeros is what the kernel gives; nothing is touched here.
@@ -69,7 +69,7 @@ impl Inbox {
         }
     }
 
-    /// Whether no frame is in it.
+    /// Returns whether no frame is in it.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
@@ -100,7 +100,7 @@ impl Inbox {
         Fetched { count, end }
     }
 
-    /// The next frame, and its bytes.
+    /// Returns the next frame, and its bytes.
     pub fn front(&mut self) -> Option<(&mut Arrived, &mut [u8])> {
         let frame = self.frames.front_mut()?;
         let bytes = &mut self.slots[frame.range.clone()];

@@ -60,7 +60,7 @@ pub fn set_queue(tun: BorrowedFd<'_>, receives: bool) -> Result<()> {
     unsafe { ioctl(tun, Updater::<TUNSETQUEUE, _>::new(&mut request)) }
 }
 
-/// The MTU of an interface, asked of any socket in its network namespace.
+/// Returns the MTU of an interface, asked of any socket in its network namespace.
 pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> Result<libc::c_int> {
     let mut request = request(name)?;
     // SAFETY: SIOCGIFMTU reads the name in a `struct ifreq` and writes the MTU.
@@ -70,7 +70,7 @@ pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> Result<libc::c_int> 
     Ok(unsafe { request.ifr_ifru.ifru_mtu })
 }
 
-/// A `struct ifreq` about an interface, with nothing else in it.
+/// Returns a `struct ifreq` about an interface, with nothing else in it.
 fn request(name: &str) -> Result<libc::ifreq> {
     // SAFETY: a `struct ifreq` is integers, arrays of them and pointers, for
     // all of which zero is a value.

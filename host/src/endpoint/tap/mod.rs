@@ -88,7 +88,7 @@ impl Tap {
         Self::open_with(name, None, || batched(name))
     }
 
-    /// As [`open`](Self::open), by so many queues, of one that is there or is made.
+    /// Opens one as [`open`](Self::open) does, by so many queues: one that is there or is made.
     ///
     /// # Errors
     ///
@@ -134,12 +134,12 @@ impl Tap {
         })
     }
 
-    /// The descriptors of its queues, until they were handed over.
+    /// Returns the descriptors of its queues, until they were handed over.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.queues.iter().map(|queue| queue.fd.as_fd())
     }
 
-    /// The interface as it was seen last, for a [`LinkWatch`].
+    /// Returns the interface as it was seen last, for a [`LinkWatch`].
     pub fn link(&self) -> TapLink {
         self.link.clone()
     }
@@ -187,7 +187,7 @@ impl Endpoint for Tap {
         self.switch.steer(rss);
     }
 
-    /// What found no room in the interface's own queues; 0 if the kernel does not say.
+    /// Returns what found no room in the interface's own queues; 0 if the kernel does not say.
     fn missed(&self) -> u64 {
         missed(self.dropped.as_deref())
     }
@@ -242,7 +242,7 @@ impl Queue for TapQueue {
         self.route.drop_waiting(&mut self.counters.receive);
     }
 
-    /// Nothing is ever pending: a write is done with a packet's memory.
+    /// Does nothing, as nothing is ever pending: a write is done with a packet's memory.
     fn cancel_transmit(&mut self) {}
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {

@@ -114,7 +114,7 @@ impl TapQueue {
         counters.tags_inserted += u64::from(tag);
     }
 
-    /// What a failed write means for the packet (`tun_get_user`,
+    /// Returns what a failed write means for the packet (`tun_get_user`,
     /// `tun_chr_write_iter` in drivers/net/tun.c).
     fn failed(&mut self, error: Errno) -> TxStatus {
         let counters = &mut self.counters.transmit;

@@ -67,12 +67,12 @@ impl TapLink {
         }))
     }
 
-    /// The interface's name when it was attached.
+    /// Returns the interface's name when it was attached.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Its state: as far as packets show it, if nobody [watches](LinkWatch).
+    /// Returns its state: as far as packets show it, if nobody [watches](LinkWatch).
     pub fn state(&self) -> InterfaceState {
         match self.0.state.load(Ordering::Relaxed) {
             0 => InterfaceState::Up,
@@ -81,7 +81,7 @@ impl TapLink {
         }
     }
 
-    /// Its MTU: as it was at the start, if nobody [watches](LinkWatch).
+    /// Returns its MTU: as it was at the start, if nobody [watches](LinkWatch).
     pub fn mtu(&self) -> u16 {
         self.0.mtu.load(Ordering::Relaxed)
     }

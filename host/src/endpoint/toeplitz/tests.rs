@@ -101,7 +101,7 @@ fn published_values_of_ipv6() {
     }
 }
 
-/// The definition, bit by bit.
+/// Returns the definition, bit by bit.
 fn by_definition(key: &[u8; KEY_BYTES], input: &[u8]) -> u32 {
     let bit = |bytes: &[u8], at: usize| bytes[at / 8] >> (7 - at % 8) & 1 != 0;
     let mut hash = 0;

@@ -14,7 +14,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The one at an address.
+    /// Returns the one at an address.
     ///
     /// # Errors
     ///
@@ -24,7 +24,7 @@ impl<'a> Record<'a> {
         Ok(Self { heap, own })
     }
 
-    /// The records of a list that is a field of this one; `what` is for messages.
+    /// Returns the records of a list that is a field of this one; `what` is for messages.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ impl<'a> Record<'a> {
         Ok(records.map(move |own| Self { heap, own }))
     }
 
-    /// A list of bytes that is a field; `what` is for messages.
+    /// Returns a list of bytes that is a field; `what` is for messages.
     ///
     /// # Errors
     ///
@@ -54,22 +54,22 @@ impl<'a> Record<'a> {
         Ok(self.heap.bytes(address, length, 1)?.to_vec())
     }
 
-    /// A field of one byte; offsets are those of fields, so that they lie inside.
+    /// Returns a field of one byte; offsets are those of fields, so that they lie inside.
     pub fn u8(self, offset: usize) -> u8 {
         self.own[offset]
     }
 
-    /// A field of 2 bytes.
+    /// Returns a field of 2 bytes.
     pub fn u16(self, offset: usize) -> u16 {
         u16::from_le_bytes(self.array(offset))
     }
 
-    /// A field of 4 bytes.
+    /// Returns a field of 4 bytes.
     pub fn u32(self, offset: usize) -> u32 {
         u32::from_le_bytes(self.array(offset))
     }
 
-    /// A field of 8 bytes.
+    /// Returns a field of 8 bytes.
     pub fn u64(self, offset: usize) -> u64 {
         u64::from_le_bytes(self.array(offset))
     }

@@ -174,7 +174,7 @@ macro_rules! shape {
     };
 }
 
-/// A list of plain integers, by their size.
+/// Returns a list of plain integers, by their size.
 const fn integers(size: u32) -> (usize, u32) {
     (size as usize, size)
 }
@@ -368,7 +368,7 @@ fn no_case(of: &str, case: u8) -> wasmtime::Error {
     format_err!("returned case {case} of {of}, which does not exist")
 }
 
-/// The parameters of `configure`, as the canonical ABI passes them.
+/// Returns the parameters of `configure`, as the canonical ABI passes them.
 fn flat(offered: Features, bounds: &Bounds, ports: List) -> FlatConfiguration {
     (
         offered.bits().into(),

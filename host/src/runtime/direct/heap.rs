@@ -38,7 +38,7 @@ pub struct Heap<'a> {
 }
 
 impl<'a> Heap<'a> {
-    /// The heap of a store's instance, and the store's state.
+    /// Returns the heap of a store's instance, and the store's state.
     #[inline]
     pub fn of<S>(place: Place, store: &'a mut S) -> (Self, &'a mut HostState)
     where
@@ -57,7 +57,7 @@ impl<'a> Heap<'a> {
         (heap, state)
     }
 
-    /// A heap that is a slice, whose middle is an arena.
+    /// Returns a heap that is a slice, whose middle is an arena.
     #[cfg(test)]
     pub fn over(memory: &'a mut [u8], arena: Range<usize>) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl<'a> Heap<'a> {
         Ok((self.base.wrapping_add(begin), size))
     }
 
-    /// Bytes from an address on.
+    /// Returns the bytes from an address on.
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ impl<'a> Heap<'a> {
         Ok(unsafe { std::slice::from_raw_parts(base, size) })
     }
 
-    /// As [`bytes`](Self::bytes), to write to.
+    /// Returns the same as [`bytes`](Self::bytes), to write to.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl<'a> Heap<'a> {
         Ok(unsafe { std::slice::from_raw_parts_mut(base, size) })
     }
 
-    /// The items of a list of integers or arrays of them.
+    /// Returns the items of a list of integers or arrays of them.
     ///
     /// # Errors
     ///

@@ -21,7 +21,7 @@ type Host<'a> = Caller<'a, HostState>;
 /// An address and a number of items or bytes.
 type List = (u32, u32);
 
-/// The imports of the world, and nothing else.
+/// Returns the imports of the world, and nothing else.
 ///
 /// # Errors
 ///

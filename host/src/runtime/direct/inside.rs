@@ -31,7 +31,7 @@ impl std::fmt::Debug for Inside {
 }
 
 impl Inside {
-    /// Of an instance that exports these.
+    /// Creates what is known of an instance that exports these.
     pub fn new(memory: Memory, realloc: Realloc) -> Self {
         Self {
             memory,
@@ -48,18 +48,18 @@ impl Inside {
         }
     }
 
-    /// The memory.
+    /// Returns the memory.
     pub fn memory(&self) -> Memory {
         self.memory
     }
 
-    /// From now on, this is no heap.
+    /// Notes that this is no heap from now on.
     pub fn set_arena(&mut self, arena: Range<u32>) {
         self.arena = arena;
     }
 }
 
-/// The heap of a store's instance, and the host's side.
+/// Returns the heap of a store's instance, and the host's side.
 ///
 /// # Errors
 ///
@@ -86,7 +86,7 @@ where
     Ok(Heap::of(place, store))
 }
 
-/// The same, for an import.
+/// Returns the same, for an import.
 ///
 /// # Errors
 ///

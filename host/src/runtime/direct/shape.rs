@@ -18,7 +18,7 @@ struct Inner {
     has_state: bool,
 }
 
-/// The one module that a component is made of. There may be others without
+/// Returns the one module that a component is made of. There may be others without
 /// state, as those are that `wasm-tools component new` adds to pass imports on.
 /// Such a component's functions are those of the module that have their names.
 pub fn module_of(component: &[u8]) -> Option<&[u8]> {
@@ -28,7 +28,7 @@ pub fn module_of(component: &[u8]) -> Option<&[u8]> {
     component.get(only.bytes).filter(|_| more.is_none())
 }
 
-/// The modules of a component; None if a component inside has some too.
+/// Returns the modules of a component; None if a component inside has some too.
 fn modules(component: &[u8]) -> Result<Option<Vec<Inner>>> {
     let mut modules: Vec<Inner> = Vec::new();
     // What we are in, from the outside in.

@@ -61,7 +61,7 @@ const DATA: &str = r#"(data (i32.const 32) "\40\00\00\00\05\00\00\00")
     (data (i32.const 48) "\01\00\00\00\01\00\00\00\07\00\00\00")
     (data (i32.const 64) "state")"#;
 
-/// A module that does everything right, but for a function or two.
+/// Returns a module that does everything right, but for a function or two.
 fn module(changes: &[(&str, &str)]) -> String {
     let changed = |name: &str, body: &'static str| {
         let change = changes.iter().find(|(of, _)| *of == name);
@@ -123,7 +123,7 @@ fn with(changes: &[(&str, &str)]) -> Made {
     make(&module(changes)).expect("a module with every function")
 }
 
-/// The error of a module whose doorbells do this.
+/// Returns the error of a module whose doorbells do this.
 fn doorbell_error(body: &str) -> String {
     let (mut store, mut device) = with(&[("write-register", body)]);
     let error = device.write_register(&mut store, 0, 0, 8, 0);

@@ -4,7 +4,7 @@ use wasmtime::{Engine, Linker, Module, Store};
 
 use super::*;
 
-/// The failure of a module whose only function has this name.
+/// Returns the failure of a module whose only function has this name.
 fn failure(name: &str) -> Failure {
     let engine = Engine::default();
     let mut binary = wat::parse_str("(module (func $x (export \"f\") unreachable))").unwrap();

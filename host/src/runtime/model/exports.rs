@@ -224,7 +224,7 @@ fn checked(description: Description) -> Result<contract::Description> {
     Ok(description)
 }
 
-/// The items of a list, as a version of the contract has them.
+/// Returns the items of a list, as a version of the contract has them.
 fn list<'a, T, U: From<&'a T>>(items: &'a [T]) -> Vec<U> {
     items.iter().map(U::from).collect()
 }

@@ -28,7 +28,7 @@ impl From<&contract::PortConfig> for PortConfig {
     }
 }
 
-/// Whether a device that knows two states of a link takes it for up.
+/// Returns whether a device that knows two states of a link takes it for up.
 pub fn carries(link: contract::Link) -> bool {
     link.state != contract::LinkState::Down
 }

@@ -16,7 +16,7 @@ use crate::runtime::state::HostState;
 
 type Host<'a> = StoreContextMut<'a, HostState>;
 
-/// The imports of both versions of the world, and nothing else.
+/// Returns the imports of both versions of the world, and nothing else.
 ///
 /// # Errors
 ///
@@ -195,7 +195,7 @@ fn log(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
     )
 }
 
-/// What only version 0.2.0 has.
+/// Returns what only version 0.2.0 has.
 fn second(linker: &mut Linker<HostState>) -> Result<()> {
     let mut memory = linker.instance("manatee:device/guest-memory@0.2.0")?;
     memory.func_wrap("reserve-arena", |_: Host<'_>, (_, _): (u32, u32)| {

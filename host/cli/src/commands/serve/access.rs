@@ -19,12 +19,12 @@ pub struct AccessArguments {
 }
 
 impl AccessArguments {
-    /// Whether anything was said about it.
+    /// Returns whether anything was said about it.
     pub fn is_given(&self) -> bool {
         self.socket_group.is_some() || self.socket_mode.is_some()
     }
 
-    /// What the socket's file is given.
+    /// Returns what the socket's file is given.
     pub fn access(&self) -> Access {
         let default = match self.socket_group {
             Some(_) => 0o660,
@@ -53,7 +53,7 @@ fn group(text: &str) -> Result<u32, String> {
     number.ok_or_else(|| format!("{GROUPS} has no such group: give its number"))
 }
 
-/// The number of a group, if this is its line.
+/// Returns the number of a group, if this is its line.
 fn number_of(line: &str, name: &str) -> Option<u32> {
     let mut fields = line.split(':');
     if fields.next() != Some(name) {

@@ -32,7 +32,7 @@ pub struct BoundArguments {
 }
 
 impl BoundArguments {
-    /// The limits.
+    /// Returns the limits.
     pub fn limits(&self) -> Limits {
         Limits {
             memory: usize::from(self.memory_limit) << 20,
@@ -41,7 +41,7 @@ impl BoundArguments {
         }
     }
 
-    /// The crash policy.
+    /// Returns the crash policy.
     pub fn policy(&self) -> CrashPolicy {
         CrashPolicy {
             recoveries: self.recoveries,

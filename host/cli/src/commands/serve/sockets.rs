@@ -136,7 +136,7 @@ impl Handed {
 }
 
 impl Sockets {
-    /// The files that were made here, to be removed at the end.
+    /// Returns the files that were made here, to be removed at the end.
     pub fn files(&self) -> std::io::Result<Vec<SocketFile>> {
         let control = self.control.as_ref().and_then(control::Server::path);
         let paths = [self.vfio.path(), control];

@@ -48,7 +48,7 @@ fn open() -> Result<Tap, TapError> {
     open_queues(Some(1))
 }
 
-/// The same, by so many queues.
+/// Returns the same, by so many queues.
 fn open_queues(queues: Option<u16>) -> Result<Tap, TapError> {
     let batched = BATCHED.get();
     Tap::open_with(NAME, queues, || match batched {
@@ -58,7 +58,7 @@ fn open_queues(queues: Option<u16>) -> Result<Tap, TapError> {
     })
 }
 
-/// The only queue of an interface.
+/// Returns the only queue of an interface.
 fn only(tap: &mut Tap) -> TapQueue {
     assert_eq!(tap.queues.len(), 1);
     tap.queues.remove(0)
@@ -147,7 +147,7 @@ impl Peer {
         self.send_with(VnetHeader::default(), frame);
     }
 
-    /// The next frame that is no probe.
+    /// Returns the next frame that is no probe.
     fn receive(&self) -> Vec<u8> {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -180,7 +180,7 @@ struct Wire {
 }
 
 impl Wire {
-    /// Two TAPs with a bridge between them, over which frames already pass.
+    /// Creates two TAPs with a bridge between them, over which frames already pass.
     fn new() -> Self {
         keep_quiet();
         let mut endpoint = open().unwrap();
@@ -202,7 +202,7 @@ impl Wire {
         wire
     }
 
-    /// A port forwards once the kernel has noticed its carrier, a little later.
+    /// Waits until a port forwards: once the kernel has noticed its carrier, a little later.
     fn wait_until_frames_pass(&mut self) {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -252,7 +252,7 @@ impl Wire {
     }
 }
 
-/// A frame of an EtherType for experiments (IEEE 802, local experimental 1).
+/// Returns a frame of an EtherType for experiments (IEEE 802, local experimental 1).
 fn probe() -> Vec<u8> {
     let mut frame = vec![0; 60];
     frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8]);

@@ -187,7 +187,7 @@ impl Flows {
     }
 }
 
-/// The queue that a table names for a flow.
+/// Returns the queue that a table names for a flow.
 fn named(flow: u16, table: &[u16]) -> u16 {
     let ports = [(2000 + flow).to_be_bytes(), 1000_u16.to_be_bytes()].concat();
     let hash = Toeplitz::new(KEY).hash(&[10, 0, 0, 2, 10, 0, 0, 1], &ports);

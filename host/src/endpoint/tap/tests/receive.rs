@@ -26,7 +26,7 @@ fn expected_flags(version: IpVersion, transport: Transport) -> RxFlags {
     ip | transport | RxFlags::IP_CHECKSUM_GOOD
 }
 
-/// The frame with the sum of the pseudo header where the checksum goes, and
+/// Returns the frame with the sum of the pseudo header where the checksum goes, and
 /// the header that says so: as a kernel's own packets come.
 fn partial(sample: &Sample) -> (VnetHeader, Vec<u8>) {
     let guest = Guest::new();
@@ -65,7 +65,7 @@ fn a_frame_arrives_in_a_buffer_of_many_segments() {
     });
 }
 
-/// The frame as the device is to see it: its first tag is beside it.
+/// Returns the frame as the device is to see it: its first tag is beside it.
 fn untagged(mut frame: Vec<u8>, tags: usize) -> Vec<u8> {
     if tags > 0 {
         frame.drain(12..16);

@@ -74,6 +74,13 @@ fn share_memory(machine: &Machine) {
         .unwrap();
 }
 
+/// Returns what the guest's memory holds.
+fn content(memory: &File) -> Vec<u8> {
+    let mut bytes = vec![0; MEMORY_SIZE as usize];
+    memory.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
 /// A frame goes out and comes back.
 fn echo(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
@@ -182,11 +189,6 @@ fn without_bus_master_the_device_touches_no_memory_and_goes_on_with_it() {
         let mut machine = Unwired(machine(windows));
         let device = machine.0.device.clone();
         let file = machine.0.memory.try_clone().unwrap();
-        let content = || {
-            let mut bytes = vec![0; MEMORY_SIZE as usize];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            bytes
-        };
         let mut driver = Driver::new(&mut machine);
         let mut vport = driver.start_and_open().unwrap();
         echo_again(&mut driver, &mut vport).unwrap();
@@ -196,9 +198,12 @@ fn without_bus_master_the_device_touches_no_memory_and_goes_on_with_it() {
         let address = driver.place(&frame).unwrap();
         let packet = vport.packet(&[sge(address, 100)]);
         vport.tx.wq.write(&mut driver, &packet);
-        let before = content();
+        let before = content(&file);
         vport.tx.wq.ring(&mut driver);
-        assert!(content() == before, "windows={windows}: memory was written");
+        assert!(
+            content(&file) == before,
+            "windows={windows}: memory was written"
+        );
         device.config_write(COMMAND.0, &COMMAND.1);
         vport.tx.cq.expect(&mut driver).unwrap();
         vport.tx.cq.ring(&mut driver, true);

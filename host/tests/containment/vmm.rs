@@ -13,13 +13,7 @@ use manatee_conformance::driver::ring::Wq;
 
 use super::*;
 
-fn content(file: &File) -> Vec<u8> {
-    let mut bytes = vec![0; MEMORY_SIZE as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    bytes
-}
-
-/// Offset and value of the doorbell that says how much is posted.
+/// Returns offset and value of the doorbell that says how much is posted.
 fn doorbell(queue: &Wq) -> (u64, [u8; 8]) {
     let bits = WqDoorbell::new().with_id(queue.id).with_tail(queue.head);
     (DOORBELLS + queue.doorbell, bits.into_bits().to_le_bytes())
@@ -124,7 +118,7 @@ fn the_layout_of_msix_is_that_of_its_capability() {
 }
 
 #[test]
-fn doorbells_for_later_are_rung_by_the_thread_of_the_device() {
+fn doorbells_for_later_ring_before_those_that_come_after() {
     let mut machine = Unwired(machine(true));
     let device = machine.0.device.clone();
     let mut driver = Driver::new(&mut machine);
@@ -153,22 +147,59 @@ fn doorbells_for_later_are_rung_by_the_thread_of_the_device() {
         }
         vport.tx.cq.ring(&mut driver, true);
     }
-    // And alone, it is the thread that rings it: the interrupt says when.
-    let frame = traffic::frame(300);
-    let (buffer, place) = vport.post_buffer(&mut driver, 1514).unwrap();
-    let address = driver.place(&frame).unwrap();
-    let packet = vport.packet(&[sge(address, 300)]);
-    vport.tx.wq.write(&mut driver, &packet);
-    let (offset, value) = doorbell(&vport.tx.wq);
-    device.bar_write_later(0, offset, &value);
-    while device.has_work() {
-        std::thread::yield_now();
-    }
-    vport.tx.cq.expect(&mut driver).unwrap();
-    vport
-        .take_frame(&mut driver, &frame, buffer, place)
-        .unwrap();
 }
+
+/// Notes the names of the threads that send.
+#[derive(Clone, Default)]
+struct Senders(Arc<Mutex<Vec<Option<String>>>>);
+
+impl Queue for Senders {
+    fn transmit(&mut self, _: &mut QueueIo<'_>, batch: TxBatch<'_>, to: &mut Vec<TxStatus>) {
+        to.extend(batch.iter().map(|_| TxStatus::Sent));
+        let name = std::thread::current().name().map(str::to_owned);
+        self.0.lock().unwrap().push(name);
+    }
+
+    fn receive(&mut self, _: &mut QueueIo<'_>) -> bool {
+        false
+    }
+
+    fn cancel_transmit(&mut self) {}
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+#[test]
+fn a_doorbell_for_later_keeps_no_processor() {
+    let senders = Senders::default();
+    let endpoint = Single::new("senders", senders.clone());
+    let mut machine = Unwired(machine_with(true, Box::new(endpoint)));
+    let device = machine.0.device.clone();
+    let mut driver = Driver::new(&mut machine);
+    let mut vport = driver.start_and_open().unwrap();
+    let address = driver.place(&traffic::frame(300)).unwrap();
+    let packet = vport.packet(&[sge(address, 300)]);
+    for later in [false, true] {
+        vport.tx.wq.write(&mut driver, &packet);
+        let (offset, value) = doorbell(&vport.tx.wq);
+        if later {
+            device.bar_write_later(0, offset, &value);
+        } else {
+            device.bar_write(0, offset, &value);
+        }
+        while device.has_work() {
+            std::thread::yield_now();
+        }
+        vport.tx.cq.expect(&mut driver).unwrap();
+        vport.tx.cq.ring(&mut driver, true);
+    }
+    let own = std::thread::current().name().map(str::to_owned);
+    let names = senders.0.lock().unwrap().clone();
+    assert_eq!(names, [own, Some("device".to_owned())]);
+}
+
 /// Has packets that no descriptor shows.
 #[derive(Clone, Default)]
 struct Mailbox(Arc<Mutex<VecDeque<Vec<u8>>>>);

@@ -46,23 +46,7 @@ const HOST: &[(&str, &[&[&str]])] = &[
         ]],
     ),
     ("host/check", &[]),
-    (
-        "host/cli",
-        &[&[
-            "commands",
-            "commands::check",
-            "commands::describe",
-            "commands::escape",
-            "commands::events",
-            "commands::inspect",
-            "commands::link",
-            "commands::log",
-            "commands::pages",
-            "commands::serve",
-            "commands::swap",
-            "commands::version",
-        ]],
-    ),
+    ("host/cli", &[]),
 ];
 
 type Imports = BTreeMap<String, BTreeSet<String>>;

@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let requirements = manatee_check::select(&names)?;
     if arguments.list {
         let names = requirements.iter().map(|r| format!("{}\n", r.name));
-        super::print(&names.collect::<String>())?;
+        super::output::print(&names.collect::<String>())?;
         return Ok(ExitCode::SUCCESS);
     }
     let limits = Limits {
@@ -88,9 +88,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let verdicts = child::check(&bytes, &name, &suite, !arguments.no_sandbox)?;
     let passed = verdicts.iter().all(|verdict| verdict.missed.is_none());
     if arguments.json {
-        super::print(&as_json(&verdicts, passed))?;
+        super::output::print(&as_json(&verdicts, passed))?;
     } else {
-        super::print(&as_text(&name, &verdicts, begun.elapsed()))?;
+        super::output::print(&as_text(&name, &verdicts, begun.elapsed()))?;
     }
     Ok(if passed {
         ExitCode::SUCCESS

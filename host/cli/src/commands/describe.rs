@@ -57,9 +57,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (imports, exports) = (component.imports(), component.exports());
     if arguments.json {
         let value = as_json(&description, &file, imports, exports);
-        super::print(&format!("{value:#}\n"))
+        super::output::print(&format!("{value:#}\n"))
     } else {
-        super::print(&as_text(&description, &file, imports, exports))
+        super::output::print(&as_text(&description, &file, imports, exports))
     }
 }
 

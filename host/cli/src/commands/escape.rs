@@ -28,12 +28,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let line = |way: &crate::jail::escape::Way| {
             format!("{}\t{}\t{}\n", way.name, way.expected(), way.aim)
         };
-        return super::print(&WAYS.iter().map(line).collect::<String>());
+        return super::output::print(&WAYS.iter().map(line).collect::<String>());
     };
     let ends = find(name).is_some_and(|way| way.stopped == Stopped::Killed);
     match Client::connect(control)?.escape(name.clone()) {
         // Its process has ended: by what, its parent knows.
-        Err(ClientError::Broken(..)) if ends => super::print("the process ended\n"),
-        answer => super::print(&format!("{}\n", answer?.as_str().unwrap_or_default())),
+        Err(ClientError::Broken(..)) if ends => super::output::print("the process ended\n"),
+        answer => super::output::print(&format!("{}\n", answer?.as_str().unwrap_or_default())),
     }
 }

@@ -79,7 +79,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         } else {
             as_text(&told)
         };
-        if !super::print_on(&line)? {
+        if !super::output::print_on(&line)? {
             // Whoever read has seen enough.
             return Ok(());
         }

@@ -29,5 +29,5 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let tree = Client::connect(&arguments.control)?.inspect(arguments.pattern.clone())?;
-    super::print(&format!("{tree:#}\n"))
+    super::output::print(&format!("{tree:#}\n"))
 }

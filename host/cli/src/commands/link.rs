@@ -52,9 +52,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     });
     let link = Client::connect(&arguments.control)?.link(arguments.port, setting)?;
     if arguments.json {
-        return super::print(&format!("{}\n", serde_json::to_string(&link)?));
+        return super::output::print(&format!("{}\n", serde_json::to_string(&link)?));
     }
-    super::print(&as_text(&link))
+    super::output::print(&as_text(&link))
 }
 
 fn as_text(link: &LinkStatus) -> String {

@@ -29,7 +29,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let level = Client::connect(&arguments.control)?.log(arguments.level.clone())?;
     if arguments.json {
-        return super::print(&format!("{}\n", serde_json::to_string(&level)?));
+        return super::output::print(&format!("{}\n", serde_json::to_string(&level)?));
     }
-    super::print(&format!("{}\n", level.level))
+    super::output::print(&format!("{}\n", level.level))
 }

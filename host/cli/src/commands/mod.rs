@@ -20,6 +20,7 @@ mod metadata;
 mod metrics;
 mod notify;
 mod operator;
+mod output;
 mod pages;
 mod port;
 mod precompile;
@@ -30,12 +31,10 @@ mod told;
 mod version;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use manatee::component;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::jail::{broker, child};
 
@@ -101,7 +100,7 @@ pub fn run() -> ExitCode {
     let Some(command) = command.filter(|_| !version) else {
         return match version::run(json) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
+            Err(error) => output::fail(&error),
         };
     };
     let result = match command {
@@ -113,8 +112,12 @@ pub fn run() -> ExitCode {
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Completions(arguments) => pages::complete(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Man(arguments) => pages::write(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Completions(arguments) => {
+            pages::complete(Cli::command(), &arguments).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Man(arguments) => {
+            pages::write(Cli::command(), &arguments).map(|()| ExitCode::SUCCESS)
+        }
         Command::Precompile(arguments) => precompile::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Child(arguments) => hidden::run_child(&arguments),
@@ -124,7 +127,7 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(error) => fail(&error),
+        Err(error) => output::fail(&error),
     }
 }
 
@@ -138,37 +141,8 @@ fn command_line() -> Vec<OsString> {
     words
 }
 
-/// Says why the command fails.
-fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", errors::one_line(&**error));
-    exit::status(error)
-}
-
-/// Compiles the component in a file, in a process of its own.
-fn compile(file: &Path, sandbox: bool) -> anyhow::Result<child::Code> {
-    let bytes = component::read(file)?;
-    child::compile(&bytes, &file.display().to_string(), sandbox)
-}
-
-/// Prints a result. A reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    print_on(text).map(|_| ())
-}
-
-/// Prints some of what is to come. Returns whether anybody still reads.
-fn print_on(text: &str) -> anyhow::Result<bool> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
-        Ok(()) => Ok(true),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

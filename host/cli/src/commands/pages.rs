@@ -4,10 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_complete::Shell;
-
-use super::Cli;
 
 /// Print the completions of a shell
 #[derive(Debug, clap::Args)]
@@ -29,21 +27,16 @@ pub struct ManArguments {
     folder: PathBuf,
 }
 
-/// Returns the command line as users know it.
-fn public() -> Command {
-    Cli::command()
-}
-
-/// Prints completions.
-pub fn complete(arguments: &CompletionArguments) -> anyhow::Result<()> {
+/// Prints completions of a command line.
+pub fn complete(mut command: Command, arguments: &CompletionArguments) -> anyhow::Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(arguments.shell, &mut public(), "manatee", &mut text);
-    super::print(&String::from_utf8_lossy(&text))
+    clap_complete::generate(arguments.shell, &mut command, "manatee", &mut text);
+    super::output::print(&String::from_utf8_lossy(&text))
 }
 
-/// Writes the pages.
-pub fn write(arguments: &ManArguments) -> anyhow::Result<()> {
+/// Writes the pages of a command line.
+pub fn write(command: Command, arguments: &ManArguments) -> anyhow::Result<()> {
     let folder = &arguments.folder;
-    let written: io::Result<()> = clap_mangen::generate_to(public(), folder);
+    let written: io::Result<()> = clap_mangen::generate_to(command, folder);
     written.with_context(|| format!("writing pages to {}", folder.display()))
 }

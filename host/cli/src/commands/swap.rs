@@ -132,7 +132,7 @@ fn print(output: &Output, swapped: &Swapped) -> anyhow::Result<()> {
             swapped.to, swapped.to_sha256, swapped.from, swapped.pause_us, swapped.state_bytes,
         )
     };
-    super::print(&text)
+    super::output::print(&text)
 }
 
 #[cfg(test)]

@@ -31,9 +31,9 @@ fn version() -> anyhow::Result<Value> {
 pub fn run(json: bool) -> anyhow::Result<()> {
     let version = version()?;
     if json {
-        return super::print(&format!("{version:#}\n"));
+        return super::output::print(&format!("{version:#}\n"));
     }
-    super::print(&as_text(&version))
+    super::output::print(&as_text(&version))
 }
 
 fn as_text(version: &Value) -> String {

@@ -135,9 +135,9 @@ struct Opened {
 /// Serves until it is told to end.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if arguments.print_capabilities {
-        return match super::print(&format!("{:#}\n", capabilities())) {
+        return match super::output::print(&format!("{:#}\n", capabilities())) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => super::fail(&error),
+            Err(error) => super::output::fail(&error),
         };
     }
     // Before anything is opened.
@@ -229,7 +229,7 @@ impl Opened {
         let notifier = Notifier::connect()?;
         let sandbox = !arguments.no_sandbox;
         let component = arguments.component.as_deref();
-        let component = component.map(|file| super::compile(file, sandbox));
+        let component = component.map(|file| super::output::compile(file, sandbox));
         let component = component.transpose()?;
         // Sockets come first: whoever is too late must not touch the interfaces of
         // the one who serves already.

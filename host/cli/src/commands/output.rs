@@ -1,0 +1,37 @@
+//! What every command does with its result, and with the component that it is given.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use manatee::component;
+
+use super::{errors, exit};
+use crate::jail::child;
+
+/// Says why the command fails.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", errors::one_line(&**error));
+    exit::status(error)
+}
+
+/// Compiles the component in a file, in a process of its own.
+pub fn compile(file: &Path, sandbox: bool) -> anyhow::Result<child::Code> {
+    let bytes = component::read(file)?;
+    child::compile(&bytes, &file.display().to_string(), sandbox)
+}
+
+/// Prints a result. A reader that has seen enough (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    print_on(text).map(|_| ())
+}
+
+/// Prints some of what is to come. Returns whether anybody still reads.
+pub fn print_on(text: &str) -> anyhow::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(true),
+    }
+}

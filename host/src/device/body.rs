@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::DeviceError;
 use super::doorbells::Doorbells;
+use super::error::DeviceError;
 use super::recovery::{CrashPolicy, Recoverer};
 use super::swap::{SwapError, Swaps};
 use super::telemetry::{ComponentView, Listener, Telemetry, View};

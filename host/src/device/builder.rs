@@ -5,14 +5,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::body::Body;
-use super::poller::{self, Poller};
+use super::error::DeviceError;
+use super::handle::{Device, Shared};
+use super::poller::Poller;
+use super::recovery::CrashPolicy;
 use super::report::Event;
 use super::telemetry::Listener;
+use super::thread;
 use super::wakes::Wakes;
-use super::{CrashPolicy, Device, DeviceError, Limits, Port, Shared};
 use crate::component::Component;
 use crate::interrupt::Interrupts;
-use crate::runtime::{HostState, PortState};
+use crate::runtime::{HostState, Limits, Port, PortState};
 
 /// A device to be made: [`Device::builder`].
 #[must_use]
@@ -112,7 +115,7 @@ impl DeviceBuilder {
             bar_sizes,
             msix_vectors,
         });
-        poller::start(&shared)?;
+        thread::start(&shared)?;
         Ok(Device { shared })
     }
 }
@@ -123,5 +126,26 @@ impl std::fmt::Debug for DeviceBuilder {
             .field("component", &self.component.name())
             .field("ports", &self.ports)
             .finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// Makes a device with the default [`Limits`] and [`CrashPolicy`];
+    /// [`builder`](Self::builder) has others.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    pub fn new(
+        component: &Component,
+        ports: Vec<Port>,
+        interrupts: Interrupts,
+    ) -> Result<Self, DeviceError> {
+        Self::builder(component).ports(ports).build(interrupts)
+    }
+
+    /// Begins a device that runs a component.
+    pub fn builder(component: &Component) -> DeviceBuilder {
+        DeviceBuilder::new(component)
     }
 }

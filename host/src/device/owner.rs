@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use super::Shared;
 use super::body::Body;
+use super::handle::Shared;
 
 /// The device, for whoever holds its lock.
 pub struct Owner<'a> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use super::Device;
+use super::handle::Device;
 use super::report::Swap;
 use super::swap::{Candidate, Pause, SwapError, SwapOptions};
 use crate::component::Component;
@@ -20,6 +20,49 @@ pub struct Rehearsal<'a> {
     // It goes before another one may come.
     candidate: Candidate,
     change: Change<'a>,
+}
+
+impl Device {
+    /// Replaces the component while the guest goes on: it sees a pause.
+    /// Checking and compiling `component` is done before this, or here but
+    /// before the pause, as is the [rehearsal](Self::rehearse).
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`]; the component that ran goes on.
+    pub fn swap(&self, component: &Component, options: SwapOptions) -> Result<Swap, SwapError> {
+        self.rehearse(component, options)?.swap()
+    }
+
+    /// Has a component do ahead what takes long in taking over, while the one
+    /// that runs goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`], [`SwapError::Busy`] while there is another rehearsal.
+    pub fn rehearse(
+        &self,
+        component: &Component,
+        options: SwapOptions,
+    ) -> Result<Rehearsal<'_>, SwapError> {
+        let only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
+        Rehearsal::new(self, only, component, options, false)
+    }
+
+    /// Goes back to the component that ran before the last swap.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError`]; the component that ran goes on.
+    pub fn rollback(&self) -> Result<Swap, SwapError> {
+        let only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
+        let previous = self.shared.own().swaps.previous.clone();
+        let previous = previous.ok_or(SwapError::NoPrevious)?;
+        let options = SwapOptions {
+            probation: Duration::ZERO,
+        };
+        Rehearsal::new(self, only, &previous.component, options, true)?.swap()
+    }
 }
 
 /// What every attempt to change the component has in common.

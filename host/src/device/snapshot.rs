@@ -7,6 +7,7 @@
 use minicbor::{Decode, Encode};
 
 use super::body::Body;
+use super::handle::Device;
 use super::swap::SwapError;
 use crate::contract::{HandedOver, HashTypes, StateRefusal, Steering};
 use crate::endpoint::InvalidSteering;
@@ -185,6 +186,42 @@ fn identity(config: &[u8]) -> [u16; 2] {
             .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
     };
     [word(0), word(2)]
+}
+
+impl Device {
+    /// Returns the whole state of the device, for [`restore`](Self::restore) in
+    /// another process, say. What is in its ports is not part of it: transmits
+    /// that an endpoint has not finished are lost.
+    ///
+    /// A VMM that is served over vfio-user has its doorbells answered before they
+    /// are carried out: read a register first, to be sure that the last one was.
+    ///
+    /// From then on nothing may touch the guest's memory but the device that
+    /// is restored: drop this one, or [`reset`](Self::reset) it, before that
+    /// goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`SwapError::Down`] or [`SwapError::Save`].
+    pub fn save(&self) -> Result<Vec<u8>, SwapError> {
+        let mut body = self.shared.own();
+        let state = body.snapshot();
+        body.leave();
+        state
+    }
+
+    /// Goes on where another device was when it was saved. This one was just
+    /// made, with the same ports, and the guest's memory is mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is at power-on.
+    pub fn restore(&self, state: &[u8]) -> Result<(), RestoreError> {
+        let mut body = self.shared.own();
+        let restored = body.restore(state);
+        body.settle();
+        restored
+    }
 }
 
 impl Body {

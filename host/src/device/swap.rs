@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::body::Body;
-use super::report::Swap;
 use crate::component::{Component, ComponentError};
 use crate::contract::{ConfigureError, Description, PortConfig, StateRefusal};
 use crate::runtime::{Failure, HostState, Instance, Limits};
@@ -109,9 +107,9 @@ pub enum SwapError {
 
 /// A component that can take over, with an instance that has its ports.
 pub struct Candidate {
-    component: Component,
-    description: Arc<Description>,
-    instance: Box<Instance>,
+    pub component: Component,
+    pub description: Arc<Description>,
+    pub instance: Box<Instance>,
     rehearsed: bool,
 }
 
@@ -182,7 +180,12 @@ impl Candidate {
     }
 }
 
-fn restore(component: &Component, instance: &mut Instance, state: &[u8]) -> Result<(), SwapError> {
+/// Has an instance restore a state.
+pub fn restore(
+    component: &Component,
+    instance: &mut Instance,
+    state: &[u8],
+) -> Result<(), SwapError> {
     let name = || component.name().to_owned();
     match instance.restore(state) {
         Ok(Ok(())) => Ok(()),
@@ -260,84 +263,6 @@ impl Swaps {
         } else {
             None
         }
-    }
-}
-
-/// What a replacement leaves over, to be dropped once others may go on.
-pub struct Replaced {
-    _instance: Box<Instance>,
-    _previous: Option<Previous>,
-    _checkpoint: Option<Vec<u8>>,
-}
-
-impl Body {
-    /// Moves the device to the candidate's instance. Returns what has become
-    /// superfluous, for the caller to drop once others may go on.
-    ///
-    /// # Errors
-    ///
-    /// [`SwapError`]; the device goes on as it was.
-    pub fn replace(
-        &mut self,
-        candidate: Candidate,
-        options: SwapOptions,
-        rollback: bool,
-        pause: &Pause,
-    ) -> Result<(Swap, Replaced), (SwapError, Box<Instance>)> {
-        let Candidate {
-            component,
-            description,
-            mut instance,
-            ..
-        } = candidate;
-        let state = match self.save() {
-            Ok(state) => state,
-            Err(error) => return Err((error, instance)),
-        };
-        // Taking over happens inside the candidate, on the device's own side
-        // of the host; if it fails, that goes back to where it was.
-        let Some(running) = self.instance() else {
-            return Err((SwapError::Busy, instance));
-        };
-        running.state().trade_places(instance.state());
-        let restored = restore(&component, &mut instance, &state).and_then(|()| {
-            let name = || component.name().to_owned();
-            let taken = instance.take_over();
-            taken.map_err(|failure| SwapError::Failed(name(), failure))
-        });
-        if let Err(error) = restored {
-            running.state().trade_places(instance.state());
-            return Err((error, instance));
-        }
-        let old_instance = self.switch_to(instance);
-        let state_bytes = state.len();
-        let checkpoint = self.recoverer.keep(state);
-        let old = Previous {
-            component: std::mem::replace(&mut self.component, component),
-            description: std::mem::replace(&mut self.description, description),
-            until: Instant::now()
-                .checked_add(options.probation)
-                .filter(|_| !options.probation.is_zero()),
-        };
-        let (from, to) = (version(&old.description), version(&self.description));
-        let (from_digest, to_digest) = (old.component.digest(), self.component.digest());
-        let replaced = Replaced {
-            _instance: old_instance,
-            _previous: self.swaps.previous.replace(old),
-            _checkpoint: checkpoint,
-        };
-        let swap = Swap {
-            from,
-            from_digest,
-            to,
-            to_digest,
-            pause: pause.until_now(),
-            state_bytes,
-            rollback,
-        };
-        self.state().stale = true;
-        self.telemetry.swapped(&swap);
-        Ok((swap, replaced))
     }
 }
 

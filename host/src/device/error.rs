@@ -1,0 +1,34 @@
+//! What keeps a device from being made.
+
+use crate::component::ComponentError;
+use crate::contract::ConfigureError;
+use crate::runtime::{Failure, InvalidPort};
+
+/// Why a device can't be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The component can't be used.
+    #[error(transparent)]
+    Component(#[from] ComponentError),
+    /// It failed while it was set up.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// A port is not one that a device can have.
+    #[error("port {0}: {1}")]
+    Port(usize, InvalidPort),
+    /// The component objects to its ports.
+    #[error("the component refuses its ports: {0:?}")]
+    Refused(ConfigureError),
+    /// Fewer than one port or more than the component has.
+    #[error("{given} ports were given; this device has 1 to {max}")]
+    PortCount {
+        /// How many were given.
+        given: usize,
+        /// The most that it has.
+        max: u32,
+    },
+    /// The thread that waits for packets can't be set up.
+    #[error("setting up the device's thread: {0}")]
+    Poller(#[from] std::io::Error),
+}

@@ -1,0 +1,274 @@
+//! A device, for whoever has it: a VMM, its operator.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::body::Body;
+use super::poller::Poller;
+use super::telemetry::{Telemetry, Totals};
+use super::wakes::Wakes;
+use crate::component::Component;
+use crate::contract::Description;
+use crate::memory::{GuestFile, GuestMemory, MapError, MemoryRange};
+use crate::runtime::Failure;
+
+/// A running device. Cheap to clone; every clone is the same device, which
+/// ends with the last one.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What all clones of a device share.
+#[derive(Debug)]
+pub struct Shared {
+    pub body: Mutex<Body>,
+    /// What is known of it without the lock.
+    pub telemetry: Arc<Telemetry>,
+    pub wakes: Wakes,
+    /// How many queues each port has; `wakes` counts them all, in order.
+    pub queues: Box<[usize]>,
+    pub poller: Poller,
+    /// Held by whoever replaces the component.
+    pub swapping: Mutex<()>,
+    /// Held while another instance looks at the guest's memory beside the one
+    /// that runs: none of it is taken away then. Taken before `body`.
+    pub rehearsing: Mutex<()>,
+    /// By index; 0 where there is none.
+    pub bar_sizes: [u64; 6],
+    pub msix_vectors: u16,
+}
+
+impl Device {
+    /// Returns what the component says of itself.
+    pub fn description(&self) -> Arc<Description> {
+        self.shared.own().description.clone()
+    }
+
+    /// Returns the component that runs.
+    pub fn component(&self) -> Component {
+        self.shared.own().component().clone()
+    }
+
+    /// Returns the size of a BAR in bytes, 0 if there is none with this index.
+    pub fn bar_size(&self, bar: u8) -> u64 {
+        self.shared
+            .bar_sizes
+            .get(usize::from(bar))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Returns the number of MSI-X vectors.
+    pub fn msix_vectors(&self) -> u16 {
+        self.shared.msix_vectors
+    }
+
+    /// Reads configuration space; ones beyond its 4096 bytes.
+    pub fn config_read(&self, offset: u64, data: &mut [u8]) {
+        self.shared.own().config_read(offset, data);
+    }
+
+    /// Writes configuration space.
+    pub fn config_write(&self, offset: u64, data: &[u8]) {
+        self.run(|body| body.config_write(offset, data));
+    }
+
+    /// Reads a BAR by its index. Reads as ones where there is nothing, while
+    /// memory space is disabled, and once the component has failed.
+    pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        let mut body = self.shared.own();
+        body.bar_read(bar, offset, data);
+        body.leave();
+    }
+
+    /// Writes a BAR by its index, and does the work that this starts.
+    pub fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        self.run(|body| body.bar_write(bar, offset, data));
+    }
+
+    /// Raises interrupts as if the device did, for a VMM that tries its own ways. Vectors
+    /// beyond the table are ignored.
+    pub fn raise(&self, vectors: std::ops::Range<u16>) {
+        self.shared.own().state().raise_for_vmm(vectors);
+    }
+
+    /// Shares guest memory with the device: `size` bytes at guest-physical
+    /// `address`, which are those of `file` from the given offset on, or out
+    /// of reach if there is no file.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_memory(
+        &self,
+        address: u64,
+        size: u64,
+        file: Option<(File, u64)>,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let file = match file {
+            Some((file, offset)) => Some((GuestFile::new(file, address, size)?, offset)),
+            None => None,
+        };
+        self.map_guest_file(address, size, file, writable)
+    }
+
+    /// Shares guest memory as [`map_memory`](Self::map_memory) does, of a file that
+    /// was checked.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_guest_file(
+        &self,
+        address: u64,
+        size: u64,
+        file: Option<(GuestFile, u64)>,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let mut body = self.shared.own();
+        let memory = &mut body.state().memory;
+        match file {
+            Some((file, offset)) => memory.map_file(address, size, file, offset, writable)?,
+            None => memory.map_unreachable(address, size)?,
+        }
+        body.memory_came(size);
+        body.settle();
+        Ok(())
+    }
+
+    /// Shares guest memory that the caller has mapped itself.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn map_memory_range(
+        &self,
+        address: u64,
+        range: Arc<dyn MemoryRange>,
+        writable: bool,
+    ) -> Result<(), MapError> {
+        let mut body = self.shared.own();
+        let size = range.len() as u64;
+        let memory = &mut body.state().memory;
+        memory.map_range(address, range, writable)?;
+        body.memory_came(size);
+        body.settle();
+        Ok(())
+    }
+
+    /// Takes back all regions of guest memory in a range, which must lie there as a
+    /// whole. Queues of the device that lie there stop working. A rehearsal that is going on is
+    /// waited for.
+    ///
+    /// # Errors
+    ///
+    /// See [`MapError`]; nothing changes.
+    pub fn unmap_memory(&self, address: u64, size: u64) -> Result<(), MapError> {
+        self.take_away(|memory| memory.unmap(address, size))
+    }
+
+    fn take_away(
+        &self,
+        unmap: impl FnOnce(&mut GuestMemory) -> Result<Vec<Range<u64>>, MapError>,
+    ) -> Result<(), MapError> {
+        let _no_rehearsal = self.shared.rehearsing.lock();
+        let mut body = self.shared.own();
+        let gone = unmap(&mut body.state().memory)?;
+        let taken = body.memory_went(&gone);
+        body.leave();
+        // The thread waits a while for it to come back, and then no longer.
+        self.shared.poller.kick();
+        taken.map_err(|error| MapError::InReach(error.to_string()))
+    }
+
+    /// Takes back all guest memory, as [`unmap_memory`](Self::unmap_memory) does.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn unmap_all_memory(&self) -> Result<(), MapError> {
+        self.take_away(|memory| Ok(memory.clear()))
+    }
+
+    /// Resets the function, as the VMM's reset line does. A component that
+    /// has failed is replaced by a fresh instance.
+    pub fn reset(&self) {
+        self.run(Body::reset);
+    }
+
+    /// Resets the function and forgets all guest memory, as the VMM is gone. A
+    /// rehearsal that is going on is waited for.
+    pub fn detach(&self) {
+        let _no_rehearsal = self.shared.rehearsing.lock();
+        self.run(|body| {
+            body.reset();
+            let gone = body.state().memory.clear();
+            // Nobody is told: whoever shared the memory is gone.
+            let _ = body.memory_went(&gone);
+            body.state().absence.waiting = false;
+        });
+        self.shared.telemetry.detached();
+    }
+
+    /// Notes that a VMM attached, for [`Totals`] and events; [`detach`](Self::detach) ends that.
+    pub fn attach(&self) {
+        self.shared.telemetry.attached();
+    }
+
+    /// Tells the device that a port's link went up or down.
+    pub fn set_link(&self, port: u32, up: bool) {
+        self.run(|body| body.link_changed(port, up));
+    }
+
+    /// Returns whether the device has work left that its own thread is about to do.
+    pub fn has_work(&self) -> bool {
+        self.shared.own().has_work()
+    }
+
+    /// Returns why the component failed, if it did.
+    pub fn failure(&self) -> Option<Failure> {
+        self.shared.own().failure().cloned()
+    }
+
+    /// Returns the live tree, for people and tools: each of [`PARTS`](Self::PARTS).
+    pub fn inspect(&self) -> serde_json::Value {
+        let parts = Self::PARTS.map(|part| (part.to_owned(), self.inspect_part(part)));
+        let parts = parts
+            .into_iter()
+            .filter_map(|(name, part)| Some((name, part?)));
+        serde_json::Value::Object(parts.collect())
+    }
+
+    /// The parts of the live tree.
+    pub const PARTS: [&str; 6] = ["device", "component", "memory", "pci", "ports", "runtime"];
+
+    /// Returns one of the [`PARTS`](Self::PARTS) of the live tree. `device` is what the component says of
+    /// itself, and waits for the device to ask it; no other part does. None if there is no such
+    /// part.
+    pub fn inspect_part(&self, part: &str) -> Option<serde_json::Value> {
+        if part != "device" {
+            return self.shared.telemetry.inspect(part);
+        }
+        let mut body = self.shared.own();
+        let inspection = body.inspect();
+        body.leave();
+        Some(inspection.finish())
+    }
+
+    /// Returns what the device did so far, in numbers. Never waits for the device.
+    pub fn totals(&self) -> Totals {
+        self.shared.telemetry.totals()
+    }
+
+    /// Does something with the device and then what follows from it.
+    pub(super) fn run(&self, act: impl FnOnce(&mut Body)) {
+        let mut body = self.shared.own();
+        act(&mut body);
+        body.settle();
+    }
+}

@@ -247,7 +247,8 @@ impl Wire {
         let copied = self.head.copied();
         let rest = prepared.length.saturating_sub(copied);
         let mut written = 0;
-        for part in without_tag(self.head.bytes()) {
+        let parts = without_tag(self.head.bytes());
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
             Span::new(buffer.segments())
                 .advance(written as u64)
                 .write(memory, part)?;

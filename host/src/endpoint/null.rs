@@ -44,13 +44,14 @@ impl NullQueue {
     /// Takes packets without a look at them, but they must be there: a guest whose
     /// descriptors are wrong finds out here too.
     fn swallow(&mut self, memory: &GuestMemory, segments: &[Segment]) -> TxStatus {
-        let length = segments.iter().map(|s| u64::from(s.length)).sum();
-        let missing = |s: &Segment| {
-            memory
-                .check(s.address, s.length.into(), Access::Read)
-                .is_err()
-        };
-        let status = if segments.iter().any(missing) {
+        let (mut length, mut is_memory) = (0, true);
+        // One pass: most packets have one segment.
+        for segment in segments {
+            let own = segment.length.into();
+            length += own;
+            is_memory &= memory.check(segment.address, own, Access::Read).is_ok();
+        }
+        let status = if !is_memory {
             TxStatus::MemoryFault
         } else if length < ETHERNET_BYTES as u64 {
             TxStatus::BadHeaders

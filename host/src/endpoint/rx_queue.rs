@@ -10,15 +10,24 @@ use crate::memory::Segment;
 #[derive(Debug)]
 pub struct RxQueue {
     buffers: VecDeque<RxBuffer>,
-    segments: VecDeque<Segment>,
+    segments: Segments,
     most: usize,
+}
+
+/// The segments of all buffers, first in first out. They lie behind each other, so that
+/// those of a buffer are one slice.
+#[derive(Debug, Default)]
+struct Segments {
+    all: Vec<Segment>,
+    /// How many at the front are gone.
+    gone: usize,
 }
 
 impl Default for RxQueue {
     fn default() -> Self {
         Self {
             buffers: VecDeque::new(),
-            segments: VecDeque::new(),
+            segments: Segments::default(),
             most: Self::MAX_BUFFERS,
         }
     }
@@ -91,7 +100,7 @@ impl RxQueue {
             (taken, used) = (taken + 1, end);
         }
         self.buffers.extend(&buffers[..taken]);
-        self.segments.extend(&segments[..used]);
+        self.segments.push(&segments[..used]);
         Some(taken as u32)
     }
 
@@ -113,9 +122,43 @@ impl RxQueue {
     /// Forgets every buffer, and gives back what unusually many have taken.
     pub fn clear(&mut self) {
         self.buffers.clear();
-        self.segments.clear();
         self.buffers.shrink_to(Self::USUAL);
-        self.segments.shrink_to(Self::USUAL);
+        self.segments.clear();
+        self.segments.all.shrink_to(Self::USUAL);
+    }
+}
+
+impl Segments {
+    fn len(&self) -> usize {
+        self.all.len() - self.gone
+    }
+
+    fn push(&mut self, segments: &[Segment]) {
+        // What is gone makes room once it is the larger part: each segment moves once at
+        // most for each that went.
+        if self.gone > self.len() {
+            self.all.drain(..self.gone);
+            self.gone = 0;
+        }
+        self.all.extend_from_slice(segments);
+    }
+
+    #[inline]
+    fn first(&self, count: usize) -> &[Segment] {
+        &self.all[self.gone..][..count]
+    }
+
+    #[inline]
+    fn pop(&mut self, count: usize) {
+        self.gone += count;
+        if self.gone == self.all.len() {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.all.clear();
+        self.gone = 0;
     }
 }
 
@@ -123,7 +166,7 @@ impl Posted<'_> {
     /// Returns where its bytes go.
     #[inline]
     pub fn segments(&self) -> impl Iterator<Item = Segment> + Clone + '_ {
-        self.queue.segments.iter().take(self.count()).copied()
+        self.queue.segments.first(self.count()).iter().copied()
     }
 
     /// Returns how many bytes it holds.
@@ -135,9 +178,7 @@ impl Posted<'_> {
     /// Takes it off the queue and notes what it holds.
     #[inline]
     pub fn complete(self, received: Received, done: &mut Completions) {
-        for _ in 0..self.count() {
-            self.queue.segments.pop_front();
-        }
+        self.queue.segments.pop(self.count());
         if let Some(buffer) = self.queue.buffers.pop_front() {
             let Received {
                 length,

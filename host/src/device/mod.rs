@@ -16,6 +16,7 @@ mod life;
 mod owner;
 mod poller;
 mod recovery;
+mod registers;
 mod rehearsal;
 mod replace;
 mod report;
@@ -26,6 +27,7 @@ mod telemetry;
 mod thread;
 mod vmm;
 mod wakes;
+mod work;
 
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 pub use builder::DeviceBuilder;

@@ -1,0 +1,166 @@
+//! Moving packets and completions between a component and its ports' endpoints.
+
+use std::time::Instant;
+
+use super::body::{Body, Life};
+use crate::endpoint::Completions;
+use crate::runtime::{Failure, HostState, Instance, PortState};
+
+/// Rounds of work until somebody else gets a turn.
+const ROUNDS: usize = 8;
+
+impl Body {
+    /// Returns whether [`settle`](Self::settle) would find something to do.
+    pub fn has_work(&self) -> bool {
+        let state = self.state_ref();
+        if self.failure().is_some() {
+            return self.recovering;
+        }
+        !state.is_waiting()
+            && (self.work_left || self.ring_late || state.ports.iter().any(PortState::has_work))
+    }
+
+    /// Moves packets and completions until there is nothing left to do, or
+    /// others should get a turn. True if work is left.
+    #[must_use]
+    pub fn settle(&mut self) -> bool {
+        let more = self.run();
+        self.publish();
+        more
+    }
+
+    fn run(&mut self) -> bool {
+        if self.ring_late && self.state_ref().function.bus_master() {
+            self.ring_held();
+        }
+        for _ in 0..ROUNDS {
+            let busy = self.settle_once();
+            self.note_failure();
+            if !busy && !self.work_left {
+                return self.recovering | self.take_alarm();
+            }
+            if self.state_ref().is_waiting() {
+                return false;
+            }
+            if self.is_over() {
+                break;
+            }
+        }
+        self.recovering || self.instance().is_some()
+    }
+
+    /// Returns when packets that wait for their port's rate may leave, if any may at all.
+    pub fn due(&self) -> Option<Instant> {
+        let state = self.state_ref();
+        let goes_on = self.failure().is_none() && !state.is_waiting();
+        goes_on.then(|| state.due()).flatten()
+    }
+
+    /// Returns whether the device's own thread has to hear when packets are due.
+    fn take_alarm(&mut self) -> bool {
+        let ports = self.state().ports.iter_mut();
+        ports.fold(false, |any, port| any | port.take_alarm())
+    }
+
+    /// Tells the device of everything that endpoints have finished.
+    pub(super) fn deliver_all(&mut self) {
+        for index in 0..self.state_ref().ports.len() {
+            for queue in self.state_ref().ports[index].finished() {
+                if let Some(instance) = self.instance()
+                    && let Ok(Some(more)) = deliver(instance, index, queue)
+                {
+                    self.work_left |= more;
+                }
+                self.note_failure();
+            }
+        }
+    }
+
+    /// Returns whether others should get a turn, because the component had its time.
+    fn is_over(&self) -> bool {
+        match &self.life {
+            Life::Running(instance) => instance.has_overstayed(),
+            _ => false,
+        }
+    }
+
+    fn settle_once(&mut self) -> bool {
+        let mut busy = false;
+        let Life::Running(instance) = &mut self.life else {
+            return false;
+        };
+        if instance.failure().is_some() || instance.state_ref().is_waiting() {
+            return false;
+        }
+        for index in 0..instance.state().ports.len() {
+            let HostState { ports, memory, .. } = instance.state();
+            let port = &mut ports[index];
+            port.release(memory);
+            if !port.has_work() {
+                continue;
+            }
+            for queue in port.take_turned() {
+                match deliver(instance, index, queue) {
+                    Ok(more) => self.work_left |= more.unwrap_or(false),
+                    Err(Failure { .. }) => return false,
+                }
+            }
+            for queue in instance.state_ref().ports[index].work() {
+                busy |= receive(instance.state(), index, queue);
+                match deliver(instance, index, queue) {
+                    Ok(Some(more)) => {
+                        busy = true;
+                        self.work_left |= more;
+                    }
+                    Ok(None) => {}
+                    Err(Failure { .. }) => return false,
+                }
+            }
+        }
+        if std::mem::take(&mut self.work_left) {
+            busy = true;
+            self.work_left = instance.service().unwrap_or(false);
+        }
+        busy
+    }
+}
+
+/// Lets a queue write waiting packets to posted buffers. True if there may be
+/// more.
+#[inline]
+fn receive(state: &mut HostState, port: usize, queue: u16) -> bool {
+    let HostState { ports, memory, .. } = state;
+    ports[port].receive(queue, memory)
+}
+
+/// Tells the device what a queue finished. None if that is nothing.
+fn deliver(instance: &mut Instance, port: usize, queue: u16) -> Result<Option<bool>, Failure> {
+    let mut done = instance.state().ports[port].take_done(queue);
+    let told = tell(instance, port as u32, queue, &done);
+    if told.is_ok() {
+        // The emptied lists keep their allocation.
+        done.transmitted.clear();
+        done.received.clear();
+    }
+    // If it failed, what it was to be told is counted as lost there.
+    instance.state().ports[port].give_back_done(queue, done);
+    told
+}
+
+fn tell(
+    instance: &mut Instance,
+    port: u32,
+    queue: u16,
+    done: &Completions,
+) -> Result<Option<bool>, Failure> {
+    let mut told = None;
+    if !done.transmitted.is_empty() {
+        told = Some(instance.transmitted(port, queue, &done.transmitted)?);
+    }
+    if !done.received.is_empty() {
+        let more = instance.received(port, queue, &done.received)?;
+        instance.state_ref().hurry();
+        told = Some(more | told.unwrap_or(false));
+    }
+    Ok(told)
+}

@@ -108,6 +108,7 @@ impl Body {
 
     /// Writes a BAR. [`settle`](Self::settle) sees to the work that this makes, and
     /// to a failure.
+    #[inline]
     pub fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
         let state = self.state();
         let function = &mut state.function;

@@ -23,12 +23,14 @@ impl Body {
     /// Moves packets and completions until there is nothing left to do, or
     /// others should get a turn. True if work is left.
     #[must_use]
+    #[inline]
     pub fn settle(&mut self) -> bool {
         let more = self.run();
         self.publish();
         more
     }
 
+    #[inline]
     fn run(&mut self) -> bool {
         if self.ring_late && self.state_ref().function.bus_master() {
             self.ring_held();
@@ -84,6 +86,7 @@ impl Body {
         }
     }
 
+    #[inline]
     fn settle_once(&mut self) -> bool {
         let mut busy = false;
         let Life::Running(instance) = &mut self.life else {

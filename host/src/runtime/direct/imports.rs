@@ -184,9 +184,13 @@ fn copy<T, const N: usize>(
     to: &mut Vec<T>,
     record: impl Fn(Words<'_, N>) -> T,
 ) -> Result<()> {
-    let words = heap.items::<[u32; N]>(list, align)?;
     to.clear();
-    to.extend(words.iter().map(|words| record(Words(words))));
+    match heap.items::<[u32; N]>(list, align)? {
+        // A doorbell for one packet is the usual one, and a loop for many takes its time
+        // to begin.
+        [one] => to.push(record(Words(one))),
+        many => to.extend(many.iter().map(|words| record(Words(words)))),
+    }
     Ok(())
 }
 

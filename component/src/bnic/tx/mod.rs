@@ -18,7 +18,7 @@ use crate::gdma::Context;
 use crate::gdma::ids::{CqId, SqId, WqId};
 use crate::gdma::journal::Record;
 use crate::gdma::queue::cq::Completion;
-use crate::gdma::queue::wq::{ShortWqe, Unit};
+use crate::gdma::queue::wq::{ShortWqe, UNIT_WORDS, Unit};
 use crate::gdma::queues::Reader;
 use rules::Rules;
 use transmit::{Outcome, Taken, Transmit};
@@ -178,16 +178,19 @@ fn fill_short(
     let Ok(view) = reader.view_units(platform, most) else {
         return 0;
     };
-    let (packets, segments) = (batch.packets.spare(), batch.segments.spare());
-    let taken = batch.taken.spare();
-    let (count, bytes) = take_short(
-        view.entries(most),
-        packets,
-        segments,
-        taken,
-        position,
-        rules,
-    );
+    let mut slots = Slots {
+        packets: batch.packets.spare(),
+        segments: batch.segments.spare(),
+        taken: batch.taken.spare(),
+    };
+    let (mut count, mut bytes) = take_bare(view.entries(most), &mut slots, position, rules);
+    if count < most {
+        // The one that ended the loop is read again, and judged by that alone.
+        let rest = view.skip(count * UNIT_WORDS).entries(most - count);
+        let position = position.wrapping_add(count as u32 * WQE_UNIT);
+        let more = take_asking(rest, &mut slots.behind(count), position, rules);
+        (count, bytes) = (count + more.0, bytes + more.1);
+    }
     reader.wq.pass_units(count);
     batch.packets.add(count);
     batch.segments.add(count);
@@ -196,43 +199,82 @@ fn fill_short(
     count
 }
 
-/// Takes short WQEs from `position` on for as long as they are acceptable.
-/// Returns how many there were, and their bytes. By itself, so that all of it fits
-/// registers.
+/// Where short WQEs go.
+struct Slots<'a> {
+    packets: &'a mut [TxPacket],
+    segments: &'a mut [Segment],
+    taken: &'a mut [Taken],
+}
+
+impl Slots<'_> {
+    /// Returns those behind the first `count`.
+    fn behind(&mut self, count: usize) -> Slots<'_> {
+        Slots {
+            packets: &mut self.packets[count..],
+            segments: &mut self.segments[count..],
+            taken: &mut self.taken[count..],
+        }
+    }
+
+    /// Puts WQEs from `position` on into the slots, for as long as `accept` makes packets
+    /// of them. Returns how many there were, and their bytes.
+    #[inline(always)]
+    fn fill(
+        &mut self,
+        units: impl Iterator<Item = Unit>,
+        mut position: u32,
+        accept: impl Fn(&ShortWqe, u32) -> Option<TxPacket>,
+    ) -> (usize, u64) {
+        let (mut count, mut bytes) = (0, 0);
+        let slots = self.packets.iter_mut().zip(&mut *self.segments);
+        let slots = slots.zip(&mut *self.taken);
+        for (unit, ((packet, segment), taken)) in units.zip(slots) {
+            let wqe = ShortWqe::of(unit);
+            let end = position.wrapping_add(WQE_UNIT);
+            let Some(accepted) = accept(&wqe, end) else {
+                break;
+            };
+            *packet = accepted;
+            (segment.address, segment.length) = (wqe.sge.address, wqe.sge.size);
+            *taken = Taken {
+                position,
+                end,
+                length: wqe.sge.size,
+                is_handed_over: true,
+                outcome: Outcome::sent(false),
+            };
+            position = end;
+            bytes += u64::from(wqe.sge.size);
+            count += 1;
+        }
+        (count, bytes)
+    }
+}
+
+/// Takes short WQEs that ask for nothing but to be sent. Calls nothing, so that all of it
+/// stays in registers.
 #[inline(never)]
-fn take_short(
+fn take_bare(
     units: impl Iterator<Item = Unit>,
-    packets: &mut [TxPacket],
-    segments: &mut [Segment],
-    taken: &mut [Taken],
-    mut position: u32,
+    slots: &mut Slots<'_>,
+    position: u32,
     rules: &Rules,
 ) -> (usize, u64) {
-    let (mut count, mut bytes) = (0, 0);
-    let slots = packets.iter_mut().zip(segments).zip(taken);
-    for (unit, ((packet, segment), taken)) in units.zip(slots) {
-        let wqe = ShortWqe::of(unit);
-        let end = position.wrapping_add(WQE_UNIT);
-        if rules.accept_bare(&wqe) {
-            *packet = TxPacket::with_offloads(end, 1, Offloads::empty());
-        } else if let Some(accepted) = rules.accept_short(&wqe, end) {
-            *packet = accepted;
-        } else {
-            break;
-        }
-        (segment.address, segment.length) = (wqe.sge.address, wqe.sge.size);
-        *taken = Taken {
-            position,
-            end,
-            length: wqe.sge.size,
-            is_handed_over: true,
-            outcome: Outcome::sent(false),
-        };
-        position = end;
-        bytes += u64::from(wqe.sge.size);
-        count += 1;
-    }
-    (count, bytes)
+    slots.fill(units, position, |wqe, end| {
+        let packet = TxPacket::with_offloads(end, 1, Offloads::empty());
+        rules.accept_bare(wqe).then_some(packet)
+    })
+}
+
+/// Takes short WQEs, whatever they ask for.
+#[inline(never)]
+fn take_asking(
+    units: impl Iterator<Item = Unit>,
+    slots: &mut Slots<'_>,
+    position: u32,
+    rules: &Rules,
+) -> (usize, u64) {
+    slots.fill(units, position, |wqe, end| rules.accept_short(wqe, end))
 }
 
 /// Returns whether a packet went out already before a failure; forgets about

@@ -69,7 +69,7 @@ pub struct Wqe {
 }
 
 /// Words of a unit.
-const UNIT_WORDS: usize = (WQE_UNIT / 8) as usize;
+pub const UNIT_WORDS: usize = (WQE_UNIT / 8) as usize;
 
 /// The first unit of a WQE.
 pub type Unit = [u64; UNIT_WORDS];

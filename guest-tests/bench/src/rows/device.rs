@@ -22,8 +22,8 @@ const TIMES: u32 = 200;
 
 /// The share of native throughput that is required.
 const OF_NATIVE: Bound = Bound::AtLeast(0.85);
-/// How much faster windows must be than copies.
-const OF_COPIES: Bound = Bound::AtLeast(3.0);
+/// How much faster windows must be than copies, which take many entries at a time.
+const OF_COPIES: Bound = Bound::AtLeast(1.5);
 /// Nanoseconds a packet, half of what OpenVMM's native emulator takes.
 const TRANSMIT_SHAPE: Bound = Bound::AtMost(90.0);
 const ROUND_TRIP_SHAPE: Bound = Bound::AtMost(200.0);

@@ -33,6 +33,7 @@ mod toeplitz;
 #[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod vnet;
 mod waiting;
+mod watched;
 
 pub use crate::memory::Segment;
 pub use batch::{TxBatch, UnevenBatch};
@@ -50,3 +51,5 @@ pub use rx_queue::{Posted, Received, RxQueue};
 pub use tap::{InterfaceState, LinkWatch, Tap, TapError, TapLink};
 pub use toeplitz::{KEY_BYTES, Toeplitz};
 pub use waiting::Waiting;
+pub use watched::{Direction, Passed, Watcher};
+pub(crate) use watched::{unwatch, watch};

@@ -99,6 +99,7 @@ bench-builtins *arguments:
 # Run every test: those of the workspace, 5 s of each fuzz target, then the guest's
 test: setup && test-guest
     @scripts/setup.sh prometheus
+    @scripts/setup.sh tshark
     cargo test --workspace
     @scripts/setup.sh fuzz
     scripts/fuzz.sh all 5

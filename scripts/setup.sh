@@ -10,6 +10,7 @@
 #   scripts/setup.sh deny                 cargo-deny, which holds the dependencies to deny.toml
 #   scripts/setup.sh fuzz                 a C++ compiler, for libFuzzer
 #   scripts/setup.sh prometheus           Prometheus with promtool, to test metrics with
+#   scripts/setup.sh tshark               tshark, to test captures with
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
 #                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
 #
@@ -283,6 +284,30 @@ plan_prometheus() {
     fi
 }
 
+# --- tshark: what reads captures ----------------------------------------------
+
+# Unpacked with all libraries that it needs: no program of this machine's changes.
+fetch_tshark() {
+    scratch=$(mktemp -d "$tools/scratch.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    unpack_with_dependencies trixie "$tools/tshark" tshark
+    wrapper tshark tshark bin/tshark "" "$tools"
+    "$tools/bin/tshark" --version >/dev/null 2>&1 || die "Debian's tshark in $tools/tshark does not run"
+    done_what="tshark: Debian's, $("$tools/bin/tshark" --version 2>/dev/null | sed -n 's/^TShark (Wireshark) \([0-9.]*[0-9]\).*/\1/p'), in $tools/tshark"
+}
+
+plan_tshark() {
+    mkdir -p "$tools/bin"
+    if [ -x "$tools/bin/tshark" ]; then
+        say "tshark: $tools/bin/tshark"
+    elif command -v tshark >/dev/null; then
+        ln -sfn "$(command -v tshark)" "$tools/bin/tshark"
+        say "tshark: the system's own, $(command -v tshark)"
+    else
+        need fetch_tshark "tshark, to test captures with: Debian's, unpacked privately (50 MB to fetch, about 15 s)"
+    fi
+}
+
 # --- guest: packages fetched privately --------------------------------------
 
 # shellcheck disable=SC2016 # apt-get fills these in, not the shell
@@ -362,19 +387,19 @@ unpack_with_dependencies() {
     mv "$into" "$2"
 }
 
-# wrapper NAME TREE PROGRAM [ARGUMENTS]: a command in target/guest/bin that runs
-# a program of an unpacked tree with that tree's own C library, whatever this
-# machine has. $here stands for target/guest.
+# wrapper NAME TREE PROGRAM [ARGUMENTS [BASE]]: a command in target/guest/bin that
+# runs a program of an unpacked tree with that tree's own C library, whatever this
+# machine has. $here stands for target/guest, or for BASE in its place.
 wrapper() {
-    local lib="\$here/$2/usr/lib/x86_64-linux-gnu"
-    mkdir -p "$guest/bin"
-    cat >"$guest/bin/$1.part" <<WRAPPER
+    local lib="\$here/$2/usr/lib/x86_64-linux-gnu" base=${5:-$guest}
+    mkdir -p "$base/bin"
+    cat >"$base/bin/$1.part" <<WRAPPER
 #!/bin/sh
 here=\$(dirname "\$(dirname "\$(readlink -f "\$0")")")
 exec "\$here/$2/usr/lib64/ld-linux-x86-64.so.2" --library-path "$lib" "\$here/$2/usr/$3" ${4:-} "\$@"
 WRAPPER
-    chmod +x "$guest/bin/$1.part"
-    mv "$guest/bin/$1.part" "$guest/bin/$1"
+    chmod +x "$base/bin/$1.part"
+    mv "$base/bin/$1.part" "$base/bin/$1"
 }
 
 # --- guest: QEMU ------------------------------------------------------------
@@ -473,8 +498,9 @@ case ${1:-all} in
     deny) plan_deny ;;
     fuzz) plan_fuzz ;;
     prometheus) plan_prometheus ;;
+    tshark) plan_tshark ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, prometheus, guest, or nothing for build and guest" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, prometheus, tshark, guest, or nothing for build and guest" ;;
 esac
 run_plan

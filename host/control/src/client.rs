@@ -2,14 +2,17 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -17,8 +20,9 @@ use crate::envelope::{Id, JsonRpc, Message, Notice, Request};
 use crate::event::{EventKind, Stamped};
 use crate::limits::PROTOCOL;
 use crate::method::{
-    Call, Counters, Counts, Greeting, Hello, Inspect, Link, LinkSetting, LinkStatus, Log, LogLevel,
-    Rollback, Stage, Subscribe, Subscribed, Swap, Swapped,
+    Call, Capture, Captured, Capturing, Counters, Counts, EndCapture, Greeting, Hello, Inspect,
+    Link, LinkSetting, LinkStatus, Log, LogLevel, Rollback, Stage, Subscribe, Subscribed, Swap,
+    Swapped,
 };
 use crate::refusal::Refusal;
 
@@ -72,7 +76,7 @@ pub enum Told {
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Receiver>,
     last_id: i64,
     /// What came while an answer was waited for.
     told: VecDeque<Told>,
@@ -97,7 +101,10 @@ impl Client {
         };
         let mut client = Self {
             path: path.to_owned(),
-            stream: BufReader::new(connect().map_err(failed)?),
+            stream: BufReader::new(Receiver {
+                stream: connect().map_err(failed)?,
+                descriptors: Vec::new(),
+            }),
             last_id: 0,
             told: VecDeque::new(),
         };
@@ -160,6 +167,31 @@ impl Client {
         self.ask(Call::Log(Log { level }))
     }
 
+    /// Captures the packets of a port. Returns the end of a pipe from which they are read, as
+    /// pcapng.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if the port can't be captured.
+    pub fn capture(&mut self, capture: Capture) -> Result<(Capturing, OwnedFd), ClientError> {
+        let capturing = self.ask(Call::Capture(capture))?;
+        let mut descriptors = std::mem::take(&mut self.stream.get_mut().descriptors);
+        let pipe = descriptors.pop().ok_or_else(|| {
+            let error = io::Error::other("no descriptor came with it");
+            ClientError::Broken(self.path.clone(), error)
+        })?;
+        Ok((capturing, pipe))
+    }
+
+    /// Ends a capture; what it came to.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if there is none of this number.
+    pub fn end_capture(&mut self, capture: u64) -> Result<Captured, ClientError> {
+        self.ask(Call::EndCapture(EndCapture { capture }))
+    }
+
     /// Goes back to the component before; what came of it.
     ///
     /// # Errors
@@ -207,7 +239,7 @@ impl Client {
     }
 
     fn wait_at_most(&self, patience: Option<Duration>) -> Result<(), ClientError> {
-        let stream = self.stream.get_ref();
+        let stream = &self.stream.get_ref().stream;
         stream
             .set_read_timeout(patience)
             .map_err(|error| ClientError::Broken(self.path.clone(), error))
@@ -234,7 +266,7 @@ impl Client {
         };
         let mut line = serde_json::to_vec(&request).map_err(garbled)?;
         line.push(b'\n');
-        send(self.stream.get_mut(), &line, descriptor).map_err(broken)?;
+        send(&mut self.stream.get_mut().stream, &line, descriptor).map_err(broken)?;
         loop {
             match self.receive()? {
                 Message::Answer(answer) if answer.id == own => {
@@ -276,6 +308,29 @@ impl Client {
             return Err(ClientError::Older(self.path.clone()));
         }
         serde_json::from_value(value).map_err(garbled)
+    }
+}
+
+/// Reads what a server sends, and keeps the descriptors that come along.
+#[derive(Debug)]
+struct Receiver {
+    stream: UnixStream,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Read for Receiver {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.stream, &mut parts, &mut control, flags)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        Ok(received.bytes)
     }
 }
 

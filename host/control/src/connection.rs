@@ -1,11 +1,14 @@
 //! A client's connection: lines, and the descriptors that come along with them.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use manatee_common::closer::close_elsewhere;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
@@ -70,9 +73,15 @@ impl Connection {
         }
     }
 
-    /// Sends an answer.
-    pub async fn send(&mut self, text: &[u8]) -> io::Result<()> {
-        self.stream.write_all(text).await
+    /// Sends an answer, with a descriptor along with its first byte.
+    pub async fn send(&mut self, text: &[u8], descriptor: Option<OwnedFd>) -> io::Result<()> {
+        let mut rest = text;
+        if let Some(descriptor) = descriptor {
+            let send = || send_with(&self.stream, text, descriptor.as_fd());
+            let sent = self.stream.async_io(Interest::WRITABLE, send).await?;
+            rest = &text[sent..];
+        }
+        self.stream.write_all(rest).await
     }
 
     /// Reads more. Returns how much, 0 at the end.
@@ -102,6 +111,21 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.descriptors.drain(..).for_each(close_elsewhere);
     }
+}
+
+/// Sends bytes, as many as there is room for, and a descriptor with them.
+fn send_with(stream: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    Ok(sendmsg(
+        stream,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        flags,
+    )?)
 }
 
 /// Receives bytes, and keeps the descriptors that come along.

@@ -96,6 +96,37 @@ impl EventKind {
         Self::Link,
         Self::Down,
     ];
+
+    /// Returns its name, as in messages.
+    pub const fn name(self) -> &'static str {
+        self.told().0
+    }
+
+    /// Returns what it means, for people.
+    pub const fn meaning(self) -> &'static str {
+        self.told().1
+    }
+
+    const fn told(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Attached => ("attached", "A virtual machine attached"),
+            Self::Detached => ("detached", "It is gone"),
+            Self::Swapped => ("swapped", "The component was replaced"),
+            Self::RolledBack => ("rolled_back", "The component before runs again"),
+            Self::Crashed => ("crashed", "An instance of the component failed"),
+            Self::Recovered => ("recovered", "A fresh instance continued"),
+            Self::Link => ("link", "The guest's link changed"),
+            Self::Down => (
+                "down",
+                "The device is down until the virtual machine resets it",
+            ),
+        }
+    }
+
+    /// Finds the one of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 impl Event {
@@ -125,4 +156,18 @@ pub struct Stamped {
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_in_messages() {
+        for kind in EventKind::ALL {
+            assert_eq!(serde_json::json!(kind), kind.name());
+            assert_eq!(EventKind::find(kind.name()), Some(kind));
+        }
+        assert_eq!(EventKind::find("Attached"), None);
+    }
 }

@@ -3,7 +3,8 @@
 //! It is JSON-RPC 2.0 over a Unix stream socket, one message a line. docs/control.md specifies
 //! it for people, docs/control.schema.json for programs; both are held to the types here by
 //! tests. A component's file comes with its request as a descriptor (`SCM_RIGHTS`), because the
-//! process that serves has no paths.
+//! process that serves has no paths, and what is captured is read from one that comes with the
+//! answer.
 //!
 //! - [`method`]: what a client may ask for, and what it gets;
 //! - [`event`]: what subscribers are told;
@@ -33,7 +34,7 @@ pub use limits::{
     MAX_CLIENTS, MAX_QUEUED_EVENTS, MAX_REQUEST, MAX_SUBSCRIPTIONS, PROTOCOL, REQUEST_BURST,
     REQUESTS_PER_SECOND,
 };
-pub use method::{Call, Inspect, Link, LinkSetting, Log, Stage, Swap};
+pub use method::{Call, Capture, EndCapture, Inspect, Link, LinkSetting, Log, Stage, Swap};
 pub use refusal::{Code, Refusal};
 pub use select::{SelectError, may_match, select};
 pub use server::{Commands, Server};

@@ -25,6 +25,10 @@ pub enum Call {
     Link(Link),
     /// Shows or changes what is logged.
     Log(Log),
+    /// Captures the packets of a port.
+    Capture(Capture),
+    /// Ends a capture.
+    EndCapture(EndCapture),
     /// Asks to be told of events.
     Subscribe(Subscribe),
     /// Ends a subscription.
@@ -37,7 +41,7 @@ pub enum Call {
 
 impl Call {
     /// The names of all methods that a release has.
-    pub const METHODS: [&str; 9] = [
+    pub const METHODS: [&str; 11] = [
         "hello",
         "inspect",
         "counters",
@@ -45,6 +49,8 @@ impl Call {
         "rollback",
         "link",
         "log",
+        "capture",
+        "end_capture",
         "subscribe",
         "unsubscribe",
     ];
@@ -288,6 +294,61 @@ pub struct Log {
 pub struct LogLevel {
     /// A level, or parts of the program with a level each.
     pub level: String,
+}
+
+/// [`Call::Capture`]. The answer brings the end of a pipe from which the packets are read, as
+/// pcapng, until the capture ends. It ends also when that is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Capture {
+    /// The number of the port, from 0.
+    pub port: u32,
+    /// How many bytes of a packet are kept, 14 to 262,144.
+    #[serde(default = "whole_packets")]
+    pub snaplen: u32,
+    /// How many bytes wait at the most to be read, 1 to 64 MiB. Packets that find no room are
+    /// dropped from the capture, and counted.
+    #[serde(default = "four_mebibytes")]
+    pub ring_bytes: u64,
+}
+
+impl Capture {
+    /// The bytes of a packet that may be kept.
+    pub const SNAPLEN: std::ops::RangeInclusive<u32> = 14..=262_144;
+    /// The bytes that may wait to be read.
+    pub const RING_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
+}
+
+fn whole_packets() -> u32 {
+    *Capture::SNAPLEN.end()
+}
+
+fn four_mebibytes() -> u64 {
+    4 << 20
+}
+
+/// A capture that has begun: the result of [`Call::Capture`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Capturing {
+    /// What it is called from now on.
+    pub capture: u64,
+}
+
+/// [`Call::EndCapture`]. What was captured can still be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndCapture {
+    /// The capture.
+    pub capture: u64,
+}
+
+/// What a capture came to: the result of [`Call::EndCapture`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Captured {
+    /// Packets that were captured.
+    pub packets: u64,
+    /// Packets that were dropped from it, because those before were not read in time.
+    pub dropped: u64,
 }
 
 /// [`Call::Subscribe`].

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::envelope::{Message, Request};
 use crate::limits::PROTOCOL;
 use crate::method::{
-    Counts, Greeting, LinkStatus, LogLevel, Subscribed, Swapped, Tree, Unsubscribed,
+    Captured, Capturing, Counts, Greeting, LinkStatus, LogLevel, Subscribed, Swapped, Tree,
+    Unsubscribed,
 };
 use crate::refusal::Code;
 
@@ -50,6 +51,8 @@ fn methods(generator: &mut SchemaGenerator) -> Value {
         "rollback": of::<Swapped>(generator),
         "link": of::<LinkStatus>(generator),
         "log": of::<LogLevel>(generator),
+        "capture": of::<Capturing>(generator),
+        "end_capture": of::<Captured>(generator),
         "subscribe": of::<Subscribed>(generator),
         "unsubscribe": of::<Unsubscribed>(generator),
     })

@@ -1,31 +1,31 @@
 //! The side that answers.
 
+mod methods;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use manatee_common::closer::close_elsewhere;
 use manatee_common::listener::{Access, AdoptError, BindError, Listener};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+
+use methods::{Outcome, carry_out, close, greet, invalid, value};
 
 use crate::clients::{Client, Clients};
 use crate::connection::{Connection, Line};
 use crate::envelope::{Id, Message, Notice, Progress, Request};
 use crate::event::EventKind;
 use crate::former;
-use crate::limits::{
-    MAX_CLIENTS, MAX_QUEUED_EVENTS, MAX_REQUEST, MAX_SUBSCRIPTIONS, PROTOCOL, REQUESTS_PER_SECOND,
-};
+use crate::limits::{MAX_CLIENTS, MAX_REQUEST};
 use crate::method::{
-    Call, Counts, Greeting, Hello, Limits, Link, LinkStatus, Log, LogLevel, Stage, Subscribed,
-    Swap, Swapped, Tree, Unsubscribed,
+    Call, Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Stage,
+    Subscribed, Swap, Swapped, Tree, Unsubscribed,
 };
 use crate::pace::Pace;
 use crate::refusal::{Code, Refusal};
@@ -83,13 +83,27 @@ pub trait Commands: Send + Sync + 'static {
     /// If the level makes no sense.
     fn log(&self, log: &Log) -> Result<LogLevel, Refusal>;
 
+    /// Captures the packets of a port. Returns the end of a pipe from which they are read.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such port, or it can't be captured now.
+    fn capture(&self, capture: &Capture) -> Result<(Capturing, OwnedFd), Refusal>;
+
+    /// Ends a capture.
+    ///
+    /// # Errors
+    ///
+    /// If there is none of this number.
+    fn end_capture(&self, capture: &EndCapture) -> Result<Captured, Refusal>;
+
     /// Tries to get out of the jail; what stopped it.
     ///
     /// # Errors
     ///
     /// If there is no such way.
     #[cfg(feature = "escape")]
-    fn escape(&self, way: &str) -> Result<Value, Refusal> {
+    fn escape(&self, way: &str) -> Result<serde_json::Value, Refusal> {
         Err(Refusal::not_found(format!("{way} can't be tried here")))
     }
 }
@@ -188,9 +202,17 @@ async fn turn_away(mut connection: Connection) {
 }
 
 async fn send(connection: &mut Connection, message: &impl Serialize) -> io::Result<()> {
+    send_with(connection, message, None).await
+}
+
+async fn send_with(
+    connection: &mut Connection,
+    message: &impl Serialize,
+    descriptor: Option<OwnedFd>,
+) -> io::Result<()> {
     let mut text = serde_json::to_vec(message)?;
     text.push(b'\n');
-    timeout(PATIENCE, connection.send(&text)).await?
+    timeout(PATIENCE, connection.send(&text, descriptor)).await?
 }
 
 /// A client that is connected.
@@ -290,14 +312,14 @@ impl Session {
             }
             call => self.carry_out(&id, call, descriptors).await?,
         };
-        let message = match outcome {
-            Ok(result) => Message::answer(id, result),
-            Err(refusal) => Message::refusal(Some(id), refusal),
+        let (message, descriptor) = match outcome {
+            Ok(Outcome { result, descriptor }) => (Message::answer(id, result), descriptor),
+            Err(refusal) => (Message::refusal(Some(id), refusal), None),
         };
-        send(&mut self.connection, &message).await
+        send_with(&mut self.connection, &message, descriptor).await
     }
 
-    fn subscribe(&mut self, kinds: Option<Vec<EventKind>>) -> Result<Value, Refusal> {
+    fn subscribe(&mut self, kinds: Option<Vec<EventKind>>) -> Result<Outcome, Refusal> {
         if kinds.as_ref().is_some_and(Vec::is_empty) {
             return invalid("`events` is empty: name some, or leave it out for all");
         }
@@ -312,7 +334,7 @@ impl Session {
         id: &Id,
         call: Call,
         descriptors: Vec<OwnedFd>,
-    ) -> io::Result<Result<Value, Refusal>> {
+    ) -> io::Result<Result<Outcome, Refusal>> {
         let (stages, mut told) = mpsc::unbounded_channel();
         let commands = self.shared.commands.clone();
         // A command may have to wait for the device.
@@ -332,84 +354,6 @@ impl Session {
             let text = format!("the command failed: {error}");
             Err(Refusal::new(Code::InternalError, text))
         }))
-    }
-}
-
-/// Closes what a client sent for others: it could be a socket that lingers.
-fn close(descriptors: Vec<OwnedFd>) {
-    for descriptor in descriptors {
-        close_elsewhere(descriptor);
-    }
-}
-
-fn invalid<T>(text: &str) -> Result<T, Refusal> {
-    Err(Refusal::new(Code::InvalidParams, text))
-}
-
-fn value(result: impl Serialize) -> Result<Value, Refusal> {
-    serde_json::to_value(result)
-        .map_err(|error| Refusal::new(Code::InternalError, format!("the answer: {error}")))
-}
-
-fn greet(hello: &Hello) -> Result<Value, Refusal> {
-    if let Some(other) = hello.protocol.filter(|protocol| *protocol != PROTOCOL) {
-        let text = format!(
-            "version {other} of the protocol is not spoken here: this is version {PROTOCOL}, of \
-             manatee {}. Use the `manatee` of the same release",
-            env!("CARGO_PKG_VERSION")
-        );
-        return Err(Refusal::new(Code::UnsupportedProtocol, text));
-    }
-    value(Greeting {
-        protocol: PROTOCOL,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        methods: Call::METHODS.map(str::to_owned).to_vec(),
-        events: EventKind::ALL.to_vec(),
-        limits: Limits {
-            request_bytes: MAX_REQUEST as u64,
-            clients: MAX_CLIENTS as u64,
-            subscriptions: MAX_SUBSCRIPTIONS as u64,
-            queued_events: MAX_QUEUED_EVENTS as u64,
-            requests_per_second: REQUESTS_PER_SECOND.into(),
-        },
-    })
-}
-
-fn carry_out(
-    call: Call,
-    mut descriptors: Vec<OwnedFd>,
-    commands: &dyn Commands,
-    progress: &mut dyn FnMut(Stage),
-) -> Result<Value, Refusal> {
-    match call {
-        Call::Inspect(inspect) => value(commands.inspect(inspect.pattern.as_deref())?),
-        Call::Counters(_) => value(commands.counters()),
-        Call::Swap(swap) => {
-            let component = descriptors.pop();
-            let more = !descriptors.is_empty();
-            close(descriptors);
-            let Some(component) = component.filter(|_| !more) else {
-                return invalid(
-                    "`swap` takes one descriptor, of the component's file, along with the request \
-                     (SCM_RIGHTS), as `manatee swap` sends it",
-                );
-            };
-            let mut tell = |stage| {
-                if swap.progress {
-                    progress(stage);
-                }
-            };
-            value(commands.swap(&swap, component, &mut tell)?)
-        }
-        Call::Rollback(_) => value(commands.rollback()?),
-        Call::Link(link) => value(commands.link(&link)?),
-        Call::Log(log) => value(commands.log(&log)?),
-        #[cfg(feature = "escape")]
-        Call::Escape(escape) => commands.escape(&escape.way),
-        Call::Hello(_) | Call::Subscribe(_) | Call::Unsubscribe(_) => {
-            let text = "it is answered by the session";
-            Err(Refusal::new(Code::InternalError, text))
-        }
     }
 }
 

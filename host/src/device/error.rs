@@ -4,6 +4,25 @@ use crate::component::ComponentError;
 use crate::contract::ConfigureError;
 use crate::runtime::{Failure, InvalidPort};
 
+/// Why a port's packets can't be watched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// There is no such port.
+    #[error("there is no port {port}: the device has 0 to {}", ports.saturating_sub(1))]
+    NoPort {
+        /// The number that was asked for.
+        port: u32,
+        /// How many there are.
+        ports: usize,
+    },
+    /// Somebody watches it already.
+    #[error("the packets of port {port} are watched already")]
+    Watched {
+        /// Its number.
+        port: u32,
+    },
+}
+
 /// Why a device can't be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::body::Body;
+use super::error::WatchError;
 use super::poller::Poller;
 use super::telemetry::{Telemetry, Totals};
 use super::wakes::Wakes;
 use crate::component::Component;
 use crate::contract::Description;
+use crate::endpoint::Watcher;
 use crate::memory::{GuestFile, GuestMemory, MapError, MemoryRange};
 use crate::runtime::Failure;
 
@@ -223,6 +225,33 @@ impl Device {
     /// Tells the device that a port's link went up or down.
     pub fn set_link(&self, port: u32, up: bool) {
         self.run(|body| body.link_changed(port, up));
+    }
+
+    /// Has somebody watch the packets of a port, from the next one on.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`]; nothing changes.
+    pub fn watch(&self, port: u32, watcher: &Arc<dyn Watcher>) -> Result<(), WatchError> {
+        let mut body = self.shared.own();
+        let ports = &mut body.state().ports;
+        let ports_given = ports.len();
+        let found = ports.get_mut(port as usize).ok_or(WatchError::NoPort {
+            port,
+            ports: ports_given,
+        });
+        let begun = found.map(|found| found.watch(watcher));
+        body.leave();
+        begun?.then_some(()).ok_or(WatchError::Watched { port })
+    }
+
+    /// Ends watching a port, after the last packet that was shown.
+    pub fn unwatch(&self, port: u32) {
+        let mut body = self.shared.own();
+        if let Some(port) = body.state().ports.get_mut(port as usize) {
+            port.unwatch();
+        }
+        body.leave();
     }
 
     /// Returns whether the device has work left that its own thread is about to do.

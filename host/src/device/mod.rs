@@ -31,7 +31,7 @@ mod work;
 
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 pub use builder::DeviceBuilder;
-pub use error::DeviceError;
+pub use error::{DeviceError, WatchError};
 pub use handle::Device;
 pub use recovery::CrashPolicy;
 pub use rehearsal::Rehearsal;

@@ -25,6 +25,8 @@ mod rss;
 #[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod rx_flags;
 mod rx_queue;
+mod segmentation;
+mod stream;
 #[cfg(feature = "tap")]
 mod tap;
 #[cfg(test)]
@@ -33,6 +35,7 @@ mod toeplitz;
 #[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod vnet;
 mod waiting;
+mod watched;
 
 pub use crate::memory::Segment;
 pub use batch::{TxBatch, UnevenBatch};
@@ -46,7 +49,10 @@ pub use queue::{Endpoint, EndpointView, Queue, QueueIo, RECEIVE_BUDGET, Single};
 pub use queue_set::{MAX_QUEUES, QueueSet};
 pub use rss::{Destination, HashTypes, InvalidSteering, Rss, Steering};
 pub use rx_queue::{Posted, Received, RxQueue};
+pub use stream::{Stream, StreamError, StreamLink};
 #[cfg(feature = "tap")]
 pub use tap::{InterfaceState, LinkWatch, Tap, TapError, TapLink};
 pub use toeplitz::{KEY_BYTES, Toeplitz};
 pub use waiting::Waiting;
+pub use watched::{Direction, Passed, Watcher};
+pub(crate) use watched::{unwatch, watch};

@@ -3,6 +3,8 @@
 
 use bitflags::bitflags;
 
+use crate::memory::Fault;
+
 bitflags! {
     /// What an endpoint is asked to do to a packet before it leaves.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +96,12 @@ pub enum TxStatus {
     TooLong,
     /// The headers do not fit the offloads that were asked for.
     BadHeaders,
+}
+
+impl From<Fault> for TxStatus {
+    fn from(_: Fault) -> Self {
+        Self::MemoryFault
+    }
 }
 
 /// The end of a transmit that was [`TxStatus::Pending`].

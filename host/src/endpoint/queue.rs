@@ -1,5 +1,6 @@
 //! What an endpoint is to a port: its queues, and what they work on.
 
+use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ pub trait Endpoint: Send {
 /// All methods are called by one thread at a time. None may block. Queues of an
 /// endpoint may be driven by different threads: what they share is theirs to
 /// protect.
-pub trait Queue: Send {
+pub trait Queue: Any + Send {
     /// Takes packets in order, pushing one status each. A packet whose status
     /// is [`TxStatus::Pending`] is finished later by way of
     /// [`Completions::transmitted`]; pending packets finish in order.

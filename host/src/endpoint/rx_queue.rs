@@ -109,6 +109,19 @@ impl RxQueue {
         (!self.buffers.is_empty()).then_some(Posted { queue: self })
     }
 
+    /// Copies the buffers to fill next, up to `most` of them, with their segments.
+    pub(super) fn copy_front(
+        &self,
+        most: usize,
+        buffers: &mut Vec<RxBuffer>,
+        segments: &mut Vec<Segment>,
+    ) {
+        let first = buffers.len();
+        buffers.extend(self.buffers.iter().take(most));
+        let count = buffers[first..].iter().map(|b| usize::from(b.segments));
+        segments.extend_from_slice(self.segments.first(count.sum()));
+    }
+
     /// Returns the number of buffers.
     pub fn len(&self) -> usize {
         self.buffers.len()

@@ -10,7 +10,7 @@ use super::queue::QueueState;
 use crate::contract::{Link, LinkState, LinkStatistics, PortConfig};
 use crate::endpoint::{
     Completions, Counters, Endpoint, MAX_QUEUES, QueueSet, Rss, RxBuffer, Segment, Steering,
-    TxBatch, TxStatus,
+    TxBatch, TxStatus, Watcher,
 };
 use crate::memory::GuestMemory;
 
@@ -429,6 +429,18 @@ impl PortState {
         if self.steering.is_some() {
             self.steer(None, None, false);
         }
+    }
+
+    /// Has somebody watch its packets. Returns whether nobody did before.
+    pub fn watch(&mut self, watcher: &Arc<dyn Watcher>) -> bool {
+        let queues = (0..).zip(self.queues.iter_mut());
+        let mut each = queues.map(|(number, queue)| queue.watch(number, watcher));
+        each.all(|watched| watched)
+    }
+
+    /// Ends that.
+    pub fn unwatch(&mut self) {
+        self.queues.iter_mut().for_each(QueueState::unwatch);
     }
 
     /// Sets its link.

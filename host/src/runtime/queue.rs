@@ -6,7 +6,9 @@ use std::time::Instant;
 use super::gauges::QueueGauges;
 use super::pace::{Pace, wire_bytes};
 use crate::contract::{Segment, TxCompletion, TxPacket, TxStatus};
-use crate::endpoint::{Completions, Counters, Queue, QueueIo, QueueSet, RxQueue, TxBatch, Waiting};
+use crate::endpoint::{
+    self, Completions, Counters, Queue, QueueIo, QueueSet, RxQueue, TxBatch, Waiting, Watcher,
+};
 use crate::memory::GuestMemory;
 
 /// Packets that wait to be sent, of which so many are sent at a time: other queues wait too.
@@ -53,6 +55,17 @@ impl QueueState {
     /// Returns the endpoint's queue.
     pub fn queue(&self) -> &dyn Queue {
         &*self.queue
+    }
+
+    /// Has somebody watch its packets, as the port's queue with this number. Returns whether
+    /// nobody did before.
+    pub fn watch(&mut self, number: u16, watcher: &Arc<dyn Watcher>) -> bool {
+        endpoint::watch(&mut self.queue, number, watcher)
+    }
+
+    /// Ends that.
+    pub fn unwatch(&mut self) {
+        endpoint::unwatch(&mut self.queue);
     }
 
     /// Returns the endpoint's queue, and what it works on.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use manatee_control::event::Stamped;
 use manatee_control::method::{Swapped, UpDown};
 use manatee_control::{Client, Event, EventKind, Told};
@@ -23,53 +23,23 @@ pub struct Arguments {
     control: PathBuf,
 
     /// Which events; all if none is named
-    #[arg(value_enum, value_name = "EVENT")]
-    events: Vec<Kind>,
+    #[arg(value_parser = kind(), value_name = "EVENT")]
+    events: Vec<EventKind>,
 
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Kind {
-    /// A virtual machine attached
-    Attached,
-    /// It is gone
-    Detached,
-    /// The component was replaced
-    Swapped,
-    /// The component before runs again
-    RolledBack,
-    /// An instance of the component failed
-    Crashed,
-    /// A fresh instance continued
-    Recovered,
-    /// The guest's link changed
-    Link,
-    /// The device is down until the virtual machine resets it
-    Down,
-}
-
-impl From<Kind> for EventKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Attached => Self::Attached,
-            Kind::Detached => Self::Detached,
-            Kind::Swapped => Self::Swapped,
-            Kind::RolledBack => Self::RolledBack,
-            Kind::Crashed => Self::Crashed,
-            Kind::Recovered => Self::Recovered,
-            Kind::Link => Self::Link,
-            Kind::Down => Self::Down,
-        }
-    }
+/// Returns what reads the name of an event: any of the protocol's.
+fn kind() -> impl TypedValueParser<Value = EventKind> {
+    let value = |kind: EventKind| PossibleValue::new(kind.name()).help(kind.meaning());
+    PossibleValuesParser::new(EventKind::ALL.map(value))
+        .map(|name| EventKind::find(&name).expect("one of those that are listed"))
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let kinds: Vec<_> = arguments.events.iter().map(|kind| (*kind).into()).collect();
-    let kinds = (!kinds.is_empty()).then_some(kinds);
+    let kinds = (!arguments.events.is_empty()).then(|| arguments.events.clone());
     let mut client = Client::connect(&arguments.control)?;
     client.subscribe(kinds)?;
     loop {
@@ -144,16 +114,6 @@ fn replacement(swapped: &Swapped) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kinds_are_those_of_the_protocol() {
-        let kinds: Vec<EventKind> = Kind::value_variants().iter().map(|k| (*k).into()).collect();
-        assert_eq!(kinds, EventKind::ALL);
-        for kind in Kind::value_variants() {
-            let name = kind.to_possible_value().unwrap().get_name().to_owned();
-            assert_eq!(json!(EventKind::from(*kind)), json!(name));
-        }
-    }
 
     #[test]
     fn a_line_says_when_and_what() {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod capabilities;
+mod capture;
 mod check;
 mod describe;
 mod errors;
@@ -77,6 +78,7 @@ enum Command {
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
     Link(link::Arguments),
+    Capture(capture::Arguments),
     Log(log::Arguments),
     Completions(pages::CompletionArguments),
     Man(pages::ManArguments),
@@ -111,6 +113,7 @@ pub fn run() -> ExitCode {
         Command::Events(arguments) => events::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Capture(arguments) => capture::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Completions(arguments) => {
             pages::complete(Cli::command(), &arguments).map(|()| ExitCode::SUCCESS)

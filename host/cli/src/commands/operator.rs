@@ -11,12 +11,15 @@ use anyhow::{Context, ensure};
 use manatee::component::{Component, Digest, MAX_FILE};
 use manatee::device::{Device, SwapError, SwapOptions};
 use manatee_common::ration::Ration;
-use manatee_control::method::{Counts, LinkStatus, LogLevel, Swapped, Tree};
-use manatee_control::{Code, Commands, Link, Log, Refusal, Stage, Swap, may_match, select};
+use manatee_control::method::{Captured, Capturing, Counts, LinkStatus, LogLevel, Swapped, Tree};
+use manatee_control::{
+    Capture, Code, Commands, EndCapture, Link, Log, Refusal, Stage, Swap, may_match, select,
+};
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use serde_json::{Map, Value, json};
 
+use super::capture::Captures;
 use super::links::Links;
 use super::logging;
 use super::notify::Notifier;
@@ -34,6 +37,7 @@ const CHUNK: usize = 64 << 10;
 pub struct Operator {
     device: Device,
     surroundings: Surroundings,
+    captures: Captures,
     /// Held by whoever replaces the component: a candidate takes memory.
     swapping: Mutex<()>,
     /// The lines that clients can cause.
@@ -54,6 +58,7 @@ impl Operator {
     /// Returns the operator of a device.
     pub fn new(surroundings: Surroundings, device: Device) -> Self {
         Self {
+            captures: Captures::new(device.clone()),
             device,
             surroundings,
             swapping: Mutex::new(()),
@@ -85,6 +90,7 @@ impl Operator {
         tree.insert("process".to_owned(), process.unwrap_or_default());
         let mut tree = Value::Object(tree);
         self.surroundings.links.inspect(&mut tree);
+        self.captures.inspect(&mut tree);
         tree
     }
 
@@ -218,6 +224,14 @@ impl Commands for Operator {
         Ok(LogLevel {
             level: level.text(),
         })
+    }
+
+    fn capture(&self, capture: &Capture) -> Result<(Capturing, OwnedFd), Refusal> {
+        self.captures.begin(capture)
+    }
+
+    fn end_capture(&self, end: &EndCapture) -> Result<Captured, Refusal> {
+        self.captures.end(end)
     }
 
     #[cfg(feature = "escape")]

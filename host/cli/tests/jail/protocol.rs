@@ -1,9 +1,9 @@
 //! docs/control.md, carried out: its examples, and whether it names all there is.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IoSlice, Lines, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Lines, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,10 @@ use std::time::Duration;
 use manatee_control::envelope::Notice;
 use manatee_control::{Call, Code, EventKind, LinkSetting};
 use manatee_kit::hostile::{Hostile, VERSIONS};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde_json::{Value, json};
 use vfio_user::Client;
 
@@ -59,10 +62,31 @@ fn is_as(found: &Value, shown: &Value) -> bool {
     }
 }
 
+/// Reads what comes, and keeps the descriptors that come along.
+struct Keeping {
+    stream: UnixStream,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Read for Keeping {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let received = recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::empty())?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        Ok(received.bytes)
+    }
+}
+
 /// The client of the examples, and what happens around it.
 struct Play {
     stream: UnixStream,
-    messages: BufReader<UnixStream>,
+    messages: BufReader<Keeping>,
     served: Served,
     vmm: Option<Client>,
     descriptor: Option<File>,
@@ -74,7 +98,10 @@ impl Play {
     fn begin(served: Served) -> Self {
         let stream = UnixStream::connect(served.control()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let messages = BufReader::new(stream.try_clone().unwrap());
+        let messages = BufReader::new(Keeping {
+            stream: stream.try_clone().unwrap(),
+            descriptors: Vec::new(),
+        });
         Self {
             stream,
             messages,

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::event::Event;
+use crate::limits::{MAX_SUBSCRIPTIONS, PROTOCOL};
 use crate::{ClientError, Told, select};
 
 /// A device that swaps, and each time something happens to it.
@@ -61,6 +62,16 @@ impl Commands for Fixed {
     }
 
     fn log(&self, _log: &Log) -> Result<LogLevel, Refusal> {
+        refuse()
+    }
+
+    fn capture(&self, capture: &Capture) -> Result<(Capturing, OwnedFd), Refusal> {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        write!(writer, "port {}", capture.port).unwrap();
+        Ok((Capturing { capture: 7 }, reader.into()))
+    }
+
+    fn end_capture(&self, _capture: &EndCapture) -> Result<Captured, Refusal> {
         refuse()
     }
 }
@@ -174,6 +185,31 @@ fn swap_and_rollback_are_carried_out() {
         assert_eq!(refusal.code, Code::Busy);
         assert_eq!(stages, [Stage::Compiling, Stage::Swapping]);
         assert_eq!(client.rollback().unwrap().to, "0.1.0");
+    });
+}
+
+#[test]
+fn capture_brings_a_pipe() {
+    with_server(|path| {
+        let mut client = crate::Client::connect(path).unwrap();
+        let capture = |port| Capture {
+            port,
+            snaplen: 64,
+            ring_bytes: 1 << 20,
+        };
+        for port in 0..3 {
+            let (capturing, pipe) = client.capture(capture(port)).unwrap();
+            assert_eq!(capturing.capture, 7);
+            let mut text = String::new();
+            std::fs::File::from(pipe).read_to_string(&mut text).unwrap();
+            assert_eq!(text, format!("port {port}"));
+        }
+        let error = client.end_capture(7).unwrap_err().to_string();
+        assert_eq!(error, "not here");
+        // Who does not take the descriptor gets the answer all the same.
+        let mut raw = Raw::connect(path);
+        let line = r#"{"jsonrpc":"2.0","id":1,"method":"capture","params":{"port":1}}"#;
+        assert_eq!(raw.ask(line)["result"]["capture"], 7);
     });
 }
 

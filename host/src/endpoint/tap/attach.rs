@@ -86,6 +86,24 @@ pub enum TapError {
         "the interface `{0}` exists but is no TAP (another kind of interface, or a TUN): choose another name, or make one with `sudo ip tuntap add dev NAME mode tap`"
     )]
     WrongKind(String),
+    /// A descriptor is no queue of a TAP.
+    #[error(
+        "it is no queue of a TAP or macvtap interface: hand over one that was opened as \
+         /dev/net/tun or /dev/tapN"
+    )]
+    NoTap,
+    /// A descriptor of the driver has no interface.
+    #[error("it is no queue of an interface yet: whoever opens it has to do TUNSETIFF")]
+    Detached,
+    /// A queue was opened in another way.
+    #[error(
+        "the queue of `{0}` was opened in another way than it has to be: with IFF_TAP, IFF_NO_PI and \
+         IFF_VNET_HDR (`vnet_hdr=on` of those who open it for QEMU)"
+    )]
+    WrongMode(String),
+    /// Queues are of different interfaces.
+    #[error("the descriptors are queues of `{0}` and `{1}`: a port has one interface")]
+    Different(String, String),
     /// Anything else.
     #[error("setting up the TAP interface `{name}`: {step}: {source}")]
     Setup {
@@ -103,10 +121,10 @@ pub enum TapError {
 pub struct Attached {
     /// To send and receive by, one for each queue.
     pub fds: Vec<OwnedFd>,
-    /// The kernel's number for it.
+    /// The kernel's number for it; 0 if it is in another network namespace.
     pub index: u32,
-    /// Its MTU when it was attached.
-    pub mtu: u16,
+    /// Its MTU when it was attached; None if the interface is in another network namespace.
+    pub mtu: Option<u16>,
     /// What it drops, if the kernel says.
     pub dropped: Option<queues::Dropped>,
     /// It was made here, and goes away with `fds`.
@@ -159,21 +177,25 @@ fn try_attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
         ));
     }
     // What follows is the interface's, whichever queue it is said to.
-    let fd = fds[0].as_fd();
-    ioctl::set_header_size(fd, VNET_HEADER_BYTES as libc::c_int)
-        .map_err(failed("TUNSETVNETHDRSZ"))?;
-    ioctl::set_little_endian(fd).map_err(failed("TUNSETVNETLE"))?;
-    // No segmentation offload: the device can't deliver packets longer than
-    // the MTU. Set even so, since the interface may remember another owner's.
-    ioctl::set_offload(fd, libc::TUN_F_CSUM).map_err(failed("TUNSETOFFLOAD"))?;
+    set_up(fds[0].as_fd()).map_err(|(step, error)| failed(step)(error))?;
     let mtu = ioctl::interface_mtu(socket.as_fd(), name).map_err(failed("SIOCGIFMTU"))?;
     Ok(Attached {
         fds,
         index,
-        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        mtu: Some(u16::try_from(mtu).unwrap_or(u16::MAX)),
         dropped: queues::Dropped::open(index).ok(),
         created: !existed,
     })
+}
+
+/// Sets an interface up, by any of its queues. Fails with what was being done.
+pub fn set_up(fd: BorrowedFd<'_>) -> Result<(), (&'static str, Errno)> {
+    let at = |step| move |error| (step, error);
+    ioctl::set_header_size(fd, VNET_HEADER_BYTES as libc::c_int).map_err(at("TUNSETVNETHDRSZ"))?;
+    ioctl::set_little_endian(fd).map_err(at("TUNSETVNETLE"))?;
+    // No segmentation offload: the device can't deliver packets longer than
+    // the MTU. Set even so, since the interface may remember another owner's.
+    ioctl::set_offload(fd, libc::TUN_F_CSUM).map_err(at("TUNSETOFFLOAD"))
 }
 
 /// Returns how many queues an interface has that is made here.

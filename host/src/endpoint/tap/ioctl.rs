@@ -12,6 +12,8 @@ const TUNSETIFF: Opcode = libc::TUNSETIFF as Opcode;
 const TUNSETOFFLOAD: Opcode = libc::TUNSETOFFLOAD as Opcode;
 const TUNSETVNETHDRSZ: Opcode = libc::TUNSETVNETHDRSZ as Opcode;
 const TUNSETVNETLE: Opcode = libc::TUNSETVNETLE as Opcode;
+const TUNGETIFF: Opcode = libc::TUNGETIFF as Opcode;
+const SIOCGIFHWADDR: Opcode = libc::SIOCGIFHWADDR as Opcode;
 const SIOCGIFMTU: Opcode = libc::SIOCGIFMTU as Opcode;
 
 /// Ties a descriptor of `/dev/net/tun` to the interface of this name, which
@@ -68,6 +70,31 @@ pub fn interface_mtu(socket: BorrowedFd<'_>, name: &str) -> Result<libc::c_int> 
     // SAFETY: every bit pattern is an int, and all of the union was
     // initialised by `request`.
     Ok(unsafe { request.ifr_ifru.ifru_mtu })
+}
+
+/// Returns the name of the interface that a descriptor is a queue of, and how it was opened.
+pub fn interface(tun: BorrowedFd<'_>) -> Result<(String, libc::c_int)> {
+    let mut request = request("")?;
+    // SAFETY: TUNGETIFF writes a `struct ifreq`.
+    unsafe { ioctl(tun, Updater::<TUNGETIFF, _>::new(&mut request))? };
+    let name = request.ifr_name.iter().map(|byte| *byte as u8);
+    let name = name.take_while(|byte| *byte != 0).collect();
+    // SAFETY: every bit pattern is a short, and all of the union was initialised by
+    // `request`.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    let name = String::from_utf8(name).map_err(|_| Errno::INVAL)?;
+    Ok((name, libc::c_int::from(flags as u16)))
+}
+
+/// Returns the address of an interface, asked of a queue of it or of any socket in its network
+/// namespace.
+pub fn hardware_address(asked: BorrowedFd<'_>, name: &str) -> Result<[libc::c_char; 14]> {
+    let mut request = request(name)?;
+    // SAFETY: SIOCGIFHWADDR reads the name in a `struct ifreq` and writes the address.
+    unsafe { ioctl(asked, Updater::<SIOCGIFHWADDR, _>::new(&mut request))? };
+    // SAFETY: every bit pattern is a `struct sockaddr`, and all of the union was
+    // initialised by `request`.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data)
 }
 
 /// Returns a `struct ifreq` about an interface, with nothing else in it.

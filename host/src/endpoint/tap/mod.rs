@@ -11,6 +11,7 @@
 //! which the kernel spreads packets as it sees fit. Each is a queue of the port; a packet that
 //! steering sends to another is passed on by copy.
 
+mod adopt;
 mod attach;
 mod inbox;
 mod ioctl;
@@ -50,7 +51,7 @@ type Outgoing = Head<2048>;
 pub struct Tap {
     link: TapLink,
     /// As it was when attached: the device is told once and holds to it.
-    mtu: u16,
+    mtu: Option<u16>,
     created: bool,
     batched: bool,
     count: usize,
@@ -102,27 +103,46 @@ impl Tap {
         queues: Option<u16>,
         calls: impl Fn() -> Calls,
     ) -> Result<Self, TapError> {
+        let attached = attach::attach(name, queues)?;
+        if attached.created {
+            tracing::info!(
+                interface = name,
+                queues = attached.fds.len(),
+                "made a TAP; bring it up with `ip link set {name} up`"
+            );
+        }
+        Ok(Self::of(name, attached, calls))
+    }
+
+    /// Uses queues of one interface, a TAP or macvtap, that somebody else opened: with
+    /// `IFF_NO_PI` and `IFF_VNET_HDR`.
+    ///
+    /// # Errors
+    ///
+    /// See [`TapError`], whose message says what can be done.
+    pub fn from_descriptors(fds: Vec<OwnedFd>) -> Result<Self, TapError> {
+        let (name, attached) = adopt::adopt(fds)?;
+        Ok(Self::of(&name, attached, || batched(&name)))
+    }
+
+    fn of(name: &str, attached: attach::Attached, calls: impl Fn() -> Calls) -> Self {
         let attach::Attached {
             fds,
             index,
             mtu,
             dropped,
             created,
-        } = attach::attach(name, queues)?;
-        if created {
-            tracing::info!(
-                interface = name,
-                queues = fds.len(),
-                "made a TAP; bring it up with `ip link set {name} up`"
-            );
-        }
-        let link = TapLink::new(name, index, mtu);
+        } = attached;
+        // One whose MTU is not seen carries what it may.
+        let link = TapLink::new(name, index, mtu.unwrap_or(u16::MAX));
         // Fits: there are as many as were asked for.
         let (switch, routes) = Switch::new(fds.len() as u16);
         let queues = fds.into_iter().zip(routes);
-        let queues = queues.map(|(fd, route)| TapQueue::new(fd, link.clone(), mtu, route, calls()));
+        let queue_mtu = mtu.unwrap_or(u16::MAX);
+        let queues =
+            queues.map(|(fd, route)| TapQueue::new(fd, link.clone(), queue_mtu, route, calls()));
         let queues: Vec<_> = queues.collect();
-        Ok(Self {
+        Self {
             link,
             mtu,
             created,
@@ -131,7 +151,7 @@ impl Tap {
             dropped: dropped.map(|dropped| Arc::new(Mutex::new(dropped))),
             switch,
             queues,
-        })
+        }
     }
 
     /// Returns the descriptors of its queues, until they were handed over.
@@ -193,7 +213,7 @@ impl Endpoint for Tap {
     }
 
     fn mtu(&self) -> Option<u16> {
-        Some(self.mtu)
+        self.mtu
     }
 
     fn inspect(&self) -> serde_json::Value {

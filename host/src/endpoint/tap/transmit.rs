@@ -10,7 +10,7 @@ use crate::endpoint::offload::{self, Request};
 use crate::endpoint::packet::{TxPacket, TxStatus};
 use crate::endpoint::vnet::{GsoType, VnetHeader};
 
-use crate::memory::{Calls, Fault, GuestMemory, IoVecError, Segment, Span, Writes};
+use crate::memory::{Calls, GuestMemory, IoVecError, Segment, Span, Writes};
 
 /// A packet that the kernel is about to be given.
 #[derive(Clone, Copy, Debug)]
@@ -22,12 +22,6 @@ pub(super) struct Leaving {
     /// What is left to do to it.
     vnet: VnetHeader,
     tag: bool,
-}
-
-impl From<Fault> for TxStatus {
-    fn from(_: Fault) -> Self {
-        Self::MemoryFault
-    }
 }
 
 impl From<IoVecError> for TxStatus {

@@ -86,6 +86,11 @@ impl TapLink {
         self.0.mtu.load(Ordering::Relaxed)
     }
 
+    /// Returns whether it is in this network namespace, where the kernel tells of it.
+    fn is_here(&self) -> bool {
+        self.0.index != 0
+    }
+
     /// Remembers its state as a packet shows it. That it is up or down, the kernel knows
     /// better: packets may have waited.
     pub(super) fn note_by_packet(&self, state: InterfaceState) {
@@ -138,7 +143,7 @@ impl LinkWatch {
             buffer: vec![0; MAX_ANSWER],
         };
         watch.ask()?;
-        for tap in &watch.taps {
+        for tap in watch.taps.iter().filter(|tap| tap.is_here()) {
             tap.0.watched.store(true, Ordering::Relaxed);
         }
         Ok(watch)
@@ -146,7 +151,7 @@ impl LinkWatch {
 
     /// Asks how they all are. The answers are like the news of changes.
     fn ask(&self) -> io::Result<()> {
-        for tap in &self.taps {
+        for tap in self.taps.iter().filter(|tap| tap.is_here()) {
             let request = LinkMessage::get(tap.0.index);
             send(&self.socket, request.as_bytes(), SendFlags::empty())?;
         }
@@ -199,7 +204,9 @@ fn note_all(taps: &[TapLink], mut messages: &[u8]) -> bool {
         let Some(attributes) = messages.get(size_of::<LinkMessage>()..length) else {
             break;
         };
-        let tap = taps.iter().find(|tap| tap.0.index == message.index);
+        let tap = taps
+            .iter()
+            .find(|tap| tap.is_here() && tap.0.index == message.index);
         if let Some(tap) = tap
             && tap.state() != InterfaceState::Gone
         {

@@ -5,6 +5,7 @@
 //! us on the way (checksums, segments) has therefore been done, byte for byte,
 //! when a frame arrives there. Nothing leaves the namespace.
 
+mod adopt;
 mod attach;
 mod kernel;
 mod queues;

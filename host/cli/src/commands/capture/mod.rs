@@ -1,0 +1,205 @@
+//! `manatee capture`, and what serves it.
+
+mod captures;
+mod pcapng;
+mod ring;
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use anyhow::{Context, ensure};
+use manatee_control::method::Captured;
+use manatee_control::{Capture, Client, ClientError};
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub use captures::Captures;
+
+/// The status of a command that a signal ended at once.
+const INTERRUPTED: i32 = 130;
+
+/// Capture the packets of a port, as pcapng
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Capture the packets of a port as they pass, as pcapng: with times in \
+        nanoseconds, which way each went, the queue, and how many were dropped from the \
+        capture.\n\n\
+        What the guest left to the adapter is shown done: checksums, and tags in place. A \
+        packet that is to be cut into segments is shown whole. The device does not wait for the \
+        capture: of packets that are not read in time, as many as fit into the ring are \
+        kept.\n\n\
+        It ends on SIGINT and SIGTERM, when nobody reads any more, and with the device.",
+    after_help = "Examples:\n\n  \
+        manatee capture --control /tmp/nic.control 0 -w nic0.pcapng\n  \
+        manatee capture --control /tmp/nic.control 0 | tshark -r -"
+)]
+pub struct Arguments {
+    /// The control socket that `manatee serve` was given
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+
+    /// The number of the port: 0 is the first
+    #[arg(value_name = "PORT")]
+    port: u32,
+
+    /// Where to write; `-` is the standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    write: PathBuf,
+
+    /// How many bytes of a packet are kept
+    #[arg(long, value_name = "BYTES", default_value_t = *Capture::SNAPLEN.end(),
+        value_parser = clap::value_parser!(u32).range(bounds(Capture::SNAPLEN)))]
+    snaplen: u32,
+
+    /// How many MiB of packets wait at the most to be written
+    #[arg(long, value_name = "MIB", default_value_t = 4,
+        value_parser = clap::value_parser!(u64).range(Capture::RING_BYTES.start() >> 20..=Capture::RING_BYTES.end() >> 20))]
+    ring: u64,
+}
+
+fn bounds(range: std::ops::RangeInclusive<u32>) -> std::ops::RangeInclusive<i64> {
+    i64::from(*range.start())..=i64::from(*range.end())
+}
+
+/// Captures until it is told to end, or nobody reads any more.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut output = Output::open(&arguments.write)?;
+    let asked = Capture {
+        port: arguments.port,
+        snaplen: arguments.snaplen,
+        ring_bytes: arguments.ring << 20,
+    };
+    // Before the first packet, so that none of the file is missing however early it ends.
+    let signals = Signals::catch().context("catching signals")?;
+    let (capturing, pipe) = Client::connect(&arguments.control)?.capture(asked)?;
+    let ending = signals.end(arguments.control.clone(), capturing.capture)?;
+    let mut pipe = File::from(pipe);
+    let copied = io::copy(&mut pipe, &mut output.file);
+    // Nobody reads any more: what is still captured need not be waited for.
+    drop(pipe);
+    match copied {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(error).with_context(|| {
+            let name = output.name;
+            format!("writing {name}: the capture has ended, and what is in {name} can be read up to there")
+        }),
+        Ok(_) => {
+            ending.say();
+            Ok(())
+        }
+    }
+}
+
+/// Where packets are written.
+struct Output {
+    file: File,
+    name: String,
+}
+
+impl Output {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        if path != Path::new("-") {
+            let name = path.display().to_string();
+            let file = File::create(path).with_context(|| format!("writing {name}"))?;
+            return Ok(Self { file, name });
+        }
+        let stdout = io::stdout();
+        ensure!(
+            !stdout.is_terminal(),
+            "packets are not for a terminal: name a file (-w FILE), or pipe them into a program \
+             (| tshark -r -)"
+        );
+        let file = stdout.as_fd().try_clone_to_owned()?;
+        Ok(Self {
+            file: file.into(),
+            name: "the standard output".to_owned(),
+        })
+    }
+}
+
+/// Signals that end a capture.
+struct Signals {
+    runtime: Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// What becomes of a capture that a signal ends.
+struct Ending {
+    asked: Arc<AtomicBool>,
+    outcome: Receiver<Result<Captured, ClientError>>,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = runtime.enter();
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        drop(entered);
+        Ok(Self {
+            runtime,
+            interrupt,
+            terminate,
+        })
+    }
+
+    /// Ends a capture when one comes: what was captured until then is written still, unless
+    /// another comes.
+    fn end(mut self, control: PathBuf, capture: u64) -> io::Result<Ending> {
+        let (told, outcome) = channel();
+        let asked = Arc::new(AtomicBool::new(false));
+        let asks = asked.clone();
+        let wait = move || {
+            self.wait();
+            asks.store(true, Ordering::Release);
+            let client = Client::connect(&control);
+            // Whoever waits for it may be gone.
+            let _ = told.send(client.and_then(|mut client| client.end_capture(capture)));
+            self.wait();
+            std::process::exit(INTERRUPTED);
+        };
+        thread::Builder::new().spawn(wait)?;
+        Ok(Ending { asked, outcome })
+    }
+
+    /// Waits for one.
+    fn wait(&mut self) {
+        let Self {
+            runtime,
+            interrupt,
+            terminate,
+        } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+    }
+}
+
+impl Ending {
+    /// Says what the capture came to, all of which was written.
+    fn say(&self) {
+        let asked = self.asked.load(Ordering::Acquire);
+        match asked.then(|| self.outcome.recv()) {
+            Some(Ok(Ok(captured))) => eprintln!(
+                "{} packets captured, {} dropped because those before were not written in time",
+                captured.packets, captured.dropped
+            ),
+            Some(Ok(Err(error))) => eprintln!("the capture has ended: {error}"),
+            Some(Err(_)) | None => {
+                eprintln!("the capture has ended, since the device has, or another ended it");
+            }
+        }
+    }
+}

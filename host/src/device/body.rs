@@ -11,7 +11,7 @@ use super::recovery::{CrashPolicy, Recoverer};
 use super::swap::{SwapError, Swaps};
 use super::telemetry::{ComponentView, Listener, Telemetry, View};
 use crate::component::Component;
-use crate::contract::{Description, LinkState, PortConfig};
+use crate::contract::{Description, LinkState, PortConfig, RegisterWrite};
 use crate::endpoint::Completions;
 use crate::interrupt::Interrupts;
 use crate::pci::Function;
@@ -269,6 +269,24 @@ impl Body {
             {
                 self.work_left |= left;
             }
+        }
+    }
+
+    /// Returns the doorbells that rang and wait.
+    pub(super) fn held_doorbells(&self) -> Vec<RegisterWrite> {
+        self.held.writes()
+    }
+
+    /// Keeps doorbells that rang before, and rings them if the guest has bus mastering on.
+    pub(super) fn hold_again(&mut self, writes: &[RegisterWrite]) {
+        for write in writes {
+            self.recoverer
+                .doorbells
+                .note(write.bar, write.offset, 8, write.value);
+            self.held.note(write.bar, write.offset, 8, write.value);
+        }
+        if self.state_ref().function.bus_master() {
+            self.ring_held();
         }
     }
 

@@ -29,6 +29,8 @@
 //! many packets by one system call, `tap` has TAP interfaces as endpoints, `vfio-user` serves a
 //! device to a VMM elsewhere.
 //!
+//! The process itself can be replaced while a guest runs: see [`continuity`].
+//!
 //! A VMM in another process drives a device over vfio-user: see `vfio_user::Server`, with
 //! the feature of that name (on by default).
 //!
@@ -78,6 +80,7 @@
 //! ```
 
 pub mod component;
+pub mod continuity;
 pub mod contract;
 pub mod device;
 pub mod endpoint;

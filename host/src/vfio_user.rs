@@ -1,14 +1,17 @@
 //! A device as what a VMM in another process drives over vfio-user.
 
 use std::ops::Range;
+use std::time::Duration;
 
 pub use manatee_vfio_user::{
-    Access, BindError, MAX_DMA_MAPS, ServeError, Server, Stopper, Vectors,
+    Access, AssignError, BindError, HandedOver, MAX_DMA_MAPS, NoSession, ServeError, Server,
+    Stopper, Suspended, VectorState, Vectors,
 };
 use manatee_vfio_user::{Backend, CONFIG_SPACE_SIZE, MemoryMap, Refused};
 use rustix::io::Errno;
 
-use crate::device::Device;
+use crate::continuity::{self, HandOver};
+use crate::device::{self, Device};
 use crate::interrupt::VectorSink;
 use crate::memory::{GuestFile, GuestMemory, MapError};
 
@@ -74,6 +77,10 @@ impl Backend for Device {
         Device::reset(self);
     }
 
+    fn may_be_handed_over(&self) -> bool {
+        self.may_be_given_away()
+    }
+
     fn attach(&self) {
         Device::attach(self);
     }
@@ -81,6 +88,97 @@ impl Backend for Device {
     fn detach(&self) {
         Device::detach(self);
     }
+}
+
+/// Why a device and its vectors could not take over.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// The vectors.
+    #[error("the interrupts: {0}")]
+    Vectors(#[from] AssignError),
+    /// The session.
+    #[error("the session with the VMM: {0}")]
+    Session(#[from] NoSession),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] device::TakeOverError),
+}
+
+/// Gives a device away with its vectors and the session that its server has
+/// [handed over](Stopper::hand_over). See [`continuity`](crate::continuity).
+///
+/// # Errors
+///
+/// [`device::GiveAwayError`], with the session; the device goes on, and another server can
+/// resume it.
+#[expect(
+    clippy::result_large_err,
+    reason = "the session has to come back, and this happens once in a process's life"
+)]
+pub fn give_away(
+    device: &Device,
+    vectors: &Vectors,
+    session: Option<Suspended>,
+) -> Result<HandOver, (device::GiveAwayError, Option<Suspended>)> {
+    let given = continuity::give_away(device).and_then(|hand_over| {
+        // The device raises nothing any more.
+        Ok((hand_over, vectors.save()?))
+    });
+    let (mut hand_over, saved) = match given {
+        Ok(given) => given,
+        Err(error) => {
+            device.resume();
+            return Err((error, session));
+        }
+    };
+    let saved = saved.into_iter().map(|state| continuity::Vector {
+        vector: state.vector,
+        eventfd: state.eventfd,
+        masked: state.masked,
+        pending: state.pending,
+    });
+    hand_over.set_vectors(saved.collect());
+    if let Some(session) = session {
+        hand_over.set_session(continuity::Session {
+            connection: session.connection,
+            attached: session.attached,
+            received: session.received,
+            descriptors: session.descriptors,
+        });
+    }
+    Ok(hand_over)
+}
+
+/// Has a device and its vectors take over. Returns the session for [`Server::resume`], if there
+/// was one, and how long the device stood still.
+///
+/// # Errors
+///
+/// [`TakeOverError`]; nothing has touched the guest.
+pub fn take_over(
+    mut hand_over: HandOver,
+    device: &Device,
+    vectors: &Vectors,
+) -> Result<(Option<Suspended>, Duration), TakeOverError> {
+    let session = hand_over.take_session().map(|session| Suspended {
+        connection: session.connection,
+        attached: session.attached,
+        received: session.received,
+        descriptors: session.descriptors,
+    });
+    session.as_ref().map_or(Ok(()), Suspended::check)?;
+    let saved = hand_over
+        .take_vectors()
+        .into_iter()
+        .map(|vector| VectorState {
+            vector: vector.vector,
+            eventfd: vector.eventfd,
+            masked: vector.masked,
+            pending: vector.pending,
+        });
+    vectors.restore(saved.collect())?;
+    let pause = hand_over.take_over(device)?;
+    Ok((session, pause))
 }
 
 fn refused(errno: Errno, error: &MapError) -> Refused {

@@ -14,6 +14,7 @@
 
 mod client;
 mod clients;
+mod commands;
 mod connection;
 pub mod envelope;
 pub mod event;
@@ -29,6 +30,7 @@ mod server;
 mod subscriptions;
 
 pub use client::{Client, ClientError, Told};
+pub use commands::Commands;
 pub use event::{Event, EventKind};
 pub use limits::{
     MAX_CLIENTS, MAX_QUEUED_EVENTS, MAX_REQUEST, MAX_SUBSCRIPTIONS, PROTOCOL, REQUEST_BURST,
@@ -37,5 +39,5 @@ pub use limits::{
 pub use method::{Call, Capture, EndCapture, Inspect, Link, LinkSetting, Log, Stage, Swap};
 pub use refusal::{Code, Refusal};
 pub use select::{SelectError, may_match, select};
-pub use server::{Commands, Server};
+pub use server::Server;
 pub use subscriptions::Events;

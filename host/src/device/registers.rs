@@ -1,6 +1,7 @@
 //! What a VMM reads and writes: the configuration space and the BARs.
 
 use super::body::Body;
+use crate::contract::RegisterWrite;
 use crate::interrupt::Interrupts;
 use crate::pci::Function;
 use crate::pci::msix::Due;
@@ -71,6 +72,24 @@ impl Body {
             {
                 self.work_left |= left;
             }
+        }
+    }
+
+    /// Returns the doorbells that rang and wait.
+    pub(super) fn held_doorbells(&self) -> Vec<RegisterWrite> {
+        self.held.writes()
+    }
+
+    /// Keeps doorbells that rang before, and rings them if the guest has bus mastering on.
+    pub(super) fn hold_again(&mut self, writes: &[RegisterWrite]) {
+        for write in writes {
+            self.recoverer
+                .doorbells
+                .note(write.bar, write.offset, 8, write.value);
+            self.held.note(write.bar, write.offset, 8, write.value);
+        }
+        if self.state_ref().function.bus_master() {
+            self.ring_held();
         }
     }
 

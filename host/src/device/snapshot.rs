@@ -236,6 +236,11 @@ impl Body {
             self.deliver_all();
         }
         let component = self.save()?;
+        Ok(self.snapshot_of(component))
+    }
+
+    /// Returns the whole device's state, of which this is the component's own.
+    pub(super) fn snapshot_of(&self, component: Vec<u8>) -> Vec<u8> {
         let state = self.state_ref();
         let mut config = vec![0; CONFIG_SIZE];
         state.function.config_read(0, &mut config);
@@ -259,7 +264,7 @@ impl Body {
             ports: Some(settings(state)),
         };
         // Writing to a vector can't fail.
-        Ok(minicbor::to_vec(&snapshot).unwrap_or_default())
+        minicbor::to_vec(&snapshot).unwrap_or_default()
     }
 
     /// Goes on where a saved device was; guest memory is there already.
@@ -268,7 +273,62 @@ impl Body {
     ///
     /// [`RestoreError`]; the device is at power-on.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.restore_with(bytes, Self::take_over)
+    }
+
+    /// Goes on where a saved device was, whose posted buffers and work the caller sees to:
+    /// its component continues as if nothing had happened.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is at power-on.
+    pub(super) fn restore_exactly(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.restore_with(bytes, Self::take_over_exactly)
+    }
+
+    fn restore_with(
+        &mut self,
+        bytes: &[u8],
+        take_over: impl FnOnce(&mut Self, &[u8]) -> Result<(), RestoreError>,
+    ) -> Result<(), RestoreError> {
         let snapshot = Snapshot::decode(bytes)?;
+        self.restore_function(&snapshot)?;
+        let state = self.state();
+        let first = snapshot.handed_over.iter();
+        let first = first.map(|(port, id)| (*port, 0, *id));
+        let others = snapshot.handed_over_elsewhere.unwrap_or_default();
+        for (port, queue, id) in first.chain(others) {
+            state.set_handed_over(HandedOver { port, queue, id });
+        }
+        let set = set(state, snapshot.ports.unwrap_or_default());
+        let restored = set.and_then(|()| take_over(self, &snapshot.component));
+        if restored.is_err() {
+            // What it did not take over is nothing that it could harm.
+            self.state().phase = Phase::Running;
+            self.reset();
+        }
+        restored
+    }
+
+    /// Goes on where a device was that is down until it is reset.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`]; the device is at power-on.
+    pub(super) fn restore_down(
+        &mut self,
+        bytes: &[u8],
+        failure: Failure,
+    ) -> Result<(), RestoreError> {
+        let snapshot = Snapshot::decode(bytes)?;
+        self.restore_function(&snapshot)?;
+        self.down = true;
+        self.state().abandon_instance();
+        self.fail(failure);
+        Ok(())
+    }
+
+    fn restore_function(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
         if self.recoverer.checkpoint.is_some() {
             return Err(RestoreError::InUse);
         }
@@ -289,20 +349,19 @@ impl Body {
         state.stale = true;
         let _ = state.function.msix_write(0, &snapshot.msix);
         let _ = state.function.config_write(0, &snapshot.config);
-        let first = snapshot.handed_over.iter();
-        let first = first.map(|(port, id)| (*port, 0, *id));
-        let others = snapshot.handed_over_elsewhere.unwrap_or_default();
-        for (port, queue, id) in first.chain(others) {
-            state.set_handed_over(HandedOver { port, queue, id });
-        }
-        let set = set(state, snapshot.ports.unwrap_or_default());
-        let restored = set.and_then(|()| self.take_over(&snapshot.component));
-        if restored.is_err() {
-            // What it did not take over is nothing that it could harm.
-            self.state().phase = Phase::Running;
-            self.reset();
-        }
-        restored
+        Ok(())
+    }
+
+    fn take_over_exactly(&mut self, component: &[u8]) -> Result<(), RestoreError> {
+        let Some(instance) = self.instance() else {
+            return Err(RestoreError::InUse);
+        };
+        instance
+            .restore(component)?
+            .map_err(RestoreError::Refused)?;
+        instance.take_over()?;
+        self.recoverer.keep(component.to_vec());
+        Ok(())
     }
 
     fn take_over(&mut self, component: &[u8]) -> Result<(), RestoreError> {

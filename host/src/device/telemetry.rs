@@ -117,6 +117,32 @@ struct History {
     swaps: VecDeque<Swap>,
     recovery_count: u64,
     recoveries: VecDeque<Recovery>,
+    hand_over_count: u64,
+    hand_over_pause: Duration,
+    longest_hand_over: Duration,
+}
+
+/// What happened to a device in this process and in those before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// Replacements of the component.
+    pub swaps: u64,
+    /// Those of them that went back.
+    pub rollbacks: u64,
+    /// The longest pause of them.
+    pub longest_pause: Duration,
+    /// Instances that failed.
+    pub failures: u64,
+    /// Failures after which a fresh instance continued.
+    pub recoveries: u64,
+    /// Instances that began anew.
+    pub restarts: u64,
+    /// Processes that handed it over.
+    pub hand_overs: u64,
+    /// How long it stood still the last time.
+    pub hand_over_pause: Duration,
+    /// The longest of these pauses.
+    pub longest_hand_over: Duration,
 }
 
 /// What a device did so far.
@@ -143,6 +169,12 @@ pub struct Totals {
     pub recoveries: u64,
     /// Instances that began anew, at power-on.
     pub restarts: u64,
+    /// Processes that handed the device over to the next.
+    pub hand_overs: u64,
+    /// How long it stood still in the last hand-over.
+    pub last_hand_over: Duration,
+    /// The longest of these pauses.
+    pub longest_hand_over: Duration,
     /// How long the guest had no device in the last replacement.
     pub last_pause: Duration,
     /// The longest of these pauses.
@@ -232,6 +264,42 @@ impl Telemetry {
         self.tell(&Event::Swapped(swap.clone()));
     }
 
+    /// Returns what happened so far, as far as it is known here.
+    pub fn past(&self) -> Past {
+        let history = self.history.lock();
+        Past {
+            swaps: history.swap_count,
+            rollbacks: history.rollback_count,
+            longest_pause: history.longest_pause,
+            failures: 0,
+            recoveries: history.recovery_count,
+            restarts: 0,
+            hand_overs: history.hand_over_count,
+            hand_over_pause: history.hand_over_pause,
+            longest_hand_over: history.longest_hand_over,
+        }
+    }
+
+    /// Continues with what happened before.
+    pub fn continue_from(&self, past: Past) {
+        let mut history = self.history.lock();
+        history.swap_count = past.swaps;
+        history.rollback_count = past.rollbacks;
+        history.longest_pause = past.longest_pause;
+        history.recovery_count = past.recoveries;
+        history.hand_over_count = past.hand_overs;
+        history.hand_over_pause = past.hand_over_pause;
+        history.longest_hand_over = past.longest_hand_over;
+    }
+
+    /// Notes that the device was taken over from another process, and how long it stood still.
+    pub fn handed_over(&self, pause: Duration) {
+        let mut history = self.history.lock();
+        history.hand_over_count = history.hand_over_count.saturating_add(1);
+        history.hand_over_pause = pause;
+        history.longest_hand_over = history.longest_hand_over.max(pause);
+    }
+
     /// Notes a recovery.
     pub fn recovered(&self, recovery: Recovery) {
         let mut history = self.history.lock();
@@ -261,6 +329,9 @@ impl Telemetry {
             failures,
             recoveries: history.recovery_count,
             restarts,
+            hand_overs: history.hand_over_count,
+            last_hand_over: history.hand_over_pause,
+            longest_hand_over: history.longest_hand_over,
             last_pause: history.last_pause,
             longest_pause: history.longest_pause,
             calls: self.gauges.calls.get(),
@@ -315,6 +386,9 @@ impl Telemetry {
             "checkpoint_bytes": view.checkpoint_bytes,
             "swap_count": history.swap_count,
             "swaps": history.swaps.iter().map(Swap::to_json).collect::<Vec<_>>(),
+            "hand_over_count": history.hand_over_count,
+            "hand_over_pause_us": history.hand_over_pause.as_micros() as u64,
+            "longest_hand_over_us": history.longest_hand_over.as_micros() as u64,
             "previous_version": previous,
             "previous_sha256": previous_digest,
             "calls": self.gauges.calls.get(),

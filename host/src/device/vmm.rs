@@ -95,7 +95,7 @@ impl Device {
 }
 
 impl Body {
-    fn set_paused(&mut self, paused: bool) {
+    pub(super) fn set_paused(&mut self, paused: bool) {
         let state = self.state();
         let was_master = state.function.bus_master();
         state.stale = true;

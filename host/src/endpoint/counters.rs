@@ -93,7 +93,7 @@ impl Counters {
     pub fn add(&mut self, other: &Self) {
         let mut sum = *self.words();
         let both = sum.iter_mut().zip(other.words());
-        both.for_each(|(sum, more)| *sum += more);
+        both.for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
         *self = Self::from_words(sum);
     }
 }

@@ -104,6 +104,15 @@ impl RxQueue {
         Some(taken as u32)
     }
 
+    /// Returns all buffers, from the front, and their segments.
+    pub fn posted(&self) -> (Vec<RxBuffer>, Vec<Segment>) {
+        let buffers = self.buffers.iter().copied();
+        (
+            buffers.collect(),
+            self.segments.first(self.segments.len()).to_vec(),
+        )
+    }
+
     /// Returns the buffer to fill next.
     pub fn front(&mut self) -> Option<Posted<'_>> {
         (!self.buffers.is_empty()).then_some(Posted { queue: self })

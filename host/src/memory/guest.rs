@@ -1,6 +1,7 @@
 //! The regions that the VMM shared, and what they count against.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +9,10 @@ use std::sync::{Arc, LazyLock};
 
 use super::budget::{Budget, Share};
 use super::error::MapError;
-use super::file::{self, GuestFile, MappedFile};
+use super::file::{self, FileId, GuestFile, MappedFile};
 use super::limits::{MAX_FILES, MAX_MAPPED_BYTES, MAX_REGIONS, MAX_REGIONS_OF_PROCESS};
 use super::range::MemoryRange;
-use super::region::{Backing, Misfit, Reach, Region, RegionInfo, Regions};
+use super::region::{Backing, Misfit, Reach, Region, RegionInfo, Regions, SharedRegion};
 use super::unit::PAGE_SIZE;
 
 /// How many regions are looked at first.
@@ -238,6 +239,32 @@ impl GuestMemory {
             }),
             _ => Err(NoWindow::Unsupported),
         }
+    }
+
+    /// Returns the regions that a VMM shared by files, or named without sharing them, for
+    /// another process; those that the caller has mapped itself are its own affair. All regions
+    /// of a file have the same descriptor.
+    pub(crate) fn shared(&self) -> Vec<SharedRegion> {
+        let mut files: BTreeMap<FileId, Arc<File>> = BTreeMap::new();
+        let shared = |region: &Region| {
+            let file = match &region.backing {
+                Backing::File { file, offset } => {
+                    let known = files.entry(file.id());
+                    let file = known.or_insert_with(|| file.file().clone());
+                    Some((file.clone(), *offset))
+                }
+                Backing::Range { .. } => return None,
+                Backing::None => None,
+            };
+            let info = region.info();
+            Some(SharedRegion {
+                address: info.range.start,
+                size: info.range.end - info.range.start,
+                writable: info.writable,
+                file,
+            })
+        };
+        self.regions.iter().filter_map(shared).collect()
     }
 
     /// Returns the regions in address order.

@@ -37,5 +37,6 @@ pub use guest::{GuestMemory, NoWindow, PageSource};
 pub use iovec::{Calls, IoVecError, Writes};
 pub use range::MemoryRange;
 pub use region::RegionInfo;
+pub(crate) use region::SharedRegion;
 pub use span::Span;
 pub use unit::{PAGE_SIZE, Segment};

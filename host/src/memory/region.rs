@@ -124,6 +124,20 @@ pub struct RegionInfo {
     pub windows: bool,
 }
 
+/// A region of guest memory as another process maps it.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedRegion {
+    /// Guest address of the first byte.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Whether the device may write it.
+    pub writable: bool,
+    /// The file that holds it, and the offset of the first byte there; None if it is out of
+    /// reach.
+    pub file: Option<(Arc<File>, u64)>,
+}
+
 impl Region {
     /// Makes a region of `size` bytes.
     pub fn new(address: u64, size: u64, backing: Backing, writable: bool, share: Share) -> Self {

@@ -32,5 +32,6 @@ pub use instance::Instance;
 pub use limits::Limits;
 pub use linear_memory::RevokeError;
 pub use port::{InvalidPort, Port, PortState};
+pub(crate) use queue::QueueState;
 pub use state::{HostState, Phase};
 pub use trial::prepare;

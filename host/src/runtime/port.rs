@@ -294,6 +294,13 @@ impl PortState {
         }
     }
 
+    /// Counts on from what its queues did before, in their order.
+    pub fn continue_counting(&mut self, before: impl Iterator<Item = Counters>) {
+        for (queue, before) in self.queues.iter_mut().zip(before) {
+            queue.continue_counting(before);
+        }
+    }
+
     fn counters(&self) -> Counters {
         let mut counters = Counters::default();
         let each = self.queues.iter();

@@ -27,6 +27,8 @@ pub struct QueueState {
     waiting: Waiting,
     /// Packets that found no room among those.
     dropped: u64,
+    /// What was done here before this process began.
+    before: Option<Box<Counters>>,
     // What follows is kept for its allocation.
     packets: Vec<TxPacket>,
     segments: Vec<Segment>,
@@ -45,6 +47,7 @@ impl QueueState {
             handed_over: None,
             waiting: Waiting::default(),
             dropped: 0,
+            before: None,
             packets: Vec::new(),
             segments: Vec::new(),
             statuses: Vec::new(),
@@ -88,7 +91,16 @@ impl QueueState {
     pub fn counters(&self) -> Counters {
         let mut counters = self.queue.counters().clone();
         counters.transmit.dropped_busy += self.dropped;
+        if let Some(before) = &self.before {
+            counters.add(before);
+        }
         counters
+    }
+
+    /// Counts on from what was done before.
+    pub fn continue_counting(&mut self, before: Counters) {
+        self.before = Some(Box::new(before));
+        self.publish();
     }
 
     /// Returns how many transmits have not ended.
@@ -226,8 +238,8 @@ impl QueueState {
     /// Shows others what the queue has done, after it was called.
     #[inline]
     pub fn publish(&self) {
-        match self.dropped {
-            0 => self.gauges.set_counters(self.queue.counters()),
+        match (self.dropped, &self.before) {
+            (0, None) => self.gauges.set_counters(self.queue.counters()),
             _ => self.gauges.set_counters(&self.counters()),
         }
         self.gauges.pending_transmits.set(self.pending() as u64);

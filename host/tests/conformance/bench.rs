@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use device_kit::platform::{RxFlags, TxStatus};
 use manatee::component::Component;
+use manatee::continuity::{self, HandOver};
 use manatee::device::{Device, Limits, Port, SwapOptions};
 use manatee::endpoint::Single;
 use manatee::interrupt::{Interrupts, VectorSink};
@@ -47,6 +48,8 @@ pub struct HostWorkshop {
     pub direct: bool,
     /// Whether the component is replaced after every call.
     pub swaps: bool,
+    /// Whether the device is handed over to another after every call.
+    pub hand_overs: bool,
 }
 
 /// A device in the host.
@@ -59,16 +62,22 @@ pub struct HostBench {
     revoked: Vec<Range<u64>>,
     /// What it is replaced by after every call.
     successor: Option<Component>,
+    /// What makes the device that it is handed over to after every call.
+    maker: Option<Maker>,
     /// Calls so far.
     calls: u32,
 }
 
-impl Workshop for HostWorkshop {
-    type Bench = HostBench;
+/// Makes devices that are alike.
+struct Maker {
+    component: Component,
+    limits: Limits,
+    processor: Sender<u16>,
+}
 
-    fn bench(&self, ports: u32) -> HostBench {
-        let (sender, interrupts) = channel();
-        let wires: Vec<Wire> = (0..ports).map(|_| Wire::new()).collect();
+impl Maker {
+    /// Makes a device at power-on with a port at each wire.
+    fn make(&self, wires: &[Wire]) -> Device {
         let port = |(index, wire): (usize, &Wire)| Port {
             mac: [2, 0, 0, 0, (index >> 8) as u8, index as u8],
             mtu: 1500,
@@ -76,17 +85,32 @@ impl Workshop for HostWorkshop {
             endpoint: Box::new(Single::new("test", wire.clone())),
         };
         let ports = wires.iter().enumerate().map(port);
+        let sink = Interrupts::Vectors(Box::new(Processor(self.processor.clone())));
+        Device::builder(&self.component)
+            .ports(ports)
+            .limits(self.limits)
+            .build(sink)
+            .expect("a device")
+    }
+}
+
+impl Workshop for HostWorkshop {
+    type Bench = HostBench;
+
+    fn bench(&self, ports: u32) -> HostBench {
+        let (processor, interrupts) = channel();
+        let wires: Vec<Wire> = (0..ports).map(|_| Wire::new()).collect();
         let limits = Limits {
             windows: self.windows,
             direct: self.direct,
             ..Limits::default()
         };
-        let sink = Interrupts::Vectors(Box::new(Processor(sender)));
-        let device = Device::builder(&self.component)
-            .ports(ports)
-            .limits(limits)
-            .build(sink)
-            .expect("a device");
+        let maker = Maker {
+            component: self.component.clone(),
+            limits,
+            processor,
+        };
+        let device = maker.make(&wires);
         let memory = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd_create"));
         memory.set_len(MEMORY_SIZE).expect("ftruncate");
         map(&device, &memory, 0..MEMORY_SIZE);
@@ -101,6 +125,7 @@ impl Workshop for HostWorkshop {
             windows: self.windows,
             revoked: Vec::new(),
             successor: self.swaps.then(|| self.component.clone()),
+            maker: self.hand_overs.then_some(maker),
             calls: 0,
         }
     }
@@ -152,6 +177,25 @@ impl HostBench {
             let swapped = device.swap(successor, SwapOptions::default());
             swapped.expect("a component that can take over from itself");
         }
+        // What an endpoint of the test's has not sent ends with its process.
+        let pending = self.wires.iter().any(|wire| wire.pending() > 0);
+        if often && !pending {
+            self.hand_over();
+        }
+    }
+
+    /// Hands the device over to another, as to another process.
+    fn hand_over(&mut self) {
+        let Some(maker) = &self.maker else {
+            return;
+        };
+        let given = continuity::give_away(&self.machine.device).expect("a device to give away");
+        let descriptors = given.into_descriptors().expect("memory for its state");
+        let successor = maker.make(&self.wires);
+        let read = HandOver::from_descriptors(descriptors).expect("a state as it was written");
+        let taken = read.take_over(&successor);
+        taken.expect("a device that can take over from its like");
+        self.machine.device = successor;
     }
 
     fn wire(&self, port: u32) -> &Wire {

@@ -1,6 +1,6 @@
 //! The conformance suite on the component in the host: over copies, over ring
-//! windows, with the component replaced after every call, and by way of
-//! wasmtime's component model.
+//! windows, with the component replaced after every call, with the whole device handed over
+//! after every call, and by way of wasmtime's component model.
 
 mod bench;
 mod wire;
@@ -23,32 +23,44 @@ struct Kind {
     windows: bool,
     direct: bool,
     swaps: bool,
+    hand_overs: bool,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: "copies",
         windows: false,
         direct: true,
         swaps: false,
+        hand_overs: false,
     },
     Kind {
         name: "windows",
         windows: true,
         direct: true,
         swaps: false,
+        hand_overs: false,
     },
     Kind {
         name: "swaps",
         windows: true,
         direct: true,
         swaps: true,
+        hand_overs: false,
+    },
+    Kind {
+        name: "hand-overs",
+        windows: true,
+        direct: true,
+        swaps: false,
+        hand_overs: true,
     },
     Kind {
         name: "component-model",
         windows: true,
         direct: false,
         swaps: false,
+        hand_overs: false,
     },
 ];
 
@@ -59,6 +71,7 @@ fn trial(requirement: &'static Requirement, kind: Kind) -> Trial {
             windows: kind.windows,
             direct: kind.direct,
             swaps: kind.swaps,
+            hand_overs: kind.hand_overs,
         });
         outcome
             .map_err(|failure| Failed::from(format!("{failure}\n  from: {}", requirement.source)))

@@ -8,6 +8,7 @@ use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
 use manatee_common::closer::Foreign;
 
 use crate::backend::{Backend, MemoryMap, Refused};
+use crate::connection::Broken;
 use crate::irq_request::IrqRequest;
 use crate::layout::Region;
 use crate::rations::Rations;
@@ -39,9 +40,35 @@ impl<'a> Attachment<'a> {
         }
     }
 
+    /// Notes that the session goes on which another server began, and that a VMM used the
+    /// device in it.
+    pub fn resume(&mut self) {
+        self.greeted = true;
+        self.backend.attach();
+        self.inform("the session with the VMM goes on");
+    }
+
     /// Returns whether a VMM used the device in this session.
     pub fn was_used(&self) -> bool {
         self.greeted
+    }
+
+    /// Reports how the session ended.
+    pub fn report(&mut self, outcome: Result<(), Broken>) {
+        if outcome.is_ok() && !self.greeted {
+            // Somebody looked whether we are there. That is no news, however often.
+            return;
+        }
+        let Some(dropped) = self.rations.sessions.pass() else {
+            return;
+        };
+        match outcome {
+            Ok(()) => tracing::info!(dropped, "the VMM is gone; ready for the next"),
+            Err(error) => tracing::warn!(
+                dropped,
+                "a session with a VMM failed: {error}; ready for the next"
+            ),
+        }
     }
 
     /// Returns what the VMM drives.

@@ -85,6 +85,12 @@ pub trait Backend {
     /// Notes that a VMM is attached: it has sent its first request.
     fn attach(&self) {}
 
+    /// Returns whether the session may be handed over to another process at the moment. It is
+    /// asked between two requests, again and again until it may.
+    fn may_be_handed_over(&self) -> bool {
+        true
+    }
+
     /// Resets the function and forgets all guest memory: the VMM is gone.
     fn detach(&self);
 }

@@ -15,12 +15,13 @@ use rustix::net::{
 };
 use zerocopy::FromBytes;
 
+use crate::halt::Halt;
 use crate::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
 use manatee_common::closer::{self, Foreign};
 
 /// The most that is received at a time, unless a message is longer: a doorbell has 40
 /// bytes.
-const CHUNK: usize = 512;
+pub const CHUNK: usize = 512;
 /// The most descriptors that the kernel lets through with a byte (`SCM_MAX_FD`). Those that
 /// there is no room for it would close on the spot, and closing may block.
 const MAX_PASSED: usize = 253;
@@ -73,7 +74,7 @@ impl From<Errno> for Broken {
 pub enum Received<'a> {
     /// A message.
     Message(Message<'a>),
-    /// Nothing in time.
+    /// Nothing in time, or it is asked to stop.
     Nothing,
     /// The VMM has closed the connection.
     Closed,
@@ -90,10 +91,19 @@ pub struct Message<'a> {
     pub descriptors: Vec<Foreign>,
 }
 
+/// What was received and belongs to messages that are not complete, or were not looked at.
+#[derive(Debug, Default)]
+pub struct Unread {
+    pub bytes: Vec<u8>,
+    /// Descriptors, each with the place behind the byte that it came with.
+    pub descriptors: VecDeque<(u64, Foreign)>,
+}
+
 /// Takes a connected socket's bytes apart into messages.
 #[derive(Debug)]
 pub struct Receiver<'a> {
     socket: BorrowedFd<'a>,
+    halt: &'a Halt,
     /// Room for what is received. It keeps its size while a message comes in, since what
     /// is made room for is zeroed.
     input: Vec<u8>,
@@ -125,23 +135,36 @@ pub fn send_all(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<(), Broken> {
 }
 
 impl<'a> Receiver<'a> {
-    /// Creates a receiver over a blocking stream socket.
-    pub fn new(socket: BorrowedFd<'a>) -> Self {
+    /// Creates a receiver over a blocking stream socket of which something was received
+    /// already.
+    pub fn new(socket: BorrowedFd<'a>, halt: &'a Halt, unread: Unread) -> Self {
         Self {
             socket,
-            input: Vec::new(),
+            halt,
             begin: 0,
-            end: 0,
+            end: unread.bytes.len(),
+            input: unread.bytes,
             patience: match available_parallelism() {
                 Ok(processors) if processors.get() > 1 => PATIENCE,
                 _ => Duration::ZERO,
             },
             consumed: 0,
-            descriptors: VecDeque::new(),
+            descriptors: unread.descriptors,
         }
     }
 
-    /// Waits for the next message, no longer than until `deadline` if there is one.
+    /// Returns what was received and not looked at.
+    pub fn into_unread(self) -> Unread {
+        let consumed = self.consumed;
+        let descriptors = self.descriptors.into_iter();
+        Unread {
+            bytes: self.input[self.begin..self.end].to_vec(),
+            descriptors: descriptors.map(|(at, fd)| (at - consumed, fd)).collect(),
+        }
+    }
+
+    /// Waits for the next message, no longer than until `deadline` if there is one, or until it
+    /// is asked to stop. What was received in part is kept.
     ///
     /// # Errors
     ///
@@ -233,7 +256,7 @@ impl<'a> Receiver<'a> {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if Instant::now() < until => yield_now(),
                 Err(Errno::AGAIN) => {
-                    if !readable_before(self.socket, deadline)? {
+                    if !readable_before(self.socket, self.halt, deadline)? {
                         return Ok(None);
                     }
                     break retry_on_intr(|| {
@@ -263,21 +286,35 @@ impl<'a> Receiver<'a> {
 }
 
 /// Waits until there is something to receive. False if nothing comes before the
-/// deadline; without one, receiving waits.
-fn readable_before(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, Broken> {
-    let Some(deadline) = deadline else {
-        return Ok(true);
+/// deadline, or it is asked to stop meanwhile.
+fn readable_before(
+    socket: BorrowedFd<'_>,
+    halt: &Halt,
+    deadline: Option<Instant>,
+) -> Result<bool, Broken> {
+    // Who knows of the request already waits for the deadline only.
+    let news = match halt.is_asked() {
+        true => PollFlags::empty(),
+        false => PollFlags::IN,
     };
-    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+    let mut fds = [
+        PollFd::from_borrowed_fd(socket, PollFlags::IN),
+        PollFd::new(halt, news),
+    ];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs().cast_signed(),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut fds, Some(&left)) {
+        let left = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: left.as_secs().cast_signed(),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match poll(&mut fds, left.as_ref()) {
             Err(Errno::INTR) => {}
-            ready => return Ok(ready? > 0),
+            ready => {
+                ready?;
+                return Ok(!fds[0].revents().is_empty());
+            }
         }
     }
 }

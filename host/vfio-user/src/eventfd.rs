@@ -125,6 +125,12 @@ impl Signaller {
     }
 }
 
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl EventFd {
     /// Adds one to the counter, unless it is full. Never blocks.
     pub fn signal(&self) {

@@ -3,7 +3,8 @@
 //!
 //! Whoever has a function implements [`Backend`], and serves it by a [`Server`]. `wire`
 //! has the messages, `connection` takes them off the socket, and `session` carries
-//! them out. A session that fails ends alone, and the next VMM is served.
+//! them out. A session that fails ends alone, and the next VMM is served. A session can be stopped between two
+//! messages and continued by another process ([`Stopper::hand_over`], [`Server::resume`]).
 //!
 //! A VMM is whoever may connect to the socket, and the file's permissions decide
 //! who that is. A message has at most 1 MiB and 16 descriptors; one that claims
@@ -16,15 +17,18 @@ mod attachment;
 mod backend;
 mod connection;
 mod eventfd;
+mod halt;
 mod irq_request;
 mod layout;
 mod rations;
 mod server;
 mod session;
+mod suspended;
 mod vectors;
 mod wire;
 
 pub use backend::{Backend, CONFIG_SPACE_SIZE, MAX_DMA_MAPS, MemoryMap, Refused};
 pub use manatee_common::listener::{Access, AdoptError, BindError};
-pub use server::{ServeError, Server, Stopper};
-pub use vectors::Vectors;
+pub use server::{HandedOver, ServeError, Server, Stopper};
+pub use suspended::{NoSession, Suspended};
+pub use vectors::{AssignError, VectorState, Vectors};

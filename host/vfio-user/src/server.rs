@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use manatee_common::closer::{self, Foreign};
 use manatee_common::listener::{Access, AdoptError, BindError, Listener};
-use manatee_common::ration::Ration;
 
 use crate::attachment::Attachment;
 use crate::backend::Backend;
-use crate::connection::Broken;
+use crate::connection::Unread;
+use crate::halt::Halt;
 use crate::rations::Rations;
-use crate::session;
+use crate::session::{self, End};
+use crate::suspended::{NoSession, Suspended};
 use crate::vectors::Vectors;
 
 /// How long to wait before accepting again when the kernel could not.
@@ -28,6 +29,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Why [`Server::serve`] gave up.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// There is no such session.
+    #[error("the session can't be continued: {0}")]
+    Session(#[from] NoSession),
     /// The socket can't be used any more.
     #[error("waiting for a VMM failed")]
     Accept(#[source] io::Error),
@@ -44,18 +48,41 @@ pub struct Server {
 #[derive(Clone, Debug)]
 pub struct Stopper(Arc<Control>);
 
+/// What [`Stopper::hand_over`] leaves for a successor.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The listening socket, whose file is left where it is.
+    pub listener: OwnedFd,
+    /// The session with the VMM that was served, if there was one.
+    pub session: Option<Suspended>,
+}
+
 #[derive(Debug)]
 struct Control {
     socket: Listener,
-    /// Readable once the server is to stop.
-    stop: OwnedFd,
+    /// Asked once the server is to stop.
+    halt: Halt,
     state: Mutex<State>,
     changed: Condvar,
+}
+
+/// What becomes of a session that was stopped.
+enum Halted {
+    /// It is kept for a successor.
+    Kept,
+    /// The server stops, and so does the session.
+    Stopped(Arc<Foreign>),
+    /// The request was withdrawn.
+    Withdrawn(Arc<Foreign>, Unread),
 }
 
 #[derive(Debug, Default)]
 struct State {
     stopping: bool,
+    /// Another server is to go on.
+    handing_over: bool,
+    /// The session that it goes on with.
+    suspended: Option<Suspended>,
     running: bool,
     /// The VMM that is being served.
     connection: Option<Arc<Foreign>>,
@@ -101,7 +128,7 @@ impl Server {
         ioctl_fionbio(&socket, true)?;
         let control = Control {
             socket,
-            stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            halt: Halt::new()?,
             state: Mutex::default(),
             changed: Condvar::default(),
         };
@@ -134,56 +161,97 @@ impl Server {
     /// [`ServeError`] if the socket breaks.
     pub fn serve(self, backend: &dyn Backend, vectors: &Vectors) -> Result<(), ServeError> {
         let _running = Running::new(&self.control);
+        self.serve_others(backend, vectors, &mut Rations::default())
+    }
+
+    /// Continues a session that another server has [handed over](Stopper::hand_over), with its
+    /// `backend` and `vectors` as they were there, and then serves one VMM after the other as
+    /// [`serve`](Self::serve) does.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`] if no server could have left such a session, or if the socket breaks.
+    pub fn resume(
+        self,
+        session: Suspended,
+        backend: &dyn Backend,
+        vectors: &Vectors,
+    ) -> Result<(), ServeError> {
+        session.check()?;
+        let _running = Running::new(&self.control);
         let mut rations = Rations::default();
+        let (socket, attached, unread) = session.split();
+        let mut attachment = Attachment::new(backend, vectors, &mut rations);
+        if attached {
+            attachment.resume();
+        }
+        self.serve_one(socket, attachment, unread);
+        self.serve_others(backend, vectors, &mut rations)
+    }
+
+    fn serve_others(
+        &self,
+        backend: &dyn Backend,
+        vectors: &Vectors,
+        rations: &mut Rations,
+    ) -> Result<(), ServeError> {
         while let Some(socket) = self.control.accept()? {
-            let mut attachment = Attachment::new(backend, vectors, &mut rations);
-            let outcome = session::run(socket.as_fd(), &mut attachment);
-            let used = attachment.was_used();
-            backend.detach();
-            vectors.clear();
-            // The VMM is told so at once. What it sent and nobody received is closed with
-            // the socket, and that may take long.
-            let _ = shutdown(&*socket, Shutdown::Both);
-            if !self.control.hung_up() {
-                report(outcome, used, &mut rations.sessions);
-            }
+            let attachment = Attachment::new(backend, vectors, rations);
+            self.serve_one(socket, attachment, Unread::default());
         }
         Ok(())
     }
-}
 
-fn report(outcome: Result<(), Broken>, used: bool, ration: &mut Ration) {
-    if matches!(outcome, Ok(()) if !used) {
-        // Somebody looked whether we are there. That is no news, however often.
-        return;
-    }
-    let Some(dropped) = ration.pass() else {
-        return;
-    };
-    match outcome {
-        Ok(()) => tracing::info!(dropped, "the VMM is gone; ready for the next"),
-        Err(error) => tracing::warn!(
-            dropped,
-            "a session with a VMM failed: {error}; ready for the next"
-        ),
+    /// Serves a VMM until it goes, or until its session is kept for a successor.
+    fn serve_one(&self, socket: Foreign, mut attachment: Attachment<'_>, unread: Unread) {
+        let used = attachment.was_used();
+        let Some((mut socket, mut unread)) = self.control.take(socket, used, unread) else {
+            return;
+        };
+        let outcome = loop {
+            let halt = &self.control.halt;
+            match session::run(socket.as_fd(), &mut attachment, halt, unread) {
+                Ok(End::Closed) => break Ok(()),
+                Err(error) => break Err(error),
+                Ok(End::Halted(rest)) => {
+                    let used = attachment.was_used();
+                    match self.control.suspend(socket, used, rest) {
+                        Halted::Kept => return,
+                        Halted::Stopped(again) => {
+                            socket = again;
+                            break Ok(());
+                        }
+                        Halted::Withdrawn(again, rest) => (socket, unread) = (again, rest),
+                    }
+                }
+            }
+        };
+        attachment.backend().detach();
+        attachment.vectors().clear();
+        // The VMM is told so at once. What it sent and nobody received is closed with
+        // the socket, and that may take long.
+        let _ = shutdown(&*socket, Shutdown::Both);
+        if !self.control.hung_up() {
+            attachment.report(outcome);
+        }
     }
 }
 
 impl Control {
     /// Waits for a VMM. None if there is to be no other.
-    fn accept(&self) -> Result<Option<Arc<Foreign>>, ServeError> {
-        while !self.state.lock().stopping {
+    fn accept(&self) -> Result<Option<Foreign>, ServeError> {
+        while !self.state.lock().is_ending() {
             if !closer::wait_for_room(ACCEPT_PAUSE) {
                 continue;
             }
             let mut fds = [
                 PollFd::new(&self.socket, PollFlags::IN),
-                PollFd::new(&self.stop, PollFlags::IN),
+                PollFd::new(&self.halt, PollFlags::IN),
             ];
             let accepted = retry_on_intr(|| poll(&mut fds, None))
                 .and_then(|_| retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC)));
             match accepted {
-                Ok(socket) => return Ok(self.take(Foreign::new(socket))),
+                Ok(socket) => return Ok(Some(Foreign::new(socket))),
                 // It is to stop, or somebody else was quicker.
                 Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => self.pause(errno)?,
@@ -193,15 +261,44 @@ impl Control {
     }
 
     /// Remembers a connection, to be ended when the server stops. None if it
-    /// does so already.
-    fn take(&self, socket: Foreign) -> Option<Arc<Foreign>> {
+    /// does so already, or if a successor is to serve it.
+    fn take(
+        &self,
+        socket: Foreign,
+        attached: bool,
+        unread: Unread,
+    ) -> Option<(Arc<Foreign>, Unread)> {
         let mut state = self.state.lock();
         if state.stopping {
             return None;
         }
+        if state.handing_over {
+            state.suspended = Some(Suspended::new(socket.keep(), attached, unread));
+            return None;
+        }
         let socket = Arc::new(socket);
         state.connection = Some(socket.clone());
-        Some(socket)
+        Some((socket, unread))
+    }
+
+    /// Keeps a session that was stopped for a successor, if there is one.
+    fn suspend(&self, socket: Arc<Foreign>, attached: bool, unread: Unread) -> Halted {
+        let mut state = self.state.lock();
+        if state.stopping {
+            return Halted::Stopped(socket);
+        }
+        if !state.handing_over {
+            return Halted::Withdrawn(socket, unread);
+        }
+        state.connection = None;
+        match Arc::try_unwrap(socket) {
+            Ok(socket) => {
+                state.suspended = Some(Suspended::new(socket.keep(), attached, unread));
+                Halted::Kept
+            }
+            // Nobody else keeps it.
+            Err(socket) => Halted::Stopped(socket),
+        }
     }
 
     /// Forgets the connection. True if it was ended because the server stops.
@@ -214,7 +311,7 @@ impl Control {
     /// Waits a little after a failed accept, if it can work again.
     fn pause(&self, errno: Errno) -> Result<(), ServeError> {
         let mut state = self.state.lock();
-        if state.stopping {
+        if state.is_ending() {
             return Ok(());
         }
         // A socket that somebody shut stays so; all else is a lack that may pass,
@@ -244,7 +341,49 @@ impl Drop for Running<'_> {
     }
 }
 
+impl State {
+    /// Returns whether no VMM is to be served any more.
+    fn is_ending(&self) -> bool {
+        self.stopping || self.handing_over
+    }
+}
+
 impl Stopper {
+    /// Ends [`Server::serve`] where a successor can continue: the VMM that is served notices
+    /// nothing, its session is stopped between two messages, and others that connect wait. The
+    /// socket's file stays, also when the server is dropped.
+    ///
+    /// None if the server has not ended within `patience`, because a request takes that long or
+    /// the VMM does not read its answers, or if it was stopped; it serves on then.
+    pub fn hand_over(&self, patience: Duration) -> Option<HandedOver> {
+        let control = &*self.0;
+        let deadline = Instant::now() + patience;
+        let mut state = control.state.lock();
+        if state.stopping {
+            return None;
+        }
+        let listener = control.socket.as_fd().try_clone_to_owned().ok()?;
+        state.handing_over = true;
+        control.changed.notify_all();
+        control.halt.ask();
+        while state.running && !state.stopping {
+            let late = control.changed.wait_until(&mut state, deadline).timed_out();
+            if late && state.running {
+                state.handing_over = false;
+                control.halt.withdraw();
+                return None;
+            }
+        }
+        if state.stopping {
+            return None;
+        }
+        control.socket.keep_file();
+        Some(HandedOver {
+            listener,
+            session: state.suspended.take(),
+        })
+    }
+
     /// Removes the socket's file and ends [`Server::serve`], and the session with
     /// a VMM if there is one.
     /// Returns true when it has ended, false if it has not within `patience`;
@@ -257,8 +396,7 @@ impl Stopper {
         state.stopping = true;
         control.changed.notify_all();
         control.socket.unlink();
-        // The only failure is a full counter, which wakes it as well.
-        let _ = rustix::io::write(&control.stop, &1_u64.to_ne_bytes());
+        control.halt.ask();
         if let Some(connection) = &state.connection {
             // It may have ended by itself, which is as good.
             let _ = shutdown(&**connection, Shutdown::Both);

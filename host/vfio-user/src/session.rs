@@ -2,36 +2,62 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::attachment::Attachment;
-use crate::connection::{Broken, Message, Received, Receiver, send_all};
+use crate::connection::{Broken, Message, Received, Receiver, Unread, send_all};
+use crate::halt::Halt;
 use crate::layout::{self, Region};
 use crate::wire::{
     Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
     RegionInfo, SetIrqs, VERSION, Version,
 };
-/// Serves a VMM until it closes the connection.
+/// When to ask again whether the session may be handed over.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The VMM has closed the connection.
+    Closed,
+    /// It was asked to stop, between two messages.
+    Halted(Unread),
+}
+
+/// Serves a VMM until it closes the connection, or until it is asked to stop.
 ///
 /// # Errors
 ///
 /// [`Broken`] if it does not get that far.
-pub(super) fn run(socket: BorrowedFd<'_>, attachment: &mut Attachment<'_>) -> Result<(), Broken> {
-    let mut receiver = Receiver::new(socket.as_fd());
+pub(super) fn run(
+    socket: BorrowedFd<'_>,
+    attachment: &mut Attachment<'_>,
+    halt: &Halt,
+    unread: Unread,
+) -> Result<End, Broken> {
+    let mut receiver = Receiver::new(socket.as_fd(), halt, unread);
     let mut session = Session {
         socket,
         attachment,
         answer: Vec::new(),
     };
     loop {
-        match receiver.receive(session.attachment.vectors().next_late())? {
+        let mut until = session.attachment.vectors().next_late();
+        if halt.is_asked() {
+            if session.attachment.backend().may_be_handed_over() {
+                return Ok(End::Halted(receiver.into_unread()));
+            }
+            let again = Instant::now() + AGAIN;
+            until = Some(until.map_or(again, |until| until.min(again)));
+        }
+        match receiver.receive(until)? {
             Received::Message(message) => session.serve(message)?,
             Received::Nothing => {}
-            Received::Closed => return Ok(()),
+            Received::Closed => return Ok(End::Closed),
         }
         session.attachment.vectors().deliver_late(Instant::now());
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,16 +18,32 @@ const HOLD: Duration = Duration::from_micros(500);
 
 /// Why descriptors are not taken for vectors.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AssignError {
+pub enum AssignError {
     /// It is something else, to which nothing is ever written.
     #[error("the descriptor for vector {0} is no eventfd: send one that `eventfd` made")]
     NotAnEventFd(u32),
+    /// There is no such vector.
+    #[error("vector {0} is none: there are {1}")]
+    NoVector(u32, u32),
     /// The kernel signals no eventfds for us.
     #[error(
         "eventfds can't be signalled, since the kernel gives no asynchronous I/O ({0}): raise \
          `sysctl fs.aio-max-nr`, or take a kernel with CONFIG_AIO"
     )]
     Unavailable(String),
+}
+
+/// A vector as another process continues with it.
+#[derive(Debug)]
+pub struct VectorState {
+    /// Its number.
+    pub vector: u16,
+    /// The eventfd that the VMM gave it.
+    pub eventfd: Option<OwnedFd>,
+    /// The VMM has masked it.
+    pub masked: bool,
+    /// It was raised and is held back.
+    pub pending: bool,
 }
 
 /// Interrupt vectors and the eventfds behind them. Cheap to clone; every clone
@@ -162,6 +179,60 @@ impl Vectors {
             slot.pending = false;
             slot.late = false;
         });
+    }
+
+    /// Returns the vectors that are not as [`new`](Self::new) makes them, for
+    /// [`restore`](Self::restore) in another process. What was moderated is delivered first.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if it has no more descriptors.
+    pub fn save(&self) -> io::Result<Vec<VectorState>> {
+        self.hurry();
+        let mut saved = Vec::new();
+        for (vector, slot) in (0..).zip(&self.0.slots) {
+            let slot = slot.lock();
+            if slot.eventfd.is_none() && !slot.masked && !slot.pending {
+                continue;
+            }
+            let own = |eventfd: &EventFd| eventfd.as_fd().try_clone_to_owned();
+            saved.push(VectorState {
+                vector,
+                eventfd: slot.eventfd.as_ref().map(own).transpose()?,
+                masked: slot.masked,
+                pending: slot.pending,
+            });
+        }
+        Ok(saved)
+    }
+
+    /// Continues with the vectors of another process. Nothing is delivered that was held back
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError`]; vectors before the one that it is about are as they were saved.
+    pub fn restore(&self, saved: Vec<VectorState>) -> Result<(), AssignError> {
+        let signaller = self.0.signaller.as_ref();
+        for state in saved {
+            let number = u32::from(state.vector);
+            let slot = self.0.slots.get(usize::from(state.vector));
+            let slot = slot.ok_or(AssignError::NoVector(number, self.count()))?;
+            let check = |fd| {
+                let signaller =
+                    signaller.map_err(|error| AssignError::Unavailable(error.to_string()))?;
+                let checked = signaller.check(Foreign::new(fd));
+                checked.ok_or(AssignError::NotAnEventFd(number))
+            };
+            let eventfd = state.eventfd.map(check).transpose()?;
+            *slot.lock() = Slot {
+                eventfd,
+                masked: state.masked,
+                pending: state.pending,
+                ..Slot::default()
+            };
+        }
+        Ok(())
     }
 
     pub(super) fn mask(&self, vectors: Range<u32>) {

@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, getsockname, sockopt};
 
-use super::Listener;
+use super::{BoundFile, Listener, identity};
 
 /// Why a descriptor is no socket to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +53,28 @@ impl Listener {
             socket,
             file: None,
             address,
+            kept: AtomicBool::new(false),
         })
+    }
+
+    /// Listens on a socket as [`adopt`](Self::adopt) does, and removes its file in the end: a
+    /// predecessor of this process bound it to this absolute path. If another file is at the
+    /// path by now, or none, that is left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`AdoptError`] if it is no listening Unix stream socket.
+    pub fn inherit(socket: OwnedFd, path: &Path, inode: (u64, u64)) -> Result<Self, AdoptError> {
+        let adopted = Self::adopt(socket)?;
+        let file = path.symlink_metadata().map(|file| identity(&file));
+        let ours = file.is_ok_and(|found| found == inode);
+        let file = ours.then(|| BoundFile {
+            path: path.to_owned(),
+            identity: inode,
+        });
+        let mut inherited = adopted;
+        inherited.file = file;
+        Ok(inherited)
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags};
@@ -91,6 +92,8 @@ pub struct Listener {
     file: Option<BoundFile>,
     /// See [`address`](Self::address).
     address: Option<PathBuf>,
+    /// The file is left where it is.
+    kept: AtomicBool,
 }
 
 /// The file of a socket that was bound here.
@@ -142,6 +145,7 @@ impl Listener {
             socket,
             address: Some(file.path.clone()),
             file: Some(file),
+            kept: AtomicBool::new(false),
         };
         given.map_err(|source| BindError::Access {
             path: path.to_owned(),
@@ -166,9 +170,16 @@ impl Listener {
     /// Removes the file, so that nobody finds the socket any more. Does nothing
     /// if it is gone, if somebody put another file there, or if somebody else bound it.
     pub fn unlink(&self) {
-        if let Some(file) = &self.file {
+        if let Some(file) = &self.file
+            && !self.kept.load(Ordering::Relaxed)
+        {
             file.remove();
         }
+    }
+
+    /// Leaves the file where it is, for another process that listens on the same socket.
+    pub fn keep_file(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 }
 

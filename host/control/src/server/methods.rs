@@ -6,7 +6,7 @@ use manatee_common::closer::close_elsewhere;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Commands;
+use crate::commands::Commands;
 use crate::event::EventKind;
 use crate::limits::{
     MAX_CLIENTS, MAX_QUEUED_EVENTS, MAX_REQUEST, MAX_SUBSCRIPTIONS, PROTOCOL, REQUESTS_PER_SECOND,

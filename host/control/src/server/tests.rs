@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::event::Event;
 use crate::limits::{MAX_SUBSCRIPTIONS, PROTOCOL};
+use crate::method::{
+    Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Stage, Swap,
+    Swapped, Tree,
+};
 use crate::{ClientError, Told, select};
 
 /// A device that swaps, and each time something happens to it.

@@ -49,7 +49,8 @@ fn next(receiver: &mut Receiver<'_>) -> (u16, usize, usize) {
 #[test]
 fn messages_come_one_by_one_however_they_are_cut() {
     let (mut vmm, ours) = UnixStream::pair().unwrap();
-    let mut receiver = Receiver::new(ours.as_fd());
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     let long = vec![7; 3 * CHUNK];
     let all = [
         message(1, &[]),
@@ -74,7 +75,8 @@ fn messages_come_one_by_one_however_they_are_cut() {
 #[test]
 fn long_message_that_comes_byte_by_byte_is_made_room_for_once() {
     let (mut vmm, ours) = UnixStream::pair().unwrap();
-    let mut receiver = Receiver::new(ours.as_fd());
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     let body: Vec<_> = (0..1 << 16).map(|at| at as u8).collect();
     let bytes = message(1, &body);
     let soon = || Some(Instant::now());
@@ -100,7 +102,8 @@ fn long_message_that_comes_byte_by_byte_is_made_room_for_once() {
 #[test]
 fn waiting_ends_at_the_deadline_and_loses_nothing() {
     let (mut vmm, ours) = UnixStream::pair().unwrap();
-    let mut receiver = Receiver::new(ours.as_fd());
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     let soon = || Some(Instant::now() + Duration::from_millis(1));
     assert!(matches!(receiver.receive(soon()), Ok(Received::Nothing)));
     let bytes = message(1, &[0; 8]);
@@ -113,7 +116,8 @@ fn waiting_ends_at_the_deadline_and_loses_nothing() {
 #[test]
 fn descriptors_stay_with_their_message() {
     let (mut vmm, ours) = UnixStream::pair().unwrap();
-    let mut receiver = Receiver::new(ours.as_fd());
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     let file = File::open("/dev/null").unwrap();
     vmm.write_all(&message(1, &[])).unwrap();
     send_with(&vmm, &message(2, &[0; 4]), &[file.as_fd(), file.as_fd()]);
@@ -127,7 +131,8 @@ fn descriptors_stay_with_their_message() {
 fn nonsense_breaks_it() {
     for size in [0, 15, MAX_MESSAGE as u32 + 1, u32::MAX] {
         let (mut vmm, ours) = UnixStream::pair().unwrap();
-        let mut receiver = Receiver::new(ours.as_fd());
+        let halt = Halt::new().unwrap();
+        let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
         let mut bytes = message(1, &[]);
         bytes[4..8].copy_from_slice(&size.to_ne_bytes());
         vmm.write_all(&bytes).unwrap();
@@ -135,7 +140,8 @@ fn nonsense_breaks_it() {
         assert!(matches!(broken, Broken::Size(claimed) if claimed == size));
     }
     let (mut vmm, ours) = UnixStream::pair().unwrap();
-    let mut receiver = Receiver::new(ours.as_fd());
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     vmm.write_all(&message(1, &[0; 8])[..20]).unwrap();
     drop(vmm);
     assert!(matches!(receiver.receive(None), Err(Broken::Cut)));
@@ -146,12 +152,14 @@ fn too_many_descriptors_break_it() {
     let file = File::open("/dev/null").unwrap();
     let many = [file.as_fd(); MAX_DESCRIPTORS + 1];
     let (vmm, ours) = UnixStream::pair().unwrap();
-    let mut receiver = Receiver::new(ours.as_fd());
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     send_with(&vmm, &message(1, &[]), &many);
     assert!(matches!(receiver.receive(None), Err(Broken::Descriptors)));
     // A few with each byte of a message that never ends.
     let (vmm, ours) = UnixStream::pair().unwrap();
-    let mut receiver = Receiver::new(ours.as_fd());
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     for byte in message(1, &[0; 4]).iter().take(5) {
         send_with(&vmm, &[*byte], &many[..8]);
     }

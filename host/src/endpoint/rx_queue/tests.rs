@@ -76,3 +76,20 @@ fn a_queue_takes_so_many_segments_and_no_more() {
     let posted = queue.post(&[buffer(0, half), buffer(1, half)], &segments);
     assert_eq!(posted, Some(1));
 }
+
+#[test]
+fn a_queue_that_is_never_empty_keeps_no_room_for_what_is_gone() {
+    let mut queue = RxQueue::new();
+    let mut done = Completions::default();
+    queue.post(&[buffer(0, 1)], &[segment(0, 1)]);
+    for id in 1..10_000 {
+        queue.post(&[buffer(id, 1)], &[segment(u64::from(id), 1)]);
+        let front = queue.front().unwrap();
+        let address = front.segments().next().map(|segment| segment.address);
+        assert_eq!(address, Some(u64::from(id) - 1));
+        front.complete(received(1, RxFlags::empty()), &mut done);
+        done.received.clear();
+    }
+    assert_eq!(queue.len(), 1);
+    assert!(queue.segments.all.capacity() < 16);
+}

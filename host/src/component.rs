@@ -17,7 +17,7 @@ use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
 use crate::runtime::{
-    self, Calls, Code, Failure, HostState, Instance, Limits, Runtime, RuntimeError,
+    self, Calls, PreparedComponent, Failure, HostState, Instance, Limits, Runtime, RuntimeError,
 };
 use manatee_common::ration::{MAX_LINE, clean};
 
@@ -110,7 +110,7 @@ pub enum ComponentError {
         /// What differs.
         error: String,
     },
-    /// What it says of itself makes no sense.
+    /// What it says of itself is invalid.
     #[error("{name} describes a device that can't be: {error}")]
     Description {
         /// Its path or name.
@@ -178,7 +178,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ComponentError> {
 /// A device's component, ready to be instantiated. Cheap to clone.
 #[derive(Clone)]
 pub struct Component {
-    code: Code,
+    code: PreparedComponent,
     name: Arc<str>,
     digest: Digest,
     imports: Arc<[String]>,
@@ -337,7 +337,7 @@ impl Component {
     }
 
     /// Returns what instances are made of.
-    pub(crate) fn code(&self) -> &Code {
+    pub(crate) fn code(&self) -> &PreparedComponent {
         &self.code
     }
 

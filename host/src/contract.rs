@@ -132,7 +132,7 @@ pub struct Link {
     pub mtu: u16,
 }
 
-/// A port, as the device is told of it.
+/// A port, as the device sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortConfig {
     /// Unicast address in transmission order, from the low byte up.

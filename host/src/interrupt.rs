@@ -23,7 +23,7 @@ pub trait VectorSink: Send {
     }
 
     /// Raises a vector for what a doorbell of the guest's own came to. That may
-    /// be delivered a little later, for an interrupt to tell of more; here it is
+    /// be delivered a little later, for an interrupt to report more; here it is
     /// not.
     fn raise_late(&self, vector: u16) {
         self.raise(vector);

@@ -13,7 +13,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Result};
 
 #[cfg(feature = "compiler")]
-use crate::runtime::Code;
+use crate::runtime::PreparedComponent;
 
 /// What a build before this one made of the built-in component; empty if there was
 /// nothing yet when this program was built.
@@ -106,7 +106,7 @@ impl Compiled {
     #[cfg(feature = "compiler")]
     pub(crate) fn new(engine: &Engine, wasm: &[u8]) -> Result<Self> {
         let component = engine.precompile_component(wasm)?;
-        let module = match Code::module_of(wasm) {
+        let module = match PreparedComponent::module_of(wasm) {
             Some(module) => engine.precompile_module(module)?,
             None => Vec::new(),
         };

@@ -109,7 +109,7 @@ pub enum TakeOverError {
 ///
 /// # Errors
 ///
-/// [`device::GiveAwayError`], with the session; the device goes on, and another server can
+/// [`device::GiveAwayError`], with the session; the device continues, and another server can
 /// resume it.
 #[expect(
     clippy::result_large_err,

@@ -2,7 +2,7 @@
 //!
 //! The only `unsafe` of the device: everything else sees a window through
 //! bounds-checked, volatile loads and stores, because the guest changes what
-//! lies behind it at any time.
+//! follows it at any time.
 
 #![allow(unsafe_code)]
 

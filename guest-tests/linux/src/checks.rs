@@ -78,7 +78,7 @@ impl Default for Ping {
 impl Ping {
     fn arguments(self, count: u32, to: IpAddr) -> Vec<String> {
         let mut arguments: Vec<String> = ["-n", "-q", "-i", "0.02"].map(String::from).into();
-        // With `-w` a ping goes on until it has so many answers, and takes those that
+        // With `-w` a ping continues until it has so many answers, and takes those that
         // are under way then for lost: right for one answer, after whatever number of
         // losses. With `-W` it waits for the answers to just so many.
         let patience = if count == 1 { "-w" } else { "-W" };

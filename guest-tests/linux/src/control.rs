@@ -29,7 +29,7 @@ pub struct Swap {
     pub state_bytes: u64,
 }
 
-/// A crash of the device, and how it went on.
+/// A crash of the device, and how it continued.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Recovery {
     /// Why it crashed.

@@ -110,7 +110,7 @@ macro_rules! model {
                     let wake = || shared.woken.store(true, Ordering::Release);
                     shared.handshake.enter(&shared.running, wake);
                     shared.begun.store(true, Ordering::Release);
-                    ticker.join().expect("the thread goes on");
+                    ticker.join().expect("the thread continues");
                     let overlooked = shared.overlooked.load(Ordering::Relaxed);
                     assert!(!overlooked, "the thread sleeps while a call runs");
                 });

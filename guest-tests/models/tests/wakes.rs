@@ -62,10 +62,10 @@ macro_rules! model {
             use loom::sync::Arc;
             use loom::sync::atomic::{AtomicBool, Ordering};
             use loom::thread;
-            use $wakes as Wakes;
+            use $wakes as PendingWakes;
 
             struct Shared {
-                wakes: Wakes,
+                wakes: PendingWakes,
                 locked: AtomicBool,
                 taken: AtomicBool,
                 kicked: AtomicBool,
@@ -115,7 +115,7 @@ macro_rules! model {
             pub fn check_glance(looks: bool) {
                 loom::model(move || {
                     let shared = Arc::new(Shared {
-                        wakes: Wakes::new(1),
+                        wakes: PendingWakes::new(1),
                         locked: AtomicBool::new(false),
                         taken: AtomicBool::new(false),
                         kicked: AtomicBool::new(false),
@@ -156,7 +156,7 @@ macro_rules! model {
                 model.preemption_bound = (owners > 1).then_some(2);
                 model.check(move || {
                     let shared = Arc::new(Shared {
-                        wakes: Wakes::new(1),
+                        wakes: PendingWakes::new(1),
                         locked: AtomicBool::new(false),
                         taken: AtomicBool::new(false),
                         kicked: AtomicBool::new(false),
@@ -197,14 +197,14 @@ macro_rules! model {
     };
 }
 
-model!(right, crate::wakes::Wakes);
+model!(right, crate::wakes::PendingWakes);
 model!(
     no_unlock_barrier,
-    crate::without_unlock_barrier::wakes::Wakes
+    crate::without_unlock_barrier::wakes::PendingWakes
 );
 model!(
     no_announcement_barrier,
-    crate::without_announcement_barrier::wakes::Wakes
+    crate::without_announcement_barrier::wakes::PendingWakes
 );
 
 #[test]

@@ -55,7 +55,7 @@ pub enum ClientError {
     /// The server is of a release before the protocol had versions.
     #[error(
         "the `manatee serve` at {0} is older than this command, and does not speak JSON-RPC 2.0: \
-         use the `manatee` of its release, or start it anew by this one"
+         use the `manatee` of its release, or start it again by this one"
     )]
     Older(PathBuf),
     /// The server refuses, for the reason given.
@@ -138,7 +138,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; `Refused` if the old one goes on.
+    /// [`ClientError`]; `Refused` if the old one continues.
     pub fn swap(
         &mut self,
         swap: Swap,
@@ -162,7 +162,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; `Refused` if the level makes no sense.
+    /// [`ClientError`]; `Refused` if the level is invalid.
     pub fn log(&mut self, level: Option<String>) -> Result<LogLevel, ClientError> {
         self.ask(Call::Log(Log { level }))
     }
@@ -196,7 +196,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; `Refused` if there is none or it can't go on.
+    /// [`ClientError`]; `Refused` if there is none or it can't continue.
     pub fn rollback(&mut self) -> Result<Swapped, ClientError> {
         self.wait_at_most(Some(SWAP_PATIENCE))?;
         self.ask(Call::Rollback(Rollback {}))

@@ -142,7 +142,7 @@ pub struct Counts {
     pub failures: u64,
     /// Failures after which a fresh instance continued.
     pub recoveries: u64,
-    /// Instances that began anew, at power-on.
+    /// Instances that restarted, at power-on.
     pub restarts: u64,
     /// How long the guest had no device in the last replacement, in microseconds.
     pub last_pause_us: u64,

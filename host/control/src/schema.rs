@@ -100,7 +100,7 @@ mod tests {
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == made,
-            "docs/control.schema.json is another: write it anew by running this test with \
+            "docs/control.schema.json is another: write it again by running this test with \
              MANATEE_WRITE_SCHEMA=1"
         );
     }

@@ -1,4 +1,4 @@
-//! Who is told of events: a bounded number of subscriptions, each with a bounded queue. Whoever
+//! Who is notified of events: a bounded number of subscriptions, each with a bounded queue. Whoever
 //! publishes never waits; a subscriber who does not read loses the oldest, which is counted.
 
 use std::collections::VecDeque;

@@ -7,7 +7,7 @@ use wasmtime::component::Component as WasmComponent;
 
 use super::{Component, ComponentError, read};
 use crate::precompiled::{Compiled, Digest};
-use crate::runtime::{Code, Runtime};
+use crate::runtime::{PreparedComponent, Runtime};
 use manatee_common::ration::{MAX_LINE, clean};
 
 impl Component {
@@ -86,7 +86,7 @@ fn invalid(name: &str, error: &wasmtime::Error) -> ComponentError {
 fn compile(runtime: &Runtime, bytes: &[u8]) -> (wasmtime::Result<WasmComponent>, Option<Module>) {
     let engine = &runtime.engine;
     std::thread::scope(|scope| {
-        let module = Code::module_of(bytes);
+        let module = PreparedComponent::module_of(bytes);
         let module = module.map(|module| scope.spawn(|| Module::from_binary(engine, module).ok()));
         let component = WasmComponent::from_binary(engine, bytes);
         let module = module.and_then(|thread| thread.join().ok().flatten());

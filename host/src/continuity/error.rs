@@ -37,8 +37,8 @@ pub enum OfferError {
          guest has seen"
     )]
     Taken,
-    /// It has the right checksum and makes no sense all the same.
-    #[error("the state makes no sense: {0}")]
+    /// It has the right checksum and is invalid all the same.
+    #[error("the state is invalid: {0}")]
     Malformed(String),
 }
 

@@ -32,7 +32,7 @@ const MAX_RECEIVED: usize = 64;
 struct State {
     #[n(0)]
     build: String,
-    /// Nanoseconds of the clock that goes on while the machine is suspended.
+    /// Nanoseconds of the clock that continues while the machine is suspended.
     #[n(1)]
     begun: u64,
     #[n(2)]

@@ -9,11 +9,11 @@
 //! ```text
 //!  predecessor                                     successor
 //!  give_away ──> HandOver ──> descriptors ──> HandOver ──> take_over
-//!    pause        state, guest memory, eventfds,    check    map, restore, go on
+//!    pause        state, guest memory, eventfds,    check    map, restore, continue
 //!                 the VMM's connection, ...
 //! ```
 //!
-//! Until it takes over, nothing has touched the guest, and the predecessor can go on
+//! Until it takes over, nothing has touched the guest, and the predecessor can continue
 //! ([`Device::resume`]). The state is marked when the successor begins to, so that nobody takes
 //! it a second time. What is read is taken for hostile: it has a version, a checksum and bounds,
 //! and every number is checked.
@@ -88,12 +88,12 @@ pub struct HandOver {
     file: Option<StateFile>,
 }
 
-/// Gives a device away: it is paused from now on, and a successor in another process goes on
-/// where it is. If there is none in the end, [`Device::resume`] has this one go on.
+/// Gives a device away: it is paused from now on, and a successor in another process continues
+/// where it is. If there is none in the end, [`Device::resume`] has this one continue.
 ///
 /// # Errors
 ///
-/// [`GiveAwayError`]; the device goes on.
+/// [`GiveAwayError`]; the device continues.
 pub fn give_away(device: &Device) -> Result<HandOver, GiveAwayError> {
     let begun = now();
     Ok(HandOver {
@@ -184,7 +184,7 @@ impl HandOver {
 
     /// Has a device continue, which was just made, with the same ports. Memory that the
     /// predecessor's caller had mapped itself is mapped already. From now on the predecessor
-    /// must not go on. Returns how long the device stood still.
+    /// must not continue. Returns how long the device stood still.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use super::error::DeviceError;
 use super::handle::{Device, Shared};
 use super::poller::Poller;
@@ -12,7 +12,7 @@ use super::recovery::CrashPolicy;
 use super::report::Event;
 use super::telemetry::Listener;
 use super::thread;
-use super::wakes::Wakes;
+use super::wakes::PendingWakes;
 use crate::component::Component;
 use crate::interrupt::Interrupts;
 use crate::runtime::{HostState, Limits, Port, PortState};
@@ -63,7 +63,7 @@ impl DeviceBuilder {
         self
     }
 
-    /// Sets who is told of events. It is called with the device locked, so it must neither wait
+    /// Sets who is notified of events. It is called with the device locked, so it must neither wait
     /// nor call the device.
     pub fn listener(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.listener = Some(Box::new(listener));
@@ -97,11 +97,11 @@ impl DeviceBuilder {
         let msix_vectors = function.msix_vectors();
         let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
         let state = HostState::new(function, interrupts, ports, limits);
-        let body = Body::new(component, description, state, policy, listener)?;
+        let body = DeviceInner::new(component, description, state, policy, listener)?;
         let ports = body.state_ref().ports.iter();
         let counts = ports.map(|port| port.queues().len()).collect();
         let queues = body.endpoints()?;
-        let wakes = Wakes::new(queues.len());
+        let wakes = PendingWakes::new(queues.len());
         let poller = Poller::new(queues)?;
         let telemetry = body.telemetry.clone();
         let shared = Arc::new(Shared {

@@ -1,4 +1,4 @@
-//! The last value of each doorbell, for a fresh instance to go on from.
+//! The last value of each doorbell, for a fresh instance to continue from.
 
 use std::collections::HashMap;
 

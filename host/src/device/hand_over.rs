@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use super::handle::Device;
 use super::snapshot::RestoreError;
 use super::swap::SwapError;
@@ -68,12 +68,12 @@ pub struct QueuePast {
     pub segments: Vec<Segment>,
 }
 
-/// Why a device can't be given away at the moment. It goes on as it was.
+/// Why a device can't be given away at the moment. It continues as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GiveAwayError {
     /// A VMM changes its memory map.
-    #[error("guest memory is being mapped anew; try again in a moment")]
+    #[error("guest memory is being mapped again; try again in a moment")]
     MemoryAbsent,
     /// Somebody replaces the component.
     #[error("the component is being replaced, which takes longer than {} s", PATIENCE.as_secs())]
@@ -87,7 +87,7 @@ pub enum GiveAwayError {
 }
 
 /// Why a device could not take over. It is at power-on, and the one that was given away can
-/// go on.
+/// continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TakeOverError {
@@ -203,7 +203,7 @@ impl Device {
     }
 }
 
-impl Body {
+impl DeviceInner {
     /// Has packets leave that wait for their port's rate, and tells the device what endpoints
     /// have finished.
     fn flush(&mut self) {

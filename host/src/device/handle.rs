@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use super::error::WatchError;
 use super::poller::Poller;
 use super::telemetry::{Telemetry, Totals};
-use super::wakes::Wakes;
+use super::wakes::PendingWakes;
 use crate::component::Component;
 use crate::contract::Description;
 use crate::endpoint::Watcher;
@@ -27,10 +27,10 @@ pub struct Device {
 /// What all clones of a device share.
 #[derive(Debug)]
 pub struct Shared {
-    pub body: Mutex<Body>,
+    pub body: Mutex<DeviceInner>,
     /// What is known of it without the lock.
     pub telemetry: Arc<Telemetry>,
-    pub wakes: Wakes,
+    pub wakes: PendingWakes,
     /// How many queues each port has; `wakes` counts them all, in order.
     pub queues: Box<[usize]>,
     pub poller: Poller,
@@ -200,7 +200,7 @@ impl Device {
     /// Resets the function, as the VMM's reset line does. A component that
     /// has failed is replaced by a fresh instance.
     pub fn reset(&self) {
-        self.run(Body::reset);
+        self.run(DeviceInner::reset);
     }
 
     /// Resets the function and forgets all guest memory, as the VMM is gone. A
@@ -295,7 +295,7 @@ impl Device {
     }
 
     /// Does something with the device and then what follows from it.
-    pub(super) fn run(&self, act: impl FnOnce(&mut Body)) {
+    pub(super) fn run(&self, act: impl FnOnce(&mut DeviceInner)) {
         let mut body = self.shared.own();
         act(&mut body);
         body.settle();

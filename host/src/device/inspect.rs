@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::body::{Body, Life};
+use super::inner::{DeviceInner, InstanceState};
 use super::swap::version;
 use super::telemetry::{ComponentView, Condition, MAX_REGIONS, View};
 use crate::component::Component;
@@ -28,7 +28,7 @@ impl Inspection {
     }
 }
 
-impl Body {
+impl DeviceInner {
     /// Asks the component for its state.
     pub fn inspect(&mut self) -> Inspection {
         let own = self.instance().map(Instance::inspect);
@@ -39,7 +39,7 @@ impl Body {
     /// Shows others how the device is, if that has changed since.
     #[inline]
     pub fn publish(&mut self) {
-        if matches!(self.life, Life::Between) {
+        if matches!(self.life, InstanceState::Between) {
             return;
         }
         let state = self.state_ref();

@@ -3,16 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::body::{Body, Life, port_configs};
+use super::inner::{DeviceInner, InstanceState, port_configs};
 use super::recovery::Next;
 use super::report::{Event, Swap};
 use super::swap::version;
 use crate::contract::{DeviceEvent, Observations, PortConfig};
 use crate::runtime::{Failure, HostState, Instance, Limits, PortState};
 
-impl Body {
+impl DeviceInner {
     /// A reset finds the component failed, or fails it.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn begin_again(&mut self) {
         if let Some(failure) = self.failure().cloned()
             && !self.down
         {
@@ -27,10 +27,10 @@ impl Body {
     pub(super) fn end(&mut self, failure: Failure) {
         (self.down, self.ended) = (true, true);
         match &mut self.life {
-            Life::Running(instance) => instance.fail(failure),
-            Life::Dead(_, reason) => *reason = failure,
-            Life::Between => match HostState::vacant(Limits::default()) {
-                Ok(state) => self.life = Life::Dead(Box::new(state), failure),
+            InstanceState::Running(instance) => instance.fail(failure),
+            InstanceState::Dead(_, reason) => *reason = failure,
+            InstanceState::Between => match HostState::vacant(Limits::default()) {
+                Ok(state) => self.life = InstanceState::Dead(Box::new(state), failure),
                 Err(error) => unreachable!("a function without BARs is one: {error}"),
             },
         }
@@ -60,30 +60,30 @@ impl Body {
                 {
                     tracing::error!("the fresh instance refuses its ports: {refused:?}");
                 }
-                Life::Running(Box::new(instance))
+                InstanceState::Running(Box::new(instance))
             }
             Err((failure, mut state)) => {
                 if state.notices.pass().is_some() {
                     tracing::error!("{failure}");
                 }
                 self.tell_down(&failure);
-                Life::Dead(state, failure)
+                InstanceState::Dead(state, failure)
             }
         };
     }
 
     fn take_state(&mut self) -> HostState {
-        match std::mem::replace(&mut self.life, Life::Between) {
-            Life::Running(instance) => instance.into_state(),
-            Life::Dead(state, _) => *state,
-            Life::Between => unreachable!("a device is between lives only while one is made"),
+        match std::mem::replace(&mut self.life, InstanceState::Between) {
+            InstanceState::Running(instance) => instance.into_state(),
+            InstanceState::Dead(state, _) => *state,
+            InstanceState::Between => unreachable!("a device is between lives only while one is made"),
         }
     }
 
     /// Sees to what a call came to: takes a checkpoint if the configuration changed, and
-    /// goes on with a fresh instance if the component failed.
+    /// continues with a fresh instance if the component failed.
     pub(super) fn note_failure(&mut self) {
-        let Life::Running(instance) = &mut self.life else {
+        let InstanceState::Running(instance) = &mut self.life else {
             return;
         };
         if self.down {
@@ -142,12 +142,12 @@ impl Body {
     /// Returns whether what is left of this stay is too little for a fresh instance.
     fn is_late(&self) -> bool {
         match &self.life {
-            Life::Running(instance) => instance.is_late(),
+            InstanceState::Running(instance) => instance.is_late(),
             _ => false,
         }
     }
 
-    /// Tries fresh instances until one goes on, or no more are to be tried, or the
+    /// Tries fresh instances until one continues, or no more are to be tried, or the
     /// time of this stay is over.
     pub(super) fn recover(&mut self) {
         self.recovering = false;
@@ -164,10 +164,10 @@ impl Body {
             let attempt = self.state().attempt;
             let mut next = self.count_failure(&failure, attempt);
             if self.go_back_if_in_probation() {
-                next = self.recoverer.anew();
+                next = self.recoverer.restart();
             }
-            if self.recoverer.checkpoint.is_none() || matches!(self.life, Life::Dead(..)) {
-                // There is nothing that could go on.
+            if self.recoverer.checkpoint.is_none() || matches!(self.life, InstanceState::Dead(..)) {
+                // There is nothing that could continue.
                 next = Next::GiveUp;
             }
             if next == Next::GiveUp {
@@ -184,7 +184,7 @@ impl Body {
                     let asked = next == Next::AskForReset;
                     let stands = begun.elapsed();
                     self.go_on(asked);
-                    // One that fails again at once did not go on any longer.
+                    // One that fails again at once did not run any longer.
                     let failed = self.failure().is_some();
                     let took = if failed { stands } else { begun.elapsed() };
                     let recovery = self.recoverer.recovered(&failure, took, lost, asked);
@@ -217,10 +217,10 @@ impl Body {
         true
     }
 
-    /// Has a fresh instance go on from the checkpoint.
+    /// Has a fresh instance continue from the checkpoint.
     fn resume(&mut self) -> Result<(), Failure> {
         let until = match &self.life {
-            Life::Running(instance) => Some(instance.stays_until()),
+            InstanceState::Running(instance) => Some(instance.stays_until()),
             _ => None,
         };
         let mut state = self.take_state();
@@ -231,7 +231,7 @@ impl Body {
         let mut instance = match Instance::new(self.component.code(), state) {
             Ok(instance) => Box::new(instance),
             Err((failure, state)) => {
-                self.life = Life::Dead(state, failure.clone());
+                self.life = InstanceState::Dead(state, failure.clone());
                 return Err(failure);
             }
         };
@@ -239,7 +239,7 @@ impl Body {
             instance.join_stay(until);
         }
         let resumed = resume_in(&mut instance, &ports, &checkpoint, &seen);
-        self.life = Life::Running(instance);
+        self.life = InstanceState::Running(instance);
         resumed
     }
 
@@ -258,7 +258,7 @@ impl Body {
 
     /// Ends the instance, which is of no use although no call of it failed.
     pub(super) fn fail(&mut self, failure: Failure) {
-        if let Life::Running(instance) = &mut self.life {
+        if let InstanceState::Running(instance) = &mut self.life {
             instance.fail(failure);
         }
     }

@@ -6,7 +6,7 @@
 //! arrive, unless the VMM's is at it anyway. Each runs the device until it has
 //! nothing left to do.
 
-mod body;
+mod inner;
 mod builder;
 mod doorbells;
 mod error;
@@ -14,7 +14,7 @@ mod hand_over;
 mod handle;
 mod inspect;
 mod life;
-mod owner;
+mod guard;
 mod poller;
 mod recovery;
 mod registers;

@@ -38,7 +38,7 @@ impl Poller {
         })
     }
 
-    /// Has the thread go on with work that was left, or look whether the
+    /// Has the thread continue with work that was left, or look whether the
     /// device has ended.
     pub fn kick(&self) {
         // The only failure is a full counter, which is a kick that waits.

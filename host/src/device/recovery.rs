@@ -8,7 +8,7 @@ use super::report::Recovery;
 use crate::contract::Observations;
 use crate::runtime::{Failure, HostState};
 
-/// How a device whose component fails goes on.
+/// How a device whose component fails continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrashPolicy {
     /// Fresh instances that may fail one after the other before the guest is
@@ -45,7 +45,7 @@ fn is_logged(n: u64) -> bool {
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// A fresh instance goes on.
+    /// A fresh instance continues.
     Recover,
     /// A fresh instance asks the guest to reset the device.
     AskForReset,
@@ -98,7 +98,7 @@ impl Recoverer {
     }
 
     /// Begins to count for another component: its tries are its own.
-    pub fn anew(&mut self) -> Next {
+    pub fn restart(&mut self) -> Next {
         self.tries = 1;
         Next::Recover
     }
@@ -183,7 +183,7 @@ impl Recoverer {
                 lost_transmits,
                 lost_receives,
                 asked_for_reset,
-                "a fresh instance goes on"
+                "a fresh instance continues"
             );
         }
         recovery

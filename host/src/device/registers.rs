@@ -1,13 +1,13 @@
 //! What a VMM reads and writes: the configuration space and the BARs.
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use crate::contract::RegisterWrite;
 use crate::interrupt::Interrupts;
 use crate::pci::Function;
 use crate::pci::msix::Due;
 use crate::runtime::HostState;
 
-impl Body {
+impl DeviceInner {
     pub fn config_read(&self, offset: u64, data: &mut [u8]) {
         self.state_ref().function.config_read(offset, data);
     }

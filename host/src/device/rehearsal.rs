@@ -14,28 +14,28 @@ use crate::contract::{Description, PortConfig};
 use crate::runtime::Limits;
 
 /// A component that has rehearsed to take over: its instance has restored a
-/// state of the device, and its windows are laid. The device goes on
+/// state of the device, and its windows are laid. The device continues
 /// meanwhile, whatever happens to it; only another swap is refused.
 pub struct Rehearsal<'a> {
     // It goes before another one may come.
     candidate: Candidate,
-    change: Change<'a>,
+    change: SwapAttempt<'a>,
 }
 
 impl Device {
-    /// Replaces the component while the guest goes on: it sees a pause.
+    /// Replaces the component while the guest continues: it sees a pause.
     /// Checking and compiling `component` is done before this, or here but
     /// before the pause, as is the [rehearsal](Self::rehearse).
     ///
     /// # Errors
     ///
-    /// [`SwapError`]; the component that ran goes on.
+    /// [`SwapError`]; the component that ran continues.
     pub fn swap(&self, component: &Component, options: SwapOptions) -> Result<Swap, SwapError> {
         self.rehearse(component, options)?.swap()
     }
 
     /// Has a component do ahead what takes long in taking over, while the one
-    /// that runs goes on.
+    /// that runs continues.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`SwapError`]; the component that ran goes on.
+    /// [`SwapError`]; the component that ran continues.
     pub fn rollback(&self) -> Result<Swap, SwapError> {
         let only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
         let previous = self.shared.own().swaps.previous.clone();
@@ -66,7 +66,7 @@ impl Device {
 }
 
 /// What every attempt to change the component has in common.
-struct Change<'a> {
+struct SwapAttempt<'a> {
     device: &'a Device,
     /// It is the only one.
     _only: MutexGuard<'a, ()>,
@@ -90,7 +90,7 @@ impl<'a> Rehearsal<'a> {
         rollback: bool,
     ) -> Result<Self, SwapError> {
         let body = device.shared.own();
-        let mut change = Change {
+        let mut change = SwapAttempt {
             device,
             _only: only,
             component: component.clone(),
@@ -114,7 +114,7 @@ impl<'a> Rehearsal<'a> {
     ///
     /// # Errors
     ///
-    /// [`SwapError`]; the component that ran goes on.
+    /// [`SwapError`]; the component that ran continues.
     pub fn swap(self) -> Result<Swap, SwapError> {
         let Self {
             mut change,
@@ -128,7 +128,7 @@ impl<'a> Rehearsal<'a> {
     }
 }
 
-impl Change<'_> {
+impl SwapAttempt<'_> {
     fn candidate(&self) -> Result<Candidate, SwapError> {
         Candidate::new(&self.component, &self.running, &self.ports, self.limits)
     }
@@ -151,7 +151,7 @@ impl Change<'_> {
 
     /// Has the candidate take over. None if it was ready and is no longer,
     /// because guest memory was taken away since, or because it restores a
-    /// state only once; the device goes on as it was, and one that has not
+    /// state only once; the device continues as it was, and one that has not
     /// rehearsed may do better.
     fn make(&mut self, mut candidate: Candidate) -> Result<Option<Swap>, SwapError> {
         let rehearsed = candidate.has_rehearsed();
@@ -170,7 +170,7 @@ impl Change<'_> {
         let replaced = body.replace(candidate, self.options, self.rollback, &pause);
         self.held = pause.until_now();
         body.settle();
-        // What is left over is dropped here, while the guest goes on.
+        // What is left over is dropped here, while the guest continues.
         match replaced {
             Ok((swap, _replaced)) => {
                 swap.log();

@@ -2,25 +2,25 @@
 
 use std::time::Instant;
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use super::report::Swap;
 use super::swap::{Candidate, Pause, Previous, SwapError, SwapOptions, restore, version};
 use crate::runtime::Instance;
 
-/// What a replacement leaves over, to be dropped once others may go on.
+/// What a replacement leaves over, to be dropped once others may continue.
 pub struct Replaced {
     _instance: Box<Instance>,
     _previous: Option<Previous>,
     _checkpoint: Option<Vec<u8>>,
 }
 
-impl Body {
+impl DeviceInner {
     /// Moves the device to the candidate's instance. Returns what has become
-    /// superfluous, for the caller to drop once others may go on.
+    /// superfluous, for the caller to drop once others may continue.
     ///
     /// # Errors
     ///
-    /// [`SwapError`]; the device goes on as it was.
+    /// [`SwapError`]; the device continues as it was.
     pub fn replace(
         &mut self,
         candidate: Candidate,

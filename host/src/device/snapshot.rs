@@ -6,7 +6,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use super::handle::Device;
 use super::swap::SwapError;
 use crate::contract::{HandedOver, HashTypes, StateRefusal, Steering};
@@ -23,7 +23,7 @@ const CONFIG_SIZE: usize = 256;
 /// Bytes of an MSI-X table entry.
 const MSIX_ENTRY: usize = 16;
 
-/// Why a device could not go on from a state.
+/// Why a device could not continue from a state.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// It is no such state.
@@ -198,7 +198,7 @@ impl Device {
     ///
     /// From then on nothing may touch the guest's memory but the device that
     /// is restored: drop this one, or [`reset`](Self::reset) it, before that
-    /// goes on.
+    /// continues.
     ///
     /// # Errors
     ///
@@ -210,7 +210,7 @@ impl Device {
         state
     }
 
-    /// Goes on where another device was when it was saved. This one was just
+    /// Continues where another device was when it was saved. This one was just
     /// made, with the same ports, and the guest's memory is mapped.
     ///
     /// # Errors
@@ -224,7 +224,7 @@ impl Device {
     }
 }
 
-impl Body {
+impl DeviceInner {
     /// Returns the whole device's state. Packets that the device was not told of yet
     /// are told first.
     ///
@@ -267,7 +267,7 @@ impl Body {
         minicbor::to_vec(&snapshot).unwrap_or_default()
     }
 
-    /// Goes on where a saved device was; guest memory is there already.
+    /// Continues where a saved device was; guest memory is there already.
     ///
     /// # Errors
     ///
@@ -276,7 +276,7 @@ impl Body {
         self.restore_with(bytes, Self::take_over)
     }
 
-    /// Goes on where a saved device was, whose posted buffers and work the caller sees to:
+    /// Continues where a saved device was, whose posted buffers and work the caller sees to:
     /// its component continues as if nothing had happened.
     ///
     /// # Errors
@@ -310,7 +310,7 @@ impl Body {
         restored
     }
 
-    /// Goes on where a device was that is down until it is reset.
+    /// Continues where a device was that is down until it is reset.
     ///
     /// # Errors
     ///

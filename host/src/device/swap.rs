@@ -11,7 +11,7 @@ use manatee_common::ration::{MAX_LINE, clean};
 /// How a component is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwapOptions {
-    /// If the new component fails this soon, the old one goes on.
+    /// If the new component fails this soon, the old one continues.
     pub probation: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Pause {
     }
 }
 
-/// Why a component was not replaced. The device goes on as it was.
+/// Why a component was not replaced. The device continues as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum SwapError {
     /// The candidate can't be used at all.
@@ -65,7 +65,7 @@ pub enum SwapError {
         /// The candidate's.
         candidate: String,
     },
-    /// It can't go on from the running component's state.
+    /// It can't continue from the running component's state.
     #[error("{name} reads saved states of format {reads:?}; the running device writes {}",
         writes.map_or("none".into(), |format| format!("format {format}")))]
     Format {
@@ -78,7 +78,7 @@ pub enum SwapError {
     },
     /// It could not be rolled back.
     #[error(
-        "the running device does not read the states that {0} writes, so it could not go on if \
+        "the running device does not read the states that {0} writes, so it could not continue if \
          that fails; swap without a probation (--probation 0) if you mean it"
     )]
     NoWayBack(String),
@@ -168,7 +168,7 @@ impl Candidate {
         self.rehearsed
     }
 
-    /// Returns whether the running component could go on from this one's state.
+    /// Returns whether the running component could continue from this one's state.
     pub fn check_way_back(&self, running: &Description) -> Result<(), SwapError> {
         let writes = self.description.saved_state_writes;
         let readable = writes.is_some_and(|format| running.saved_state_reads.contains(&format));

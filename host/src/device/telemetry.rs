@@ -1,6 +1,6 @@
 //! What can be known of a device while somebody else has it.
 //!
-//! Numbers are written where they change ([`Gauges`]). All else is shown anew by whoever gives
+//! Numbers are written where they change ([`Gauges`]). All else is shown again by whoever gives
 //! the device up after it has changed ([`Telemetry::show`]), under a lock of its own that nobody
 //! holds for longer than it takes to copy it. So a reader never waits for the device, and the
 //! device never for a reader's formatting.
@@ -26,7 +26,7 @@ const MAX_SWAPS: usize = 1024;
 /// Recoveries that are remembered.
 const MAX_RECOVERIES: usize = 256;
 
-/// Who is told of events. It is called with the device locked, so it neither waits nor calls
+/// Who is notified of events. It is called with the device locked, so it neither waits nor calls
 /// the device.
 pub type Listener = Box<dyn Fn(&Event) + Send + Sync>;
 
@@ -61,7 +61,7 @@ pub struct View {
     pub failure: Option<String>,
     /// Instances that failed.
     pub failures: u64,
-    /// Instances that began anew.
+    /// Instances that restarted.
     pub restarts: u64,
     /// Size of the last checkpoint.
     pub checkpoint_bytes: Option<usize>,
@@ -135,7 +135,7 @@ pub struct Past {
     pub failures: u64,
     /// Failures after which a fresh instance continued.
     pub recoveries: u64,
-    /// Instances that began anew.
+    /// Instances that restarted.
     pub restarts: u64,
     /// Processes that handed it over.
     pub hand_overs: u64,
@@ -167,7 +167,7 @@ pub struct Totals {
     pub failures: u64,
     /// Failures after which a fresh instance continued.
     pub recoveries: u64,
-    /// Instances that began anew, at power-on.
+    /// Instances that restarted, at power-on.
     pub restarts: u64,
     /// Processes that handed the device over to the next.
     pub hand_overs: u64,

@@ -1,6 +1,6 @@
 //! What a VMM does with a device besides passing a guest's accesses on.
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use super::handle::{Device, Shared};
 use crate::pci::MsixLayout;
 
@@ -56,7 +56,7 @@ impl Device {
         });
     }
 
-    /// Resumes a device that was paused; one that was not goes on as it is.
+    /// Resumes a device that was paused; one that was not stays as it is.
     pub fn resume(&self) {
         self.run(|body| body.set_paused(false));
     }
@@ -94,7 +94,7 @@ impl Device {
     }
 }
 
-impl Body {
+impl DeviceInner {
     pub(super) fn set_paused(&mut self, paused: bool) {
         let state = self.state();
         let was_master = state.function.bus_master();

@@ -11,12 +11,12 @@ const ROUNDS: usize = 2;
 
 /// What woke the device's thread and nobody has looked at yet.
 #[derive(Debug)]
-pub struct Wakes {
+pub struct PendingWakes {
     any: AtomicBool,
     queues: Box<[AtomicBool]>,
 }
 
-impl Wakes {
+impl PendingWakes {
     /// Returns none, for a device with this many queues.
     pub fn new(queues: usize) -> Self {
         Self {

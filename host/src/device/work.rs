@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use super::body::{Body, Life};
+use super::inner::{DeviceInner, InstanceState};
 use crate::endpoint::Completions;
 use crate::runtime::{Failure, HostState, Instance, PortState};
 
 /// Rounds of work until somebody else gets a turn.
 const ROUNDS: usize = 8;
 
-impl Body {
+impl DeviceInner {
     /// Returns whether [`settle`](Self::settle) would find something to do.
     pub fn has_work(&self) -> bool {
         let state = self.state_ref();
@@ -54,8 +54,8 @@ impl Body {
     /// Returns when packets that wait for their port's rate may leave, if any may at all.
     pub fn due(&self) -> Option<Instant> {
         let state = self.state_ref();
-        let goes_on = self.failure().is_none() && !state.is_waiting();
-        goes_on.then(|| state.due()).flatten()
+        let continues = self.failure().is_none() && !state.is_waiting();
+        continues.then(|| state.due()).flatten()
     }
 
     /// Returns whether the device's own thread has to hear when packets are due.
@@ -81,7 +81,7 @@ impl Body {
     /// Returns whether others should get a turn, because the component had its time.
     fn is_over(&self) -> bool {
         match &self.life {
-            Life::Running(instance) => instance.has_overstayed(),
+            InstanceState::Running(instance) => instance.has_overstayed(),
             _ => false,
         }
     }
@@ -89,7 +89,7 @@ impl Body {
     #[inline]
     fn settle_once(&mut self) -> bool {
         let mut busy = false;
-        let Life::Running(instance) = &mut self.life else {
+        let InstanceState::Running(instance) = &mut self.life else {
             return false;
         };
         if instance.failure().is_some() || instance.state_ref().is_waiting() {

@@ -69,7 +69,7 @@ impl Transport {
     }
 }
 
-/// What lies behind the IP header and its options or extensions.
+/// What follows the IP header and its options or extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportAt {
     /// Which transport.

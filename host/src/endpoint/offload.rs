@@ -142,7 +142,7 @@ pub fn prepare<const SIZE: usize>(
     Ok(prepared)
 }
 
-/// Checks a frame's length, given its beginning: what lies behind the Ethernet
+/// Checks a frame's length, given its beginning: what follows the Ethernet
 /// header and its tags may be as long as the MTU.
 ///
 /// # Errors

@@ -65,7 +65,7 @@ pub trait Endpoint: Send {
 /// protect.
 pub trait Queue: Any + Send {
     /// Takes packets in order, pushing one status each. A packet whose status
-    /// is [`TxStatus::Pending`] is finished later by way of
+    /// is [`TxStatus::Pending`] is finished later through
     /// [`Completions::transmitted`]; pending packets finish in order.
     fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>);
 

@@ -41,7 +41,7 @@ pub struct Steering {
     pub default_queue: u32,
 }
 
-/// Steering that makes no sense.
+/// Steering that is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSteering {
     /// The key has another length.

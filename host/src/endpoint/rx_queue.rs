@@ -14,7 +14,7 @@ pub struct RxQueue {
     most: usize,
 }
 
-/// The segments of all buffers, first in first out. They lie behind each other, so that
+/// The segments of all buffers, first in first out. They are contiguous, so that
 /// those of a buffer are one slice.
 #[derive(Debug, Default)]
 struct Segments {

@@ -17,7 +17,7 @@ use super::unit::PAGE_SIZE;
 
 /// How many regions are looked at first.
 pub(super) const NEAR: usize = 4;
-/// With more regions than this, those that are looked at first are not chosen anew with
+/// With more regions than this, those that are looked at first are not chosen again with
 /// each change.
 pub(super) const FEW: usize = 64;
 

@@ -49,7 +49,7 @@ impl Ring {
         Ok(Self { ring })
     }
 
-    /// Makes calls, at most as many as there is room for, and waits until they
+    /// Makes calls, up to as many as there is room for, and waits until they
     /// are over. They must be told not to wait themselves (`RWF_NOWAIT`): the
     /// kernel would wait until they can be made, even if the descriptor is one
     /// that does not block. Adds what each of them came to, in order; returns how many

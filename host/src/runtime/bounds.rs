@@ -44,7 +44,7 @@ pub const LINE_BYTES: usize = 1024;
 /// Bytes of the words with which a device refuses something.
 pub const WORDS_BYTES: usize = 1024;
 
-/// Returns what a device is told of these.
+/// Returns what a device is told about these.
 pub fn told(limits: &Limits) -> Bounds {
     Bounds {
         arena_bytes: arena_bytes(limits) as u32,

@@ -23,13 +23,13 @@ pub enum Calls {
 /// A component that fits the world, and the module inside if it can be called
 /// directly.
 #[derive(Clone)]
-pub struct Code {
+pub struct PreparedComponent {
     component: ComponentPre<HostState>,
     module: Option<InstancePre<HostState>>,
     calls: Calls,
 }
 
-impl Code {
+impl PreparedComponent {
     /// Checks that a component has the imports of the world.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ pub trait Exports: Send + Sync {
 
     fn service(&mut self, store: &mut Store<HostState>) -> Result<bool>;
 
-    /// Tells of a queue, by the numbers of its port and its own.
+    /// Reports a queue, by the numbers of its port and its own.
     fn received(
         &mut self,
         store: &mut Store<HostState>,
@@ -48,7 +48,7 @@ pub trait Exports: Send + Sync {
         packets: &[RxPacket],
     ) -> Result<bool>;
 
-    /// Tells of a queue, by the numbers of its port and its own.
+    /// Reports a queue, by the numbers of its port and its own.
     fn transmitted(
         &mut self,
         store: &mut Store<HostState>,

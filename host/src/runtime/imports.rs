@@ -227,7 +227,7 @@ impl HostState {
     ///
     /// # Errors
     ///
-    /// It was not agreed on, or makes no sense.
+    /// It was not agreed on, or is invalid.
     pub fn steer(&mut self, port: u32, steering: Steering) -> Result<()> {
         self.agreed_on(Features::STEERING, "steering")?;
         self.loud("steered packets")?;

@@ -3,9 +3,9 @@
 use wasmtime::{Store, Trap};
 
 use super::bounds;
-use super::code::Code;
+use super::code::PreparedComponent;
 use super::deadline::{Caller, Ticker};
-use super::direct::Inside;
+use super::direct::GuestAbi;
 use super::engine::Runtime;
 use super::exports::Exports;
 use super::failure::Failure;
@@ -37,7 +37,7 @@ impl Instance {
     ///
     /// [`Failure`], and the state back, if it can't be instantiated within
     /// its limits.
-    pub fn new(code: &Code, state: HostState) -> Result<Self, (Failure, Box<HostState>)> {
+    pub fn new(code: &PreparedComponent, state: HostState) -> Result<Self, (Failure, Box<HostState>)> {
         let runtime = match Runtime::get() {
             Ok(runtime) => runtime,
             Err(error) => return Err((error.into(), Box::new(state))),
@@ -313,7 +313,7 @@ impl Instance {
         })
     }
 
-    /// Goes on with work that was left. True if there is still more.
+    /// Continues with work that was left. True if there is still more.
     ///
     /// # Errors
     ///
@@ -380,7 +380,7 @@ impl Instance {
 
 /// Tells a direct instance what its memory lies in.
 fn locate_memory(store: &mut Store<HostState>) {
-    let Some(memory) = store.data().inside.as_ref().map(Inside::memory) else {
+    let Some(memory) = store.data().inside.as_ref().map(GuestAbi::memory) else {
         return;
     };
     let base = memory.data_ptr(&mut *store);

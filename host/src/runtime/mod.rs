@@ -24,7 +24,7 @@ mod state;
 mod sync;
 mod trial;
 
-pub use code::{Calls, Code};
+pub use code::{Calls, PreparedComponent};
 pub use engine::{Runtime, RuntimeError};
 pub use failure::Failure;
 pub(crate) use gauges::{Gauges, PortGauges, QueueGauges};

@@ -128,7 +128,7 @@ impl TryFrom<Port> for PortState {
 }
 
 impl PortState {
-    /// Returns what the device is told of it.
+    /// Returns what the device is notified of it.
     pub fn config(&self) -> PortConfig {
         let [a, b, c, d, e, f] = self.port.mac;
         PortConfig {

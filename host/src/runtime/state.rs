@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
-use super::direct::Inside;
+use super::direct::GuestAbi;
 use super::gauges::Gauges;
 use super::limits::Limits;
 use super::linear_memory::{Reservation, RevokeError, View};
@@ -49,7 +49,7 @@ pub struct HostState {
     /// The instance's linear memory, if windows can be laid over it.
     pub linear_memory: Option<Arc<Reservation>>,
     /// What the imports need of an instance that is called directly.
-    pub inside: Option<Inside>,
+    pub inside: Option<GuestAbi>,
     /// The linear memory of an instance that rehearsed to take over.
     rehearsed: Weak<Reservation>,
     /// Guest memory went away since it did.

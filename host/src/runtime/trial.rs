@@ -3,7 +3,7 @@
 use wasmtime::component::Component;
 use wasmtime::{Error, Module, Result};
 
-use super::code::Code;
+use super::code::PreparedComponent;
 use super::engine::Runtime;
 use super::failure::Failure;
 use super::instance::Instance;
@@ -16,8 +16,8 @@ use super::state::HostState;
 /// # Errors
 ///
 /// What does not fit.
-pub fn prepare(runtime: &Runtime, component: &Component, module: Option<&Module>) -> Result<Code> {
-    let code = Code::of_component(runtime, component)?;
+pub fn prepare(runtime: &Runtime, component: &Component, module: Option<&Module>) -> Result<PreparedComponent> {
+    let code = PreparedComponent::of_component(runtime, component)?;
     let failed = |failure: Failure| Error::msg(failure.reason.to_string());
     instantiate(&code).map_err(failed)?;
     let Some(module) = module else {
@@ -29,7 +29,7 @@ pub fn prepare(runtime: &Runtime, component: &Component, module: Option<&Module>
     })
 }
 
-fn with_module(code: &Code, runtime: &Runtime, module: &Module) -> Result<Code, Failure> {
+fn with_module(code: &PreparedComponent, runtime: &Runtime, module: &Module) -> Result<PreparedComponent, Failure> {
     let direct = code.with_module(runtime, module);
     let direct = direct.map_err(|error| Failure::because(&format!("{error:#}")))?;
     instantiate(&direct)?;
@@ -37,7 +37,7 @@ fn with_module(code: &Code, runtime: &Runtime, module: &Module) -> Result<Code, 
 }
 
 /// Makes an instance, which looks its functions up, with their types.
-fn instantiate(code: &Code) -> Result<(), Failure> {
+fn instantiate(code: &PreparedComponent) -> Result<(), Failure> {
     let state = HostState::vacant(Limits::default());
     let state = state.map_err(|error| Failure::because(&error.to_string()))?;
     let tried = Instance::new(code, state);

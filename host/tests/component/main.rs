@@ -164,7 +164,7 @@ fn nonsense_in_an_answer_ends_the_instance_only() {
         ),
         "{error}"
     );
-    // The process and its other devices go on.
+    // The process and its other devices continue.
     let healthy = Component::embedded().unwrap();
     let device = device(&healthy, Limits::default()).unwrap();
     let mut id = [0; 4];

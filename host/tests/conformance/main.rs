@@ -1,6 +1,6 @@
 //! The conformance suite on the component in the host: over copies, over ring
 //! windows, with the component replaced after every call, with the whole device handed over
-//! after every call, and by way of wasmtime's component model.
+//! after every call, and through wasmtime's component model.
 
 mod bench;
 mod wire;

@@ -129,7 +129,7 @@ fn versions_take_over_from_each_other_and_back() {
 }
 
 /// Offers a candidate to a device with traffic; it is refused, and the traffic
-/// goes on. Returns why.
+/// continues. Returns why.
 fn refusal(candidate: Candidate, options: SwapOptions) -> SwapError {
     let mut machine = Unwired(machine(&Component::embedded().unwrap()));
     let device = machine.0.device.clone();
@@ -352,7 +352,7 @@ fn the_guest_is_asked_to_reset_a_device_that_does_not_go_on() {
     let mut driver = Driver::new(&mut machine);
     driver.start().unwrap();
     // The first fault recurs: the second instance that meets it is the last
-    // that is only told to go on.
+    // that is only told to continue.
     send_through_faults(&device, &mut driver, 2);
     let mut hwc = driver.hwc.take().unwrap();
     let events = hwc.eq.drain(&mut driver).unwrap();

@@ -123,7 +123,7 @@ fn memory_that_is_taken_away_leaves_a_rehearsal_too() {
     assert_eq!(mappings(name), 0);
 
     // The same memory is back: the one that ran has lost its windows, and the
-    // one that rehearsed must not go on with lost ones.
+    // one that rehearsed must not continue with lost ones.
     map(&device, &memory);
     let swap = rehearsal.swap().unwrap();
     assert_eq!(swap.to, "0.1.0+next");

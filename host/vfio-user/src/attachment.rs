@@ -40,12 +40,12 @@ impl<'a> Attachment<'a> {
         }
     }
 
-    /// Notes that the session goes on which another server began, and that a VMM used the
+    /// Notes that the session continues which another server began, and that a VMM used the
     /// device in it.
     pub fn resume(&mut self) {
         self.greeted = true;
         self.backend.attach();
-        self.inform("the session with the VMM goes on");
+        self.inform("the session with the VMM continues");
     }
 
     /// Returns whether a VMM used the device in this session.

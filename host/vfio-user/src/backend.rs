@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 /// Size of a function's configuration space in bytes (PCI Express, 7.2).
 pub const CONFIG_SPACE_SIZE: u64 = 4096;
-/// Ranges of guest memory that a client may share at a time, unless it is told of fewer
+/// Ranges of guest memory that a client may share at a time, unless it is notified of fewer
 /// (`max_dma_maps` of the vfio-user specification). A [`Backend`] has to take so many.
 pub const MAX_DMA_MAPS: usize = 65_535;
 

@@ -10,7 +10,7 @@
 //! who that is. A message has at most 1 MiB and 16 descriptors; one that claims
 //! more ends its session. One VMM is served at a time: as long as it stays
 //! connected, others wait. Nothing that a VMM sends panics here; should the device's own
-//! code do so, the thread ends, and with it the process, rather than go on with a device
+//! code do so, the thread ends, and with it the process, rather than continue with a device
 //! that is half done.
 
 mod attachment;

@@ -79,9 +79,9 @@ enum Halted {
 #[derive(Debug, Default)]
 struct State {
     stopping: bool,
-    /// Another server is to go on.
+    /// Another server is to continue.
     handing_over: bool,
-    /// The session that it goes on with.
+    /// The session that it continues with.
     suspended: Option<Suspended>,
     running: bool,
     /// The VMM that is being served.

@@ -12,7 +12,7 @@ use crate::eventfd::{EventFd, Signaller};
 use manatee_common::closer::Foreign;
 
 /// How soon a vector may follow itself if it is moderated: a guest that sends as
-/// fast as it can is told of some completions at once. Each interrupt makes a
+/// fast as it can is notified of some completions at once. Each interrupt makes a
 /// driver ring two doorbells, and each doorbell is a message that QEMU sends.
 const HOLD: Duration = Duration::from_micros(500);
 

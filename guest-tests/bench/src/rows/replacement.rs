@@ -22,7 +22,7 @@ const CRASHES: u64 = 60;
 /// Microseconds, 99 of 100.
 const PAUSE: Bound = Bound::AtMost(2000.0);
 const STATE: Bound = Bound::AtMost(65536.0);
-/// Microseconds from the trap until the packets behind it went on, 99 of 100.
+/// Microseconds from the trap until the packets behind it continued, 99 of 100.
 const RECOVERY: Bound = Bound::AtMost(20_000.0);
 
 /// Just room for a batch.

@@ -362,7 +362,7 @@ fn an_overrun_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     expect_first(driver, &mut vport, &offsets)
 }
 
-/// Each lap of the completion queue says anew what its entries complete.
+/// Each lap of the completion queue says again what its entries complete.
 fn an_overrun_after_laps_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = of_pages(driver, 1)?;
     let wqe = packet(driver, &vport)?;
@@ -439,7 +439,7 @@ fn events_that_find_no_room_all_come_later(driver: &mut Driver<'_>) -> Outcome {
     check_eq("queues", queues, expected.into())
 }
 
-/// One completion consumed and told; then a doorbell that makes no sense: it
+/// One completion consumed and told; then a doorbell that is invalid: it
 /// must arm nothing and move nothing.
 fn ignored(driver: &mut Driver<'_>, tail: impl FnOnce(&Vport) -> u32) -> Outcome {
     let mut vport = driver.start_and_open()?;

@@ -94,7 +94,7 @@ fn reads_beyond_the_map_are_harmless(driver: &mut Driver<'_>) -> Outcome {
     let map = driver.registers();
     let last = driver.bench.read_register(map.shared_memory + 28, 4);
     let over = driver.bench.read_register(map.shared_memory + 28, 8);
-    check_eq("what lies behind the aperture", over >> 32, 0)?;
+    check_eq("what follows the aperture", over >> 32, 0)?;
     check_eq("the aperture's last word", over, last)?;
     check_eq(
         "the last register",

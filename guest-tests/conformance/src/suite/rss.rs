@@ -235,7 +235,7 @@ fn a_refused_request_changes_nothing(driver: &mut Driver<'_>) -> Outcome {
     unchanged(driver, &before)
 }
 
-/// Checks that a driver is told of a table of so many entries, and may set it.
+/// Checks that a driver is offered a table of so many entries, and may set it.
 fn table_of(driver: &mut Driver<'_>, caps: u64, entries: usize) -> Outcome {
     driver.start_with(caps)?;
     let found = driver.query_vport(0)?.num_indirection_ent;

@@ -164,7 +164,7 @@ fn skips_empty_pieces(driver: &mut Driver<'_>) -> Outcome {
 }
 
 /// Checks that a buffer is given back at once, as holding nothing, and that the
-/// vport goes on.
+/// vport continues.
 fn given_back(driver: &mut Driver<'_>, wqe: &Wqe) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let offset = vport.rx.wq.post(driver, wqe);

@@ -44,7 +44,7 @@ fn new(driver: &mut Driver<'_>) -> Outcome<(Vport, Sge)> {
     Ok((vport, sge(address, 60)))
 }
 
-/// Checks that a packet of these pieces fails so, and that the vport goes on.
+/// Checks that a packet of these pieces fails so, and that the vport continues.
 fn fails(driver: &mut Driver<'_>, sgl: &[Sge], how: CqeType) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let wqe = vport.packet(sgl);

@@ -216,7 +216,7 @@ fn all_met(met: &[MetFault]) -> bool {
     wanted.into_iter().all(|fault| met.contains(&fault))
 }
 
-/// What crashed the device, each with how it went on.
+/// What crashed the device, each with how it continued.
 struct Crashes(Vec<(MetFault, Recovery)>);
 
 impl Crashes {
@@ -259,7 +259,7 @@ impl fmt::Display for Crashes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}, and each time a fresh instance went on",
+            "{}, and each time a fresh instance continued",
             self.0.len()
         )?;
         match Spread::of(self.0.iter().map(|(_, r)| r.took_us)) {

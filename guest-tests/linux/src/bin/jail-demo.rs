@@ -237,7 +237,7 @@ fn crash(control: &Control, traffic: &Traffic, faulty: &Path) -> Result<String> 
             let swaps: Vec<Value> = control.inspect("runtime/swaps")?;
             let back = swaps.iter().filter(|swap| swap["rollback"] == true).count();
             return Ok(format!(
-                "{} crashed {} times; went on with a fresh instance, {back} rollbacks in all",
+                "{} crashed {} times; continued with a fresh instance, {back} rollbacks in all",
                 swap.to,
                 failures - before
             ));

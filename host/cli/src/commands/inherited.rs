@@ -47,7 +47,7 @@ pub fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// If the variables LISTEN_FDS, LISTEN_PID or LISTEN_FDNAMES make no sense.
+/// If the variables LISTEN_FDS, LISTEN_PID or LISTEN_FDNAMES are invalid.
 pub fn listed() -> anyhow::Result<Vec<(String, OwnedFd)>> {
     let Some(count) = env::var_os("LISTEN_FDS") else {
         return Ok(Vec::new());

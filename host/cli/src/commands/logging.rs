@@ -61,7 +61,7 @@ impl LogLevel {
     ///
     /// # Errors
     ///
-    /// If it makes no sense; nothing changes.
+    /// If it is invalid; nothing changes.
     pub fn set(&self, text: &str) -> anyhow::Result<()> {
         directives(text).map_err(anyhow::Error::msg)?;
         let mut current = self.text.lock();
@@ -76,7 +76,7 @@ impl LogLevel {
 ///
 /// # Errors
 ///
-/// If the variable RUST_LOG makes no sense; all else is logged as if it were not set.
+/// If the variable RUST_LOG is invalid; all else is logged as if it were not set.
 pub fn start(arguments: &LogArguments) -> (LogLevel, anyhow::Result<()>) {
     let chosen = arguments.chosen();
     let (text, outcome) = match chosen {
@@ -105,7 +105,7 @@ pub fn start(arguments: &LogArguments) -> (LogLevel, anyhow::Result<()>) {
     (level, outcome)
 }
 
-/// Checks what is to be logged, and names the part that makes no sense.
+/// Checks what is to be logged, and names the part that is invalid.
 fn directives(text: &str) -> Result<String, String> {
     check(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())

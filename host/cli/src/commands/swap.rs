@@ -16,7 +16,7 @@ use manatee_control::{Client, Stage, Swap};
         The new component is compiled and checked while the old one works, by processes of \
         their own with limits of memory and time. Then the device's \
         state moves: the guest sees a pause of less than a millisecond, no reset, and loses no \
-        packet. Whatever goes wrong before, the old component goes on, and the reason is told.",
+        packet. Whatever goes wrong before, the old component continues, and the reason is told.",
     after_help = "Examples:\n  \
         manatee swap --control /tmp/nic.control new.wasm\n  \
         manatee swap --control /tmp/nic.control --probation 60 new.wasm"
@@ -35,7 +35,7 @@ pub struct Arguments {
     no_check: bool,
 
     /// If the new component fails within this time, go back to the old one;
-    /// 0 to go on with the new one in any case
+    /// 0 to continue with the new one in any case
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     probation: Duration,
 

@@ -28,7 +28,7 @@ fn signals_end_it_or_change_nothing_and_leave_no_socket() {
         ] {
             served.signal(ignored);
         }
-        // They stop it where a terminal could have it go on.
+        // They stop it where a terminal could have it continue.
         for stopping in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
             served.signal(stopping);
             served.signal(Signal::CONT);

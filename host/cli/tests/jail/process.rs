@@ -159,7 +159,7 @@ impl Served {
         text
     }
 
-    /// Sends a signal until it has ended: wasmtime takes the first that tells of a fault for
+    /// Sends a signal until it has ended: wasmtime takes the first that reports a fault for
     /// one, and returns to see whether it comes again.
     pub fn end_by(&mut self, signal: i32) -> ExitStatus {
         let deadline = Instant::now() + DEADLINE;

@@ -275,7 +275,7 @@ impl Drop for Following {
     }
 }
 
-/// Ends what goes on until then, also when a test fails.
+/// Ends what runs until then, also when a test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

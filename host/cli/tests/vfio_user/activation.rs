@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::harness::{Manatee, command, config_u32};
 
 /// Starts `manatee serve` as a service manager does: with descriptors from 3 on, and
-/// variables that tell of them.
+/// variables that report them.
 fn activated(sockets: [OwnedFd; 2], names: &str, options: &[&str]) -> Command {
     let script = r#"exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec "$0" serve "$@""#;
     shell(script, sockets, options, |shell| {

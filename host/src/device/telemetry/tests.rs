@@ -1,4 +1,4 @@
-//! What is told of a device, and seen of one that somebody else has.
+//! What is reported of a device, and seen of one that somebody else has.
 
 use crate::component::Component;
 use crate::device::{Device, Port, SwapOptions};

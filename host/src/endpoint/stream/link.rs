@@ -71,7 +71,7 @@ impl StreamLink {
         self.0.up.load(Ordering::Relaxed)
     }
 
-    /// Goes on with this socket, which is connected.
+    /// Continues with this socket, which is connected.
     ///
     /// # Errors
     ///

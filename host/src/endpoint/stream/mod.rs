@@ -4,7 +4,7 @@
 //! highest first. Nothing is said beside the frame, so checksums, tags and segments are made
 //! here. A frame that was begun is finished, whenever there is room; one for which there is none is
 //! dropped, as on a full wire. When the other side goes, the link is down until a socket
-//! comes that is connected anew.
+//! comes that is connected again.
 
 mod inbox;
 mod link;

@@ -170,7 +170,7 @@ fn batched(name: &str) -> Calls {
     Calls::batched().unwrap_or_else(|error| {
         tracing::info!(
             interface = name,
-            "a packet takes a system call, since io_uring is not to be had: {error}"
+            "a packet takes a system call, since io_uring is unavailable: {error}"
         );
         Calls::one_by_one()
     })

@@ -82,7 +82,7 @@ fn link(answer: &[u8]) -> rustix::io::Result<(LinkMessage, &[u8])> {
     }
 }
 
-/// Returns the queues that an answer tells of.
+/// Returns the queues that an answer reports.
 fn queues_of(answer: &[u8]) -> rustix::io::Result<u32> {
     let (_, attributes) = link(answer)?;
     let info = find(attributes, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_DATA));

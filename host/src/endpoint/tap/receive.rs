@@ -169,7 +169,7 @@ impl TapQueue {
 }
 
 impl Arrived {
-    /// Returns what the guest is told of it.
+    /// Returns what the guest is told about it.
     fn about(&self, destination: Destination) -> About {
         let flags = match self.good {
             true => rx_flags::with_good_transport_checksum(self.flags),

@@ -1,6 +1,6 @@
 //! What becomes of TAP interfaces while they are in use: whether they are up, and their MTU.
 //!
-//! The kernel tells of every change of an interface by netlink (rtnetlink(7)), to whoever
+//! The kernel reports every change of an interface by netlink (rtnetlink(7)), to whoever
 //! asked before the change: a socket that is opened at the start can be read in a jail.
 
 use std::io;
@@ -52,7 +52,7 @@ struct Seen {
     index: u32,
     state: AtomicU8,
     mtu: AtomicU16,
-    /// Whether the kernel tells of changes.
+    /// Whether the kernel reports changes.
     watched: AtomicBool,
 }
 
@@ -86,7 +86,7 @@ impl TapLink {
         self.0.mtu.load(Ordering::Relaxed)
     }
 
-    /// Returns whether it is in this network namespace, where the kernel tells of it.
+    /// Returns whether it is in this network namespace, where the kernel reports it.
     fn is_here(&self) -> bool {
         self.0.index != 0
     }

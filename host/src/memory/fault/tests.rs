@@ -140,7 +140,7 @@ fn a_file_that_lost_pages_is_not_used_again() {
         file.set_len(0).unwrap();
         assert_eq!(memory.load(0), Some(0));
         assert!(memory.lost().is_some());
-        // It is as long as it was, and mapped anew: the old mapping shows other pages.
+        // It is as long as it was, and mapped again: the old mapping shows other pages.
         file.set_len(8 * PAGE_SIZE).unwrap();
         let shared = file.try_clone().unwrap();
         memory.map(1 << 20, PAGE_SIZE, shared, 0, true).unwrap();
@@ -286,7 +286,7 @@ fn signals_are_ignored_where_they_were_and_faults_are_not() {
     assert!(killed(output.status));
 }
 
-/// Ranges come and go on other threads while this one faults again and again.
+/// Ranges come and go other threads while this one faults again and again.
 #[test]
 fn faults_are_found_while_the_table_changes() {
     let output = in_child("faults_are_found_while_the_table_changes", || {

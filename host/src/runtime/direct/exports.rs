@@ -5,7 +5,7 @@ use wasmtime::{
 };
 
 use super::abi::{self, Record};
-use super::inside::{Inside, confined, heap_and_state, put};
+use super::guest_abi::{GuestAbi, confined, heap_and_state, put};
 use super::layout;
 use crate::contract::{
     Bar, Bounds, ConfigureError, Description, DeviceEvent, DoorbellRange, Features, Link,
@@ -79,7 +79,7 @@ pub fn instantiate(
         bail!("no memory is exported");
     };
     let realloc = instance.get_typed_func(&mut *store, "cabi_realloc")?;
-    store.data_mut().inside = Some(Inside::new(memory, realloc));
+    store.data_mut().inside = Some(GuestAbi::new(memory, realloc));
     let mut find = Find { instance, store };
     Ok(Box::new(Direct {
         describe: find.returning("describe")?,

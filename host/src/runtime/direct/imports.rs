@@ -4,7 +4,7 @@ use wasmtime::{Caller, Engine, Linker, Result, bail};
 
 use super::abi;
 use super::heap::Heap;
-use super::inside::{called, put};
+use super::guest_abi::{called, put};
 use super::layout;
 use crate::contract::{
     HashTypes, Level, MemoryError, Offloads, RxBuffer, Segment, Steering, TxPacket,

@@ -13,7 +13,7 @@ mod abi;
 mod exports;
 mod heap;
 mod imports;
-mod inside;
+mod guest_abi;
 mod layout;
 mod shape;
 
@@ -22,5 +22,5 @@ mod tests;
 
 pub use exports::instantiate;
 pub use imports::linker;
-pub use inside::Inside;
+pub use guest_abi::GuestAbi;
 pub use shape::module_of;

@@ -220,7 +220,7 @@ impl Reservation {
         }
     }
 
-    /// Tells of an arena whether a page of a window is gone with the file that it
+    /// Reports an arena whether a page of a window is gone with the file that it
     /// was of.
     pub fn lost(&self) -> Option<Arc<AtomicBool>> {
         self.lock().arena.as_ref().map(Arena::lost)

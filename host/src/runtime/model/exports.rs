@@ -1,4 +1,4 @@
-//! The exports, called by way of wasmtime's component model, in either version of
+//! The exports, called through wasmtime's component model, in either version of
 //! the contract.
 
 use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, Lower, TypedFunc};

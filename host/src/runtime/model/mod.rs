@@ -1,4 +1,4 @@
-//! Components by way of wasmtime's component model: any that fits a version of the
+//! Components through wasmtime's component model: any that fits a version of the
 //! world, however it is put together.
 //!
 //! There are no windows here. wasmtime refers to linear memory as a slice when it

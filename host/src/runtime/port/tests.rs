@@ -196,7 +196,7 @@ fn what_a_rate_holds_is_there_until_it_is_lifted() {
         );
     }
     assert!(port.take_alarm() && !port.take_alarm());
-    // Work goes on after a while in which there was none.
+    // Work continues after a while in which there was none.
     port.wake_all();
     assert!(port.take_alarm());
     port.release(&memory);

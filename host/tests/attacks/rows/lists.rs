@@ -279,7 +279,7 @@ fn millions_of_vectors(case: &Case) {
     many(case, &call);
 }
 
-/// The contract has an answer for this one, so that the instance goes on.
+/// The contract has an answer for this one, so that the instance continues.
 fn long_write(case: &Case) {
     let body = format!(
         "i64.const 0 i32.const 65536 i32.const {} i32.const {ANSWER} call $write

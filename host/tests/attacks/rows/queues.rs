@@ -1,4 +1,4 @@
-//! Queues that a port does not have, steering that makes no sense, and floods.
+//! Queues that a port does not have, steering that is invalid, and floods.
 
 use std::time::Duration;
 

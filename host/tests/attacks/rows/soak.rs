@@ -65,7 +65,7 @@ fn swaps(case: &Case) {
     victim.runs();
 }
 
-/// A fresh instance goes on from the checkpoint after each.
+/// A fresh instance continues from the checkpoint after each.
 fn crashes(case: &Case) {
     let hostile = case
         .hostile()
@@ -81,7 +81,7 @@ fn crashes(case: &Case) {
         victim.write(0, 0);
         assert!(
             victim.device.failure().is_none(),
-            "a fresh instance goes on"
+            "a fresh instance continues"
         );
     };
     (0..20).for_each(round);

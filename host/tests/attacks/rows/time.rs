@@ -35,7 +35,7 @@ fn endless(case: &Case) {
     for (name, attack) in name_and_call {
         let victim = case.victim(&case.hostile().export(name, for_ever("") + " unreachable"));
         attack(&victim);
-        // A reset goes on with a fresh instance.
+        // A reset continues with a fresh instance.
         if name == "reset" {
             assert_eq!(victim.device.inspect()["runtime"]["restarts"], 1);
         } else {

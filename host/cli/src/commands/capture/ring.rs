@@ -28,7 +28,7 @@ struct Waiting {
     blocks: Vec<u8>,
     packets: u64,
     dropped: u64,
-    /// Those of them that no block tells of yet.
+    /// Those of them that no block reports yet.
     untold: u64,
     over: bool,
 }

@@ -209,7 +209,7 @@ fn component(out: &mut Out<'_>, totals: &Totals) -> fmt::Result {
         ),
         (
             "restarts",
-            "Instances that began anew, at power-on",
+            "Instances that restarted, at power-on",
             totals.restarts,
         ),
         ("calls", "Calls into the component", totals.calls),

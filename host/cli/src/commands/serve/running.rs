@@ -1,4 +1,4 @@
-//! What goes on while a device is served.
+//! What happens while a device is served.
 
 use std::sync::Arc;
 use std::thread;
@@ -133,7 +133,7 @@ async fn show(metrics: Option<(metrics::Socket, Metrics)>) -> anyhow::Result<()>
     }
 }
 
-/// Has links follow their TAPs for ever, as long as the kernel tells of them.
+/// Has links follow their TAPs for ever, as long as the kernel reports them.
 async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<()> {
     if let Some(watch) = watch
         && let Err(error) = links.watch(watch).await
@@ -143,14 +143,14 @@ async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<(
     std::future::pending().await
 }
 
-/// Says when the broker ends before its time. The device goes on.
+/// Says when the broker ends before its time. The device continues.
 async fn watch_broker(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
     while !broker.has_ended() {
         child.recv().await;
     }
     tracing::error!(
         process = broker.pid(),
-        "the broker has ended: the device goes on, its component can't be replaced any more, \
+        "the broker has ended: the device continues, its component can't be replaced any more, \
          and the sockets' files will be left behind"
     );
     std::future::pending().await

@@ -123,7 +123,7 @@ impl Broker {
     fn lost(&self, why: &str) -> String {
         format!(
             "the broker, process {}, which compiles and checks components, does not answer \
-             ({why}); the device goes on, and `manatee serve` has to be started again before \
+             ({why}); the device continues, and `manatee serve` has to be started again before \
              its component can be replaced",
             self.pid
         )

@@ -16,7 +16,7 @@ use crate::runtime::{Failure, HostState, Instance, PortState, RevokeError};
 /// A device's instance with its host's side, or that side alone once the
 /// component could not even be instantiated again.
 #[derive(Debug)]
-pub(super) enum Life {
+pub(super) enum InstanceState {
     Running(Box<Instance>),
     Dead(Box<HostState>, Failure),
     /// Only while one is made of the other.
@@ -25,10 +25,10 @@ pub(super) enum Life {
 
 /// A device, as its owner of the moment sees it.
 #[derive(Debug)]
-pub struct Body {
+pub struct DeviceInner {
     pub(super) component: Component,
     pub(super) description: Arc<Description>,
-    pub(super) life: Life,
+    pub(super) life: InstanceState,
     /// The device said that work is left.
     pub(super) work_left: bool,
     /// No more instances are tried until the device is reset.
@@ -45,7 +45,7 @@ pub struct Body {
     pub(super) ended: bool,
     pub(super) recoverer: Recoverer,
     pub(super) swaps: Swaps,
-    /// Instances that began anew, at power-on.
+    /// Instances that restarted, at power-on.
     pub restarts: u64,
     /// What others see of all this.
     pub(super) telemetry: Arc<Telemetry>,
@@ -53,7 +53,7 @@ pub struct Body {
     pub(super) shown_bytes: Option<usize>,
 }
 
-impl Body {
+impl DeviceInner {
     /// Creates a device in its power-on state.
     pub fn new(
         component: Component,
@@ -69,7 +69,7 @@ impl Body {
             Instance::new(component.code(), state).map_err(|(failure, _)| failure)?;
         let ports = port_configs(instance.state_ref());
         instance.configure(&ports)?.map_err(DeviceError::Refused)?;
-        let life = Life::Running(Box::new(instance));
+        let life = InstanceState::Running(Box::new(instance));
         let doorbells = Doorbells::new(&description.doorbells);
         Ok(Self {
             component,
@@ -93,7 +93,7 @@ impl Body {
     /// deadline.
     #[inline]
     pub fn begin_stay(&mut self) {
-        if let Life::Running(instance) = &mut self.life {
+        if let InstanceState::Running(instance) = &mut self.life {
             instance.begin_stay();
         }
         if self.recovering {
@@ -101,7 +101,7 @@ impl Body {
         }
     }
 
-    /// Returns what the device is told of its ports.
+    /// Returns what the device is told about its ports.
     pub fn ports(&self) -> Vec<PortConfig> {
         port_configs(self.state_ref())
     }
@@ -129,29 +129,29 @@ impl Body {
         }
     }
 
-    /// Goes on with another instance. Returns the one that ran.
+    /// Continues with another instance. Returns the one that ran.
     pub(super) fn switch_to(&mut self, instance: Box<Instance>) -> Box<Instance> {
-        match std::mem::replace(&mut self.life, Life::Running(instance)) {
-            Life::Running(old) => old,
-            Life::Dead(..) | Life::Between => unreachable!("only a running device is replaced"),
+        match std::mem::replace(&mut self.life, InstanceState::Running(instance)) {
+            InstanceState::Running(old) => old,
+            InstanceState::Dead(..) | InstanceState::Between => unreachable!("only a running device is replaced"),
         }
     }
 
     /// Returns the host's side.
     pub fn state(&mut self) -> &mut HostState {
         match &mut self.life {
-            Life::Running(instance) => instance.state(),
-            Life::Dead(state, _) => state,
-            Life::Between => unreachable!("a device is between lives only inside `restart`"),
+            InstanceState::Running(instance) => instance.state(),
+            InstanceState::Dead(state, _) => state,
+            InstanceState::Between => unreachable!("a device is between lives only inside `restart`"),
         }
     }
 
     /// Returns the host's side, to look at.
     pub fn state_ref(&self) -> &HostState {
         match &self.life {
-            Life::Running(instance) => instance.state_ref(),
-            Life::Dead(state, _) => state,
-            Life::Between => unreachable!("a device is between lives only inside `restart`"),
+            InstanceState::Running(instance) => instance.state_ref(),
+            InstanceState::Dead(state, _) => state,
+            InstanceState::Between => unreachable!("a device is between lives only inside `restart`"),
         }
     }
 
@@ -163,7 +163,7 @@ impl Body {
     /// Returns the instance, while it runs.
     pub fn instance(&mut self) -> Option<&mut Instance> {
         match &mut self.life {
-            Life::Running(instance) if instance.failure().is_none() => Some(instance),
+            InstanceState::Running(instance) if instance.failure().is_none() => Some(instance),
             _ => None,
         }
     }
@@ -171,9 +171,9 @@ impl Body {
     /// Returns why the component failed, if it did.
     pub fn failure(&self) -> Option<&Failure> {
         match &self.life {
-            Life::Running(instance) => instance.failure(),
-            Life::Dead(_, failure) => Some(failure),
-            Life::Between => None,
+            InstanceState::Running(instance) => instance.failure(),
+            InstanceState::Dead(_, failure) => Some(failure),
+            InstanceState::Between => None,
         }
     }
 
@@ -303,7 +303,7 @@ impl Body {
             state.changed = false;
             state.ports.iter_mut().for_each(PortState::reset);
         } else {
-            self.begin_anew();
+            self.begin_again();
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::runtime::state::HostState;
 pub type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
 
 /// Linear memory, and how to get a range of it.
-pub struct Inside {
+pub struct GuestAbi {
     memory: Memory,
     /// What it lies in: asked in place of wasmtime, which looks the memory up each time.
     reservation: Option<Arc<Reservation>>,
@@ -24,13 +24,13 @@ pub struct Inside {
     realloc: Option<Box<Realloc>>,
 }
 
-impl std::fmt::Debug for Inside {
+impl std::fmt::Debug for GuestAbi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inside").finish_non_exhaustive()
+        f.debug_struct("GuestAbi").finish_non_exhaustive()
     }
 }
 
-impl Inside {
+impl GuestAbi {
     /// Creates what is known of an instance that exports these.
     pub fn new(memory: Memory, realloc: Realloc) -> Self {
         Self {
@@ -97,7 +97,7 @@ where
     S: AsContextMut<Data = HostState>,
 {
     let (heap, state) = heap_and_state(store)?;
-    let may_call = |inside: &Inside| inside.realloc.is_some();
+    let may_call = |inside: &GuestAbi| inside.realloc.is_some();
     if !state.inside.as_ref().is_some_and(may_call) {
         bail!("called the host while it was asked for memory");
     }

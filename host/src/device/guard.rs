@@ -10,24 +10,24 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use super::body::Body;
+use super::inner::DeviceInner;
 use super::handle::Shared;
 
 /// The device, for whoever holds its lock.
-pub struct Owner<'a> {
+pub struct DeviceGuard<'a> {
     shared: &'a Shared,
     /// Until it is given up.
-    body: Option<MutexGuard<'a, Body>>,
+    body: Option<MutexGuard<'a, DeviceInner>>,
 }
 
 impl Shared {
     /// Waits for the device, and owns it.
     #[inline]
-    pub fn own(&self) -> Owner<'_> {
+    pub fn own(&self) -> DeviceGuard<'_> {
         self.owned(self.body.lock())
     }
 
-    /// Goes on with what woke the device's thread, or leaves it to whoever owns
+    /// Continues with what woke the device's thread, or leaves it to whoever owns
     /// the device.
     pub fn go_on(&self) {
         self.wakes.announce();
@@ -62,17 +62,17 @@ impl Shared {
     }
 
     #[inline]
-    fn owned<'a>(&'a self, body: MutexGuard<'a, Body>) -> Owner<'a> {
+    fn owned<'a>(&'a self, body: MutexGuard<'a, DeviceInner>) -> DeviceGuard<'a> {
         let mut owned = body;
         owned.begin_stay();
-        Owner {
+        DeviceGuard {
             shared: self,
             body: Some(owned),
         }
     }
 }
 
-impl Owner<'_> {
+impl DeviceGuard<'_> {
     /// Runs the device until it has nothing left to do, and gives it up; what is
     /// left when others should get a turn is for its own thread.
     #[inline]
@@ -86,7 +86,7 @@ impl Owner<'_> {
             poller,
             ..
         } = self.shared;
-        let run = |body: &mut MutexGuard<'_, Body>| {
+        let run = |body: &mut MutexGuard<'_, DeviceInner>| {
             wakes.take(|queue| body.wake_queue(queue));
             body.settle()
         };
@@ -110,7 +110,7 @@ impl Owner<'_> {
     }
 }
 
-impl Drop for Owner<'_> {
+impl Drop for DeviceGuard<'_> {
     fn drop(&mut self) {
         if let Some(mut body) = self.body.take() {
             body.publish();
@@ -121,16 +121,16 @@ impl Drop for Owner<'_> {
     }
 }
 
-impl Deref for Owner<'_> {
-    type Target = Body;
+impl Deref for DeviceGuard<'_> {
+    type Target = DeviceInner;
 
-    fn deref(&self) -> &Body {
+    fn deref(&self) -> &DeviceInner {
         self.body.as_ref().expect("it is given up at the end only")
     }
 }
 
-impl DerefMut for Owner<'_> {
-    fn deref_mut(&mut self) -> &mut Body {
+impl DerefMut for DeviceGuard<'_> {
+    fn deref_mut(&mut self) -> &mut DeviceInner {
         self.body.as_mut().expect("it is given up at the end only")
     }
 }
@@ -206,7 +206,7 @@ mod tests {
         // Memory space and bus master.
         device.config_write(4, &[6, 0]);
         let shared = &device.shared;
-        let endings: [fn(Owner<'_>); 3] = [
+        let endings: [fn(DeviceGuard<'_>); 3] = [
             |owner| owner.settle(),
             |owner| owner.leave(),
             |owner| drop(owner),

@@ -17,7 +17,7 @@ use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
 pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
 use crate::runtime::{
-    self, Calls, PreparedComponent, Failure, HostState, Instance, Limits, Runtime, RuntimeError,
+    self, Calls, Failure, HostState, Instance, Limits, PreparedComponent, Runtime, RuntimeError,
 };
 use manatee_common::ration::{MAX_LINE, clean};
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::inner::DeviceInner;
 use super::error::DeviceError;
 use super::handle::{Device, Shared};
+use super::inner::DeviceInner;
 use super::poller::Poller;
 use super::recovery::CrashPolicy;
 use super::report::Event;

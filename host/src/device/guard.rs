@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use super::inner::DeviceInner;
 use super::handle::Shared;
+use super::inner::DeviceInner;
 
 /// The device, for whoever holds its lock.
 pub struct DeviceGuard<'a> {

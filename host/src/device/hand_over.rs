@@ -4,8 +4,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inner::DeviceInner;
 use super::handle::Device;
+use super::inner::DeviceInner;
 use super::snapshot::RestoreError;
 use super::swap::SwapError;
 use super::telemetry::Past;

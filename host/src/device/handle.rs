@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::inner::DeviceInner;
 use super::error::WatchError;
+use super::inner::DeviceInner;
 use super::poller::Poller;
 use super::telemetry::{Telemetry, Totals};
 use super::wakes::PendingWakes;

@@ -133,7 +133,9 @@ impl DeviceInner {
     pub(super) fn switch_to(&mut self, instance: Box<Instance>) -> Box<Instance> {
         match std::mem::replace(&mut self.life, InstanceState::Running(instance)) {
             InstanceState::Running(old) => old,
-            InstanceState::Dead(..) | InstanceState::Between => unreachable!("only a running device is replaced"),
+            InstanceState::Dead(..) | InstanceState::Between => {
+                unreachable!("only a running device is replaced")
+            }
         }
     }
 
@@ -142,7 +144,9 @@ impl DeviceInner {
         match &mut self.life {
             InstanceState::Running(instance) => instance.state(),
             InstanceState::Dead(state, _) => state,
-            InstanceState::Between => unreachable!("a device is between lives only inside `restart`"),
+            InstanceState::Between => {
+                unreachable!("a device is between lives only inside `restart`")
+            }
         }
     }
 
@@ -151,7 +155,9 @@ impl DeviceInner {
         match &self.life {
             InstanceState::Running(instance) => instance.state_ref(),
             InstanceState::Dead(state, _) => state,
-            InstanceState::Between => unreachable!("a device is between lives only inside `restart`"),
+            InstanceState::Between => {
+                unreachable!("a device is between lives only inside `restart`")
+            }
         }
     }
 

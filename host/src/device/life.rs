@@ -76,7 +76,9 @@ impl DeviceInner {
         match std::mem::replace(&mut self.life, InstanceState::Between) {
             InstanceState::Running(instance) => instance.into_state(),
             InstanceState::Dead(state, _) => *state,
-            InstanceState::Between => unreachable!("a device is between lives only while one is made"),
+            InstanceState::Between => {
+                unreachable!("a device is between lives only while one is made")
+            }
         }
     }
 

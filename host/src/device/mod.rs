@@ -6,15 +6,15 @@
 //! arrive, unless the VMM's is at it anyway. Each runs the device until it has
 //! nothing left to do.
 
-mod inner;
 mod builder;
 mod doorbells;
 mod error;
+mod guard;
 mod hand_over;
 mod handle;
+mod inner;
 mod inspect;
 mod life;
-mod guard;
 mod poller;
 mod recovery;
 mod registers;

@@ -6,8 +6,8 @@
 
 use minicbor::{Decode, Encode};
 
-use super::inner::DeviceInner;
 use super::handle::Device;
+use super::inner::DeviceInner;
 use super::swap::SwapError;
 use crate::contract::{HandedOver, HashTypes, StateRefusal, Steering};
 use crate::endpoint::InvalidSteering;

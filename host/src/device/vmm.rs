@@ -1,7 +1,7 @@
 //! What a VMM does with a device besides passing a guest's accesses on.
 
-use super::inner::DeviceInner;
 use super::handle::{Device, Shared};
+use super::inner::DeviceInner;
 use crate::pci::MsixLayout;
 
 /// The command register, and bits of it.

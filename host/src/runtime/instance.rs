@@ -37,7 +37,10 @@ impl Instance {
     ///
     /// [`Failure`], and the state back, if it can't be instantiated within
     /// its limits.
-    pub fn new(code: &PreparedComponent, state: HostState) -> Result<Self, (Failure, Box<HostState>)> {
+    pub fn new(
+        code: &PreparedComponent,
+        state: HostState,
+    ) -> Result<Self, (Failure, Box<HostState>)> {
         let runtime = match Runtime::get() {
             Ok(runtime) => runtime,
             Err(error) => return Err((error.into(), Box::new(state))),

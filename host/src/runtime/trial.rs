@@ -16,7 +16,11 @@ use super::state::HostState;
 /// # Errors
 ///
 /// What does not fit.
-pub fn prepare(runtime: &Runtime, component: &Component, module: Option<&Module>) -> Result<PreparedComponent> {
+pub fn prepare(
+    runtime: &Runtime,
+    component: &Component,
+    module: Option<&Module>,
+) -> Result<PreparedComponent> {
     let code = PreparedComponent::of_component(runtime, component)?;
     let failed = |failure: Failure| Error::msg(failure.reason.to_string());
     instantiate(&code).map_err(failed)?;
@@ -29,7 +33,11 @@ pub fn prepare(runtime: &Runtime, component: &Component, module: Option<&Module>
     })
 }
 
-fn with_module(code: &PreparedComponent, runtime: &Runtime, module: &Module) -> Result<PreparedComponent, Failure> {
+fn with_module(
+    code: &PreparedComponent,
+    runtime: &Runtime,
+    module: &Module,
+) -> Result<PreparedComponent, Failure> {
     let direct = code.with_module(runtime, module);
     let direct = direct.map_err(|error| Failure::because(&format!("{error:#}")))?;
     instantiate(&direct)?;

@@ -3,8 +3,8 @@
 use wasmtime::{Caller, Engine, Linker, Result, bail};
 
 use super::abi;
-use super::heap::Heap;
 use super::guest_abi::{called, put};
+use super::heap::Heap;
 use super::layout;
 use crate::contract::{
     HashTypes, Level, MemoryError, Offloads, RxBuffer, Segment, Steering, TxPacket,

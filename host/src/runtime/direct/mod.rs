@@ -11,9 +11,9 @@
 
 mod abi;
 mod exports;
+mod guest_abi;
 mod heap;
 mod imports;
-mod guest_abi;
 mod layout;
 mod shape;
 
@@ -21,6 +21,6 @@ mod shape;
 mod tests;
 
 pub use exports::instantiate;
-pub use imports::linker;
 pub use guest_abi::GuestAbi;
+pub use imports::linker;
 pub use shape::module_of;

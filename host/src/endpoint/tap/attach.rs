@@ -81,6 +81,9 @@ pub enum TapError {
     /// No port has so many queues, or so few.
     #[error("{0} queues are asked for; a port has 1 to {MAX_QUEUES}")]
     QueueCount(u16),
+    /// A descriptor that came from elsewhere is no queue of the interface.
+    #[error("a descriptor that was handed over for the TAP interface `{0}` is no queue of it: {1}")]
+    NoQueue(String, String),
     /// The interface is no TAP.
     #[error(
         "the interface `{0}` exists but is no TAP (another kind of interface, or a TUN): choose another name, or make one with `sudo ip tuntap add dev NAME mode tap`"
@@ -130,27 +133,54 @@ pub fn attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
     }
 }
 
-fn try_attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
-    let failed = |step| {
-        move |error: Errno| TapError::Setup {
-            name: name.to_owned(),
-            step,
-            source: error.into(),
+/// Takes queues of the TAP of this name that another process attached to, all of them.
+pub fn adopt(name: &str, fds: Vec<OwnedFd>) -> Result<Attached, TapError> {
+    check_name(name)?;
+    let count = u16::try_from(fds.len()).unwrap_or(u16::MAX);
+    if !(1..=MAX_QUEUES).contains(&count) {
+        return Err(TapError::QueueCount(count));
+    }
+    for fd in &fds {
+        let no_queue = |why: String| TapError::NoQueue(name.to_owned(), why);
+        match ioctl::interface_of(fd.as_fd()) {
+            Ok(own) if own == name => {}
+            Ok(own) => return Err(no_queue(format!("it is one of `{own}`"))),
+            Err(error) => return Err(no_queue(error.to_string())),
         }
-    };
-    let socket = socket_with(
-        AddressFamily::UNIX,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(failed("a socket to ask about interfaces"))?;
-    let name_to_index = |name: &str| netdevice::name_to_index(&socket, name);
-    let existed = name_to_index(name).is_ok();
+    }
+    set_up(name, fds, true)
+}
+
+fn failed(name: &str, step: &'static str) -> impl FnOnce(Errno) -> TapError {
+    move |error| TapError::Setup {
+        name: name.to_owned(),
+        step,
+        source: error.into(),
+    }
+}
+
+/// Returns a socket to ask about interfaces.
+fn asking(name: &str) -> Result<OwnedFd, TapError> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
+    socket_with(family, kind, SocketFlags::CLOEXEC, None)
+        .map_err(failed(name, "a socket to ask about interfaces"))
+}
+
+fn try_attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
+    let existed = netdevice::name_to_index(asking(name)?, name).is_ok();
     let count = queues.unwrap_or_else(|| if existed { 1 } else { by_default() });
     let fds = claim_all(name, existed, count)?;
+    set_up(name, fds, existed)
+}
+
+/// Sets up an interface that these are queues of.
+fn set_up(name: &str, fds: Vec<OwnedFd>, existed: bool) -> Result<Attached, TapError> {
+    let failed = |step| failed(name, step);
+    let socket = asking(name)?;
+    // There are 64 at most.
+    let count = fds.len() as u16;
     // Asked after attaching, so that of two who come at once none overlooks the other.
-    let index = name_to_index(name).map_err(failed("SIOCGIFINDEX"))?;
+    let index = netdevice::name_to_index(&socket, name).map_err(failed("SIOCGIFINDEX"))?;
     let attached = queues::attached(index).map_err(failed("RTM_GETLINK"))?;
     if attached > count.into() {
         return Err(TapError::Shared(

@@ -9,6 +9,7 @@ use rustix::io::{Errno, Result};
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl};
 
 const TUNSETIFF: Opcode = libc::TUNSETIFF as Opcode;
+const TUNGETIFF: Opcode = libc::TUNGETIFF as Opcode;
 const TUNSETOFFLOAD: Opcode = libc::TUNSETOFFLOAD as Opcode;
 const TUNSETVNETHDRSZ: Opcode = libc::TUNSETVNETHDRSZ as Opcode;
 const TUNSETVNETLE: Opcode = libc::TUNSETVNETLE as Opcode;
@@ -21,6 +22,16 @@ pub fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> Res
     request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(|_| Errno::INVAL)?;
     // SAFETY: TUNSETIFF reads a `struct ifreq` and writes the name back to it.
     unsafe { ioctl(tun, Updater::<TUNSETIFF, _>::new(&mut request)) }
+}
+
+/// Returns the name of the interface that a descriptor of `/dev/net/tun` is tied to.
+pub fn interface_of(tun: BorrowedFd<'_>) -> Result<String> {
+    let mut request = request("")?;
+    // SAFETY: TUNGETIFF writes a `struct ifreq`.
+    unsafe { ioctl(tun, Updater::<TUNGETIFF, _>::new(&mut request))? };
+    let name = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    String::from_utf8(name).map_err(|_| Errno::INVAL)
 }
 
 /// Says which packets the interface may leave to us to finish: `TUN_F_CSUM`

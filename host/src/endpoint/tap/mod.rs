@@ -97,18 +97,33 @@ impl Tap {
         Self::open_with(name, Some(queues), || batched(name))
     }
 
+    /// Goes on with the queues of an interface that another process has opened and handed
+    /// over, all of them. What waits in them is received.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError`] if they are no queues of the interface of this name, or not all.
+    pub fn from_queues(name: &str, queues: Vec<OwnedFd>) -> Result<Self, TapError> {
+        let attached = attach::adopt(name, queues)?;
+        Ok(Self::of(name, attached, || batched(name)))
+    }
+
     fn open_with(
         name: &str,
         queues: Option<u16>,
         calls: impl Fn() -> Calls,
     ) -> Result<Self, TapError> {
+        Ok(Self::of(name, attach::attach(name, queues)?, calls))
+    }
+
+    fn of(name: &str, attached: attach::Attached, calls: impl Fn() -> Calls) -> Self {
         let attach::Attached {
             fds,
             index,
             mtu,
             dropped,
             created,
-        } = attach::attach(name, queues)?;
+        } = attached;
         if created {
             tracing::info!(
                 interface = name,
@@ -122,7 +137,7 @@ impl Tap {
         let queues = fds.into_iter().zip(routes);
         let queues = queues.map(|(fd, route)| TapQueue::new(fd, link.clone(), mtu, route, calls()));
         let queues: Vec<_> = queues.collect();
-        Ok(Self {
+        Self {
             link,
             mtu,
             created,
@@ -131,7 +146,7 @@ impl Tap {
             dropped: dropped.map(|dropped| Arc::new(Mutex::new(dropped))),
             switch,
             queues,
-        })
+        }
     }
 
     /// Returns the descriptors of its queues, until they were handed over.

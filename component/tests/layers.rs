@@ -32,6 +32,7 @@ const HOST: &[&str] = &[
     "host/common",
     "host/vfio-user",
     "host/control",
+    "host/keeper",
     "host",
     "host/check",
     "host/cli",

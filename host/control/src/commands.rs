@@ -25,7 +25,7 @@ pub trait Commands: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Why the old one goes on.
+    /// Why the old one continues.
     fn swap(
         &self,
         swap: &Swap,
@@ -37,7 +37,7 @@ pub trait Commands: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Why the one that runs goes on.
+    /// Why the one that runs continues.
     fn rollback(&self) -> Result<Swapped, Refusal>;
 
     /// Shows or sets a port's link.
@@ -51,7 +51,7 @@ pub trait Commands: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the level makes no sense.
+    /// If the level is invalid.
     fn log(&self, log: &Log) -> Result<LogLevel, Refusal>;
 
     /// Captures the packets of a port. Returns the end of a pipe from which they are read.

@@ -72,6 +72,34 @@ impl Server {
         Ok(Self { socket })
     }
 
+    /// Answers at a socket as [`adopt`](Self::adopt) does, and removes its file in the end: a
+    /// process before this one bound it to this absolute path, where the file has this device
+    /// and inode.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn inherit(socket: OwnedFd, path: &Path, inode: (u64, u64)) -> Result<Self, AdoptError> {
+        let socket = Listener::inherit(socket, path, inode)?;
+        Ok(Self { socket })
+    }
+
+    /// Returns the socket for another process, and leaves its file where it is.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn hand_over(&self) -> io::Result<OwnedFd> {
+        let socket = std::os::fd::AsFd::as_fd(&self.socket).try_clone_to_owned()?;
+        self.socket.keep_file();
+        Ok(socket)
+    }
+
+    /// Returns the path that the socket was bound to, by whomever; None if it has none.
+    pub fn address(&self) -> Option<&Path> {
+        self.socket.address()
+    }
+
     /// Returns the socket's file, as an absolute path; None if somebody else bound the socket.
     pub fn path(&self) -> Option<&Path> {
         self.socket.path()

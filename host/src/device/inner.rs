@@ -101,7 +101,7 @@ impl DeviceInner {
         }
     }
 
-    /// Returns what the device is told about its ports.
+    /// Returns what the device is notified of its ports.
     pub fn ports(&self) -> Vec<PortConfig> {
         port_configs(self.state_ref())
     }

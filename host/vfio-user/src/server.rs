@@ -123,6 +123,17 @@ impl Server {
         Self::on(Listener::adopt(socket)?).map_err(AdoptError::Kernel)
     }
 
+    /// Serves at a socket as [`adopt`](Self::adopt) does, and removes its file in the end: a
+    /// process before this one bound it to this absolute path, where the file has this device
+    /// and inode.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn inherit(socket: OwnedFd, path: &Path, inode: (u64, u64)) -> Result<Self, AdoptError> {
+        Self::on(Listener::inherit(socket, path, inode)?).map_err(AdoptError::Kernel)
+    }
+
     fn on(socket: Listener) -> rustix::io::Result<Self> {
         // Whoever else has the socket may be quicker in accepting.
         ioctl_fionbio(&socket, true)?;

@@ -15,7 +15,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 /// The first that a service manager hands over (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 /// The most of them that are taken.
-const MAX_LISTED: RawFd = 16;
+const MAX_LISTED: RawFd = 4096;
 
 /// Takes a descriptor that was handed over with this number.
 ///
@@ -120,7 +120,7 @@ mod tests {
         );
         assert_eq!(names("2", None).unwrap(), ["", ""]);
         assert!(names("2", Some("vfio")).unwrap_err().contains("1 names"));
-        for wrong in ["", "x", "-1", "17", "99999999999"] {
+        for wrong in ["", "x", "-1", "4097", "99999999999"] {
             assert!(
                 names(wrong, None).unwrap_err().contains("LISTEN_FDS"),
                 "{wrong}"

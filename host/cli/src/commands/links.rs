@@ -69,6 +69,25 @@ impl Links {
         }
     }
 
+    /// Returns what an operator has set each to.
+    pub fn forced(&self) -> Vec<Option<bool>> {
+        self.ports.lock().iter().map(|port| port.forced).collect()
+    }
+
+    /// Continues with what an operator has set, and with what the device was told, in a
+    /// process before this one.
+    pub fn restore(&self, forced: &[Option<bool>]) {
+        let totals = self.device.totals();
+        let mut ports = self.ports.lock();
+        for (port, forced) in ports.iter_mut().zip(forced) {
+            port.forced = *forced;
+        }
+        for (port, past) in ports.iter_mut().zip(&totals.ports) {
+            port.told = past.link_up;
+        }
+        self.tell(&mut ports);
+    }
+
     /// Tells the device of links that have changed.
     pub fn follow(&self) {
         self.tell(&mut self.ports.lock());

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod candidates;
 mod capabilities;
 mod capture;
 mod check;
@@ -12,6 +13,7 @@ mod exit;
 mod hidden;
 mod inherited;
 mod inspect;
+mod keep;
 mod link;
 mod links;
 mod log;
@@ -71,6 +73,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    Keep(keep::KeepArguments),
+    Upgrade(keep::UpgradeArguments),
     Describe(describe::Arguments),
     Check(check::Arguments),
     Inspect(inspect::Arguments),
@@ -82,6 +86,8 @@ enum Command {
     Log(log::Arguments),
     Completions(pages::CompletionArguments),
     Man(pages::ManArguments),
+    #[command(name = manatee_keeper::FACTS, hide = true)]
+    Facts,
     #[command(hide = true)]
     Precompile(precompile::Arguments),
     #[command(name = child::COMMAND, hide = true)]
@@ -107,6 +113,8 @@ pub fn run() -> ExitCode {
     };
     let result = match command {
         Command::Serve(arguments) => Ok(serve::run(&arguments)),
+        Command::Keep(arguments) => keep::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Upgrade(arguments) => keep::upgrade(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
@@ -124,6 +132,7 @@ pub fn run() -> ExitCode {
         Command::Precompile(arguments) => precompile::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rollback(arguments) => swap::roll_back(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Child(arguments) => hidden::run_child(&arguments),
+        Command::Facts => version::print_facts().map(|()| ExitCode::SUCCESS),
         Command::Broker => Ok(hidden::run_broker()),
         #[cfg(feature = "escape")]
         Command::Escape(arguments) => escape::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -1,18 +1,27 @@
 //! Tells the service manager how the process is (sd_notify(3)).
 
 use std::env;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use manatee_common::ration::Ration;
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::time::{ClockId, clock_gettime};
 
 /// The shortest interval of a watchdog that is taken as it is.
 const SHORTEST: Duration = Duration::from_millis(10);
+
+/// How long it may take to listen.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A service manager that wants to know. It is connected to before the jail, since
 /// nothing can be connected to afterwards.
@@ -21,6 +30,8 @@ pub struct Notifier {
     socket: Option<UnixDatagram>,
     /// Interval at which it wants to hear that the process is well.
     watchdog: Option<Duration>,
+    /// How many descriptors it keeps for the next start; 0 if it keeps none.
+    keeps: usize,
     /// The lines that one who does not listen can cause.
     ration: Mutex<Ration>,
 }
@@ -36,6 +47,7 @@ impl Notifier {
             return Ok(Self {
                 socket: None,
                 watchdog: None,
+                keeps: 0,
                 ration: Mutex::default(),
             });
         };
@@ -59,6 +71,7 @@ impl Notifier {
         Ok(Self {
             socket: Some(socket),
             watchdog: watchdog()?,
+            keeps: keeps()?,
             ration: Mutex::default(),
         })
     }
@@ -106,6 +119,96 @@ impl Notifier {
         }
     }
 
+    /// Returns whether it keeps descriptors for the next start.
+    pub fn keeps_descriptors(&self) -> bool {
+        self.keeps > 0
+    }
+
+    /// Checks that it keeps so many descriptors.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub fn check_room(&self, count: usize) -> anyhow::Result<()> {
+        ensure!(
+            count <= self.keeps,
+            "{count} descriptors are to be kept, and the service manager keeps {}: raise \
+             FileDescriptorStoreMax= of the unit",
+            self.keeps
+        );
+        Ok(())
+    }
+
+    /// Has it keep a descriptor for the next start.
+    ///
+    /// # Errors
+    ///
+    /// If it does not take it in time.
+    pub fn keep(&self, name: &str, descriptor: &OwnedFd) -> anyhow::Result<()> {
+        // One that hung up is kept as well: that is for the next process to see.
+        let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
+        self.send(&text, Some(descriptor.as_fd()))
+    }
+
+    /// Has it forget what it keeps by a name.
+    pub fn forget(&self, name: &str) {
+        let text = format!("FDSTOREREMOVE=1\nFDNAME={name}\n");
+        if let Err(error) = self.send(&text, None) {
+            tracing::warn!("the service manager still keeps the descriptor {name}: {error:#}");
+        }
+    }
+
+    /// Waits until it has heard all that it was told.
+    ///
+    /// # Errors
+    ///
+    /// If it has not in time.
+    pub fn wait_until_heard(&self) -> anyhow::Result<()> {
+        let (ours, theirs) = std::io::pipe()?;
+        // It closes the other end when it has got there.
+        self.send("BARRIER=1", Some(theirs.as_fd()))?;
+        drop(theirs);
+        let heard = wait_for(&ours, PollFlags::IN)?;
+        ensure!(
+            heard,
+            "the service manager does not confirm within {} s what it was told",
+            PATIENCE.as_secs()
+        );
+        Ok(())
+    }
+
+    /// Sends a message that must not get lost, perhaps with a descriptor.
+    fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
+        let socket = self
+            .socket
+            .as_ref()
+            .context("there is no service manager")?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = descriptor.as_ref().map(std::slice::from_ref);
+        if let Some(descriptors) = descriptors {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let parts = [IoSlice::new(text.as_bytes())];
+        loop {
+            match sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let room = wait_for(socket, PollFlags::OUT)?;
+                    ensure!(
+                        room,
+                        "the service manager has not listened for {} s",
+                        PATIENCE.as_secs()
+                    );
+                }
+                sent => {
+                    sent?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     fn tell(&self, state: &str) {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(state.as_bytes())
@@ -114,6 +217,34 @@ impl Notifier {
             tracing::warn!(dropped, %error, "the status could not be reported to the service manager");
         }
     }
+}
+
+/// Waits until something can be done with a descriptor; false if it can't in time.
+fn wait_for(fd: impl AsFd, what: PollFlags) -> std::io::Result<bool> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::new(&fd, what)], Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}
+
+/// Returns the number in the variable FDSTORE, by which a service manager says how many
+/// descriptors it keeps.
+fn keeps() -> anyhow::Result<usize> {
+    let Some(text) = env::var_os("FDSTORE") else {
+        return Ok(0);
+    };
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    number.with_context(|| {
+        format!(
+            "FDSTORE is `{}`: it is a number of descriptors",
+            text.display()
+        )
+    })
 }
 
 /// Returns the interval in the variable WATCHDOG_USEC, if that is for this process.

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use serde_json::{Map, Value, json};
 
+use super::candidates::Candidates;
 use super::capture::Captures;
 use super::links::Links;
 use super::logging;
@@ -50,6 +51,8 @@ pub struct Surroundings {
     pub links: Arc<Links>,
     pub log_level: logging::LogLevel,
     pub notifier: Arc<Notifier>,
+    /// The bytes of what was swapped in.
+    pub candidates: Arc<Candidates>,
     /// None if the process is not confined.
     pub confinement: Option<Confinement>,
 }
@@ -108,6 +111,7 @@ impl Operator {
             return Err(Refusal::new(Code::AlreadySo, text).into());
         }
         let component = self.prepare(swap, name, &wasm, digest, progress)?;
+        self.surroundings.candidates.remember(digest, name, &wasm)?;
         let options = SwapOptions {
             probation: Duration::from_millis(swap.probation_ms),
         };

@@ -1,5 +1,6 @@
 //! `--port`: a port of the adapter.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -8,6 +9,7 @@ use manatee::device::Port;
 use manatee::endpoint::{Endpoint, Loopback, MAX_QUEUES, Null, Tap, TapLink};
 
 use super::mac::{self, InvalidMac, Mac};
+use super::serve::kept::{Kept, queue_name};
 
 /// What a port that says nothing else gets, as on most networks.
 const DEFAULT_MTU: u16 = 1500;
@@ -35,7 +37,12 @@ pub struct PortArgument {
 pub struct Opened {
     pub ports: Vec<Port>,
     pub taps: Vec<Option<TapLink>>,
+    /// The queues of TAPs once more, by the names by which the next process finds them.
+    pub queues: Vec<(String, OwnedFd)>,
 }
+
+/// A port, the interface if it is a TAP, and its queues once more.
+type OpenedPort = (Port, Option<TapLink>, Vec<OwnedFd>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Backend {
@@ -152,21 +159,31 @@ fn parse_queues(text: &str) -> Result<u16, InvalidPort> {
 ///
 /// If an interface can't be opened, two ports would have the same address, or there is none
 /// to give.
-pub fn open_all(arguments: &[PortArgument], socket: Option<&Path>) -> anyhow::Result<Opened> {
+pub fn open_all(
+    arguments: &[PortArgument],
+    socket: Option<&Path>,
+    kept: &mut Kept,
+) -> anyhow::Result<Opened> {
     let mut opened = Opened::default();
     for (index, argument) in arguments.iter().enumerate() {
         let made = || socket.map(|socket| mac::for_port(socket, index));
         let mac = argument.mac.or_else(made).with_context(|| {
             format!("port {index} needs mac=ADDRESS: the socket has no path to make one from")
         })?;
-        let Opened { ports, taps } = &mut opened;
+        let Opened {
+            ports,
+            taps,
+            queues,
+        } = &mut opened;
         if let Some(other) = ports.iter().position(|port| port.mac == mac) {
             anyhow::bail!(
                 "ports {other} and {index} have the same address {}; give each its own mac=",
                 mac::format(mac)
             );
         }
-        let (port, tap) = argument.open(mac)?;
+        let (port, tap, own) = argument.open(mac, kept.take_queues(index))?;
+        let named = own.into_iter().enumerate();
+        queues.extend(named.map(|(queue, fd)| (queue_name(index, queue), fd)));
         ports.push(port);
         taps.push(tap);
     }
@@ -174,14 +191,17 @@ pub fn open_all(arguments: &[PortArgument], socket: Option<&Path>) -> anyhow::Re
 }
 
 impl PortArgument {
-    fn open(&self, mac: Mac) -> anyhow::Result<(Port, Option<TapLink>)> {
-        let mut link = None;
+    fn open(&self, mac: Mac, kept: Vec<OwnedFd>) -> anyhow::Result<OpenedPort> {
+        let (mut link, mut queues) = (None, Vec::new());
         let endpoint: Box<dyn Endpoint> = match &self.backend {
             Backend::Tap(name) => {
                 let tap = match self.queues {
+                    _ if !kept.is_empty() => Tap::from_queues(name, kept)?,
                     Some(queues) => Tap::with_queues(name, queues)?,
                     None => Tap::open(name)?,
                 };
+                let own = tap.descriptors().map(|it| it.try_clone_to_owned());
+                queues = own.collect::<Result<_, _>>()?;
                 link = Some(tap.link());
                 Box::new(tap)
             }
@@ -204,7 +224,7 @@ impl PortArgument {
             link_speed_mbps: self.speed.unwrap_or(LINK_SPEED_MBPS),
             endpoint,
         };
-        Ok((port, link))
+        Ok((port, link, queues))
     }
 }
 
@@ -287,24 +307,39 @@ mod tests {
     #[test]
     fn two_ports_with_one_address_are_refused() {
         let same: PortArgument = "null,mac=02:00:00:00:00:01".parse().unwrap();
-        let error = open_all(&[same.clone(), same], Some(Path::new("/s")))
-            .unwrap_err()
-            .to_string();
+        let error = open_all(
+            &[same.clone(), same],
+            Some(Path::new("/s")),
+            &mut Kept::default(),
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("02:00:00:00:00:01"), "{error}");
     }
 
     #[test]
     fn without_a_path_an_address_has_to_be_given() {
-        let error = open_all(&["null".parse().unwrap()], None).unwrap_err();
+        let error = open_all(&["null".parse().unwrap()], None, &mut Kept::default()).unwrap_err();
         assert!(error.to_string().contains("port 0 needs mac="), "{error}");
         let given = "null,mac=02:00:00:00:00:01".parse().unwrap();
-        assert_eq!(open_all(&[given], None).unwrap().ports.len(), 1);
+        assert_eq!(
+            open_all(&[given], None, &mut Kept::default())
+                .unwrap()
+                .ports
+                .len(),
+            1
+        );
     }
 
     #[test]
     fn mtu_is_what_was_given_or_1500() {
         let open = |text: &str| {
-            let opened = open_all(&[text.parse().unwrap()], Some(Path::new("/s"))).unwrap();
+            let opened = open_all(
+                &[text.parse().unwrap()],
+                Some(Path::new("/s")),
+                &mut Kept::default(),
+            )
+            .unwrap();
             (opened.ports[0].mtu, opened.ports[0].link_speed_mbps)
         };
         assert_eq!(open("null,mtu=9000"), (9000, LINK_SPEED_MBPS));

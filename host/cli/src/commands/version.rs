@@ -1,6 +1,7 @@
 //! `manatee --version`.
 
 use manatee::component::{CONTRACTS, Component};
+use manatee::continuity::VERSION;
 use serde_json::{Value, json};
 
 /// Returns what this build is.
@@ -16,6 +17,7 @@ fn version() -> anyhow::Result<Value> {
         "commit": env!("MANATEE_COMMIT"),
         "wasmtime": env!("MANATEE_WASMTIME"),
         "contracts": CONTRACTS,
+        "hand_over": hand_over(),
         "component": {
             "version": String::from_utf8_lossy(&description.version.build),
             "sha256": component.digest().to_string(),
@@ -25,6 +27,17 @@ fn version() -> anyhow::Result<Value> {
             },
         },
     }))
+}
+
+/// Returns which versions of states it leaves for other processes, and up to which it reads.
+fn hand_over() -> Value {
+    json!({ "writes": VERSION, "reads": VERSION })
+}
+
+/// Prints what a keeper has to know of this build, without a look at its component.
+pub fn print_facts() -> anyhow::Result<()> {
+    let facts = json!({ "version": env!("CARGO_PKG_VERSION"), "hand_over": hand_over() });
+    super::output::print(&format!("{facts}\n"))
 }
 
 /// Prints what this build is.

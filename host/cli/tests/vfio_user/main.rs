@@ -11,4 +11,5 @@ mod lifecycle;
 mod memory;
 mod msix;
 mod raw;
+mod restart;
 mod service;

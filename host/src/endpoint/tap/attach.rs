@@ -148,27 +148,36 @@ pub fn attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
     }
 }
 
+fn failed(name: &str, step: &'static str) -> impl FnOnce(Errno) -> TapError {
+    move |error| TapError::Setup {
+        name: name.to_owned(),
+        step,
+        source: error.into(),
+    }
+}
+
+/// Returns a socket to ask about interfaces.
+fn asking(name: &str) -> Result<OwnedFd, TapError> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
+    socket_with(family, kind, SocketFlags::CLOEXEC, None)
+        .map_err(failed(name, "a socket to ask about interfaces"))
+}
+
 fn try_attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
-    let failed = |step| {
-        move |error: Errno| TapError::Setup {
-            name: name.to_owned(),
-            step,
-            source: error.into(),
-        }
-    };
-    let socket = socket_with(
-        AddressFamily::UNIX,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(failed("a socket to ask about interfaces"))?;
-    let name_to_index = |name: &str| netdevice::name_to_index(&socket, name);
-    let existed = name_to_index(name).is_ok();
+    let existed = netdevice::name_to_index(asking(name)?, name).is_ok();
     let count = queues.unwrap_or_else(|| if existed { 1 } else { by_default() });
     let fds = claim_all(name, existed, count)?;
+    take(name, fds, existed)
+}
+
+/// Sets up the interface of this name, of which these are all queues in use.
+fn take(name: &str, fds: Vec<OwnedFd>, existed: bool) -> Result<Attached, TapError> {
+    let failed = |step| failed(name, step);
+    let socket = asking(name)?;
+    // There are 64 at most.
+    let count = fds.len() as u16;
     // Asked after attaching, so that of two who come at once none overlooks the other.
-    let index = name_to_index(name).map_err(failed("SIOCGIFINDEX"))?;
+    let index = netdevice::name_to_index(&socket, name).map_err(failed("SIOCGIFINDEX"))?;
     let attached = queues::attached(index).map_err(failed("RTM_GETLINK"))?;
     if attached > count.into() {
         return Err(TapError::Shared(

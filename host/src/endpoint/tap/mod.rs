@@ -98,20 +98,26 @@ impl Tap {
         Self::open_with(name, Some(queues), || batched(name))
     }
 
+    /// Continues with the queues of an interface that another process has opened and handed
+    /// over, all of them. What waits in them is received.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError`] if they are no queues of the interface of this name, or not all.
+    pub fn from_queues(name: &str, queues: Vec<OwnedFd>) -> Result<Self, TapError> {
+        let (own, attached) = adopt::adopt(queues)?;
+        if own != name {
+            return Err(TapError::Different(name.to_owned(), own));
+        }
+        Ok(Self::of(name, attached, || batched(name)))
+    }
+
     fn open_with(
         name: &str,
         queues: Option<u16>,
         calls: impl Fn() -> Calls,
     ) -> Result<Self, TapError> {
-        let attached = attach::attach(name, queues)?;
-        if attached.created {
-            tracing::info!(
-                interface = name,
-                queues = attached.fds.len(),
-                "made a TAP; bring it up with `ip link set {name} up`"
-            );
-        }
-        Ok(Self::of(name, attached, calls))
+        Ok(Self::of(name, attach::attach(name, queues)?, calls))
     }
 
     /// Uses queues of one interface, a TAP or macvtap, that somebody else opened: with
@@ -133,6 +139,13 @@ impl Tap {
             dropped,
             created,
         } = attached;
+        if created {
+            tracing::info!(
+                interface = name,
+                queues = fds.len(),
+                "made a TAP; bring it up with `ip link set {name} up`"
+            );
+        }
         // One whose MTU is not seen carries what it may.
         let link = TapLink::new(name, index, mtu.unwrap_or(u16::MAX));
         // Fits: there are as many as were asked for.

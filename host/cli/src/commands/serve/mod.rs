@@ -2,21 +2,26 @@
 
 mod access;
 mod bounds;
+mod hand_over;
+pub mod kept;
 mod running;
 mod served;
 mod signals;
 mod sockets;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use manatee::component::Digest;
 use manatee::endpoint::LinkWatch;
 use manatee::memory::install_fault_handler;
 use manatee_control as control;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::candidates::Candidates;
 use super::capabilities::capabilities;
 use super::links::Links;
 use super::logging::{self, LogArguments, LogLevel};
@@ -25,9 +30,11 @@ use super::notify::Notifier;
 use super::operator::{Operator, Surroundings};
 use super::port::{self, PortArgument};
 use crate::jail::broker::{Begin, Broker, SocketFile};
-use crate::jail::child::Code;
-use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
+use crate::jail::child::{self, Code};
+use crate::jail::{self, Confinement, Ids, Jail, Role, limits, sealed};
 use bounds::BoundArguments;
+use hand_over::Listed;
+use kept::Predecessor;
 use running::Running;
 use served::Served;
 use signals::Signals;
@@ -130,6 +137,14 @@ struct Opened {
     component: Option<Code>,
     notifier: Notifier,
     broker: Arc<Broker>,
+    /// The device of a process before this one.
+    predecessor: Option<Predecessor>,
+    /// What that has left is known to the service manager by these names.
+    kept: Vec<String>,
+    /// Which sockets the service manager hands over at each start.
+    listed: Listed,
+    /// The component that was swapped in before.
+    swapped: Option<(Digest, String, File)>,
 }
 
 /// Serves until it is told to end.
@@ -173,19 +188,39 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             child,
             sockets,
             metrics,
-            ports: port::Opened { ports, taps },
+            ports:
+                port::Opened {
+                    ports,
+                    taps,
+                    queues,
+                },
             watch,
             component,
             notifier,
             broker,
+            predecessor,
+            kept,
+            listed,
+            swapped,
         } = opened;
         let notifier = Arc::new(notifier);
+        let candidates = Arc::new(Candidates::default());
+        if let Some((digest, name, wasm)) = swapped {
+            candidates.remember(digest, &name, &wasm)?;
+        }
         let events = control::Events::default();
         let observed = Observed::default();
         let told = (events.clone(), observed.clone());
         let device = Served::new(component, ports, &arguments.bounds, told)?;
         let links = Links::new(device.device.clone(), taps, events.clone());
         let links = Arc::new(links);
+        let mut session = None;
+        if let Some(Predecessor { hand_over, notes }) = predecessor {
+            session = device.take_over(hand_over)?;
+            links.restore(&notes.links);
+        }
+        // What was left there is older than the device from now on.
+        kept.iter().for_each(|name| notifier.forget(name));
         let facts = Facts {
             device: device.device.clone(),
             confined: confinement.is_some(),
@@ -198,6 +233,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             links: links.clone(),
             log_level,
             notifier: notifier.clone(),
+            candidates: candidates.clone(),
             confinement,
         };
         let operator = Operator::new(surroundings, device.device.clone());
@@ -213,6 +249,10 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             watch,
             notifier,
             broker,
+            session,
+            candidates,
+            taps: queues,
+            listed,
         }))
     });
     broker.end();
@@ -222,7 +262,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
 }
 
 impl Opened {
-    fn open(arguments: &Arguments, ids: Option<Ids>, handed: Handed) -> anyhow::Result<Self> {
+    fn open(arguments: &Arguments, ids: Option<Ids>, mut handed: Handed) -> anyhow::Result<Self> {
         // Before the sockets are made, so that they are removed in any case.
         let signals = Signals::catch().context("catching signals")?;
         let child = signal(SignalKind::child()).context("catching signals")?;
@@ -233,7 +273,8 @@ impl Opened {
         let component = component.transpose()?;
         // Sockets come first: whoever is too late must not touch the interfaces of
         // the one who serves already.
-        let sockets = arguments.sockets.open(handed)?;
+        let kept = handed.kept.names();
+        let sockets = arguments.sockets.open(&mut handed)?;
         let metrics = arguments.metrics.as_ref().map(metrics::Socket::open);
         let metrics = metrics.transpose().context("--metrics")?;
         let mut files = sockets.files().context("the sockets")?;
@@ -246,10 +287,24 @@ impl Opened {
             sandbox,
         };
         let broker = Broker::start(&begin).context("starting the broker")?;
-        let ports = port::open_all(&arguments.ports, sockets.vfio.address())?;
+        let mut ports = port::open_all(&arguments.ports, sockets.vfio.address(), &mut handed.kept)?;
+        if !notifier.keeps_descriptors() {
+            ports.queues.clear();
+        }
         let taps: Vec<_> = ports.taps.iter().flatten().cloned().collect();
         let watch = (!taps.is_empty()).then(|| LinkWatch::open(taps));
         let watch = watch.transpose().context("watching the TAP interfaces")?;
+        let mut predecessor = handed.kept.read()?;
+        let (mut component, mut swapped) = (component, None);
+        if let Some(predecessor) = &mut predecessor
+            && let Some((wasm, name)) = predecessor.take_component()?
+        {
+            // Compiled anew: machine code of a process that somebody may have taken over is
+            // not to be trusted.
+            component = Some(child::compile(&wasm, &name, sandbox)?);
+            let file = sealed::with_bytes("manatee-candidate", &wasm)?;
+            swapped = Some((Digest::of(&wasm), name, file));
+        }
         Ok(Self {
             signals,
             child,
@@ -260,6 +315,10 @@ impl Opened {
             component,
             notifier,
             broker: Arc::new(broker),
+            predecessor,
+            kept,
+            listed: handed.listed,
+            swapped,
         })
     }
 }

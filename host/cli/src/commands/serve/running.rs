@@ -1,5 +1,6 @@
 //! What happens while a device is served.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -7,14 +8,17 @@ use std::time::Duration;
 use anyhow::Context;
 use manatee::device::Device;
 use manatee::endpoint::LinkWatch;
+use manatee::vfio_user::Suspended;
 use manatee_common::ration::Ration;
 use manatee_control as control;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
+use super::hand_over::{Estate, Listed};
 use super::served::Served;
 use super::signals::{Heard, Signals};
 use super::sockets::Sockets;
+use crate::commands::candidates::Candidates;
 use crate::commands::links::Links;
 use crate::commands::metrics::{self, Metrics};
 use crate::commands::notify::Notifier;
@@ -37,12 +41,19 @@ pub struct Running {
     pub watch: Option<LinkWatch>,
     pub notifier: Arc<Notifier>,
     pub broker: Arc<Broker>,
+    /// The session with the VMM of a process before this one.
+    pub session: Option<Suspended>,
+    pub candidates: Arc<Candidates>,
+    /// The queues of TAPs, for the next process.
+    pub taps: Vec<(String, OwnedFd)>,
+    /// Which sockets the service manager hands over by itself.
+    pub listed: Listed,
 }
 
 /// Serves until it is told to end.
 pub async fn serve(running: Running) -> anyhow::Result<()> {
     let Running {
-        device: Served { device, vectors },
+        device,
         operator,
         events,
         mut signals,
@@ -53,30 +64,69 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         watch,
         notifier,
         broker,
+        session,
+        candidates,
+        taps,
+        listed,
     } = running;
     let Sockets { vfio, control } = sockets;
     let address = vfio.address();
     let socket = address.map_or("a descriptor".into(), |path| path.display().to_string());
     let stopper = vfio.stopper();
     let (ended, mut has_ended) = oneshot::channel();
-    let served = device.clone();
+    let Served {
+        device: served,
+        vectors,
+    } = device.clone();
     thread::Builder::new()
         .name("vfio-user".to_owned())
-        .spawn(move || ended.send(vfio.serve(&served, &vectors)))
+        .spawn(move || {
+            ended.send(match session {
+                Some(session) => vfio.resume(session, &served, &vectors),
+                None => vfio.serve(&served, &vectors),
+            })
+        })
         .context("starting the vfio-user thread")?;
     tracing::info!(socket, "ready: a VMM can attach");
     notifier.ready(&format!("Serving at {socket}"));
+    let mut may_go_on = false;
+    let follower = links.clone();
     let result = tokio::select! {
-        () = heed(&mut signals, &notifier) => Ok(()),
+        terminated = heed(&mut signals, &notifier) => {
+            may_go_on = terminated;
+            Ok(())
+        }
         result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
         result = answer(control.as_ref(), operator, events) => result,
         result = show(metrics) => result,
         result = watch_broker(&broker, &mut child) => result,
-        result = follow(links, watch) => result,
-        () = notifier.keep_alive(async || look_after(&device).await) => Ok(()),
+        result = follow(follower, watch) => result,
+        () = notifier.keep_alive(async || look_after(&device.device).await) => Ok(()),
     };
     notifier.stopping();
     tracing::info!("stopping");
+    if may_go_on && notifier.keeps_descriptors() {
+        let estate = Estate {
+            device: &device,
+            stopper: &stopper,
+            control: control.as_ref(),
+            links: &links,
+            candidates: &candidates,
+            taps,
+            listed,
+            notifier: &notifier,
+            broker: &broker,
+        };
+        match estate.leave() {
+            Ok(()) => {
+                broker.end();
+                return result;
+            }
+            Err(error) => tracing::error!(
+                "the device can't be left for the next process, and ends here: {error:#}"
+            ),
+        }
+    }
     broker.end();
     if !stopper.stop(PATIENCE) {
         tracing::warn!("the session with the VMM does not end; leaving it");
@@ -84,12 +134,13 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
     result
 }
 
-/// Does what signals ask for, until one asks to end.
-async fn heed(signals: &mut Signals, notifier: &Notifier) {
+/// Does what signals ask for, until one asks to end. Returns whether another process may continue.
+async fn heed(signals: &mut Signals, notifier: &Notifier) -> bool {
     let mut ration = Ration::default();
     loop {
         match signals.next().await {
-            Heard::End => return,
+            Heard::Terminate => return true,
+            Heard::End => return false,
             Heard::Reload => {
                 notifier.reloading();
                 if let Some(dropped) = ration.pass() {

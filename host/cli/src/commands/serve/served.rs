@@ -1,9 +1,11 @@
 //! The device that is served.
 
+use anyhow::Context;
 use manatee::component::Component;
+use manatee::continuity::HandOver;
 use manatee::device::{Device, Port};
 use manatee::interrupt::Interrupts;
-use manatee::vfio_user::Vectors;
+use manatee::vfio_user::{self, Suspended, Vectors};
 use manatee_control as control;
 
 use super::bounds::BoundArguments;
@@ -11,7 +13,8 @@ use crate::commands::metrics::Observed;
 use crate::commands::told;
 use crate::jail::child::Code;
 
-/// A device and the vectors that it raises.
+/// A device and the vectors that it raises. Cheap to clone; every clone is the same.
+#[derive(Clone)]
 pub struct Served {
     pub device: Device,
     pub vectors: Vectors,
@@ -47,8 +50,26 @@ impl Served {
                 }
             })
             .build(interrupts)?;
+        let served = Self { device, vectors };
         let digest = component.digest();
         tracing::info!(component = component.name(), sha256 = %digest, "the device is made");
-        Ok(Self { device, vectors })
+        Ok(served)
+    }
+
+    /// Continues with the device of a process before this one. Returns the session with its VMM,
+    /// if there was one.
+    pub fn take_over(&self, hand_over: HandOver) -> anyhow::Result<Option<Suspended>> {
+        let (build, component) = (hand_over.build().to_owned(), hand_over.component());
+        let taken = vfio_user::take_over(hand_over, &self.device, &self.vectors);
+        let (session, pause) = taken
+            .with_context(|| format!("going on with the device that version {build} has left"))?;
+        tracing::info!(
+            build,
+            ran = %component,
+            attached = session.is_some(),
+            pause_us = pause.as_micros() as u64,
+            "the device of the process before this one continues"
+        );
+        Ok(session)
     }
 }

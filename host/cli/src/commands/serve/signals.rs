@@ -5,7 +5,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// To end.
+    /// To end, where another process may continue.
+    Terminate,
+    /// To end for good.
     End,
     /// To read the configuration again.
     Reload,
@@ -43,7 +45,7 @@ impl Signals {
         let [terminate, interrupt, quit] = &mut self.ending;
         let [first, second] = &mut self.user;
         tokio::select! {
-            _ = terminate.recv() => Heard::End,
+            _ = terminate.recv() => Heard::Terminate,
             _ = interrupt.recv() => Heard::End,
             _ = quit.recv() => Heard::End,
             _ = self.hangup.recv() => Heard::Reload,

@@ -1,13 +1,16 @@
 //! The sockets of `manatee serve`: made here, or handed over.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use manatee::vfio_user;
 use manatee_control as control;
 
 use super::access::AccessArguments;
+use super::hand_over::Listed;
+use super::kept::{self, Kept};
 use crate::commands::inherited;
 use crate::jail::broker::SocketFile;
 
@@ -42,6 +45,10 @@ pub struct SocketArguments {
 pub struct Handed {
     vfio: Option<OwnedFd>,
     control: Option<OwnedFd>,
+    /// Which of them the service manager hands over at each start.
+    pub listed: Listed,
+    /// What a process before this one has left.
+    pub kept: Kept,
 }
 
 /// The sockets.
@@ -55,7 +62,7 @@ impl SocketArguments {
     /// Takes the sockets that were handed over. Comes before anything is opened.
     pub fn take(&self) -> anyhow::Result<Handed> {
         let mut handed = Handed::sort(inherited::listed()?)?;
-        if let Some(number) = self.fd {
+        if let Some(number) = self.fd.filter(|_| !handed.kept.has(kept::VFIO)) {
             ensure!(
                 handed.vfio.is_none(),
                 "the service manager hands over a vfio-user socket: leave out --fd"
@@ -77,7 +84,7 @@ impl SocketArguments {
                 "the service manager hands over a vfio-user socket, whose permissions are its own \
                  (SocketMode=, SocketGroup=): leave out --socket-mode and --socket-group"
             );
-        } else if self.socket_path.is_none() {
+        } else if self.socket_path.is_none() && !handed.kept.has(kept::VFIO) {
             bail!(
                 "where is a VMM to connect? Give --socket-path PATH, or --fd N with a socket that \
                  listens already; a service manager may hand one over named `{VFIO}`"
@@ -91,30 +98,78 @@ impl SocketArguments {
     }
 
     /// Opens the sockets. From then on a VMM can connect.
-    pub fn open(&self, handed: Handed) -> anyhow::Result<Sockets> {
-        let vfio = match (handed.vfio, &self.socket_path) {
-            (Some(socket), _) => vfio_user::Server::adopt(socket)
+    pub fn open(&self, handed: &mut Handed) -> anyhow::Result<Sockets> {
+        let given = handed.vfio.take();
+        let vfio = match (given, handed.kept.take(kept::VFIO), &self.socket_path) {
+            (Some(socket), ..) | (None, Some(socket), None) => vfio_user::Server::adopt(socket)
                 .context("the vfio-user socket that was handed over")?,
-            (None, Some(path)) => vfio_user::Server::bind_for(path, self.access.access())
+            (None, Some(socket), Some(path)) => self.inherit_vfio(socket, path)?,
+            (None, None, Some(path)) => vfio_user::Server::bind_for(path, self.access.access())
                 .context("the vfio-user socket")?,
-            (None, None) => bail!("there is no vfio-user socket"),
+            (None, None, None) => bail!("there is no vfio-user socket"),
         };
-        let control = match (handed.control, &self.control) {
-            (Some(socket), _) => Some(
+        let given = handed.control.take();
+        let control = match (given, handed.kept.take(kept::CONTROL), &self.control) {
+            (Some(socket), ..) => Some(
                 control::Server::adopt(socket)
                     .context("the control socket that was handed over")?,
             ),
-            (None, Some(path)) => Some(control::Server::bind(path).context("the control socket")?),
-            (None, None) => None,
+            (None, Some(socket), Some(path)) => Some(Self::inherit_control(socket, path)?),
+            (None, None, Some(path)) => {
+                Some(control::Server::bind(path).context("the control socket")?)
+            }
+            (None, _, None) => None,
         };
         Ok(Sockets { vfio, control })
     }
+
+    /// Serves at the socket that a process before this one has bound to this path.
+    fn inherit_vfio(&self, socket: OwnedFd, path: &Path) -> anyhow::Result<vfio_user::Server> {
+        let (absolute, inode) = place(path);
+        let server = vfio_user::Server::inherit(socket, &absolute, inode);
+        let server = server.context("the vfio-user socket of the process before this one")?;
+        check_address(server.address(), &absolute, "--socket-path")?;
+        Ok(server)
+    }
+
+    fn inherit_control(socket: OwnedFd, path: &Path) -> anyhow::Result<control::Server> {
+        let (absolute, inode) = place(path);
+        let server = control::Server::inherit(socket, &absolute, inode);
+        let server = server.context("the control socket of the process before this one")?;
+        check_address(server.address(), &absolute, "--control")?;
+        Ok(server)
+    }
+}
+
+/// Returns a path as an absolute one, with the device and inode of the file there.
+fn place(path: &Path) -> (PathBuf, (u64, u64)) {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = absolute.symlink_metadata();
+    let inode = file.map_or((0, 0), |file| (file.dev(), file.ino()));
+    (absolute, inode)
+}
+
+/// Checks that a socket was bound to the path that this process is to serve at.
+fn check_address(bound: Option<&Path>, path: &Path, option: &str) -> anyhow::Result<()> {
+    let bound = bound.map(std::path::absolute).transpose()?;
+    ensure!(
+        bound.as_deref() == Some(path),
+        "the process before this one listened on {}, and {option} is {}: give the same path, or stop \
+         the service for good and start it again",
+        bound.as_deref().unwrap_or(Path::new("no path")).display(),
+        path.display()
+    );
+    Ok(())
 }
 
 impl Handed {
     /// Tells by their names what they are for. A single one may have any name.
     fn sort(listed: Vec<(String, OwnedFd)>) -> anyhow::Result<Self> {
-        let mut handed = Self::default();
+        let (kept, listed) = Kept::sort(listed);
+        let mut handed = Self {
+            kept,
+            ..Self::default()
+        };
         let single = listed.len() == 1;
         for (name, socket) in listed {
             let place = match &*name {
@@ -131,6 +186,10 @@ impl Handed {
                 bail!("the service manager hands over two sockets named `{name}`: there is one");
             }
         }
+        handed.listed = Listed {
+            vfio: handed.vfio.is_some(),
+            control: handed.control.is_some(),
+        };
         Ok(handed)
     }
 }
@@ -140,7 +199,10 @@ impl Sockets {
     pub fn files(&self) -> std::io::Result<Vec<SocketFile>> {
         let control = self.control.as_ref().and_then(control::Server::path);
         let paths = [self.vfio.path(), control];
-        paths.into_iter().flatten().map(SocketFile::at).collect()
+        let files = paths.into_iter().flatten();
+        files
+            .map(|path| SocketFile::at(path).map(SocketFile::staying))
+            .collect()
     }
 }
 

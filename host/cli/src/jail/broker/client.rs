@@ -129,6 +129,14 @@ impl Broker {
         )
     }
 
+    /// Has it leave the sockets' files, but for those of metrics: another process has the
+    /// sockets by now.
+    pub fn leave_sockets(&self) {
+        if let Err(error) = self.ask(&Request::Leave, None, PATIENCE) {
+            tracing::warn!("the sockets' files may be removed: {error:#}");
+        }
+    }
+
     /// Has it remove the sockets and end, if it has not.
     pub fn end(&self) {
         if self.is_gone() {

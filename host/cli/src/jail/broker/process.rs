@@ -123,8 +123,14 @@ impl Removable {
 impl Process {
     fn serve(&mut self, socket: BorrowedFd<'_>) -> anyhow::Result<()> {
         while let Some((request, file)) = wire::receive(socket)? {
-            let Request::Start { job, digest } = request else {
-                bail!("it was told twice what to do");
+            let (job, digest) = match request {
+                Request::Start { job, digest } => (job, digest),
+                Request::Leave => {
+                    self.sockets.retain(|socket| !socket.file.stays);
+                    wire::send(socket, &Answer::Done, None).context("answering")?;
+                    continue;
+                }
+                Request::Begin(_) => bail!("it was told twice what to do"),
             };
             let Some(outcome) = self.start(socket, job, digest, file)? else {
                 return Ok(());

@@ -28,6 +28,8 @@ pub struct SocketFile {
     pub path: PathBuf,
     pub device: u64,
     pub inode: u64,
+    /// Whether it stays when another process continues.
+    pub stays: bool,
 }
 
 impl SocketFile {
@@ -43,7 +45,14 @@ impl SocketFile {
             path: std::path::absolute(path)?,
             device: file.dev(),
             inode: file.ino(),
+            stays: false,
         })
+    }
+
+    /// Says that it stays when another process continues with the device.
+    pub fn staying(mut self) -> Self {
+        self.stays = true;
+        self
     }
 
     /// Returns the folder that it is in.
@@ -59,6 +68,8 @@ pub enum Request {
     Begin(Begin),
     /// Start a child; a sealed file comes along. The digest is the file's.
     Start { job: Job, digest: [u8; 32] },
+    /// Leave the files of sockets that somebody else has now.
+    Leave,
 }
 
 impl Request {

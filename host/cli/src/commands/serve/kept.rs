@@ -1,0 +1,198 @@
+//! What a process before this one has left with the service manager, for this one to continue.
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, ensure};
+use manatee::component::Digest;
+use manatee::continuity::{HandOver, OfferError, STATE};
+use serde::{Deserialize, Serialize};
+
+/// What the names of descriptors begin with that a process leaves for the next one.
+pub const PREFIX: &str = "manatee-";
+/// The names of what `manatee serve` adds to what the library hands over.
+pub const VFIO: &str = "listener-vfio";
+pub const CONTROL: &str = "listener-control";
+pub const COMPONENT: &str = "component";
+/// The connection of a VMM, which has this name in what the library hands over.
+const SESSION: &str = "session";
+
+/// What goes along with a device, in JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notes {
+    /// What an operator has set each link to.
+    pub links: Vec<Option<bool>>,
+    /// The component that was swapped in, if one was.
+    pub component: Option<Swapped>,
+}
+
+/// A component that was swapped in. Its bytes are behind a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swapped {
+    pub name: String,
+    pub sha256: [u8; 32],
+}
+
+/// Descriptors that a process before this one has left, by their names without the prefix.
+#[derive(Debug, Default)]
+pub struct Kept(Vec<(String, OwnedFd)>);
+
+/// A device to continue with.
+#[derive(Debug)]
+pub struct Predecessor {
+    pub hand_over: HandOver,
+    pub notes: Notes,
+}
+
+impl Kept {
+    /// Takes those of them that have the prefix, and returns the others.
+    pub fn sort(listed: Vec<(String, OwnedFd)>) -> (Self, Vec<(String, OwnedFd)>) {
+        let (kept, others) = listed
+            .into_iter()
+            .partition::<Vec<_>, _>(|(name, _)| name.starts_with(PREFIX));
+        let strip = |(name, fd): (String, OwnedFd)| (name[PREFIX.len()..].to_owned(), fd);
+        (Self(kept.into_iter().map(strip).collect()), others)
+    }
+
+    /// Returns their names, with the prefix, to have them forgotten.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| full_name(name)).collect()
+    }
+
+    /// Returns whether there is one of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(own, _)| own == name)
+    }
+
+    /// Takes one by its name.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let place = self.0.iter().position(|(own, _)| own == name)?;
+        Some(self.0.swap_remove(place).1)
+    }
+
+    /// Takes the queues of a port's TAP, in their order.
+    pub fn take_queues(&mut self, port: usize) -> Vec<OwnedFd> {
+        (0..)
+            .map_while(|queue| self.take(&queue_name(port, queue)))
+            .collect()
+    }
+
+    /// Returns the device to continue with; None if the guest has to begin anew, because a
+    /// process has died that had it.
+    ///
+    /// # Errors
+    ///
+    /// If what was left can't be read, or is of no use here. It stays with the service manager.
+    pub fn read(self) -> anyhow::Result<Option<Predecessor>> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let lost = |why: &str| {
+            tracing::warn!(
+                "{why}: the adapter begins anew, and a VMM that was attached is cut off"
+            );
+        };
+        let session = self.0.iter().find(|(name, _)| name == SESSION);
+        let session = session.map(|(_, fd)| fd.try_clone()).transpose()?;
+        // Another process may have a copy of the connection.
+        let cut_off = || session.map(|it| rustix::net::shutdown(it, rustix::net::Shutdown::Both));
+        if !self.has(STATE) {
+            lost("the process before this one has left no state");
+            cut_off();
+            return Ok(None);
+        }
+        let hand_over = match HandOver::from_descriptors(self.0) {
+            Err(OfferError::Taken) => {
+                lost("the process before this one has ended without handing its device over");
+                cut_off();
+                return Ok(None);
+            }
+            read => read.with_context(|| {
+                "what the process before this one has left can't be used, and stays with the \
+                 service manager; to begin anew, stop the service for good and start it again"
+            })?,
+        };
+        let notes = serde_json::from_slice(hand_over.notes());
+        let notes = notes.context("what the process before this one has noted")?;
+        Ok(Some(Predecessor { hand_over, notes }))
+    }
+}
+
+impl Predecessor {
+    /// Takes the bytes of the component that was swapped in, with its name, if there was one.
+    ///
+    /// # Errors
+    ///
+    /// If they are missing, or others.
+    pub fn take_component(&mut self) -> anyhow::Result<Option<(Vec<u8>, String)>> {
+        let Some(Swapped { name, sha256 }) = self.notes.component.clone() else {
+            return Ok(None);
+        };
+        let file = self.hand_over.take(COMPONENT);
+        let file = file.with_context(|| format!("the bytes of {name} are missing"))?;
+        let wasm = crate::jail::sealed::read(&mut file.into(), manatee::component::MAX_FILE)?;
+        let same = Digest::of(&wasm) == Digest(sha256);
+        ensure!(same, "the bytes of {name} are not those that ran");
+        Ok(Some((wasm, name)))
+    }
+}
+
+/// Returns the name that a descriptor has with the service manager.
+pub fn full_name(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+/// Returns the name of a queue of a port's TAP.
+pub fn queue_name(port: usize, queue: usize) -> String {
+    format!("tap-{port}-{queue}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(names: &[&str]) -> Vec<(String, OwnedFd)> {
+        let named = |name: &&str| ((*name).to_owned(), tempfile::tempfile().unwrap().into());
+        names.iter().map(named).collect()
+    }
+
+    #[test]
+    fn descriptors_are_told_apart_by_their_prefix() {
+        let names = [
+            "vfio",
+            "manatee-tap-0-1",
+            "manatee-tap-0-0",
+            "manatee-tap-1-1",
+        ];
+        let (mut kept, others) = Kept::sort(listed(&names));
+        assert_eq!(others.len(), 1);
+        assert!(kept.has("tap-0-1"));
+        assert_eq!(kept.take_queues(0).len(), 2);
+        assert!(kept.take_queues(1).is_empty(), "the first is missing");
+        assert_eq!(kept.names(), ["manatee-tap-1-1"]);
+    }
+
+    #[test]
+    fn without_a_state_the_adapter_begins_anew() {
+        let (kept, _) = Kept::sort(Vec::new());
+        assert!(kept.read().unwrap().is_none());
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let session = (
+            "manatee-session".to_owned(),
+            ours.try_clone().unwrap().into(),
+        );
+        let (kept, _) = Kept::sort(vec![session]);
+        assert!(kept.read().unwrap().is_none());
+        // The VMM hears of it, although somebody has a copy of the connection.
+        let mut byte = [0];
+        assert_eq!(std::io::Read::read(&mut &theirs, &mut byte).unwrap(), 0);
+        drop(ours);
+    }
+
+    #[test]
+    fn state_that_is_none_stays_where_it_is() {
+        let (kept, _) = Kept::sort(listed(&["manatee-state"]));
+        let error = format!("{:#}", kept.read().unwrap_err());
+        assert!(error.contains("stays with the service manager"), "{error}");
+        assert!(error.contains("too short"), "{error}");
+    }
+}

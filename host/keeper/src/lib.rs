@@ -1,0 +1,16 @@
+//! Keeps what `manatee serve` hands over while it is replaced by another process, and starts
+//! that.
+//!
+//! It is a service manager for one process, by systemd's protocol: descriptors that the process
+//! sends to `NOTIFY_SOCKET` (`FDSTORE=1`) come back to the next one by `LISTEN_FDS`. It neither
+//! reads nor writes any of them, and it runs neither wasm nor a runtime of tasks.
+
+mod process;
+pub mod protocol;
+mod requests;
+mod store;
+mod supervise;
+
+pub use process::{FACTS, launch};
+pub use requests::ask;
+pub use supervise::{Options, keep};

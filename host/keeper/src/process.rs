@@ -1,0 +1,328 @@
+//! The process that is kept, and how it is started with what is kept for it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::SigSet;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::store::{MOST, NotifySocket, Store};
+
+/// The hidden command by which this program becomes the one that is kept.
+pub const LAUNCH: &str = "launch";
+/// The hidden command by which a program says what it is.
+pub const FACTS: &str = "hand-over-facts";
+/// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
+const FIRST: i32 = 3;
+/// Descriptors that are sent at a time.
+const BATCH: usize = 128;
+/// How long a program may take to say what it is.
+const ASKED_WITHIN: Duration = Duration::from_secs(20);
+/// The most that it may say, in bytes.
+const MAX_WORDS: u64 = 64 << 10;
+
+/// A program, as it was when it was opened: a file that is put in its place later changes
+/// nothing.
+#[derive(Debug)]
+pub struct Program {
+    pub path: PathBuf,
+    file: File,
+    pub facts: Facts,
+}
+
+/// What a program says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub version: String,
+    /// Versions of states that it writes, and up to which it reads.
+    pub writes: u64,
+    pub reads: u64,
+}
+
+impl Program {
+    /// Opens a program, and asks it what it is.
+    ///
+    /// # Errors
+    ///
+    /// If it is no manatee that can hand its device over.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("opening {shown}"))?;
+        let facts = ask(&by_descriptor(&file));
+        let facts = facts.with_context(|| format!("{shown} is no manatee that can continue"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            facts,
+        })
+    }
+}
+
+/// Returns a path of an open file that other processes of this user can open, too.
+fn by_descriptor(file: &File) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
+}
+
+/// Asks a program what it is.
+fn ask(program: &Path) -> Result<Facts> {
+    let words = File::from(rustix::fs::memfd_create(
+        "words",
+        rustix::fs::MemfdFlags::CLOEXEC,
+    )?);
+    let mut child = Command::new(program)
+        .arg0("manatee")
+        .arg(FACTS)
+        .stdin(Stdio::null())
+        .stdout(words.try_clone()?)
+        .stderr(Stdio::null())
+        .spawn()
+        .context("it can't be started")?;
+    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let in_time = readable(&ended, ASKED_WITHIN)?;
+    if !in_time {
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    ensure!(
+        in_time,
+        "it does not say within {} s what it is",
+        ASKED_WITHIN.as_secs()
+    );
+    ensure!(
+        status.success(),
+        "asked what it hands over it ends with {status}"
+    );
+    let length = words.metadata()?.len();
+    ensure!(
+        length <= MAX_WORDS,
+        "asked what it hands over it says {length} bytes"
+    );
+    let mut text = vec![0; length as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&words, &mut text, 0)?;
+    parse(&text)
+}
+
+fn parse(text: &[u8]) -> Result<Facts> {
+    let said: serde_json::Value =
+        serde_json::from_slice(text).context("what it says is no JSON")?;
+    let number = |name: &str| said["hand_over"][name].as_u64();
+    let (Some(version), Some(writes), Some(reads)) =
+        (said["version"].as_str(), number("writes"), number("reads"))
+    else {
+        bail!("it does not say which states of others it reads");
+    };
+    let clean = version.chars().filter(|c| !c.is_control()).take(64);
+    Ok(Facts {
+        version: clean.collect(),
+        writes,
+        reads,
+    })
+}
+
+/// A process that runs.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    ended: OwnedFd,
+    pub begun: Instant,
+    pub ready: bool,
+}
+
+impl Running {
+    /// Starts a program with what is kept.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn start(
+        program: &Program,
+        arguments: &[OsString],
+        store: &Store,
+        notify: &NotifySocket,
+    ) -> Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("manatee-keeper")
+            .arg(LAUNCH)
+            .arg(by_descriptor(&program.file))
+            .args(arguments)
+            .env("NOTIFY_SOCKET", notify.path())
+            .env("FDSTORE", MOST.to_string())
+            .env_remove("LISTEN_PID")
+            .env_remove("WATCHDOG_USEC")
+            .stdin(theirs);
+        if store.len() > 0 {
+            command.env("LISTEN_FDS", store.len().to_string());
+            command.env("LISTEN_FDNAMES", store.names());
+        } else {
+            command.env_remove("LISTEN_FDS");
+            command.env_remove("LISTEN_FDNAMES");
+        }
+        let child = command.spawn().context("starting a process")?;
+        drop(command);
+        let descriptors: Vec<_> = store.descriptors().collect();
+        let running = Self {
+            ended: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
+            child,
+            begun: Instant::now(),
+            ready: false,
+        };
+        for batch in descriptors.chunks(BATCH) {
+            send(&ours, batch).context("handing descriptors over")?;
+        }
+        Ok(running)
+    }
+
+    /// Returns its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns what is readable when it has ended.
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+
+    /// Sends it a signal. It may have ended.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// Ends it at once, and returns how it ended.
+    pub fn kill(mut self) -> io::Result<ExitStatus> {
+        let _ = self.child.kill();
+        self.child.wait()
+    }
+
+    /// Returns how it ended, if it has.
+    pub fn status(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+}
+
+fn send(socket: &OwnedFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("there is no room for descriptors"));
+    }
+    let parts = [IoSlice::new(b".")];
+    sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Becomes the program that is kept: takes the descriptors from the socket that is standard input
+/// to the numbers from 3 on, says that they are this process's, and executes it.
+///
+/// # Errors
+///
+/// Why it can't.
+pub fn launch(mut arguments: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible> {
+    let program = arguments.next().context("which program?")?;
+    let count = std::env::var("LISTEN_FDS").map_or(Ok(0), |count| count.parse())?;
+    let mut taken: Vec<OwnedFd> = Vec::new();
+    while taken.len() < count {
+        let before = taken.len();
+        receive(io::stdin().as_fd(), &mut taken)?;
+        ensure!(taken.len() > before, "the keeper is gone");
+    }
+    number(taken)?;
+    let null = File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    drop(null);
+    SigSet::empty().thread_set_mask()?;
+    let error = Command::new(program)
+        .arg0("manatee")
+        .args(arguments)
+        .env("LISTEN_PID", std::process::id().to_string())
+        .exec();
+    Err(error).context("executing the program")
+}
+
+/// Gives descriptors the numbers from 3 on, and lets them through to the program.
+#[allow(unsafe_code)]
+fn number(taken: Vec<OwnedFd>) -> Result<()> {
+    let count = i32::try_from(taken.len())?;
+    // Out of the way of all that are to come.
+    let aside = taken
+        .iter()
+        .map(|descriptor| fcntl_dupfd_cloexec(descriptor, FIRST + count))
+        .collect::<rustix::io::Result<Vec<_>>>()?;
+    drop(taken);
+    for (number, descriptor) in (FIRST..).zip(&aside) {
+        // SAFETY: nothing in this process owns the number. It has one thread, which has
+        // opened nothing but what is in `aside`, and that has higher numbers; what was
+        // open with this number came along from whoever started the keeper. `dup2` replaces it.
+        let mut place = unsafe { OwnedFd::from_raw_fd(number) };
+        let done = rustix::io::dup2(descriptor, &mut place);
+        // It is the program's.
+        let _ = place.into_raw_fd();
+        done?;
+    }
+    Ok(())
+}
+
+fn receive(socket: BorrowedFd<'_>, taken: &mut Vec<OwnedFd>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    recvmsg(socket, &mut parts, &mut control, RecvFlags::empty())?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            taken.extend(descriptors);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a descriptor is readable; false if it is not in time.
+pub fn readable(fd: impl AsFd, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_are_no_manatee_are_refused() {
+        let error = |path: &str| format!("{:#}", Program::open(Path::new(path)).unwrap_err());
+        assert!(error("/bin/false").contains("is no manatee that can continue"));
+        assert!(error("/bin/true").contains("no JSON"));
+        assert!(error("/no/such/file").contains("opening /no/such/file"));
+        assert!(error("/dev/null").contains("can't be started"));
+    }
+
+    #[test]
+    fn program_says_what_it_reads() {
+        let facts = parse(br#"{"version":"1.2\n","hand_over":{"writes":2,"reads":3}}"#).unwrap();
+        assert_eq!((&*facts.version, facts.writes, facts.reads), ("1.2", 2, 3));
+        let old = parse(br#"{"version":"0.1.0"}"#).unwrap_err().to_string();
+        assert!(old.contains("which states"), "{old}");
+    }
+}

@@ -1,0 +1,223 @@
+//! The descriptors that are kept, and the socket by which they come.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SocketAddrUnix, SocketFlags, SocketType, bind, recvmsg, socket_with, sockopt,
+};
+
+/// The most descriptors that are kept.
+pub const MOST: usize = 2048;
+/// The longest name of one in bytes, as systemd has it.
+const MAX_NAME: usize = 255;
+/// The longest message in bytes.
+const MAX_MESSAGE: usize = 4096;
+/// The most descriptors that the kernel lets through with a message.
+const MAX_PASSED: usize = 253;
+
+/// Descriptors that are kept, in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Store(Vec<(String, OwnedFd)>);
+
+impl Store {
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns whether there is one of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(own, _)| own == name)
+    }
+
+    /// Returns the names, as `LISTEN_FDNAMES` has them.
+    pub fn names(&self) -> String {
+        let names: Vec<_> = self.0.iter().map(|(name, _)| &**name).collect();
+        names.join(":")
+    }
+
+    /// Returns the descriptors, in the order of their names.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|(_, descriptor)| descriptor.as_fd())
+    }
+
+    fn add(&mut self, name: &str, descriptors: Vec<OwnedFd>) {
+        for descriptor in descriptors {
+            if self.0.len() >= MOST {
+                eprintln!("manatee-keeper: a descriptor is not kept, as {MOST} are kept already");
+                return;
+            }
+            self.0.push((name.to_owned(), descriptor));
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.0.retain(|(own, _)| own != name);
+    }
+
+    /// Does what a message asks for. Returns whether it says that the process is ready.
+    fn heed(&mut self, message: Message) -> bool {
+        let mut lines = message.text.lines();
+        let value = |name: &str| {
+            let mut lines = message.text.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        };
+        let name = value("FDNAME").unwrap_or("stored");
+        let valid = |c: char| c.is_ascii_graphic() && c != ':';
+        if name.len() <= MAX_NAME && name.chars().all(valid) {
+            if value("FDSTORE") == Some("1") {
+                self.add(name, message.descriptors);
+            } else if value("FDSTOREREMOVE") == Some("1") {
+                self.remove(name);
+            }
+        }
+        // A barrier's descriptor is closed here: all before it has been heard.
+        lines.any(|line| line == "READY=1")
+    }
+}
+
+/// What a process says.
+struct Message {
+    text: String,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// The socket that a process is notified of by `NOTIFY_SOCKET`.
+#[derive(Debug)]
+pub struct NotifySocket {
+    socket: OwnedFd,
+    path: PathBuf,
+}
+
+impl NotifySocket {
+    /// Makes it in a folder that nobody else can enter.
+    pub fn bind(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("notify");
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        sockopt::set_socket_passcred(&socket, true)?;
+        bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        Ok(Self { socket, path })
+    }
+
+    /// Returns its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Hears all that was said, of which only what `process` says counts. Returns whether that
+    /// says that it is ready.
+    pub fn hear(&self, store: &mut Store, process: Option<u32>) -> io::Result<bool> {
+        let mut ready = false;
+        while let Some((message, sender)) = self.receive()? {
+            if sender.is_some() && sender == process {
+                ready |= store.heed(message);
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Returns a message and the process that sent it; None if there is none.
+    fn receive(&self) -> io::Result<Option<(Message, Option<u32>)>> {
+        let mut text = [0; MAX_MESSAGE];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED), ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let mut parts = [IoSliceMut::new(&mut text)];
+        let received = match recvmsg(&self.socket, &mut parts, &mut control, flags) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
+            received => received?,
+        };
+        let mut message = Message {
+            text: String::new(),
+            descriptors: Vec::new(),
+        };
+        let mut sender = None;
+        for part in control.drain() {
+            match part {
+                RecvAncillaryMessage::ScmRights(descriptors) => {
+                    message.descriptors.extend(descriptors);
+                }
+                RecvAncillaryMessage::ScmCredentials(who) => {
+                    sender = u32::try_from(who.pid.as_raw_nonzero().get()).ok();
+                }
+                _ => {}
+            }
+        }
+        // What was cut says nothing that counts.
+        let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+        if !received.flags.intersects(cut) {
+            message.text = String::from_utf8_lossy(&text[..received.bytes]).into_owned();
+        }
+        Ok(Some((message, sender)))
+    }
+}
+
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str, descriptors: usize) -> Message {
+        let open = |_| tempfile::tempfile().unwrap().into();
+        Message {
+            text: text.to_owned(),
+            descriptors: (0..descriptors).map(open).collect(),
+        }
+    }
+
+    #[test]
+    fn descriptors_are_kept_and_forgotten_by_name() {
+        let mut store = Store::default();
+        assert!(!store.heed(message("FDSTORE=1\nFDNAME=a\nFDPOLL=0\n", 1)));
+        store.heed(message("FDSTORE=1\nFDNAME=b", 2));
+        store.heed(message("FDSTORE=1", 1));
+        assert_eq!((store.len(), &*store.names()), (4, "a:b:b:stored"));
+        assert!(store.has("b"));
+        store.heed(message("FDSTOREREMOVE=1\nFDNAME=b\n", 0));
+        assert_eq!(store.names(), "a:stored");
+        assert!(store.heed(message("READY=1\nSTATUS=x\n", 0)));
+        assert!(!store.heed(message("STATUS=READY=1\n", 1)));
+        assert_eq!(store.len(), 2, "what nobody asked to keep");
+    }
+
+    #[test]
+    fn names_that_no_list_can_hold_are_not_taken() {
+        let mut store = Store::default();
+        for name in ["a:b", "a b", "é", &"x".repeat(MAX_NAME + 1)] {
+            store.heed(message(&format!("FDSTORE=1\nFDNAME={name}\n"), 1));
+        }
+        assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let mut store = Store::default();
+        let file: OwnedFd = tempfile::tempfile().unwrap().into();
+        let copies = (0..MOST + 3).map(|_| file.try_clone().unwrap());
+        store.add("x", copies.collect());
+        assert_eq!(store.len(), MOST);
+    }
+
+    #[test]
+    fn strangers_are_not_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = NotifySocket::bind(folder.path()).unwrap();
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let mut store = Store::default();
+        sender.send_to(b"READY=1", socket.path()).unwrap();
+        assert!(!socket.hear(&mut store, Some(1)).unwrap());
+        sender.send_to(b"READY=1", socket.path()).unwrap();
+        assert!(socket.hear(&mut store, Some(std::process::id())).unwrap());
+    }
+}

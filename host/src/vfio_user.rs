@@ -105,7 +105,7 @@ pub enum TakeOverError {
 }
 
 /// Gives a device away with its vectors and the session that its server has
-/// [handed over](Stopper::hand_over). See [`continuity`](crate::continuity).
+/// [handed over](Stopper::hand_over). See [`continuity`].
 ///
 /// # Errors
 ///

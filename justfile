@@ -48,6 +48,12 @@ swap-demo *arguments:
     @{{just_executable()}} guest-programs
     @"{{target}}/release/swap-demo" "$@"
 
+# Replace the process under a stock guest that talks, 50 times, and count what is lost: --upgrades N, --kernel 6.1
+upgrade-demo *arguments:
+    @scripts/setup.sh
+    @{{just_executable()}} guest-programs
+    @"{{target}}/release/upgrade-demo" "$@"
+
 # Crash the device in every way under a stock guest that talks: --kernel 6.1
 fault-demo *arguments:
     @scripts/setup.sh

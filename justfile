@@ -42,6 +42,19 @@ demo *settings:
     {{just_executable()}} guest-programs
     "{{target}}/release/demo" --kernel "$kernel" "${options[@]}"
 
+# Give a stock Linux guest a network without any privilege, behind passt, as an ordinary user: --kernel 6.1
+demo-rootless *arguments:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    scripts/setup.sh
+    scripts/setup.sh passt
+    {{just_executable()}} guest-programs
+    if [ "$(id -u)" = 0 ]; then
+        # Whatever root may do is not to be needed.
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups "{{target}}/release/demo-rootless" "$@"
+    fi
+    exec "{{target}}/release/demo-rootless" "$@"
+
 # Replace the device 100 times under a stock guest that talks, and count what is lost: --swaps N, --kernel 6.1
 swap-demo *arguments:
     @scripts/setup.sh

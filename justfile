@@ -42,11 +42,30 @@ demo *settings:
     {{just_executable()}} guest-programs
     "{{target}}/release/demo" --kernel "$kernel" "${options[@]}"
 
+# Give a stock Linux guest a network without any privilege, behind passt, as an ordinary user: --kernel 6.1
+demo-rootless *arguments:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    scripts/setup.sh
+    scripts/setup.sh passt
+    {{just_executable()}} guest-programs
+    if [ "$(id -u)" = 0 ]; then
+        # Whatever root may do is not to be needed.
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups "{{target}}/release/demo-rootless" "$@"
+    fi
+    exec "{{target}}/release/demo-rootless" "$@"
+
 # Replace the device 100 times under a stock guest that talks, and count what is lost: --swaps N, --kernel 6.1
 swap-demo *arguments:
     @scripts/setup.sh
     @{{just_executable()}} guest-programs
     @"{{target}}/release/swap-demo" "$@"
+
+# Replace the process under a stock guest that talks, 50 times, and count what is lost: --upgrades N, --kernel 6.1
+upgrade-demo *arguments:
+    @scripts/setup.sh
+    @{{just_executable()}} guest-programs
+    @"{{target}}/release/upgrade-demo" "$@"
 
 # Crash the device in every way under a stock guest that talks: --kernel 6.1
 fault-demo *arguments:

@@ -11,6 +11,7 @@
 #   scripts/setup.sh fuzz                 a C++ compiler, for libFuzzer
 #   scripts/setup.sh prometheus           Prometheus with promtool, to test metrics with
 #   scripts/setup.sh tshark               tshark, to test captures with
+#   scripts/setup.sh passt                passt, which gives a guest a network without any privilege
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
 #                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
 #
@@ -308,6 +309,27 @@ plan_tshark() {
     fi
 }
 
+# --- passt: a network without any privilege -----------------------------------
+
+# Trixie's and later do without a network of this machine's own (local mode).
+fetch_passt() {
+    scratch=$(mktemp -d "$tools/scratch.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    unpack_with_dependencies trixie "$tools/passt" passt
+    wrapper passt passt bin/passt "" "$tools"
+    "$tools/bin/passt" --version >/dev/null 2>&1 || die "Debian's passt in $tools/passt does not run"
+    done_what="passt: Debian trixie's, in $tools/passt"
+}
+
+plan_passt() {
+    mkdir -p "$tools/bin"
+    if [ -x "$tools/bin/passt" ]; then
+        say "passt: $tools/bin/passt"
+    else
+        need fetch_passt "passt, to give a guest a network without any privilege: Debian trixie's, unpacked privately (3 MB to fetch, about 5 s)"
+    fi
+}
+
 # --- guest: packages fetched privately --------------------------------------
 
 # shellcheck disable=SC2016 # apt-get fills these in, not the shell
@@ -499,8 +521,9 @@ case ${1:-all} in
     fuzz) plan_fuzz ;;
     prometheus) plan_prometheus ;;
     tshark) plan_tshark ;;
+    passt) plan_passt ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, prometheus, tshark, guest, or nothing for build and guest" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, prometheus, tshark, passt, guest, or nothing for build and guest" ;;
 esac
 run_plan

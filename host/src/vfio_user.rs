@@ -104,31 +104,39 @@ pub enum TakeOverError {
     Device(#[from] device::TakeOverError),
 }
 
+/// A device that could not be given away, and continues.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct NotGiven {
+    /// Why.
+    #[source]
+    pub error: device::GiveAwayError,
+    /// The session that was to go along, for another server of this process to resume.
+    pub session: Option<Suspended>,
+}
+
 /// Gives a device away with its vectors and the session that its server has
 /// [handed over](Stopper::hand_over). See [`continuity`].
 ///
 /// # Errors
 ///
-/// [`device::GiveAwayError`], with the session; the device continues, and another server can
-/// resume it.
-#[expect(
-    clippy::result_large_err,
-    reason = "the session has to come back, and this happens once in a process's life"
-)]
+/// [`NotGiven`], with the session; the device continues, and another server can resume it.
 pub fn give_away(
     device: &Device,
     vectors: &Vectors,
     session: Option<Suspended>,
-) -> Result<HandOver, (device::GiveAwayError, Option<Suspended>)> {
-    let given = continuity::give_away(device).and_then(|hand_over| {
-        // The device raises nothing any more.
-        Ok((hand_over, vectors.save()?))
-    });
-    let (mut hand_over, saved) = match given {
-        Ok(given) => given,
+) -> Result<HandOver, Box<NotGiven>> {
+    let mut hand_over = match continuity::give_away(device) {
+        Ok(hand_over) => hand_over,
+        Err(error) => return Err(Box::new(NotGiven { error, session })),
+    };
+    // The device raises nothing any more.
+    let saved = match vectors.save() {
+        Ok(saved) => saved,
         Err(error) => {
-            device.resume();
-            return Err((error, session));
+            hand_over.take_back(device);
+            let error = error.into();
+            return Err(Box::new(NotGiven { error, session }));
         }
     };
     let saved = saved.into_iter().map(|state| continuity::Vector {

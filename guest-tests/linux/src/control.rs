@@ -98,3 +98,39 @@ impl Control {
         command
     }
 }
+
+/// The keeper of a `manatee serve`.
+pub struct Keeper {
+    manatee: PathBuf,
+    socket: PathBuf,
+}
+
+/// A process that followed another.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Upgraded {
+    /// The process that serves.
+    pub process: u32,
+    /// From the request to end until it was ready.
+    pub took_us: u64,
+    /// Whether the process before has handed its device over.
+    pub handed_over: bool,
+}
+
+impl Keeper {
+    /// Creates one for the program `manatee` and the socket that a keeper listens on.
+    pub fn new(manatee: &Path, socket: &Path) -> Self {
+        Self {
+            manatee: manatee.to_owned(),
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Has another process serve, of this program.
+    pub fn upgrade(&self, program: &Path) -> Result<Upgraded> {
+        let mut command = Command::new(&self.manatee);
+        command.arg("upgrade").arg("--control").arg(&self.socket);
+        command.arg("--program").arg(program).arg("--json");
+        let printed = output_of(command)?;
+        serde_json::from_str(&printed).context("what `manatee upgrade` prints")
+    }
+}

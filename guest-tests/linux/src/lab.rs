@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::assets::Assets;
 use crate::checks::{self, Health, Ping};
-use crate::control::Control;
+use crate::control::{Control, Keeper};
 use crate::netns::{Family, Subnet, Tap};
 use crate::qemu::{Machine, Nic, Vm};
 use crate::serve::{PortArgument, Serve, Start};
@@ -82,6 +82,8 @@ pub struct Lab {
     serves: Vec<Serve>,
     ports: Vec<Port>,
     plan: Plan,
+    /// Whether the processes are kept.
+    kept: bool,
     dir: PathBuf,
     stage: Arc<Stage>,
 }
@@ -107,6 +109,7 @@ impl Lab {
             serves: Vec::new(),
             ports,
             plan,
+            kept: false,
             dir: stage.sandbox.run_dir().to_owned(),
             stage: Arc::clone(stage),
         })
@@ -126,6 +129,11 @@ impl Lab {
         self.start_serve_with(&[])
     }
 
+    /// Has `manatee keep` start the processes.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+
     /// Starts the processes with the first of `components` in the first one, and so on.
     pub fn start_serve_with(&mut self, components: &[&Path]) -> Result<()> {
         let arguments: Vec<PortArgument<'_>> = self.ports.iter().map(Port::argument).collect();
@@ -136,6 +144,7 @@ impl Lab {
                 dir: &self.dir,
                 number,
                 component: components.get(number).copied(),
+                kept: self.kept,
                 ports,
             })?);
         }
@@ -228,6 +237,13 @@ impl Lab {
             .get(number)
             .context("manatee serve does not run")?;
         Ok(Control::new(&self.stage.manatee, serve.control()))
+    }
+
+    /// Returns what asks the keeper of the `manatee serve` with that number.
+    pub fn keeper(&self, number: usize) -> Result<Keeper> {
+        let serve = self.serves.get(number);
+        let serve = serve.context("manatee serve does not run")?;
+        Ok(Keeper::new(&self.stage.manatee, serve.keeper()))
     }
 
     /// Returns what the `manatee serve` with that number has logged.

@@ -26,6 +26,7 @@ pub struct Serve {
     process: Process,
     socket: PathBuf,
     control: PathBuf,
+    keeper: PathBuf,
 }
 
 /// What to start.
@@ -38,6 +39,8 @@ pub struct Start<'a> {
     pub number: usize,
     /// The component, if not the one that is built in.
     pub component: Option<&'a Path>,
+    /// Whether `manatee keep` starts it.
+    pub kept: bool,
     /// Its ports.
     pub ports: &'a [PortArgument<'a>],
 }
@@ -58,7 +61,11 @@ impl Serve {
         let path = |name: &str| start.dir.join(format!("{name}-{}.sock", start.number));
         let (socket, control, notify_path) = (path("vfio-user"), path("control"), path("notify"));
         let notify = bind(&notify_path)?;
+        let keeper = path("keeper");
         let mut command = Command::new(start.manatee);
+        if start.kept {
+            command.arg("keep").arg("--control").arg(&keeper).arg("--");
+        }
         command.arg("serve").arg("--socket").arg(&socket);
         command.arg("--control").arg(&control);
         if let Some(component) = start.component {
@@ -75,6 +82,7 @@ impl Serve {
             process: Process::spawn("manatee serve", command)?,
             socket,
             control,
+            keeper,
         };
         if let Err(error) = serve.wait_ready(&notify) {
             bail!("{error:#}; it printed: {}", serve.log().tail(20));
@@ -90,6 +98,11 @@ impl Serve {
     /// Returns the socket for its operator.
     pub fn control(&self) -> &Path {
         &self.control
+    }
+
+    /// Returns the socket of what keeps it, if something does.
+    pub fn keeper(&self) -> &Path {
+        &self.keeper
     }
 
     /// Returns what it has logged.
@@ -208,6 +221,7 @@ mod tests {
             dir: dir.path(),
             number: 0,
             component: None,
+            kept: false,
             ports: &[port],
         };
         let error = Serve::start(&start).err().unwrap().to_string();

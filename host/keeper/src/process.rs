@@ -72,9 +72,9 @@ impl Program {
     }
 }
 
-/// Returns a path of an open file that other processes of this user can open, too.
-fn by_descriptor(file: &File) -> PathBuf {
-    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
+/// Returns the path of a descriptor of the process that uses it, wherever /proc is of.
+fn by_descriptor(file: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 /// Asks a program what it is.
@@ -160,7 +160,6 @@ impl Running {
         command
             .arg0("manatee-keeper")
             .arg(LAUNCH)
-            .arg(by_descriptor(&program.file))
             .args(arguments)
             .env("NOTIFY_SOCKET", notify.path())
             .env("FDSTORE", MOST.to_string())
@@ -176,7 +175,10 @@ impl Running {
         }
         let child = command.spawn().context("starting a process")?;
         drop(command);
-        let descriptors: Vec<_> = store.descriptors().collect();
+        let descriptors = [program.file.as_fd()]
+            .into_iter()
+            .chain(store.descriptors());
+        let descriptors: Vec<_> = descriptors.collect();
         let running = Self {
             ended: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
             child,
@@ -227,27 +229,26 @@ fn send(socket: &OwnedFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes the program that is kept: takes the descriptors from the socket that is standard input
-/// to the numbers from 3 on, says that they are this process's, and executes it.
+/// Becomes the program that is kept: takes its file and the descriptors from the socket that is
+/// standard input, gives these the numbers from 3 on, says that they are this process's, and executes it.
 ///
 /// # Errors
 ///
 /// Why it can't.
-pub fn launch(mut arguments: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible> {
-    let program = arguments.next().context("which program?")?;
-    let count = std::env::var("LISTEN_FDS").map_or(Ok(0), |count| count.parse())?;
+pub fn launch(arguments: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible> {
+    let count: usize = std::env::var("LISTEN_FDS").map_or(Ok(0), |count| count.parse())?;
     let mut taken: Vec<OwnedFd> = Vec::new();
-    while taken.len() < count {
+    while taken.len() <= count {
         let before = taken.len();
         receive(io::stdin().as_fd(), &mut taken)?;
         ensure!(taken.len() > before, "the keeper is gone");
     }
-    number(taken)?;
+    let program = number(taken)?;
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     drop(null);
     SigSet::empty().thread_set_mask()?;
-    let error = Command::new(program)
+    let error = Command::new(by_descriptor(&program))
         .arg0("manatee")
         .args(arguments)
         .env("LISTEN_PID", std::process::id().to_string())
@@ -255,16 +256,18 @@ pub fn launch(mut arguments: impl Iterator<Item = OsString>) -> Result<std::conv
     Err(error).context("executing the program")
 }
 
-/// Gives descriptors the numbers from 3 on, and lets them through to the program.
+/// Gives descriptors behind the first the numbers from 3 on, and lets them through to the program,
+/// which is the first.
 #[allow(unsafe_code)]
-fn number(taken: Vec<OwnedFd>) -> Result<()> {
+fn number(taken: Vec<OwnedFd>) -> Result<OwnedFd> {
     let count = i32::try_from(taken.len())?;
     // Out of the way of all that are to come.
-    let aside = taken
+    let mut aside = taken
         .iter()
         .map(|descriptor| fcntl_dupfd_cloexec(descriptor, FIRST + count))
         .collect::<rustix::io::Result<Vec<_>>>()?;
     drop(taken);
+    let program = aside.remove(0);
     for (number, descriptor) in (FIRST..).zip(&aside) {
         // SAFETY: nothing in this process owns the number. It has one thread, which has
         // opened nothing but what is in `aside`, and that has higher numbers; what was
@@ -275,7 +278,7 @@ fn number(taken: Vec<OwnedFd>) -> Result<()> {
         let _ = place.into_raw_fd();
         done?;
     }
-    Ok(())
+    Ok(program)
 }
 
 fn receive(socket: BorrowedFd<'_>, taken: &mut Vec<OwnedFd>) -> Result<()> {

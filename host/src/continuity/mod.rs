@@ -183,6 +183,13 @@ impl HandOver {
         self.session.take()
     }
 
+    /// Has the device continue that was given away, as nobody takes it over.
+    pub fn take_back(self, device: &Device) {
+        if !self.device.paused {
+            device.resume();
+        }
+    }
+
     /// Has a device continue, which was just made, with the same ports. Memory that the
     /// predecessor's caller had mapped itself is mapped already. From now on the predecessor
     /// must not continue. Returns how long the device stood still.

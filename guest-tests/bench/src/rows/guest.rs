@@ -89,6 +89,7 @@ impl Lab {
             dir,
             number: 0,
             component: None,
+            kept: false,
             ports: &[port],
         })?;
         let on = |number: usize| (taps[number].name().to_owned(), mac(number));

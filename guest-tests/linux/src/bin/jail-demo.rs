@@ -313,6 +313,7 @@ fn start(lab: &mut Lab, escape: &Path, number: usize) -> Result<Serve> {
         dir: &dir,
         number,
         component: None,
+        kept: false,
         ports: &[PortArgument {
             tap: port.tap.name(),
             mac: &port.mac,

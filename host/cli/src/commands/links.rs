@@ -1,11 +1,12 @@
-//! The links of ports: as their TAPs are, or as an operator says.
+//! The links of ports: as their TAPs and streams are, or as an operator says.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use manatee::device::Device;
-use manatee::endpoint::{InterfaceState, LinkWatch, TapLink};
+use manatee::endpoint::{InterfaceState, LinkWatch, StreamLink};
 use manatee_control::method::{LinkStatus, UpDown};
 use manatee_control::{Event, Events, Link, LinkSetting, Refusal};
 use parking_lot::Mutex;
@@ -13,7 +14,11 @@ use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::port::Interface;
 use super::told;
+
+/// How long until a stream is tried again whose other side is not there.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The links of a device's ports.
 pub struct Links {
@@ -23,9 +28,9 @@ pub struct Links {
 }
 
 struct PortLink {
-    /// None if the port is no TAP.
-    tap: Option<TapLink>,
-    /// What an operator wants, whatever the TAP does.
+    /// None if the port has nothing to follow.
+    interface: Option<Interface>,
+    /// What an operator wants, whatever the interface does.
     forced: Option<bool>,
     /// What the device was told.
     told: bool,
@@ -33,13 +38,13 @@ struct PortLink {
 
 impl PortLink {
     fn up(&self) -> bool {
-        let tap = self.tap.as_ref().map(TapLink::state);
-        let own = tap.is_none_or(|state| state == InterfaceState::Up);
+        let interface = self.interface.as_ref().map(Interface::state);
+        let own = interface.is_none_or(|state| state == InterfaceState::Up);
         self.forced.unwrap_or(own)
     }
 
     fn status(&self, port: u32) -> LinkStatus {
-        let interface = self.tap.as_ref().map(|tap| match tap.state() {
+        let interface = self.interface.as_ref().map(|own| match own.state() {
             InterfaceState::Up => "up",
             InterfaceState::Down => "down",
             InterfaceState::Gone => "gone",
@@ -49,23 +54,27 @@ impl PortLink {
             state: told::link(self.up()),
             forced: self.forced.map(told::link),
             interface: interface.map(str::to_owned),
-            interface_mtu: self.tap.as_ref().map(|tap| tap.mtu().into()),
+            interface_mtu: self
+                .interface
+                .as_ref()
+                .and_then(Interface::mtu)
+                .map(u32::from),
         }
     }
 }
 
 impl Links {
     /// Returns the links of a device, by port.
-    pub fn new(device: Device, taps: Vec<Option<TapLink>>, events: Events) -> Self {
-        let port = |tap| PortLink {
-            tap,
+    pub fn new(device: Device, interfaces: Vec<Option<Interface>>, events: Events) -> Self {
+        let port = |interface| PortLink {
+            interface,
             forced: None,
             told: true,
         };
         Self {
             device,
             events,
-            ports: Mutex::new(taps.into_iter().map(port).collect()),
+            ports: Mutex::new(interfaces.into_iter().map(port).collect()),
         }
     }
 
@@ -144,7 +153,7 @@ impl Links {
     ///
     /// What the kernel says, if it can't be heard any more.
     pub async fn watch(self: Arc<Self>, mut watch: LinkWatch) -> io::Result<()> {
-        let descriptor: OwnedFd = std::os::fd::AsFd::as_fd(&watch).try_clone_to_owned()?;
+        let descriptor: OwnedFd = watch.as_fd().try_clone_to_owned()?;
         // Its successor is unsafe, because of types whose descriptor changes; this one's
         // does not.
         #[expect(deprecated)]
@@ -155,11 +164,70 @@ impl Links {
                 None => ready.clear_ready(),
                 Some(false) => {}
                 Some(true) => {
-                    let links = self.clone();
-                    // The device may have to be waited for.
-                    tokio::task::spawn_blocking(move || links.follow()).await?;
+                    self.clone().follow_now().await?;
                 }
             }
         }
     }
+
+    /// Has links follow a stream, for ever: it is down while nobody is at the other side, and
+    /// is connected again by `connect`, if that can be.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, if nothing can be waited for.
+    pub async fn follow_stream<C>(
+        self: Arc<Self>,
+        stream: StreamLink,
+        connect: Option<C>,
+    ) -> io::Result<()>
+    where
+        C: Fn() -> anyhow::Result<OwnedFd> + Clone + Send + 'static,
+    {
+        let descriptor = stream.as_fd().try_clone_to_owned()?;
+        #[expect(deprecated)]
+        let lost = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+        loop {
+            lost.readable().await?.clear_ready();
+            stream.note();
+            if stream.is_up() {
+                continue;
+            }
+            self.clone().follow_now().await?;
+            let Some(connect) = &connect else {
+                tracing::error!(
+                    stream = stream.name(),
+                    "a socket that was handed over can't be connected again: start `manatee \
+                     serve` anew with another"
+                );
+                continue;
+            };
+            while let Err(error) = reconnect(&stream, connect.clone()).await? {
+                tracing::debug!(stream = stream.name(), error, "nobody is there yet");
+                tokio::time::sleep(RETRY).await;
+            }
+            tracing::info!(
+                stream = stream.name(),
+                "the other side is back: the link is up"
+            );
+            self.clone().follow_now().await?;
+        }
+    }
+
+    /// Tells the device of links that have changed, which may have to be waited for.
+    async fn follow_now(self: Arc<Self>) -> io::Result<()> {
+        tokio::task::spawn_blocking(move || self.follow()).await?;
+        Ok(())
+    }
+}
+
+/// Connects a stream again. What comes of it is for people.
+async fn reconnect(
+    stream: &StreamLink,
+    connect: impl Fn() -> anyhow::Result<OwnedFd> + Send + 'static,
+) -> io::Result<Result<(), String>> {
+    let connected = tokio::task::spawn_blocking(connect).await?;
+    Ok(connected
+        .and_then(|socket| Ok(stream.connect(socket)?))
+        .map_err(|error| error.to_string()))
 }

@@ -10,3 +10,4 @@ mod process;
 
 mod capture;
 mod guest;
+mod stream;

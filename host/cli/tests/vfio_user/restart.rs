@@ -257,6 +257,25 @@ fn program_that_can_not_go_on_is_followed_by_the_old_one() {
     assert_eq!(taken(&fds[0]), 1);
 }
 
+#[test]
+fn of_two_upgrades_at_once_the_second_waits_or_is_told_to() {
+    let kept = Kept::start(&[]);
+    let (mut client, _fds) = attached(&kept);
+    let outputs = std::thread::scope(|scope| {
+        let both = [0, 1].map(|_| scope.spawn(|| kept.upgrade(&[])));
+        both.map(|upgrade| upgrade.join().unwrap())
+    });
+    let done = outputs.iter().filter(|output| output.status.success());
+    let done = done.count() as u64;
+    assert!(done > 0);
+    for output in outputs.iter().filter(|output| !output.status.success()) {
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("another upgrade is under way"), "{text}");
+    }
+    assert_eq!(kept.inspect()["runtime"]["hand_over_count"], done);
+    assert_eq!(config_u16(&mut client, 4), 6);
+}
+
 /// Writes a program.
 fn script(kept: &Kept, name: &str, body: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;

@@ -48,7 +48,7 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct StreamQueue {
     link: StreamLink,
-    socket: Option<OwnedFd>,
+    socket: Option<Arc<OwnedFd>>,
     /// What is waited on: the socket, whichever it is, and news of the link.
     epoll: OwnedFd,
     counters: Counters,
@@ -127,8 +127,10 @@ impl StreamQueue {
     }
 
     fn leave_socket(&mut self) {
-        // Closed, it is waited on no more.
-        self.socket = None;
+        if let Some(socket) = self.socket.take() {
+            // It fails if it was never waited on.
+            let _ = epoll::delete(&self.epoll, &socket);
+        }
         self.inbox.clear();
         self.rest.clear();
     }

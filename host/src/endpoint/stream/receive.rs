@@ -5,6 +5,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::StreamQueue;
 use super::inbox::TooLong;
+use super::link::CLOSED;
 use crate::endpoint::packet::RxFlags;
 use crate::endpoint::queue::{QueueIo, RECEIVE_BUDGET};
 use crate::endpoint::rx_queue::Received;
@@ -48,7 +49,7 @@ impl StreamQueue {
         };
         let read = recv(socket, self.inbox.room(), RecvFlags::DONTWAIT);
         match read {
-            Ok((0, _)) => self.lose("it has closed the connection"),
+            Ok((0, _)) => self.lose(CLOSED),
             Ok((count, _)) => {
                 self.inbox.fill(count);
                 return true;

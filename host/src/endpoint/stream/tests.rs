@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use rustix::event::Timespec;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::*;
 use crate::endpoint::headers::{IpVersion, Transport};
@@ -306,7 +306,7 @@ fn other_side_that_is_gone_takes_the_link_down_until_there_is_another() {
     assert_eq!(scene.send(&frame, plain()), TxStatus::Dropped);
     assert!(!scene.link.is_up());
     assert!(lost(&scene.link));
-    scene.link.clear_lost();
+    scene.link.note();
     assert!(!lost(&scene.link) && !scene.receive());
     assert_eq!(scene.send(&frame, plain()), TxStatus::Dropped);
     assert_eq!(scene.queue.counters().transmit.dropped_down, 2);
@@ -316,6 +316,24 @@ fn other_side_that_is_gone_takes_the_link_down_until_there_is_another() {
     assert_eq!(scene.received()[0].1, frame);
     assert_eq!(scene.send(&frame, plain()), TxStatus::Sent);
     assert_eq!(scene.read(), frame);
+}
+
+#[test]
+fn link_goes_down_although_the_queue_does_nothing() {
+    let Scene { link, peer, .. } = Scene::new();
+    link.note();
+    assert!(link.is_up() && !lost(&link));
+    (&peer).write_all(&framed(&[0; 60])).unwrap();
+    assert!(!lost(&link));
+    drop(peer);
+    assert!(lost(&link));
+    link.note();
+    assert!(!link.is_up());
+    link.note();
+    assert!(!lost(&link));
+    let (own, _peer) = UnixStream::pair().unwrap();
+    link.connect(own.into()).unwrap();
+    assert!(link.is_up() && !lost(&link));
 }
 
 fn lost(link: &StreamLink) -> bool {
@@ -361,6 +379,9 @@ fn descriptors_of_other_kinds_are_refused() {
         let refused = Stream::new("x", fd).unwrap_err();
         assert!(matches!(refused, StreamError::NoUnixStream), "{refused}");
     }
-    let refused = Stream::new("x", listener.into()).unwrap_err();
-    assert!(matches!(refused, StreamError::NotConnected), "{refused}");
+    let unix = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None);
+    for fd in [listener.into(), unix.unwrap()] {
+        let refused = Stream::new("x", fd).unwrap_err();
+        assert!(matches!(refused, StreamError::NotConnected), "{refused}");
+    }
 }

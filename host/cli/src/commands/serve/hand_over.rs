@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use manatee::vfio_user::{self, Stopper};
 use manatee_control as control;
 
@@ -57,7 +57,7 @@ impl Estate<'_> {
         })?;
         let attached = handed.session.is_some();
         let given = vfio_user::give_away(device, vectors, handed.session);
-        let mut hand_over = given.map_err(|(error, _)| anyhow!(error))?;
+        let mut hand_over = given?;
         if !self.listed.vfio {
             hand_over.add(kept::VFIO, handed.listener);
         }

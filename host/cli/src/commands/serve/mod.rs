@@ -28,14 +28,14 @@ use super::logging::{self, LogArguments, LogLevel};
 use super::metrics::{self, Facts, Metrics, Observed};
 use super::notify::Notifier;
 use super::operator::{Operator, Surroundings};
-use super::port::{self, PortArgument};
+use super::port::{self, Interface, PortArgument};
 use crate::jail::broker::{Begin, Broker, SocketFile};
 use crate::jail::child::{self, Code};
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits, sealed};
 use bounds::BoundArguments;
 use hand_over::Listed;
 use kept::Predecessor;
-use running::Running;
+use running::{Running, StreamPort};
 use served::Served;
 use signals::Signals;
 use sockets::{Handed, SocketArguments, Sockets};
@@ -47,6 +47,9 @@ const EXAMPLES: &str = "\
 Examples:
   An adapter on the TAP interface tap0 (made if it is missing, which needs root):
     manatee serve --socket-path /tmp/nic.sock --port tap=tap0,mac=02:00:00:00:00:01
+
+  A network without any privilege, by passt:
+    passt --socket /tmp/passt.sock && manatee serve --socket-path /tmp/nic.sock --port stream=/tmp/passt.sock
 
   Two ports, one of which sends every packet back, and a control socket:
     manatee serve --socket-path /tmp/nic.sock --port tap=tap0 --port loopback --control /tmp/nic.control
@@ -79,8 +82,10 @@ pub struct Arguments {
     #[command(flatten)]
     sockets: SocketArguments,
 
-    /// A port of the adapter: `tap=INTERFACE` (the host's network), `loopback`
-    /// (every packet comes back) or `null` (every packet is lost). After it,
+    /// A port of the adapter: `tap=INTERFACE` (the host's network), `fd=N` or `fds=N:M` (queues
+    /// of a TAP or macvtap that whoever starts this has opened), `stream=PATH` or
+    /// `fd=N,type=stream` (a Unix stream socket, such as passt's or another guest's),
+    /// `loopback` (every packet comes back) or `null` (every packet is lost). After it,
     /// `,mac=ADDRESS` (by default one that is made from the socket's path and
     /// stays the same), `,mtu=BYTES`, `,speed=MBITS` (what the guest shows as the link's
     /// speed; 100000 by default) and `,queues=NUMBER` (1 to 64; by default 1, or as many as
@@ -191,7 +196,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             ports:
                 port::Opened {
                     ports,
-                    taps,
+                    interfaces,
                     queues,
                 },
             watch,
@@ -212,7 +217,8 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         let observed = Observed::default();
         let told = (events.clone(), observed.clone());
         let device = Served::new(component, ports, &arguments.bounds, told)?;
-        let links = Links::new(device.device.clone(), taps, events.clone());
+        let streams = streams(&arguments.ports, &interfaces);
+        let links = Links::new(device.device.clone(), interfaces, events.clone());
         let links = Arc::new(links);
         let mut session = None;
         if let Some(Predecessor { hand_over, notes }) = predecessor {
@@ -247,6 +253,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             metrics,
             links,
             watch,
+            streams,
             notifier,
             broker,
             session,
@@ -283,6 +290,7 @@ impl Opened {
         }
         let begin = Begin {
             sockets: files,
+            peers: peers(&arguments.ports).context("--port stream=")?,
             ids,
             sandbox,
         };
@@ -291,7 +299,13 @@ impl Opened {
         if !notifier.keeps_descriptors() {
             ports.queues.clear();
         }
-        let taps: Vec<_> = ports.taps.iter().flatten().cloned().collect();
+        let taps = ports.interfaces.iter().flatten();
+        let taps: Vec<_> = taps
+            .filter_map(|interface| match interface {
+                Interface::Tap(tap) => Some(tap.clone()),
+                Interface::Stream(_) => None,
+            })
+            .collect();
         let watch = (!taps.is_empty()).then(|| LinkWatch::open(taps));
         let watch = watch.transpose().context("watching the TAP interfaces")?;
         let mut predecessor = handed.kept.read()?;
@@ -321,6 +335,27 @@ impl Opened {
             swapped,
         })
     }
+}
+
+/// Returns the sockets that ports are connected to, in their order.
+fn peers(ports: &[PortArgument]) -> std::io::Result<Vec<PathBuf>> {
+    let paths = ports.iter().filter_map(PortArgument::stream);
+    paths.map(std::path::absolute).collect()
+}
+
+/// Returns the ports that are streams, with the number of the [peer](peers) that each is
+/// connected to.
+fn streams(ports: &[PortArgument], interfaces: &[Option<Interface>]) -> Vec<StreamPort> {
+    let mut peers = 0..;
+    let both = ports.iter().zip(interfaces);
+    both.filter_map(|(port, interface)| match interface {
+        Some(Interface::Stream(link)) => Some(StreamPort {
+            link: link.clone(),
+            peer: port.stream().and_then(|_| peers.next()),
+        }),
+        _ => None,
+    })
+    .collect()
 }
 
 /// Confines this process, unless it is not to be.

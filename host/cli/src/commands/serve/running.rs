@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use manatee::device::Device;
-use manatee::endpoint::LinkWatch;
+use manatee::endpoint::{LinkWatch, StreamLink};
 use manatee::vfio_user::Suspended;
 use manatee_common::ration::Ration;
 use manatee_control as control;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::hand_over::{Estate, Listed};
 use super::served::Served;
@@ -39,6 +40,7 @@ pub struct Running {
     pub metrics: Option<(metrics::Socket, Metrics)>,
     pub links: Arc<Links>,
     pub watch: Option<LinkWatch>,
+    pub streams: Vec<StreamPort>,
     pub notifier: Arc<Notifier>,
     pub broker: Arc<Broker>,
     /// The session with the VMM of a process before this one.
@@ -48,6 +50,13 @@ pub struct Running {
     pub taps: Vec<(String, OwnedFd)>,
     /// Which sockets the service manager hands over by itself.
     pub listed: Listed,
+}
+
+/// A port that is a stream.
+pub struct StreamPort {
+    pub link: StreamLink,
+    /// Whom the broker connects it to again; None if that can't be.
+    pub peer: Option<usize>,
 }
 
 /// Serves until it is told to end.
@@ -62,6 +71,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         metrics,
         links,
         watch,
+        streams,
         notifier,
         broker,
         session,
@@ -101,6 +111,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         result = show(metrics) => result,
         result = watch_broker(&broker, &mut child) => result,
         result = follow(follower, watch) => result,
+        result = follow_streams(&links, streams, &broker) => result,
         () = notifier.keep_alive(async || look_after(&device.device).await) => Ok(()),
     };
     notifier.stopping();
@@ -190,6 +201,28 @@ async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<(
         && let Err(error) = links.watch(watch).await
     {
         tracing::error!(%error, "links do not follow their TAPs any more");
+    }
+    std::future::pending().await
+}
+
+/// Has links follow streams for ever, which are connected again when their other side is back.
+async fn follow_streams(
+    links: &Arc<Links>,
+    streams: Vec<StreamPort>,
+    broker: &Arc<Broker>,
+) -> anyhow::Result<()> {
+    let mut followed = JoinSet::new();
+    for StreamPort { link, peer } in streams {
+        let connect = peer.map(|peer| {
+            let broker = broker.clone();
+            move || broker.connect(peer)
+        });
+        followed.spawn(links.clone().follow_stream(link, connect));
+    }
+    while let Some(ended) = followed.join_next().await {
+        if let Err(error) = ended? {
+            tracing::error!(%error, "a link does not follow its stream any more");
+        }
     }
     std::future::pending().await
 }

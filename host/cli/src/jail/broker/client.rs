@@ -93,6 +93,16 @@ impl Broker {
             .context("the broker's answer lacks a descriptor")
     }
 
+    /// Has it connect to the peer with this index, once.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no connection, for people.
+    pub fn connect(&self, peer: usize) -> anyhow::Result<OwnedFd> {
+        let answer = self.ask(&Request::Connect(peer), None, PATIENCE)?;
+        answer.context("the broker's answer lacks a descriptor")
+    }
+
     fn ask(
         &self,
         request: &Request,

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, statat, unlinkat};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::thread::CapabilitySet;
 
 use super::request::{Answer, Begin, Request, SocketFile};
@@ -49,6 +50,7 @@ pub fn run() -> ExitCode {
 /// A broker that is confined.
 struct Process {
     sockets: Vec<Removable>,
+    peers: Vec<PathBuf>,
     sandbox: bool,
     known: Known,
 }
@@ -59,6 +61,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
     };
     let Begin {
         sockets,
+        peers,
         ids,
         sandbox,
     } = begin;
@@ -79,6 +82,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
     wire::send(socket, &Answer::Done, None)?;
     Ok(Process {
         sockets,
+        peers,
         sandbox,
         known: Known::default(),
     })
@@ -123,17 +127,20 @@ impl Removable {
 impl Process {
     fn serve(&mut self, socket: BorrowedFd<'_>) -> anyhow::Result<()> {
         while let Some((request, file)) = wire::receive(socket)? {
-            let (job, digest) = match request {
-                Request::Start { job, digest } => (job, digest),
+            let outcome = match request {
+                Request::Begin(_) => bail!("it was told twice what to do"),
                 Request::Leave => {
                     self.sockets.retain(|socket| !socket.file.stays);
                     wire::send(socket, &Answer::Done, None).context("answering")?;
                     continue;
                 }
-                Request::Begin(_) => bail!("it was told twice what to do"),
-            };
-            let Some(outcome) = self.start(socket, job, digest, file)? else {
-                return Ok(());
+                Request::Connect(peer) => self.connect(peer),
+                Request::Start { job, digest } => {
+                    let Some(outcome) = self.start(socket, job, digest, file)? else {
+                        return Ok(());
+                    };
+                    outcome.map(OwnedFd::from)
+                }
             };
             let sent = match outcome {
                 Ok(file) => wire::send(socket, &Answer::Done, Some(file.as_fd())),
@@ -146,6 +153,19 @@ impl Process {
             }
         }
         Ok(())
+    }
+
+    /// Connects to a peer, if it is there now. No other path can be asked for.
+    fn connect(&self, peer: usize) -> Result<OwnedFd, String> {
+        let path = self.peers.get(peer).ok_or("there is no such peer")?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let connected = SocketAddrUnix::new(path).and_then(|address| {
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            // It does not wait for a peer with too many clients.
+            connect(&socket, &address)?;
+            Ok(socket)
+        });
+        connected.map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// Has a child do a job. None if nobody waits for it any more.

@@ -16,6 +16,8 @@ pub const COMMAND: &str = "jail-broker";
 pub struct Begin {
     /// The sockets to remove.
     pub sockets: Vec<SocketFile>,
+    /// The sockets to connect to again when that is asked for.
+    pub peers: Vec<PathBuf>,
     /// The user to become.
     pub ids: Option<Ids>,
     /// Whether it and its children are confined.
@@ -70,6 +72,8 @@ pub enum Request {
     Start { job: Job, digest: [u8; 32] },
     /// Leave the files of sockets that somebody else has now.
     Leave,
+    /// Connect to the peer with this index.
+    Connect(usize),
 }
 
 impl Request {
@@ -85,7 +89,7 @@ impl Request {
 /// What it answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// Done. A child's answer comes along as a sealed file.
+    /// Done. A child's answer comes along as a sealed file, a connection as a socket.
     Done,
     /// Why not, for people.
     Refused(String),

@@ -184,6 +184,9 @@ const BROKER: List = &[
     (libc::SYS_sendmsg, &[Any]),
     (libc::SYS_memfd_create, &[Any]),
     (libc::SYS_ftruncate, &[Any]),
+    // To the peers of streams, on this machine.
+    (libc::SYS_socket, &[Value(0, libc::AF_UNIX as u32)]),
+    (libc::SYS_connect, &[Any]),
     // In folders that landlock allows.
     (libc::SYS_unlinkat, &[Value(2, 0)]),
     (libc::SYS_statx, &[Any]),

@@ -1,0 +1,152 @@
+//! Replaces the process that serves a stock Linux guest, again and again, while it talks.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
+use manatee_guest_linux::opening;
+use manatee_guest_linux::report::{self, Report};
+use manatee_guest_linux::spread::Spread;
+use manatee_guest_linux::stage::{Options, Stage};
+use manatee_guest_linux::traffic::{SETTINGS, Traffic};
+
+const PLAN: Plan = Plan {
+    device: Device::Manatee,
+    ports: 1,
+    apart: false,
+    cpus: 1,
+    queues: 1,
+};
+
+/// How many datagrams have to come both ways between two swaps.
+const BETWEEN: u64 = 20;
+
+/// How long these may take.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Replaces the process that serves a stock Linux guest that talks, and counts what is lost.
+#[derive(Parser)]
+#[command(name = "upgrade-demo")]
+struct Arguments {
+    /// How many times the process is replaced
+    #[arg(long, default_value_t = 50)]
+    upgrades: usize,
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    report::conclude("upgrade-demo", show(&Arguments::parse()))
+}
+
+fn show(arguments: &Arguments) -> Result<()> {
+    let stage = Arc::new(Stage::set(&arguments.options)?);
+    let what = format!("{} replacements of the process", arguments.upgrades);
+    let kernel = &stage.kernel.release;
+    let report = Report::begin(&format!("{what} under a stock Linux {kernel}"));
+    let mut lab = opening::network(&report, &stage, PLAN)?;
+    lab.keep();
+    match steps(&report, &mut lab, arguments) {
+        Ok(()) => {
+            println!("  all of it in {}", report.total());
+            Ok(())
+        }
+        Err(error) => Err(lab.with_evidence(error)),
+    }
+}
+
+fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
+    let programs = programs(lab)?;
+    opening::guest(report, lab, PLAN, &[])?;
+    let healthy = lab.health()?;
+    let traffic = report.step_with("traffic", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let traffic = Traffic::start(vm, &ports[0])?;
+        let words = format!(
+            "{} datagrams a second of {} bytes, and TCP at full speed, both ways at once",
+            SETTINGS.rate, SETTINGS.size
+        );
+        Ok((traffic, words))
+    })?;
+    report.step("upgrades", || {
+        let words = upgrade(lab, &traffic, &programs, arguments.upgrades)?;
+        lab.check_serve()?;
+        Ok(words)
+    })?;
+    report.step("guest", || {
+        let now = lab.health()?;
+        ensure!(now == healthy, "the guest was {healthy:?} and is {now:?}");
+        Ok("saw no reset and no link change; QEMU is still connected".to_owned())
+    })?;
+    let outcome = report.step_with("end of it", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let outcome = traffic.finish(vm, &ports[0])?;
+        Ok((outcome, "both ends have told what they received".to_owned()))
+    })?;
+    for (name, way) in [
+        ("to guest", outcome.to_guest),
+        ("from guest", outcome.from_guest),
+    ] {
+        report.step(name, || {
+            way.check_datagrams()?;
+            way.check_bytes()?;
+            Ok(way.to_string())
+        })?;
+    }
+    report.step("end", || {
+        lab.stop()?;
+        Ok("the keeper and `manatee serve` ended cleanly on SIGTERM".to_owned())
+    })
+}
+
+/// Returns the programs that take turns: the one under test, and a copy of it.
+fn programs(lab: &Lab) -> Result<[PathBuf; 2]> {
+    let own = lab.stage().manatee.clone();
+    let copy = lab.stage().sandbox.run_dir().join("manatee-copy");
+    fs::copy(&own, &copy).context("copying the program")?;
+    Ok([copy, own])
+}
+
+/// Has the programs take turns.
+fn upgrade(
+    lab: &Lab,
+    traffic: &Traffic,
+    programs: &[PathBuf; 2],
+    upgrades: usize,
+) -> Result<String> {
+    let (control, keeper) = (lab.control(0)?, lab.keeper(0)?);
+    let (mut pauses, mut took) = (Vec::new(), Vec::new());
+    let mut before: u32 = control.inspect("process/id")?;
+    for number in 1..=upgrades {
+        traffic.wait_for_more(BETWEEN, WITHIN)?;
+        let program = &programs[(number - 1) % 2];
+        let upgraded = keeper.upgrade(program);
+        let upgraded = upgraded.with_context(|| format!("upgrade {number} of {upgrades}"))?;
+        ensure!(upgraded.handed_over, "the device was not handed over");
+        let running: u32 = control.inspect("process/id")?;
+        ensure!(
+            running == upgraded.process && running != before,
+            "process {running} serves after {before}"
+        );
+        before = running;
+        let count: usize = control.inspect("runtime/hand_over_count")?;
+        ensure!(
+            count == number,
+            "{count} hand-overs are counted, not {number}"
+        );
+        pauses.push(control.inspect("runtime/hand_over_pause_us")?);
+        took.push(upgraded.took_us);
+    }
+    traffic.wait_for_more(BETWEEN, WITHIN)?;
+    let pauses = Spread::of(pauses).context("no upgrade was made")?;
+    let took = Spread::of(took).context("no upgrade was made")?;
+    Ok(format!(
+        "{upgrades}, of two copies of the program in turn: pause {pauses}; from the end of one to \
+         the next {took}"
+    ))
+}

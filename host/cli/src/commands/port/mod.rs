@@ -1,0 +1,205 @@
+//! `--port`: a port of the adapter.
+
+mod open;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use manatee::endpoint::MAX_QUEUES;
+
+pub use open::{Interface, Opened, open_all};
+
+use super::mac::{self, InvalidMac, Mac};
+
+/// The smallest MTU of IPv4 (RFC 791).
+const MIN_MTU: u16 = 68;
+/// The largest that fits a length of 16 bits with the Ethernet header.
+const MAX_MTU: u16 = 65521;
+/// Faster than any wire; what Linux keeps a speed in holds it.
+const MAX_SPEED_MBPS: u32 = 1_000_000;
+
+/// `--port` as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortArgument {
+    backend: Backend,
+    mac: Option<Mac>,
+    mtu: Option<u16>,
+    speed: Option<u32>,
+    queues: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Backend {
+    Tap(String),
+    /// Queues of a TAP that somebody else opened.
+    Descriptors(Vec<RawFd>),
+    Stream(PathBuf),
+    StreamDescriptor(RawFd),
+    Loopback,
+    Null,
+}
+
+/// Why `--port` can't be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPort {
+    /// No such backend.
+    #[error(
+        "`{0}` is no kind of port: use tap=INTERFACE, fd=N or fds=N:M (a TAP's queues that \
+         somebody else opened), stream=PATH or fd=N,type=stream (a Unix stream socket, such as \
+         passt's), loopback or null, and then, if you like, ,mac=ADDRESS, ,mtu=BYTES, \
+         ,speed=MBITS and ,queues=NUMBER"
+    )]
+    Backend(String),
+    /// `tap=` without a name.
+    #[error("tap= needs the name of an interface, as in tap=tap0")]
+    NoInterface,
+    /// `stream=` without a path.
+    #[error("stream= needs the path of a socket, as in stream=/tmp/passt_1.socket")]
+    NoPath,
+    /// `fd=` or `fds=` is wrong.
+    #[error("`{0}` are no descriptors: fd=N is one, fds=N:M up to {MAX_QUEUES} different ones")]
+    Descriptors(String),
+    /// `type=` is wrong, or where it has no meaning.
+    #[error("`type={0}`: fd=N may have type=tap, which it has without it, or type=stream")]
+    Type(String),
+    /// `queues=` where it has no meaning.
+    #[error(
+        "queues= is for tap=, loopback and null: a stream has one, and fds= has as many as it names"
+    )]
+    QueuesOfAnother,
+    /// No such setting.
+    #[error(
+        "`{0}` is no setting of a port: there are mac=ADDRESS, mtu=BYTES, speed=MBITS and \
+         queues=NUMBER"
+    )]
+    Setting(String),
+    /// A setting twice.
+    #[error("`{0}` is given twice")]
+    Repeated(&'static str),
+    /// `mac=` is wrong.
+    #[error(transparent)]
+    Mac(#[from] InvalidMac),
+    /// `mtu=` is wrong.
+    #[error("MTU `{0}` is not a number from {MIN_MTU} to {MAX_MTU}")]
+    Mtu(String),
+    /// `speed=` is wrong.
+    #[error("speed `{0}` is not a number of Mbit/s from 1 to {MAX_SPEED_MBPS}")]
+    Speed(String),
+    /// `queues=` is wrong.
+    #[error("queues `{0}` is not a number from 1 to {MAX_QUEUES}")]
+    Queues(String),
+}
+
+impl FromStr for PortArgument {
+    type Err = InvalidPort;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPort> {
+        let mut parts = text.split(',');
+        let backend = parse_backend(parts.next().unwrap_or_default())?;
+        let mut port = Self {
+            backend,
+            mac: None,
+            mtu: None,
+            speed: None,
+            queues: None,
+        };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("mac", value)) => set(&mut port.mac, "mac", mac::parse(value)?)?,
+                Some(("mtu", value)) => set(&mut port.mtu, "mtu", parse_mtu(value)?)?,
+                Some(("speed", value)) => set(&mut port.speed, "speed", parse_speed(value)?)?,
+                Some(("queues", value)) => {
+                    set(&mut port.queues, "queues", parse_queues(value)?)?;
+                }
+                Some(("type", value)) => port.backend = port.backend.of_type(value)?,
+                _ => return Err(InvalidPort::Setting(part.to_owned())),
+            }
+        }
+        match port.backend {
+            Backend::Tap(_) | Backend::Loopback | Backend::Null => Ok(port),
+            _ if port.queues.is_some() => Err(InvalidPort::QueuesOfAnother),
+            _ => Ok(port),
+        }
+    }
+}
+
+impl PortArgument {
+    /// Returns the path of the socket that it is connected to, if it is.
+    pub fn stream(&self) -> Option<&Path> {
+        match &self.backend {
+            Backend::Stream(path) => Some(path),
+            _ => None,
+        }
+    }
+}
+
+impl Backend {
+    /// Returns what it is when it has a type.
+    fn of_type(&self, text: &str) -> Result<Self, InvalidPort> {
+        match (self, text) {
+            (Self::Descriptors(fds), "stream") if fds.len() == 1 => {
+                Ok(Self::StreamDescriptor(fds[0]))
+            }
+            (Self::Descriptors(_), "tap") => Ok(self.clone()),
+            _ => Err(InvalidPort::Type(text.to_owned())),
+        }
+    }
+}
+
+fn set<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), InvalidPort> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(InvalidPort::Repeated(name)),
+    }
+}
+
+fn parse_backend(text: &str) -> Result<Backend, InvalidPort> {
+    match text.split_once('=') {
+        None if text == "loopback" => Ok(Backend::Loopback),
+        None if text == "null" => Ok(Backend::Null),
+        Some(("tap", "")) => Err(InvalidPort::NoInterface),
+        None if text == "tap" => Err(InvalidPort::NoInterface),
+        Some(("tap", name)) => Ok(Backend::Tap(name.to_owned())),
+        Some(("stream", "")) => Err(InvalidPort::NoPath),
+        None if text == "stream" => Err(InvalidPort::NoPath),
+        Some(("stream", path)) => Ok(Backend::Stream(path.into())),
+        Some(("fd", number)) if !number.contains(':') => parse_descriptors(number),
+        Some(("fds", numbers)) => parse_descriptors(numbers),
+        _ => Err(InvalidPort::Backend(text.to_owned())),
+    }
+}
+
+fn parse_descriptors(text: &str) -> Result<Backend, InvalidPort> {
+    let wrong = || InvalidPort::Descriptors(text.to_owned());
+    let number = |text: &str| text.parse().ok().filter(|number: &RawFd| *number >= 0);
+    let numbers: Option<Vec<_>> = text.split(':').map(number).collect();
+    let numbers = numbers.ok_or_else(wrong)?;
+    let repeated = (1..numbers.len()).any(|index| numbers[..index].contains(&numbers[index]));
+    if repeated || numbers.len() > MAX_QUEUES.into() {
+        return Err(wrong());
+    }
+    Ok(Backend::Descriptors(numbers))
+}
+
+fn parse_mtu(text: &str) -> Result<u16, InvalidPort> {
+    let mtu = text
+        .parse()
+        .ok()
+        .filter(|mtu| (MIN_MTU..=MAX_MTU).contains(mtu));
+    mtu.ok_or_else(|| InvalidPort::Mtu(text.to_owned()))
+}
+
+fn parse_speed(text: &str) -> Result<u32, InvalidPort> {
+    let speed = text.parse().ok();
+    let speed = speed.filter(|speed| (1..=MAX_SPEED_MBPS).contains(speed));
+    speed.ok_or_else(|| InvalidPort::Speed(text.to_owned()))
+}
+
+fn parse_queues(text: &str) -> Result<u16, InvalidPort> {
+    let queues = text.parse().ok();
+    let queues = queues.filter(|queues| (1..=MAX_QUEUES).contains(queues));
+    queues.ok_or_else(|| InvalidPort::Queues(text.to_owned()))
+}

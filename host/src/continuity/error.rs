@@ -1,7 +1,7 @@
 //! Why what was handed over can't be taken.
 
 use super::MAX_NOTES;
-use super::format::{MAX_STATE, VERSION};
+use super::limits::{MAX_STATE, VERSION};
 
 /// Why what another process has given away can't be read.
 #[derive(Debug, thiserror::Error)]

@@ -18,11 +18,6 @@ use crate::device::{DeviceState, Past, PortPast, QueuePast};
 use crate::endpoint::{Counters, MAX_QUEUES, RxBuffer, RxQueue};
 use crate::memory::{GuestMemory, Segment, SharedRegion};
 
-/// The version that is written. Older ones are read.
-pub const VERSION: u32 = 1;
-/// The longest state in bytes: the component's own, all regions of guest memory, and what a
-/// session has received.
-pub const MAX_STATE: usize = 16 << 20;
 /// Ports that a device can have.
 const MAX_PORTS: usize = 256;
 /// Vectors that a function can have.

@@ -25,6 +25,7 @@
 
 mod error;
 mod format;
+mod limits;
 mod state_file;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ use crate::component::Digest;
 use crate::device::{Device, DeviceState, GiveAwayError, TakeOverError};
 
 pub use error::OfferError;
-pub use format::VERSION;
+pub use limits::VERSION;
 use state_file::StateFile;
 
 /// The name of the descriptor that has the state.

@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sha2::{Digest as _, Sha256};
 
 use super::error::OfferError;
-use super::format::{MAX_STATE, VERSION};
+use super::limits::{MAX_STATE, VERSION};
 
 /// What the file begins with: a magic, the version, whether it was taken, the length of what
 /// follows, and the checksum of all but whether it was taken.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -62,7 +62,7 @@ impl Program {
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("opening {shown}"))?;
-        let facts = ask(&by_descriptor(&file));
+        let facts = ask(&file);
         let facts = facts.with_context(|| format!("{shown} is no manatee that can continue"))?;
         Ok(Self {
             path: path.to_owned(),
@@ -72,21 +72,20 @@ impl Program {
     }
 }
 
-/// Returns the path of a descriptor of the process that uses it, wherever /proc is of.
-fn by_descriptor(file: &impl AsRawFd) -> PathBuf {
-    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
-}
+/// The path of a program that is a process's standard input: wherever /proc is of, and for a
+/// script's interpreter too, which opens it once more.
+const STANDARD_INPUT: &str = "/proc/self/fd/0";
 
 /// Asks a program what it is.
-fn ask(program: &Path) -> Result<Facts> {
+fn ask(program: &File) -> Result<Facts> {
     let words = File::from(rustix::fs::memfd_create(
         "words",
         rustix::fs::MemfdFlags::CLOEXEC,
     )?);
-    let mut child = Command::new(program)
+    let mut child = Command::new(STANDARD_INPUT)
         .arg0("manatee")
         .arg(FACTS)
-        .stdin(Stdio::null())
+        .stdin(program.try_clone()?)
         .stdout(words.try_clone()?)
         .stderr(Stdio::null())
         .spawn()
@@ -244,11 +243,9 @@ pub fn launch(arguments: impl Iterator<Item = OsString>) -> Result<std::convert:
         ensure!(taken.len() > before, "the keeper is gone");
     }
     let program = number(taken)?;
-    let null = File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    drop(null);
+    rustix::stdio::dup2_stdin(&program)?;
     SigSet::empty().thread_set_mask()?;
-    let error = Command::new(by_descriptor(&program))
+    let error = Command::new(STANDARD_INPUT)
         .arg0("manatee")
         .args(arguments)
         .env("LISTEN_PID", std::process::id().to_string())

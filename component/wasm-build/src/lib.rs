@@ -9,6 +9,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -113,6 +114,8 @@ impl Crate<'_> {
         // Another build script may build the same crate otherwise; the file is
         // called the same, so it has to be read first.
         let _lock = lock(target_dir)?;
+        let module = Module::of(self, target_dir);
+        module.forget_others()?;
         let output = cargo
             .output()
             .with_context(|| format!("running {cargo:?}"))?;
@@ -124,9 +127,57 @@ impl Crate<'_> {
             String::from_utf8_lossy(&output.stderr)
         );
         warn(&output.stderr);
-        let module = format!("{}.wasm", self.package.replace('-', "_"));
-        let module = target_dir.join(TARGET).join(PROFILE).join(module);
-        fs::read(&module).with_context(|| format!("reading {}", module.display()))
+        module.read()
+    }
+}
+
+/// The file that a module is built to. cargo takes it for fresh as long as nothing that
+/// this module is made of has changed since it was written, though it may have been
+/// written for other features.
+struct Module {
+    /// Where cargo writes it, and where it links it to.
+    written: PathBuf,
+    linked: PathBuf,
+    /// Says what it was built with last.
+    note: PathBuf,
+    built_with: String,
+}
+
+impl Module {
+    fn of(built: &Crate<'_>, target_dir: &Path) -> Self {
+        let folder = target_dir.join(TARGET).join(PROFILE);
+        let name = built.package.replace('-', "_");
+        Self {
+            written: folder.join("deps").join(format!("{name}.wasm")),
+            linked: folder.join(format!("{name}.wasm")),
+            note: folder.join(format!("{name}.built-with")),
+            built_with: format!("{:?} {:?}", built.features, built.build),
+        }
+    }
+
+    /// Removes what was built with anything else, so that cargo builds again.
+    fn forget_others(&self) -> Result<()> {
+        if fs::read_to_string(&self.note).is_ok_and(|note| note == self.built_with) {
+            return Ok(());
+        }
+        for file in [&self.note, &self.written] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {}", file.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns its bytes, and notes what they were built with.
+    fn read(&self) -> Result<Vec<u8>> {
+        let linked = &self.linked;
+        let bytes = fs::read(linked).with_context(|| format!("reading {}", linked.display()))?;
+        fs::write(&self.note, &self.built_with)
+            .with_context(|| format!("writing {}", self.note.display()))?;
+        Ok(bytes)
     }
 }
 

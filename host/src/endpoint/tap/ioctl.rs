@@ -77,7 +77,8 @@ pub fn interface(tun: BorrowedFd<'_>) -> Result<(String, libc::c_int)> {
     let mut request = request("")?;
     // SAFETY: TUNGETIFF writes a `struct ifreq`.
     unsafe { ioctl(tun, Updater::<TUNGETIFF, _>::new(&mut request))? };
-    let name = request.ifr_name.iter().map(|byte| *byte as u8);
+    // A `c_char` has a sign on some processors.
+    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
     let name = name.take_while(|byte| *byte != 0).collect();
     // SAFETY: every bit pattern is a short, and all of the union was initialised by
     // `request`.

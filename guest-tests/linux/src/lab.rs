@@ -63,6 +63,17 @@ pub struct Plan {
     pub queues: u16,
 }
 
+impl Plan {
+    /// One guest with one port, as most demonstrations have it.
+    pub const ONE_PORT: Self = Self {
+        device: Device::Manatee,
+        ports: 1,
+        apart: false,
+        cpus: 1,
+        queues: 1,
+    };
+}
+
 /// One port of the device.
 pub struct Port {
     /// The host's end.

@@ -1,4 +1,4 @@
-//! How every demonstration begins, from nothing to a guest on the network, and
+//! How every demonstration begins, from nothing to a guest on the network that talks, and
 //! what the guest may not notice of it.
 
 use std::path::Path;
@@ -10,6 +10,7 @@ use crate::checks::{self, Health};
 use crate::lab::{Lab, Parts, Plan};
 use crate::report::Report;
 use crate::stage::Stage;
+use crate::traffic::{SETTINGS, Traffic};
 
 /// Makes the network of a set-up.
 pub fn network(report: &Report, stage: &Arc<Stage>, plan: Plan) -> Result<Lab> {
@@ -50,12 +51,49 @@ pub fn guest(report: &Report, lab: &mut Lab, plan: Plan, components: &[&Path]) -
 /// have noticed anything.
 pub fn unaware(lab: &mut Lab, healthy: &[Health]) -> Result<String> {
     lab.check_serve()?;
+    let pid = lab.serve_pids()[0];
+    let words = same_guest(lab, healthy)?;
+    Ok(format!("{words}; `manatee serve` is still process {pid}"))
+}
+
+/// Checks that a guest, which was `healthy`, has noticed nothing.
+pub fn same_guest(lab: &mut Lab, healthy: &[Health]) -> Result<String> {
     let now = lab.health()?;
     ensure!(now == healthy, "the guest was {healthy:?} and is {now:?}");
-    let pid = lab.serve_pids()[0];
-    Ok(format!(
-        "saw no reset and no link change; `manatee serve` is still process {pid}"
-    ))
+    Ok("saw no reset and no link change".to_owned())
+}
+
+/// Has the guest talk by its first port.
+pub fn talk(report: &Report, lab: &mut Lab) -> Result<Traffic> {
+    report.step_with("traffic", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let traffic = Traffic::start(vm, &ports[0])?;
+        let words = format!(
+            "{} datagrams a second of {} bytes, and TCP at full speed, both ways at once",
+            SETTINGS.rate, SETTINGS.size
+        );
+        Ok((traffic, words))
+    })
+}
+
+/// Ends what the guest has said, and checks that all of it arrived, both ways.
+pub fn all_arrived(report: &Report, lab: &mut Lab, traffic: Traffic) -> Result<()> {
+    let outcome = report.step_with("end of it", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let outcome = traffic.finish(vm, &ports[0])?;
+        Ok((outcome, "both ends have told what they received".to_owned()))
+    })?;
+    for (name, way) in [
+        ("to guest", outcome.to_guest),
+        ("from guest", outcome.from_guest),
+    ] {
+        report.step(name, || {
+            way.check_datagrams()?;
+            way.check_bytes()?;
+            Ok(way.to_string())
+        })?;
+    }
+    Ok(())
 }
 
 fn load_driver(lab: &mut Lab, plan: Plan) -> Result<String> {

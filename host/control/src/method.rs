@@ -303,10 +303,10 @@ pub struct LogLevel {
 pub struct Capture {
     /// The number of the port, from 0.
     pub port: u32,
-    /// How many bytes of a packet are kept, 14 to 262,144.
+    /// Bytes of a packet that are kept, 14 to 262,144.
     #[serde(default = "whole_packets")]
     pub snaplen: u32,
-    /// How many bytes wait at the most to be read, 1 to 64 MiB. Packets that find no room are
+    /// Bytes that may wait to be read, 1 to 64 MiB. Packets that find no room are
     /// dropped from the capture, and counted.
     #[serde(default = "four_mebibytes")]
     pub ring_bytes: u64,

@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::component::Component;
 use crate::device::{Port, RestoreError};
-use crate::endpoint::Null;
+use crate::endpoint::{Null, RxBuffer};
 use crate::interrupt::{Interrupts, VectorSink};
+use crate::memory::Segment;
 
 struct Nowhere;
 
@@ -234,4 +235,22 @@ fn notes_have_a_bound() {
     hand_over.set_notes(vec![0; MAX_NOTES + 1]);
     let error = hand_over.into_descriptors().unwrap_err().to_string();
     assert!(error.contains("65536 at most"), "{error}");
+}
+
+#[test]
+fn posted_buffers_have_the_segments_that_there_are() {
+    for (segments, has_one) in [(2, true), (0, false), (1, false), (0, true)] {
+        let mut hand_over = give_away(&device(1)).unwrap();
+        let queue = &mut hand_over.device.ports[0].queues[0];
+        queue.buffers.push(RxBuffer { id: 1, segments });
+        if has_one {
+            queue.segments.push(Segment {
+                address: 0,
+                length: 1,
+            });
+        }
+        let read = HandOver::from_descriptors(hand_over.into_descriptors().unwrap());
+        let error = read.unwrap_err().to_string();
+        assert!(error.contains("do not add up"), "{error}");
+    }
 }

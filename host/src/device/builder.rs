@@ -97,18 +97,18 @@ impl DeviceBuilder {
         let msix_vectors = function.msix_vectors();
         let bar_sizes = [0, 1, 2, 3, 4, 5].map(|index| function.bar_size(index));
         let state = HostState::new(function, interrupts, ports, limits);
-        let body = DeviceInner::new(component, description, state, policy, listener)?;
-        let ports = body.state_ref().ports.iter();
+        let inner = DeviceInner::new(component, description, state, policy, listener)?;
+        let ports = inner.state_ref().ports.iter();
         let counts = ports.map(|port| port.queues().len()).collect();
-        let queues = body.endpoints()?;
+        let queues = inner.endpoints()?;
         let wakes = PendingWakes::new(queues.len());
         let poller = Poller::new(queues)?;
-        let telemetry = body.telemetry.clone();
+        let telemetry = inner.telemetry.clone();
         let shared = Arc::new(Shared {
             telemetry,
             wakes,
             queues: counts,
-            body: Mutex::new(body),
+            inner: Mutex::new(inner),
             poller,
             swapping: Mutex::new(()),
             rehearsing: Mutex::new(()),

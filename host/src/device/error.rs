@@ -12,7 +12,7 @@ pub enum WatchError {
     NoPort {
         /// The number that was asked for.
         port: u32,
-        /// How many there are.
+        /// The number of them.
         ports: usize,
     },
     /// Somebody watches it already.
@@ -42,7 +42,7 @@ pub enum DeviceError {
     /// Fewer than one port or more than the component has.
     #[error("{given} ports were given; this device has 1 to {max}")]
     PortCount {
-        /// How many were given.
+        /// The number that was given.
         given: usize,
         /// The most that it has.
         max: u32,

@@ -17,22 +17,22 @@ use super::inner::DeviceInner;
 pub struct DeviceGuard<'a> {
     shared: &'a Shared,
     /// Until it is given up.
-    body: Option<MutexGuard<'a, DeviceInner>>,
+    inner: Option<MutexGuard<'a, DeviceInner>>,
 }
 
 impl Shared {
     /// Waits for the device, and owns it.
     #[inline]
     pub fn own(&self) -> DeviceGuard<'_> {
-        self.owned(self.body.lock())
+        self.owned(self.inner.lock())
     }
 
     /// Continues with what woke the device's thread, or leaves it to whoever owns
     /// the device.
     pub fn go_on(&self) {
         self.wakes.announce();
-        if let Some(body) = self.body.try_lock() {
-            self.owned(body).settle();
+        if let Some(inner) = self.inner.try_lock() {
+            self.owned(inner).settle();
         }
     }
 
@@ -42,9 +42,9 @@ impl Shared {
         if in_time {
             return self.go_on();
         }
-        let mut body = self.own();
-        body.stop_waiting();
-        body.settle();
+        let mut inner = self.own();
+        inner.stop_waiting();
+        inner.settle();
     }
 
     /// Returns whether the device waits for guest memory to come back, and when packets that wait
@@ -53,8 +53,8 @@ impl Shared {
     pub fn waits(&self) -> (bool, Option<Option<Instant>>) {
         // Whoever takes the lock, if only to look, has to look for wakes too when it is
         // given up: others rely on that.
-        let body = self.body.try_lock();
-        let owner = body.map(|body| self.owned(body));
+        let inner = self.inner.try_lock();
+        let owner = inner.map(|inner| self.owned(inner));
         match owner {
             Some(owner) => (owner.state_ref().absence.waiting, Some(owner.due())),
             None => (true, None),
@@ -62,12 +62,12 @@ impl Shared {
     }
 
     #[inline]
-    fn owned<'a>(&'a self, body: MutexGuard<'a, DeviceInner>) -> DeviceGuard<'a> {
-        let mut owned = body;
+    fn owned<'a>(&'a self, inner: MutexGuard<'a, DeviceInner>) -> DeviceGuard<'a> {
+        let mut owned = inner;
         owned.begin_stay();
         DeviceGuard {
             shared: self,
-            body: Some(owned),
+            inner: Some(owned),
         }
     }
 }
@@ -77,46 +77,46 @@ impl DeviceGuard<'_> {
     /// left when others should get a turn is for its own thread.
     #[inline]
     pub fn settle(mut self) {
-        let Some(body) = self.body.take() else {
+        let Some(inner) = self.inner.take() else {
             return;
         };
         let Shared {
-            body: lock,
+            inner: lock,
             wakes,
             poller,
             ..
         } = self.shared;
-        let run = |body: &mut MutexGuard<'_, DeviceInner>| {
-            wakes.take(|queue| body.wake_queue(queue));
-            body.settle()
+        let run = |inner: &mut MutexGuard<'_, DeviceInner>| {
+            wakes.take(|queue| inner.wake_queue(queue));
+            inner.settle()
         };
         let try_again = || {
-            let mut body = lock.try_lock()?;
-            body.begin_stay();
-            Some(body)
+            let mut inner = lock.try_lock()?;
+            inner.begin_stay();
+            Some(inner)
         };
-        wakes.settle(body, run, try_again, || poller.kick());
+        wakes.settle(inner, run, try_again, || poller.kick());
     }
 
     /// Gives the device up; what came of a look at it is for its own thread.
     #[inline]
     pub fn leave(mut self) {
-        if let Some(mut body) = self.body.take() {
-            body.publish();
-            let more = body.has_work();
+        if let Some(mut inner) = self.inner.take() {
+            inner.publish();
+            let more = inner.has_work();
             let Shared { wakes, poller, .. } = self.shared;
-            wakes.leave(body, more, || poller.kick());
+            wakes.leave(inner, more, || poller.kick());
         }
     }
 }
 
 impl Drop for DeviceGuard<'_> {
     fn drop(&mut self) {
-        if let Some(mut body) = self.body.take() {
-            body.publish();
+        if let Some(mut inner) = self.inner.take() {
+            inner.publish();
             let Shared { wakes, poller, .. } = self.shared;
-            let recovering = body.recovering;
-            wakes.leave(body, recovering, || poller.kick());
+            let recovering = inner.recovering;
+            wakes.leave(inner, recovering, || poller.kick());
         }
     }
 }
@@ -125,13 +125,13 @@ impl Deref for DeviceGuard<'_> {
     type Target = DeviceInner;
 
     fn deref(&self) -> &DeviceInner {
-        self.body.as_ref().expect("it is given up at the end only")
+        self.inner.as_ref().expect("it is given up at the end only")
     }
 }
 
 impl DerefMut for DeviceGuard<'_> {
     fn deref_mut(&mut self) -> &mut DeviceInner {
-        self.body.as_mut().expect("it is given up at the end only")
+        self.inner.as_mut().expect("it is given up at the end only")
     }
 }
 

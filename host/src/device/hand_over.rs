@@ -138,19 +138,19 @@ impl Device {
                 break;
             }
         }
-        let mut body = shared.own();
-        if body.state_ref().absence.waiting {
+        let mut inner = shared.own();
+        if inner.state_ref().absence.waiting {
             return Err(GiveAwayError::MemoryAbsent);
         }
-        let paused = body.state_ref().function.is_paused();
-        body.flush();
-        body.set_paused(true);
-        let given = body.give_away(paused);
+        let paused = inner.state_ref().function.is_paused();
+        inner.flush();
+        inner.set_paused(true);
+        let given = inner.give_away(paused);
         if given.is_err() && !paused {
-            body.set_paused(false);
-            body.settle();
+            inner.set_paused(false);
+            inner.settle();
         } else {
-            body.leave();
+            inner.leave();
         }
         given
     }
@@ -174,31 +174,31 @@ impl Device {
             Ok((address, size, file, writable))
         });
         let memory = memory.collect::<Result<Vec<_>, MapError>>()?;
-        let mut body = self.shared.own();
-        let own = body.state_ref().ports.len();
+        let mut inner = self.shared.own();
+        let own = inner.state_ref().ports.len();
         if own != state.ports.len() {
             let saved = state.ports.len();
             return Err(TakeOverError::Ports { saved, own });
         }
-        if body.recoverer.checkpoint.is_some() {
+        if inner.recoverer.checkpoint.is_some() {
             return Err(RestoreError::InUse.into());
         }
         for (address, size, file, writable) in memory {
-            let memory = &mut body.state().memory;
+            let memory = &mut inner.state().memory;
             let mapped = match file {
                 Some((file, offset)) => memory.map_file(address, size, file, offset, writable),
                 None => memory.map_unreachable(address, size),
             };
             if let Err(error) = mapped {
-                body.forget_memory();
+                inner.forget_memory();
                 return Err(error.into());
             }
         }
-        let taken = body.take_over_state(state);
+        let taken = inner.take_over_state(state);
         if taken.is_err() {
-            body.forget_memory();
+            inner.forget_memory();
         }
-        body.settle();
+        inner.settle();
         Ok(taken?)
     }
 }
@@ -296,7 +296,7 @@ impl DeviceInner {
         for (port, past) in self.state().ports.iter_mut().zip(ports) {
             let count = port.count();
             for (queue, past) in (0..count).zip(&past.queues) {
-                // Fewer are taken than were posted only if the state is not what was written.
+                // It was checked that they add up and are not too many.
                 let _ = port.post(queue, &past.buffers, &past.segments);
             }
             port.wake_all();

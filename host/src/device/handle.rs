@@ -27,7 +27,7 @@ pub struct Device {
 /// What all clones of a device share.
 #[derive(Debug)]
 pub struct Shared {
-    pub body: Mutex<DeviceInner>,
+    pub inner: Mutex<DeviceInner>,
     /// What is known of it without the lock.
     pub telemetry: Arc<Telemetry>,
     pub wakes: PendingWakes,
@@ -37,7 +37,7 @@ pub struct Shared {
     /// Held by whoever replaces the component.
     pub swapping: Mutex<()>,
     /// Held while another instance looks at the guest's memory beside the one
-    /// that runs: none of it is taken away then. Taken before `body`.
+    /// that runs: none of it is taken away then. Taken before `inner`.
     pub rehearsing: Mutex<()>,
     /// By index; 0 where there is none.
     pub bar_sizes: [u64; 6],
@@ -76,20 +76,20 @@ impl Device {
 
     /// Writes configuration space.
     pub fn config_write(&self, offset: u64, data: &[u8]) {
-        self.run(|body| body.config_write(offset, data));
+        self.run(|inner| inner.config_write(offset, data));
     }
 
     /// Reads a BAR by its index. Reads as ones where there is nothing, while
     /// memory space is disabled, and once the component has failed.
     pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        let mut body = self.shared.own();
-        body.bar_read(bar, offset, data);
-        body.leave();
+        let mut inner = self.shared.own();
+        inner.bar_read(bar, offset, data);
+        inner.leave();
     }
 
     /// Writes a BAR by its index, and does the work that this starts.
     pub fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        self.run(|body| body.bar_write(bar, offset, data));
+        self.run(|inner| inner.bar_write(bar, offset, data));
     }
 
     /// Raises interrupts as if the device did, for a VMM that tries its own ways. Vectors
@@ -132,14 +132,14 @@ impl Device {
         file: Option<(GuestFile, u64)>,
         writable: bool,
     ) -> Result<(), MapError> {
-        let mut body = self.shared.own();
-        let memory = &mut body.state().memory;
+        let mut inner = self.shared.own();
+        let memory = &mut inner.state().memory;
         match file {
             Some((file, offset)) => memory.map_file(address, size, file, offset, writable)?,
             None => memory.map_unreachable(address, size)?,
         }
-        body.memory_came(size);
-        body.settle();
+        inner.memory_came(size);
+        inner.settle();
         Ok(())
     }
 
@@ -154,12 +154,12 @@ impl Device {
         range: Arc<dyn MemoryRange>,
         writable: bool,
     ) -> Result<(), MapError> {
-        let mut body = self.shared.own();
+        let mut inner = self.shared.own();
         let size = range.len() as u64;
-        let memory = &mut body.state().memory;
+        let memory = &mut inner.state().memory;
         memory.map_range(address, range, writable)?;
-        body.memory_came(size);
-        body.settle();
+        inner.memory_came(size);
+        inner.settle();
         Ok(())
     }
 
@@ -179,10 +179,10 @@ impl Device {
         unmap: impl FnOnce(&mut GuestMemory) -> Result<Vec<Range<u64>>, MapError>,
     ) -> Result<(), MapError> {
         let _no_rehearsal = self.shared.rehearsing.lock();
-        let mut body = self.shared.own();
-        let gone = unmap(&mut body.state().memory)?;
-        let taken = body.memory_went(&gone);
-        body.leave();
+        let mut inner = self.shared.own();
+        let gone = unmap(&mut inner.state().memory)?;
+        let taken = inner.memory_went(&gone);
+        inner.leave();
         // The thread waits a while for it to come back, and then no longer.
         self.shared.poller.kick();
         taken.map_err(|error| MapError::InReach(error.to_string()))
@@ -207,12 +207,12 @@ impl Device {
     /// rehearsal that is going on is waited for.
     pub fn detach(&self) {
         let _no_rehearsal = self.shared.rehearsing.lock();
-        self.run(|body| {
-            body.reset();
-            let gone = body.state().memory.clear();
+        self.run(|inner| {
+            inner.reset();
+            let gone = inner.state().memory.clear();
             // Nobody is told: whoever shared the memory is gone.
-            let _ = body.memory_went(&gone);
-            body.state().absence.waiting = false;
+            let _ = inner.memory_went(&gone);
+            inner.state().absence.waiting = false;
         });
         self.shared.telemetry.detached();
     }
@@ -224,7 +224,7 @@ impl Device {
 
     /// Tells the device that a port's link went up or down.
     pub fn set_link(&self, port: u32, up: bool) {
-        self.run(|body| body.link_changed(port, up));
+        self.run(|inner| inner.link_changed(port, up));
     }
 
     /// Has somebody watch the packets of a port, from the next one on.
@@ -233,25 +233,25 @@ impl Device {
     ///
     /// [`WatchError`]; nothing changes.
     pub fn watch(&self, port: u32, watcher: &Arc<dyn Watcher>) -> Result<(), WatchError> {
-        let mut body = self.shared.own();
-        let ports = &mut body.state().ports;
+        let mut inner = self.shared.own();
+        let ports = &mut inner.state().ports;
         let ports_given = ports.len();
         let found = ports.get_mut(port as usize).ok_or(WatchError::NoPort {
             port,
             ports: ports_given,
         });
         let begun = found.map(|found| found.watch(watcher));
-        body.leave();
+        inner.leave();
         begun?.then_some(()).ok_or(WatchError::Watched { port })
     }
 
     /// Ends watching a port, after the last packet that was shown.
     pub fn unwatch(&self, port: u32) {
-        let mut body = self.shared.own();
-        if let Some(port) = body.state().ports.get_mut(port as usize) {
+        let mut inner = self.shared.own();
+        if let Some(port) = inner.state().ports.get_mut(port as usize) {
             port.unwatch();
         }
-        body.leave();
+        inner.leave();
     }
 
     /// Returns whether the device has work left that its own thread is about to do.
@@ -283,9 +283,9 @@ impl Device {
         if part != "device" {
             return self.shared.telemetry.inspect(part);
         }
-        let mut body = self.shared.own();
-        let inspection = body.inspect();
-        body.leave();
+        let mut inner = self.shared.own();
+        let inspection = inner.inspect();
+        inner.leave();
         Some(inspection.finish())
     }
 
@@ -296,8 +296,8 @@ impl Device {
 
     /// Does something with the device and then what follows from it.
     pub(super) fn run(&self, act: impl FnOnce(&mut DeviceInner)) {
-        let mut body = self.shared.own();
-        act(&mut body);
-        body.settle();
+        let mut inner = self.shared.own();
+        act(&mut inner);
+        inner.settle();
     }
 }

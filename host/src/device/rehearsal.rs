@@ -89,19 +89,19 @@ impl<'a> Rehearsal<'a> {
         options: SwapOptions,
         rollback: bool,
     ) -> Result<Self, SwapError> {
-        let body = device.shared.own();
+        let inner = device.shared.own();
         let mut change = SwapAttempt {
             device,
             _only: only,
             component: component.clone(),
-            running: body.description.clone(),
-            ports: body.ports(),
-            limits: body.state_ref().limits,
+            running: inner.description.clone(),
+            ports: inner.ports(),
+            limits: inner.state_ref().limits,
             options,
             rollback,
             held: Duration::ZERO,
         };
-        drop(body);
+        drop(inner);
         let mut candidate = change.candidate()?;
         if !options.probation.is_zero() {
             candidate.check_way_back(&change.running)?;
@@ -138,12 +138,12 @@ impl SwapAttempt<'_> {
     fn rehearse(&mut self, candidate: &mut Candidate) -> Result<(), SwapError> {
         let shared = &self.device.shared;
         let _rehearsing = shared.rehearsing.lock();
-        let mut body = shared.own();
+        let mut inner = shared.own();
         let pause = Pause::after(self.held);
-        let state = body.save();
-        body.state().open_to(candidate.state());
+        let state = inner.save();
+        inner.state().open_to(candidate.state());
         self.held = pause.until_now();
-        body.leave();
+        inner.leave();
         let rehearsed = state.and_then(|state| candidate.rehearse(&state));
         candidate.state().close();
         rehearsed
@@ -158,18 +158,18 @@ impl SwapAttempt<'_> {
         // On a busy machine this thread has used up its turn by now: better that
         // it loses the processor here than while the guest waits.
         std::thread::yield_now();
-        let mut body = self.device.shared.own();
-        if !Arc::ptr_eq(&body.description, &self.running) {
+        let mut inner = self.device.shared.own();
+        if !Arc::ptr_eq(&inner.description, &self.running) {
             // It went back to the one before by itself, just now.
             return Err(SwapError::Busy);
         }
-        if rehearsed && !body.state().take_rehearsed(candidate.state()) {
+        if rehearsed && !inner.state().take_rehearsed(candidate.state()) {
             return Ok(None);
         }
         let pause = Pause::after(self.held);
-        let replaced = body.replace(candidate, self.options, self.rollback, &pause);
+        let replaced = inner.replace(candidate, self.options, self.rollback, &pause);
         self.held = pause.until_now();
-        body.settle();
+        inner.settle();
         // What is left over is dropped here, while the guest continues.
         match replaced {
             Ok((swap, _replaced)) => {

@@ -204,9 +204,9 @@ impl Device {
     ///
     /// [`SwapError::Down`] or [`SwapError::Save`].
     pub fn save(&self) -> Result<Vec<u8>, SwapError> {
-        let mut body = self.shared.own();
-        let state = body.snapshot();
-        body.leave();
+        let mut inner = self.shared.own();
+        let state = inner.snapshot();
+        inner.leave();
         state
     }
 
@@ -217,9 +217,9 @@ impl Device {
     ///
     /// [`RestoreError`]; the device is at power-on.
     pub fn restore(&self, state: &[u8]) -> Result<(), RestoreError> {
-        let mut body = self.shared.own();
-        let restored = body.restore(state);
-        body.settle();
+        let mut inner = self.shared.own();
+        let restored = inner.restore(state);
+        inner.settle();
         restored
     }
 }

@@ -139,7 +139,7 @@ pub struct Past {
     pub restarts: u64,
     /// Processes that handed it over.
     pub hand_overs: u64,
-    /// How long it stood still the last time.
+    /// The time for which it stood still in the last hand-over.
     pub hand_over_pause: Duration,
     /// The longest of these pauses.
     pub longest_hand_over: Duration,
@@ -171,7 +171,7 @@ pub struct Totals {
     pub restarts: u64,
     /// Processes that handed the device over to the next.
     pub hand_overs: u64,
-    /// How long it stood still in the last hand-over.
+    /// The time for which it stood still in the last hand-over.
     pub last_hand_over: Duration,
     /// The longest of these pauses.
     pub longest_hand_over: Duration,

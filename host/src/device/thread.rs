@@ -67,7 +67,7 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
         if let Err(panic) = catch_unwind(look) {
             let failure = panicked(&*panic);
             tracing::error!("{failure}");
-            shared.body.lock().end(failure);
+            shared.inner.lock().end(failure);
             return;
         }
         let (absent, known) = shared.waits();

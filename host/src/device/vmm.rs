@@ -28,16 +28,16 @@ impl Device {
     }
 
     fn set_command(&self, bit: u8, enabled: bool) {
-        let mut body = self.shared.own();
+        let mut inner = self.shared.own();
         let mut command = [0; 2];
-        body.config_read(COMMAND, &mut command);
+        inner.config_read(COMMAND, &mut command);
         command[0] = if enabled {
             command[0] | bit
         } else {
             command[0] & !bit
         };
-        body.config_write(COMMAND, &command);
-        body.settle();
+        inner.config_write(COMMAND, &command);
+        inner.settle();
     }
 
     /// Pauses the device: from when this returns until [`resume`](Self::resume), it neither
@@ -49,16 +49,16 @@ impl Device {
     /// read and written, and a request to the device that needs guest memory fails.
     /// [`save`](Self::save) and [`swap`](Self::swap) work as ever. A reset does not resume.
     pub fn pause(&self) {
-        self.run(|body| {
+        self.run(|inner| {
             // What endpoints have finished is told now, while guest memory is in reach.
-            body.deliver_all();
-            body.set_paused(true);
+            inner.deliver_all();
+            inner.set_paused(true);
         });
     }
 
     /// Resumes a device that was paused; one that was not stays as it is.
     pub fn resume(&self) {
-        self.run(|body| body.set_paused(false));
+        self.run(|inner| inner.set_paused(false));
     }
 
     /// Returns whether the device is paused.
@@ -71,13 +71,13 @@ impl Device {
     /// wait. Doorbells of one queue that ring before the thread comes are one; what is
     /// no doorbell is written here and now.
     pub fn bar_write_later(&self, bar: u8, offset: u64, data: &[u8]) {
-        let mut body = self.shared.own();
-        if body.hold_doorbell(bar, offset, data) {
-            body.leave();
+        let mut inner = self.shared.own();
+        if inner.hold_doorbell(bar, offset, data) {
+            inner.leave();
             self.shared.poller.kick();
         } else {
-            body.bar_write(bar, offset, data);
-            body.settle();
+            inner.bar_write(bar, offset, data);
+            inner.settle();
         }
     }
 

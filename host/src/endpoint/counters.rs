@@ -73,7 +73,7 @@ pub struct RxCounters {
 }
 
 impl Counters {
-    /// How many there are.
+    /// The number of them.
     pub(crate) const WORDS: usize = TxCounters::WORDS + RxCounters::WORDS;
     /// Nothing was done yet.
     pub(crate) const ZERO: Self = zerocopy::transmute!([0_u64; Self::WORDS]);
@@ -99,7 +99,7 @@ impl Counters {
 }
 
 impl TxCounters {
-    /// How many there are.
+    /// The number of them.
     const WORDS: usize = 11;
 
     /// Returns how many packets were dropped, for whatever reason.
@@ -124,7 +124,7 @@ impl TxCounters {
 }
 
 impl RxCounters {
-    /// How many there are.
+    /// The number of them.
     const WORDS: usize = 7;
 
     /// Counts a packet of `length` bytes that was written to a buffer.

@@ -19,7 +19,7 @@ pub struct RxQueue {
 #[derive(Debug, Default)]
 struct Segments {
     all: Vec<Segment>,
-    /// How many at the front are gone.
+    /// The number of those at the front that are gone.
     gone: usize,
 }
 

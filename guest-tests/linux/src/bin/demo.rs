@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Parser;
 use manatee_guest_linux::checks::{self, Ping};
-use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
+use manatee_guest_linux::lab::{Lab, Parts, Plan};
 use manatee_guest_linux::netns::Family;
 use manatee_guest_linux::opening;
 use manatee_guest_linux::report::{self, Report};
@@ -16,13 +16,7 @@ use manatee_guest_linux::tcp;
 /// What goes through TCP each way.
 const TCP_BYTES: usize = 64 << 20;
 
-const PLAN: Plan = Plan {
-    device: Device::Manatee,
-    ports: 1,
-    apart: false,
-    cpus: 1,
-    queues: 1,
-};
+const PLAN: Plan = Plan::ONE_PORT;
 
 /// Boots a stock Linux guest on the wasm device and checks its network.
 #[derive(Parser)]

@@ -14,7 +14,7 @@ use clap::Parser;
 use manatee_guest_linux::assets::beside_this_program;
 use manatee_guest_linux::control::{Control, Swap};
 use manatee_guest_linux::deadline::Deadline;
-use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
+use manatee_guest_linux::lab::{Lab, Parts, Plan};
 use manatee_guest_linux::netns::Family;
 use manatee_guest_linux::opening::{self, unaware};
 use manatee_guest_linux::process::output_of;
@@ -25,13 +25,7 @@ use manatee_guest_linux::stage::{Options, Stage};
 use manatee_guest_linux::traffic::{Outcome, Traffic};
 use serde_json::Value;
 
-const PLAN: Plan = Plan {
-    device: Device::Manatee,
-    ports: 1,
-    apart: false,
-    cpus: 1,
-    queues: 1,
-};
+const PLAN: Plan = Plan::ONE_PORT;
 
 /// How many datagrams have to come both ways between two looks at the device.
 const BETWEEN: u64 = 100;

@@ -9,20 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use manatee_guest_linux::control::{Control, Swap};
-use manatee_guest_linux::lab::{Device, Lab, Parts, Plan};
-use manatee_guest_linux::opening::{self, unaware};
+use manatee_guest_linux::lab::{Lab, Plan};
+use manatee_guest_linux::opening::{self, all_arrived, talk, unaware};
 use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::spread::Spread;
 use manatee_guest_linux::stage::{Options, Stage};
-use manatee_guest_linux::traffic::{SETTINGS, Traffic};
+use manatee_guest_linux::traffic::Traffic;
 
-const PLAN: Plan = Plan {
-    device: Device::Manatee,
-    ports: 1,
-    apart: false,
-    cpus: 1,
-    queues: 1,
-};
+const PLAN: Plan = Plan::ONE_PORT;
 
 /// How many datagrams have to come both ways between two swaps.
 const BETWEEN: u64 = 20;
@@ -70,15 +64,7 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
     let builds = Builds::write(lab.stage().sandbox.run_dir())?;
     opening::guest(report, lab, PLAN, &[])?;
     let healthy = lab.health()?;
-    let traffic = report.step_with("traffic", || {
-        let Parts { vm, ports, .. } = lab.parts()?;
-        let traffic = Traffic::start(vm, &ports[0])?;
-        let words = format!(
-            "{} datagrams a second of {} bytes, and TCP at full speed, both ways at once",
-            SETTINGS.rate, SETTINGS.size
-        );
-        Ok((traffic, words))
-    })?;
+    let traffic = talk(report, lab)?;
     report.step("swaps", || {
         let control = lab.control(0)?;
         let words = match arguments.control_run {
@@ -89,21 +75,7 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
         Ok(words)
     })?;
     report.step("guest", || unaware(lab, &healthy))?;
-    let outcome = report.step_with("end of it", || {
-        let Parts { vm, ports, .. } = lab.parts()?;
-        let outcome = traffic.finish(vm, &ports[0])?;
-        Ok((outcome, "both ends have told what they received".to_owned()))
-    })?;
-    for (name, way) in [
-        ("to guest", outcome.to_guest),
-        ("from guest", outcome.from_guest),
-    ] {
-        report.step(name, || {
-            way.check_datagrams()?;
-            way.check_bytes()?;
-            Ok(way.to_string())
-        })?;
-    }
+    all_arrived(report, lab, traffic)?;
     report.step("end", || {
         lab.stop()?;
         Ok("`manatee serve` ended cleanly on SIGTERM".to_owned())

@@ -52,12 +52,12 @@ pub struct Arguments {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     write: PathBuf,
 
-    /// How many bytes of a packet are kept
+    /// Keep so many bytes of a packet
     #[arg(long, value_name = "BYTES", default_value_t = *Capture::SNAPLEN.end(),
         value_parser = clap::value_parser!(u32).range(bounds(Capture::SNAPLEN)))]
     snaplen: u32,
 
-    /// How many MiB of packets wait at the most to be written
+    /// Keep so many MiB of packets that wait to be written
     #[arg(long, value_name = "MIB", default_value_t = 4,
         value_parser = clap::value_parser!(u64).range(Capture::RING_BYTES.start() >> 20..=Capture::RING_BYTES.end() >> 20))]
     ring: u64,

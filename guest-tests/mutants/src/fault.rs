@@ -41,12 +41,12 @@ impl Area {
         Self::Recovery,
     ];
 
-    /// Returns the tests that can see a fault of the area.
+    /// Returns the tests that can see a fault of the area, the quickest first.
     pub fn suites(self) -> &'static [Suite] {
         match self {
             Self::State => &[Suite::Moves, Suite::SavedStates],
             Self::Recovery => &[Suite::Recovery],
-            _ => &[Suite::Requirements],
+            _ => &[Suite::OneQueue, Suite::ManyQueues],
         }
     }
 }
@@ -69,8 +69,10 @@ impl fmt::Display for Area {
 /// Tests that faults are tried by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
-    /// The requirements, through windows and by copies.
-    Requirements,
+    /// The requirements on a device of one queue, through windows and by copies.
+    OneQueue,
+    /// The same on one of several queues, and those of several queues.
+    ManyQueues,
     /// The requirements with a save and a restore after every call.
     Moves,
     /// Saved states: those of released versions, and hostile ones.
@@ -83,17 +85,19 @@ impl Suite {
     /// Returns the test's name for cargo.
     pub fn test(self) -> &'static str {
         match self {
-            Self::Requirements | Self::Moves => "conformance",
+            Self::OneQueue | Self::ManyQueues | Self::Moves => "conformance",
             Self::SavedStates => "saved_states",
             Self::Recovery => "recovery",
         }
     }
 
-    /// Returns the arguments of its program.
+    /// Returns the arguments of its program: kinds of the conformance test are
+    /// `[copies]`, `[windows]`, `[queues]`, `[queues, copies]`, `[queues, moves]`.
     pub fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Requirements => &["--skip", "[moves]"],
-            Self::Moves => &["[moves]"],
+            Self::OneQueue => &["--skip", "[queues"],
+            Self::ManyQueues => &["[queues", "--skip", "moves]"],
+            Self::Moves => &["moves]"],
             Self::SavedStates | Self::Recovery => &[],
         }
     }

@@ -1,6 +1,7 @@
 //! Saved states: those of released versions, and hostile ones.
 
 mod hostile;
+mod lies;
 
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use device_kit::FaultCounter;
 use device_kit::adapter::PortConfig;
 use device_kit::envelope::RestoreError;
 use device_kit::platform::{Level, Observations, Platform};
-use mana_wire::smc::{DESTROY_HWC, ESTABLISH_HWC, EstablishHwc, Header, Status};
+use mana_wire::smc::{DESTROY_HWC, ESTABLISH_HWC, EstablishHwc, Header, SmcStatus};
 
 use super::requests::Requests;
 use super::smc::{self, Smc};
@@ -33,8 +33,8 @@ impl<P: Platform> Device<P> {
                 Ok(())
             }
         });
-        let status = result.err().unwrap_or(Status::Success);
-        if status != Status::Success {
+        let status = result.err().unwrap_or(SmcStatus::Success);
+        if status != SmcStatus::Success {
             let request = header.msg_type();
             self.platform.log(
                 Level::Warn,
@@ -48,8 +48,8 @@ impl<P: Platform> Device<P> {
     /// Establishes a channel. One that is there belongs to a driver that does not run any
     /// more, such as that of a kernel that has crashed: everything of it ends first, so
     /// that nothing is written to its memory afterwards.
-    fn establish(&mut self, header: Header) -> Result<(), Status> {
-        let message = EstablishHwc::unpack(self.smc.bytes()).ok_or(Status::BadAddress)?;
+    fn establish(&mut self, header: Header) -> Result<(), SmcStatus> {
+        let message = EstablishHwc::unpack(self.smc.bytes()).ok_or(SmcStatus::BadAddress)?;
         let Parts { mut ctx, .. } = self.parts();
         Channel::check(&mut ctx, &message)?;
         if header.reset_vf() || self.hwc.is_some() {

@@ -1,7 +1,7 @@
 //! The shared-memory channel: the 32 bytes of BAR 0 through which a driver
 //! establishes and destroys the hardware channel.
 
-use mana_wire::smc::{APERTURE, HEADER, Header, Status};
+use mana_wire::smc::{APERTURE, HEADER, Header, SmcStatus};
 
 /// Newest version of `ESTABLISH_HWC` and `DESTROY_HWC`.
 const HWC_VERSION: u8 = 0;
@@ -48,7 +48,7 @@ impl Smc {
     }
 
     /// Hands the aperture back to the driver with an answer.
-    pub fn respond(&mut self, request: Header, status: Status) {
+    pub fn respond(&mut self, request: Header, status: SmcStatus) {
         let response = request
             .with_response(true)
             .with_msg_version(request.msg_version().min(newest(request.msg_type())))
@@ -78,17 +78,17 @@ fn newest(msg_type: u8) -> u8 {
 /// # Errors
 ///
 /// The status to answer with.
-pub fn check(header: Header) -> Result<(), Status> {
+pub fn check(header: Header) -> Result<(), SmcStatus> {
     use mana_wire::smc::{DESTROY_HWC, ESTABLISH_HWC, REPORT_HWC_TIMEOUT};
     if header.response() {
-        return Err(Status::NotARequest);
+        return Err(SmcStatus::NotARequest);
     }
     match header.msg_type() {
         ESTABLISH_HWC | DESTROY_HWC => Ok(()),
         REPORT_HWC_TIMEOUT if header.msg_version() < REPORT_VERSION => {
-            Err(Status::UnsupportedVersion)
+            Err(SmcStatus::UnsupportedVersion)
         }
         REPORT_HWC_TIMEOUT => Ok(()),
-        _ => Err(Status::UnknownType),
+        _ => Err(SmcStatus::UnknownType),
     }
 }

@@ -46,8 +46,8 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// [`smc::Status::BadAddress`] if a page is not guest memory,
-    /// [`smc::Status::BadVector`] if the vector is beyond the table.
+    /// [`smc::SmcStatus::BadAddress`] if a page is not guest memory,
+    /// [`smc::SmcStatus::BadVector`] if the vector is beyond the table.
     pub fn establish(ctx: &mut Context<'_, impl Platform>, message: &EstablishHwc) -> Self {
         let (queues, platform) = (&mut *ctx.queues, &mut *ctx.platform);
         let eq = queues.create_eq(platform, message.vector, vec![message.eq]);
@@ -68,22 +68,22 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// [`smc::Status::BadAddress`] if a page is not guest memory,
-    /// [`smc::Status::BadVector`] if the vector is beyond the table.
+    /// [`smc::SmcStatus::BadAddress`] if a page is not guest memory,
+    /// [`smc::SmcStatus::BadVector`] if the vector is beyond the table.
     pub fn check(
         ctx: &mut Context<'_, impl Platform>,
         message: &EstablishHwc,
-    ) -> Result<(), smc::Status> {
+    ) -> Result<(), smc::SmcStatus> {
         let mut probe = [0; 8];
         let pages = [message.eq, message.cq, message.rq, message.sq];
         if pages
             .iter()
             .any(|page| ctx.platform.read(*page, &mut probe).is_err())
         {
-            return Err(smc::Status::BadAddress);
+            return Err(smc::SmcStatus::BadAddress);
         }
         if message.vector >= MAX_VECTORS {
-            return Err(smc::Status::BadVector);
+            return Err(smc::SmcStatus::BadVector);
         }
         Ok(())
     }

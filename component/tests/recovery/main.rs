@@ -7,6 +7,7 @@ use std::panic;
 
 use device_kit::platform::RxFlags;
 use mana_wire::bnic::{SetBwClampReq, SetBwClampResp, code};
+use mana_wire::gdma::Status;
 use mana_wire::oob::CqeType;
 use manatee_conformance::bench::Bench;
 use manatee_conformance::driver::Driver;
@@ -16,6 +17,7 @@ use manatee_conformance::driver::pairs::{Rss, in_turn};
 use manatee_conformance::driver::traffic::numbered_frame;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::failure::{Outcome, check_eq};
+use manatee_conformance::native::Poison;
 use mortal::Mortal;
 
 /// Packets that are sent, and as many that arrive.
@@ -41,8 +43,8 @@ struct Seen {
     reposted: u32,
 }
 
-/// Sends and receives in bursts of uneven length, through one queue pair after the other.
-fn exchange(driver: &mut Driver<'_>, pairs: &mut [Vport], packets: u8) -> Outcome<Vec<Seen>> {
+/// Posts the receive buffers of each queue pair.
+fn post(driver: &mut Driver<'_>, pairs: &mut [Vport]) -> Outcome<Vec<Seen>> {
     let mut all: Vec<Seen> = pairs.iter().map(|_| Seen::default()).collect();
     for (vport, seen) in pairs.iter_mut().zip(&mut all) {
         let buffers = (0..BUFFERS).map(|_| driver.place(&[0; 128]));
@@ -53,6 +55,16 @@ fn exchange(driver: &mut Driver<'_>, pairs: &mut [Vport], packets: u8) -> Outcom
         }
         vport.rx.wq.ring(driver);
     }
+    Ok(all)
+}
+
+/// Sends and receives in bursts of uneven length, through one queue pair after the other.
+fn exchange(
+    driver: &mut Driver<'_>,
+    pairs: &mut [Vport],
+    all: &mut [Seen],
+    packets: u8,
+) -> Outcome {
     let mut sent = 0;
     for burst in 1.. {
         if sent == packets {
@@ -61,7 +73,7 @@ fn exchange(driver: &mut Driver<'_>, pairs: &mut [Vport], packets: u8) -> Outcom
         let burst = (burst % 9 + 1).min(packets - sent);
         let numbers = sent..sent + burst;
         sent += burst;
-        for (queue, (vport, seen)) in (0..).zip(pairs.iter_mut().zip(&mut all)) {
+        for (queue, (vport, seen)) in (0..).zip(pairs.iter_mut().zip(&mut *all)) {
             driver.bench.on_queue(queue);
             for number in numbers.clone() {
                 let frame = numbered_frame(60, number);
@@ -76,7 +88,7 @@ fn exchange(driver: &mut Driver<'_>, pairs: &mut [Vport], packets: u8) -> Outcom
             poll(driver, vport, seen)?;
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Takes completions, and posts each buffer again.
@@ -123,11 +135,13 @@ fn survives(steps: u32, windows: bool, pairs: u16) -> bool {
         coalesces: pairs > 1,
         ..Rss::default()
     };
+    // The state that it continues from has posted buffers.
+    let mut seen = post(&mut driver, &mut opened).expect("room for buffers");
     let asked = driver.succeed(&rss.request(opened[0].handle));
     asked.expect("completions as they are asked for");
     fuse.light(steps);
-    let seen = exchange(&mut driver, &mut opened, packets);
-    let seen = seen.unwrap_or_else(|error| panic!("{steps} steps: {error}"));
+    let done = exchange(&mut driver, &mut opened, &mut seen, packets);
+    done.unwrap_or_else(|error| panic!("{steps} steps: {error}"));
     let mut lost = 0;
     for (queue, seen) in (0..).zip(&seen) {
         bench.on_queue(queue);
@@ -171,6 +185,15 @@ fn opens_and_closes(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
+fn limit(vport: &Vport, mbps: u32) -> Request {
+    let limit = SetBwClampReq {
+        vport: vport.handle,
+        enable_clamping: 1,
+        link_speed_mbps: mbps,
+    };
+    Request::new(code::SET_BW_CLAMP, &limit, size_of::<SetBwClampResp>())
+}
+
 /// Queues are steered to, and go under their steering: in the end the host knows.
 fn steers(driver: &mut Driver<'_>) -> Outcome {
     let mut pairs = driver.open_pairs(0, 2, Sizes::SMALL)?;
@@ -181,13 +204,7 @@ fn steers(driver: &mut Driver<'_>) -> Outcome {
     };
     driver.succeed(&rss.request(pairs[0].handle))?;
     driver.destroy_object(&pairs[0].rx)?;
-    let limit = SetBwClampReq {
-        vport: pairs[0].handle,
-        enable_clamping: 1,
-        link_speed_mbps: 100,
-    };
-    let size = size_of::<SetBwClampResp>();
-    driver.succeed(&Request::new(code::SET_BW_CLAMP, &limit, size))?;
+    driver.succeed(&limit(&pairs[0], 100))?;
     driver.bench.on_queue(1);
     pairs[1].works(driver)?;
     let steering = driver.bench.steering(0).expect("a device that steers");
@@ -227,11 +244,27 @@ fn steering_survives_a_failure_anywhere() {
     fails_at_each_step_of(steers);
 }
 
+/// What the host was told in vain, it is told otherwise.
+#[test]
+fn a_request_that_always_fails_is_refused_and_changes_nothing() {
+    quietly();
+    let mut bench = Mortal::new(true);
+    bench.poison(Poison::Limit(100));
+    let mut driver = Driver::new(&mut bench);
+    let mut vport = driver.start_and_open().expect("a vport that opens");
+    driver.succeed(&limit(&vport, 500)).expect("a limit");
+    let refused = driver.refuse(&limit(&vport, 100), Status::InvalidState);
+    refused.expect("an answer");
+    assert_eq!(driver.bench.rate_limit(0), Some(500));
+    vport.works(&mut driver).expect("a vport that works");
+    assert_eq!(bench.failures(), 2);
+}
+
 #[test]
 fn an_entry_that_always_fails_is_passed_over() {
     quietly();
     let mut bench = Mortal::new(true);
-    bench.poison(3);
+    bench.poison(Poison::Frame(3));
     let mut driver = Driver::new(&mut bench);
     let mut vport = driver.start_and_open().expect("a vport that opens");
     let mut types = Vec::new();

@@ -10,7 +10,7 @@ use device_kit::platform::{
 };
 use mana_wire::registers::DOORBELLS;
 use manatee_conformance::bench::{Bench, Steering, Transmitted, Workshop};
-use manatee_conformance::native::{NativeBench, NativeWorkshop, World, configured};
+use manatee_conformance::native::{NativeBench, NativeWorkshop, Poison, World, configured};
 use manatee_device::Device;
 
 /// Queue pairs of its port.
@@ -69,9 +69,9 @@ impl Mortal {
         self.fuse.clone()
     }
 
-    /// Makes it fail whenever it hands over a frame with this number.
-    pub fn poison(&mut self, number: u8) {
-        self.bench.device.platform().poison = Some(number);
+    /// Makes it fail over this each time.
+    pub fn poison(&mut self, poison: Poison) {
+        self.bench.device.platform().poison = Some(poison);
     }
 
     /// Times that it failed.

@@ -116,7 +116,7 @@ impl CqeHeader {
 /// `struct mana_tx_comp_oob` without its reserved end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct TxCompletion {
+pub struct TxCompletionOob {
     pub header: u32,
     pub tx_data_offset: u32,
     /// 5 bits of SGL offset, 27 bits of WQE offset in basic units.
@@ -136,7 +136,7 @@ pub mod hash {
 
 /// Bits of the second word of `struct mana_rxcomp_oob`.
 #[bitfield(u32)]
-pub struct RxFlags {
+pub struct RxCompletionFlags {
     #[bits(12)]
     pub vlan_id: u16,
     pub vlantag_present: bool,
@@ -171,7 +171,7 @@ pub const MOST_PACKETS: usize = 4;
 /// `struct mana_rxcomp_oob`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct RxCompletion {
+pub struct RxCompletionOob {
     pub header: u32,
     pub flags: u32,
     pub packets: [PerPacket; MOST_PACKETS],
@@ -179,11 +179,11 @@ pub struct RxCompletion {
     pub rx_wqe_offset: u32,
 }
 
-impl RxCompletion {
+impl RxCompletionOob {
     /// Returns the first 16 bytes of a completion of one packet; those behind them are
     /// zero up to the last 4, which are `rx_wqe_offset`.
     #[inline]
-    pub fn first_words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 2] {
+    pub fn first_words(header: CqeHeader, flags: RxCompletionFlags, length: u16) -> [u64; 2] {
         let first = u64::from(header.into_bits()) | u64::from(flags.into_bits()) << 32;
         [first, length.into()]
     }
@@ -192,7 +192,7 @@ impl RxCompletion {
     /// length and the hash of each.
     pub fn words_of_many(
         header: CqeHeader,
-        flags: RxFlags,
+        flags: RxCompletionFlags,
         packets: impl Iterator<Item = (u16, u32)>,
     ) -> [u64; 7] {
         let mut completion = Self {
@@ -210,7 +210,7 @@ impl RxCompletion {
 
     /// Returns the first 56 bytes of such a completion of one packet.
     #[inline]
-    pub fn words(header: CqeHeader, flags: RxFlags, length: u16) -> [u64; 7] {
+    pub fn words(header: CqeHeader, flags: RxCompletionFlags, length: u16) -> [u64; 7] {
         let [first, second] = Self::first_words(header, flags, length);
         [first, second, 0, 0, 0, 0, 0]
     }
@@ -224,13 +224,13 @@ mod tests {
     fn words_of_a_receive_completion_are_its_bytes() {
         let (header, flags) = (
             CqeHeader::of(CqeType::RxOkay),
-            RxFlags::new().with_vlan_id(7),
+            RxCompletionFlags::new().with_vlan_id(7),
         );
         let per_packet = PerPacket {
             pkt_len: 1514,
             ..PerPacket::default()
         };
-        let completion = RxCompletion {
+        let completion = RxCompletionOob {
             header: header.into_bits(),
             flags: flags.into_bits(),
             packets: [
@@ -241,7 +241,7 @@ mod tests {
             ],
             rx_wqe_offset: 0,
         };
-        let words = RxCompletion::words(header, flags, 1514);
+        let words = RxCompletionOob::words(header, flags, 1514);
         assert_eq!(words.as_bytes(), &completion.as_bytes()[..56]);
     }
 
@@ -258,8 +258,8 @@ mod tests {
 
     #[test]
     fn sizes_fit_a_completion() {
-        assert_eq!(size_of::<RxCompletion>(), 60);
-        assert_eq!(size_of::<TxCompletion>(), 12);
+        assert_eq!(size_of::<RxCompletionOob>(), 60);
+        assert_eq!(size_of::<TxCompletionOob>(), 12);
     }
 
     #[test]

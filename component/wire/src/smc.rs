@@ -40,7 +40,7 @@ pub struct Header {
 /// zero from non-zero; the values are for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Status {
+pub enum SmcStatus {
     Success = 0,
     UnknownType = 1,
     UnsupportedVersion = 2,

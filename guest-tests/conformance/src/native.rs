@@ -11,7 +11,7 @@ use device_kit::window::Window;
 use manatee_device::{Device, MAX_PAIRS, MAX_VECTORS};
 
 use crate::bench::{Bench, Steering, Transmitted, Workshop};
-pub use manatee_world::World;
+pub use manatee_world::{Poison, World};
 use manatee_world::{Port, Queue};
 
 /// Calls of `service` after which a device is taken to never end.

@@ -25,7 +25,7 @@ mod world;
 
 pub use memory::{MEMORY_SIZE, Memory};
 pub use port::{Port, Queue, Transmitted, hash_of, untag};
-pub use world::{Done, World};
+pub use world::{Done, Poison, World};
 
 /// The flags, and other types of the contract that the kit does not name elsewhere.
 pub mod contract {

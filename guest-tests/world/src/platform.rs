@@ -9,7 +9,7 @@ use device_kit::platform::{
 };
 use device_kit::window::Window;
 
-use crate::world::World;
+use crate::world::{Poison, World};
 
 impl World {
     /// Fails the device if it is time: as a trap would, in the middle of what it does.
@@ -22,12 +22,13 @@ impl World {
 
     /// Returns whether a frame has the number that fails the device.
     fn is_poisoned(&self, frames: &[Segment]) -> bool {
-        self.poison.is_some_and(|number| {
-            frames.iter().any(|frame| {
-                let mut found = [0];
-                let read = self.memory.read(frame.address + 14, &mut found);
-                read.is_ok() && found[0] == number
-            })
+        let Some(Poison::Frame(number)) = self.poison else {
+            return false;
+        };
+        frames.iter().any(|frame| {
+            let mut found = [0];
+            let read = self.memory.read(frame.address + 14, &mut found);
+            read.is_ok() && found[0] == number
         })
     }
 
@@ -121,6 +122,8 @@ impl Platform for World {
         self.burn();
         World::limit_rate(self, port, mbps);
         self.punish();
+        let is_poison = mbps.is_some_and(|mbps| self.poison == Some(Poison::Limit(mbps)));
+        assert!(!is_poison, "the fuse is blown");
         self.burn();
     }
 

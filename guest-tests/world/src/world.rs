@@ -49,10 +49,19 @@ pub struct World {
     pub attempted: Option<u64>,
     /// Times that it may enter or leave the platform until it fails.
     pub fuse: Option<u32>,
-    /// It fails when it hands over a frame with this number behind its addresses and type.
-    pub poison: Option<u8>,
+    /// It fails whenever it says this.
+    pub poison: Option<Poison>,
     /// What it did, until a test takes it.
     pub done: Done,
+}
+
+/// What a device fails over each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    /// It hands over a frame with this number behind its addresses and type.
+    Frame(u8),
+    /// It has asked for a limit of this many Mbit/s.
+    Limit(u32),
 }
 
 /// What a device did, until a test takes it: see [`World`]'s methods.

@@ -19,7 +19,7 @@ use program::Program;
 
 /// Bounds of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct SuiteLimits {
     /// Longest that one requirement may take.
     pub requirement: Duration,
     /// Longest that all may take; those that are left then are not met.
@@ -29,7 +29,7 @@ pub struct Limits {
     pub memory: usize,
 }
 
-impl Default for Limits {
+impl Default for SuiteLimits {
     /// Allows five seconds a requirement, a minute in all, 64 MiB.
     fn default() -> Self {
         Self {
@@ -79,7 +79,7 @@ pub fn check(
     component: &[u8],
     name: &str,
     requirements: &[&'static Requirement],
-    limits: &Limits,
+    limits: &SuiteLimits,
     mut each: impl FnMut(&Verdict),
 ) -> Result<bool, CheckError> {
     Component::from_bytes(component, name)?.describe()?;

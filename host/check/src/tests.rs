@@ -3,7 +3,7 @@ use super::*;
 /// A component that exports nothing and imports nothing.
 const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
 
-fn verdicts(limits: &Limits) -> (bool, Vec<Verdict>) {
+fn verdicts(limits: &SuiteLimits) -> (bool, Vec<Verdict>) {
     let mut verdicts = Vec::new();
     let every = select(&[]).unwrap();
     let met = check(
@@ -18,10 +18,10 @@ fn verdicts(limits: &Limits) -> (bool, Vec<Verdict>) {
 
 #[test]
 fn the_embedded_component_passes() {
-    let limits = Limits {
+    let limits = SuiteLimits {
         requirement: Duration::from_secs(60),
         total: Duration::from_secs(600),
-        ..Limits::default()
+        ..SuiteLimits::default()
     };
     let (met, verdicts) = verdicts(&limits);
     let missed: Vec<_> = verdicts
@@ -34,9 +34,9 @@ fn the_embedded_component_passes() {
 
 #[test]
 fn what_there_is_no_time_for_is_missed() {
-    let limits = Limits {
+    let limits = SuiteLimits {
         total: Duration::ZERO,
-        ..Limits::default()
+        ..SuiteLimits::default()
     };
     let (met, verdicts) = verdicts(&limits);
     assert!(!met);
@@ -48,7 +48,13 @@ fn what_there_is_no_time_for_is_missed() {
 fn what_is_no_device_is_refused_by_name() {
     let requirements = select(&[]).unwrap();
     for (bytes, expected) in [(&b"MZ"[..], "not WebAssembly"), (EMPTY, "does not export")] {
-        let refused = check(bytes, "new.wasm", &requirements, &Limits::default(), |_| {});
+        let refused = check(
+            bytes,
+            "new.wasm",
+            &requirements,
+            &SuiteLimits::default(),
+            |_| {},
+        );
         let text = refused.unwrap_err().to_string();
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("new.wasm"), "{text}");

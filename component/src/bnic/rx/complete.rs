@@ -1,9 +1,7 @@
 //! From packets to the completions of the buffers that hold them.
 
 use device_kit::platform::{Level, Platform, RxFlags, RxPacket};
-use mana_wire::oob::{
-    CqeHeader, CqeType, MOST_PACKETS, RxCompletion, RxFlags as CompletionFlags, hash,
-};
+use mana_wire::oob::{CqeHeader, CqeType, MOST_PACKETS, RxCompletionFlags, RxCompletionOob, hash};
 
 use super::queue::{Buffer, ReceiveQueue};
 use crate::bnic::ledger::Run;
@@ -102,7 +100,7 @@ impl Completer<'_> {
                 unreachable!("packets that share a completion");
             };
             Completion {
-                words: RxCompletion::words_of_many(CqeHeader::of(cqe_type), flags, each),
+                words: RxCompletionOob::words_of_many(CqeHeader::of(cqe_type), flags, each),
                 rest: first.id.wrapping_sub(size) & mask,
                 record: Record::completed(last.id),
             }
@@ -138,7 +136,7 @@ impl Completer<'_> {
         };
         let mask = self.wq.mask();
         let flags = completion_flags(first);
-        let [first, second] = RxCompletion::first_words(CqeHeader::of(cqe_type), flags, 0);
+        let [first, second] = RxCompletionOob::first_words(CqeHeader::of(cqe_type), flags, 0);
         self.cq
             .post(platform, self.id, packets, |packet| Completion {
                 words: [
@@ -225,13 +223,13 @@ impl Stretch {
 
 /// Returns what the completion of a packet says of it.
 #[inline(never)]
-fn completion_flags(packet: &RxPacket) -> CompletionFlags {
+fn completion_flags(packet: &RxPacket) -> RxCompletionFlags {
     let flags = packet.flags;
     let is_tagged = flags.contains(RxFlags::VLAN);
     let good = flags.contains(RxFlags::L4_CHECKSUM_GOOD);
     let bad = flags.contains(RxFlags::L4_CHECKSUM_BAD);
     let (tcp, udp) = (flags.contains(RxFlags::TCP), flags.contains(RxFlags::UDP));
-    CompletionFlags::new()
+    RxCompletionFlags::new()
         .with_hashtype(hash_type(flags))
         .with_vlantag_present(is_tagged)
         .with_vlan_id(if is_tagged {

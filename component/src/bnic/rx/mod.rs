@@ -3,7 +3,7 @@
 
 use device_kit::platform::{Platform, RxBuffer, Segment};
 use mana_wire::gdma::Status;
-use mana_wire::oob::{CqeHeader, CqeType, RxCompletion, RxFlags as CompletionFlags};
+use mana_wire::oob::{CqeHeader, CqeType, RxCompletionFlags, RxCompletionOob};
 use mana_wire::queue::{Sge, WQE_UNIT};
 
 use super::batch::{BUFFERS, Batch};
@@ -199,7 +199,7 @@ pub(super) fn fence(
 ) -> Result<(), Status> {
     let (id, platform) = (WqId::Rq(queue.rq), &mut *ctx.platform);
     let header = CqeHeader::of(CqeType::RxObjectFence);
-    let words = RxCompletion::words(header, CompletionFlags::new(), 0);
+    let words = RxCompletionOob::words(header, RxCompletionFlags::new(), 0);
     ctx.queues.complete(id, queue.cq, |wq, cq| {
         // An outstanding buffer has a CQE that the driver keeps free, and that
         // serves the fence: Linux waits for it before it sends another.

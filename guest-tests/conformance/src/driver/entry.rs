@@ -3,7 +3,7 @@
 use core::fmt;
 
 use mana_wire::hwc::RxOob;
-use mana_wire::oob::{CqeHeader, RxCompletion, RxFlags, TxCompletion};
+use mana_wire::oob::{CqeHeader, RxCompletionFlags, RxCompletionOob, TxCompletionOob};
 use mana_wire::queue::{CqeInfo, EqeInfo, eqe};
 use zerocopy::FromBytes;
 
@@ -99,7 +99,7 @@ impl Completion {
 
     /// As a transmit completion.
     pub fn transmit(&self) -> Transmit {
-        let oob = TxCompletion::read_from_prefix(&self.data).map(|(oob, _)| oob);
+        let oob = TxCompletionOob::read_from_prefix(&self.data).map(|(oob, _)| oob);
         let (data_offset, offsets) = oob.map_or((0, 0), |oob| (oob.tx_data_offset, oob.offsets));
         Transmit {
             cqe_type: CqeName(self.cqe_type()),
@@ -114,10 +114,10 @@ impl Completion {
 
     /// As a receive completion.
     pub fn receive(&self) -> Receive {
-        let oob = RxCompletion::read_from_prefix(&self.data)
+        let oob = RxCompletionOob::read_from_prefix(&self.data)
             .ok()
             .map(|(oob, _)| oob);
-        let flags = RxFlags::from_bits(oob.map_or(0, |oob| oob.flags));
+        let flags = RxCompletionFlags::from_bits(oob.map_or(0, |oob| oob.flags));
         Receive {
             cqe_type: CqeName(self.cqe_type()),
             client_type: self.header().client_type(),
@@ -240,7 +240,7 @@ pub struct Receive {
     /// The hashes of the others.
     pub other_hashes: [u32; 3],
     /// What the device found.
-    pub flags: RxFlags,
+    pub flags: RxCompletionFlags,
     /// Offset of the WQE in its queue, in bytes.
     pub wqe_offset: u32,
     /// The work queue.

@@ -35,6 +35,7 @@ super::declare! { "cq":
     arms_after_laps_of_silence = "mana_en.c: mana_cq_handler, SET_ARM_BIT",
     an_overrun_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_after_laps_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
+    an_overrun_across_the_end_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     goes_on_after_an_overrun = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_in_silence_overwrites_nothing = "gdma_main.c: mana_gd_read_cqe (overflow)",
     an_overrun_is_counted = "hostile guest: overrun of a CQ detected and reported",
@@ -359,6 +360,18 @@ fn expect_first(driver: &mut Driver<'_>, vport: &mut Vport, offsets: &[u32]) -> 
 fn an_overrun_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = overrun(driver)?;
     let offsets: Vec<u32> = (0..vport.tx.cq.ring.entries()).collect();
+    expect_first(driver, &mut vport, &offsets)
+}
+
+/// The room ends in the middle of the ring.
+fn an_overrun_across_the_end_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = of_pages(driver, 1)?;
+    let wqe = packet(driver, &vport)?;
+    send(driver, &mut vport, &wqe, 5);
+    check_eq("completions", vport.tx.cq.drain(driver)?.len(), 5)?;
+    vport.tx.cq.ring(driver, true);
+    let more = vport.tx.cq.ring.entries() + 10;
+    let offsets = send(driver, &mut vport, &wqe, more);
     expect_first(driver, &mut vport, &offsets)
 }
 

@@ -26,6 +26,7 @@ super::declare! { "pairs":
     are_counted_together = "mana_en.c: mana_query_gf_stats",
     one_goes_while_the_others_carry_packets = "mana_en.c: mana_destroy_rxq, mana_destroy_txq",
     what_a_queue_had_goes_with_it = "hostile guest: a queue destroyed while packets are under way",
+    all_give_their_buffers_back_while_the_vport_receives_nothing = "mana_en.c: mana_config_rss (TRI_STATE_FALSE)",
     the_next_one_has_a_free_number = "mana_en.c: mana_attach",
     all_come_and_go = "mana_en.c: mana_set_channels (detach and attach)",
     fewer_and_more_by_turns = "mana_en.c: mana_set_channels",
@@ -172,6 +173,27 @@ fn are_counted_together(driver: &mut Driver<'_>) -> Outcome {
         ..Stats::default()
     };
     check_eq("statistics", driver.stats()?, expected)
+}
+
+fn all_give_their_buffers_back_while_the_vport_receives_nothing(
+    driver: &mut Driver<'_>,
+) -> Outcome {
+    const USED: [usize; 3] = [0, 3, 7];
+    let mut pairs = few(driver)?;
+    for number in USED {
+        on(driver, &mut pairs, number).post_buffer(driver, 2048)?;
+    }
+    driver.disable_rx(pairs[0].handle)?;
+    for number in USED {
+        on(driver, &mut pairs, number);
+        check_eq("posted buffers", driver.bench.posted_buffers(0), 0)?;
+    }
+    driver.enable_rx(pairs[0].handle, pairs[0].rx.handle)?;
+    for number in USED {
+        on(driver, &mut pairs, number);
+        check_eq("posted buffers", driver.bench.posted_buffers(0), 1)?;
+    }
+    Ok(())
 }
 
 fn one_goes_while_the_others_carry_packets(driver: &mut Driver<'_>) -> Outcome {

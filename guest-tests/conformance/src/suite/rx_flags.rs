@@ -1,7 +1,7 @@
 //! What a receive completion says of its frame.
 
 use device_kit::platform::RxFlags;
-use mana_wire::oob::{CqeType, RxFlags as Flags};
+use mana_wire::oob::{CqeType, RxCompletionFlags as Flags};
 
 use super::rx::next;
 use crate::driver::Driver;

@@ -1,6 +1,6 @@
 //! The shared-memory channel.
 
-use mana_wire::smc::{EstablishHwc, HEADER, Header, Status};
+use mana_wire::smc::{EstablishHwc, HEADER, Header, SmcStatus};
 
 use crate::bench::MEMORY_SIZE;
 use crate::driver::Driver;
@@ -113,7 +113,7 @@ fn a_refused_channel_leaves_the_one_that_is_there(driver: &mut Driver<'_>) -> Ou
     message.sq = MEMORY_SIZE;
     for header in [establish(), establish().with_reset_vf(true)] {
         let answer = driver.shm_call(&message.pack(), header)?;
-        check_eq("status", answer.status(), Status::BadAddress as u8)?;
+        check_eq("status", answer.status(), SmcStatus::BadAddress as u8)?;
     }
     vport.works(driver)
 }
@@ -153,7 +153,7 @@ fn refuses_unknown_messages(driver: &mut Driver<'_>) -> Outcome {
         check_eq(
             format_args!("status of message {msg_type}"),
             answer.status(),
-            Status::UnknownType as u8,
+            SmcStatus::UnknownType as u8,
         )?;
     }
     driver.establish()
@@ -163,7 +163,7 @@ fn refuses_responses(driver: &mut Driver<'_>) -> Outcome {
     let message = hwc::pages(driver, 0)?;
     let header = establish().with_response(true);
     let answer = driver.shm_call(&message.pack(), header)?;
-    check_eq("status", answer.status(), Status::NotARequest as u8)?;
+    check_eq("status", answer.status(), SmcStatus::NotARequest as u8)?;
     driver.establish()
 }
 
@@ -193,7 +193,7 @@ fn refuses_each_page_outside_memory(driver: &mut Driver<'_>) -> Outcome {
         check_eq(
             format_args!("status for {message:x?}"),
             answer.status(),
-            Status::BadAddress as u8,
+            SmcStatus::BadAddress as u8,
         )?;
     }
     driver.establish()
@@ -202,7 +202,7 @@ fn refuses_each_page_outside_memory(driver: &mut Driver<'_>) -> Outcome {
 fn refuses_a_frame_beyond_the_address_space(driver: &mut Driver<'_>) -> Outcome {
     let arguments = [0xff; HEADER];
     let answer = driver.shm_call(&arguments, establish())?;
-    check_eq("status", answer.status(), Status::BadAddress as u8)?;
+    check_eq("status", answer.status(), SmcStatus::BadAddress as u8)?;
     driver.establish()
 }
 
@@ -216,7 +216,7 @@ fn reads_the_high_bits_of_each_frame(driver: &mut Driver<'_>) -> Outcome {
         check_eq(
             format_args!("status with frame {place} at 2^60"),
             answer.status(),
-            Status::BadAddress as u8,
+            SmcStatus::BadAddress as u8,
         )?;
     }
     driver.establish()
@@ -225,7 +225,7 @@ fn reads_the_high_bits_of_each_frame(driver: &mut Driver<'_>) -> Outcome {
 fn refuses_a_vector_beyond_the_table(driver: &mut Driver<'_>) -> Outcome {
     let message = hwc::pages(driver, 0x7ff)?;
     let answer = driver.shm_establish(&message)?;
-    check_eq("status", answer.status(), Status::BadVector as u8)?;
+    check_eq("status", answer.status(), SmcStatus::BadVector as u8)?;
     driver.establish()
 }
 
@@ -274,7 +274,11 @@ fn report_of_version_0_is_refused(driver: &mut Driver<'_>) -> Outcome {
     driver.establish()?;
     let header = report_timeout().with_msg_version(0);
     let answer = driver.shm_call(&[0; HEADER], header)?;
-    check_eq("status", answer.status(), Status::UnsupportedVersion as u8)
+    check_eq(
+        "status",
+        answer.status(),
+        SmcStatus::UnsupportedVersion as u8,
+    )
 }
 
 fn report_without_a_channel_is_harmless(driver: &mut Driver<'_>) -> Outcome {

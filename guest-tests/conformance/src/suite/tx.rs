@@ -36,6 +36,7 @@ super::declare! { "tx":
     those_behind_a_pending_one_wait = "mana_en.c: mana_poll_tx_cq (in posting order)",
     those_posted_behind_a_pending_one_wait = "mana_en.c: mana_poll_tx_cq (in posting order)",
     a_pending_one_may_fail = "WIT: tx-completion",
+    pending_ones_of_several_pieces_end_each_in_its_way = "WIT: tx-completion.id",
     suppression_holds_for_pending_ones = "mana.h: supress_txcqe_gen",
     raises_one_interrupt_for_many = "mana_en.c: mana_schedule_napi",
     sends_after_an_error = "reference: process ends the data path at the first error",
@@ -313,23 +314,41 @@ fn those_posted_behind_a_pending_one_wait(driver: &mut Driver<'_>) -> Outcome {
     completed(driver, &mut vport, &offsets)
 }
 
+/// Ends of pending packets, and what their completions say.
+const ENDS: [(TxStatus, CqeType); 4] = [
+    (TxStatus::MemoryFault, CqeType::TxGdmaError),
+    (TxStatus::TooLong, CqeType::TxMtuDrop),
+    (TxStatus::BadHeaders, CqeType::TxHdrProcessingError),
+    (TxStatus::Dropped, CqeType::TxOkay),
+];
+
+/// Ends four pending packets, and checks that each completion is of its own one.
+fn expect_ends(driver: &mut Driver<'_>, vport: &mut Vport) -> Outcome {
+    let ends = ENDS.map(|(status, _)| status);
+    driver.bench.finish_transmit(0, &ends);
+    for (_, expected) in ENDS {
+        vport.tx.cq.expect(driver)?.check_type(expected as u8)?;
+    }
+    Ok(())
+}
+
 fn a_pending_one_may_fail(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
     driver.bench.plan_transmits(0, &[PENDING; 4]);
     post(driver, &mut vport, 4)?;
-    let ends = [
-        (TxStatus::MemoryFault, CqeType::TxGdmaError),
-        (TxStatus::TooLong, CqeType::TxMtuDrop),
-        (TxStatus::BadHeaders, CqeType::TxHdrProcessingError),
-        (TxStatus::Dropped, CqeType::TxOkay),
-    ];
-    driver
-        .bench
-        .finish_transmit(0, &ends.map(|(status, _)| status));
-    for (_, expected) in ends {
-        vport.tx.cq.expect(driver)?.check_type(expected as u8)?;
+    expect_ends(driver, &mut vport)
+}
+
+fn pending_ones_of_several_pieces_end_each_in_its_way(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    driver.bench.plan_transmits(0, &[PENDING; 4]);
+    let address = driver.place(&frame(60))?;
+    let wqe = vport.packet(&[sge(address, 20), sge(address + 20, 40)]);
+    for _ in 0..4 {
+        vport.tx.wq.write(driver, &wqe);
     }
-    Ok(())
+    vport.tx.wq.ring(driver);
+    expect_ends(driver, &mut vport)
 }
 
 fn suppression_holds_for_pending_ones(driver: &mut Driver<'_>) -> Outcome {

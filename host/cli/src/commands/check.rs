@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::builder::{RangedU64ValueParser, TypedValueParser};
 use manatee::component;
-use manatee_check::{self, Limits, Verdict};
+use manatee_check::{self, SuiteLimits, Verdict};
 use serde_json::json;
 
 use super::exit;
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         super::output::print(&names.collect::<String>())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let limits = Limits {
+    let limits = SuiteLimits {
         requirement: arguments.requirement_limit,
         total: arguments.time_limit,
         memory: usize::from(arguments.memory_limit) << 20,

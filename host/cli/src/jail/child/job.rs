@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use manatee_check::Limits;
+use manatee_check::SuiteLimits;
 use serde::{Deserialize, Serialize};
 
 /// The longest name of a component in messages, in characters.
@@ -41,7 +41,7 @@ pub struct Suite {
 
 impl Suite {
     /// Creates a suite of these requirements within these limits.
-    pub fn new(names: &[String], limits: &Limits) -> Self {
+    pub fn new(names: &[String], limits: &SuiteLimits) -> Self {
         Self {
             names: names.to_vec(),
             requirement: limits.requirement,
@@ -56,8 +56,8 @@ impl Suite {
     }
 
     /// Returns the limits of the suite itself.
-    pub fn limits(&self) -> Limits {
-        Limits {
+    pub fn limits(&self) -> SuiteLimits {
+        SuiteLimits {
             requirement: self.requirement,
             total: self.total,
             memory: self.memory,
@@ -92,7 +92,7 @@ pub(super) const COMPILE: Bounds = Bounds {
 
 /// The limits of the suite when it runs beside a device: they are of time, in which
 /// others may have the processor.
-const PATIENT: Limits = Limits {
+const PATIENT: SuiteLimits = SuiteLimits {
     requirement: Duration::from_secs(30),
     total: Duration::from_secs(240),
     memory: 64 << 20,

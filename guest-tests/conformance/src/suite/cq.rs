@@ -363,15 +363,19 @@ fn an_overrun_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     expect_first(driver, &mut vport, &offsets)
 }
 
-/// The room ends in the middle of the ring.
+/// Many end at once when the room for them ends in the middle of the ring.
 fn an_overrun_across_the_end_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = of_pages(driver, 1)?;
     let wqe = packet(driver, &vport)?;
     send(driver, &mut vport, &wqe, 5);
     check_eq("completions", vport.tx.cq.drain(driver)?.len(), 5)?;
     vport.tx.cq.ring(driver, true);
+    let mut statuses = [TxStatus::Sent; 31];
+    statuses[30] = TxStatus::Pending;
+    driver.bench.plan_transmits(0, &statuses);
     let more = vport.tx.cq.ring.entries() + 10;
     let offsets = send(driver, &mut vport, &wqe, more);
+    driver.bench.finish_transmit(0, &[TxStatus::Sent]);
     expect_first(driver, &mut vport, &offsets)
 }
 

@@ -101,7 +101,7 @@ guest-tests-mutants *arguments:
     cargo build --package manatee-mutants
     @"{{target}}/debug/guest-tests-mutants" "$@"
 
-# Measure all rows (5 minutes at most), or some: device windows shapes latency tap guest start scale growth memory swap instructions
+# Measure all rows (5 minutes at most), or some: device windows shapes sges latency tap guest start scale growth memory swap instructions
 bench *rows:
     @scripts/setup.sh
     @scripts/setup.sh bench

@@ -5,7 +5,7 @@
 //! queues over.
 
 use anyhow::{Result, anyhow};
-use mana_wire::oob::{CqeHeader, CqeType, SHORT_FORMAT};
+use mana_wire::oob::{CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxShortOob};
 use mana_wire::queue::{
     CQE_SIZE, EQE_SIZE, OWNER_BITS, RingDoorbell, WqDoorbell, WqeHeader, doorbell,
 };
@@ -29,19 +29,63 @@ pub struct Layout {
     pub packets: (u64, u64),
     /// Scatter/gather entries of a packet, and the bytes of each.
     pub segments: (u32, u32),
+    /// What a packet's entry is like otherwise.
+    pub kind: Kind,
     /// Guest address of the first buffer, and from one to the next.
     pub buffers: (u64, u64),
     /// Bytes of a buffer.
     pub room: u32,
 }
 
+/// What the entries of packets are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// With a short OOB that asks for nothing.
+    Plain,
+    /// With a long OOB that asks for nothing.
+    LongOob,
+    /// Large sends over IPv4: the first segment holds the headers.
+    LargeSend,
+}
+
+impl Kind {
+    /// Returns the header of an entry of so many segments of so many bytes.
+    fn header(self, (segments, length): (u32, u32)) -> WqeHeader {
+        let header = WqeHeader::new().with_num_sge(segments as u8);
+        match self {
+            Self::Plain => header.with_inline_oob_size_div4(2),
+            Self::LongOob => header.with_inline_oob_size_div4(6),
+            Self::LargeSend => header
+                .with_inline_oob_size_div4(2)
+                .with_client_oob_in_sgl(true)
+                .with_client_data_unit(1448)
+                .with_last_vbytes(length as u8),
+        }
+    }
+
+    /// Returns the short OOB of an entry.
+    fn oob(self, oob: TxShortOob) -> TxShortOob {
+        match self {
+            Self::Plain => oob.with_pkt_fmt(SHORT_FORMAT),
+            Self::LongOob => oob.with_pkt_fmt(LONG_FORMAT),
+            Self::LargeSend => oob
+                .with_pkt_fmt(SHORT_FORMAT)
+                .with_is_outer_ipv4(true)
+                .with_comp_iphdr_csum(true)
+                .with_comp_tcp_csum(true)
+                .with_trans_off(34),
+        }
+    }
+}
+
 impl Layout {
-    /// Returns the layout for packets of one segment of this many bytes, and buffers of 2 KiB, behind
-    /// what the conformance suite's driver uses.
+    /// Returns the layout for plain packets of one segment of this many bytes, and buffers of
+    /// 2 KiB, behind what the conformance suite's driver uses.
     pub fn of(bytes: u32) -> Self {
         Self {
             packets: (MEMORY_SIZE, 2048),
             segments: (1, bytes),
+            kind: Kind::Plain,
             buffers: (MEMORY_SIZE + 2048 * PACKETS, 2048),
             room: 2048,
         }
@@ -76,9 +120,10 @@ struct Port {
 struct Posted {
     id: u32,
     ring: View,
-    /// Header and size of an entry.
+    /// Header and size of an entry, and where its segments begin.
     header: u64,
     size: u32,
+    segments: usize,
     /// Bytes posted.
     head: u32,
     /// Entries posted.
@@ -248,11 +293,12 @@ impl<M: Machine> Thin<M> {
 
 impl Port {
     fn new(ram: &Ram, vport: &Vport, layout: Layout) -> Result<Self> {
-        let oob = vport.oob().with_pkt_fmt(SHORT_FORMAT).into_bits();
+        let oob = layout.kind.oob(vport.oob()).into_bits();
+        let buffer = Kind::Plain.header((1, layout.room));
         Ok(Self {
-            send: Posted::new(ram, &vport.tx, layout.segments.0)?,
+            send: Posted::new(ram, &vport.tx, layout.kind.header(layout.segments))?,
             sent: Consumed::new(ram, vport.tx.cq.id, &vport.tx.cq.ring, CQE_SIZE)?,
-            receive: Posted::new(ram, &vport.rx, 1)?,
+            receive: Posted::new(ram, &vport.rx, buffer)?,
             received: Consumed::new(ram, vport.rx.cq.id, &vport.rx.cq.ring, CQE_SIZE)?,
             events: Consumed::new(ram, vport.eq.id, &vport.eq.ring, EQE_SIZE)?,
             layout,
@@ -262,22 +308,21 @@ impl Port {
 }
 
 impl Posted {
-    /// Creates a queue whose entries have this many segments.
-    fn new(ram: &Ram, object: &Object, segments: u32) -> Result<Self> {
-        let header = WqeHeader::new()
-            .with_num_sge(segments as u8)
-            .with_inline_oob_size_div4(2);
+    /// Creates a queue whose entries have this header.
+    fn new(ram: &Ram, object: &Object, header: WqeHeader) -> Result<Self> {
         Ok(Self {
             id: object.wq.id,
             ring: ram.view(&object.wq.memory.pages)?,
             header: header.into_bits(),
             size: header.size(),
+            segments: header.sgl_offset() as usize,
             head: object.wq.head,
             count: 0,
         })
     }
 
-    /// Writes an entry whose segments are contiguous.
+    /// Writes an entry whose segments are contiguous. What is behind the short OOB of a long
+    /// one stays zero.
     #[inline]
     fn post(&mut self, oob: u64, address: u64, (segments, length): (u32, u32)) {
         let mask = self.ring.size() - 1;
@@ -285,7 +330,7 @@ impl Posted {
         self.ring.store(at & mask, self.header);
         self.ring.store((at + 8) & mask, oob);
         for segment in 0..segments {
-            let at = at + 16 + 16 * segment as usize;
+            let at = at + self.segments + 16 * segment as usize;
             let address = address + u64::from(segment * length);
             self.ring.store(at & mask, address);
             let key_and_size = u64::from(MEM_KEY) | u64::from(length) << 32;

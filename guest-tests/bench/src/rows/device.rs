@@ -7,7 +7,7 @@ use manatee::endpoint::{Endpoint, Loopback, Null};
 use manatee_conformance::driver::nic::Sizes;
 
 use super::source::Source;
-use crate::driver::{Layout, PACKETS, Thin};
+use crate::driver::{Kind, Layout, PACKETS, Thin};
 use crate::machine::Machine;
 use crate::native::Native;
 use crate::report::{Bound, Figure};
@@ -27,6 +27,8 @@ const OF_COPIES: Bound = Bound::AtLeast(1.5);
 /// Nanoseconds a packet, half of what OpenVMM's native emulator takes.
 const TRANSMIT_SHAPE: Bound = Bound::AtMost(90.0);
 const ROUND_TRIP_SHAPE: Bound = Bound::AtMost(200.0);
+/// What a packet of four segments may cost, of a plain one of one.
+const OF_PLAIN: Bound = Bound::AtMost(2.0);
 
 /// Returns a sandboxed device behind one port, with windows or without.
 ///
@@ -189,4 +191,40 @@ pub fn run_shapes() -> Result<Vec<Figure>> {
             Figure::reported("shapes", what, "ns/packet", vec![measured]).must("ns", median, bound)
         });
     Ok(figures.collect())
+}
+
+/// Measures the row `sges`: packets of several segments, with a long OOB, and to be cut.
+///
+/// # Errors
+///
+/// A device can't be made.
+pub fn run_sges() -> Result<Vec<Figure>> {
+    let plain = Layout::of(216);
+    let of = |segments, kind| Layout {
+        segments,
+        kind,
+        ..plain
+    };
+    let shapes = [
+        ("1", plain),
+        ("2", of((2, 108), Kind::Plain)),
+        ("4", of((4, 54), Kind::Plain)),
+        ("long OOB", of((1, 216), Kind::LongOob)),
+        ("large send of 2", of((2, 54), Kind::LargeSend)),
+    ];
+    let make = |layout: Layout| {
+        let component = Component::embedded()?;
+        let endpoint: Box<dyn Endpoint> = Box::new(Null::new());
+        let limits = Limits::default();
+        let machine = Sandboxed::new(&component, vec![endpoint], layout.ram(), limits)?;
+        Thin::new(machine, 1, Sizes::LARGE, layout)
+    };
+    let devices = shapes.iter().map(|(_, layout)| make(*layout));
+    let mut devices = devices.collect::<Result<Vec<_>>>()?;
+    let contenders = shapes.iter().zip(&mut devices);
+    let contenders = contenders.map(|((name, _), thin)| contender(name, thin, transmit));
+    let measured = alternate(ROUNDS, contenders.collect());
+    let four = measured[2].over(&measured[0]);
+    let figure = Figure::reported("sges", "transmit, by segments", "ns/packet", measured);
+    Ok(vec![figure.must("4 segments, of 1", four, OF_PLAIN)])
 }

@@ -30,6 +30,8 @@ pub enum Row {
     Windows,
     /// Two shapes that OpenVMM's native emulator was measured with
     Shapes,
+    /// Packets of several segments, with a long OOB, and to be cut, against plain ones
+    Sges,
     /// Doorbell to interrupt, a hardware-channel request, a register read
     Latency,
     /// A TAP through the device, against system calls; needs `just setup`
@@ -70,6 +72,7 @@ impl Row {
             Self::Device => device::run(),
             Self::Windows => device::run_windows(),
             Self::Shapes => device::run_shapes(),
+            Self::Sges => device::run_sges(),
             Self::Latency => latency::run(),
             Self::Tap => tap::run(stage.context("no network namespace")?),
             Self::Queues => queues::run(stage.context("no network namespace")?),

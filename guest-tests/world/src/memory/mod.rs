@@ -8,9 +8,12 @@ use core::ptr::NonNull;
 pub use device_kit::bindings::manatee::device::guest_memory::MemoryError as AccessError;
 use device_kit::platform::Segment;
 
-#[cfg(target_family = "wasm")]
+#[cfg(any(target_family = "wasm", miri))]
 mod plain;
-#[cfg(not(target_family = "wasm"))]
+#[cfg(not(any(target_family = "wasm", miri)))]
+pub mod shared;
+#[cfg(miri)]
+#[path = "unmapped.rs"]
 pub mod shared;
 #[cfg(not(target_family = "wasm"))]
 mod windows;

@@ -2,14 +2,15 @@
 //! them to completions.
 //!
 //! Most WQEs are [short](crate::gdma::queue::wq::ShortWqe), and are taken in a
-//! loop of their own whose values stay in registers; the others are copied
-//! first. What both accept, and what becomes of it, is the same.
+//! loop of their own whose values stay in registers. Those of a few SGEs are copied
+//! one after the other, and the rest one by one. What all accept, and what becomes of it,
+//! is the same.
 
 use device_kit::platform::{
     Offloads, Platform, Segment, TransmitResult, TxCompletion, TxPacket, TxStatus,
 };
 use mana_wire::oob::{CqeHeader, CqeType};
-use mana_wire::queue::WQE_UNIT;
+use mana_wire::queue::{Sge, WQE_UNIT};
 
 use super::batch::{Batch, PACKETS};
 use super::ledger::Ledger;
@@ -18,9 +19,9 @@ use crate::gdma::Context;
 use crate::gdma::ids::{CqId, SqId, WqId};
 use crate::gdma::journal::Record;
 use crate::gdma::queue::cq::Completion;
-use crate::gdma::queue::wq::{ShortWqe, UNIT_WORDS, Unit};
+use crate::gdma::queue::wq::{SEVERAL_UNITS, ShortWqe, UNIT_WORDS, Unit};
 use crate::gdma::queues::Reader;
-use rules::Rules;
+use rules::{Memory, Rules};
 use transmit::{Outcome, Taken, Transmit};
 
 mod rules;
@@ -128,9 +129,12 @@ fn fill(
 ) {
     let mut reader = ctx.queues.read(WqId::Sq(queue.sq));
     while batch.taken.len() < most && reader.wq.has_work() {
-        let may_be_short = queue.handed_over.is_none();
-        if may_be_short && fill_short(ctx.platform, batch, &mut reader, rules, most) > 0 {
-            continue;
+        if queue.handed_over.is_none() {
+            let short = fill_short(ctx.platform, batch, &mut reader, rules, most);
+            let several = fill_several(ctx.platform, batch, &mut reader, rules, most);
+            if short + several > 0 {
+                continue;
+            }
         }
         batch.alike_bytes = None;
         let wqe = &mut batch.wqe;
@@ -151,16 +155,81 @@ fn fill(
                     taken.is_handed_over = true;
                     batch.packets.push(accepted.packet);
                     for sge in wqe.sgl() {
-                        batch.segments.push(Segment {
-                            address: sge.address,
-                            length: sge.size,
-                        });
+                        batch.segments.push(segment(sge));
                     }
                 }
             }
         }
         batch.taken.push(taken);
     }
+}
+
+/// Writes the segments of so many SGEs to the front of `spare`, and sums the SGEs up.
+#[inline(always)]
+fn store<const COUNT: usize>(sgl: &[Sge], spare: &mut [Segment]) -> Option<Memory> {
+    let sgl = sgl.first_chunk::<COUNT>()?;
+    let places = spare.first_chunk_mut::<COUNT>()?;
+    for (place, sge) in places.iter_mut().zip(sgl) {
+        *place = segment(sge);
+    }
+    Some(Memory::of(sgl))
+}
+
+#[inline(always)]
+fn segment(sge: &Sge) -> Segment {
+    Segment {
+        address: sge.address,
+        length: sge.size,
+    }
+}
+
+/// Takes WQEs that are not short, but not long either, for as long as they are acceptable
+/// and to be completed, until there are `most`. Returns how many there were.
+#[inline(never)]
+fn fill_several(
+    platform: &mut impl Platform,
+    batch: &mut Batch,
+    reader: &mut Reader<'_>,
+    rules: &Rules,
+    most: usize,
+) -> usize {
+    let most = most - batch.taken.len();
+    let position = reader.wq.positions().read;
+    let Ok(mut view) = reader.view_units(platform, SEVERAL_UNITS * most) else {
+        return 0;
+    };
+    let (mut count, mut bytes, mut units) = (0, 0, 0);
+    let wqe = &mut batch.wqe;
+    wqe.end = position;
+    while count < most && wqe.copy_shown(view) {
+        let (sgl, spare) = (wqe.sgl(), batch.segments.spare());
+        // Of lengths that the compiler knows, so that they are no loops.
+        let memory = match sgl.len() {
+            1 => store::<1>(sgl, spare),
+            2 => store::<2>(sgl, spare),
+            3 => store::<3>(sgl, spare),
+            4 => store::<4>(sgl, spare),
+            _ => None,
+        };
+        let accepted = memory.and_then(|memory| rules.accept_long(wqe, memory));
+        let Some(accepted) = accepted else { break };
+        batch.segments.add(accepted.packet.segments.into());
+        batch.packets.push(accepted.packet);
+        batch.taken.push(Taken {
+            position: wqe.position,
+            end: wqe.end,
+            length: accepted.length,
+            is_handed_over: true,
+            outcome: Outcome::sent(false),
+        });
+        view = view.skip(wqe.units() * UNIT_WORDS);
+        units += wqe.units();
+        bytes += u64::from(accepted.length);
+        count += 1;
+    }
+    reader.wq.pass_units(units);
+    batch.alike_bytes = batch.alike_bytes.map(|all| all + bytes);
+    count
 }
 
 /// Takes short WQEs for as long as they are acceptable, until there are `most`.

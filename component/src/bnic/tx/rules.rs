@@ -28,7 +28,7 @@ const MAX_TCP_HEADER: u32 = 60;
 
 /// What a send WQE says.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct Ask {
     /// Its first 8 bytes.
     pub header: WqeHeader,
     /// The short OOB.
@@ -36,7 +36,52 @@ pub struct Ask<'a> {
     /// What follows the short OOB, if the WQE has room for it.
     pub more: Option<u64>,
     /// Its memory.
-    pub sgl: &'a [Sge],
+    pub memory: Memory,
+}
+
+/// The memory of a send WQE, summed up.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// How many SGEs there are.
+    segments: u16,
+    /// Bytes of the first one.
+    first: u32,
+    /// Bytes of all.
+    length: u64,
+    /// Whether each has bytes and the device's key, and there is one.
+    is_good: bool,
+}
+
+impl Memory {
+    /// Sums up the SGEs.
+    #[inline(always)]
+    pub fn of(sgl: &[Sge]) -> Self {
+        let mut length = 0u64;
+        let mut is_good = !sgl.is_empty();
+        for sge in sgl {
+            is_good &= (sge.mem_key == MEM_KEY) & (sge.size != 0);
+            length += u64::from(sge.size);
+        }
+        Self {
+            segments: sgl.len() as u16,
+            first: sgl.first().map_or(0, |sge| sge.size),
+            length,
+            is_good,
+        }
+    }
+}
+
+impl Ask {
+    #[inline(always)]
+    fn of(wqe: &Wqe, memory: Memory) -> Self {
+        let (oob, more) = wqe.oob_words();
+        Self {
+            header: wqe.header(),
+            oob,
+            more,
+            memory,
+        }
+    }
 }
 
 /// What a send WQE asks for, once it is known to be valid.
@@ -115,13 +160,7 @@ impl Rules {
                 return Err(CqeType::TxGdmaError);
             }
         }
-        let (oob, more) = wqe.oob_words();
-        let ask = Ask {
-            header: wqe.header(),
-            oob,
-            more,
-            sgl: wqe.sgl(),
-        };
+        let ask = Ask::of(wqe, Memory::of(wqe.sgl()));
         self.accept(&ask, wqe.end).ok_or_else(|| self.why_not(&ask))
     }
 
@@ -146,20 +185,32 @@ impl Rules {
             header: WqeHeader::SHORT,
             oob: wqe.oob,
             more: None,
-            sgl: &[wqe.sge],
+            memory: Memory::of(&[wqe.sge]),
         };
         self.accept(&ask, end).map(|accepted| accepted.packet)
     }
 
+    /// Accepts a WQE that was copied and is not short, with the memory that it has. None if
+    /// it is short, not acceptable, or to have no completion.
+    #[inline(always)]
+    pub fn accept_long(&self, wqe: &Wqe, memory: Memory) -> Option<Accepted> {
+        let ask = Ask::of(wqe, memory);
+        if ask.header.is_short() | (ask.oob & SUPPRESS != 0) {
+            return None;
+        }
+        let is_bare = ask.oob & (ROUTE | WANTED) == self.route;
+        if is_bare & ask.more.is_none() & !ask.header.client_oob_in_sgl() {
+            return self.accept_plain(memory, wqe.end, false);
+        }
+        self.accept(&ask, wqe.end)
+    }
+
     /// Accepts what a WQE says that ends at `end`. None if it is not acceptable.
     #[inline]
-    fn accept(&self, ask: &Ask<'_>, end: u32) -> Option<Accepted> {
-        let mut length = 0u64;
-        let mut has_memory = !ask.sgl.is_empty();
-        for sge in ask.sgl {
-            has_memory &= (sge.mem_key == MEM_KEY) & (sge.size != 0);
-            length += u64::from(sge.size);
-        }
+    fn accept(&self, ask: &Ask, end: u32) -> Option<Accepted> {
+        let Memory {
+            length, is_good, ..
+        } = ask.memory;
         let long = ask.more.map(TxLongOob::from_bits);
         let long = long.filter(|_| TxShortOob::from_bits(ask.oob).pkt_fmt() == LONG_FORMAT);
         let is_routed = match long {
@@ -172,32 +223,39 @@ impl Rules {
         let is_large = ask.header.client_oob_in_sgl();
         let tag = long.is_some_and(|long| long.inject_vlan_pri_tag());
         let is_offloaded = (ask.oob & WANTED != 0) | is_large | tag;
-        let mut packet = TxPacket::with_offloads(end, ask.sgl.len() as u16, Offloads::empty());
         if !is_offloaded {
-            // One branch for all that must be so.
-            let is_fitting = length.wrapping_sub(1) < u64::from(self.longest_enabled);
-            return (has_memory & is_routed & is_fitting).then_some(Accepted {
-                packet,
-                length: length as u32,
-                suppress: ask.oob & SUPPRESS != 0,
-            });
+            let is_silent = ask.oob & SUPPRESS != 0;
+            let accepted = self.accept_plain(ask.memory, end, is_silent);
+            return accepted.filter(|_| is_routed);
         }
+        let mut packet = TxPacket::with_offloads(end, ask.memory.segments, Offloads::empty());
         self.offload(ask, long, &mut packet);
         let is_fitting = self.tx_enabled && self.fits(ask, &packet, length);
-        let is_possible = has_memory & is_routed & is_fitting;
-        (is_possible && check_offloads(&packet, ask.sgl).is_ok()).then_some(Accepted {
+        let is_possible = is_good & is_routed & is_fitting;
+        (is_possible && check_offloads(&packet, ask.memory).is_ok()).then_some(Accepted {
             packet,
             length: length as u32,
             suppress: ask.oob & SUPPRESS != 0,
         })
     }
 
+    /// Accepts a packet that asks for nothing but to be sent, by one test of all that must
+    /// be so.
+    #[inline(always)]
+    fn accept_plain(&self, memory: Memory, end: u32, suppress: bool) -> Option<Accepted> {
+        let is_fitting = memory.length.wrapping_sub(1) < u64::from(self.longest_enabled);
+        (memory.is_good & is_fitting).then_some(Accepted {
+            packet: TxPacket::with_offloads(end, memory.segments, Offloads::empty()),
+            length: memory.length as u32,
+            suppress,
+        })
+    }
+
     /// Finds out why a WQE is not acceptable.
     #[cold]
-    fn why_not(&self, ask: &Ask<'_>) -> CqeType {
+    fn why_not(&self, ask: &Ask) -> CqeType {
         let oob = TxShortOob::from_bits(ask.oob);
-        let is_memory = |sge: &Sge| sge.mem_key == MEM_KEY && sge.size != 0;
-        if ask.sgl.is_empty() || !ask.sgl.iter().all(is_memory) {
+        if !ask.memory.is_good {
             return CqeType::TxGdmaError;
         }
         let long = ask.more.map(TxLongOob::from_bits);
@@ -217,21 +275,20 @@ impl Rules {
         if !self.tx_enabled {
             return CqeType::TxVportDisabled;
         }
-        let mut packet = TxPacket::with_offloads(0, ask.sgl.len() as u16, Offloads::empty());
+        let mut packet = TxPacket::with_offloads(0, ask.memory.segments, Offloads::empty());
         self.offload(ask, long, &mut packet);
         // It is too long, if what it asks for is possible.
-        let checked = check_offloads(&packet, ask.sgl);
+        let checked = check_offloads(&packet, ask.memory);
         checked.err().unwrap_or(CqeType::TxMtuDrop)
     }
 
     /// Returns whether a packet, or each that a large send is cut into, is short
     /// enough.
-    fn fits(&self, ask: &Ask<'_>, packet: &TxPacket, length: u64) -> bool {
-        let frame = match ask.sgl {
-            [headers, ..] if ask.header.client_oob_in_sgl() => {
-                u64::from(headers.size) + u64::from(packet.segment_size)
-            }
-            _ => length,
+    fn fits(&self, ask: &Ask, packet: &TxPacket, length: u64) -> bool {
+        let frame = if ask.header.client_oob_in_sgl() {
+            u64::from(ask.memory.first) + u64::from(packet.segment_size)
+        } else {
+            length
         };
         let inserted = if packet.offloads.contains(Offloads::INSERT_VLAN) {
             VLAN_TAG
@@ -244,7 +301,7 @@ impl Rules {
 
     /// Has a packet ask for what its WQE asks for.
     #[inline(always)]
-    fn offload(&self, ask: &Ask<'_>, long: Option<TxLongOob>, packet: &mut TxPacket) {
+    fn offload(&self, ask: &Ask, long: Option<TxLongOob>, packet: &mut TxPacket) {
         let oob = TxShortOob::from_bits(ask.oob);
         packet.offloads = offloads(oob, long, ask.header);
         if !packet.offloads.is_empty() {
@@ -301,18 +358,19 @@ fn vlan_tci(long: TxLongOob) -> u16 {
 ///
 /// The device does not read packets, so how long the TCP header is, it does not
 /// know, only how long it may be.
-fn check_large_send(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
-    let [headers, _, ..] = sgl else {
+fn check_large_send(packet: &TxPacket, memory: Memory) -> Result<(), CqeType> {
+    let headers = memory.first;
+    if memory.segments < 2 {
         return Err(CqeType::TxGdmaError);
-    };
+    }
     let longest = match packet.l4_offset {
         0 => MAX_LSO_HEADERS,
         offset => MAX_LSO_HEADERS.min(u32::from(offset) + MAX_TCP_HEADER),
     };
-    if headers.size > longest {
+    if headers > longest {
         return Err(CqeType::TxGdmaError);
     }
-    if headers.size <= packet.l4_offset.into() {
+    if headers <= packet.l4_offset.into() {
         return Err(CqeType::TxHdrProcessingError);
     }
     if packet.segment_size == 0 {
@@ -323,10 +381,10 @@ fn check_large_send(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
 
 /// Checks that what is asked for goes together.
 #[inline(always)]
-fn check_offloads(packet: &TxPacket, sgl: &[Sge]) -> Result<(), CqeType> {
+fn check_offloads(packet: &TxPacket, memory: Memory) -> Result<(), CqeType> {
     let wanted = packet.offloads;
     if wanted.contains(Offloads::TCP_SEGMENTATION) {
-        check_large_send(packet, sgl)?;
+        check_large_send(packet, memory)?;
     }
     // Without a family the endpoint finds it out: Linux gives none where the
     // EtherType is that of a tag, as of 802.1ad (`mana_start_xmit`).

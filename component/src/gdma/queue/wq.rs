@@ -71,6 +71,9 @@ pub struct Wqe {
 /// Words of a unit.
 pub const UNIT_WORDS: usize = (WQE_UNIT / 8) as usize;
 
+/// The longest WQE that is copied with others like it, in units: of four SGEs.
+pub const SEVERAL_UNITS: usize = 3;
+
 /// The first unit of a WQE.
 pub type Unit = [u64; UNIT_WORDS];
 
@@ -165,6 +168,36 @@ impl Wqe {
         let end = first + 2 * self.header.sges() as usize;
         let bytes = self.words.get(first..end).unwrap_or_default().as_bytes();
         <[Sge]>::ref_from_bytes(bytes).unwrap_or_default()
+    }
+
+    /// Returns how many units it has.
+    #[inline]
+    pub fn units(&self) -> usize {
+        (self.header.size() / WQE_UNIT) as usize
+    }
+
+    /// Copies the WQE behind this one, which `view` shows from there on. Returns false if it
+    /// is malformed, or longer than [`SEVERAL_UNITS`], or than what is shown.
+    #[inline(always)]
+    pub fn copy_shown(&mut self, view: View<'_>) -> bool {
+        let position = self.end;
+        let (first, rest) = self.words.split_at_mut(UNIT_WORDS);
+        if !view.copy_to(first) {
+            return false;
+        }
+        let header = WqeHeader::from_bits(first[0]);
+        let units = (header.size() / WQE_UNIT) as usize;
+        self.header = header;
+        (self.position, self.end) = (position, position.wrapping_add(units as u32 * WQE_UNIT));
+        // Of a length that the compiler knows, so that it is no loop.
+        let rest_of = view.skip(UNIT_WORDS);
+        header.is_known()
+            && match units {
+                1 => true,
+                2 => rest_of.copy_to(&mut rest[..UNIT_WORDS]),
+                SEVERAL_UNITS => rest_of.copy_to(&mut rest[..(SEVERAL_UNITS - 1) * UNIT_WORDS]),
+                _ => false,
+            }
     }
 
     /// Copies the WQE at `position`, of which `posted` bytes or fewer are shown;

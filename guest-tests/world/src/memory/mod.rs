@@ -8,12 +8,9 @@ use core::ptr::NonNull;
 pub use device_kit::bindings::manatee::device::guest_memory::MemoryError as AccessError;
 use device_kit::platform::Segment;
 
-#[cfg(any(target_family = "wasm", miri))]
+#[cfg(target_family = "wasm")]
 mod plain;
-#[cfg(not(any(target_family = "wasm", miri)))]
-pub mod shared;
-#[cfg(miri)]
-#[path = "unmapped.rs"]
+#[cfg(not(target_family = "wasm"))]
 pub mod shared;
 #[cfg(not(target_family = "wasm"))]
 mod windows;

@@ -26,7 +26,6 @@ impl Ram {
     }
 
     /// Makes all of it zero.
-    #[cfg(not(miri))]
     pub fn clear(&self) {
         self.0.borrow_mut().fill(0);
     }

@@ -4,7 +4,6 @@
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
-use std::io::ErrorKind;
 
 use device_kit::window::Window;
 
@@ -27,7 +26,7 @@ pub struct Windows(Vec<Laid>);
 
 impl Memory {
     /// Lays guest pages over a window, in order and `repeats` times over. Returns None if
-    /// one of them is not guest memory, or was taken away, or if nothing can be mapped here.
+    /// one of them is not guest memory, or was taken away.
     ///
     /// # Panics
     ///
@@ -40,10 +39,7 @@ impl Memory {
             return None;
         }
         let pages = pages.repeat(repeats);
-        let mapping = match self.ram.lay(pages.iter().copied()) {
-            Err(error) if error.kind() == ErrorKind::Unsupported => return None,
-            laid => laid.expect("a window"),
-        };
+        let mapping = self.ram.lay(pages.iter().copied()).expect("a window");
         // SAFETY: the mapping lives until the device gives the window back, or is gone.
         let window = unsafe { mapping.window() };
         self.windows.0.push(Laid {

@@ -271,7 +271,7 @@ impl Keeper {
                 let number = i32::try_from(signal.ssi_signo)?;
                 return Ok(Event::Signal(Heard::try_from(number)?));
             }
-            if let Some(requests) = &self.requests
+            if let Some(requests) = &mut self.requests
                 && let Some((client, request)) = requests.accept()?
             {
                 return Ok(Event::Asked(client, request));
@@ -306,7 +306,7 @@ impl Keeper {
 
     fn wait(&self, until: Option<Instant>) -> Result<()> {
         let mut all: Vec<BorrowedFd<'_>> = vec![self.notify.as_fd(), self.signals.as_fd()];
-        all.extend(self.requests.as_ref().map(AsFd::as_fd));
+        all.extend(self.requests.iter().flat_map(Requests::news));
         all.extend(self.leaving.as_ref().map(Running::ended));
         for process in self.running.iter().chain(&self.standby) {
             all.push(process.ended());
@@ -316,6 +316,8 @@ impl Keeper {
         let mut fds: Vec<_> = all
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
+        let patience = self.requests.as_ref().and_then(Requests::patience_ends);
+        let until = until.into_iter().chain(patience).min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec::try_from(left).unwrap_or_default());
         match poll(&mut fds, timeout.as_ref()) {

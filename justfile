@@ -64,6 +64,8 @@ swap-demo *arguments:
 # Replace the process under a stock guest that talks, 50 times, and count what is lost: --upgrades N, --kernel 6.1
 upgrade-demo *arguments:
     @scripts/setup.sh
+    cargo build --release --package manatee-cli --package manatee-guest-linux --features manatee-cli/first-format
+    cp "{{target}}/release/manatee" "{{target}}/release/manatee-first-format"
     @{{just_executable()}} guest-programs
     @"{{target}}/release/upgrade-demo" "$@"
 

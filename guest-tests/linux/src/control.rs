@@ -114,6 +114,10 @@ pub struct Upgraded {
     pub took_us: u64,
     /// Whether the process before has handed its device over.
     pub handed_over: bool,
+    /// Whether the next process had rehearsed before.
+    pub rehearsed: bool,
+    /// The version of its program.
+    pub version: String,
 }
 
 impl Keeper {

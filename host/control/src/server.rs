@@ -90,9 +90,18 @@ impl Server {
     ///
     /// If there is no descriptor left.
     pub fn hand_over(&self) -> io::Result<OwnedFd> {
-        let socket = std::os::fd::AsFd::as_fd(&self.socket).try_clone_to_owned()?;
+        let socket = self.copy()?;
         self.socket.keep_file();
         Ok(socket)
+    }
+
+    /// Returns a copy of the socket, for a process that gets ready to continue.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        std::os::fd::AsFd::as_fd(&self.socket).try_clone_to_owned()
     }
 
     /// Returns the path that the socket was bound to, by whomever; None if it has none.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::SigSet;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -20,7 +20,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::store::{MOST, NotifySocket, Store};
+use crate::line::{Heard, LINE, Line, STANDBY, wait_for};
+use crate::store::{MOST, NotifySocket};
 
 /// The hidden command by which this program becomes the one that is kept.
 pub const LAUNCH: &str = "launch";
@@ -51,6 +52,8 @@ pub struct Facts {
     /// Versions of states that it writes, and up to which it reads.
     pub writes: u64,
     pub reads: u64,
+    /// Whether it can be started while its predecessor serves, and wait for that to end.
+    pub stands_by: bool,
 }
 
 impl Program {
@@ -129,6 +132,7 @@ fn parse(text: &[u8]) -> Result<Facts> {
         version: clean.collect(),
         writes,
         reads,
+        stands_by: said["hand_over"]["stands_by"].as_bool().unwrap_or(false),
     })
 }
 
@@ -137,50 +141,66 @@ fn parse(text: &[u8]) -> Result<Facts> {
 pub struct Running {
     child: Child,
     ended: OwnedFd,
+    /// By which the keeper and it talk.
+    pub line: Line,
+    hung_up: bool,
     pub begun: Instant,
     pub ready: bool,
 }
 
+/// What a process is started with.
+#[derive(Clone, Debug)]
+pub struct Start<'a> {
+    pub program: &'a Program,
+    pub arguments: &'a [OsString],
+    /// Descriptors with their names.
+    pub named: Vec<(&'a str, BorrowedFd<'a>)>,
+    pub notify: &'a NotifySocket,
+    /// Whether it is to wait until its predecessor has left the device.
+    pub waits: bool,
+}
+
 impl Running {
-    /// Starts a program with what is kept.
+    /// Starts a program.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn start(
-        program: &Program,
-        arguments: &[OsString],
-        store: &Store,
-        notify: &NotifySocket,
-    ) -> Result<Self> {
+    pub fn start(start: &Start<'_>) -> Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let (line, its_end) = Line::pair()?;
+        let mut named = start.named.clone();
+        named.push((LINE, its_end.as_fd()));
+        let names: Vec<_> = named.iter().map(|(name, _)| *name).collect();
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("manatee-keeper")
             .arg(LAUNCH)
-            .args(arguments)
-            .env("NOTIFY_SOCKET", notify.path())
+            .args(start.arguments)
+            .env("NOTIFY_SOCKET", start.notify.path())
             .env("FDSTORE", MOST.to_string())
+            .env("LISTEN_FDS", names.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"))
             .env_remove("LISTEN_PID")
             .env_remove("WATCHDOG_USEC")
+            .env_remove(STANDBY)
             .stdin(theirs);
-        if store.len() > 0 {
-            command.env("LISTEN_FDS", store.len().to_string());
-            command.env("LISTEN_FDNAMES", store.names());
-        } else {
-            command.env_remove("LISTEN_FDS");
-            command.env_remove("LISTEN_FDNAMES");
+        if start.waits {
+            command.env(STANDBY, "1");
         }
         let child = command.spawn().context("starting a process")?;
         drop(command);
-        let descriptors = [program.file.as_fd()]
+        let descriptors = named.iter().map(|(_, descriptor)| *descriptor);
+        let descriptors: Vec<_> = [start.program.file.as_fd()]
             .into_iter()
-            .chain(store.descriptors());
-        let descriptors: Vec<_> = descriptors.collect();
+            .chain(descriptors)
+            .collect();
         let running = Self {
             ended: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
             child,
+            line,
+            hung_up: false,
             begun: Instant::now(),
             ready: false,
         };
@@ -198,6 +218,21 @@ impl Running {
     /// Returns what is readable when it has ended.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
+    }
+
+    /// Returns what is readable when it says something by its line, while that is open.
+    pub fn line(&self) -> Option<BorrowedFd<'_>> {
+        (!self.hung_up).then(|| self.line.as_fd())
+    }
+
+    /// Listens to its line. What makes no sense closes it.
+    pub fn listen(&mut self) -> Heard {
+        if self.hung_up {
+            return Heard::Closed;
+        }
+        let heard = self.line.listen().unwrap_or(Heard::Closed);
+        self.hung_up = matches!(heard, Heard::Closed);
+        heard
     }
 
     /// Sends it a signal. It may have ended.
@@ -294,15 +329,7 @@ fn receive(socket: BorrowedFd<'_>, taken: &mut Vec<OwnedFd>) -> Result<()> {
 
 /// Waits until a descriptor is readable; false if it is not in time.
 pub fn readable(fd: impl AsFd, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).unwrap_or_default();
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Err(rustix::io::Errno::INTR) => {}
-            ready => return Ok(ready? > 0),
-        }
-    }
+    wait_for(fd, PollFlags::IN, patience)
 }
 
 #[cfg(test)]
@@ -322,6 +349,9 @@ mod tests {
     fn program_says_what_it_reads() {
         let facts = parse(br#"{"version":"1.2\n","hand_over":{"writes":2,"reads":3}}"#).unwrap();
         assert_eq!((&*facts.version, facts.writes, facts.reads), ("1.2", 2, 3));
+        assert!(!facts.stands_by);
+        let text = br#"{"version":"1","hand_over":{"writes":2,"reads":3,"stands_by":true}}"#;
+        assert!(parse(text).unwrap().stands_by);
         let old = parse(br#"{"version":"0.1.0"}"#).unwrap_err().to_string();
         assert!(old.contains("which states"), "{old}");
     }

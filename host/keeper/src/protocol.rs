@@ -49,4 +49,7 @@ pub struct Upgraded {
     /// Whether the process before has handed its device over. If not, a VMM that was attached
     /// is cut off.
     pub handed_over: bool,
+    /// Whether the next process was started, and rehearsed, before the one before was told to
+    /// end.
+    pub rehearsed: bool,
 }

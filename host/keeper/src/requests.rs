@@ -1,8 +1,10 @@
 //! The socket by which an operator asks for an upgrade.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, fchmod};
@@ -15,16 +17,21 @@ use rustix::net::{
 use crate::process::readable;
 use crate::protocol::{Answer, MAX_PACKET, PATIENCE, Request};
 
-/// Requests that wait.
+/// Connections that wait.
 const BACKLOG: i32 = 8;
+/// Clients that have not said yet what they want; the one that has been silent for longest makes room
+/// for another.
+const MAX_SILENT: usize = 8;
 /// How long a client may take to say what it wants.
-const ASKED_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The socket. Its file goes with it.
 #[derive(Debug)]
 pub struct Requests {
     socket: OwnedFd,
     path: PathBuf,
+    /// Clients that have said nothing yet, and until when they may.
+    silent: VecDeque<(Client, Instant)>,
 }
 
 impl Requests {
@@ -46,35 +53,56 @@ impl Requests {
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &address).with_context(|| format!("listening on {shown}"))?;
         listen(&socket, BACKLOG)?;
-        Ok(Self { socket, path })
+        Ok(Self {
+            socket,
+            path,
+            silent: VecDeque::new(),
+        })
     }
 
-    /// Takes a client that is this user, or root, with what it asks for. None if there is none.
+    /// Returns what is readable when there may be something to [accept](Self::accept).
+    pub fn news(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let silent = self.silent.iter().map(|(client, _)| client.0.as_fd());
+        silent.chain([self.socket.as_fd()])
+    }
+
+    /// Returns when the first silent client has been so for too long.
+    pub fn patience_ends(&self) -> Option<Instant> {
+        self.silent.iter().map(|(_, until)| *until).min()
+    }
+
+    /// Takes a client that is this user, or root, with what it asks for. None if there is none. One
+    /// that says nothing keeps nobody waiting.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn accept(&self) -> io::Result<Option<(Client, Request)>> {
-        let flags = SocketFlags::CLOEXEC;
-        let client = match accept_with(&self.socket, flags) {
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
-            client => Client(client?),
-        };
-        match client.read() {
-            Ok(request) => Ok(Some((client, request))),
-            Err(error) => {
-                client.answer(&Answer::Refused {
-                    reason: format!("{error:#}"),
-                });
-                Ok(None)
+    pub fn accept(&mut self) -> io::Result<Option<(Client, Request)>> {
+        loop {
+            let client = match accept_with(&self.socket, SocketFlags::CLOEXEC) {
+                Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => break,
+                client => Client(client?),
+            };
+            if self.silent.len() >= MAX_SILENT
+                && let Some((oldest, _)) = self.silent.pop_front()
+            {
+                oldest.refuse("others have asked meanwhile: ask again");
+            }
+            self.silent
+                .push_back((client, Instant::now() + ASKED_WITHIN));
+        }
+        for _ in 0..self.silent.len() {
+            let Some((client, until)) = self.silent.pop_front() else {
+                break;
+            };
+            match client.read() {
+                Ok(Some(request)) => return Ok(Some((client, request))),
+                Ok(None) if Instant::now() < until => self.silent.push_back((client, until)),
+                Ok(None) => client.refuse("nothing was asked for"),
+                Err(error) => client.refuse(&format!("{error:#}")),
             }
         }
-    }
-}
-
-impl AsFd for Requests {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        Ok(None)
     }
 }
 
@@ -100,7 +128,8 @@ fn socket() -> io::Result<OwnedFd> {
 pub struct Client(OwnedFd);
 
 impl Client {
-    fn read(&self) -> Result<Request> {
+    /// Returns what it asks for; None if it has not said so yet.
+    fn read(&self) -> Result<Option<Request>> {
         let who = sockopt::socket_peercred(&self.0)?;
         let own = rustix::process::geteuid();
         ensure!(
@@ -109,10 +138,19 @@ impl Client {
             who.uid,
             own
         );
-        ensure!(readable(&self.0, ASKED_WITHIN)?, "nothing was asked for");
         let mut packet = vec![0; MAX_PACKET];
-        let (length, _) = recv(&self.0, &mut *packet, RecvFlags::DONTWAIT)?;
-        serde_json::from_slice(&packet[..length]).context("the request is invalid")
+        match recv(&self.0, &mut *packet, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            received => {
+                let request = serde_json::from_slice(&packet[..received?.0]);
+                request.map(Some).context("the request is invalid")
+            }
+        }
+    }
+
+    fn refuse(&self, reason: &str) {
+        let reason = reason.to_owned();
+        self.answer(&Answer::Refused { reason });
     }
 
     /// Answers. Nobody may wait for it any more.
@@ -143,4 +181,52 @@ pub fn ask(path: &Path, request: &Request) -> Result<Answer> {
     let (length, _) = recv(&socket, &mut *packet, RecvFlags::DONTWAIT)?;
     ensure!(length > 0, "the keeper is gone");
     Ok(serde_json::from_slice(&packet[..length])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(path: &Path) -> OwnedFd {
+        let client = socket().unwrap();
+        connect(&client, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        client
+    }
+
+    #[test]
+    fn silent_clients_keep_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keeper");
+        let mut requests = Requests::bind(&path).unwrap();
+        let mut silent = Vec::new();
+        // More than there is room for; those that came first make room.
+        for number in 0..2 * MAX_SILENT {
+            silent.push(client(&path));
+            assert!(requests.accept().unwrap().is_none());
+            assert_eq!(requests.silent.len(), (number + 1).min(MAX_SILENT));
+        }
+        assert!(requests.patience_ends().is_some());
+        let asking = client(&path);
+        let request = Request::Upgrade { program: None };
+        let packet = serde_json::to_vec(&request).unwrap();
+        send(&asking, &packet, SendFlags::empty()).unwrap();
+        assert_eq!(requests.accept().unwrap().unwrap().1, request);
+        let mut answer = vec![0; MAX_PACKET];
+        let (length, _) = recv(&silent[0], &mut *answer, RecvFlags::DONTWAIT).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.contains("ask again"), "{answer}");
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keeper");
+        let mut requests = Requests::bind(&path).unwrap();
+        let asking = client(&path);
+        send(&asking, b"please", SendFlags::empty()).unwrap();
+        assert!(requests.accept().unwrap().is_none());
+        assert!(requests.silent.is_empty());
+        let (length, _) = recv(&asking, &mut [0; 64][..], RecvFlags::DONTWAIT).unwrap();
+        assert!(length > 0, "it was answered");
+    }
 }

@@ -13,7 +13,7 @@ use rustix::net::{
 /// The most descriptors that are kept.
 pub const MOST: usize = 2048;
 /// The longest name of one in bytes, as systemd has it.
-const MAX_NAME: usize = 255;
+pub const MAX_NAME: usize = 255;
 /// The longest message in bytes.
 const MAX_MESSAGE: usize = 4096;
 /// The most descriptors that the kernel lets through with a message.
@@ -34,15 +34,10 @@ impl Store {
         self.0.iter().any(|(own, _)| own == name)
     }
 
-    /// Returns the names, as `LISTEN_FDNAMES` has them.
-    pub fn names(&self) -> String {
-        let names: Vec<_> = self.0.iter().map(|(name, _)| &**name).collect();
-        names.join(":")
-    }
-
-    /// Returns the descriptors, in the order of their names.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|(_, descriptor)| descriptor.as_fd())
+    /// Returns them with their names.
+    pub fn named(&self) -> Vec<(&str, BorrowedFd<'_>)> {
+        let named = self.0.iter();
+        named.map(|(name, fd)| (&**name, fd.as_fd())).collect()
     }
 
     fn add(&mut self, name: &str, descriptors: Vec<OwnedFd>) {
@@ -67,8 +62,7 @@ impl Store {
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
         };
         let name = value("FDNAME").unwrap_or("stored");
-        let valid = |c: char| c.is_ascii_graphic() && c != ':';
-        if name.len() <= MAX_NAME && name.chars().all(valid) {
+        if is_name(name) {
             if value("FDSTORE") == Some("1") {
                 self.add(name, message.descriptors);
             } else if value("FDSTOREREMOVE") == Some("1") {
@@ -78,6 +72,12 @@ impl Store {
         // A barrier's descriptor is closed here: all before it has been heard.
         lines.any(|line| line == "READY=1")
     }
+}
+
+/// Returns whether a descriptor can have this name in `LISTEN_FDNAMES`.
+pub fn is_name(name: &str) -> bool {
+    let valid = |c: char| c.is_ascii_graphic() && c != ':';
+    name.len() <= MAX_NAME && name.chars().all(valid)
 }
 
 /// What a process says.
@@ -168,6 +168,11 @@ impl AsFd for NotifySocket {
 mod tests {
     use super::*;
 
+    fn names(store: &Store) -> String {
+        let names: Vec<_> = store.named().iter().map(|(name, _)| *name).collect();
+        names.join(":")
+    }
+
     fn message(text: &str, descriptors: usize) -> Message {
         let open = |_| tempfile::tempfile().unwrap().into();
         Message {
@@ -182,10 +187,10 @@ mod tests {
         assert!(!store.heed(message("FDSTORE=1\nFDNAME=a\nFDPOLL=0\n", 1)));
         store.heed(message("FDSTORE=1\nFDNAME=b", 2));
         store.heed(message("FDSTORE=1", 1));
-        assert_eq!((store.len(), &*store.names()), (4, "a:b:b:stored"));
+        assert_eq!((store.len(), &*names(&store)), (4, "a:b:b:stored"));
         assert!(store.has("b"));
         store.heed(message("FDSTOREREMOVE=1\nFDNAME=b\n", 0));
-        assert_eq!(store.names(), "a:stored");
+        assert_eq!(names(&store), "a:stored");
         assert!(store.heed(message("READY=1\nSTATUS=x\n", 0)));
         assert!(!store.heed(message("STATUS=READY=1\n", 1)));
         assert_eq!(store.len(), 2, "what nobody asked to keep");

@@ -1,9 +1,10 @@
 //! What the keeper does: it runs a process, keeps what that leaves, and runs the next.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -13,23 +14,22 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
-use crate::process::{Program, Running};
-use crate::protocol::{Answer, Request, Upgraded};
+use crate::line::{Heard as Said, Named, Word};
+use crate::process::{Program, Running, Start};
+use crate::protocol::{Answer, Request};
 use crate::requests::{Client, Requests};
 use crate::store::{NotifySocket, Store};
 
 /// The name of the state of a device that was left.
-const STATE: &str = "manatee-state";
-/// How long a process may take to be ready: it may have a component to compile.
-const READY_WITHIN: Duration = Duration::from_secs(90);
-/// How long a process may take to end.
-const ENDS_WITHIN: Duration = Duration::from_secs(20);
+pub const STATE: &str = "manatee-state";
 /// The first wait before a process that failed is started again; it doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A process that ran so long has not failed at once.
 const RAN_WELL: Duration = Duration::from_secs(60);
+/// A program that fails within this time after it took over is followed by the one before.
+const PROBATION: Duration = Duration::from_secs(10);
 
 /// What is kept, and how.
 #[derive(Debug)]
@@ -54,11 +54,17 @@ pub fn keep(options: Options) -> Result<()> {
 }
 
 /// Something that happened.
-enum Event {
+pub enum Event {
     /// The process says that it is ready.
     Ready,
     /// The process has ended.
     Ended(ExitStatus),
+    /// The process says something by its line.
+    Said(Word, Vec<Named>),
+    /// The one that waits to take over does.
+    StandbySaid(Word),
+    /// The one that waits to take over has ended.
+    StandbyEnded(ExitStatus),
     /// Somebody asks for something.
     Asked(Client, Request),
     /// A signal came.
@@ -67,21 +73,27 @@ enum Event {
     Timeout,
 }
 
-struct Keeper {
-    options: Options,
-    program: Program,
+pub struct Keeper {
+    pub options: Options,
+    pub program: Program,
     /// None while there is no process.
-    running: Option<Running>,
-    store: Store,
-    notify: NotifySocket,
+    pub running: Option<Running>,
+    /// A process that waits until the one that serves has ended.
+    pub standby: Option<Running>,
+    /// A process that has left its device, and only ends.
+    pub leaving: Option<Running>,
+    /// The program before, and when the one that runs took over from it.
+    pub before: Option<(Program, Instant)>,
+    pub store: Store,
+    pub notify: NotifySocket,
     requests: Option<Requests>,
     signals: SignalFd,
     /// The service manager of the keeper's own.
     manager: Option<UnixDatagram>,
     /// Processes that failed one after the other.
     failed: u32,
-    /// A signal that came during an upgrade.
-    put_off: Option<Heard>,
+    /// What came during an upgrade and is seen to after it.
+    put_off: VecDeque<Event>,
     _folder: tempfile::TempDir,
 }
 
@@ -105,13 +117,16 @@ impl Keeper {
         Ok(Self {
             program: Program::open(&options.program)?,
             running: None,
+            standby: None,
+            leaving: None,
+            before: None,
             store: Store::default(),
             notify: NotifySocket::bind(folder.path())?,
             requests: requests.transpose()?,
             signals: SignalFd::with_flags(&heard, flags)?,
             manager: manager()?,
             failed: 0,
-            put_off: None,
+            put_off: VecDeque::new(),
             _folder: folder,
             options,
         })
@@ -122,8 +137,8 @@ impl Keeper {
         let mut again = None;
         let mut ending = false;
         loop {
-            let event = match self.put_off.take() {
-                Some(signal) => Event::Signal(signal),
+            let event = match self.put_off.pop_front() {
+                Some(event) => event,
                 None => self.next(again)?,
             };
             match event {
@@ -146,16 +161,37 @@ impl Keeper {
                 // It was told to end, or to have another continue.
                 Event::Ended(status) if status.success() && !self.store.has(STATE) => return Ok(()),
                 Event::Ended(status) if status.success() => again = Some(Instant::now()),
-                Event::Ended(status) => again = Some(self.wait_after(status)?),
+                Event::Ended(status) => {
+                    self.go_back();
+                    again = Some(self.wait_after(status)?);
+                }
                 Event::Timeout => {
                     again = None;
                     self.start()?;
                 }
+                Event::Said(..) | Event::StandbySaid(_) | Event::StandbyEnded(_) => {}
             }
         }
     }
 
-    fn start(&mut self) -> Result<()> {
+    /// Goes back to the program before, if the one that has just failed took over a moment ago.
+    fn go_back(&mut self) {
+        let Some((before, begun)) = self.before.take() else {
+            return;
+        };
+        if begun.elapsed() < PROBATION {
+            let failed = std::mem::replace(&mut self.program, before);
+            say(&format!(
+                "version {} failed {} ms after it took over, and version {} is started again",
+                failed.facts.version,
+                begun.elapsed().as_millis(),
+                self.program.facts.version
+            ));
+        }
+    }
+
+    /// Starts the program with what is kept.
+    pub fn start(&mut self) -> Result<()> {
         let Self {
             program,
             options,
@@ -163,7 +199,13 @@ impl Keeper {
             notify,
             ..
         } = self;
-        let running = Running::start(program, &options.arguments, store, notify)?;
+        let running = Running::start(&Start {
+            program,
+            arguments: &options.arguments,
+            named: store.named(),
+            notify,
+            waits: false,
+        })?;
         say(&format!(
             "process {} of version {} runs, with {} descriptors that were kept",
             running.id(),
@@ -195,7 +237,7 @@ impl Keeper {
     }
 
     /// Waits for the next event, until then at the longest.
-    fn next(&mut self, until: Option<Instant>) -> Result<Event> {
+    pub fn next(&mut self, until: Option<Instant>) -> Result<Event> {
         loop {
             self.wait(until)?;
             let process = self.running.as_ref().map(Running::id);
@@ -217,11 +259,19 @@ impl Keeper {
                 self.running = None;
                 return Ok(Event::Ended(status));
             }
+            if let Some(leaving) = &mut self.leaving
+                && leaving.status()?.is_some()
+            {
+                self.leaving = None;
+            }
+            if let Some(event) = self.talk()? {
+                return Ok(event);
+            }
             if let Some(signal) = self.signals.read_signal()? {
                 let number = i32::try_from(signal.ssi_signo)?;
                 return Ok(Event::Signal(Heard::try_from(number)?));
             }
-            if let Some(requests) = &self.requests
+            if let Some(requests) = &mut self.requests
                 && let Some((client, request)) = requests.accept()?
             {
                 return Ok(Event::Asked(client, request));
@@ -232,14 +282,42 @@ impl Keeper {
         }
     }
 
+    /// Listens to the lines.
+    fn talk(&mut self) -> Result<Option<Event>> {
+        if let Some(running) = &mut self.running {
+            match running.listen() {
+                Said::Said(word, named) => return Ok(Some(Event::Said(word, named))),
+                Said::Nothing | Said::Closed => {}
+            }
+        }
+        let Some(standby) = &mut self.standby else {
+            return Ok(None);
+        };
+        // What it said before it ended counts.
+        if let Said::Said(word, _) = standby.listen() {
+            return Ok(Some(Event::StandbySaid(word)));
+        }
+        let ended = standby.status()?;
+        if ended.is_some() {
+            self.standby = None;
+        }
+        Ok(ended.map(Event::StandbyEnded))
+    }
+
     fn wait(&self, until: Option<Instant>) -> Result<()> {
         let mut all: Vec<BorrowedFd<'_>> = vec![self.notify.as_fd(), self.signals.as_fd()];
-        all.extend(self.requests.as_ref().map(AsFd::as_fd));
-        all.extend(self.running.as_ref().map(Running::ended));
+        all.extend(self.requests.iter().flat_map(Requests::news));
+        all.extend(self.leaving.as_ref().map(Running::ended));
+        for process in self.running.iter().chain(&self.standby) {
+            all.push(process.ended());
+            all.extend(process.line());
+        }
         let all = all.into_iter();
         let mut fds: Vec<_> = all
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
+        let patience = self.requests.as_ref().and_then(Requests::patience_ends);
+        let until = until.into_iter().chain(patience).min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec::try_from(left).unwrap_or_default());
         match poll(&mut fds, timeout.as_ref()) {
@@ -265,76 +343,13 @@ impl Keeper {
         client.answer(&answer);
     }
 
-    /// Has another process continue.
-    fn upgrade(&mut self, program: &Path) -> Result<Upgraded> {
-        let next = Program::open(program)?;
-        let running = self.running.as_ref();
-        let running = running.filter(|running| running.ready);
-        let running = running.context("the process that runs is not ready yet")?;
-        let (writes, reads) = (self.program.facts.writes, next.facts.reads);
-        ensure!(
-            writes <= reads,
-            "{} reads states up to version {reads}, and version {writes} is what {} leaves",
-            program.display(),
-            self.program.path.display()
-        );
-        let begun = Instant::now();
-        running.signal(Signal::TERM);
-        self.wait_end().context("the process that runs continues")?;
-        let handed_over = self.store.has(STATE);
-        let before = std::mem::replace(&mut self.program, next);
-        let before_version = before.facts.version.clone();
-        if let Err(error) = self.start().and_then(|()| self.wait_ready()) {
-            if let Some(running) = self.running.take() {
-                running.kill()?;
-            }
-            let version = std::mem::replace(&mut self.program, before).facts.version;
-            self.start()?;
-            self.wait_ready()
-                .context("the program before can't continue either")?;
-            bail!("version {version} can't continue, and the program before does again: {error:#}");
-        }
-        Ok(Upgraded {
-            process: self.running.as_ref().map_or(0, Running::id),
-            version: self.program.facts.version.clone(),
-            before: before_version,
-            took_us: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-            handed_over,
-        })
-    }
-
-    /// Waits until the process has ended.
-    fn wait_end(&mut self) -> Result<()> {
-        let deadline = Instant::now() + ENDS_WITHIN;
-        loop {
-            match self.next(Some(deadline))? {
-                Event::Ended(_) => return Ok(()),
-                Event::Timeout => bail!("it does not end within {} s", ENDS_WITHIN.as_secs()),
-                event => self.put_off(event),
-            }
-        }
-    }
-
-    /// Waits until the process is ready.
-    fn wait_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + READY_WITHIN;
-        loop {
-            match self.next(Some(deadline))? {
-                Event::Ready => return Ok(()),
-                Event::Ended(status) => bail!("it ended with {status}; see its log"),
-                Event::Timeout => bail!("it is not ready within {} s", READY_WITHIN.as_secs()),
-                event => self.put_off(event),
-            }
-        }
-    }
-
-    /// Turns down what comes in the middle of an upgrade.
-    fn put_off(&mut self, event: Event) {
+    /// Turns down what comes in the middle of an upgrade, or sees to it later.
+    pub fn put_off(&mut self, event: Event) {
         match event {
             Event::Asked(client, _) => client.answer(&Answer::Refused {
                 reason: "another upgrade is under way; wait for it".to_owned(),
             }),
-            Event::Signal(signal) => self.put_off = Some(signal),
+            Event::Signal(_) | Event::Ended(_) => self.put_off.push_back(event),
             _ => {}
         }
     }
@@ -375,6 +390,6 @@ fn manager() -> Result<Option<UnixDatagram>> {
     Ok(Some(socket))
 }
 
-fn say(text: &str) {
+pub fn say(text: &str) {
     eprintln!("manatee-keeper: {text}");
 }

@@ -18,6 +18,10 @@
 //! it a second time. What is read is taken for hostile: it has a version, a checksum and bounds,
 //! and every number is checked.
 //!
+//! A successor that was started meanwhile can find out before whether it will do: a predecessor
+//! [offers](offer) what it has as copies, without a pause, and the successor
+//! [rehearses](HandOver::rehearse) with that.
+//!
 //! What a port's endpoint is made of is its owner's affair: a TAP's descriptors go along by
 //! names of the caller's own ([`HandOver::add`]). What waits in the TAP waits there. Packets
 //! that were read from a TAP with several queues and wait for posted buffers, and what a loopback has
@@ -35,11 +39,11 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::component::Digest;
-use crate::device::{Device, DeviceState, GiveAwayError, TakeOverError};
+use crate::component::{Component, Digest};
+use crate::device::{Device, DeviceState, GiveAwayError, Limits, Port, TakeOverError};
 
 pub use error::OfferError;
-pub use limits::VERSION;
+pub use limits::{BUILD, VERSION, WRITES};
 use state_file::StateFile;
 
 /// The name of the descriptor that has the state.
@@ -87,6 +91,20 @@ pub struct HandOver {
     others: Vec<(String, OwnedFd)>,
     /// What it was read from.
     file: Option<StateFile>,
+    /// The device continues where it is: this is for a rehearsal.
+    offered: bool,
+}
+
+/// Offers a device, which continues: what comes of it is good for a [rehearsal](HandOver::rehearse),
+/// and nobody can take over by it.
+///
+/// # Errors
+///
+/// [`GiveAwayError`].
+pub fn offer(device: &Device) -> Result<HandOver, GiveAwayError> {
+    let mut offer = HandOver::new(device.offer()?);
+    offer.offered = true;
+    Ok(offer)
 }
 
 /// Gives a device away: it is paused from now on, and a successor in another process continues
@@ -97,19 +115,26 @@ pub struct HandOver {
 /// [`GiveAwayError`]; the device continues.
 pub fn give_away(device: &Device) -> Result<HandOver, GiveAwayError> {
     let begun = now();
-    Ok(HandOver {
-        device: device.give_away()?,
-        begun,
-        build: env!("CARGO_PKG_VERSION").to_owned(),
-        vectors: Vec::new(),
-        session: None,
-        notes: Vec::new(),
-        others: Vec::new(),
-        file: None,
-    })
+    let mut given = HandOver::new(device.give_away()?);
+    given.begun = begun;
+    Ok(given)
 }
 
 impl HandOver {
+    fn new(device: DeviceState) -> Self {
+        Self {
+            device,
+            begun: now(),
+            build: BUILD.to_owned(),
+            vectors: Vec::new(),
+            session: None,
+            notes: Vec::new(),
+            others: Vec::new(),
+            file: None,
+            offered: false,
+        }
+    }
+
     /// Returns named descriptors: the [state](STATE), the files of the guest's memory, and what
     /// was added.
     ///
@@ -190,6 +215,28 @@ impl HandOver {
         }
     }
 
+    /// Checks that a device of this component and these ports could take over, as far as that can be
+    /// seen without touching the guest: its memory is mapped, and an instance restores the state
+    /// and lays its windows, as private ones.
+    ///
+    /// # Errors
+    ///
+    /// [`TakeOverError`].
+    pub fn rehearse(
+        self,
+        component: &Component,
+        ports: &[Port],
+        limits: Limits,
+    ) -> Result<(), TakeOverError> {
+        self.device.rehearse(component, ports, limits)
+    }
+
+    /// Returns whether the device continues where it is, and this is for a
+    /// [rehearsal](Self::rehearse).
+    pub fn is_offer(&self) -> bool {
+        self.offered
+    }
+
     /// Has a device continue, which was just made, with the same ports. Memory that the
     /// predecessor's caller had mapped itself is mapped already. From now on the predecessor
     /// must not continue. Returns how long the device stood still.
@@ -203,8 +250,12 @@ impl HandOver {
             device: state,
             begun,
             file,
+            offered,
             ..
         } = self;
+        if offered {
+            return Err(TakeOverError::Offered);
+        }
         let file = file.as_ref();
         file.map_or(Ok(()), |file| file.set_taken(true))?;
         let taken = device.take_over(state);

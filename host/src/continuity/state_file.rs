@@ -23,12 +23,12 @@ pub(super) struct StateFile(File);
 
 impl StateFile {
     /// Writes a state to a new file in memory, whose length nobody can change.
-    pub fn write(state: &[u8]) -> io::Result<OwnedFd> {
+    pub fn write(state: &[u8], version: u32) -> io::Result<OwnedFd> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("manatee-state", flags)?);
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(&MAGIC);
-        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[8..12].copy_from_slice(&version.to_le_bytes());
         header[16..24].copy_from_slice(&(state.len() as u64).to_le_bytes());
         let sum = checksum(&header, state);
         header[24..].copy_from_slice(&sum);

@@ -19,16 +19,22 @@ impl VectorSink for Nowhere {
     fn raise(&self, _vector: u16) {}
 }
 
-fn device(ports: u8) -> Device {
-    let ports = (0..ports).map(|number| Port {
+fn ports(count: u8) -> Vec<Port> {
+    let ports = (0..count).map(|number| Port {
         mac: [2, 0, 0, 0, 0, number],
         mtu: 1500,
         link_speed_mbps: 10_000,
         endpoint: Box::new(Null::with_queues(1)),
     });
+    ports.collect()
+}
+
+fn device(count: u8) -> Device {
     let component = Component::embedded().unwrap();
     let interrupts = Interrupts::Vectors(Box::new(Nowhere));
-    let device = Device::builder(&component).ports(ports).build(interrupts);
+    let device = Device::builder(&component)
+        .ports(ports(count))
+        .build(interrupts);
     let device = device.unwrap();
     device.config_write(4, &[6, 0]);
     device
@@ -133,6 +139,33 @@ fn state_is_taken_once() {
 }
 
 #[test]
+fn offer_is_rehearsed_with_and_never_taken_over() {
+    let old = device(1);
+    memory(&old);
+    let offer = || offer(&old).unwrap().into_descriptors().unwrap();
+    let read = |descriptors| HandOver::from_descriptors(descriptors).unwrap();
+    assert!(!old.is_paused(), "it continues");
+    let component = Component::embedded().unwrap();
+    let rehearse =
+        |offer: HandOver, ports: Vec<Port>| offer.rehearse(&component, &ports, Limits::default());
+    assert!(read(offer()).is_offer());
+    rehearse(read(offer()), self::ports(1)).unwrap();
+    let error = rehearse(read(offer()), self::ports(2)).unwrap_err();
+    assert!(matches!(error, TakeOverError::Ports { saved: 1, own: 2 }));
+    let mut wrong = super::offer(&old).unwrap();
+    wrong.device.snapshot.truncate(40);
+    let error = rehearse(wrong, self::ports(1)).unwrap_err();
+    assert!(matches!(error, TakeOverError::Restore(_)), "{error}");
+    let next = device(1);
+    let error = read(offer()).take_over(&next).unwrap_err();
+    assert!(matches!(error, TakeOverError::Offered), "{error}");
+    // What is given away is no offer.
+    let given = give_away(&old).unwrap().into_descriptors().unwrap();
+    assert!(!read(copies(&given)).is_offer());
+    read(given).take_over(&next).unwrap();
+}
+
+#[test]
 fn device_in_use_takes_nothing_over() {
     let (_old, descriptors) = given();
     let used = device(1);
@@ -199,9 +232,9 @@ fn every_bit_of_a_state_counts() {
 fn newer_version_is_named() {
     let (_old, descriptors) = given();
     let mut bytes = state(&descriptors);
-    bytes[8] += 1;
+    bytes[8] = VERSION as u8 + 1;
     let error = HandOver::from_descriptors(with_state(&descriptors, &bytes)).unwrap_err();
-    assert!(error.to_string().contains("state has version 2"), "{error}");
+    assert!(error.to_string().contains("state has version 3"), "{error}");
 }
 
 #[test]
@@ -253,4 +286,20 @@ fn posted_buffers_have_the_segments_that_there_are() {
         let error = read.unwrap_err().to_string();
         assert!(error.contains("do not add up"), "{error}");
     }
+}
+
+#[test]
+fn states_of_the_first_version_are_read() {
+    use super::state_file::StateFile;
+    let (_old, descriptors) = given();
+    let bytes = state(&descriptors);
+    assert_eq!(u32::from(bytes[8]), WRITES);
+    let first = File::from(StateFile::write(&bytes[56..], 1).unwrap());
+    let mut first_bytes = vec![0; bytes.len()];
+    first.read_exact_at(&mut first_bytes, 0).unwrap();
+    let read = HandOver::from_descriptors(with_state(&descriptors, &first_bytes)).unwrap();
+    assert!(!read.is_offer());
+    let next = device(1);
+    read.take_over(&next).unwrap();
+    assert_eq!(next.inspect()["memory"]["region_count"], 3);
 }

@@ -1,19 +1,18 @@
 //! What a device's successor in another process continues with, beside descriptors.
 
-use std::fs::File;
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::handed_memory::{map, opened};
 use super::handle::Device;
 use super::inner::DeviceInner;
-use super::snapshot::RestoreError;
-use super::swap::SwapError;
+use super::snapshot::{self, RestoreError};
+use super::swap::{Candidate, SwapError};
 use super::telemetry::Past;
-use crate::component::Digest;
-use crate::contract::{LinkState, RegisterWrite};
+use crate::component::{Component, Digest};
+use crate::contract::{Link, LinkState, PortConfig, RegisterWrite};
 use crate::endpoint::{Counters, RxBuffer};
-use crate::memory::{GuestFile, MapError, Segment, SharedRegion};
-use crate::runtime::{Failure, PortState, QueueState};
+use crate::memory::{MapError, Segment, SharedRegion};
+use crate::runtime::{Failure, Limits, Port, PortState, QueueState};
 
 /// How long whoever replaces the component may take until the device can be given away.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -100,6 +99,12 @@ pub enum TakeOverError {
     /// The state is no good here.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The component can't continue from the state.
+    #[error(transparent)]
+    Rehearsal(#[from] SwapError),
+    /// It is for a rehearsal only.
+    #[error("the device continues where it is: this is a copy of its state to rehearse with")]
+    Offered,
     /// The device has other ports.
     #[error(
         "the state is of a device with {saved} ports, and this one has {own}: give the same \
@@ -155,44 +160,30 @@ impl Device {
         given
     }
 
+    /// Returns what a successor can rehearse with. The device continues.
+    pub(crate) fn offer(&self) -> Result<DeviceState, GiveAwayError> {
+        let mut inner = self.shared.own();
+        if inner.state_ref().absence.waiting {
+            return Err(GiveAwayError::MemoryAbsent);
+        }
+        let paused = inner.state_ref().function.is_paused();
+        let offered = inner.give_away(paused);
+        inner.leave();
+        offered
+    }
+
     /// Continues where another device was when it was given away.
     pub(crate) fn take_over(&self, state: DeviceState) -> Result<(), TakeOverError> {
-        let memory = state.memory.iter();
-        let memory = memory.map(|region| {
-            let SharedRegion {
-                address,
-                size,
-                writable,
-                ..
-            } = *region;
-            let open = |(file, offset): &(Arc<File>, u64)| {
-                let own = file.try_clone();
-                let own = own.map_err(|e| MapError::Mmap(address, size, e.to_string()))?;
-                Ok((GuestFile::new(own, address, size)?, *offset))
-            };
-            let file = region.file.as_ref().map(open).transpose()?;
-            Ok((address, size, file, writable))
-        });
-        let memory = memory.collect::<Result<Vec<_>, MapError>>()?;
+        let memory = opened(&state.memory)?;
         let mut inner = self.shared.own();
         let own = inner.state_ref().ports.len();
-        if own != state.ports.len() {
-            let saved = state.ports.len();
-            return Err(TakeOverError::Ports { saved, own });
-        }
+        state.check_ports(own)?;
         if inner.recoverer.checkpoint.is_some() {
             return Err(RestoreError::InUse.into());
         }
-        for (address, size, file, writable) in memory {
-            let memory = &mut inner.state().memory;
-            let mapped = match file {
-                Some((file, offset)) => memory.map_file(address, size, file, offset, writable),
-                None => memory.map_unreachable(address, size),
-            };
-            if let Err(error) = mapped {
-                inner.forget_memory();
-                return Err(error.into());
-            }
+        if let Err(error) = map(memory, &mut inner.state().memory) {
+            inner.forget_memory();
+            return Err(error.into());
         }
         let taken = inner.take_over_state(state);
         if taken.is_err() {
@@ -200,6 +191,58 @@ impl Device {
         }
         inner.settle();
         Ok(taken?)
+    }
+}
+
+impl DeviceState {
+    fn check_ports(&self, own: usize) -> Result<(), TakeOverError> {
+        let saved = self.ports.len();
+        match saved == own {
+            true => Ok(()),
+            false => Err(TakeOverError::Ports { saved, own }),
+        }
+    }
+
+    /// Checks that a device of this component and these ports can continue, without touching the
+    /// guest.
+    pub(crate) fn rehearse(
+        self,
+        component: &Component,
+        ports: &[Port],
+        limits: Limits,
+    ) -> Result<(), TakeOverError> {
+        self.check_ports(ports.len())?;
+        let memory = opened(&self.memory)?;
+        let description = component.describe().map_err(SwapError::from)?;
+        let configs: Vec<_> = ports.iter().zip(&self.ports).map(config).collect();
+        let mut candidate = Candidate::new(component, &description, &configs, limits)?;
+        let state = candidate.state();
+        let function = component.function(&description);
+        state.function = function.map_err(SwapError::from)?;
+        map(memory, &mut state.memory)?;
+        let saved = snapshot::restore_function(state, &self.snapshot)?;
+        if self.down.is_none() {
+            candidate.rehearse(&saved)?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns what an instance is told of a port that is not in use yet.
+fn config((port, past): (&Port, &PortPast)) -> PortConfig {
+    let [a, b, c, d, e, f] = port.mac;
+    PortConfig {
+        mac: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
+        link: Link {
+            state: match past.link_up {
+                true => LinkState::Up,
+                false => LinkState::Down,
+            },
+            speed_mbps: port.link_speed_mbps,
+            mtu: port.mtu,
+        },
+        // There are 64 at most.
+        queues: past.queues.len() as u16,
     }
 }
 

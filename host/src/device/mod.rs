@@ -11,6 +11,7 @@ mod doorbells;
 mod error;
 mod guard;
 mod hand_over;
+mod handed_memory;
 mod handle;
 mod inner;
 mod inspect;

@@ -148,6 +148,37 @@ impl Snapshot {
         }
         Ok(snapshot)
     }
+
+    fn restore_function(&self, state: &mut HostState) -> Result<(), RestoreError> {
+        let mut own = vec![0; CONFIG_SIZE];
+        state.function.config_read(0, &mut own);
+        let (saved, own) = (identity(&self.config), identity(&own));
+        if saved != own {
+            return Err(RestoreError::Identity { saved, own });
+        }
+        let table = MSIX_ENTRY * usize::from(state.function.msix_vectors());
+        if self.msix.len() != table {
+            let text = "its MSI-X table has another size".to_owned();
+            return Err(RestoreError::Malformed(text));
+        }
+        // What is read-only stays as it is; interrupts that were held back
+        // were sent before the state was saved, or come again.
+        state.stale = true;
+        let _ = state.function.msix_write(0, &self.msix);
+        let _ = state.function.config_write(0, &self.config);
+        Ok(())
+    }
+}
+
+/// Sets a function as it was when a state was saved, and returns the component's own part of
+/// that.
+pub(super) fn restore_function(
+    state: &mut HostState,
+    bytes: &[u8],
+) -> Result<Vec<u8>, RestoreError> {
+    let snapshot = Snapshot::decode(bytes)?;
+    snapshot.restore_function(state)?;
+    Ok(snapshot.component)
 }
 
 /// Returns what the ports are set to.
@@ -332,24 +363,7 @@ impl DeviceInner {
         if self.recoverer.checkpoint.is_some() {
             return Err(RestoreError::InUse);
         }
-        let state = self.state();
-        let mut own = vec![0; CONFIG_SIZE];
-        state.function.config_read(0, &mut own);
-        let (saved, own) = (identity(&snapshot.config), identity(&own));
-        if saved != own {
-            return Err(RestoreError::Identity { saved, own });
-        }
-        let table = MSIX_ENTRY * usize::from(state.function.msix_vectors());
-        if snapshot.msix.len() != table {
-            let text = "its MSI-X table has another size".to_owned();
-            return Err(RestoreError::Malformed(text));
-        }
-        // What is read-only stays as it is; interrupts that were held back
-        // were sent before the state was saved, or come again.
-        state.stale = true;
-        let _ = state.function.msix_write(0, &snapshot.msix);
-        let _ = state.function.config_write(0, &snapshot.config);
-        Ok(())
+        snapshot.restore_function(self.state())
     }
 
     fn take_over_exactly(&mut self, component: &[u8]) -> Result<(), RestoreError> {

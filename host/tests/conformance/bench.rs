@@ -68,6 +68,16 @@ pub struct HostBench {
     calls: u32,
 }
 
+/// Returns a port at each wire.
+fn ports(wires: &[Wire]) -> impl Iterator<Item = Port> {
+    wires.iter().enumerate().map(|(index, wire)| Port {
+        mac: [2, 0, 0, 0, (index >> 8) as u8, index as u8],
+        mtu: 1500,
+        link_speed_mbps: 10_000,
+        endpoint: Box::new(Single::new("test", wire.clone())),
+    })
+}
+
 /// Makes devices that are alike.
 struct Maker {
     component: Component,
@@ -78,16 +88,9 @@ struct Maker {
 impl Maker {
     /// Makes a device at power-on with a port at each wire.
     fn make(&self, wires: &[Wire]) -> Device {
-        let port = |(index, wire): (usize, &Wire)| Port {
-            mac: [2, 0, 0, 0, (index >> 8) as u8, index as u8],
-            mtu: 1500,
-            link_speed_mbps: 10_000,
-            endpoint: Box::new(Single::new("test", wire.clone())),
-        };
-        let ports = wires.iter().enumerate().map(port);
         let sink = Interrupts::Vectors(Box::new(Processor(self.processor.clone())));
         Device::builder(&self.component)
-            .ports(ports)
+            .ports(ports(wires))
             .limits(self.limits)
             .build(sink)
             .expect("a device")
@@ -189,6 +192,7 @@ impl HostBench {
         let Some(maker) = &self.maker else {
             return;
         };
+        self.rehearse(maker);
         let given = continuity::give_away(&self.machine.device).expect("a device to give away");
         let descriptors = given.into_descriptors().expect("memory for its state");
         let successor = maker.make(&self.wires);
@@ -196,6 +200,16 @@ impl HostBench {
         let taken = read.take_over(&successor);
         taken.expect("a device that can take over from its like");
         self.machine.device = successor;
+    }
+
+    /// Has a successor rehearse, which must not be seen.
+    fn rehearse(&self, maker: &Maker) {
+        let offer = continuity::offer(&self.machine.device).expect("a device to offer");
+        let descriptors = offer.into_descriptors().expect("memory for its state");
+        let read = HandOver::from_descriptors(descriptors).expect("a state as it was written");
+        let ports: Vec<_> = ports(&self.wires).collect();
+        let rehearsed = read.rehearse(&maker.component, &ports, maker.limits);
+        rehearsed.expect("a device that can take over from its like");
     }
 
     fn wire(&self, port: u32) -> &Wire {

@@ -395,6 +395,15 @@ impl Stopper {
         })
     }
 
+    /// Returns a copy of the listening socket, for a process that gets ready to continue.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn listener(&self) -> io::Result<OwnedFd> {
+        self.0.socket.as_fd().try_clone_to_owned()
+    }
+
     /// Removes the socket's file and ends [`Server::serve`], and the session with
     /// a VMM if there is one.
     /// Returns true when it has ended, false if it has not within `patience`;

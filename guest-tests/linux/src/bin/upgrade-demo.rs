@@ -1,6 +1,6 @@
 //! Replaces the process that serves a stock Linux guest, again and again, while it talks.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use manatee_guest_linux::assets::beside_this_program;
 use manatee_guest_linux::lab::{Lab, Plan};
 use manatee_guest_linux::opening::{self, all_arrived, same_guest, talk};
 use manatee_guest_linux::report::{self, Report};
@@ -30,6 +31,10 @@ struct Arguments {
     /// How many times the process is replaced
     #[arg(long, default_value_t = 50)]
     upgrades: usize,
+    /// The build of `manatee` that takes turns with the one under test
+    /// [default: `manatee-first-format` beside this program]
+    #[arg(long, value_name = "PATH")]
+    other: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }
@@ -55,7 +60,7 @@ fn show(arguments: &Arguments) -> Result<()> {
 }
 
 fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
-    let programs = programs(lab)?;
+    let programs = programs(lab, arguments)?;
     opening::guest(report, lab, PLAN, &[])?;
     let healthy = lab.health()?;
     let traffic = talk(report, lab)?;
@@ -75,12 +80,15 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// Returns the programs that take turns: the one under test, and a copy of it.
-fn programs(lab: &Lab) -> Result<[PathBuf; 2]> {
+/// Returns the programs that take turns: a build of another version, whose states have another
+/// format, and the one under test.
+fn programs(lab: &Lab, arguments: &Arguments) -> Result<[PathBuf; 2]> {
     let own = lab.stage().manatee.clone();
-    let copy = lab.stage().sandbox.run_dir().join("manatee-copy");
-    fs::copy(&own, &copy).context("copying the program")?;
-    Ok([copy, own])
+    let other = match &arguments.other {
+        Some(other) => other.clone(),
+        None => beside_this_program("manatee-first-format", "upgrade-demo")?,
+    };
+    Ok([other, own])
 }
 
 /// Has the programs take turns.
@@ -92,6 +100,7 @@ fn upgrade(
 ) -> Result<String> {
     let (control, keeper) = (lab.control(0)?, lab.keeper(0)?);
     let (mut pauses, mut took) = (Vec::new(), Vec::new());
+    let mut versions = BTreeSet::new();
     let mut before: u32 = control.inspect("process/id")?;
     for number in 1..=upgrades {
         traffic.wait_for_more(BETWEEN, WITHIN)?;
@@ -99,6 +108,8 @@ fn upgrade(
         let upgraded = keeper.upgrade(program);
         let upgraded = upgraded.with_context(|| format!("upgrade {number} of {upgrades}"))?;
         ensure!(upgraded.handed_over, "the device was not handed over");
+        ensure!(upgraded.rehearsed, "the next process has not rehearsed");
+        versions.insert(upgraded.version);
         let running: u32 = control.inspect("process/id")?;
         ensure!(
             running == upgraded.process && running != before,
@@ -116,8 +127,13 @@ fn upgrade(
     traffic.wait_for_more(BETWEEN, WITHIN)?;
     let pauses = Spread::of(pauses).context("no upgrade was made")?;
     let took = Spread::of(took).context("no upgrade was made")?;
+    ensure!(
+        upgrades < 2 || versions.len() == 2,
+        "of two builds only {versions:?} have served"
+    );
+    let versions: Vec<_> = versions.into_iter().collect();
     Ok(format!(
-        "{upgrades}, of two copies of the program in turn: pause {pauses}; from the end of one to \
-         the next {took}"
+        "{upgrades}, {} in turn: pause {pauses}; from the end of one to the next {took}",
+        versions.join(" and ")
     ))
 }

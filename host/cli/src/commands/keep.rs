@@ -107,11 +107,13 @@ fn text(upgraded: &Upgraded, json: bool) -> anyhow::Result<String> {
         before,
         took_us,
         handed_over,
+        rehearsed,
     } = upgraded;
     let took = Duration::from_micros(*took_us).as_millis();
-    let end = match handed_over {
-        true => "",
-        false => "; the device could not be handed over, and begins anew",
+    let end = match (handed_over, rehearsed) {
+        (false, _) => "; the device could not be handed over, and begins anew",
+        (true, false) => "; it could only be started then",
+        (true, true) => "",
     };
     Ok(format!(
         "process {process} of version {version} serves, {took} ms after that of version {before} \

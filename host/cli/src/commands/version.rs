@@ -1,7 +1,7 @@
 //! `manatee --version`.
 
 use manatee::component::{CONTRACTS, Component};
-use manatee::continuity::VERSION;
+use manatee::continuity::{BUILD, VERSION, WRITES};
 use serde_json::{Value, json};
 
 /// Returns what this build is.
@@ -29,14 +29,15 @@ fn version() -> anyhow::Result<Value> {
     }))
 }
 
-/// Returns which versions of states it leaves for other processes, and up to which it reads.
+/// Returns which versions of states it leaves for other processes, and up to which it reads; and
+/// that it can be started while its predecessor serves.
 fn hand_over() -> Value {
-    json!({ "writes": VERSION, "reads": VERSION })
+    json!({ "writes": WRITES, "reads": VERSION, "stands_by": true })
 }
 
 /// Prints what a keeper has to know of this build, without a look at its component.
 pub fn print_facts() -> anyhow::Result<()> {
-    let facts = json!({ "version": env!("CARGO_PKG_VERSION"), "hand_over": hand_over() });
+    let facts = json!({ "version": BUILD, "hand_over": hand_over() });
     super::output::print(&format!("{facts}\n"))
 }
 

@@ -13,3 +13,4 @@ mod msix;
 mod raw;
 mod restart;
 mod service;
+mod successor;

@@ -12,14 +12,18 @@ use crate::harness::{CONFIG, command, config_u16, config_u32, memfd, wait};
 use crate::interrupts::{MASK, NONE, TRIGGER, UNMASK, assign, eventfd, set, taken};
 
 /// A `manatee keep -- serve ...` with a loopback port.
-struct Kept {
+pub struct Kept {
     keeper: Child,
     dir: TempDir,
 }
 
 impl Kept {
     /// Returns when it serves.
-    fn start(options: &[&str]) -> Self {
+    pub fn start(options: &[&str]) -> Self {
+        Self::start_with(options, &["--port", "loopback"])
+    }
+
+    pub fn start_with(options: &[&str], serve: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let notify = dir.path().join("notify");
         let readiness = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
@@ -30,7 +34,9 @@ impl Kept {
             .arg("--control")
             .arg(path("keeper"))
             .args(options)
-            .args(["--", "serve", "--port", "loopback", "--socket-path"])
+            .args(["--", "serve"])
+            .args(serve)
+            .arg("--socket-path")
             .arg(path("vfio"))
             .arg("--control")
             .arg(path("control"))
@@ -55,25 +61,25 @@ impl Kept {
         kept
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap()
     }
 
-    fn attach(&self) -> Client {
+    pub fn attach(&self) -> Client {
         Client::new(&self.path("vfio")).unwrap()
     }
 
-    fn inspect(&self) -> serde_json::Value {
+    pub fn inspect(&self) -> serde_json::Value {
         let mut client = manatee_control::Client::connect(&self.path("control")).unwrap();
         client.inspect(None).unwrap()
     }
 
     /// The process that serves.
-    fn process(&self) -> u32 {
+    pub fn process(&self) -> u32 {
         let tree = self.inspect();
         u32::try_from(tree["process"]["id"].as_u64().unwrap()).unwrap()
     }
@@ -87,15 +93,20 @@ impl Kept {
         upgrade.args(options).output().unwrap()
     }
 
-    /// Has another process serve.
-    fn upgraded(&self) {
-        let output = self.upgrade(&[]);
+    /// Has another process serve. Returns what came of it.
+    pub fn upgraded(&self) -> serde_json::Value {
+        self.upgraded_to(&[])
+    }
+
+    pub fn upgraded_to(&self, options: &[&str]) -> serde_json::Value {
+        let output = self.upgrade(&[options, &["--json"]].concat());
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{text}\n{}", self.log());
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Why it can't.
-    fn refused(&self, program: &Path) -> String {
+    pub fn refused(&self, program: &Path) -> String {
         let output = self.upgrade(&["--program", program.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()
@@ -114,7 +125,7 @@ impl Drop for Kept {
 }
 
 /// A VMM that has shared memory and set interrupts up.
-fn attached(kept: &Kept) -> (Client, Vec<OwnedFd>) {
+pub fn attached(kept: &Kept) -> (Client, Vec<OwnedFd>) {
     let mut client = kept.attach();
     let memory = memfd(2 << 20);
     client.dma_map(0, 0, 1 << 20, memory.as_raw_fd()).unwrap();
@@ -137,7 +148,7 @@ fn vmm_does_not_notice_that_another_process_serves_it() {
     let before = kept.inspect();
     for number in 1..=3 {
         let process = kept.process();
-        kept.upgraded();
+        assert_eq!(kept.upgraded()["rehearsed"], true);
         assert_ne!(kept.process(), process);
         let tree = kept.inspect();
         assert_eq!(tree["memory"], before["memory"]);
@@ -246,7 +257,7 @@ fn program_that_can_not_go_on_is_followed_by_the_old_one() {
     let kept = Kept::start(&[]);
     let (mut client, fds) = attached(&kept);
     let process = kept.process();
-    let body = r#"case $1 in hand-over-facts) echo '{"version":"9","hand_over":{"writes":1,"reads":1}}';; *) exit 7;; esac"#;
+    let body = r#"case $1 in hand-over-facts) echo '{"version":"9","hand_over":{"writes":2,"reads":2}}';; *) exit 7;; esac"#;
     let broken = script(&kept, "broken", body);
     let text = kept.refused(&broken);
     assert!(text.contains("version 9 can't continue"), "{text}");
@@ -277,7 +288,7 @@ fn of_two_upgrades_at_once_the_second_waits_or_is_told_to() {
 }
 
 /// Writes a program.
-fn script(kept: &Kept, name: &str, body: &str) -> PathBuf {
+pub fn script(kept: &Kept, name: &str, body: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let path = kept.path(name);
     std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();

@@ -11,6 +11,7 @@ use super::records::{
     PastState, PortState, QueueState, RegionState, SessionState, State, VectorState,
 };
 use crate::continuity::error::OfferError;
+use crate::continuity::limits::{VERSION, WRITES};
 use crate::continuity::state_file::StateFile;
 use crate::continuity::{HandOver, MAX_NOTES, STATE, Session, Vector};
 use crate::device::{Past, PortPast, QueuePast};
@@ -27,6 +28,7 @@ pub fn pack(hand_over: HandOver) -> io::Result<Vec<(String, OwnedFd)>> {
         notes,
         others: mut descriptors,
         file: _,
+        offered,
     } = hand_over;
     if notes.len() > MAX_NOTES {
         return Err(io::Error::other(OfferError::notes(notes.len())));
@@ -53,9 +55,11 @@ pub fn pack(hand_over: HandOver) -> io::Result<Vec<(String, OwnedFd)>> {
         notes,
         work_left: device.work_left,
         unfinished: device.unfinished,
+        offered: offered.then_some(true),
     };
+    let version = if offered { VERSION } else { WRITES };
     let state = minicbor::to_vec(&state).map_err(io::Error::other)?;
-    descriptors.push((STATE.to_owned(), StateFile::write(&state)?));
+    descriptors.push((STATE.to_owned(), StateFile::write(&state, version)?));
     Ok(descriptors)
 }
 

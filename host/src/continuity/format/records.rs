@@ -43,6 +43,9 @@ pub struct State {
     pub work_left: bool,
     #[n(15)]
     pub unfinished: bool,
+    /// It is a copy to rehearse with, of a device that continues.
+    #[n(16)]
+    pub offered: Option<bool>,
 }
 
 #[derive(Encode, Decode)]

@@ -76,6 +76,7 @@ pub fn unpack(descriptors: Vec<(String, OwnedFd)>) -> Result<HandOver, OfferErro
         notes: state.notes,
         others: named.rest(),
         file: Some(file),
+        offered: state.offered.unwrap_or(false),
     })
 }
 

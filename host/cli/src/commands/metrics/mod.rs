@@ -9,13 +9,13 @@ mod http;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use manatee_common::listener::{Access, Listener};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +23,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use super::serve::{check_address, place};
 
 pub use collect::{Facts, Metrics, Observed};
 
@@ -70,20 +72,56 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Listens.
+    /// Listens, or takes the socket of the process before this one.
     ///
     /// # Errors
     ///
-    /// If the path or the address is taken or can't be used.
-    pub fn open(address: &Address) -> anyhow::Result<Self> {
-        match address {
-            Address::Path(path) => Ok(Self::Unix(Listener::bind(path, Access::default())?)),
-            Address::Tcp(address) => {
+    /// If the path or the address is taken or can't be used, or is not what that one listened at.
+    pub fn open(address: &Address, left: Option<OwnedFd>) -> anyhow::Result<Self> {
+        match (address, left) {
+            (Address::Path(path), Some(left)) => {
+                let (absolute, inode) = place(path);
+                let listener = Listener::inherit(left, &absolute, inode)?;
+                check_address(listener.address(), &absolute, "--metrics")?;
+                Ok(Self::Unix(listener))
+            }
+            (Address::Tcp(address), Some(left)) => {
+                let listener = std::net::TcpListener::from(left);
+                let own = listener.local_addr();
+                let own = own.context("what the process before this one left is no TCP socket")?;
+                ensure!(
+                    own.ip() == address.ip() && [0, own.port()].contains(&address.port()),
+                    "the process before this one listened at {own}, and --metrics is {address}: \
+                     give the same, or stop the service for good and start it again"
+                );
+                Ok(Self::Tcp(listener))
+            }
+            (Address::Path(path), None) => Ok(Self::Unix(Listener::bind(path, Access::default())?)),
+            (Address::Tcp(address), None) => {
                 let listener = std::net::TcpListener::bind(address).with_context(|| {
                     format!("listening at {address}: choose an address of this machine whose port is free")
                 })?;
                 Ok(Self::Tcp(listener))
             }
+        }
+    }
+
+    /// Returns a copy of it for a successor.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Leaves its file to a successor.
+    pub fn keep_file(&self) {
+        if let Self::Unix(listener) = self {
+            listener.keep_file();
         }
     }
 

@@ -1,17 +1,20 @@
 //! Leaves the device with the service manager for the next process.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use manatee::continuity::{self, HandOver};
 use manatee::vfio_user::{self, Stopper};
 use manatee_control as control;
+use manatee_keeper::line::{Line, Word};
 
 use super::kept::{self, Notes, full_name};
 use super::served::Served;
 use crate::commands::candidates::Candidates;
 use crate::commands::links::Links;
+use crate::commands::metrics;
 use crate::commands::notify::Notifier;
 use crate::jail::broker::Broker;
 
@@ -23,14 +26,17 @@ pub struct Estate<'a> {
     pub device: &'a Served,
     pub stopper: &'a Stopper,
     pub control: Option<&'a control::Server>,
+    pub metrics: Option<&'a metrics::Socket>,
     pub links: &'a Links,
     pub candidates: &'a Candidates,
     /// The queues of TAPs, by their names.
-    pub taps: Vec<(String, OwnedFd)>,
+    pub taps: &'a [(String, OwnedFd)],
     /// Whether the service manager hands the listening sockets over by itself.
     pub listed: Listed,
     pub notifier: &'a Notifier,
     pub broker: &'a Arc<Broker>,
+    /// By which a keeper and this process talk.
+    pub line: Option<&'a Line>,
 }
 
 /// Which listening sockets the service manager hands over by itself.
@@ -56,28 +62,9 @@ impl Estate<'_> {
             )
         })?;
         let attached = handed.session.is_some();
-        let given = vfio_user::give_away(device, vectors, handed.session);
-        let mut hand_over = given?;
-        if !self.listed.vfio {
-            hand_over.add(kept::VFIO, handed.listener);
-        }
-        let control = self.control.filter(|_| !self.listed.control);
-        if let Some(control) = control {
-            hand_over.add(kept::CONTROL, control.hand_over()?);
-        }
-        for (name, queue) in self.taps {
-            hand_over.add(name, queue);
-        }
-        let mut notes = Notes {
-            links: self.links.forced(),
-            component: None,
-        };
-        if let Some((swapped, wasm)) = self.candidates.running(device.component().digest())? {
-            notes.component = Some(swapped);
-            hand_over.add(kept::COMPONENT, wasm);
-        }
-        hand_over.set_notes(serde_json::to_vec(&notes)?);
-        let descriptors = hand_over.into_descriptors()?;
+        let mut given = vfio_user::give_away(device, vectors, handed.session)?;
+        self.complete(&mut given, handed.listener)?;
+        let descriptors = given.into_descriptors()?;
         let count = descriptors.len();
         self.notifier.check_room(count)?;
         // The state is the last of them: without it, the others are of no use to anybody.
@@ -88,12 +75,77 @@ impl Estate<'_> {
         self.notifier
             .wait_until_heard()
             .context("leaving the device")?;
+        if let Some(control) = self.control {
+            control.hand_over()?;
+        }
+        if let Some(metrics) = self.metrics {
+            metrics.keep_file();
+        }
         self.broker.leave_sockets();
         tracing::info!(
             descriptors = count,
             attached,
             "the device is left with the service manager for the next process"
         );
+        if let Some(line) = self.line {
+            // Ending takes a while. Who does not hear this waits for it.
+            let _ = line.say(Word::Left, &[]);
+        }
         Ok(())
+    }
+
+    /// Adds what is not the library's.
+    fn complete(&self, hand_over: &mut HandOver, listener: OwnedFd) -> anyhow::Result<()> {
+        if !self.listed.vfio {
+            hand_over.add(kept::VFIO, listener);
+        }
+        let control = self.control.filter(|_| !self.listed.control);
+        if let Some(control) = control {
+            hand_over.add(kept::CONTROL, control.copy()?);
+        }
+        if let Some(metrics) = self.metrics {
+            hand_over.add(kept::METRICS, metrics.copy()?);
+        }
+        for (name, queue) in self.taps {
+            hand_over.add(name, queue.try_clone()?);
+        }
+        let mut notes = Notes {
+            links: self.links.forced(),
+            component: None,
+        };
+        let running = self.device.device.component().digest();
+        if let Some((swapped, wasm)) = self.candidates.running(running)? {
+            notes.component = Some(swapped);
+            hand_over.add(kept::COMPONENT, wasm);
+        }
+        hand_over.set_notes(serde_json::to_vec(&notes)?);
+        Ok(())
+    }
+
+    /// Offers copies of all of it, for a successor to rehearse with.
+    fn offer(&self) -> anyhow::Result<Vec<(String, OwnedFd)>> {
+        let mut offer = continuity::offer(&self.device.device)?;
+        self.complete(&mut offer, self.stopper.listener()?)?;
+        let descriptors = offer.into_descriptors()?.into_iter();
+        let named = descriptors.map(|(name, descriptor)| (full_name(&name), descriptor));
+        Ok(named.collect())
+    }
+
+    /// Says by the line to a keeper what this process can offer, or why it can't.
+    pub fn answer(&self, line: &Line, alone: bool) -> std::io::Result<()> {
+        if alone {
+            let reason = "one of its ports is a stream, which has two ends only".to_owned();
+            return line.say(Word::Alone { reason }, &[]);
+        }
+        match self.offer() {
+            Ok(offered) => {
+                let named = offered.iter().map(|(name, fd)| (&**name, fd.as_fd()));
+                line.say(Word::Offered, &named.collect::<Vec<_>>())
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                line.say(Word::Refused { reason }, &[])
+            }
+        }
     }
 }

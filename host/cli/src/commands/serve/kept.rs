@@ -12,7 +12,12 @@ pub const PREFIX: &str = "manatee-";
 /// The names of what `manatee serve` adds to what the library hands over.
 pub const VFIO: &str = "listener-vfio";
 pub const CONTROL: &str = "listener-control";
+pub const METRICS: &str = "listener-metrics";
 pub const COMPONENT: &str = "component";
+/// The name of the line to a keeper.
+pub const LINE: &str = "line";
+/// What the names of TAPs' queues begin with.
+const QUEUE: &str = "tap-";
 /// The connection of a VMM, which has this name in what the library hands over.
 const SESSION: &str = "session";
 
@@ -74,6 +79,12 @@ impl Kept {
         (0..)
             .map_while(|queue| self.take(&queue_name(port, queue)))
             .collect()
+    }
+
+    /// Closes copies of what this process has opened already.
+    pub fn close_copies(&mut self) {
+        let open = |name: &str| [VFIO, CONTROL, METRICS].contains(&name) || name.starts_with(QUEUE);
+        self.0.retain(|(name, _)| !open(name));
     }
 
     /// Returns the device to continue with; None if the guest has to begin anew, because a
@@ -143,7 +154,7 @@ pub fn full_name(name: &str) -> String {
 
 /// Returns the name of a queue of a port's TAP.
 pub fn queue_name(port: usize, queue: usize) -> String {
-    format!("tap-{port}-{queue}")
+    format!("{QUEUE}{port}-{queue}")
 }
 
 #[cfg(test)]

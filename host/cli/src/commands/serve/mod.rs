@@ -4,41 +4,38 @@ mod access;
 mod bounds;
 mod hand_over;
 pub mod kept;
+mod opened;
 mod running;
 mod served;
 mod signals;
 mod sockets;
+mod standby;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use manatee::component::Digest;
-use manatee::endpoint::LinkWatch;
 use manatee::memory::install_fault_handler;
 use manatee_control as control;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::candidates::Candidates;
 use super::capabilities::capabilities;
 use super::links::Links;
 use super::logging::{self, LogArguments, LogLevel};
 use super::metrics::{self, Facts, Metrics, Observed};
-use super::notify::Notifier;
 use super::operator::{Operator, Surroundings};
 use super::port::{self, Interface, PortArgument};
-use crate::jail::broker::{Begin, Broker, SocketFile};
-use crate::jail::child::{self, Code};
-use crate::jail::{self, Confinement, Ids, Jail, Role, limits, sealed};
+use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
 use bounds::BoundArguments;
-use hand_over::Listed;
 use kept::Predecessor;
+use manatee_keeper::line::Word;
+use opened::Opened;
 use running::{Running, StreamPort};
 use served::Served;
-use signals::Signals;
-use sockets::{Handed, SocketArguments, Sockets};
+use sockets::{Handed, SocketArguments};
+
+pub use sockets::{check_address, place};
 
 /// Threads that carry out commands of the control socket.
 const MAX_COMMANDS: usize = 32;
@@ -128,30 +125,6 @@ pub struct Arguments {
     logging: LogArguments,
 }
 
-/// What has to be opened before the process is confined.
-struct Opened {
-    signals: Signals,
-    /// That the broker has ended, perhaps.
-    child: Signal,
-    sockets: Sockets,
-    metrics: Option<metrics::Socket>,
-    ports: port::Opened,
-    /// None if no port is a TAP.
-    watch: Option<LinkWatch>,
-    /// None if it is the one that is built in.
-    component: Option<Code>,
-    notifier: Notifier,
-    broker: Arc<Broker>,
-    /// The device of a process before this one.
-    predecessor: Option<Predecessor>,
-    /// What that has left is known to the service manager by these names.
-    kept: Vec<String>,
-    /// Which sockets the service manager hands over at each start.
-    listed: Listed,
-    /// The component that was swapped in before.
-    swapped: Option<(Digest, String, File)>,
-}
-
 /// Serves until it is told to end.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if arguments.print_capabilities {
@@ -164,10 +137,16 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let handed = arguments.sockets.take();
     let (level, logged) = logging::start(&arguments.logging);
     let served = logged.and(handed);
+    let line = served.as_ref().ok().and_then(Handed::copy_line);
     match served.and_then(|handed| start(arguments, handed, level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             arguments.logging.report(&error);
+            if let Some(line) = line {
+                let reason = format!("{error:#}");
+                // The status says so too.
+                let _ = line.say(Word::Refused { reason }, &[]);
+            }
             ExitCode::FAILURE
         }
     }
@@ -207,6 +186,9 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             kept,
             listed,
             swapped,
+            mut line,
+            waits,
+            inherits,
         } = opened;
         let notifier = Arc::new(notifier);
         let candidates = Arc::new(Candidates::default());
@@ -216,7 +198,15 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         let events = control::Events::default();
         let observed = Observed::default();
         let told = (events.clone(), observed.clone());
-        let device = Served::new(component, ports, &arguments.bounds, told)?;
+        let component = served::load(component)?;
+        let (mut predecessor, mut kept) = (predecessor, kept);
+        if let Some(line) = line.as_mut().filter(|_| waits) {
+            let limits = arguments.bounds.limits();
+            let left = standby::stand_by(line, predecessor, &component, &ports, limits)?;
+            predecessor = Some(left.0);
+            kept = left.1;
+        }
+        let device = Served::new(&component, ports, &arguments.bounds, told)?;
         let streams = streams(&arguments.ports, &interfaces);
         let links = Links::new(device.device.clone(), interfaces, events.clone());
         let links = Arc::new(links);
@@ -224,6 +214,9 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         if let Some(Predecessor { hand_over, notes }) = predecessor {
             session = device.take_over(hand_over)?;
             links.restore(&notes.links);
+        }
+        if inherits {
+            broker.own_sockets()?;
         }
         // What was left there is older than the device from now on.
         kept.iter().for_each(|name| notifier.forget(name));
@@ -260,87 +253,13 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             candidates,
             taps: queues,
             listed,
+            line,
         }))
     });
     broker.end();
     // A control client may still wait for an answer.
     runtime.shutdown_background();
     result
-}
-
-impl Opened {
-    fn open(arguments: &Arguments, ids: Option<Ids>, mut handed: Handed) -> anyhow::Result<Self> {
-        // Before the sockets are made, so that they are removed in any case.
-        let signals = Signals::catch().context("catching signals")?;
-        let child = signal(SignalKind::child()).context("catching signals")?;
-        let notifier = Notifier::connect()?;
-        let sandbox = !arguments.no_sandbox;
-        let component = arguments.component.as_deref();
-        let component = component.map(|file| super::output::compile(file, sandbox));
-        let component = component.transpose()?;
-        // Sockets come first: whoever is too late must not touch the interfaces of
-        // the one who serves already.
-        let kept = handed.kept.names();
-        let sockets = arguments.sockets.open(&mut handed)?;
-        let metrics = arguments.metrics.as_ref().map(metrics::Socket::open);
-        let metrics = metrics.transpose().context("--metrics")?;
-        let mut files = sockets.files().context("the sockets")?;
-        if let Some(path) = metrics.as_ref().and_then(metrics::Socket::path) {
-            files.push(SocketFile::at(path).context("the socket of --metrics")?);
-        }
-        let begin = Begin {
-            sockets: files,
-            peers: peers(&arguments.ports).context("--port stream=")?,
-            ids,
-            sandbox,
-        };
-        let broker = Broker::start(&begin).context("starting the broker")?;
-        let mut ports = port::open_all(&arguments.ports, sockets.vfio.address(), &mut handed.kept)?;
-        if !notifier.keeps_descriptors() {
-            ports.queues.clear();
-        }
-        let taps = ports.interfaces.iter().flatten();
-        let taps: Vec<_> = taps
-            .filter_map(|interface| match interface {
-                Interface::Tap(tap) => Some(tap.clone()),
-                Interface::Stream(_) => None,
-            })
-            .collect();
-        let watch = (!taps.is_empty()).then(|| LinkWatch::open(taps));
-        let watch = watch.transpose().context("watching the TAP interfaces")?;
-        let mut predecessor = handed.kept.read()?;
-        let (mut component, mut swapped) = (component, None);
-        if let Some(predecessor) = &mut predecessor
-            && let Some((wasm, name)) = predecessor.take_component()?
-        {
-            // Compiled anew: machine code of a process that somebody may have taken over is
-            // not to be trusted.
-            component = Some(child::compile(&wasm, &name, sandbox)?);
-            let file = sealed::with_bytes("manatee-candidate", &wasm)?;
-            swapped = Some((Digest::of(&wasm), name, file));
-        }
-        Ok(Self {
-            signals,
-            child,
-            sockets,
-            metrics,
-            ports,
-            watch,
-            component,
-            notifier,
-            broker: Arc::new(broker),
-            predecessor,
-            kept,
-            listed: handed.listed,
-            swapped,
-        })
-    }
-}
-
-/// Returns the sockets that ports are connected to, in their order.
-fn peers(ports: &[PortArgument]) -> std::io::Result<Vec<PathBuf>> {
-    let paths = ports.iter().filter_map(PortArgument::stream);
-    paths.map(std::path::absolute).collect()
 }
 
 /// Returns the ports that are streams, with the number of the [peer](peers) that each is

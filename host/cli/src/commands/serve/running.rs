@@ -1,6 +1,6 @@
 //! What happens while a device is served.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,13 +11,16 @@ use manatee::endpoint::{LinkWatch, StreamLink};
 use manatee::vfio_user::Suspended;
 use manatee_common::ration::Ration;
 use manatee_control as control;
+use manatee_keeper::line::{Heard, Line, Word};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::hand_over::{Estate, Listed};
 use super::served::Served;
-use super::signals::{Heard, Signals};
+use super::signals::{Heard as Signalled, Signals};
 use super::sockets::Sockets;
 use crate::commands::candidates::Candidates;
 use crate::commands::links::Links;
@@ -50,6 +53,8 @@ pub struct Running {
     pub taps: Vec<(String, OwnedFd)>,
     /// Which sockets the service manager hands over by itself.
     pub listed: Listed,
+    /// By which a keeper and this process talk.
+    pub line: Option<Line>,
 }
 
 /// A port that is a stream.
@@ -78,7 +83,9 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         candidates,
         taps,
         listed,
+        line,
     } = running;
+    let (metrics, metrics_page) = metrics.unzip();
     let Sockets { vfio, control } = sockets;
     let address = vfio.address();
     let socket = address.map_or("a descriptor".into(), |path| path.display().to_string());
@@ -99,6 +106,21 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         .context("starting the vfio-user thread")?;
     tracing::info!(socket, "ready: a VMM can attach");
     notifier.ready(&format!("Serving at {socket}"));
+    let line_copy = line.as_ref().map(Line::copy).transpose()?;
+    let estate = Estate {
+        device: &device,
+        stopper: &stopper,
+        control: control.as_ref(),
+        metrics: metrics.as_ref(),
+        links: &links,
+        candidates: &candidates,
+        taps: &taps,
+        listed,
+        notifier: &notifier,
+        broker: &broker,
+        line: line_copy.as_ref(),
+    };
+    let alone = !streams.is_empty();
     let mut may_go_on = false;
     let follower = links.clone();
     let result = tokio::select! {
@@ -108,7 +130,8 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         }
         result = &mut has_ended => result.context("the vfio-user thread panicked")?.map_err(Into::into),
         result = answer(control.as_ref(), operator, events) => result,
-        result = show(metrics) => result,
+        result = show(metrics.as_ref(), metrics_page) => result,
+        result = offer(&estate, line, alone) => result,
         result = watch_broker(&broker, &mut child) => result,
         result = follow(follower, watch) => result,
         result = follow_streams(&links, streams, &broker) => result,
@@ -117,17 +140,6 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
     notifier.stopping();
     tracing::info!("stopping");
     if may_go_on && notifier.keeps_descriptors() {
-        let estate = Estate {
-            device: &device,
-            stopper: &stopper,
-            control: control.as_ref(),
-            links: &links,
-            candidates: &candidates,
-            taps,
-            listed,
-            notifier: &notifier,
-            broker: &broker,
-        };
         match estate.leave() {
             Ok(()) => {
                 broker.end();
@@ -150,16 +162,16 @@ async fn heed(signals: &mut Signals, notifier: &Notifier) -> bool {
     let mut ration = Ration::default();
     loop {
         match signals.next().await {
-            Heard::Terminate => return true,
-            Heard::End => return false,
-            Heard::Reload => {
+            Signalled::Terminate => return true,
+            Signalled::End => return false,
+            Signalled::Reload => {
                 notifier.reloading();
                 if let Some(dropped) = ration.pass() {
                     tracing::info!(dropped, "SIGHUP: there is no configuration to read again");
                 }
                 notifier.reloaded();
             }
-            Heard::Nothing(name) => {
+            Signalled::Nothing(name) => {
                 if let Some(dropped) = ration.pass() {
                     tracing::info!(dropped, "{name} changes nothing");
                 }
@@ -188,10 +200,40 @@ async fn answer(
 }
 
 /// Shows metrics for ever; waits for ever if nobody is to see them.
-async fn show(metrics: Option<(metrics::Socket, Metrics)>) -> anyhow::Result<()> {
-    match metrics {
+async fn show(socket: Option<&metrics::Socket>, metrics: Option<Metrics>) -> anyhow::Result<()> {
+    match socket.zip(metrics) {
         Some((socket, metrics)) => Ok(socket.serve(metrics).await?),
         None => std::future::pending().await,
+    }
+}
+
+/// Offers a keeper what a successor needs whenever it asks for that, for ever.
+async fn offer(estate: &Estate<'_>, line: Option<Line>, alone: bool) -> anyhow::Result<()> {
+    let Some(mut line) = line else {
+        return std::future::pending().await;
+    };
+    let descriptor: OwnedFd = line.as_fd().try_clone_to_owned()?;
+    // Its successor is unsafe, because of types whose descriptor changes; this one's
+    // does not.
+    #[expect(deprecated)]
+    let news = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+    loop {
+        let mut ready = news.readable().await?;
+        match line.listen() {
+            Ok(Heard::Nothing) => ready.clear_ready(),
+            Ok(Heard::Said(Word::Offer, _)) => {
+                if let Err(error) = estate.answer(&line, alone) {
+                    tracing::warn!(%error, "the keeper does not hear what this process offers");
+                }
+            }
+            Ok(Heard::Said(..)) => {}
+            Ok(Heard::Closed) | Err(_) => {
+                tracing::error!(
+                    "the keeper is gone: the device continues, and nobody follows this process"
+                );
+                return std::future::pending().await;
+            }
+        }
     }
 }
 

@@ -20,18 +20,22 @@ pub struct Served {
     pub vectors: Vectors,
 }
 
+/// Loads the component to run.
+pub fn load(component: Option<Code>) -> anyhow::Result<Component> {
+    match component {
+        Some(code) => code.load(),
+        None => Ok(Component::embedded()?),
+    }
+}
+
 impl Served {
     /// Makes the device. What happens to it is told, and observed.
     pub fn new(
-        component: Option<Code>,
+        component: &Component,
         ports: Vec<Port>,
         bounds: &BoundArguments,
         (events, observed): (control::Events, Observed),
     ) -> anyhow::Result<Self> {
-        let component = match component {
-            Some(code) => code.load()?,
-            None => Component::embedded()?,
-        };
         let description = component.describe()?;
         let (given, max) = (ports.len(), description.max_ports);
         if given > max as usize {
@@ -39,7 +43,7 @@ impl Served {
         }
         let vectors = Vectors::new(description.msix_vectors);
         let interrupts = Interrupts::Vectors(Box::new(vectors.clone()));
-        let device = Device::builder(&component)
+        let device = Device::builder(component)
             .ports(ports)
             .limits(bounds.limits())
             .crash_policy(bounds.policy())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use manatee::vfio_user;
 use manatee_control as control;
+use manatee_keeper::line::{Line, STANDBY};
 
 use super::access::AccessArguments;
 use super::hand_over::Listed;
@@ -47,8 +48,12 @@ pub struct Handed {
     control: Option<OwnedFd>,
     /// Which of them the service manager hands over at each start.
     pub listed: Listed,
-    /// What a process before this one has left.
+    /// What a process before this one has left, or offers.
     pub kept: Kept,
+    /// By which a keeper and this process talk.
+    pub line: Option<Line>,
+    /// The process before this one serves, and this one waits until it has ended.
+    pub waits: bool,
 }
 
 /// The sockets.
@@ -62,6 +67,7 @@ impl SocketArguments {
     /// Takes the sockets that were handed over. Comes before anything is opened.
     pub fn take(&self) -> anyhow::Result<Handed> {
         let mut handed = Handed::sort(inherited::listed()?)?;
+        handed.waits = handed.line.is_some() && std::env::var_os(STANDBY).is_some();
         if let Some(number) = self.fd.filter(|_| !handed.kept.has(kept::VFIO)) {
             ensure!(
                 handed.vfio.is_none(),
@@ -142,7 +148,7 @@ impl SocketArguments {
 }
 
 /// Returns a path as an absolute one, with the device and inode of the file there.
-fn place(path: &Path) -> (PathBuf, (u64, u64)) {
+pub fn place(path: &Path) -> (PathBuf, (u64, u64)) {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let file = absolute.symlink_metadata();
     let inode = file.map_or((0, 0), |file| (file.dev(), file.ino()));
@@ -150,7 +156,7 @@ fn place(path: &Path) -> (PathBuf, (u64, u64)) {
 }
 
 /// Checks that a socket was bound to the path that this process is to serve at.
-fn check_address(bound: Option<&Path>, path: &Path, option: &str) -> anyhow::Result<()> {
+pub fn check_address(bound: Option<&Path>, path: &Path, option: &str) -> anyhow::Result<()> {
     let bound = bound.map(std::path::absolute).transpose()?;
     ensure!(
         bound.as_deref() == Some(path),
@@ -163,10 +169,16 @@ fn check_address(bound: Option<&Path>, path: &Path, option: &str) -> anyhow::Res
 }
 
 impl Handed {
+    /// Returns the line to the keeper once more, if there is one.
+    pub fn copy_line(&self) -> Option<Line> {
+        self.line.as_ref()?.copy().ok()
+    }
+
     /// Tells by their names what they are for. A single one may have any name.
     fn sort(listed: Vec<(String, OwnedFd)>) -> anyhow::Result<Self> {
-        let (kept, listed) = Kept::sort(listed);
+        let (mut kept, listed) = Kept::sort(listed);
         let mut handed = Self {
+            line: kept.take(kept::LINE).map(Line::new),
             kept,
             ..Self::default()
         };
@@ -200,9 +212,7 @@ impl Sockets {
         let control = self.control.as_ref().and_then(control::Server::path);
         let paths = [self.vfio.path(), control];
         let files = paths.into_iter().flatten();
-        files
-            .map(|path| SocketFile::at(path).map(SocketFile::staying))
-            .collect()
+        files.map(SocketFile::at).collect()
     }
 }
 

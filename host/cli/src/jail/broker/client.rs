@@ -139,12 +139,20 @@ impl Broker {
         )
     }
 
-    /// Has it leave the sockets' files, but for those of metrics: another process has the
-    /// sockets by now.
+    /// Has it leave the sockets' files: another process has the sockets by now.
     pub fn leave_sockets(&self) {
         if let Err(error) = self.ask(&Request::Leave, None, PATIENCE) {
             tracing::warn!("the sockets' files may be removed: {error:#}");
         }
+    }
+
+    /// Has it remove the sockets' files in the end: the process that had them has left them.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn own_sockets(&self) -> anyhow::Result<()> {
+        self.ask(&Request::Own, None, PATIENCE).map(|_| ())
     }
 
     /// Has it remove the sockets and end, if it has not.

@@ -30,7 +30,9 @@ pub fn run() -> ExitCode {
     match begin(socket.as_fd()) {
         Ok(mut broker) => {
             let served = broker.serve(socket.as_fd());
-            broker.sockets.iter().for_each(Removable::remove);
+            if broker.owns {
+                broker.sockets.iter().for_each(Removable::remove);
+            }
             match served {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -50,6 +52,8 @@ pub fn run() -> ExitCode {
 /// A broker that is confined.
 struct Process {
     sockets: Vec<Removable>,
+    /// Whether these are to be removed.
+    owns: bool,
     peers: Vec<PathBuf>,
     sandbox: bool,
     known: Known,
@@ -64,6 +68,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
         peers,
         ids,
         sandbox,
+        waits,
     } = begin;
     let removable: Vec<PathBuf> = sockets.iter().map(|s| s.folder().to_owned()).collect();
     let sockets = sockets.into_iter().map(Removable::open);
@@ -82,6 +87,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
     wire::send(socket, &Answer::Done, None)?;
     Ok(Process {
         sockets,
+        owns: !waits,
         peers,
         sandbox,
         known: Known::default(),
@@ -129,8 +135,8 @@ impl Process {
         while let Some((request, file)) = wire::receive(socket)? {
             let outcome = match request {
                 Request::Begin(_) => bail!("it was told twice what to do"),
-                Request::Leave => {
-                    self.sockets.retain(|socket| !socket.file.stays);
+                Request::Leave | Request::Own => {
+                    self.owns = matches!(request, Request::Own);
                     wire::send(socket, &Answer::Done, None).context("answering")?;
                     continue;
                 }

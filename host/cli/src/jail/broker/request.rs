@@ -22,6 +22,8 @@ pub struct Begin {
     pub ids: Option<Ids>,
     /// Whether it and its children are confined.
     pub sandbox: bool,
+    /// Whether the sockets are another process's until [`Request::Own`].
+    pub waits: bool,
 }
 
 /// The file of a socket.
@@ -30,8 +32,6 @@ pub struct SocketFile {
     pub path: PathBuf,
     pub device: u64,
     pub inode: u64,
-    /// Whether it stays when another process continues.
-    pub stays: bool,
 }
 
 impl SocketFile {
@@ -47,14 +47,7 @@ impl SocketFile {
             path: std::path::absolute(path)?,
             device: file.dev(),
             inode: file.ino(),
-            stays: false,
         })
-    }
-
-    /// Says that it stays when another process continues with the device.
-    pub fn staying(mut self) -> Self {
-        self.stays = true;
-        self
     }
 
     /// Returns the folder that it is in.
@@ -70,8 +63,10 @@ pub enum Request {
     Begin(Begin),
     /// Start a child; a sealed file comes along. The digest is the file's.
     Start { job: Job, digest: [u8; 32] },
-    /// Leave the files of sockets that somebody else has now.
+    /// Leave the files of sockets, which somebody else has now.
     Leave,
+    /// Remove the files of sockets in the end: whoever had them has left them.
+    Own,
     /// Connect to the peer with this index.
     Connect(usize),
 }

@@ -1,0 +1,148 @@
+//! What is opened before the process is confined.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use manatee::component::Digest;
+use manatee::continuity::STATE;
+use manatee::endpoint::LinkWatch;
+use manatee_keeper::line::Line;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Arguments;
+use super::hand_over::Listed;
+use super::kept::{self, Predecessor};
+use super::signals::Signals;
+use super::sockets::{Handed, Sockets};
+use crate::commands::metrics;
+use crate::commands::notify::Notifier;
+use crate::commands::port::{self, Interface, PortArgument};
+use crate::jail::Ids;
+use crate::jail::broker::{Begin, Broker, SocketFile};
+use crate::jail::child::{self, Code};
+use crate::jail::sealed;
+
+/// What has to be opened before the process is confined.
+pub struct Opened {
+    pub signals: Signals,
+    /// That the broker has ended, perhaps.
+    pub child: Signal,
+    pub sockets: Sockets,
+    pub metrics: Option<metrics::Socket>,
+    pub ports: port::Opened,
+    /// None if no port is a TAP.
+    pub watch: Option<LinkWatch>,
+    /// None if it is the one that is built in.
+    pub component: Option<Code>,
+    pub notifier: Notifier,
+    pub broker: Arc<Broker>,
+    /// The device of a process before this one.
+    pub predecessor: Option<Predecessor>,
+    /// What that has left is known to the service manager by these names.
+    pub kept: Vec<String>,
+    /// Which sockets the service manager hands over at each start.
+    pub listed: Listed,
+    /// The component that was swapped in before.
+    pub swapped: Option<(Digest, String, File)>,
+    /// By which a keeper and this process talk.
+    pub line: Option<Line>,
+    /// The predecessor serves, and this process waits until it has ended.
+    pub waits: bool,
+    /// Sockets are a predecessor's until this process has taken over.
+    pub inherits: bool,
+}
+
+impl Opened {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// What can't be opened, and why.
+    pub fn open(
+        arguments: &Arguments,
+        ids: Option<Ids>,
+        mut handed: Handed,
+    ) -> anyhow::Result<Self> {
+        // Before the sockets are made, so that they are removed in any case.
+        let signals = Signals::catch().context("catching signals")?;
+        let child = signal(SignalKind::child()).context("catching signals")?;
+        let notifier = Notifier::connect()?;
+        let sandbox = !arguments.no_sandbox;
+        let component = arguments.component.as_deref();
+        let component = component.map(|file| crate::commands::output::compile(file, sandbox));
+        let component = component.transpose()?;
+        // Sockets come first: whoever is too late must not touch the interfaces of
+        // the one who serves already.
+        let kept = handed.kept.names();
+        let sockets = arguments.sockets.open(&mut handed)?;
+        let metrics = arguments
+            .metrics
+            .as_ref()
+            .map(|address| metrics::Socket::open(address, handed.kept.take(kept::METRICS)));
+        let metrics = metrics.transpose().context("--metrics")?;
+        let mut files = sockets.files().context("the sockets")?;
+        if let Some(path) = metrics.as_ref().and_then(metrics::Socket::path) {
+            files.push(SocketFile::at(path).context("the socket of --metrics")?);
+        }
+        let begin = Begin {
+            sockets: files,
+            peers: peers(&arguments.ports).context("--port stream=")?,
+            ids,
+            sandbox,
+            // If this process can't continue, the next one needs the files.
+            waits: handed.kept.has(STATE),
+        };
+        let inherits = begin.waits;
+        let broker = Broker::start(&begin).context("starting the broker")?;
+        let mut ports = port::open_all(&arguments.ports, sockets.vfio.address(), &mut handed.kept)?;
+        if !notifier.keeps_descriptors() {
+            ports.queues.clear();
+        }
+        let taps = ports.interfaces.iter().flatten();
+        let taps: Vec<_> = taps
+            .filter_map(|interface| match interface {
+                Interface::Tap(tap) => Some(tap.clone()),
+                Interface::Stream(_) => None,
+            })
+            .collect();
+        let watch = (!taps.is_empty()).then(|| LinkWatch::open(taps));
+        let watch = watch.transpose().context("watching the TAP interfaces")?;
+        let mut predecessor = handed.kept.read()?;
+        let (mut component, mut swapped) = (component, None);
+        if let Some(predecessor) = &mut predecessor
+            && let Some((wasm, name)) = predecessor.take_component()?
+        {
+            // Compiled anew: machine code of a process that somebody may have taken over is
+            // not to be trusted.
+            component = Some(child::compile(&wasm, &name, sandbox)?);
+            let file = sealed::with_bytes("manatee-candidate", &wasm)?;
+            swapped = Some((Digest::of(&wasm), name, file));
+        }
+        Ok(Self {
+            signals,
+            child,
+            sockets,
+            metrics,
+            ports,
+            watch,
+            component,
+            notifier,
+            broker: Arc::new(broker),
+            predecessor,
+            kept,
+            listed: handed.listed,
+            swapped,
+            line: handed.line,
+            waits: handed.waits,
+            inherits,
+        })
+    }
+}
+
+/// Returns the sockets that ports are connected to, in their order.
+fn peers(ports: &[PortArgument]) -> std::io::Result<Vec<PathBuf>> {
+    let paths = ports.iter().filter_map(PortArgument::stream);
+    paths.map(std::path::absolute).collect()
+}

@@ -27,6 +27,8 @@ mod output;
 mod pages;
 mod port;
 mod precompile;
+mod rate;
+mod rates;
 mod serve;
 mod stderr;
 mod swap;
@@ -82,6 +84,7 @@ enum Command {
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
     Link(link::Arguments),
+    Rate(rate::Arguments),
     Capture(capture::Arguments),
     Log(log::Arguments),
     Completions(pages::CompletionArguments),
@@ -121,6 +124,7 @@ pub fn run() -> ExitCode {
         Command::Events(arguments) => events::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Rate(arguments) => rate::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Capture(arguments) => capture::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Completions(arguments) => {

@@ -13,6 +13,7 @@ use super::served::Served;
 use crate::commands::candidates::Candidates;
 use crate::commands::links::Links;
 use crate::commands::notify::Notifier;
+use crate::commands::rates::Rates;
 use crate::jail::broker::Broker;
 
 /// How long the session with a VMM may take to come to the end of a message.
@@ -24,6 +25,7 @@ pub struct Estate<'a> {
     pub stopper: &'a Stopper,
     pub control: Option<&'a control::Server>,
     pub links: &'a Links,
+    pub rates: &'a Rates,
     pub candidates: &'a Candidates,
     /// The queues of TAPs, by their names.
     pub taps: Vec<(String, OwnedFd)>,
@@ -70,6 +72,7 @@ impl Estate<'_> {
         }
         let mut notes = Notes {
             links: self.links.forced(),
+            rates: self.rates.noted(),
             component: None,
         };
         if let Some((swapped, wasm)) = self.candidates.running(device.component().digest())? {

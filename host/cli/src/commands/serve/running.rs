@@ -24,6 +24,7 @@ use crate::commands::links::Links;
 use crate::commands::metrics::{self, Metrics};
 use crate::commands::notify::Notifier;
 use crate::commands::operator::Operator;
+use crate::commands::rates::Rates;
 use crate::jail::broker::Broker;
 
 /// How long the session with a VMM may take to end when we do.
@@ -39,6 +40,7 @@ pub struct Running {
     pub sockets: Sockets,
     pub metrics: Option<(metrics::Socket, Metrics)>,
     pub links: Arc<Links>,
+    pub rates: Arc<Rates>,
     pub watch: Option<LinkWatch>,
     pub streams: Vec<StreamPort>,
     pub notifier: Arc<Notifier>,
@@ -70,6 +72,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         sockets,
         metrics,
         links,
+        rates,
         watch,
         streams,
         notifier,
@@ -122,6 +125,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
             stopper: &stopper,
             control: control.as_ref(),
             links: &links,
+            rates: &rates,
             candidates: &candidates,
             taps,
             listed,

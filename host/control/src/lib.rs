@@ -28,6 +28,7 @@ pub mod schema;
 mod select;
 mod server;
 mod subscriptions;
+pub mod text;
 
 pub use client::{Client, ClientError, Told};
 pub use commands::Commands;

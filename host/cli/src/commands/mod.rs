@@ -33,6 +33,7 @@ mod serve;
 mod stderr;
 mod swap;
 mod told;
+mod top;
 mod version;
 
 use std::ffi::{OsStr, OsString};
@@ -81,6 +82,7 @@ enum Command {
     Check(check::Arguments),
     Inspect(inspect::Arguments),
     Events(events::Arguments),
+    Top(top::Arguments),
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
     Link(link::Arguments),
@@ -122,6 +124,7 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Events(arguments) => events::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Top(arguments) => top::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Rate(arguments) => rate::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -29,6 +29,7 @@ mod port;
 mod precompile;
 mod rate;
 mod rates;
+mod report;
 mod serve;
 mod stderr;
 mod swap;
@@ -89,6 +90,7 @@ enum Command {
     Rate(rate::Arguments),
     Capture(capture::Arguments),
     Log(log::Arguments),
+    Report(report::Arguments),
     Completions(pages::CompletionArguments),
     Man(pages::ManArguments),
     #[command(name = manatee_keeper::FACTS, hide = true)]
@@ -130,6 +132,7 @@ pub fn run() -> ExitCode {
         Command::Rate(arguments) => rate::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Capture(arguments) => capture::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Report(arguments) => report::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Completions(arguments) => {
             pages::complete(Cli::command(), &arguments).map(|()| ExitCode::SUCCESS)
         }

@@ -21,6 +21,13 @@ build:
     cargo build --release --workspace
     @"{{target}}/release/manatee" precompile "{{target}}/device.cwasm"
     cargo build --release --workspace
+    @{{just_executable()}} top
+
+# Build `manatee top`, a workspace of its own, beside the command
+[private]
+top:
+    cargo build --release --locked --manifest-path host/top/Cargo.toml --target-dir "{{target}}/top"
+    @cp "{{target}}/top/release/manatee-top" "{{target}}/release/"
 
 # Show a stock Linux guest on the network: kernel=6.12 (the default), kernel=6.1, or kernel=PATH modules=DIR
 demo *settings:
@@ -122,6 +129,7 @@ test: setup && test-guest
     @scripts/setup.sh prometheus
     @scripts/setup.sh tshark
     cargo test --workspace
+    cargo test --locked --manifest-path host/top/Cargo.toml --target-dir "{{target}}/top"
     @scripts/setup.sh fuzz
     scripts/fuzz.sh all 5
 
@@ -144,6 +152,7 @@ miri:
 deny:
     @scripts/setup.sh deny
     "{{target}}/tools/bin/cargo-deny" check licenses sources bans
+    "{{target}}/tools/bin/cargo-deny" --manifest-path host/top/Cargo.toml --config deny.toml check licenses sources bans
 
 # Pack the library's crates, and build an embedder with them outside of this workspace (7 minutes; nothing is uploaded)
 pack:
@@ -168,6 +177,8 @@ lint:
     @scripts/setup.sh build
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo fmt --manifest-path host/top/Cargo.toml --check
+    cargo clippy --locked --manifest-path host/top/Cargo.toml --target-dir "{{target}}/top" --all-targets -- -D warnings
     cargo clippy --package manatee-device --features faults -- -D warnings
     cargo clippy --package manatee --no-default-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
@@ -178,3 +189,4 @@ lint:
 # Format the code
 fmt:
     cargo fmt --all
+    cargo fmt --manifest-path host/top/Cargo.toml

@@ -15,7 +15,7 @@ use wasmtime::component::Component as WasmComponent;
 use crate::contract::Description;
 use crate::pci::{Function, FunctionError, Identity};
 use crate::precompiled;
-pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError};
+pub use crate::precompiled::{Compiled, Digest, Digesting, LoadError, Processor};
 use crate::runtime::{
     self, Calls, Failure, HostState, Instance, Limits, PreparedComponent, Runtime, RuntimeError,
 };

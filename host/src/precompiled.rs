@@ -13,6 +13,9 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Result};
 
 #[cfg(feature = "compiler")]
+use crate::runtime::settings;
+
+#[cfg(feature = "compiler")]
 use crate::runtime::PreparedComponent;
 
 /// What a build before this one made of the built-in component; empty if there was
@@ -22,6 +25,41 @@ const FILE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/device.cwasm"));
 const MAGIC: &[u8; 8] = b"manatee\0";
 /// Version of the header's layout.
 const FORMAT: u32 = 1;
+
+/// The processors that machine code is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Processor {
+    /// This machine's own, with all that it has.
+    Own,
+    /// Any of the x86-64 psABI's level 2: made since about 2009.
+    X86_64V2,
+    /// Any of its level 3, with AVX2: made since about 2013.
+    X86_64V3,
+}
+
+impl Processor {
+    /// Returns an engine that compiles for it, and runs nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the compiler does not know it, as on a machine of another architecture.
+    #[cfg(feature = "compiler")]
+    pub(crate) fn engine(self) -> Result<Engine> {
+        let mut config = settings();
+        let level = match self {
+            Self::Own => return Engine::new(&config),
+            Self::X86_64V2 => "x86-64-v2",
+            Self::X86_64V3 => "x86-64-v3",
+        };
+        // That a target is named keeps this machine's own features out.
+        config.target("x86_64-unknown-linux-gnu")?;
+        // SAFETY: a preset turns on instructions, and changes nothing that code relies on. Whoever
+        // loads the code checks that the processor has them.
+        unsafe { config.cranelift_flag_enable(level) };
+        Engine::new(&config)
+    }
+}
 
 /// A component's SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -244,6 +282,20 @@ mod tests {
         let again = unsafe { Compiled::from_bytes(compiled.as_bytes().to_vec()) };
         let (_, module) = again.load(engine, Digest::of(&wasm)).unwrap();
         assert!(module.is_none());
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn code_for_the_oldest_processors_is_loaded_on_this_one() {
+        let (engine, wasm, own) = compiled();
+        let old = Processor::X86_64V2.engine().unwrap();
+        let old = Compiled::new(&old, &wasm).unwrap();
+        assert_ne!(
+            old.as_bytes(),
+            own.as_bytes(),
+            "it is for another processor"
+        );
+        old.load(engine, Digest::of(&wasm)).unwrap();
     }
 
     #[test]

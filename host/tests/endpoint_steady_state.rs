@@ -83,6 +83,7 @@ impl Guest {
             rx: &mut self.rx,
             done: &mut self.done,
             woken: &mut QueueSet::default(),
+            policy: None,
         };
         queue.transmit(&mut io, batch, &mut self.status);
         let sent = self.status.iter().filter(|s| **s == TxStatus::Sent);
@@ -102,6 +103,7 @@ impl Guest {
             rx: &mut self.rx,
             done: &mut self.done,
             woken: &mut QueueSet::default(),
+            policy: None,
         };
         queue.receive(&mut io);
         self.done.received.len()

@@ -190,6 +190,7 @@ impl Host {
             rx: &mut port.rx,
             done: &mut port.done,
             woken: &mut QueueSet::default(),
+            policy: None,
         };
         port.poll = port.queue.receive(&mut io);
         port.poll
@@ -235,6 +236,7 @@ impl Platform for Host {
             rx: &mut port.rx,
             done: &mut port.done,
             woken: &mut QueueSet::default(),
+            policy: None,
         };
         let batch = TxBatch::new(&self.packets, &self.segments).expect("a batch that adds up");
         port.queue.transmit(&mut io, batch, &mut self.statuses);

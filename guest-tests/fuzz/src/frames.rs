@@ -75,6 +75,7 @@ impl Side<'_> {
             rx: &mut self.rx,
             done: &mut self.done,
             woken: &mut QueueSet::default(),
+            policy: None,
         };
         self.queue.transmit(&mut io, batch, &mut statuses);
         assert_eq!(statuses.len(), 1);

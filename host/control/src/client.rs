@@ -21,8 +21,8 @@ use crate::event::{EventKind, Stamped};
 use crate::limits::PROTOCOL;
 use crate::method::{
     Call, Capture, Captured, Capturing, Counters, Counts, EndCapture, Greeting, Hello, Inspect,
-    Link, LinkSetting, LinkStatus, Log, LogLevel, Rollback, Stage, Subscribe, Subscribed, Swap,
-    Swapped,
+    Link, LinkSetting, LinkStatus, Log, LogLevel, Rate, RateSetting, RateStatus, Rollback, Stage,
+    Subscribe, Subscribed, Swap, Swapped,
 };
 use crate::refusal::Refusal;
 
@@ -156,6 +156,15 @@ impl Client {
     /// [`ClientError`]; `Refused` if there is no such port.
     pub fn link(&mut self, port: u32, set: Option<LinkSetting>) -> Result<LinkStatus, ClientError> {
         self.ask(Call::Link(Link { port, set }))
+    }
+
+    /// Shows how fast a port sends at the most, or sets it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; `Refused` if there is no such port or rate.
+    pub fn rate(&mut self, port: u32, set: Option<RateSetting>) -> Result<RateStatus, ClientError> {
+        self.ask(Call::Rate(Rate { port, set }))
     }
 
     /// Shows what is logged, or changes it.

@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use crate::method::{
-    Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Stage, Swap,
-    Swapped, Tree,
+    Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Rate,
+    RateStatus, Stage, Swap, Swapped, Tree,
 };
 use crate::refusal::Refusal;
 
@@ -46,6 +46,13 @@ pub trait Commands: Send + Sync + 'static {
     ///
     /// If there is no such port.
     fn link(&self, link: &Link) -> Result<LinkStatus, Refusal>;
+
+    /// Shows or sets how fast a port sends at the most.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such port, or no such rate.
+    fn rate(&self, rate: &Rate) -> Result<RateStatus, Refusal>;
 
     /// Shows or changes what is logged.
     ///

@@ -28,6 +28,7 @@ pub mod schema;
 mod select;
 mod server;
 mod subscriptions;
+pub mod text;
 
 pub use client::{Client, ClientError, Told};
 pub use commands::Commands;
@@ -36,7 +37,7 @@ pub use limits::{
     MAX_CLIENTS, MAX_QUEUED_EVENTS, MAX_REQUEST, MAX_SUBSCRIPTIONS, PROTOCOL, REQUEST_BURST,
     REQUESTS_PER_SECOND,
 };
-pub use method::{Call, Capture, EndCapture, Inspect, Link, LinkSetting, Log, Stage, Swap};
+pub use method::{Call, Capture, EndCapture, Inspect, Link, LinkSetting, Log, Rate, Stage, Swap};
 pub use refusal::{Code, Refusal};
 pub use select::{SelectError, may_match, select};
 pub use server::Server;

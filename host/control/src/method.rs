@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::event::EventKind;
-pub use crate::report::{LinkStatus, Swapped, UpDown};
+pub use crate::report::{LinkStatus, RateStatus, Swapped, UpDown};
 
 /// A method with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +23,8 @@ pub enum Call {
     Rollback(Rollback),
     /// Shows or sets a port's link.
     Link(Link),
+    /// Shows or sets how fast a port sends at the most.
+    Rate(Rate),
     /// Shows or changes what is logged.
     Log(Log),
     /// Captures the packets of a port.
@@ -41,13 +43,14 @@ pub enum Call {
 
 impl Call {
     /// The names of all methods that a release has.
-    pub const METHODS: [&str; 11] = [
+    pub const METHODS: [&str; 12] = [
         "hello",
         "inspect",
         "counters",
         "swap",
         "rollback",
         "link",
+        "rate",
         "log",
         "capture",
         "end_capture",
@@ -175,6 +178,23 @@ pub struct PortCounts {
     pub transmit: TxCounts,
     /// To the guest.
     pub receive: RxCounts,
+    /// Neither sent nor received, as the port's policy says.
+    pub refused: RefusedCounts,
+    /// How fast it sends at the most, in Mbit/s; null if it is not limited.
+    pub rate_mbps: Option<u32>,
+}
+
+/// Packets that a port's policy refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RefusedCounts {
+    /// Sent from another address than the port's (`spoof-check=on`).
+    pub source: u64,
+    /// Sent with the tag of another VLAN, or without one (`vlans=`).
+    pub sent_vlan: u64,
+    /// Addressed to somebody else (unless `promiscuous=on`).
+    pub destination: u64,
+    /// Arrived with the tag of another VLAN, or without one (`vlans=`).
+    pub received_vlan: u64,
 }
 
 /// Packets from a guest.
@@ -278,6 +298,27 @@ pub enum LinkSetting {
     Down,
     /// As its interface.
     Auto,
+}
+
+/// [`Call::Rate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// The number of the port, from 0.
+    pub port: u32,
+    /// What to set it to; it is only shown if this is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<RateSetting>,
+}
+
+/// What a port's rate is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RateSetting {
+    /// So many Mbit/s, 1 to 1,000,000.
+    Mbps(u32),
+    /// As fast as the guest sends.
+    Off,
 }
 
 /// [`Call::Log`].

@@ -34,6 +34,19 @@ pub enum UpDown {
     Down,
 }
 
+/// How fast a port sends at the most: the result of `rate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RateStatus {
+    /// The number of the port.
+    pub port: u32,
+    /// The lower of what follows, in Mbit/s; null if there is neither.
+    pub rate_mbps: Option<u32>,
+    /// What an operator has limited it to.
+    pub operator_mbps: Option<u32>,
+    /// What the guest has limited it to.
+    pub guest_mbps: Option<u32>,
+}
+
 /// How a port's link is: the result of `link`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkStatus {

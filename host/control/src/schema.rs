@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::envelope::{Message, Request};
 use crate::limits::PROTOCOL;
 use crate::method::{
-    Captured, Capturing, Counts, Greeting, LinkStatus, LogLevel, Subscribed, Swapped, Tree,
-    Unsubscribed,
+    Captured, Capturing, Counts, Greeting, LinkStatus, LogLevel, RateStatus, Subscribed, Swapped,
+    Tree, Unsubscribed,
 };
 use crate::refusal::Code;
 
@@ -50,6 +50,7 @@ fn methods(generator: &mut SchemaGenerator) -> Value {
         "swap": of::<Swapped>(generator),
         "rollback": of::<Swapped>(generator),
         "link": of::<LinkStatus>(generator),
+        "rate": of::<RateStatus>(generator),
         "log": of::<LogLevel>(generator),
         "capture": of::<Capturing>(generator),
         "end_capture": of::<Captured>(generator),

@@ -6,7 +6,7 @@ use wasmtime::Module;
 use wasmtime::component::Component as WasmComponent;
 
 use super::{Component, ComponentError, read};
-use crate::precompiled::{Compiled, Digest};
+use crate::precompiled::{Compiled, Digest, Processor};
 use crate::runtime::{PreparedComponent, Runtime};
 use manatee_common::ration::{MAX_LINE, clean};
 
@@ -23,14 +23,31 @@ impl Component {
     }
 
     /// Returns the component that this build ships, compiled for a later build to
-    /// embed.
+    /// embed, and for this machine.
     ///
     /// # Errors
     ///
     /// [`ComponentError::Runtime`] if this machine can't run components.
     pub fn precompile() -> Result<Vec<u8>, ComponentError> {
-        let compiled = Self::compile(manatee_component::BYTES, "the embedded component")?;
-        Ok(compiled.as_bytes().to_vec())
+        Self::precompile_for(Processor::Own)
+    }
+
+    /// Returns the component as [`precompile`](Self::precompile) does, for other processors.
+    ///
+    /// # Errors
+    ///
+    /// [`ComponentError::Runtime`] if this machine can't run components;
+    /// [`ComponentError::Invalid`] if it can't compile them for such a processor.
+    pub fn precompile_for(processor: Processor) -> Result<Vec<u8>, ComponentError> {
+        let (bytes, name) = (manatee_component::BYTES, "the embedded component");
+        let compiled = match processor {
+            Processor::Own => Self::compile(bytes, name),
+            _ => processor
+                .engine()
+                .and_then(|engine| Compiled::new(&engine, bytes))
+                .map_err(|error| invalid(name, &error)),
+        };
+        Ok(compiled?.as_bytes().to_vec())
     }
 
     /// Compiles a component in this process; `name` is for messages.

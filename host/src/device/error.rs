@@ -23,6 +23,28 @@ pub enum WatchError {
     },
 }
 
+/// Why a port's rate can't be set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RateError {
+    /// There is no such port.
+    #[error("there is no port {port}: the device has 0 to {}", ports.saturating_sub(1))]
+    NoPort {
+        /// The number that was asked for.
+        port: u32,
+        /// The number of them.
+        ports: usize,
+    },
+    /// The rate is out of bounds.
+    #[error(
+        "a rate of {0} Mbit/s is not between 1 and {MAX_RATE_MBPS}: to let nothing through, take \
+         the port's link down; to let everything through, set no rate"
+    )]
+    OutOfBounds(u32),
+}
+
+/// The highest rate that a port can be limited to, in Mbit/s: faster than any wire.
+pub const MAX_RATE_MBPS: u32 = 1_000_000;
+
 /// Why a device can't be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -252,12 +252,7 @@ impl DeviceInner {
     fn flush(&mut self) {
         let state = self.state();
         for port in &mut state.ports {
-            let rate = port.rate();
-            if rate.is_some() {
-                port.limit_rate(None);
-                port.release(&state.memory);
-                port.limit_rate(rate);
-            }
+            port.release_all(&state.memory);
         }
         self.deliver_all();
     }

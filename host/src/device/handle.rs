@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::error::WatchError;
+use super::error::{MAX_RATE_MBPS, RateError, WatchError};
 use super::inner::DeviceInner;
 use super::poller::Poller;
 use super::telemetry::{Telemetry, Totals};
@@ -243,6 +243,31 @@ impl Device {
         let begun = found.map(|found| found.watch(watcher));
         inner.leave();
         begun?.then_some(()).ok_or(WatchError::Watched { port })
+    }
+
+    /// Limits how fast a port sends, in Mbit/s, or ends that. The limit stays until it is set
+    /// again, whatever the guest and the component do. Packets wait for their time; those for
+    /// which there is no room are dropped and counted as busy.
+    ///
+    /// # Errors
+    ///
+    /// [`RateError`]; nothing changes.
+    pub fn set_rate(&self, port: u32, mbps: Option<u32>) -> Result<(), RateError> {
+        if let Some(wrong) = mbps.filter(|mbps| !(1..=MAX_RATE_MBPS).contains(mbps)) {
+            return Err(RateError::OutOfBounds(wrong));
+        }
+        let ports = self.shared.queues.len();
+        if port as usize >= ports {
+            return Err(RateError::NoPort { port, ports });
+        }
+        self.run(|inner| {
+            if let Some(port) = inner.state().ports.get_mut(port as usize) {
+                port.limit_rate_by_operator(mbps);
+            }
+        });
+        // Packets may wait now, or no longer.
+        self.shared.poller.kick();
+        Ok(())
     }
 
     /// Ends watching a port, after the last packet that was shown.

@@ -33,7 +33,7 @@ mod work;
 
 pub use crate::runtime::{Failure, InvalidPort, Limits, Port};
 pub use builder::DeviceBuilder;
-pub use error::{DeviceError, WatchError};
+pub use error::{DeviceError, MAX_RATE_MBPS, RateError, WatchError};
 pub(crate) use hand_over::{DeviceState, PortPast, QueuePast};
 pub use hand_over::{GiveAwayError, TakeOverError};
 pub use handle::Device;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::report::{Event, Recovery, Swap};
-use crate::endpoint::{Counters, Steering};
+use crate::endpoint::{Counters, Policy, Steering};
 use crate::memory::RegionInfo;
 use crate::pci::Function;
 use crate::runtime::{Gauges, Limits, PortGauges, QueueGauges};
@@ -205,6 +205,12 @@ pub struct PortTotals {
     pub posted_buffers: u64,
     /// What its endpoint did.
     pub counters: Counters,
+    /// How fast it sends at the most, in Mbit/s: the lower of what follows.
+    pub rate_mbps: Option<u32>,
+    /// What the guest has limited it to.
+    pub guest_rate_mbps: Option<u32>,
+    /// What [`Device::set_rate`](crate::device::Device::set_rate) has limited it to.
+    pub operator_rate_mbps: Option<u32>,
 }
 
 impl Telemetry {
@@ -413,7 +419,17 @@ fn remember<T>(history: &mut VecDeque<T>, latest: T, most: usize) {
 }
 
 fn port_totals(port: &PortGauges) -> PortTotals {
+    let settings = port.settings.lock();
+    let (rate, guest, operator) = (
+        settings.rate_mbps,
+        settings.guest_rate_mbps,
+        settings.operator_rate_mbps,
+    );
+    drop(settings);
     PortTotals {
+        rate_mbps: rate,
+        guest_rate_mbps: guest,
+        operator_rate_mbps: operator,
         endpoint: port.endpoint.clone(),
         link_up: port.link_up.load(Ordering::Relaxed),
         posted_buffers: port.sum(|queue| &queue.posted_buffers),
@@ -459,6 +475,8 @@ fn inspect_port(port: &PortGauges) -> Value {
         "posted_buffers": port.sum(|queue| &queue.posted_buffers),
         "counters": endpoint,
         "rate_limit_mbps": settings.rate_mbps,
+        "operator_rate_mbps": settings.operator_rate_mbps,
+        "policy": port.policy.as_ref().map(inspect_policy),
         "steering": settings.steering.as_ref().map(inspect_steering),
         "queues": queues.collect::<Vec<_>>(),
     })
@@ -470,6 +488,14 @@ fn inspect_queue(queue: &QueueGauges) -> Value {
         "pending_transmits": queue.pending_transmits.get(),
         "handed_over": queue.handed_over(),
         "counters": queue.counters(),
+    })
+}
+
+fn inspect_policy(policy: &Policy) -> Value {
+    json!({
+        "spoof_check": policy.spoof_check,
+        "promiscuous": policy.promiscuous,
+        "vlans": policy.vlans.as_ref().map(ToString::to_string),
     })
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::packet::TxStatus;
+use super::policy::RefusedCounters;
 
 /// What an endpoint did since it was opened.
 #[derive(
@@ -18,6 +19,8 @@ pub struct Counters {
     pub transmit: TxCounters,
     /// To the guest.
     pub receive: RxCounters,
+    /// Neither sent nor received, as its policy says.
+    pub refused: RefusedCounters,
 }
 
 /// Packets from the guest.
@@ -74,11 +77,12 @@ pub struct RxCounters {
 
 impl Counters {
     /// The number of them.
-    pub(crate) const WORDS: usize = TxCounters::WORDS + RxCounters::WORDS;
+    pub(crate) const WORDS: usize = TxCounters::WORDS + RxCounters::WORDS + RefusedCounters::WORDS;
     /// Nothing was done yet.
     pub(crate) const ZERO: Self = zerocopy::transmute!([0_u64; Self::WORDS]);
 
-    /// Returns them in a row, what was sent first.
+    /// Returns them in a row, what was sent first. Saved states have such rows: what is added comes
+    /// last.
     #[inline]
     pub(crate) fn words(&self) -> &[u64; Self::WORDS] {
         zerocopy::transmute_ref!(self)

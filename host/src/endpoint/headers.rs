@@ -179,7 +179,7 @@ fn skip_tags(frame: &[u8], most: usize) -> Option<(usize, u16)> {
 }
 
 /// Returns whether it is a tag protocol identifier: 802.1Q, 802.1ad, and what came before 802.1ad.
-fn is_tag(ethertype: u16) -> bool {
+pub fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
 }
 

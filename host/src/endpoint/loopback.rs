@@ -7,9 +7,10 @@ use super::batch::TxBatch;
 use super::counters::Counters;
 use super::crossing::{About, Route, Switch};
 use super::head::Head;
-use super::headers::{ADDRESS_BYTES, Layout, TAG_BYTES, tag_control};
+use super::headers::{ADDRESS_BYTES, ETHERNET_BYTES, Layout, TAG_BYTES, tag_control};
 use super::offload::{self, Prepared, Refusal, Request};
 use super::packet::{RxFlags, TxCompletion, TxPacket, TxStatus};
+use super::policy::Policy;
 use super::queue::{Endpoint, Queue, QueueIo, RECEIVE_BUDGET};
 use super::rss::Rss;
 use super::rx_flags;
@@ -98,7 +99,10 @@ impl Wire {
     ) -> TxStatus {
         let length = segments.clone().map(|s| u64::from(s.length)).sum();
         let status = match self.check(io.memory, packet, segments.clone(), length) {
-            Ok(prepared) => self.deliver(io, segments, &prepared),
+            Ok(prepared) => match io.policy.map(|policy| self.judge(policy)) {
+                None | Some(Ok(())) => self.deliver(io, segments, &prepared),
+                Some(Err(status)) => status,
+            },
             Err(status) => status,
         };
         self.counters.transmit.count(status, length);
@@ -129,6 +133,29 @@ impl Wire {
             return Err(Refusal::BadHeaders.into());
         }
         Ok(prepared)
+    }
+
+    /// Checks what a policy says of the packet in the head. It leaves, also if it may not come
+    /// back.
+    #[cold]
+    fn judge(&mut self, policy: &Policy) -> Result<(), TxStatus> {
+        let head = self.head.bytes();
+        let [addresses, rest] = without_tag(head);
+        let mut start = [0; ETHERNET_BYTES];
+        let bytes = addresses.iter().chain(rest);
+        start
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+        let (refused, status) = match policy.check_sent(head) {
+            Err(refused) => (refused, TxStatus::Dropped),
+            Ok(()) => match policy.check_received(&start, tag_control(head)) {
+                Err(refused) => (refused, TxStatus::Sent),
+                Ok(()) => return Ok(()),
+            },
+        };
+        self.counters.refused.count(refused);
+        Err(status)
     }
 
     /// Writes a checked packet to a posted buffer of the queue that it goes to.
@@ -319,6 +346,10 @@ impl Endpoint for Loopback {
 
     fn mtu(&self) -> Option<u16> {
         None
+    }
+
+    fn checks_policy(&self) -> bool {
+        true
     }
 
     fn inspect(&self) -> serde_json::Value {

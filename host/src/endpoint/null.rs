@@ -5,8 +5,10 @@ use std::os::fd::BorrowedFd;
 
 use super::batch::TxBatch;
 use super::counters::Counters;
+use super::head::Head;
 use super::headers::ETHERNET_BYTES;
-use super::packet::TxStatus;
+use super::packet::{Offloads, TxPacket, TxStatus};
+use super::policy::Policy;
 use super::queue::{Endpoint, Queue, QueueIo};
 use crate::memory::{Access, GuestMemory, Segment};
 
@@ -43,7 +45,13 @@ impl Default for Null {
 impl NullQueue {
     /// Takes packets without a look at them, but they must be there: a guest whose
     /// descriptors are wrong finds out here too.
-    fn swallow(&mut self, memory: &GuestMemory, segments: &[Segment]) -> TxStatus {
+    fn swallow(
+        &mut self,
+        memory: &GuestMemory,
+        policy: Option<&Policy>,
+        packet: &TxPacket,
+        segments: &[Segment],
+    ) -> TxStatus {
         let (mut length, mut is_memory) = (0, true);
         // One pass: most packets have one segment.
         for segment in segments {
@@ -56,10 +64,39 @@ impl NullQueue {
         } else if length < ETHERNET_BYTES as u64 {
             TxStatus::BadHeaders
         } else {
-            TxStatus::Sent
+            policy.map_or(TxStatus::Sent, |policy| {
+                self.check(memory, policy, packet, segments)
+            })
         };
         self.counters.transmit.count(status, length);
         status
+    }
+}
+
+impl NullQueue {
+    /// Checks what a policy says of a packet.
+    #[cold]
+    fn check(
+        &mut self,
+        memory: &GuestMemory,
+        policy: &Policy,
+        packet: &TxPacket,
+        segments: &[Segment],
+    ) -> TxStatus {
+        let mut head: Head = Head::default();
+        if head.load(memory, segments.iter().copied()).is_err() {
+            return TxStatus::MemoryFault;
+        }
+        if packet.offloads.contains(Offloads::INSERT_VLAN) {
+            head.insert_tag(packet.vlan_tci);
+        }
+        match policy.check_sent(head.bytes()) {
+            Ok(()) => TxStatus::Sent,
+            Err(refused) => {
+                self.counters.refused.count(refused);
+                TxStatus::Dropped
+            }
+        }
     }
 }
 
@@ -78,6 +115,10 @@ impl Endpoint for Null {
         None
     }
 
+    fn checks_policy(&self) -> bool {
+        true
+    }
+
     fn inspect(&self) -> serde_json::Value {
         serde_json::json!({ "kind": "null" })
     }
@@ -88,7 +129,7 @@ impl Queue for NullQueue {
         status.extend(
             batch
                 .iter()
-                .map(|(_, segments)| self.swallow(io.memory, segments)),
+                .map(|(packet, segments)| self.swallow(io.memory, io.policy, packet, segments)),
         );
     }
 

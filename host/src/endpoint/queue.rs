@@ -10,6 +10,7 @@ use super::batch::TxBatch;
 use super::completions::Completions;
 use super::counters::Counters;
 use super::packet::TxStatus;
+use super::policy::Policy;
 use super::queue_set::QueueSet;
 use super::rss::Rss;
 use super::rx_queue::RxQueue;
@@ -42,6 +43,17 @@ pub trait Endpoint: Send {
     /// was no room for them.
     fn missed(&self) -> u64 {
         0
+    }
+
+    /// Returns whether its queues check what is in [`QueueIo::policy`]. Only such an endpoint
+    /// can be [`Guarded`](super::Guarded).
+    fn checks_policy(&self) -> bool {
+        false
+    }
+
+    /// Returns the policy that its queues check, if there is one.
+    fn policy(&self) -> Option<&Policy> {
+        None
     }
 
     /// Returns the largest layer-3 packet that the other side carries, if it says.
@@ -115,6 +127,9 @@ pub struct QueueIo<'a> {
     pub done: &'a mut Completions,
     /// Where it notes which other queues of the endpoint have something to receive now.
     pub woken: &'a mut QueueSet,
+    /// What the guest may send and receive: checked by endpoints that
+    /// [say so](Endpoint::checks_policy), where the guest can't change a packet any more.
+    pub policy: Option<&'a Policy>,
 }
 
 /// An endpoint of one queue, which has nothing but that.

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use super::RxBuffer;
 use super::headers::{IpVersion, Layout, Transport};
 use super::{
-    Completions, Offloads, Queue, QueueIo, QueueSet, RxPacket, RxQueue, TxBatch, TxPacket, TxStatus,
+    Completions, Offloads, Policy, Queue, QueueIo, QueueSet, RxPacket, RxQueue, TxBatch, TxPacket,
+    TxStatus,
 };
 use crate::memory::tests::{LARGE, guest_memory, segment};
 use crate::memory::{GuestMemory, Segment, Span};
@@ -267,6 +268,7 @@ pub struct Guest {
     pub rx: RxQueue,
     pub done: Completions,
     pub woken: QueueSet,
+    pub policy: Option<Policy>,
     next_id: u32,
 }
 
@@ -284,6 +286,7 @@ impl Guest {
             rx: RxQueue::new(),
             done: Completions::default(),
             woken: QueueSet::default(),
+            policy: None,
             next_id: 0,
         }
     }
@@ -295,6 +298,7 @@ impl Guest {
             rx: &mut self.rx,
             done: &mut self.done,
             woken: &mut self.woken,
+            policy: self.policy.as_ref(),
         }
     }
 

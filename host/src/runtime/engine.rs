@@ -43,18 +43,7 @@ impl Runtime {
     }
 
     fn new() -> wasmtime::Result<Self> {
-        let mut config = Config::new();
-        config
-            .wasm_component_model(true)
-            .concurrency_support(false)
-            .epoch_interruption(true)
-            .max_wasm_stack(STACK)
-            .memory_reservation(RESERVATION)
-            .memory_guard_size(GUARD)
-            .memory_may_move(false)
-            .memory_init_cow(false)
-            .with_host_memory(Arc::new(linear_memory::Creator));
-        let engine = Engine::new(&config)?;
+        let engine = Engine::new(&settings())?;
         let ticker = Ticker::start(&engine)?;
         Ok(Self {
             linker: model::linker(&engine)?,
@@ -63,6 +52,22 @@ impl Runtime {
             ticker,
         })
     }
+}
+
+/// Returns how components are compiled and run. Code that was compiled with others is refused.
+pub fn settings() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK)
+        .memory_reservation(RESERVATION)
+        .memory_guard_size(GUARD)
+        .memory_may_move(false)
+        .memory_init_cow(false)
+        .with_host_memory(Arc::new(linear_memory::Creator));
+    config
 }
 
 impl std::fmt::Debug for Runtime {

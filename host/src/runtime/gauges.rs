@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::endpoint::{Counters, EndpointView, Steering};
+use crate::endpoint::{Counters, EndpointView, Policy, Steering};
 
 /// A number with one writer at a time.
 #[derive(Debug, Default)]
@@ -59,6 +59,8 @@ pub struct PortGauges {
     pub endpoint: String,
     /// What else its endpoint shows.
     pub view: EndpointView,
+    /// What the guest may send and receive.
+    pub policy: Option<Policy>,
     /// Whether the guest has a link.
     pub link_up: AtomicBool,
     /// How it is limited and steered.
@@ -72,6 +74,10 @@ pub struct PortGauges {
 pub struct PortSettings {
     /// The limit of what is sent, in Mbit/s.
     pub rate_mbps: Option<u32>,
+    /// What the guest has limited it to.
+    pub guest_rate_mbps: Option<u32>,
+    /// What an operator has limited it to.
+    pub operator_rate_mbps: Option<u32>,
     /// What packets are steered by.
     pub steering: Option<Steering>,
 }
@@ -103,10 +109,16 @@ impl PortGauges {
             mtu,
             endpoint,
             view,
+            policy: None,
             link_up: AtomicBool::new(true),
             settings: Mutex::default(),
             queues,
         }
+    }
+
+    /// Shows what the guest may send and receive.
+    pub fn with_policy(self, policy: Option<Policy>) -> Self {
+        Self { policy, ..self }
     }
 
     /// Returns what its queues did so far.
@@ -179,7 +191,7 @@ mod tests {
         assert_eq!(gauges.handed_over(), None);
         let counters = Counters::from_words(std::array::from_fn(|place| place as u64 + 1));
         assert_eq!(counters.transmit.packets, 1);
-        assert_eq!(counters.receive.errors, Counters::WORDS as u64);
+        assert_eq!(counters.refused.received_vlan, Counters::WORDS as u64);
         gauges.set_counters(&counters);
         assert_eq!(gauges.counters(), counters);
         gauges.set_handed_over(Some(7));

@@ -25,6 +25,8 @@ mod sync;
 mod trial;
 
 pub use code::{Calls, PreparedComponent};
+#[cfg(feature = "compiler")]
+pub use engine::settings;
 pub use engine::{Runtime, RuntimeError};
 pub use failure::Failure;
 pub(crate) use gauges::{Gauges, PortGauges, QueueGauges};

@@ -87,6 +87,10 @@ pub struct PortState {
     turned: bool,
     steering: Option<Steering>,
     pace: Option<Pace>,
+    /// What the guest has limited it to, in Mbit/s.
+    guest_rate: Option<u32>,
+    /// What an operator has limited it to, in Mbit/s.
+    operator_rate: Option<u32>,
     /// The queue whose waiting packets are the next to leave.
     turn: u16,
     /// Packets have begun to wait.
@@ -103,6 +107,7 @@ impl TryFrom<Port> for PortState {
     fn try_from(mut port: Port) -> Result<Self, InvalidPort> {
         port.check()?;
         let (endpoint, view) = (port.endpoint.name(), port.endpoint.view());
+        let policy = port.endpoint.policy().cloned();
         let queues = port.endpoint.take_queues();
         if !(1..=usize::from(MAX_QUEUES)).contains(&queues.len()) {
             return Err(InvalidPort::Queues(queues.len()));
@@ -110,7 +115,7 @@ impl TryFrom<Port> for PortState {
         let queues: Box<[_]> = queues.into_iter().map(QueueState::new).collect();
         let mac = format_mac(port.mac);
         let each = queues.iter().map(QueueState::gauges).collect();
-        let gauges = PortGauges::new(mac, port.mtu, endpoint, view, each);
+        let gauges = PortGauges::new(mac, port.mtu, endpoint, view, each).with_policy(policy);
         Ok(Self {
             gauges: Arc::new(gauges),
             port,
@@ -120,6 +125,8 @@ impl TryFrom<Port> for PortState {
             turned: false,
             steering: None,
             pace: None,
+            guest_rate: None,
+            operator_rate: None,
             turn: 0,
             alarm: false,
             link_state: LinkState::Up,
@@ -266,31 +273,61 @@ impl PortState {
         std::mem::take(&mut self.alarm)
     }
 
-    /// Limits what is sent from now on, in Mbit/s.
+    /// Limits what is sent from now on, in Mbit/s, as the guest says.
     pub fn limit_rate(&mut self, mbps: Option<u32>) {
-        if self.rate() == mbps {
-            return;
+        self.guest_rate = mbps;
+        self.follow_rates();
+    }
+
+    /// Limits what is sent from now on, in Mbit/s, as an operator says: whatever the guest says,
+    /// and also after a reset.
+    pub fn limit_rate_by_operator(&mut self, mbps: Option<u32>) {
+        self.operator_rate = mbps;
+        self.follow_rates();
+    }
+
+    /// Sends at the lower of both rates.
+    fn follow_rates(&mut self) {
+        let rates = [self.guest_rate, self.operator_rate];
+        let mbps = rates.into_iter().flatten().min();
+        if self.pace.as_ref().and_then(Pace::mbps) != mbps {
+            // Without a rate and packets that wait there is nothing to do for each packet.
+            let held = self.queues.iter().any(QueueState::is_held);
+            let pace = || Pace::new(mbps, Instant::now());
+            self.pace = (held || mbps.is_some()).then(pace);
+            self.alarm = true;
         }
-        self.pace = Some(Pace::new(mbps, Instant::now()));
-        self.alarm = true;
         self.publish_settings();
     }
 
-    /// Returns the limit of what is sent, in Mbit/s.
+    /// Hands over all packets that wait for their time to leave.
+    pub fn release_all(&mut self, memory: &GuestMemory) {
+        if let Some(pace) = self.pace.take() {
+            self.pace = Some(Pace::new(None, Instant::now()));
+            self.release_paced(memory);
+            self.pace = Some(pace);
+        }
+    }
+
+    /// Returns what the guest has limited it to, in Mbit/s.
     pub fn rate(&self) -> Option<u32> {
-        self.pace.as_ref().and_then(Pace::mbps)
+        self.guest_rate
     }
 
     /// Returns what passed the port's link.
     pub fn statistics(&self) -> LinkStatistics {
-        let Counters { transmit, receive } = self.counters();
+        let Counters {
+            transmit,
+            receive,
+            refused,
+        } = self.counters();
         LinkStatistics {
             rx_packets: receive.packets,
             rx_bytes: receive.bytes,
             rx_dropped: receive.dropped + self.port.endpoint.missed(),
             tx_packets: transmit.packets,
             tx_bytes: transmit.bytes,
-            tx_dropped: transmit.dropped(),
+            tx_dropped: transmit.dropped() + refused.sent(),
         }
     }
 
@@ -431,8 +468,10 @@ impl PortState {
             self.cancel_transmit(queue);
         }
         self.finished = QueueSet::default();
+        // What waited was given up.
         self.pace = None;
-        self.publish_settings();
+        self.guest_rate = None;
+        self.follow_rates();
         if self.steering.is_some() {
             self.steer(None, None, false);
         }
@@ -465,7 +504,9 @@ impl PortState {
     /// Shows others how it is limited and steered.
     fn publish_settings(&self) {
         let settings = PortSettings {
-            rate_mbps: self.rate(),
+            rate_mbps: self.pace.as_ref().and_then(Pace::mbps),
+            guest_rate_mbps: self.guest_rate,
+            operator_rate_mbps: self.operator_rate,
             steering: self.steering.clone(),
         };
         *self.gauges.settings.lock() = settings;

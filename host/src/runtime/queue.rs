@@ -83,6 +83,7 @@ impl QueueState {
             rx: &mut self.rx,
             done: &mut self.done,
             woken,
+            policy: None,
         };
         (&mut *self.queue, io)
     }
@@ -186,6 +187,7 @@ impl QueueState {
             rx,
             done,
             woken,
+            policy: None,
         };
         statuses.clear();
         queue.transmit(&mut io, batch, statuses);

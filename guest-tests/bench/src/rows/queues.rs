@@ -90,6 +90,7 @@ impl Side {
             rx: &mut self.rx,
             done: &mut self.done,
             woken: &mut QueueSet::default(),
+            policy: None,
         };
         self.statuses.clear();
         self.queue.transmit(&mut io, batch, &mut self.statuses);

@@ -27,10 +27,14 @@ mod output;
 mod pages;
 mod port;
 mod precompile;
+mod rate;
+mod rates;
+mod report;
 mod serve;
 mod stderr;
 mod swap;
 mod told;
+mod top;
 mod version;
 
 use std::ffi::{OsStr, OsString};
@@ -79,11 +83,14 @@ enum Command {
     Check(check::Arguments),
     Inspect(inspect::Arguments),
     Events(events::Arguments),
+    Top(top::Arguments),
     Swap(swap::Arguments),
     Rollback(swap::RollbackArguments),
     Link(link::Arguments),
+    Rate(rate::Arguments),
     Capture(capture::Arguments),
     Log(log::Arguments),
+    Report(report::Arguments),
     Completions(pages::CompletionArguments),
     Man(pages::ManArguments),
     #[command(name = manatee_keeper::FACTS, hide = true)]
@@ -119,10 +126,13 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Events(arguments) => events::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Top(arguments) => top::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Swap(arguments) => swap::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Link(arguments) => link::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Rate(arguments) => rate::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Capture(arguments) => capture::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Log(arguments) => log::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Report(arguments) => report::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Completions(arguments) => {
             pages::complete(Cli::command(), &arguments).map(|()| ExitCode::SUCCESS)
         }

@@ -11,9 +11,11 @@ use anyhow::{Context, ensure};
 use manatee::component::{Component, Digest, MAX_FILE};
 use manatee::device::{Device, SwapError, SwapOptions};
 use manatee_common::ration::Ration;
-use manatee_control::method::{Captured, Capturing, Counts, LinkStatus, LogLevel, Swapped, Tree};
+use manatee_control::method::{
+    Captured, Capturing, Counts, LinkStatus, LogLevel, RateStatus, Swapped, Tree,
+};
 use manatee_control::{
-    Capture, Code, Commands, EndCapture, Link, Log, Refusal, Stage, Swap, may_match, select,
+    Capture, Code, Commands, EndCapture, Link, Log, Rate, Refusal, Stage, Swap, may_match, select,
 };
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
@@ -24,6 +26,7 @@ use super::capture::Captures;
 use super::links::Links;
 use super::logging;
 use super::notify::Notifier;
+use super::rates::Rates;
 use super::told;
 use crate::jail::broker::Broker;
 use crate::jail::child::{self, Job, Suite, Task};
@@ -49,6 +52,7 @@ pub struct Operator {
 pub struct Surroundings {
     pub broker: Arc<Broker>,
     pub links: Arc<Links>,
+    pub rates: Arc<Rates>,
     pub log_level: logging::LogLevel,
     pub notifier: Arc<Notifier>,
     /// The bytes of what was swapped in.
@@ -216,6 +220,10 @@ impl Commands for Operator {
 
     fn link(&self, link: &Link) -> Result<LinkStatus, Refusal> {
         self.surroundings.links.set(link)
+    }
+
+    fn rate(&self, rate: &Rate) -> Result<RateStatus, Refusal> {
+        self.surroundings.rates.set(rate)
     }
 
     fn log(&self, log: &Log) -> Result<LogLevel, Refusal> {

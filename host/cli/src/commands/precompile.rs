@@ -3,23 +3,43 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use manatee::component::Component;
+use clap::ValueEnum;
+use manatee::component::{Component, Processor};
 
 /// Compile the built-in component, for the next build to embed
 #[derive(Debug, clap::Args)]
-#[command(
-    long_about = "Compile the built-in component for this machine. A build for which \
+#[command(long_about = "Compile the built-in component. A build for which \
     MANATEE_DEVICE_CODE names the result embeds it, and starts without compiling anything. \
-    `just build` does both."
-)]
+    `just build` does both.")]
 pub struct Arguments {
     /// Where the result goes
     #[arg(value_name = "FILE")]
     output: PathBuf,
+
+    /// The processors that it is for; others compile it when they start
+    #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
+    processor: Level,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Level {
+    /// This machine's
+    #[default]
+    Own,
+    /// Level 2 of the x86-64 psABI
+    #[value(name = "x86-64-v2")]
+    V2,
+    /// Level 3, with AVX2
+    #[value(name = "x86-64-v3")]
+    V3,
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let compiled = Component::precompile()?;
+    let compiled = Component::precompile_for(match arguments.processor {
+        Level::Own => Processor::Own,
+        Level::V2 => Processor::X86_64V2,
+        Level::V3 => Processor::X86_64V3,
+    })?;
     // A build embeds again what has changed only.
     if std::fs::read(&arguments.output).is_ok_and(|found| found == compiled) {
         return Ok(());

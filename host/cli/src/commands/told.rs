@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use manatee::device::{self, PortTotals, Totals};
-use manatee::endpoint::{RxCounters, TxCounters};
+use manatee::endpoint::{RefusedCounters, RxCounters, TxCounters};
 use manatee_control::Event;
 use manatee_control::event::{Crash, Reason, Recovery};
-use manatee_control::method::{Counts, PortCounts, RxCounts, Swapped, TxCounts, UpDown};
+use manatee_control::method::{
+    Counts, PortCounts, RefusedCounts, RxCounts, Swapped, TxCounts, UpDown,
+};
 
 /// Translates an event. None if this build's protocol has no word for it.
 pub fn event(event: &device::Event) -> Option<Event> {
@@ -83,6 +85,17 @@ fn port_counts((port, totals): (u32, PortTotals)) -> PortCounts {
         posted_buffers: totals.posted_buffers,
         transmit: tx_counts(&totals.counters.transmit),
         receive: rx_counts(&totals.counters.receive),
+        refused: refused_counts(&totals.counters.refused),
+        rate_mbps: totals.rate_mbps,
+    }
+}
+
+fn refused_counts(counters: &RefusedCounters) -> RefusedCounts {
+    RefusedCounts {
+        source: counters.source,
+        sent_vlan: counters.sent_vlan,
+        destination: counters.destination,
+        received_vlan: counters.received_vlan,
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// # Errors
 ///
 /// If the component that is built in can't be asked.
-fn version() -> anyhow::Result<Value> {
+pub fn version() -> anyhow::Result<Value> {
     let component = Component::embedded()?;
     let description = component.describe()?;
     Ok(json!({

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::process::Command;
 
-use manatee_control::method::{LinkStatus, UpDown};
+use manatee_control::method::{LinkStatus, RateSetting, UpDown};
 use manatee_control::{Client, ClientError, Code, LinkSetting};
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
@@ -163,4 +163,67 @@ fn command_shows_and_sets_a_link() {
     assert_eq!(run(&["0", "auto"]), (Some(0), up));
     assert_eq!(run(&["1"]), (Some(7), String::new()));
     assert_eq!(run(&["0", "sideways"]), (Some(2), String::new()));
+}
+
+#[test]
+fn command_shows_and_sets_a_rate_that_a_swap_and_a_reset_leave() {
+    let served = Served::start(&[]);
+    let run = |words: &[&str]| {
+        let mut command = harness::command();
+        command.arg("rate").arg("--control").arg(served.control());
+        let output = command.args(words).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text + &error)
+    };
+    let said = |text: &str| (Some(0), format!("port 0: {text}\n"));
+    assert_eq!(run(&["0"]), said("no limit"));
+    assert_eq!(run(&["0", "100"]), said("100 Mbit/s (as an operator says)"));
+    let component = served.dir().join("next.wasm");
+    std::fs::write(&component, manatee_variants::NEXT).unwrap();
+    let component = File::open(component).unwrap();
+    served.swap("next.wasm", &component).unwrap();
+    // A VMM that comes and goes resets the device.
+    drop(vfio_user::Client::new(&served.socket()).unwrap());
+    let (code, text) = run(&["0", "--json"]);
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    let expected = json!({
+        "port": 0, "rate_mbps": 100, "operator_mbps": 100, "guest_mbps": null,
+    });
+    assert_eq!((code, shown), (Some(0), expected));
+    assert_eq!(tree(&served)["ports"]["0"]["operator_rate_mbps"], 100);
+    assert_eq!(run(&["0", "off"]), said("no limit"));
+    let (code, text) = run(&["1", "100"]);
+    assert!(
+        code == Some(7) && text.contains("0 to 0"),
+        "{code:?} {text}"
+    );
+    for wrong in ["0", "1000001", "x"] {
+        let (code, text) = run(&["0", wrong]);
+        let way_out = text.contains("`manatee link PORT down`");
+        assert!(code == Some(2) && way_out, "{code:?} {text}");
+    }
+    // A client of another make is held to the same.
+    let mut client = Client::connect(&served.control()).unwrap();
+    for wrong in [0, 1_000_001] {
+        let refused = client.rate(0, Some(RateSetting::Mbps(wrong)));
+        let Err(ClientError::Refused(refusal)) = refused else {
+            panic!("{wrong} was taken");
+        };
+        assert_eq!(refusal.code, Code::InvalidParams);
+        assert!(refusal.message.contains("set no rate"), "{refusal}");
+    }
+}
+
+#[test]
+fn settings_of_a_port_are_shown() {
+    let port = "null,mac=02:00:00:00:00:09,rate=10,spoof-check=on,vlans=1,5-9,queues=2";
+    let served = Served::start(&["--port", port]);
+    let tree = tree(&served);
+    let shown = &tree["ports"]["1"];
+    assert_eq!(shown["operator_rate_mbps"], 10);
+    let policy = json!({ "spoof_check": true, "promiscuous": true, "vlans": "1,5-9" });
+    assert_eq!(shown["policy"], policy);
+    assert_eq!(shown["counters"]["counters"]["refused"]["source"], 0);
+    assert_eq!(tree["ports"]["0"]["policy"], Value::Null, "it has none");
 }

@@ -14,4 +14,5 @@ mod messages;
 mod metrics;
 mod process;
 mod protocol;
+mod report;
 mod soak;

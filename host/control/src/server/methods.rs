@@ -93,6 +93,7 @@ pub fn carry_out(
         }
         Call::Rollback(_) => value(commands.rollback()?),
         Call::Link(link) => value(commands.link(&link)?),
+        Call::Rate(rate) => value(commands.rate(&rate)?),
         Call::Log(log) => value(commands.log(&log)?),
         Call::Capture(capture) => {
             let (capturing, pipe) = commands.capture(&capture)?;

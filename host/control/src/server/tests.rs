@@ -10,8 +10,8 @@ use super::*;
 use crate::event::Event;
 use crate::limits::{MAX_SUBSCRIPTIONS, PROTOCOL};
 use crate::method::{
-    Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Stage, Swap,
-    Swapped, Tree,
+    Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Rate,
+    RateStatus, Stage, Swap, Swapped, Tree,
 };
 use crate::{ClientError, Told, select};
 
@@ -62,6 +62,10 @@ impl Commands for Fixed {
     }
 
     fn link(&self, _link: &Link) -> Result<LinkStatus, Refusal> {
+        refuse()
+    }
+
+    fn rate(&self, _rate: &Rate) -> Result<RateStatus, Refusal> {
         refuse()
     }
 

@@ -168,6 +168,10 @@ impl Endpoint for Stream {
         None
     }
 
+    fn checks_policy(&self) -> bool {
+        true
+    }
+
     fn inspect(&self) -> serde_json::Value {
         (self.view())()
     }
@@ -187,7 +191,7 @@ impl Endpoint for Stream {
 impl Queue for StreamQueue {
     fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
         self.refresh();
-        self.send(io.memory, batch, status);
+        self.send(io.memory, io.policy, batch, status);
     }
 
     fn receive(&mut self, io: &mut QueueIo<'_>) -> bool {

@@ -64,12 +64,21 @@ impl StreamQueue {
         false
     }
 
-    /// Writes the next frame to the first buffer that is memory. Returns whether there was
-    /// one.
+    /// Writes the next frame to the first buffer that is memory, unless the guest may not have
+    /// it. Returns whether there was one.
     fn deliver(&mut self, io: &mut QueueIo<'_>) -> bool {
         let Some((arrived, frame)) = self.inbox.front() else {
             return false;
         };
+        if let Some(policy) = io.policy {
+            let tag = arrived.flags.contains(RxFlags::VLAN);
+            let tag = tag.then_some(arrived.vlan_tci);
+            if let Err(refused) = policy.check_received(frame, tag) {
+                self.counters.refused.count(refused);
+                self.inbox.pop();
+                return true;
+            }
+        }
         let destination = self.route.look(frame, arrived.layout.as_ref());
         let counters = &mut self.counters.receive;
         while let Some(buffer) = io.rx.front() {

@@ -7,6 +7,7 @@ use super::{PREFIX_BYTES, StreamQueue};
 use crate::endpoint::batch::TxBatch;
 use crate::endpoint::offload::{self, Request};
 use crate::endpoint::packet::{TxPacket, TxStatus};
+use crate::endpoint::policy::Policy;
 use crate::endpoint::vnet::{GsoType, VnetHeader};
 use crate::endpoint::{checksum, segmentation};
 use crate::memory::{GuestMemory, Segment, Span};
@@ -34,6 +35,7 @@ impl StreamQueue {
     pub(super) fn send(
         &mut self,
         memory: &GuestMemory,
+        policy: Option<&Policy>,
         batch: TxBatch<'_>,
         status: &mut Vec<TxStatus>,
     ) {
@@ -41,7 +43,7 @@ impl StreamQueue {
         for (packet, segments) in batch.iter() {
             let length = segments.iter().map(|s| u64::from(s.length)).sum();
             let begin = self.outgoing.len();
-            match self.gather(memory, packet, segments, length) {
+            match self.gather(memory, policy, packet, segments, length) {
                 Ok((vnet, tag)) => {
                     self.leaving.push(Leaving {
                         status: status.len(),
@@ -69,6 +71,7 @@ impl StreamQueue {
     fn gather(
         &mut self,
         memory: &GuestMemory,
+        policy: Option<&Policy>,
         packet: &TxPacket,
         segments: &[Segment],
         length: u64,
@@ -78,6 +81,12 @@ impl StreamQueue {
         self.head.load(memory, segments.clone())?;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let prepared = offload::prepare(&request, &mut self.head, length, MAX_IP_BYTES)?;
+        if let Some(policy) = policy {
+            policy.check_sent(self.head.bytes()).map_err(|refused| {
+                self.counters.refused.count(refused);
+                TxStatus::Dropped
+            })?;
+        }
         let copied = self.head.copied();
         let rest = prepared.length.saturating_sub(copied);
         self.frame.clear();

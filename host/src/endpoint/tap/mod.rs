@@ -229,6 +229,10 @@ impl Endpoint for Tap {
         self.mtu
     }
 
+    fn checks_policy(&self) -> bool {
+        true
+    }
+
     fn inspect(&self) -> serde_json::Value {
         (self.view())()
     }
@@ -260,7 +264,7 @@ fn missed(dropped: Option<&Mutex<queues::Dropped>>) -> u64 {
 
 impl Queue for TapQueue {
     fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>) {
-        self.send(io.memory, batch, status);
+        self.send(io.memory, io.policy, batch, status);
     }
 
     fn receive(&mut self, io: &mut QueueIo<'_>) -> bool {

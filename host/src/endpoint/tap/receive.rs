@@ -9,6 +9,7 @@ use super::{InterfaceState, TapQueue};
 use crate::endpoint::completions::Completions;
 use crate::endpoint::crossing::About;
 use crate::endpoint::packet::RxFlags;
+use crate::endpoint::policy::Refused;
 use crate::endpoint::queue::{QueueIo, RECEIVE_BUDGET};
 use crate::endpoint::rss::Destination;
 use crate::endpoint::rx_queue::{Posted, Received};
@@ -52,6 +53,12 @@ impl TapQueue {
             let Some((arrived, frame)) = self.inbox.front() else {
                 return false;
             };
+            if let Some(policy) = io.policy
+                && let Err(refused) = policy.check_received(frame, arrived.tag())
+            {
+                self.refuse(refused);
+                continue;
+            }
             let destination = self.route.look(frame, arrived.layout.as_ref());
             self.deliver(io.memory, buffer, io.done, destination);
         }
@@ -69,6 +76,12 @@ impl TapQueue {
             let Some((arrived, frame)) = self.inbox.front() else {
                 return false;
             };
+            if let Some(policy) = io.policy
+                && let Err(refused) = policy.check_received(frame, arrived.tag())
+            {
+                self.refuse(refused);
+                continue;
+            }
             let destination = self.route.look(frame, arrived.layout.as_ref());
             if self.route.leads_here(destination.queue)
                 && let Some(buffer) = io.rx.front()
@@ -79,6 +92,12 @@ impl TapQueue {
             }
         }
         true
+    }
+
+    /// Drops the next frame, which the guest may not have.
+    fn refuse(&mut self, refused: Refused) {
+        self.counters.refused.count(refused);
+        self.inbox.pop();
     }
 
     /// Passes the next frame on. Returns false if it waits for room.
@@ -169,6 +188,11 @@ impl TapQueue {
 }
 
 impl Arrived {
+    /// Returns what its tag said, if it had one.
+    fn tag(&self) -> Option<u16> {
+        self.flags.contains(RxFlags::VLAN).then_some(self.vlan_tci)
+    }
+
     /// Returns what the guest is told about it.
     fn about(&self, destination: Destination) -> About {
         let flags = match self.good {

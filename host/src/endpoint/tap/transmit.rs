@@ -8,6 +8,7 @@ use super::{InterfaceState, Outgoing, TapQueue};
 use crate::endpoint::batch::TxBatch;
 use crate::endpoint::offload::{self, Request};
 use crate::endpoint::packet::{TxPacket, TxStatus};
+use crate::endpoint::policy::{Policy, RefusedCounters};
 use crate::endpoint::vnet::{GsoType, VnetHeader};
 
 use crate::memory::{Calls, GuestMemory, IoVecError, Segment, Span, Writes};
@@ -24,6 +25,14 @@ pub(super) struct Leaving {
     tag: bool,
 }
 
+/// What bounds the packets of a port.
+struct Rules<'a> {
+    mtu: u16,
+    policy: Option<&'a Policy>,
+    /// Packets that the policy refuses.
+    refused: &'a mut RefusedCounters,
+}
+
 impl From<IoVecError> for TxStatus {
     fn from(_: IoVecError) -> Self {
         Self::MemoryFault
@@ -35,12 +44,14 @@ impl TapQueue {
     pub(super) fn send(
         &mut self,
         memory: &GuestMemory,
+        policy: Option<&Policy>,
         batch: TxBatch<'_>,
         status: &mut Vec<TxStatus>,
     ) {
         let mut packets = batch.iter();
         while packets.len() > 0 {
-            self.send_some(memory, packets.by_ref().take(Calls::BATCH), status);
+            let some = packets.by_ref().take(Calls::BATCH);
+            self.send_some(memory, policy, some, status);
         }
     }
 
@@ -48,6 +59,7 @@ impl TapQueue {
     fn send_some<'a>(
         &mut self,
         memory: &GuestMemory,
+        policy: Option<&Policy>,
         packets: impl ExactSizeIterator<Item = (&'a TxPacket, &'a [Segment])>,
         status: &mut Vec<TxStatus>,
     ) {
@@ -56,6 +68,11 @@ impl TapQueue {
         }
         self.leaving.clear();
         let mut writes = self.calls.writes();
+        let mut rules = Rules {
+            mtu: self.mtu,
+            policy,
+            refused: &mut self.counters.refused,
+        };
         for ((packet, segments), frame) in packets.zip(&mut self.outgoing) {
             let length = segments.iter().map(|s| u64::from(s.length)).sum();
             match add(
@@ -65,7 +82,7 @@ impl TapQueue {
                 packet,
                 segments,
                 length,
-                self.mtu,
+                &mut rules,
             ) {
                 Ok((vnet, tag)) => {
                     self.leaving.push(Leaving {
@@ -145,14 +162,20 @@ fn add<'a>(
     packet: &TxPacket,
     segments: &[Segment],
     length: u64,
-    mtu: u16,
+    rules: &mut Rules<'_>,
 ) -> Result<(VnetHeader, bool), TxStatus> {
     let request = Request::of(packet)?;
     let segments = segments.iter().copied();
     frame.load(memory, segments.clone())?;
     // Nothing so long is sent in any way; what follows need not care.
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let prepared = offload::prepare(&request, frame, length, mtu.into())?;
+    let prepared = offload::prepare(&request, frame, length, rules.mtu.into())?;
+    if let Some(policy) = rules.policy {
+        policy.check_sent(frame.bytes()).map_err(|refused| {
+            rules.refused.count(refused);
+            TxStatus::Dropped
+        })?;
+    }
     let copied = frame.copied();
     let rest = prepared.length.saturating_sub(copied);
     let rest = Span::new(segments)

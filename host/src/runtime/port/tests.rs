@@ -183,6 +183,35 @@ fn a_queue_whose_buffers_are_taken_back_gets_nothing_that_waited() {
 }
 
 #[test]
+fn the_lower_of_two_rates_holds_and_the_operators_outlives_a_reset() {
+    let memory = guest_memory();
+    let mut port = port(Null::with_queues(1)).unwrap();
+    let shown = |port: &PortState| {
+        let settings = port.gauges.settings.lock();
+        let own = (settings.guest_rate_mbps, settings.operator_rate_mbps);
+        (settings.rate_mbps, own)
+    };
+    port.limit_rate_by_operator(Some(100));
+    assert_eq!(shown(&port), (Some(100), (None, Some(100))));
+    port.limit_rate(Some(0));
+    assert_eq!(shown(&port), (Some(0), (Some(0), Some(100))));
+    assert_eq!(send(&mut port, 0, &memory, &[1]), [TxStatus::Pending]);
+    port.limit_rate(Some(200));
+    assert_eq!((shown(&port).0, port.rate()), (Some(100), Some(200)));
+    port.limit_rate_by_operator(None);
+    assert_eq!(shown(&port), (Some(200), (Some(200), None)));
+    port.limit_rate_by_operator(Some(1));
+    port.reset();
+    assert_eq!(shown(&port), (Some(1), (None, Some(1))));
+    // At 1 Mbit/s the first leaves, and the second waits half a millisecond at least.
+    send(&mut port, 0, &memory, &[2, 3]);
+    assert_eq!(port.queues()[0].pending(), 1);
+    port.release_all(&memory);
+    assert_eq!((port.queues()[0].pending(), shown(&port).0), (0, Some(1)));
+    assert!(port.due().is_none(), "none waits");
+}
+
+#[test]
 fn what_a_rate_holds_is_there_until_it_is_lifted() {
     let memory = guest_memory();
     let mut port = port(Null::with_queues(2)).unwrap();

@@ -249,6 +249,11 @@ fn ports(out: &mut Out<'_>, ports: &[PortTotals]) -> fmt::Result {
         "Buffers that the guest has posted for packets",
         each(|port| port.posted_buffers as i64),
     )?;
+    out.gauges(
+        "rate_limit_bits_per_second",
+        "How fast the port sends at the most; 0 if it is not limited",
+        each(|port| i64::from(port.rate_mbps.unwrap_or(0)) * 1_000_000),
+    )?;
     let both = |of: fn(&PortTotals) -> [u64; 2]| {
         let ports = ports.iter().enumerate();
         let rows = ports.flat_map(|(index, port)| {
@@ -302,8 +307,9 @@ fn labels(port: usize, direction: &str) -> [Label; 2] {
 }
 
 /// Lists why packets were dropped, and how many.
-fn reasons(port: &PortTotals) -> [(&'static str, &'static str, u64); 9] {
+fn reasons(port: &PortTotals) -> [(&'static str, &'static str, u64); 13] {
     let (tx, rx) = (&port.counters.transmit, &port.counters.receive);
+    let refused = &port.counters.refused;
     [
         ("transmit", "busy", tx.dropped_busy),
         ("transmit", "down", tx.dropped_down),
@@ -314,6 +320,10 @@ fn reasons(port: &PortTotals) -> [(&'static str, &'static str, u64); 9] {
         ("receive", "memory_fault", rx.memory_faults),
         ("receive", "no_room", rx.dropped),
         ("receive", "error", rx.errors),
+        ("transmit", "refused_source", refused.source),
+        ("transmit", "refused_vlan", refused.sent_vlan),
+        ("receive", "refused_destination", refused.destination),
+        ("receive", "refused_vlan", refused.received_vlan),
     ]
 }
 

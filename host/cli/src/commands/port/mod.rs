@@ -8,11 +8,12 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use manatee::endpoint::MAX_QUEUES;
+use manatee::endpoint::{InvalidVlans, MAX_QUEUES, Policy, Vlans};
 
 pub use open::{Interface, Opened, open_all};
 
 use super::mac::{self, InvalidMac, Mac};
+use super::rate::{InvalidRate, Limit};
 
 /// The smallest MTU of IPv4 (RFC 791).
 const MIN_MTU: u16 = 68;
@@ -29,6 +30,10 @@ pub struct PortArgument {
     mtu: Option<u16>,
     speed: Option<u32>,
     queues: Option<u16>,
+    rate: Option<u32>,
+    spoof_check: Option<bool>,
+    promiscuous: Option<bool>,
+    vlans: Option<Vlans>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +77,8 @@ pub enum InvalidPort {
     QueuesOfAnother,
     /// No such setting.
     #[error(
-        "`{0}` is no setting of a port: there are mac=ADDRESS, mtu=BYTES, speed=MBITS and \
-         queues=NUMBER"
+        "`{0}` is no setting of a port: there are mac=ADDRESS, mtu=BYTES, speed=MBITS, \
+         queues=NUMBER, rate=MBITS, spoof-check=on, promiscuous=on and vlans=LIST"
     )]
     Setting(String),
     /// A setting twice.
@@ -88,6 +93,18 @@ pub enum InvalidPort {
     /// `speed=` is wrong.
     #[error("speed `{0}` is not a number of Mbit/s from 1 to {MAX_SPEED_MBPS}")]
     Speed(String),
+    /// `rate=` is wrong.
+    #[error(transparent)]
+    Rate(#[from] InvalidRate),
+    /// `rate=off`.
+    #[error("`rate=off` is what a port has without it: leave it out")]
+    RateOff,
+    /// A switch is neither on nor off.
+    #[error("`{0}={1}`: give {0}=on or {0}=off")]
+    Switch(&'static str, String),
+    /// `vlans=` is wrong.
+    #[error(transparent)]
+    Vlans(#[from] InvalidVlans),
     /// `queues=` is wrong.
     #[error("queues `{0}` is not a number from 1 to {MAX_QUEUES}")]
     Queues(String),
@@ -105,8 +122,12 @@ impl FromStr for PortArgument {
             mtu: None,
             speed: None,
             queues: None,
+            rate: None,
+            spoof_check: None,
+            promiscuous: None,
+            vlans: None,
         };
-        for part in parts {
+        for part in &with_lists(parts)[..] {
             match part.split_once('=') {
                 Some(("mac", value)) => set(&mut port.mac, "mac", mac::parse(value)?)?,
                 Some(("mtu", value)) => set(&mut port.mtu, "mtu", parse_mtu(value)?)?,
@@ -114,8 +135,18 @@ impl FromStr for PortArgument {
                 Some(("queues", value)) => {
                     set(&mut port.queues, "queues", parse_queues(value)?)?;
                 }
+                Some(("rate", value)) => set(&mut port.rate, "rate", parse_rate(value)?)?,
+                Some(("spoof-check", value)) => {
+                    let on = parse_switch("spoof-check", value)?;
+                    set(&mut port.spoof_check, "spoof-check", on)?;
+                }
+                Some(("promiscuous", value)) => {
+                    let on = parse_switch("promiscuous", value)?;
+                    set(&mut port.promiscuous, "promiscuous", on)?;
+                }
+                Some(("vlans", value)) => set(&mut port.vlans, "vlans", value.parse()?)?,
                 Some(("type", value)) => port.backend = port.backend.of_type(value)?,
-                _ => return Err(InvalidPort::Setting(part.to_owned())),
+                _ => return Err(InvalidPort::Setting(part.clone())),
             }
         }
         match port.backend {
@@ -132,6 +163,23 @@ impl PortArgument {
         match &self.backend {
             Backend::Stream(path) => Some(path),
             _ => None,
+        }
+    }
+
+    /// Returns how fast it sends at the most, in Mbit/s.
+    pub fn rate(&self) -> Option<u32> {
+        self.rate
+    }
+
+    /// Returns what its guest may send and receive. What comes from a network is not for
+    /// everybody by default; what a loopback gives back was the guest's own.
+    fn policy(&self, mac: Mac) -> Policy {
+        let network = !matches!(self.backend, Backend::Loopback | Backend::Null);
+        Policy {
+            mac,
+            spoof_check: self.spoof_check.unwrap_or(false),
+            promiscuous: self.promiscuous.unwrap_or(!network),
+            vlans: self.vlans.clone(),
         }
     }
 }
@@ -182,6 +230,38 @@ fn parse_descriptors(text: &str) -> Result<Backend, InvalidPort> {
         return Err(wrong());
     }
     Ok(Backend::Descriptors(numbers))
+}
+
+/// Joins what follows a list's first id to it: commas separate ids as well as settings.
+fn with_lists<'a>(parts: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut settings: Vec<String> = Vec::new();
+    for part in parts {
+        match settings.last_mut() {
+            Some(list)
+                if list.starts_with("vlans=")
+                    && part.starts_with(|first: char| first.is_ascii_digit()) =>
+            {
+                list.push(',');
+                list.push_str(part);
+            }
+            _ => settings.push(part.to_owned()),
+        }
+    }
+    settings
+}
+
+fn parse_switch(name: &'static str, text: &str) -> Result<bool, InvalidPort> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(InvalidPort::Switch(name, text.to_owned())),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<u32, InvalidPort> {
+    let limit: Limit = text.parse()?;
+    // `off` is what it is without it.
+    limit.mbps().ok_or(InvalidPort::RateOff)
 }
 
 fn parse_mtu(text: &str) -> Result<u16, InvalidPort> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use manatee::device::Port;
 use manatee::endpoint::{
-    Endpoint, InterfaceState, Loopback, Null, Stream, StreamLink, Tap, TapLink,
+    Endpoint, Guarded, InterfaceState, Loopback, Null, Stream, StreamLink, Tap, TapLink,
 };
 
 use super::{Backend, PortArgument};
@@ -98,13 +98,13 @@ pub fn open_all(
         let named = connected.queues.into_iter().enumerate();
         queues.extend(named.map(|(queue, fd)| (queue_name(index, queue), fd)));
         interfaces.push(connected.interface);
-        ports.push(argument.port(mac, connected.endpoint));
+        ports.push(argument.port(mac, connected.endpoint)?);
     }
     Ok(opened)
 }
 
 impl PortArgument {
-    fn port(&self, mac: Mac, endpoint: Box<dyn Endpoint>) -> Port {
+    fn port(&self, mac: Mac, endpoint: Box<dyn Endpoint>) -> anyhow::Result<Port> {
         let carried = endpoint.mtu();
         let mtu = self.mtu.or(carried).unwrap_or(DEFAULT_MTU);
         if carried.is_some_and(|carried| carried < mtu) {
@@ -115,12 +115,17 @@ impl PortArgument {
                 carried.unwrap_or_default()
             );
         }
-        Port {
+        let policy = self.policy(mac);
+        let endpoint = match policy.restricts() {
+            true => Box::new(Guarded::new(endpoint, policy)?),
+            false => endpoint,
+        };
+        Ok(Port {
             mac,
             mtu,
             link_speed_mbps: self.speed.unwrap_or(LINK_SPEED_MBPS),
             endpoint,
-        }
+        })
     }
 
     /// Opens what it is connected to, or continues with the queues that another process left.

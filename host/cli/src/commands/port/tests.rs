@@ -16,6 +16,10 @@ fn all_kinds_are_read() {
         mtu: None,
         speed: None,
         queues: None,
+        rate: None,
+        spoof_check: None,
+        promiscuous: None,
+        vlans: None,
     };
     assert_eq!(parse("loopback"), Ok(loopback));
     let tap = PortArgument {
@@ -24,6 +28,10 @@ fn all_kinds_are_read() {
         mtu: Some(9000),
         speed: Some(25_000),
         queues: Some(4),
+        rate: None,
+        spoof_check: None,
+        promiscuous: None,
+        vlans: None,
     };
     assert_eq!(
         parse("tap=tap0,mac=02:00:00:00:00:01,mtu=9000,speed=25000,queues=4"),
@@ -45,9 +53,36 @@ fn mistakes_are_named() {
     assert_eq!(parse("tap"), Err(InvalidPort::NoInterface));
     assert_eq!(parse("null,"), Err(InvalidPort::Setting(String::new())));
     assert_eq!(
-        parse("null,rate=1"),
-        Err(InvalidPort::Setting("rate=1".to_owned()))
+        parse("null,rates=1"),
+        Err(InvalidPort::Setting("rates=1".to_owned()))
     );
+    // What begins no setting belongs to a list only behind one.
+    assert_eq!(
+        parse("null,mtu=900,5-9"),
+        Err(InvalidPort::Setting("5-9".to_owned()))
+    );
+    for wrong in [
+        "rate=0",
+        "rate=1000001",
+        "rate=-1",
+        "rate=off",
+        "rate=",
+        "vlans=",
+        "vlans=4095",
+        "vlans=9-5",
+        "vlans=1,5-",
+        "vlans=x",
+        "spoof-check=yes",
+        "spoof-check=",
+        "promiscuous=1",
+    ] {
+        let error = parse(&format!("null,{wrong}")).unwrap_err().to_string();
+        let out = ["use ", "leave ", "give "];
+        assert!(
+            out.iter().any(|way| error.contains(way)),
+            "{wrong}: {error}"
+        );
+    }
     assert_eq!(
         parse("null,mtu=99,mtu=99"),
         Err(InvalidPort::Repeated("mtu"))
@@ -74,6 +109,26 @@ fn mistakes_are_named() {
         parse("null,mac=01:00:00:00:00:00"),
         Err(InvalidPort::Mac(_))
     ));
+}
+
+#[test]
+fn policies_are_read_and_a_network_is_not_for_everybody() {
+    let policy = |text: &str| parse(text).unwrap().policy([2, 0, 0, 0, 0, 1]);
+    for network in ["tap=t", "fd=7", "fds=7:8", "stream=/s", "fd=7,type=stream"] {
+        assert!(!policy(network).promiscuous, "{network}");
+        assert!(policy(network).restricts());
+        let all = policy(&format!("{network},promiscuous=on"));
+        assert!(!all.restricts(), "{network}: nothing is checked then");
+    }
+    assert!(!policy("loopback").restricts() && !policy("null").restricts());
+    let strict = policy("tap=t,vlans=1,5-9,spoof-check=on,mtu=900");
+    assert!(strict.spoof_check && !strict.promiscuous);
+    assert_eq!(strict.vlans.unwrap().to_string(), "1,5-9");
+    assert_eq!(parse("loopback,vlans=0,rate=10").unwrap().rate(), Some(10));
+    assert_eq!(
+        parse("null,vlans=1,vlans=2"),
+        Err(InvalidPort::Repeated("vlans"))
+    );
 }
 
 #[test]

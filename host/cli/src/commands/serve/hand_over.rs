@@ -16,6 +16,7 @@ use crate::commands::candidates::Candidates;
 use crate::commands::links::Links;
 use crate::commands::metrics;
 use crate::commands::notify::Notifier;
+use crate::commands::rates::Rates;
 use crate::jail::broker::Broker;
 
 /// How long the session with a VMM may take to come to the end of a message.
@@ -28,6 +29,7 @@ pub struct Estate<'a> {
     pub control: Option<&'a control::Server>,
     pub metrics: Option<&'a metrics::Socket>,
     pub links: &'a Links,
+    pub rates: &'a Rates,
     pub candidates: &'a Candidates,
     /// The queues of TAPs, by their names.
     pub taps: &'a [(String, OwnedFd)],
@@ -111,6 +113,7 @@ impl Estate<'_> {
         }
         let mut notes = Notes {
             links: self.links.forced(),
+            rates: self.rates.noted(),
             component: None,
         };
         let running = self.device.device.component().digest();

@@ -26,6 +26,9 @@ const SESSION: &str = "session";
 pub struct Notes {
     /// What an operator has set each link to.
     pub links: Vec<Option<bool>>,
+    /// What an operator has set each rate to while it ran: 0 for no limit.
+    #[serde(default)]
+    pub rates: Vec<Option<u32>>,
     /// The component that was swapped in, if one was.
     pub component: Option<Swapped>,
 }

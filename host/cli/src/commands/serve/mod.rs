@@ -26,6 +26,7 @@ use super::logging::{self, LogArguments, LogLevel};
 use super::metrics::{self, Facts, Metrics, Observed};
 use super::operator::{Operator, Surroundings};
 use super::port::{self, Interface, PortArgument};
+use super::rates::Rates;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
 use bounds::BoundArguments;
 use kept::Predecessor;
@@ -86,11 +87,14 @@ pub struct Arguments {
     /// `,mac=ADDRESS` (by default one that is made from the socket's path and
     /// stays the same), `,mtu=BYTES`, `,speed=MBITS` (what the guest shows as the link's
     /// speed; 100000 by default) and `,queues=NUMBER` (1 to 64; by default 1, or as many as
-    /// there are processors, up to 16, for an interface that is made here). Repeat it for
-    /// more ports
+    /// there are processors, up to 16, for an interface that is made here), `,rate=MBITS` (how
+    /// fast it sends at the most), `,spoof-check=on` (what the guest sends from another address
+    /// than the port's is dropped), `,vlans=1,5-9` (the VLANs that the guest may send to and
+    /// receive from; 0 is packets without a tag) and `,promiscuous=on` (the guest also receives
+    /// what is addressed to others). Repeat it for more ports
     #[arg(
         long = "port",
-        value_name = "KIND[,mac=MAC][,mtu=N][,speed=N][,queues=N]",
+        value_name = "KIND[,SETTING=VALUE]...",
         required_unless_present = "print_capabilities"
     )]
     ports: Vec<PortArgument>,
@@ -210,10 +214,13 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         let streams = streams(&arguments.ports, &interfaces);
         let links = Links::new(device.device.clone(), interfaces, events.clone());
         let links = Arc::new(links);
+        let given = arguments.ports.iter().map(PortArgument::rate);
+        let rates = Arc::new(Rates::new(device.device.clone(), given)?);
         let mut session = None;
         if let Some(Predecessor { hand_over, notes }) = predecessor {
             session = device.take_over(hand_over)?;
             links.restore(&notes.links);
+            rates.restore(&notes.rates);
         }
         if inherits {
             broker.own_sockets()?;
@@ -230,6 +237,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         let surroundings = Surroundings {
             broker: broker.clone(),
             links: links.clone(),
+            rates: rates.clone(),
             log_level,
             notifier: notifier.clone(),
             candidates: candidates.clone(),
@@ -245,6 +253,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             sockets,
             metrics,
             links,
+            rates,
             watch,
             streams,
             notifier,

@@ -27,6 +27,7 @@ use crate::commands::links::Links;
 use crate::commands::metrics::{self, Metrics};
 use crate::commands::notify::Notifier;
 use crate::commands::operator::Operator;
+use crate::commands::rates::Rates;
 use crate::jail::broker::Broker;
 
 /// How long the session with a VMM may take to end when we do.
@@ -42,6 +43,7 @@ pub struct Running {
     pub sockets: Sockets,
     pub metrics: Option<(metrics::Socket, Metrics)>,
     pub links: Arc<Links>,
+    pub rates: Arc<Rates>,
     pub watch: Option<LinkWatch>,
     pub streams: Vec<StreamPort>,
     pub notifier: Arc<Notifier>,
@@ -75,6 +77,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         sockets,
         metrics,
         links,
+        rates,
         watch,
         streams,
         notifier,
@@ -113,6 +116,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         control: control.as_ref(),
         metrics: metrics.as_ref(),
         links: &links,
+        rates: &rates,
         candidates: &candidates,
         taps: &taps,
         listed,

@@ -8,6 +8,7 @@
 mod adopt;
 mod attach;
 mod kernel;
+mod policy;
 mod queues;
 mod receive;
 mod transmit;

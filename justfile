@@ -154,6 +154,18 @@ deny:
     "{{target}}/tools/bin/cargo-deny" check licenses sources bans
     "{{target}}/tools/bin/cargo-deny" --manifest-path host/top/Cargo.toml --config deny.toml check licenses sources bans
 
+# Make a book of the documentation: target/book
+book:
+    @scripts/setup.sh book
+    "{{target}}/tools/bin/mdbook" build docs
+
+# Record `just swap-demo` as docs/media/swap-demo.svg, which the README shows
+record:
+    @scripts/setup.sh
+    @{{just_executable()}} guest-programs
+    @mkdir -p docs/media
+    @scripts/record.py docs/media/swap-demo.svg "just swap-demo --swaps 30" "{{target}}/release/swap-demo" --swaps 30
+
 # Pack the library's crates, and build an embedder with them outside of this workspace (7 minutes; nothing is uploaded)
 pack:
     @scripts/setup.sh build

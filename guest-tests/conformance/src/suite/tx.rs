@@ -29,6 +29,7 @@ super::declare! { "tx":
     one_doorbell_sends_many = "gdma_main.c: mana_gd_wq_ring_doorbell",
     one_doorbell_sends_more_than_a_turn = "gdma_main.c: mana_gd_wq_ring_doorbell",
     suppresses_completions = "mana.h: supress_txcqe_gen",
+    suppresses_completions_of_several_pieces = "mana.h: supress_txcqe_gen",
     completes_behind_suppressed_ones = "mana.h: supress_txcqe_gen",
     suppresses_no_errors = "mana.h: supress_txcqe_gen",
     a_pending_one_completes_when_it_ends = "WIT: tx-status.pending",
@@ -241,6 +242,16 @@ fn suppresses_completions(driver: &mut Driver<'_>) -> Outcome {
     check_eq("packets", driver.bench.take_transmitted(0).len(), 1)?;
     vport.tx.cq.expect_none(driver)?;
     driver.expect_interrupts(vport.eq.vector, 0)
+}
+
+fn suppresses_completions_of_several_pieces(driver: &mut Driver<'_>) -> Outcome {
+    let mut vport = driver.start_and_open()?;
+    let address = driver.place(&frame(60))?;
+    let oob = vport.oob().with_suppress_txcqe_gen(true);
+    let pieces = [sge(address, 20), sge(address + 20, 40)];
+    vport.tx.wq.post(driver, &Wqe::new(&short(oob), &pieces));
+    check_eq("packets", driver.bench.take_transmitted(0).len(), 1)?;
+    vport.tx.cq.expect_none(driver)
 }
 
 fn completes_behind_suppressed_ones(driver: &mut Driver<'_>) -> Outcome {

@@ -59,7 +59,8 @@ fn stream_is_connected_again_when_its_other_side_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peer");
     let listener = UnixListener::bind(&path).unwrap();
-    let option = format!("--port=stream={}", path.display());
+    // Frames of the tests go to no guest's address.
+    let option = format!("--port=stream={},promiscuous=on", path.display());
     let mut served = Served::start(&[&option]);
     let mut peer = accept(&listener);
     with_ports(&served.socket(), 2, |driver, vports| {
@@ -107,7 +108,7 @@ fn serve_handed(dir: &Path, port: &str, socket: UnixStream) -> (std::process::Ch
 fn socket_that_is_handed_over_is_served_and_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (own, mut peer) = UnixStream::pair().unwrap();
-    let (mut child, log) = serve_handed(dir.path(), "fd=9,type=stream", own);
+    let (mut child, log) = serve_handed(dir.path(), "fd=9,type=stream,promiscuous=on", own);
     assert!(log.contains("ready"), "{log}");
     with_ports(&dir.path().join("vfio.sock"), 1, |driver, vports| {
         passes(driver, &mut vports[0], &mut peer);
@@ -140,7 +141,7 @@ fn two_guests_talk_over_a_pair_of_sockets() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let (one, other) = UnixStream::pair().unwrap();
     let [mut first, mut second] = [(&dirs[0], one), (&dirs[1], other)].map(|(dir, socket)| {
-        let (child, log) = serve_handed(dir.path(), "fd=9,type=stream", socket);
+        let (child, log) = serve_handed(dir.path(), "fd=9,type=stream,promiscuous=on", socket);
         assert!(log.contains("ready"), "{log}");
         child
     });

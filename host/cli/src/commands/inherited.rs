@@ -8,6 +8,8 @@
 use std::env;
 use std::ffi::OsStr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -86,6 +88,27 @@ fn names_of(count: &OsStr, names: Option<&OsStr>) -> anyhow::Result<Vec<String>>
         );
     }
     Ok(names)
+}
+
+/// Returns a path as an absolute one, with the device and inode of the file there.
+pub fn place(path: &Path) -> (PathBuf, (u64, u64)) {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = absolute.symlink_metadata();
+    let inode = file.map_or((0, 0), |file| (file.dev(), file.ino()));
+    (absolute, inode)
+}
+
+/// Checks that a socket was bound to the path that this process is to serve at.
+pub fn check_address(bound: Option<&Path>, path: &Path, option: &str) -> anyhow::Result<()> {
+    let bound = bound.map(std::path::absolute).transpose()?;
+    ensure!(
+        bound.as_deref() == Some(path),
+        "the process before this one listened on {}, and {option} is {}: give the same path, or stop \
+         the service for good and start it again",
+        bound.as_deref().unwrap_or(Path::new("no path")).display(),
+        path.display()
+    );
+    Ok(())
 }
 
 #[cfg(test)]

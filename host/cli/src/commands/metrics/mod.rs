@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::serve::{check_address, place};
+use super::inherited::{check_address, place};
 
 pub use collect::{Facts, Metrics, Observed};
 

@@ -31,12 +31,10 @@ use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
 use bounds::BoundArguments;
 use kept::Predecessor;
 use manatee_keeper::line::Word;
-use opened::Opened;
+use opened::{Asked, Opened};
 use running::{Running, StreamPort};
 use served::Served;
 use sockets::{Handed, SocketArguments};
-
-pub use sockets::{check_address, place};
 
 /// Threads that carry out commands of the control socket.
 const MAX_COMMANDS: usize = 32;
@@ -167,7 +165,14 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
     let runtime = runtime.context("starting the control plane")?;
     install_fault_handler().context("preparing for guest memory that goes away")?;
     let entered = runtime.enter();
-    let opened = Opened::open(arguments, ids, handed)?;
+    let asked = Asked {
+        sockets: &arguments.sockets,
+        metrics: arguments.metrics.as_ref(),
+        ports: &arguments.ports,
+        component: arguments.component.as_deref(),
+        sandbox: !arguments.no_sandbox,
+    };
+    let opened = Opened::open(&asked, ids, handed)?;
     drop(entered);
     let broker = opened.broker.clone();
     let result = confine(arguments, ids).and_then(|confinement| {

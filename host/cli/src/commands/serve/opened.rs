@@ -1,7 +1,7 @@
 //! What is opened before the process is confined.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -11,11 +11,10 @@ use manatee::endpoint::LinkWatch;
 use manatee_keeper::line::Line;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Arguments;
 use super::hand_over::Listed;
 use super::kept::{self, Predecessor};
 use super::signals::Signals;
-use super::sockets::{Handed, Sockets};
+use super::sockets::{Handed, SocketArguments, Sockets};
 use crate::commands::metrics;
 use crate::commands::notify::Notifier;
 use crate::commands::port::{self, Interface, PortArgument};
@@ -23,6 +22,16 @@ use crate::jail::Ids;
 use crate::jail::broker::{Begin, Broker, SocketFile};
 use crate::jail::child::{self, Code};
 use crate::jail::sealed;
+
+/// What a command line asks to be opened.
+pub struct Asked<'a> {
+    pub sockets: &'a SocketArguments,
+    pub metrics: Option<&'a metrics::Address>,
+    pub ports: &'a [PortArgument],
+    /// None for the one that is built in.
+    pub component: Option<&'a Path>,
+    pub sandbox: bool,
+}
 
 /// What has to be opened before the process is confined.
 pub struct Opened {
@@ -60,26 +69,22 @@ impl Opened {
     /// # Errors
     ///
     /// What can't be opened, and why.
-    pub fn open(
-        arguments: &Arguments,
-        ids: Option<Ids>,
-        mut handed: Handed,
-    ) -> anyhow::Result<Self> {
+    pub fn open(asked: &Asked<'_>, ids: Option<Ids>, mut handed: Handed) -> anyhow::Result<Self> {
         // Before the sockets are made, so that they are removed in any case.
         let signals = Signals::catch().context("catching signals")?;
         let child = signal(SignalKind::child()).context("catching signals")?;
         let notifier = Notifier::connect()?;
-        let sandbox = !arguments.no_sandbox;
-        let component = arguments.component.as_deref();
-        let component = component.map(|file| crate::commands::output::compile(file, sandbox));
+        let sandbox = asked.sandbox;
+        let component = asked
+            .component
+            .map(|file| crate::commands::output::compile(file, sandbox));
         let component = component.transpose()?;
         // Sockets come first: whoever is too late must not touch the interfaces of
         // the one who serves already.
         let kept = handed.kept.names();
-        let sockets = arguments.sockets.open(&mut handed)?;
-        let metrics = arguments
+        let sockets = asked.sockets.open(&mut handed)?;
+        let metrics = asked
             .metrics
-            .as_ref()
             .map(|address| metrics::Socket::open(address, handed.kept.take(kept::METRICS)));
         let metrics = metrics.transpose().context("--metrics")?;
         let mut files = sockets.files().context("the sockets")?;
@@ -88,7 +93,7 @@ impl Opened {
         }
         let begin = Begin {
             sockets: files,
-            peers: peers(&arguments.ports).context("--port stream=")?,
+            peers: peers(asked.ports).context("--port stream=")?,
             ids,
             sandbox,
             // If this process can't continue, the next one needs the files.
@@ -96,7 +101,7 @@ impl Opened {
         };
         let inherits = begin.waits;
         let broker = Broker::start(&begin).context("starting the broker")?;
-        let mut ports = port::open_all(&arguments.ports, sockets.vfio.address(), &mut handed.kept)?;
+        let mut ports = port::open_all(asked.ports, sockets.vfio.address(), &mut handed.kept)?;
         if !notifier.keeps_descriptors() {
             ports.queues.clear();
         }

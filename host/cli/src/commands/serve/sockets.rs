@@ -1,7 +1,6 @@
 //! The sockets of `manatee serve`: made here, or handed over.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -12,7 +11,7 @@ use manatee_keeper::line::{Line, STANDBY};
 use super::access::AccessArguments;
 use super::hand_over::Listed;
 use super::kept::{self, Kept};
-use crate::commands::inherited;
+use crate::commands::inherited::{self, check_address, place};
 use crate::jail::broker::SocketFile;
 
 /// What a service manager calls the vfio-user socket (`FileDescriptorName=`).
@@ -145,27 +144,6 @@ impl SocketArguments {
         check_address(server.address(), &absolute, "--control")?;
         Ok(server)
     }
-}
-
-/// Returns a path as an absolute one, with the device and inode of the file there.
-pub fn place(path: &Path) -> (PathBuf, (u64, u64)) {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let file = absolute.symlink_metadata();
-    let inode = file.map_or((0, 0), |file| (file.dev(), file.ino()));
-    (absolute, inode)
-}
-
-/// Checks that a socket was bound to the path that this process is to serve at.
-pub fn check_address(bound: Option<&Path>, path: &Path, option: &str) -> anyhow::Result<()> {
-    let bound = bound.map(std::path::absolute).transpose()?;
-    ensure!(
-        bound.as_deref() == Some(path),
-        "the process before this one listened on {}, and {option} is {}: give the same path, or stop \
-         the service for good and start it again",
-        bound.as_deref().unwrap_or(Path::new("no path")).display(),
-        path.display()
-    );
-    Ok(())
 }
 
 impl Handed {

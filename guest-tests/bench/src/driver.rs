@@ -29,7 +29,7 @@ pub struct Layout {
     pub packets: (u64, u64),
     /// Scatter/gather entries of a packet, and the bytes of each.
     pub segments: (u32, u32),
-    /// What a packet's entry is like otherwise.
+    /// Kind of a packet's entry.
     pub kind: Kind,
     /// Guest address of the first buffer, and from one to the next.
     pub buffers: (u64, u64),
@@ -37,7 +37,7 @@ pub struct Layout {
     pub room: u32,
 }
 
-/// What the entries of packets are like.
+/// Kinds of entries of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// With a short OOB that asks for nothing.

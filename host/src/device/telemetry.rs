@@ -205,11 +205,11 @@ pub struct PortTotals {
     pub posted_buffers: u64,
     /// What its endpoint did.
     pub counters: Counters,
-    /// How fast it sends at the most, in Mbit/s: the lower of what follows.
+    /// Its rate limit in Mbit/s, if it has one: the lower of the following two.
     pub rate_mbps: Option<u32>,
-    /// What the guest has limited it to.
+    /// The guest's own limit in Mbit/s.
     pub guest_rate_mbps: Option<u32>,
-    /// What [`Device::set_rate`](crate::device::Device::set_rate) has limited it to.
+    /// The limit that [`Device::set_rate`](crate::device::Device::set_rate) has set, in Mbit/s.
     pub operator_rate_mbps: Option<u32>,
 }
 

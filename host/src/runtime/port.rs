@@ -87,9 +87,9 @@ pub struct PortState {
     turned: bool,
     steering: Option<Steering>,
     pace: Option<Pace>,
-    /// What the guest has limited it to, in Mbit/s.
+    /// The guest's own limit in Mbit/s.
     guest_rate: Option<u32>,
-    /// What an operator has limited it to, in Mbit/s.
+    /// An operator's limit in Mbit/s.
     operator_rate: Option<u32>,
     /// The queue whose waiting packets are the next to leave.
     turn: u16,

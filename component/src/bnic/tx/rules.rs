@@ -42,11 +42,11 @@ pub struct Ask {
 /// The memory of a send WQE, summed up.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// How many SGEs there are.
+    /// Number of SGEs.
     segments: u16,
-    /// Bytes of the first one.
+    /// Length of the first one in bytes.
     first: u32,
-    /// Bytes of all.
+    /// Length of all in bytes.
     length: u64,
     /// Whether each has bytes and the device's key, and there is one.
     is_good: bool,

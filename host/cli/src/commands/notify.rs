@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use manatee_common::ration::Ration;
+use manatee_keeper::line::wait_for;
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::time::{ClockId, clock_gettime};
@@ -168,7 +169,7 @@ impl Notifier {
         // It closes the other end when it has got there.
         self.send("BARRIER=1", Some(theirs.as_fd()))?;
         drop(theirs);
-        let heard = wait_for(&ours, PollFlags::IN)?;
+        let heard = wait_for(&ours, PollFlags::IN, PATIENCE)?;
         ensure!(
             heard,
             "the service manager does not confirm within {} s what it was told",
@@ -194,7 +195,7 @@ impl Notifier {
             match sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    let room = wait_for(socket, PollFlags::OUT)?;
+                    let room = wait_for(socket, PollFlags::OUT, PATIENCE)?;
                     ensure!(
                         room,
                         "the service manager has not listened for {} s",
@@ -215,19 +216,6 @@ impl Notifier {
             && let Some(dropped) = self.ration.lock().pass()
         {
             tracing::warn!(dropped, %error, "the status could not be reported to the service manager");
-        }
-    }
-}
-
-/// Waits until something can be done with a descriptor; false if it can't in time.
-fn wait_for(fd: impl AsFd, what: PollFlags) -> std::io::Result<bool> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).unwrap_or_default();
-        match poll(&mut [PollFd::new(&fd, what)], Some(&timeout)) {
-            Err(Errno::INTR) => {}
-            ready => return Ok(ready? > 0),
         }
     }
 }

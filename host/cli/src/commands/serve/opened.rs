@@ -36,7 +36,7 @@ pub struct Asked<'a> {
 /// What has to be opened before the process is confined.
 pub struct Opened {
     pub signals: Signals,
-    /// That the broker has ended, perhaps.
+    /// SIGCHLD: the broker may have ended.
     pub child: Signal,
     pub sockets: Sockets,
     pub metrics: Option<metrics::Socket>,

@@ -277,7 +277,8 @@ mod tests {
             assert_eq!(said(&mut theirs), (Word::Offered, names));
         }
         drop(ours);
-        assert!(matches!(theirs.listen().unwrap(), Heard::Closed));
+        // A process that another test starts may have a copy for a moment.
+        assert!(matches!(theirs.wait().unwrap(), Heard::Closed));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::gdma::queues::Kind;
 use crate::gdma::resources::{DOORBELL_PAGE, PDID};
 use crate::limits::{MAX_CQS, MAX_EQS, MAX_VECTORS, MAX_WQS, Shape};
 
-/// The longest timeout that a driver is told, in milliseconds.
+/// The longest timeout that a driver gets, in milliseconds.
 pub(super) const MAX_TIMEOUT_MS: u32 = 120_000;
 
 type Outcome = Result<(), Status>;

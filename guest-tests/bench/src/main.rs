@@ -32,7 +32,7 @@ struct Arguments {
     /// Does what the row `instructions` counts, to be run by callgrind.
     #[arg(long, hide = true)]
     probe: Option<Probe>,
-    /// Makes so many devices, for the row `scale`.
+    /// Makes this many devices, for the row `scale`.
     #[arg(long, hide = true)]
     scale: Option<usize>,
 }

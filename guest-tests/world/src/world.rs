@@ -95,7 +95,7 @@ impl Default for World {
 }
 
 impl World {
-    /// Creates a world with this many ports, of so many queue pairs each.
+    /// Creates a world with this many ports, of this many queue pairs each.
     pub fn with_ports(ports: u32, queues: u16) -> Self {
         Self {
             ports: (0..ports).map(|_| Port::new(queues)).collect(),

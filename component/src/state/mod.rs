@@ -46,7 +46,7 @@ pub struct State {
     /// Whether requests wait for their turn.
     #[n(3)]
     pub hwc_waiting: bool,
-    /// Handles of send objects with unread WQEs that wait for their turn.
+    /// Handles of objects with unread WQEs that wait for their turn.
     #[n(4)]
     pub waiting: Vec<u64>,
     /// Registered memory that no queue uses yet.

@@ -1,6 +1,6 @@
-//! Builds the device's component; with `MANATEE_COMPONENT=FILE.wasm` takes that one instead.
-//! A packed crate has it beside its manifest, with its digest, and needs no compiler for
-//! wasm.
+//! Builds the device's component, or takes the one that `MANATEE_COMPONENT=FILE.wasm` names.
+//! A packed crate has the component and its digest next to its manifest, and needs no
+//! compiler for wasm.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ fn copy(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compares the component with the SHA-256 digest beside it, in hexadecimal.
+/// Checks the component against the SHA-256 digest next to it, in hexadecimal.
 fn check_digest(component: &Path) -> Result<()> {
     let told = component.with_file_name(DIGEST);
     let told = fs::read_to_string(&told).with_context(|| format!("reading {}", told.display()))?;

@@ -1,5 +1,5 @@
 //! Writes the state of a device in the middle of traffic to a file, for
-//! `tests/states`: a state of each released version is kept there.
+//! `tests/states`, which keeps a state of each released version.
 //!
 //! ```console
 //! $ cargo run -p manatee-device --example save-state -- component/tests/states/0.1.0.state

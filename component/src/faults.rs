@@ -1,9 +1,8 @@
 //! Seeded faults, for a test-only build of the component: the feature `faults`.
 //!
-//! A decorator of the platform: the device is the one that ships. Faults are met
-//! when packets are handed over, at fixed places of every send queue, by the
-//! absolute position of a WQE, so that a fresh instance which continues there
-//! meets the same fault again.
+//! They are a decorator of the platform, so that the device is the one that ships.
+//! Faults happen when packets are handed over, at fixed positions of every send queue,
+//! so that a fresh instance which continues there meets the same fault again.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -16,43 +15,44 @@ use device_kit::platform::{
 };
 use device_kit::window::Window;
 
-/// The bytes of a send queue from one fault to the next.
+/// Bytes of a send queue from one fault to the next.
 const DISTANCE: u32 = 1 << 17;
 
 /// A platform with faults.
 #[derive(Debug, Default)]
 pub struct Faulty<P> {
     platform: P,
-    /// The device announced what it is about to do: its predecessor failed.
+    /// Whether the device announces WQEs: its predecessor failed.
     is_cautious: bool,
 }
 
-/// What goes wrong.
+/// A kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// A trap.
     Trap,
-    /// A call that does not return.
+    /// An endless loop.
     Loop,
-    /// Memory is taken until there is no more.
+    /// Memory is allocated until there is no more.
     Grow,
-    /// What the device knows of its packets is overwritten.
+    /// The device's record of its packets is overwritten.
     Corrupt,
-    /// A batch for the host does not add up.
+    /// A batch for the host contradicts itself.
     Garbage,
 }
 
-/// Who meets a fault.
+/// Which instances meet a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavour {
-    /// Whoever works on the WQE.
+    /// Every instance that works on the WQE.
     Recurring,
-    /// An instance that is not cautious: it has gone once it crashed one.
+    /// Only an instance that is not cautious, so the fault does not recur after a
+    /// crash.
     Once,
 }
 
-/// In the order in which a queue meets them, recurring and then once, over and
-/// over.
+/// The faults in the order in which a queue meets them: all recurring, then all once,
+/// and so on.
 const FAULTS: [Fault; 5] = [
     Fault::Trap,
     Fault::Loop,
@@ -61,8 +61,8 @@ const FAULTS: [Fault; 5] = [
     Fault::Garbage,
 ];
 
-/// Returns the fault of the WQE from `position` to `end`, if it has one: the one
-/// that holds a multiple of [`DISTANCE`] other than 0.
+/// Returns the fault of the WQE from `position` to `end`. It has one if it contains a
+/// multiple of [`DISTANCE`] other than 0.
 fn at(position: u32, end: u32) -> Option<(Fault, Flavour)> {
     let number = end.wrapping_sub(1) / DISTANCE;
     if number == 0 || number * DISTANCE < position {
@@ -85,8 +85,8 @@ fn position(packet: &TxPacket) -> u32 {
 }
 
 impl<P: Platform> Faulty<P> {
-    /// Meets the faults of a batch. Returns what is to become of it, if it is
-    /// still handed over.
+    /// Triggers the faults of a batch. Returns how to corrupt it, if it is still handed
+    /// over.
     fn meet(&mut self, packets: &[TxPacket]) -> Option<Fault> {
         let is_cautious = core::mem::take(&mut self.is_cautious);
         let mut met = None;
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_multiple_is_met_once_however_wqes_lie() {
+    fn each_multiple_is_met_once_whatever_the_wqe_size() {
         let wanted = FAULTS.map(|fault| [(fault, Flavour::Recurring), (fault, Flavour::Once)]);
         for size in [32, 96, 160, 512] {
             let entries = (0..11 * DISTANCE / size).map(|entry| entry * size);

@@ -1,22 +1,22 @@
-//! How much of everything a function has.
+//! The limits of a PCI function.
 
 use mana_wire::gdma::Status;
 use mana_wire::queue::PAGE_SIZE;
 
 /// Queue pairs of all vports together: 64 of each for 16 vports.
 pub const MAX_PAIRS: u16 = 1024;
-/// Event queues: the hardware channel's, and one for each queue pair, as drivers
-/// have them that do not share any among vports.
+/// Event queues: the hardware channel's, and one for each queue pair, for drivers that
+/// share none among vports.
 pub const MAX_EQS: usize = MAX_PAIRS as usize + 1;
 /// Send queues, and as many receive queues: the hardware channel's, and one for
 /// each queue pair.
 pub const MAX_WQS: usize = MAX_PAIRS as usize + 1;
-/// Completion queues: one a work queue.
+/// Completion queues: one for each work queue.
 pub const MAX_CQS: usize = 2 * MAX_WQS;
 /// MSI-X vectors: the hardware channel's, and one for each queue pair of a vport.
-/// Vports share them: Linux gives each its own only where all have enough
-/// (`mana_gd_query_max_resources`). As this is part of what a PCI function is, it
-/// is the same whatever ports there are.
+/// Vports share them: Linux gives each its own only if there are enough for all
+/// (`mana_gd_query_max_resources`). The number is a property of the PCI function, and
+/// so does not depend on the ports.
 pub const MAX_VECTORS: u16 = MAX_QUEUES + 1;
 /// Registered regions that no queue uses yet.
 pub const MAX_REGIONS: usize = 1024;
@@ -24,7 +24,7 @@ pub const MAX_REGIONS: usize = 1024;
 pub const MAX_REGION_PAGES: u32 = 4096;
 /// Pages of all regions and queues together: 256 MiB.
 pub const MAX_PAGES: usize = 65536;
-/// Pages of a hardware channel's queues, which no region was registered for.
+/// Pages of the hardware channel's queues, for which no region is registered.
 pub const CHANNEL_PAGES: usize = 4;
 /// Vports (`MAX_PORTS_IN_MANA_DEV`).
 pub const MAX_VPORTS: usize = 256;
@@ -36,10 +36,10 @@ pub const MAX_BUFFERS: usize = 1 << 17;
 /// Entries of the largest indirection table: with more, a request would be longer
 /// than a message of the hardware channel.
 pub const MAX_INDIRECTION_ENTRIES: u16 = 256;
-/// Offset that transmit OOBs have, the same for every vport of this function.
+/// Vport offset in transmit OOBs, the same for every vport of this function.
 pub const TX_VPORT_OFFSET: u16 = 0;
 
-/// What a driver asks a region to be.
+/// The size and offset that a driver requests for a region.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Bytes.
@@ -51,7 +51,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Checks that there can be such a region.
+    /// Checks that such a region is possible.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! The conformance suite on a native device: without windows, with them, with
-//! several queues a port, and with every call followed by a save and a restore into a
-//! new device. Requirements of several queues are tried where there are some.
+//! The conformance suite on a native device: without windows, with them, with several
+//! queues a port, and with every call followed by a save and a restore into a new
+//! device. Requirements of several queues run only where a port has several.
 
 use std::process::ExitCode;
 

@@ -1,10 +1,10 @@
-//! Whatever a guest does, the device continues: random sequences of actions,
-//! after which a driver that behaves is served as ever.
+//! The device survives any guest: random sequences of actions, after which a
+//! well-behaved driver is served as usual.
 //!
-//! The bench panics if the device breaks its own contract with the platform:
-//! memory that is not the guest's, vectors beyond the table, segments that do
-//! not add up. Runs are the same every time; `PROPTEST_CASES` asks for more,
-//! and `PROPTEST_RNG_SEED` for others.
+//! The bench panics if the device violates its contract with the platform: accesses
+//! outside guest memory, vectors beyond the table, segments that do not match the
+//! packets. Cases are the same every time; `PROPTEST_CASES` sets their number, and
+//! `PROPTEST_RNG_SEED` chooses others.
 
 use device_kit::platform::{Features, RxFlags, TxStatus};
 use mana_wire::oob::TxLongOob;
@@ -22,26 +22,26 @@ use manatee_conformance::native::{NativeBench, NativeWorkshop};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed, TestRng, TestRunner};
 
-/// Sequences that are tried on each memory path.
+/// Sequences that are tested with windows, and by copies.
 const CASES: u32 = 300;
 const PORTS: u32 = 2;
 /// Queue pairs of each port.
 const QUEUES: u16 = 4;
-/// Those that the guest opens.
+/// Queue pairs that the guest opens.
 const PAIRS: u16 = 3;
 
-/// Something that a guest, or the world around it, does.
+/// An action of a guest, or of the host.
 #[derive(Clone, Debug)]
 enum Action {
-    /// Any register.
+    /// A write to any register.
     Register(u64, u8, u64),
-    /// A doorbell of any queue, its position near a valid one or not.
+    /// A doorbell of any queue, with a position near a valid one or any other.
     Doorbell(u8, u32, u32, bool),
-    /// Bytes anywhere in memory.
+    /// A write of bytes anywhere in memory.
     Scribble(u64, Vec<u8>),
-    /// Bytes in a queue of the vport, and a doorbell behind them.
+    /// Bytes in a queue of the vport, and a doorbell for them.
     Post(bool, Vec<u8>),
-    /// A packet with some of its bits turned over.
+    /// A packet with some of its bits flipped.
     SpoiledPacket(Vec<(usize, u8)>, u8, u32),
     /// A request with some of its bytes changed.
     SpoiledRequest(u8, Vec<(usize, u8)>, usize),
@@ -49,12 +49,12 @@ enum Action {
     Message(Vec<u8>),
     /// Frames arrive.
     Arrive(u32, Vec<usize>),
-    /// Transmits wait, or end.
+    /// Transmits are pending, or end.
     Plan(u32, u8),
     Finish(u32),
     /// A link changes.
     Link(u32, bool),
-    /// Everything is consumed, as a driver does.
+    /// The driver consumes everything.
     Consume,
     /// Another queue pair is used from now on.
     Turn(u8),
@@ -89,7 +89,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// A driver's state, as far as it got.
+/// The state of a driver.
 struct Guest<'a> {
     driver: Driver<'a>,
     /// Queue pairs of port 0.
@@ -99,7 +99,7 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Does something. What a driver would call a failure is none here.
+    /// Carries out an action. Failures that a driver would report are ignored.
     fn act(&mut self, action: &Action) {
         let bench = &mut *self.driver.bench;
         match action {
@@ -177,7 +177,7 @@ impl Guest<'_> {
 
     fn request(&mut self, which: u8, edits: &[(usize, u8)], cut: usize) {
         let mut bytes = self.template(which).to_bytes();
-        // The type of the request stays, most of the time.
+        // Mostly, the type of the request is left as it is.
         spoil(&mut bytes[8..], edits);
         if cut < bytes.len() && cut.is_multiple_of(4) {
             bytes.truncate(cut);
@@ -210,7 +210,7 @@ impl Guest<'_> {
         }
     }
 
-    /// Returns what a driver may say of how the port receives.
+    /// Returns a configuration of how the port receives.
     fn rss(&self, which: u8) -> Rss {
         let is_asked = |bit: u8| which & 1 << bit != 0;
         Rss {
@@ -251,13 +251,13 @@ fn spoil(bytes: &mut [u8], edits: &[(usize, u8)]) {
     }
 }
 
-/// Writes what lies inside guest memory.
+/// Writes the part that is inside guest memory.
 fn scribble(bench: &mut dyn Bench, address: u64, data: &[u8]) {
     let address = address % (8 << 20);
     bench.write_memory(address, data);
 }
 
-/// Does what a driver does that behaves.
+/// Does what a well-behaved driver does.
 fn behave(driver: &mut Driver<'_>) -> Outcome {
     for mut vport in driver.start_and_open_all(PORTS)? {
         vport.works(driver)?;
@@ -279,7 +279,7 @@ fn survives(bench: &mut NativeBench, actions: &[Action]) -> Outcome {
     }
     let Driver { bench, memory, .. } = guest.driver;
     bench.inspect();
-    // As often by the driver as by the VMM.
+    // Half of the sequences end in a reset by the driver, half in one by the VMM.
     let mut driver = Driver::new(bench);
     driver.memory = memory;
     if actions.len().is_multiple_of(2) {

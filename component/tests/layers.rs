@@ -1,11 +1,11 @@
-//! The layers, read from the code: no two modules of a crate import each other
-//! in a circle, and imports go down only.
+//! Checks the layers in the code: modules of a crate do not import each other in a
+//! circle, and imports only go down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which modules of the device import which, and no others.
+/// The modules that each module of the device may import.
 const ARROWS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("state", &["limits"]),
@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Which of our crates the crates of the device depend on.
+/// The workspace's crates that each crate of the device may depend on.
 const CRATES: &[(&str, &[&str])] = &[
     ("component/wire", &[]),
     ("component/kit", &[]),
@@ -66,7 +66,7 @@ fn sources(folder: &Path, module: &str, found: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Returns every path that the code has, with `use a::{b, c}` taken apart.
+/// Returns every path in the code, with `use a::{b, c}` expanded.
 fn paths(code: &str) -> Vec<Vec<&str>> {
     let mut tokens = Vec::new();
     let mut rest = code;
@@ -106,7 +106,7 @@ fn paths(code: &str) -> Vec<Vec<&str>> {
     found
 }
 
-/// Returns the module that a path in `module` leads to: the longest that there is.
+/// Returns the module that a path in `module` refers to: the longest that exists.
 fn resolve(path: &[&str], module: &str, all: &BTreeMap<String, String>) -> Option<String> {
     let mut here: Vec<&str> = module.split("::").filter(|it| !it.is_empty()).collect();
     let mut rest = path;
@@ -140,7 +140,7 @@ fn imports(folder: &Path) -> Imports {
     let mut all = BTreeMap::new();
     sources(&folder.join("src"), "", &mut all);
     let of = |(module, code): (&String, &String)| {
-        // That there is a module is no import of it.
+        // The declaration of a module is not an import of it.
         let code = code.replace("mod ", "mod =");
         let found = paths(&code);
         let found = found.iter().filter(|path| path.len() > 1);
@@ -179,7 +179,7 @@ fn circles(imports: &Imports) -> BTreeSet<Vec<&str>> {
 }
 
 #[test]
-fn modules_import_each_other_in_no_circle() {
+fn modules_do_not_import_each_other_in_a_circle() {
     for folder in CRATES.iter().map(|it| it.0).chain(HOST.iter().copied()) {
         let imports = imports(&root().join(folder));
         assert!(!imports.is_empty(), "{folder} has no sources");
@@ -224,7 +224,7 @@ fn crates_depend_down() {
 }
 
 #[test]
-fn a_circle_is_seen() {
+fn a_circle_is_detected() {
     let code = "use crate::{a::{self, X}, b};\nfn f() { super::c::g(); self::h() }";
     let found = paths(code);
     for path in [

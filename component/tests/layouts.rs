@@ -1,10 +1,10 @@
-//! Types whose layout others rely on hold no tuple: the compiler may order a tuple's fields
-//! as it likes, in a `repr(C)` struct too.
+//! Checks that types with the layout of C contain no tuple: the compiler may order a
+//! tuple's fields as it likes, in a `repr(C)` struct too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Returns the types in a source that have the layout of C and hold a tuple.
+/// Returns the types in a source that have the layout of C and contain a tuple.
 fn tuples(source: &str) -> Vec<String> {
     let code = source
         .lines()
@@ -34,7 +34,7 @@ fn tuples(source: &str) -> Vec<String> {
     found
 }
 
-/// Returns what is between the bracket that a text begins with and its counterpart.
+/// Returns the text between the bracket that a text begins with and its counterpart.
 fn fields(text: &str) -> &str {
     let mut depth = 0;
     for (at, symbol) in text.char_indices() {
@@ -50,11 +50,12 @@ fn fields(text: &str) -> &str {
     text
 }
 
-/// Returns whether a bracket opens that is not of an attribute, a visibility or a function.
+/// Returns whether there is an opening parenthesis other than an attribute's, a
+/// visibility's or a function's.
 fn holds_tuple(fields: &str) -> bool {
     let mut attributes = String::new();
     let mut depth = 0;
-    // Attributes go first, whose brackets hold anything.
+    // Attributes are removed first, as their brackets may contain anything.
     for (at, symbol) in fields.char_indices() {
         if symbol == '#' && fields[at..].starts_with("#[") {
             depth = 1;
@@ -102,7 +103,7 @@ fn types_with_the_layout_of_c_hold_no_tuple() {
 }
 
 #[test]
-fn a_tuple_is_seen() {
+fn a_tuple_is_detected() {
     let good = "#[repr(C)]\n#[derive(Debug)]\npub struct A {\n    #[doc = \"(u8, u8)\"]\n    pub(crate) a: u8,\n    f: extern \"C\" fn(u32) -> u32, // (u8, u8)\n}\nfn g(x: (u8, u8)) {}";
     assert_eq!(tuples(good), Vec::<String>::new());
     assert_eq!(

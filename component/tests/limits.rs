@@ -1,4 +1,4 @@
-//! As many queues as there can be.
+//! Devices with the largest number of queues.
 
 use device_kit::Adapter;
 use device_kit::adapter::{ConfigureError, PortConfig};
@@ -20,7 +20,7 @@ use manatee_device::{Device, MAX_PAIRS};
 
 /// Queue pairs of a port.
 const QUEUES: u16 = 64;
-/// What a host takes of an inspection, in bytes.
+/// The longest inspection that a host accepts, in bytes.
 const INSPECT_BYTES: usize = 1 << 20;
 
 fn workshop() -> NativeWorkshop {
@@ -86,7 +86,7 @@ fn what_was_not_offered_is_unsupported() {
     }
 }
 
-/// Gives a port a queue of memory that others have too.
+/// Gives a port a queue whose memory other queues use too.
 fn crowd(
     driver: &mut Driver<'_>,
     vport: u64,
@@ -108,7 +108,7 @@ fn crowd(
     driver.ask(&Request::new(code::CREATE_WQ_OBJ, &body, size))
 }
 
-/// Opens every queue that there can be, with as many buffers as fit, all in the same
+/// Opens as many queues as possible, with as many buffers as fit, all in the same
 /// memory.
 fn fill(driver: &mut Driver<'_>) -> Outcome {
     driver.start()?;
@@ -135,7 +135,7 @@ fn fill(driver: &mut Driver<'_>) -> Outcome {
 }
 
 #[test]
-fn the_fullest_device_can_be_saved_and_looked_at() {
+fn the_fullest_device_can_be_saved_and_inspected() {
     let mut bench = workshop().bench((MAX_PAIRS / QUEUES).into());
     let mut driver = Driver::new(&mut bench);
     fill(&mut driver).expect("room for all");
@@ -149,7 +149,7 @@ fn the_fullest_device_can_be_saved_and_looked_at() {
     bench.reset();
 }
 
-/// A driver that opens and closes all queues of a port, again and again.
+/// A driver opens and closes all queues of a port repeatedly.
 #[test]
 fn a_thousand_pairs_come_and_go_under_traffic() {
     let mut bench = workshop().bench(1);
@@ -163,7 +163,9 @@ fn a_thousand_pairs_come_and_go_under_traffic() {
             pair.works(&mut driver).expect("packets both ways");
             pair.post_buffer(&mut driver, 2048).expect("memory");
         }
-        driver.close_pairs(&pairs).expect("queues that go");
+        driver
+            .close_pairs(&pairs)
+            .expect("queues that can be destroyed");
         for number in 0..QUEUES.into() {
             driver.bench.on_queue(number);
             assert_eq!(driver.bench.posted_buffers(0), 0);

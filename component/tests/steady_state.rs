@@ -1,4 +1,4 @@
-//! The device in steady state: what it allocates (nothing).
+//! The device allocates nothing in steady state.
 
 use allocation_counter::measure;
 use device_kit::Adapter;
@@ -16,8 +16,8 @@ const PACKETS: usize = 64;
 const WARM_UP: usize = 4;
 const ROUNDS: usize = 8;
 
-/// A machine that counts what the device allocates, and has a packet arrive
-/// in every buffer.
+/// A machine that counts the device's allocations, and receives a packet into every
+/// buffer.
 struct Machine {
     device: Device<World>,
     allocations: u64,
@@ -59,7 +59,7 @@ impl Guest for Machine {
     }
 }
 
-/// Adds what `act` allocates.
+/// Adds the allocations of `act` to `allocations`.
 fn count<T>(allocations: &mut u64, act: impl FnOnce() -> T) -> T {
     let mut result = None;
     let counted = measure(|| result = Some(act()));
@@ -72,7 +72,7 @@ fn machine() -> Machine {
         with_windows: true,
         ..World::with_ports(1, 1)
     };
-    // The world allocates for the packets that it keeps.
+    // The world would allocate for packets that it keeps.
     world.queue(0, 0).keeps = 0;
     let device = configured(world);
     Machine {

@@ -1,5 +1,5 @@
 //! The device's component, as bytes: what the host embeds, and what the tests
-//! in wasm test.
+//! in wasm run.
 
 #![no_std]
 

@@ -1,4 +1,4 @@
-//! A device, as whoever embeds it sees it.
+//! A device, as its embedder sees it.
 
 use alloc::vec::Vec;
 
@@ -15,11 +15,11 @@ pub struct PortConfig {
     pub mac: [u8; 6],
     /// Largest layer-3 packet in bytes.
     pub mtu: u16,
-    /// For the driver to report.
+    /// Link speed that the driver reports.
     pub link_speed_mbps: u32,
     /// Whether the link is up.
     pub link_up: bool,
-    /// Queue pairs that it has, at least 1.
+    /// Queue pairs of the port, at least 1.
     pub queues: u16,
 }
 
@@ -33,19 +33,20 @@ pub trait Adapter<P: Platform>: Sized {
     /// Creates a device without ports.
     fn new(platform: P) -> Self;
 
-    /// Returns the platform, for whoever made it.
+    /// Returns the platform.
     fn platform(&mut self) -> &mut P;
 
-    /// Gives the platform back, without the device's windows; what the host
-    /// holds for the device stays.
+    /// Unmaps the device's windows and returns the platform. Buffers and
+    /// packets that the host holds stay with it.
     fn into_platform(self) -> P;
 
-    /// Gives the device its ports, once, and says what the host offers. Returns
-    /// what of it the device uses; of windows the platform knows itself.
+    /// Configures the ports, once. Returns which of the features that the host
+    /// offers the device uses; windows are the platform's business.
     ///
     /// # Errors
     ///
-    /// [`ConfigureError`]; nothing changes.
+    /// [`ConfigureError`], which says what is wrong with the ports; nothing
+    /// changes.
     fn configure(
         &mut self,
         offered: Features,
@@ -73,7 +74,7 @@ pub trait Adapter<P: Platform>: Sized {
     /// Notes that the VMM took away the memory of windows, or gave it back.
     fn windows_changed(&mut self, is_named: impl Fn(&Window) -> bool, present: bool);
 
-    /// Returns to power-on: every queue, region and buffer is given back.
+    /// Resets the device to power-on: releases every queue, region and buffer.
     fn reset(&mut self);
 
     /// Saves the whole state, between two calls.
@@ -84,19 +85,21 @@ pub trait Adapter<P: Platform>: Sized {
     ///
     /// # Errors
     ///
-    /// [`RestoreError`]; the device is as it was after `configure`.
+    /// [`RestoreError`] says why the state was refused; the device is as after
+    /// `configure`.
     fn restore(&mut self, state: &[u8]) -> Result<(), RestoreError>;
 
-    /// Continues where a device was that failed after it was saved.
+    /// Continues where a device that failed after it was saved had got to.
     ///
     /// # Errors
     ///
-    /// [`RestoreError`]; the device is as it was after `configure`.
+    /// [`RestoreError`] says why the state was refused; the device is as after
+    /// `configure`.
     fn recover(&mut self, state: &[u8], seen: &Observations) -> Result<(), RestoreError>;
 
-    /// Tells the driver of something that happened outside.
+    /// Notifies the driver of an event outside the device.
     fn announce(&mut self, event: DeviceEvent);
 
-    /// Returns the state for people, as JSON text.
+    /// Returns the state as JSON text, for people to read.
     fn inspect(&self) -> Vec<u8>;
 }

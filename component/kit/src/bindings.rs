@@ -1,5 +1,6 @@
-//! The WIT world `manatee:device/adapter`, as `wit-bindgen` renders it. On a
-//! native target only the types are of use; the imports are there in wasm.
+//! The bindings that `wit-bindgen` generates for the WIT world
+//! `manatee:device/adapter`. On a native target only the types can be used; the
+//! imports exist in wasm.
 
 #![allow(missing_docs, unsafe_code, unsafe_op_in_unsafe_fn, clippy::all)]
 
@@ -8,6 +9,6 @@ wit_bindgen::generate!({
     world: "adapter",
     additional_derives: [PartialEq, Eq],
     pub_export_macro: true,
-    // `component::received` has this one.
+    // `component::received` implements this one.
     skip: ["received"],
 });

@@ -1,10 +1,10 @@
-//! The envelope of a saved state, whatever device it is of.
+//! The envelope of a saved state, the same for every kind of device.
 //!
 //! A saved state is a CBOR map (RFC 8949) with the name of the format, its
 //! version, a checksum, and the state itself as CBOR in a byte string. Every
-//! field has a number that is never used again. The checksum tells damage from
-//! an impossible state; it keeps nobody from making one, so that whatever a
-//! device could trip over is checked before it is used.
+//! field has a number that is never used again. The checksum detects damage,
+//! but anybody can compute one: a device validates the whole state before it
+//! uses any of it.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -17,11 +17,11 @@ pub const MAX_SIZE: usize = 1 << 20;
 /// Why a state was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestoreError {
-    /// The device has no ports yet, or is past its beginning.
+    /// The device has no ports yet, or was used already.
     NotConfigured,
     /// A version that this build does not read.
     Version(u32),
-    /// It is no state, it is damaged, or it contradicts itself.
+    /// It is not a state, is damaged, or contradicts itself.
     Malformed(&'static str),
     /// It is the state of a device with other ports.
     Mismatch(&'static str),
@@ -45,11 +45,11 @@ impl fmt::Display for RestoreError {
     }
 }
 
-/// Fails with [`RestoreError::Malformed`] unless a condition holds.
+/// Checks that a condition holds.
 ///
 /// # Errors
 ///
-/// If it does not.
+/// [`RestoreError::Malformed`] with `what` if it does not.
 pub fn ensure(holds: bool, what: &'static str) -> Result<(), RestoreError> {
     if holds {
         Ok(())
@@ -100,7 +100,9 @@ impl Format {
     ///
     /// # Errors
     ///
-    /// [`RestoreError::Version`] or [`RestoreError::Malformed`].
+    /// [`RestoreError::Version`] if this build does not read the version,
+    /// [`RestoreError::Malformed`] if it is no such envelope or its checksum is
+    /// wrong.
     pub fn open<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8], RestoreError> {
         ensure(bytes.len() <= MAX_SIZE, "it is longer than 1 MiB")?;
         let envelope: Envelope<'_> = decode(bytes, "it is not a saved state")?;
@@ -122,16 +124,16 @@ impl Format {
 /// Encodes a state or a part of one.
 pub fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // Writing to a vector can't fail, and no part encodes with conditions.
+    // Neither writing to a vector nor encoding any of the parts can fail.
     let _ = minicbor::encode(value, &mut bytes);
     bytes
 }
 
-/// Decodes all of `bytes`; `what` says what is wrong if that fails.
+/// Decodes all of `bytes`; `what` is the error's text.
 ///
 /// # Errors
 ///
-/// [`RestoreError::Malformed`].
+/// [`RestoreError::Malformed`] if that fails, or bytes are left.
 pub fn decode<'a, T: Decode<'a, ()>>(
     bytes: &'a [u8],
     what: &'static str,
@@ -156,7 +158,7 @@ mod tests {
     };
 
     #[test]
-    fn any_flipped_bit_and_any_cut_is_noticed() {
+    fn any_flipped_bit_and_any_cut_is_detected() {
         let bytes = FORMAT.seal(b"a state");
         assert_eq!(FORMAT.open(&bytes), Ok(&b"a state"[..]));
         for at in 0..8 * bytes.len() {

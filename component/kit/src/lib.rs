@@ -3,8 +3,8 @@
 //! A device implements [`Adapter`] over the [`Platform`] that it runs on: the
 //! WIT world's imports in wasm, plain memory in a native test. Guest memory is
 //! reached through a [`window::Window`] or by copies, and [`ring::Ring`] is the
-//! memory of a queue over either. `export_adapter` makes a component of the
-//! WIT world `manatee:device/adapter` of a device.
+//! memory of a queue over either. `export_adapter` makes a device a component
+//! of the WIT world `manatee:device/adapter`.
 
 #![no_std]
 #![deny(unsafe_code)]

@@ -1,5 +1,5 @@
-//! What the device needs from wherever it runs: the WIT world's imports in
-//! wasm, plain memory in a native test.
+//! What the device needs from its environment: the WIT world's imports in wasm,
+//! plain memory in a native test.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -14,7 +14,7 @@ pub use crate::bindings::manatee::device::types::{
 };
 use crate::window::Window;
 
-/// An access to something that is not guest memory.
+/// The error of an access to addresses that are not guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryError;
 
@@ -23,7 +23,7 @@ pub struct MemoryError;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TxPacket {
-    /// Its name while it is in flight.
+    /// Its id while it is in flight.
     pub id: u32,
     /// Number of segments, at least 1.
     pub segments: u16,
@@ -32,14 +32,14 @@ pub struct TxPacket {
     pub l4_offset: u16,
     /// TCP payload bytes a segment, for a large send.
     pub segment_size: u16,
-    /// For a tag to be inserted.
+    /// Tag control information of a tag to insert.
     pub vlan_tci: u16,
-    /// What to do to it.
+    /// The offloads to apply.
     pub offloads: Offloads,
 }
 
 impl TxPacket {
-    /// Creates a packet whose offloads need no numbers.
+    /// Creates a packet whose offloads need no parameters.
     #[inline]
     pub fn with_offloads(id: u32, segments: u16, offloads: Offloads) -> Self {
         Self {
@@ -64,8 +64,8 @@ pub struct TransmitResult {
     pub broadcast: (u32, u64),
 }
 
-/// Where the device runs. The methods are those of the WIT imports; see there
-/// for what they promise.
+/// The environment of a device. The methods are those of the WIT imports; see
+/// there for what they promise.
 pub trait Platform {
     /// Copies from guest memory, all or nothing.
     ///
@@ -81,11 +81,11 @@ pub trait Platform {
     /// [`MemoryError`] if part of the range is not guest memory.
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError>;
 
-    /// Lays pages in a row, `repeats` times over, and returns where. None if
-    /// there are no windows here; `read` and `write` do then.
+    /// Maps pages contiguously, `repeats` times in a row. Returns None if
+    /// windows are unavailable; the device uses `read` and `write` then.
     fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window>;
 
-    /// Takes a window away.
+    /// Unmaps a window.
     fn unmap_window(&mut self, window: Window);
 
     /// Raises MSI-X vectors.
@@ -115,29 +115,30 @@ pub trait Platform {
     /// Gives up the pending transmits of a queue.
     fn cancel_transmit(&mut self, port: u32, queue: u32);
 
-    /// Says how packets find their receive queue from now on.
+    /// Sets how packets find their receive queue from now on.
     ///
     /// Like every method that belongs to a feature, it is called only where the
-    /// feature was agreed on; a platform without it has no need of its own.
+    /// feature was agreed on; a platform without it need not implement it.
     fn steer(&mut self, port: u32, steering: &Steering) {
         unreachable!("port {port} is steered by {steering:?} without the feature");
     }
 
-    /// Limits what a port sends, in Mbit/s; no longer if there is no limit.
+    /// Limits what a port sends, in Mbit/s; None removes the limit.
     fn limit_rate(&mut self, port: u32, mbps: Option<u32>) {
         unreachable!("port {port} is limited to {mbps:?} Mbit/s without the feature");
     }
 
-    /// Returns what passed a port's link.
+    /// Returns the counters of a port's link.
     fn statistics(&mut self, port: u32) -> LinkStatistics {
         unreachable!("the counters of port {port} are read without the feature");
     }
 
-    /// The configuration changed: what a device that continues after a failure
-    /// could not find out by itself.
+    /// Notes that the configuration changed, which a successor could not find
+    /// out by itself after a failure.
     fn changed(&mut self);
 
-    /// The device is about to work on this entry, and may fail.
+    /// Announces the WQE, by an id, that the device works on next and may fail
+    /// on.
     fn attempt(&mut self, entry: u64);
 
     /// Writes a line to the log.

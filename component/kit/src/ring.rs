@@ -1,13 +1,13 @@
 //! The memory of a queue: pages of the guest, reached through a window where
 //! there is one, and by copies where there is none.
 //!
-//! A window over entries that the device writes is laid when they are first used:
-//! a host that replaces the device has to lay it while the guest waits, and
-//! mostly few queues are in use right then. One over entries that only the driver
-//! writes is laid with the queue, which a replacement does before the guest waits.
+//! A window over entries that the device writes is mapped on first use: a host
+//! that replaces the device has to map it while the guest waits, and mostly few
+//! queues are in use then. One over entries that only the driver writes is mapped
+//! with the queue, which a replacement does before the guest waits.
 //!
-//! What reads a queue sees a [`View`] in either case: of the window, or of a
-//! copy of what it is about to look at.
+//! A reader gets a [`View`] in either case: of the window, or of a copy of what
+//! it asked for.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -22,17 +22,19 @@ use crate::window::{View, Window};
 /// a queue costs, and longer than any entry.
 const COPY: u32 = PAGE_SIZE;
 
-/// How a queue's entries are used, which decides how its pages are laid, and when.
+/// How a queue's entries are used, which decides how and when its pages are
+/// mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Entries of one size never straddle the end. The device writes them.
+    /// Entries of one size, which never straddle the end. The device writes
+    /// them.
     Fixed,
-    /// An entry may continue at the beginning. The driver writes them.
+    /// Entries that may continue at the beginning. The driver writes them.
     Wrapping,
 }
 
 impl Layout {
-    /// Returns how often the pages are laid, one row behind the other.
+    /// Returns how many times in a row the pages are mapped.
     fn repeats(self) -> usize {
         match self {
             Self::Fixed => 1,
@@ -41,11 +43,11 @@ impl Layout {
     }
 }
 
-/// The memory of a queue: a power of two of at least one page.
+/// The memory of a queue: a power of two of pages.
 #[derive(Debug)]
 pub struct Ring {
     window: Option<Window>,
-    /// Whether a window is still to be laid, by the first use.
+    /// Whether the window is still to be mapped, on first use.
     is_unused: bool,
     /// Whether the window, if there is one, shows guest memory: the VMM may have
     /// taken it away for a while.
@@ -57,7 +59,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Takes the pages of a region, whose number is a power of two.
+    /// Creates a ring of a region's pages, whose number is a power of two.
     pub fn new(platform: &mut impl Platform, pages: Vec<u64>, layout: Layout) -> Self {
         let mut ring = Self {
             window: None,
@@ -73,7 +75,7 @@ impl Ring {
         ring
     }
 
-    /// Lays the window, if that was not tried before.
+    /// Maps the window, if that was not tried before.
     #[cold]
     fn lay(&mut self, platform: &mut impl Platform) {
         if core::mem::take(&mut self.is_unused) {
@@ -81,13 +83,13 @@ impl Ring {
         }
     }
 
-    /// Notes that the window shows guest memory again, or does not any more.
-    /// Without, the ring is accessed by copies, which fail where memory is gone.
+    /// Notes whether the window shows guest memory. While it does not, the ring
+    /// is accessed by copies, which fail where memory is gone.
     pub fn set_present(&mut self, is_present: bool) {
         self.is_present = is_present;
     }
 
-    /// Gives the pages back.
+    /// Unmaps the window and returns the pages.
     pub fn release(self, platform: &mut impl Platform) -> Vec<u64> {
         if let Some(window) = self.window {
             platform.unmap_window(window);
@@ -120,7 +122,7 @@ impl Ring {
         self.window.is_none() && !self.is_unused
     }
 
-    /// Returns how its pages are laid.
+    /// Returns the layout.
     #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
@@ -132,13 +134,13 @@ impl Ring {
         &self.pages
     }
 
-    /// Shows up to `length` bytes from a position on, a multiple of 8, which may
-    /// lie beyond the end and wraps: all of them through a window, and without
-    /// one as many as are copied at a time, fewer if the VMM took a page away.
+    /// Shows up to `length` bytes from a position on, which is a multiple of 8
+    /// and wraps at the ring's size: all of them through a window; without one,
+    /// no more than are copied at a time, and fewer if the VMM revoked a page.
     ///
     /// # Errors
     ///
-    /// [`MemoryError`] if it took the first page away.
+    /// [`MemoryError`] if the first page is not guest memory.
     #[inline]
     pub fn view(
         &mut self,
@@ -185,10 +187,10 @@ impl Ring {
         Ok(View::of(&self.copy[..copied / 8]))
     }
 
-    /// Writes entries one after the other, from `offset` on, which is a multiple
-    /// of their length; none lies beyond the end. Of each, the driver sees the
-    /// words when it sees the last one, which is written in one piece. Returns
-    /// how many found no memory.
+    /// Writes entries in order from `offset` on, a multiple of their length;
+    /// none lies beyond the end. A driver that sees the last word of an entry,
+    /// which is written in one piece, sees the others. Returns how many entries
+    /// could not be written.
     #[inline(always)]
     pub fn publish<const WORDS: usize>(
         &mut self,

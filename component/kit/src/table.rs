@@ -43,7 +43,7 @@ impl<T> Table<T> {
         self.slots.get(slot(id))?.as_ref()
     }
 
-    /// Returns the value with this id, to change.
+    /// Returns the value with this id, mutable.
     #[inline]
     pub fn get_mut(&mut self, id: u32) -> Option<&mut T> {
         self.slots.get_mut(slot(id))?.as_mut()
@@ -61,11 +61,11 @@ impl<T> Table<T> {
         slot as u32 + 1
     }
 
-    /// Adds a value under an id that is free.
+    /// Adds a value under a free id.
     ///
     /// # Panics
     ///
-    /// If it is not, or is 0.
+    /// If the id is taken, or is 0.
     pub fn insert_at(&mut self, id: u32, value: T) {
         let needed = self.slots.len().max(id as usize);
         self.slots.resize_with(needed, || None);
@@ -75,14 +75,14 @@ impl<T> Table<T> {
         self.length += 1;
     }
 
-    /// Takes a value out.
+    /// Removes a value and returns it.
     pub fn remove(&mut self, id: u32) -> Option<T> {
         let value = self.slots.get_mut(slot(id))?.take()?;
         self.length -= 1;
         Some(value)
     }
 
-    /// Takes all values out.
+    /// Removes all values.
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
         self.length = 0;
         core::mem::take(&mut self.slots).into_iter().flatten()
@@ -94,7 +94,7 @@ impl<T> Table<T> {
         slots.filter_map(|(value, id)| Some((id, value.as_ref()?)))
     }
 
-    /// Visits each value with its id, to change.
+    /// Visits each value with its id, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
         let slots = self.slots.iter_mut().zip(1..);
         slots.filter_map(|(value, id)| Some((id, value.as_mut()?)))

@@ -1,8 +1,8 @@
-//! Guest pages laid over the device's own memory.
+//! Guest pages mapped over the device's own memory.
 //!
-//! The only `unsafe` of the device: everything else sees a window through
-//! bounds-checked, volatile loads and stores, because the guest changes what
-//! follows it at any time.
+//! The device's only `unsafe` besides the glue of the component: all accesses
+//! to a window are bounds-checked, volatile loads and stores, because the guest
+//! may change the memory at any time.
 
 #![allow(unsafe_code)]
 
@@ -11,7 +11,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
-/// A range of memory that the guest shares.
+/// A range of memory that is shared with the guest.
 #[derive(Debug)]
 pub struct Window {
     base: NonNull<u8>,
@@ -34,7 +34,7 @@ impl Window {
         Self { base, length }
     }
 
-    /// Address and length, for whoever made the window.
+    /// Returns address and length, to unmap the window.
     pub fn into_parts(self) -> (NonNull<u8>, u32) {
         (self.base, self.length)
     }
@@ -44,8 +44,8 @@ impl Window {
         self.base
     }
 
-    /// Shows `length` bytes from `offset` on, a multiple of 8. None if any lies
-    /// beyond the end.
+    /// Shows `length` bytes from `offset` on, a multiple of 8. Returns None if
+    /// any lies beyond the end.
     #[inline]
     pub fn view(&self, offset: u32, length: u32) -> Option<View<'_>> {
         let base = self.range(offset, length as usize)?;
@@ -56,8 +56,8 @@ impl Window {
         })
     }
 
-    /// Returns the places of so many entries of `WORDS` words and one more, from
-    /// `offset` on, which is a multiple of 8. None if any lies beyond the end.
+    /// Returns the slots of `count` entries of `WORDS` + 1 words each, from
+    /// `offset` on, a multiple of 8; None if any lies beyond the end.
     #[inline]
     pub fn places<const WORDS: usize>(
         &self,
@@ -115,7 +115,7 @@ impl<'a> View<'a> {
     pub fn skip(self, words: usize) -> Self {
         let words = words.min(self.words);
         Self {
-            // SAFETY: inside, or right behind the last word.
+            // SAFETY: inside, or one past the last word.
             base: unsafe { self.base.add(words) },
             words: self.words - words,
             ..self
@@ -138,7 +138,7 @@ impl<'a> View<'a> {
     }
 
     /// Reads up to `most` entries of `WORDS` words each, as many as there are;
-    /// each once, when it is taken.
+    /// each is read once, when the iterator yields it.
     #[inline]
     pub fn entries<const WORDS: usize>(
         self,
@@ -154,7 +154,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Where an entry of `WORDS` words and one more goes.
+/// The slot of an entry of `WORDS` + 1 words.
 #[derive(Debug)]
 pub struct Place<'a, const WORDS: usize> {
     base: NonNull<u64>,
@@ -162,8 +162,8 @@ pub struct Place<'a, const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Place<'_, WORDS> {
-    /// Stores the words, and behind them `last` in one piece, such that whoever
-    /// sees `last` sees the words.
+    /// Stores the words, then `last` in one piece: a reader that sees `last`
+    /// sees the words.
     #[inline]
     pub fn publish(self, words: [u64; WORDS], last: u64) {
         for (index, word) in words.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What the adapter is, for its host.
+//! The description of the adapter for its host.
 
 use alloc::vec::Vec;
 
@@ -12,8 +12,7 @@ use mana_wire::registers::{BAR0_SIZE, DOORBELL_PAGE_SIZE, DOORBELLS};
 use crate::limits::{MAX_VECTORS, MAX_VPORTS};
 use crate::state;
 
-/// What the build is called: `MANATEE_BUILD` at compile time, or the package's
-/// version.
+/// The name of the build: `MANATEE_BUILD` at compile time, or the package's version.
 const BUILD: &str = match option_env!("MANATEE_BUILD") {
     Some(build) => build,
     None => env!("CARGO_PKG_VERSION"),

@@ -1,4 +1,4 @@
-//! The adapter's state for people.
+//! The adapter's state as JSON, for people to read.
 
 use alloc::format;
 use alloc::string::String;
@@ -105,7 +105,7 @@ fn inspect_queue(queue: QueueRef<'_>) -> Value {
             let (producer, consumer) = eq.position.counts();
             json!({
                 "memory": inspect_ring(&eq.ring), "vector": eq.vector, "armed": eq.is_armed,
-                "head": producer, "tail": consumer, "lost": eq.lost.count(),
+                "posted": producer, "consumed": consumer, "lost": eq.lost.count(),
                 "bad_doorbells": eq.bad_doorbells.count(),
             })
         }
@@ -113,7 +113,7 @@ fn inspect_queue(queue: QueueRef<'_>) -> Value {
             let (producer, consumer) = cq.position.counts();
             json!({
                 "memory": inspect_ring(&cq.ring), "eq": cq.eq.map(|eq| eq.0), "armed": cq.is_armed,
-                "head": producer, "tail": consumer, "lost": cq.lost.count(),
+                "posted": producer, "consumed": consumer, "lost": cq.lost.count(),
                 "bad_doorbells": cq.bad_doorbells.count(),
             })
         }

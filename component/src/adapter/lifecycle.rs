@@ -1,4 +1,5 @@
-//! The device's life: its channel, its end, and its continuation elsewhere.
+//! The device's lifecycle: establishing and ending the channel, save, restore and
+//! recovery.
 
 use alloc::vec::Vec;
 
@@ -45,9 +46,9 @@ impl<P: Platform> Device<P> {
         self.platform.changed();
     }
 
-    /// Establishes a channel. One that is there belongs to a driver that does not run any
-    /// more, such as that of a kernel that has crashed: everything of it ends first, so
-    /// that nothing is written to its memory afterwards.
+    /// Establishes a channel. An existing one belongs to a driver that no longer runs,
+    /// such as that of a crashed kernel: all of it is ended first, so that nothing is
+    /// written to its memory afterwards.
     fn establish(&mut self, header: Header) -> Result<(), SmcStatus> {
         let message = EstablishHwc::unpack(self.smc.bytes()).ok_or(SmcStatus::BadAddress)?;
         let Parts { mut ctx, .. } = self.parts();
@@ -64,7 +65,7 @@ impl<P: Platform> Device<P> {
     fn report_timeout(&mut self) {
         self.platform.log(
             Level::Warn,
-            format_args!("the driver reports that a request was not answered in time"),
+            format_args!("the driver reports that a request timed out"),
         );
         let Parts { mut ctx, hwc, .. } = self.parts();
         if let Some(hwc) = hwc {
@@ -84,7 +85,8 @@ impl<P: Platform> Device<P> {
         self.forget();
     }
 
-    /// Forgets all that a driver set up; what the host holds for it stays.
+    /// Forgets all that a driver set up; buffers and packets that the host holds stay
+    /// with it.
     pub(super) fn forget(&mut self) {
         self.hwc = None;
         self.hwc_waiting = false;
@@ -110,9 +112,9 @@ impl<P: Platform> Device<P> {
         }
     }
 
-    /// Continues where a saved device was. May be repeated with a newer state as
-    /// long as nothing else is called: windows that were laid for the earlier one,
-    /// and are wanted still, stay as they are.
+    /// Continues where a saved device was. May be repeated with a newer state as long
+    /// as nothing else is called: windows that were mapped for the earlier one, and are
+    /// still needed, stay as they are.
     pub(super) fn restore_from(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
         let is_pristine = self.hwc.is_none() && self.queues.is_empty();
         let may_follow = is_pristine || self.phase == Phase::Rehearsed;
@@ -142,7 +144,7 @@ impl<P: Platform> Device<P> {
         }
     }
 
-    /// Builds what a state says, which was checked.
+    /// Builds the device from a state that was checked.
     fn resume(&mut self, state: &State, spare: &mut Spare) {
         self.regions = DmaRegions::resume(&state.regions);
         let (platform, regions) = (&mut self.platform, &mut self.regions);
@@ -162,7 +164,7 @@ impl<P: Platform> Device<P> {
         self.phase = Phase::Rehearsed;
     }
 
-    /// Continues where a device was that failed after it was saved: see
+    /// Continues where a device that failed after it was saved had got to: see
     /// [`recovery`]. Work is left afterwards.
     pub(super) fn recover_from(
         &mut self,

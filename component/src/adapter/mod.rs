@@ -1,5 +1,5 @@
-//! The whole adapter: BAR 0, the shared-memory channel, and the device's life.
-//! The only part that knows all others.
+//! The whole adapter: BAR 0, the shared-memory channel, and the device's lifecycle. The
+//! only module that knows all others.
 
 use alloc::vec::Vec;
 
@@ -29,7 +29,7 @@ pub(crate) mod smc;
 
 /// Requests answered before other work gets a turn.
 const HWC_BUDGET: usize = 64;
-/// What the device uses of what a host offers.
+/// The features that the device uses if the host offers them.
 const FEATURES: Features = Features::STEERING
     .union(Features::RECEIVE_HASH)
     .union(Features::RATE_LIMIT)
@@ -47,17 +47,17 @@ pub struct Device<P> {
     smc: Smc,
     /// Offset and low half of a doorbell that is written in two halves.
     doorbell_low: Option<(u64, u32)>,
-    /// Requests wait for their turn.
+    /// Whether requests wait for their turn.
     hwc_waiting: bool,
     phase: Phase,
-    /// Reads and writes of BAR 0 that hit nothing.
+    /// Writes to offsets of BAR 0 where nothing is.
     stray_accesses: FaultCounter,
 }
 
-/// Where a device is in its life.
+/// The phase of a device's lifecycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// It runs, or nothing has happened yet.
+    /// It runs, or was not used yet.
     Running,
     /// It was restored, and nothing else since: a newer state may follow.
     Rehearsed,
@@ -222,7 +222,7 @@ impl<P: Platform> Adapter<P> for Device<P> {
     }
 }
 
-/// What the device is made of, to be changed at the same time.
+/// The device's parts, borrowed separately.
 struct Parts<'a, P> {
     ctx: Context<'a, P>,
     nic: &'a mut Nic,
@@ -244,8 +244,8 @@ impl<P: Platform> Device<P> {
         }
     }
 
-    /// Ends every call: tells the driver what happened, once. Returns whether
-    /// work is left.
+    /// Ends every call: posts the events and interrupts that are due, once. Returns
+    /// whether work is left.
     #[inline]
     fn finish(&mut self) -> bool {
         if self.phase == Phase::Rehearsed {

@@ -1,4 +1,4 @@
-//! BAR 0, and what a write to it starts.
+//! BAR 0, and the work that a write to it starts.
 
 use device_kit::platform::{Level, Platform};
 use mana_wire::queue::{RingDoorbell, WqDoorbell, doorbell};
@@ -45,7 +45,7 @@ impl<P: Platform> Device<P> {
         }
     }
 
-    /// Takes half of a doorbell: the upper one rings.
+    /// Takes half of a doorbell: writing the upper half rings it.
     fn ring_half(&mut self, offset: u64, half: u32) {
         if offset.is_multiple_of(8) {
             self.doorbell_low = Some((offset, half));

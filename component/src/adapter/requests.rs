@@ -16,12 +16,12 @@ use crate::hwc::channel::Channel;
 use crate::hwc::dispatch::{Command, Handled, Handler, NO_BODY, Purpose, Target, dispatch};
 use crate::hwc::gdma_requests as gdma;
 
-/// What acts on the hardware channel's requests.
+/// The handler of the hardware channel's requests.
 pub(super) struct Requests<'a> {
     pub nic: &'a mut Nic,
 }
 
-/// What requests act on.
+/// The parts of the device that requests act on.
 struct Scene<'a, 'c, P> {
     channel: &'a mut Channel,
     ctx: &'a mut Context<'c, P>,
@@ -106,8 +106,8 @@ impl<P: Platform> Scene<'_, '_, P> {
         Command { code: code::CHANGE_MSIX_FOR_EQ, target: Target::Any, changes: CHANGE,
             layouts: NO_BODY,
             act: |it, request, _| gdma::change_msix(it.ctx, request) },
-        // The NIC. Linux 7.2 asks for the configuration before it registers, to
-        // share out its vectors (`mana_gd_query_max_resources`).
+        // The NIC. Linux 7.2 queries the configuration before it registers, to
+        // distribute its vectors (`mana_gd_query_max_resources`).
         Command { code: nic_code::QUERY_DEV_CONFIG, target: Target::Nic, changes: QUERY,
             layouts: nic::DEV_CONFIG_LAYOUTS,
             act: |it, request, answer| nic::query_dev_config(it.nic, request, answer) },

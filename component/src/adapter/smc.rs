@@ -5,7 +5,7 @@ use mana_wire::smc::{APERTURE, HEADER, Header, SmcStatus};
 
 /// Newest version of `ESTABLISH_HWC` and `DESTROY_HWC`.
 const HWC_VERSION: u8 = 0;
-/// The one version of `REPORT_HWC_TIMEOUT`.
+/// The only version of `REPORT_HWC_TIMEOUT`.
 const REPORT_VERSION: u8 = 1;
 
 /// The aperture.
@@ -27,8 +27,8 @@ impl Smc {
         u64::from_le_bytes(value)
     }
 
-    /// Writes up to 8 bytes at an offset. Returns the header if that handed
-    /// the aperture to the device.
+    /// Writes up to 8 bytes at an offset. Returns the header if the write handed the
+    /// aperture to the device.
     pub fn write(&mut self, offset: usize, width: usize, value: u64) -> Option<Header> {
         let places = self.bytes.iter_mut().skip(offset).take(width);
         for (to, from) in places.zip(value.to_le_bytes()) {
@@ -37,7 +37,7 @@ impl Smc {
         (offset + width >= APERTURE).then(|| self.header())
     }
 
-    /// Returns an aperture that was saved.
+    /// Creates the aperture from saved bytes.
     pub fn from_bytes(bytes: [u8; APERTURE]) -> Self {
         Self { bytes }
     }
@@ -73,11 +73,12 @@ fn newest(msg_type: u8) -> u8 {
     }
 }
 
-/// Checks that a request is one that this device acts on.
+/// Checks that this device acts on a request.
 ///
 /// # Errors
 ///
-/// The status to answer with.
+/// The status of the answer, if the header is not a request, or of an unknown type or
+/// version.
 pub fn check(header: Header) -> Result<(), SmcStatus> {
     use mana_wire::smc::{DESTROY_HWC, ESTABLISH_HWC, REPORT_HWC_TIMEOUT};
     if header.response() {

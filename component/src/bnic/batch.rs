@@ -1,4 +1,4 @@
-//! Room for what is handed to the host in one call; kept between calls.
+//! The buffers for what is handed to the host in one call, kept between calls.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -13,32 +13,32 @@ use crate::gdma::queue::wq::Wqe;
 pub const PACKETS: usize = 64;
 /// Buffers handed over in one call.
 pub const BUFFERS: usize = 256;
-/// The most segments of a WQE: all of it but header and OOB.
+/// The most segments of a WQE: those that fit after header and OOB.
 pub const MOST_SEGMENTS: usize = (MAX_SQE_SIZE as usize - WQE_UNIT as usize / 2) / 16;
-/// Segments of as many packets as can be.
+/// Segments of a full batch of the longest packets.
 const SEGMENTS: usize = PACKETS * MOST_SEGMENTS;
 
-/// What is on its way to the host.
+/// What is about to be handed to the host.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The WQE that is looked at.
+    /// The WQE that is being read.
     pub wqe: Wqe,
     /// Packets to transmit.
     pub packets: List<TxPacket>,
     /// Buffers to receive into.
     pub buffers: List<RxBuffer>,
-    /// Of either, in order.
+    /// The segments of either, in order.
     pub segments: List<Segment>,
     /// The WQEs of transmits that were taken, in order.
     pub taken: List<Taken>,
-    /// The bytes of all that were taken, as long as each is a packet that the host
-    /// has and that is to be completed if it was sent.
+    /// The bytes of all transmits that were taken; None once one of them is not handed
+    /// over, or suppresses its completion.
     pub alike_bytes: Option<u64>,
 }
 
 impl Batch {
-    /// Begins with nothing in it. The first time takes memory, which a device
-    /// that never does so need not have.
+    /// Empties the batch. The first call allocates its memory, so a device that never
+    /// transmits or receives has none.
     pub fn begin(&mut self) {
         let segment = Segment {
             address: 0,
@@ -53,14 +53,14 @@ impl Batch {
         self.alike_bytes = Some(0);
     }
 
-    /// Returns whether the segments of any one WQE still fit.
+    /// Returns whether the segments of the longest WQE still fit.
     #[inline]
     pub fn has_room(&self) -> bool {
         self.segments.room() >= MOST_SEGMENTS
     }
 }
 
-/// A list with fixed room, so that adding something is a store.
+/// A list of fixed capacity, so that adding a value is a store.
 #[derive(Debug)]
 pub struct List<T> {
     all: Box<[T]>,
@@ -86,14 +86,14 @@ impl<T: Clone> List<T> {
 }
 
 impl<T> List<T> {
-    /// Adds one, for which there is room.
+    /// Adds a value, for which there is room.
     #[inline]
     pub fn push(&mut self, value: T) {
         self.all[self.used] = value;
         self.used += 1;
     }
 
-    /// Takes all out.
+    /// Removes all values.
     #[inline]
     pub fn clear(&mut self) {
         self.used = 0;
@@ -105,7 +105,7 @@ impl<T> List<T> {
         self.all.len() - self.used
     }
 
-    /// Returns the room, to be written from the front on and then
+    /// Returns the free part, to be written from the front on and then
     /// [added](Self::add).
     #[inline]
     pub fn spare(&mut self) -> &mut [T] {
@@ -119,19 +119,19 @@ impl<T> List<T> {
         self.used += written;
     }
 
-    /// Returns how many there are.
+    /// Returns the number of values.
     #[inline]
     pub fn len(&self) -> usize {
         self.used
     }
 
-    /// Returns all, in order.
+    /// Returns the values in order.
     #[inline]
     pub fn as_slice(&self) -> &[T] {
         &self.all[..self.used]
     }
 
-    /// Returns all, to change.
+    /// Returns the values in order, mutable.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         &mut self.all[..self.used]

@@ -4,22 +4,21 @@ use alloc::collections::VecDeque;
 
 use mana_wire::queue::WQE_UNIT;
 
-/// WQEs in a row of one size, of which the same is known, as nearly all of a
-/// queue are.
+/// Consecutive WQEs of one size with the same state, as nearly all of a queue are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run<T> {
-    /// Where the first begins, in bytes modulo 2^32.
+    /// Position of the first WQE.
     pub position: u32,
-    /// Bytes of each; not 0.
+    /// Bytes of each WQE; not 0.
     pub size: u32,
     /// Number of WQEs; not 0.
     pub count: u32,
-    /// What is known of each.
+    /// The state of each WQE.
     pub known: T,
 }
 
 impl<T> Run<T> {
-    /// Returns WQEs of one unit.
+    /// Creates a run of WQEs of one unit.
     #[inline]
     pub fn of_units(position: u32, count: u32, known: T) -> Self {
         Self {
@@ -30,7 +29,7 @@ impl<T> Run<T> {
         }
     }
 
-    /// Returns one WQE, from its beginning to its end.
+    /// Creates a run of one WQE, from its beginning to its end.
     #[inline]
     pub fn of_one(position: u32, end: u32, known: T) -> Self {
         Self {
@@ -41,8 +40,7 @@ impl<T> Run<T> {
         }
     }
 
-    /// Returns where the first ends, which is also the id that the host knows
-    /// it by.
+    /// Returns where the first WQE ends, which is also its id at the host.
     #[inline]
     pub fn first_end(&self) -> u32 {
         self.position.wrapping_add(self.size)
@@ -52,14 +50,14 @@ impl<T> Run<T> {
         self.position.wrapping_add(self.size * self.count)
     }
 
-    /// Returns the index of the WQE that ends there.
+    /// Returns the index of the WQE that ends at `end`.
     fn index_of(&self, end: u32) -> Option<u32> {
         let offset = end.wrapping_sub(self.position).wrapping_sub(1);
         (offset < self.size * self.count).then(|| offset / self.size)
     }
 }
 
-/// All such WQEs of a queue.
+/// The WQEs of a queue that were read and not completed, in order.
 #[derive(Debug)]
 pub struct Ledger<T> {
     runs: VecDeque<Run<T>>,
@@ -76,7 +74,7 @@ impl<T> Default for Ledger<T> {
 }
 
 impl<T: Copy + PartialEq> Ledger<T> {
-    /// Returns how many WQEs there are.
+    /// Returns the number of WQEs.
     #[inline]
     pub fn entries(&self) -> usize {
         self.entries
@@ -96,13 +94,13 @@ impl<T: Copy + PartialEq> Ledger<T> {
         }
     }
 
-    /// Returns the oldest ones.
+    /// Returns the oldest run.
     #[inline]
     pub fn front(&self) -> Option<Run<T>> {
         self.runs.front().copied()
     }
 
-    /// Lets go of the oldest WQEs, up to as many as [`front`](Self::front) has.
+    /// Removes the oldest WQEs, up to as many as [`front`](Self::front) has.
     #[inline]
     pub fn pass(&mut self, count: usize) {
         let Some(front) = self.runs.front_mut() else {
@@ -117,8 +115,8 @@ impl<T: Copy + PartialEq> Ledger<T> {
         }
     }
 
-    /// Lets go of the WQE that ends there and all behind it. Returns where that
-    /// begins; None, and no change, if there is none.
+    /// Removes the WQE that ends at `end`, and all after it. Returns where it begins;
+    /// None, and nothing changes, if there is no such WQE.
     pub fn cut(&mut self, end: u32) -> Option<u32> {
         let mut runs = self.runs.iter().enumerate().rev();
         let (index, kept) = runs.find_map(|(index, run)| Some((index, run.index_of(end)?)))?;
@@ -133,7 +131,7 @@ impl<T: Copy + PartialEq> Ledger<T> {
         Some(begins)
     }
 
-    /// Changes what is known of the WQE that ends there, if there is one.
+    /// Changes the state of the WQE that ends at `end`, if there is one.
     pub fn update(&mut self, end: u32, change: impl FnOnce(&mut T)) {
         let mut runs = self.runs.iter().enumerate();
         let found = runs.find_map(|(index, run)| Some((index, run.index_of(end)?)));
@@ -167,7 +165,7 @@ impl<T: Copy + PartialEq> Ledger<T> {
         }
     }
 
-    /// Lets go of all.
+    /// Removes all WQEs.
     pub fn clear(&mut self) {
         self.runs.clear();
         self.entries = 0;
@@ -198,8 +196,8 @@ mod tests {
     use super::*;
     use alloc::vec::Vec;
 
-    /// Four of a unit, a longer one, one of which something else is known; across
-    /// the end of the positions.
+    /// Four WQEs of one unit, a longer one, and one with another state; positions wrap
+    /// in between.
     fn ledger() -> Ledger<bool> {
         let runs = [
             Run::of_units(0u32.wrapping_sub(64), 3, false),
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_entries_in_a_row_are_one_run() {
+    fn consecutive_equal_wqes_are_one_run() {
         let ledger = ledger();
         assert_eq!(ledger.runs.len(), 3);
         assert_eq!(
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_passed_in_order() {
+    fn wqes_are_passed_in_order() {
         let mut ledger = ledger();
         ledger.pass(3);
         assert_eq!(ledger.front(), Some(Run::of_units(32, 1, false)));
@@ -243,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_behind_a_refused_one_are_cut_too() {
+    fn wqes_after_a_refused_one_are_cut_too() {
         for (end, begins, left) in [
             (192, 160, 5),
             (160, 64, 4),
@@ -263,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn one_entry_of_a_run_is_updated() {
+    fn one_wqe_of_a_run_is_updated() {
         for (end, before, after) in [(0u32.wrapping_sub(32), 0, 3), (0, 1, 2), (64, 3, 0)] {
             let mut ledger = ledger();
             ledger.update(end, |known| *known = true);

@@ -1,4 +1,4 @@
-//! A vport's link: its speed, what it may send, and what passed it.
+//! A vport's link: its speed, its transmit limit, and its counters.
 
 use device_kit::Platform;
 use device_kit::platform::Features;
@@ -12,9 +12,9 @@ use super::Nic;
 use crate::gdma::Context;
 use crate::gdma::message::{Answer, Request};
 
-/// The layouts of `QUERY_LINK_CONFIG`'s response.
+/// Sizes of `QUERY_LINK_CONFIG`'s response, by version.
 pub const LINK_CONFIG_LAYOUTS: &[usize] = &[8, size_of::<QueryLinkConfigResp>()];
-/// The least room for `QUERY_PHY_STAT`'s response.
+/// The least size of `QUERY_PHY_STAT`'s response.
 pub const PHY_STATS_LAYOUTS: &[usize] = &[size_of::<u64>()];
 
 type Outcome = Result<(), Status>;
@@ -23,7 +23,7 @@ fn vport(nic: &Nic, handle: u64) -> Result<usize, Status> {
     nic.vport_index(handle).ok_or(Status::InvalidHandle)
 }
 
-/// `QUERY_LINK_CONFIG`.
+/// Handles `QUERY_LINK_CONFIG`.
 pub fn query_link_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
     let req: QueryLinkConfigReq = request.body()?;
     let port = &nic.vports[vport(nic, req.vport)?].port;
@@ -39,7 +39,7 @@ pub fn query_link_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'
     Ok(())
 }
 
-/// `SET_BW_CLAMP`: unsupported where the host does not limit ports.
+/// Handles `SET_BW_CLAMP`, which is unsupported where the host does not limit ports.
 pub fn set_bw_clamp(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
@@ -69,8 +69,8 @@ pub fn set_bw_clamp(
     Ok(())
 }
 
-/// `QUERY_PHY_STAT`, of all links together; unsupported where the host does not
-/// count.
+/// Handles `QUERY_PHY_STAT`, about all links together. It is unsupported where the host
+/// does not count.
 pub fn query_phy_stats(
     nic: &Nic,
     ctx: &mut Context<'_, impl Platform>,
@@ -102,7 +102,7 @@ pub fn query_phy_stats(
 }
 
 impl Nic {
-    /// Has the host limit each port as its driver wants it, as in
+    /// Sends the host the limit of each port again, for
     /// [`tell_again`](Self::tell_again).
     pub(super) fn tell_all_limits(&self, ctx: &mut Context<'_, impl Platform>) {
         if self.features.contains(Features::RATE_LIMIT) {

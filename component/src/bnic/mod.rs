@@ -1,9 +1,9 @@
 //! The basic NIC: vports, each with send and receive queues.
 //!
-//! A [`SendQueue`](tx::SendQueue) or [`ReceiveQueue`](rx::ReceiveQueue) belongs
-//! to its [`Vport`](vport::Vport) and knows the GDMA queues that it works on. A
-//! doorbell finds it by the key that the work queue has of its owner, the host
-//! by port and number, and a driver's request by a handle.
+//! A [`SendQueue`](tx::SendQueue) or [`ReceiveQueue`](rx::ReceiveQueue) belongs to its
+//! [`Vport`](vport::Vport) and knows the GDMA queues that it works on. A doorbell finds
+//! it by the key that the work queue has for its owner, the host by port and number,
+//! and a driver's request by a handle.
 
 use alloc::vec::Vec;
 
@@ -39,23 +39,23 @@ pub mod vport;
 pub struct Nic {
     /// The vports, in the order of the host's ports.
     pub vports: Vec<Vport>,
-    /// What the host offers and the device uses.
+    /// The features that the host offers and the device uses.
     features: Features,
-    /// The most buffers of a receive queue that the host is given at a time.
+    /// The most buffers of a receive queue that the host holds at a time.
     most_buffers: usize,
-    /// Where the queues are, by the number that is part of their handle.
+    /// The queues by the number in their object's handle.
     objects: HashMap<u32, QueueKey>,
-    /// Queues with WQEs that wait for their turn.
+    /// Queues with unread WQEs that wait for their turn.
     waiting: Vec<QueueKey>,
     /// Number of the last object.
     sequence: u32,
     batch: Batch,
 }
 
-/// Where a queue is.
+/// The key of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueKey {
-    /// Which way it works.
+    /// Whether it sends or receives.
     pub direction: Direction,
     /// Index of the vport.
     pub vport: u16,
@@ -64,13 +64,14 @@ pub struct QueueKey {
 }
 
 impl QueueKey {
-    /// Returns the key that the work queue has; whether it is a send queue, it
-    /// knows itself.
+    /// Returns the key in the form that the work queue stores. The direction is left
+    /// out, as the work queue knows it.
     pub fn into_bits(self) -> u32 {
         u32::from(self.vport) << 16 | u32::from(self.queue)
     }
 
-    /// Returns the queue of a direction with the key that its work queue has.
+    /// Returns the key of a queue of a direction from the form that its work queue
+    /// stores.
     pub fn from_bits(direction: Direction, bits: u32) -> Self {
         Self {
             direction,
@@ -80,7 +81,7 @@ impl QueueKey {
     }
 }
 
-/// Set in every vport handle, so that no other handle is one.
+/// Tag in every vport handle, and in no other.
 const VPORT_TAG: u64 = 0x5650 << 48;
 
 impl Nic {
@@ -102,7 +103,7 @@ impl Nic {
         }
     }
 
-    /// Returns to power-on, in the state of the links as it is.
+    /// Resets to power-on; the state of the links stays.
     pub fn reset(&mut self) {
         let ports = self.vports.iter().map(|vport| vport.port.config);
         *self = Self::new(self.features, ports);
@@ -113,7 +114,7 @@ impl Nic {
         VPORT_TAG | (index as u64 + 1)
     }
 
-    /// Returns the vport with a handle.
+    /// Returns the index of the vport with a handle.
     pub fn vport_index(&self, handle: u64) -> Option<usize> {
         let index = (handle ^ VPORT_TAG).checked_sub(1)? as usize;
         (handle & (0xffff << 48) == VPORT_TAG && index < self.vports.len()).then_some(index)
@@ -130,7 +131,7 @@ impl Nic {
         stats::sum(vports)
     }
 
-    /// Works on a queue. What is too much for one call waits.
+    /// Works on a queue. Work that is too much for one call waits.
     pub fn process(&mut self, ctx: &mut Context<'_, impl Platform>, key: QueueKey) {
         let vport = &mut self.vports[usize::from(key.vport)];
         let (port, batch) = (&mut vport.port, &mut self.batch);
@@ -190,8 +191,7 @@ impl Nic {
         }
     }
 
-    /// Completes buffers that packets were received into. A queue that has gone
-    /// has no buffers.
+    /// Completes buffers that packets were received into. A destroyed queue has none.
     pub fn received(
         &mut self,
         ctx: &mut Context<'_, impl Platform>,
@@ -209,7 +209,7 @@ impl Nic {
         }
     }
 
-    /// Completes transmits that were pending. A queue that has gone has none.
+    /// Completes transmits that were pending. A destroyed queue has none.
     pub fn transmitted(
         &mut self,
         ctx: &mut Context<'_, impl Platform>,
@@ -226,9 +226,8 @@ impl Nic {
         }
     }
 
-    /// Forgets what the queues were in the middle of: what was taken is taken
-    /// again. `last` says which packet of a port's queue was the last to be handed
-    /// over already.
+    /// Forgets the work in progress, so that WQEs which were read are read again.
+    /// `last` returns the last packet of a port's queue that was already handed over.
     pub fn forget_work(&mut self, mut last: impl FnMut(u32, u32, WqId) -> Option<u32>) {
         self.waiting.clear();
         for vport in &mut self.vports {
@@ -245,8 +244,8 @@ impl Nic {
         }
     }
 
-    /// Returns the key of a port's queue, whether or not there is one, as far as
-    /// there can be.
+    /// Returns the key of a port's queue, which need not exist; None if the numbers are
+    /// out of range.
     fn key(&self, direction: Direction, port: u32, number: u32) -> Option<QueueKey> {
         let vport = self.vports.get(port as usize)?;
         let can_be = (number as usize) < vport.send.len();

@@ -1,5 +1,5 @@
-//! Work queue objects: what a driver calls a send or receive queue of a vport,
-//! with the completion queue that it reports to.
+//! Work queue objects: a driver's send or receive queues of a vport, with the
+//! completion queues that they report to.
 
 use device_kit::Platform;
 use mana_wire::bnic::CreateWqObjReq;
@@ -28,13 +28,13 @@ pub struct Created {
 }
 
 impl Nic {
-    /// Makes an object of two DMA regions, which are gone afterwards.
+    /// Creates an object of two DMA regions, which no longer exist afterwards.
     ///
     /// # Errors
     ///
     /// [`Status::InvalidHandle`] for a vport or region that does not exist,
     /// [`Status::NoResources`] if the vport has all queues of the direction,
-    /// [`Status::InvalidParameter`] for what can't be a queue. Nothing has
+    /// [`Status::InvalidParameter`] if a size or an event queue is invalid. Nothing has
     /// changed then.
     pub fn create_object<P: Platform>(
         &mut self,
@@ -81,7 +81,7 @@ impl Nic {
         })
     }
 
-    /// Has a vport have a queue that works on `wq` and `cq`.
+    /// Gives a vport a queue that works on `wq` and `cq`.
     pub(super) fn add(&mut self, key: QueueKey, number: u32, wq: WqId, cq: CqId) {
         let vport = &mut self.vports[usize::from(key.vport)];
         let queue = usize::from(key.queue);
@@ -94,7 +94,7 @@ impl Nic {
         self.objects.insert(number, key);
     }
 
-    /// Returns the lowest number that no queue of this direction of a vport has.
+    /// Returns the key with the lowest free number of a vport's queues of a direction.
     fn free_key(&self, vport: usize, direction: Direction) -> Option<QueueKey> {
         let queues = &self.vports[vport];
         let free = match direction {

@@ -1,22 +1,22 @@
-//! A vport but for its queues.
+//! A vport without its queues.
 
 use device_kit::adapter::PortConfig;
 
 use super::stats::Counters;
 use super::steering::Steering;
 
-/// A vport but for its queues.
+/// A vport without its queues.
 #[derive(Debug)]
 pub struct Port {
     /// Number of the host's port.
     pub index: u32,
-    /// From the host.
+    /// The configuration that the host gave.
     pub config: PortConfig,
-    /// `CONFIG_VPORT_TX` came.
+    /// Whether `CONFIG_VPORT_TX` was received.
     pub tx_enabled: bool,
     /// The steering of received packets to queues.
     pub steering: Steering,
-    /// What it may send at most, in Mbit/s (`SET_BW_CLAMP`).
+    /// The transmit limit, in Mbit/s (`SET_BW_CLAMP`).
     pub clamp: Option<u32>,
     /// Set by `VTL2_ASSIGN_SERIAL_NUMBER`.
     pub serial_no: u32,

@@ -1,4 +1,4 @@
-//! What requests of the basic NIC do.
+//! The handlers of the basic NIC's requests.
 
 use device_kit::Platform;
 use mana_wire::bnic::{
@@ -18,26 +18,26 @@ use crate::gdma::queue::wq::Direction;
 use crate::gdma::resources::{DOORBELL_PAGE, MEM_KEY, PDID, Registration};
 use crate::limits::{MAX_EQS, MAX_INDIRECTION_ENTRIES, TX_VPORT_OFFSET};
 
-/// `VTL2_MOVE_FILTER` exists from this version on.
+/// Oldest version of `VTL2_MOVE_FILTER`.
 const MOVE_FILTER_VERSION: u16 = 2;
-/// The layouts of `QUERY_DEV_CONFIG`'s response: version 1, and 2 and 3, which
-/// are as long.
+/// Sizes of `QUERY_DEV_CONFIG`'s response: version 1, then 2 and 3, which are equally
+/// long.
 pub const DEV_CONFIG_LAYOUTS: &[usize] = &[
     40,
     size_of::<QueryDevConfigResp>(),
     size_of::<QueryDevConfigResp>(),
 ];
-/// `CONFIG_VPORT_RX` says from this version on whether packets may share completions.
+/// Oldest version of `CONFIG_VPORT_RX` that says whether packets may share completions.
 const COALESCING_VERSION: u16 = 2;
-/// How long hardware has a packet wait for others to share its completion. Here none
-/// waits: those that are received together share one.
+/// The time for which hardware delays a packet for others to share its completion. This
+/// device delays none: packets that are received together share one.
 const COALESCING_TIMEOUT_NS: u32 = 2048;
-/// The layouts of `CONFIG_VPORT_RX`'s response.
+/// Sizes of `CONFIG_VPORT_RX`'s response, by version.
 pub const CONFIG_VPORT_RX_LAYOUTS: &[usize] = &[0, size_of::<ConfigVportRxResp>()];
 
 type Outcome = Result<(), Status>;
 
-/// `REGISTER_DEVICE`.
+/// Handles `REGISTER_DEVICE`.
 pub fn register_device<P>(ctx: &mut Context<'_, P>, answer: &mut Answer<'_>) -> Outcome {
     if ctx.registration.is_registered() {
         return Err(Status::InvalidState);
@@ -51,7 +51,7 @@ pub fn register_device<P>(ctx: &mut Context<'_, P>, answer: &mut Answer<'_>) -> 
     Ok(())
 }
 
-/// `DEREGISTER_DEVICE`.
+/// Handles `DEREGISTER_DEVICE`.
 pub fn deregister_device(nic: &mut Nic, ctx: &mut Context<'_, impl Platform>) -> Outcome {
     nic.destroy_all(ctx);
     *ctx.registration = Registration::None;
@@ -62,7 +62,7 @@ fn vport(nic: &Nic, handle: u64) -> Result<usize, Status> {
     nic.vport_index(handle).ok_or(Status::InvalidHandle)
 }
 
-/// `QUERY_DEV_CONFIG`.
+/// Handles `QUERY_DEV_CONFIG`.
 pub fn query_dev_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
     let _: QueryDevConfigReq = request.body()?;
     let ports = || nic.vports.iter().map(|vport| &vport.port);
@@ -81,9 +81,9 @@ pub fn query_dev_config(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_
     Ok(())
 }
 
-/// Returns how many entries the indirection table of a vport has: with a driver
-/// that takes any number, four for each queue, so that none has a much larger share
-/// than another; 64 with the others, which do not look.
+/// Returns the number of entries of a vport's indirection table: 64, or with a driver
+/// that supports any number, four for each queue if that is more, so that shares are
+/// about equal.
 fn indirection_entries(port: &Port, driver_caps: u64) -> u16 {
     if driver_caps & cap1::VARIABLE_INDIRECTION_TABLE == 0 {
         return INDIRECTION_ENTRIES;
@@ -92,7 +92,7 @@ fn indirection_entries(port: &Port, driver_caps: u64) -> u16 {
     wanted.clamp(INDIRECTION_ENTRIES, MAX_INDIRECTION_ENTRIES)
 }
 
-/// `QUERY_VPORT_CONFIG`.
+/// Handles `QUERY_VPORT_CONFIG`.
 pub fn query_vport_config(
     nic: &Nic,
     driver_caps: u64,
@@ -116,7 +116,7 @@ pub fn query_vport_config(
     Ok(())
 }
 
-/// `CONFIG_VPORT_TX`.
+/// Handles `CONFIG_VPORT_TX`.
 pub fn config_vport_tx(nic: &mut Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
     let req: ConfigVportTxReq = request.body()?;
     let index = vport(nic, req.vport)?;
@@ -133,7 +133,7 @@ pub fn config_vport_tx(nic: &mut Nic, request: &Request<'_>, answer: &mut Answer
     Ok(())
 }
 
-/// `CREATE_WQ_OBJ`.
+/// Handles `CREATE_WQ_OBJ`.
 pub fn create_wq_obj(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
@@ -150,7 +150,7 @@ pub fn create_wq_obj(
     Ok(())
 }
 
-/// `DESTROY_WQ_OBJ`.
+/// Handles `DESTROY_WQ_OBJ`.
 pub fn destroy_wq_obj(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
@@ -160,7 +160,7 @@ pub fn destroy_wq_obj(
     nic.destroy_object(ctx, req.wq_obj_handle, req.wq_type)
 }
 
-/// `FENCE_RQ`.
+/// Handles `FENCE_RQ`.
 pub fn fence_rq(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
@@ -176,7 +176,7 @@ pub fn fence_rq(
     rx::fence(ctx, queue.expect("a receive queue by its key"))
 }
 
-/// `CONFIG_VPORT_RX`: checked as a whole before anything changes.
+/// Handles `CONFIG_VPORT_RX`, which is checked as a whole before anything changes.
 pub fn config_vport_rx(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
@@ -241,7 +241,7 @@ fn check_receive_object(nic: &Nic, vport: usize, handle: u64) -> Outcome {
     }
 }
 
-/// `QUERY_STATS`: as many counters as the driver has room for.
+/// Handles `QUERY_STATS`: returns as many counters as the driver has room for.
 pub fn query_stats(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
     let req: QueryStatsReq = request.body()?;
     let resp = QueryStatsResp {
@@ -252,7 +252,7 @@ pub fn query_stats(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) ->
     Ok(())
 }
 
-/// `VTL2_ASSIGN_SERIAL_NUMBER`.
+/// Handles `VTL2_ASSIGN_SERIAL_NUMBER`.
 pub fn assign_serial_number(nic: &mut Nic, request: &Request<'_>) -> Outcome {
     let req: AssignSerialNumberReq = request.body()?;
     let index = vport(nic, req.vport)?;
@@ -274,9 +274,9 @@ pub fn move_filter(nic: &mut Nic, request: &Request<'_>) -> Outcome {
     Ok(())
 }
 
-/// Returns the vport with a handle or an index. OpenVMM's driver asks for the
-/// filter's state by the index (`new_vport` in its mana_driver), and for all
-/// else by the handle; no index is a handle.
+/// Returns the vport with a handle or an index. OpenVMM's driver queries the filter's
+/// state by index (`new_vport` in its mana_driver), and everything else by handle; no
+/// index is a handle.
 fn vport_or_index(nic: &Nic, id: u64) -> Result<usize, Status> {
     match usize::try_from(id) {
         Ok(index) if index < nic.vports.len() => Ok(index),
@@ -284,7 +284,7 @@ fn vport_or_index(nic: &Nic, id: u64) -> Result<usize, Status> {
     }
 }
 
-/// `VTL2_QUERY_FILTER_STATE`.
+/// Handles `VTL2_QUERY_FILTER_STATE`.
 pub fn query_filter_state(nic: &Nic, request: &Request<'_>, answer: &mut Answer<'_>) -> Outcome {
     let req: QueryFilterStateReq = request.body()?;
     let index = vport_or_index(nic, req.vport)?;

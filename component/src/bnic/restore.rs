@@ -1,4 +1,4 @@
-//! Saving the NIC, and continuing it.
+//! Saving and resuming the NIC.
 
 use alloc::vec::Vec;
 
@@ -162,7 +162,7 @@ fn units<T>(run: &Run<T>) -> u32 {
     run.size / WQE_UNIT
 }
 
-/// Lays WQEs of so many units out, one behind the other.
+/// Returns runs of consecutive WQEs with these lengths in units.
 fn lay_out<T: Copy + PartialEq>(
     mut position: u32,
     entries: impl Iterator<Item = (u32, T)>,

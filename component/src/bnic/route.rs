@@ -1,21 +1,19 @@
-//! Where a vport's packets go, as the host is told.
+//! The steering of a vport's received packets, as sent to the host.
 //!
-//! A driver names receive queues by the handles of their objects
-//! (`CONFIG_VPORT_RX`), and the host by their numbers. Which packet goes where is
-//! the host's work; it is told by [`Platform::steer`] whenever that may have
-//! changed, if it can do it, and keeps it when the device is replaced. If not, the packets of a queue are those that the host
-//! delivers there.
+//! A driver names receive queues by the handles of their objects (`CONFIG_VPORT_RX`), and the host
+//! by their numbers. The host steers packets: [`Platform::steer`] sends it the steering whenever
+//! that may have changed, if it supports the feature, and it keeps it when the device is replaced.
+//! Without the feature, a queue has the packets that the host delivers there.
 //!
 //! # A queue that is destroyed while packets are steered there
 //!
-//! It goes, as on hardware: Linux frees a queue's memory whether or not the device
-//! let go of it (`mana_destroy_rxq`), and its RDMA driver destroyed queues under
-//! their steering for years (commit dbeb256e8dd8, "Disable RX steering on RSS QP
-//! destroy"). Entries of the table that name it stand for the default queue from
-//! then on, and a default queue that has gone for the first one that the table still
-//! names. With the last of all these the vport stops to receive, as if the driver
-//! had asked for that, so that no queue which is made later is steered to by
-//! accident.
+//! The queue is destroyed, as on hardware: Linux frees a queue's memory whether or not
+//! the device released it (`mana_destroy_rxq`), and its RDMA driver destroyed queues
+//! that were steered to for years (commit dbeb256e8dd8, "Disable RX steering on RSS QP
+//! destroy"). From then on, entries of the table that name it mean the default queue,
+//! and a destroyed default queue means the first queue that the table still names.
+//! Without any of these left, the vport stops receiving, as if the driver had asked for
+//! that, so that packets are not steered to a later queue by accident.
 
 use device_kit::Platform;
 use device_kit::platform::{self, Features, HashTypes};
@@ -26,8 +24,8 @@ use crate::gdma::Context;
 use crate::gdma::queue::wq::Direction;
 
 impl Nic {
-    /// Returns how the host is to steer a vport's packets; None if no queue that is
-    /// named exists.
+    /// Returns how the host is to steer a vport's packets; None if none of the named
+    /// queues exists.
     fn route(&self, index: usize) -> Option<platform::Steering> {
         let steering = &self.vports[index].port.steering;
         let number = |handle: u64| {
@@ -51,8 +49,8 @@ impl Nic {
         })
     }
 
-    /// Tells the host how a vport's packets find their queue, if it receives any. It
-    /// stops to if no queue is left for them.
+    /// Sends the host the steering of a vport that receives. The vport stops receiving
+    /// if none of its steering's queues is left.
     pub(super) fn tell_steering(&mut self, ctx: &mut Context<'_, impl Platform>, index: usize) {
         if !self.vports[index].port.steering.enabled {
             return;
@@ -74,8 +72,8 @@ impl Nic {
         }
     }
 
-    /// Tells the host again what it was told: a request that failed half-way may have
-    /// told it something else.
+    /// Sends the host all steering and limits again: a request that failed half-way may
+    /// have sent others.
     pub fn tell_again(&mut self, ctx: &mut Context<'_, impl Platform>) {
         self.tell_all_limits(ctx);
         for index in 0..self.vports.len() {

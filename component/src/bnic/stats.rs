@@ -1,4 +1,4 @@
-//! What a vport counts.
+//! The counters of a vport.
 
 use device_kit::FaultCounter;
 use device_kit::platform::{Level, Platform, RxFlags, TransmitResult};
@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 /// The counters of a vport since power-on.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// As a driver expects them, but that the unicast transmit counters count
+    /// As a driver expects them, except that the unicast transmit counters include
     /// every packet.
     pub(super) stats: Stats,
     /// Faults of the driver, for the log.
@@ -29,7 +29,7 @@ impl Counters {
         }
     }
 
-    /// Counts packets of a batch by their destinations.
+    /// Counts the multicast and broadcast packets of a batch.
     pub(super) fn count_groups(&mut self, result: &TransmitResult) {
         let stats = &mut self.stats;
         stats.tx_mcast_pkts += u64::from(result.multicast.0);
@@ -38,7 +38,7 @@ impl Counters {
         stats.tx_bcast_bytes += result.broadcast.1;
     }
 
-    /// Counts packets of vport `index` that ended alike, and their bytes.
+    /// Counts packets of vport `index` with the same outcome, and their bytes.
     #[inline]
     pub(super) fn count_transmitted(
         &mut self,
@@ -116,7 +116,7 @@ impl Counters {
     }
 }
 
-/// Adds counters up.
+/// Returns the sums of the counters.
 pub(super) fn sum(all: impl Iterator<Item = Stats>) -> Stats {
     let mut total = Stats::default();
     for stats in all {

@@ -1,5 +1,5 @@
-//! How a driver wants a vport's packets to find their receive queue. What the host is
-//! told of it is in [`route`](super::route).
+//! How a driver wants a vport's packets to find their receive queue.
+//! [`route`](super::route) has what is sent to the host.
 
 use alloc::vec::Vec;
 
@@ -8,17 +8,17 @@ use mana_wire::bnic::HASH_KEY_SIZE;
 /// How a vport's packets find their receive queue (`CONFIG_VPORT_RX`).
 #[derive(Clone, Debug)]
 pub struct Steering {
-    /// Packets are received at all.
+    /// Whether packets are received.
     pub enabled: bool,
-    /// Spread by hash; without, all go to the default queue.
+    /// Whether packets are distributed by hash; otherwise all go to the default queue.
     pub rss: bool,
     /// Handle of the receive queue object for packets without a hash.
     pub default_object: Option<u64>,
-    /// Toeplitz key.
+    /// Key of the Toeplitz hash.
     pub hash_key: [u8; HASH_KEY_SIZE],
     /// Handles of receive queue objects by hash.
     pub table: Vec<u64>,
-    /// Packets that were received together may share a completion.
+    /// Whether packets that were received together may share a completion.
     pub coalesces: bool,
 }
 

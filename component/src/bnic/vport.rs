@@ -11,11 +11,11 @@ use super::steering::Steering;
 use super::tx::SendQueue;
 use crate::gdma::Context;
 
-/// A vport. Its queues have their number as their index; it has as many places
-/// for them as the port has queue pairs.
+/// A vport. The index of a queue is its number; there are as many slots as the port has
+/// queue pairs.
 #[derive(Debug)]
 pub struct Vport {
-    /// All but the queues.
+    /// Everything but the queues.
     pub port: Port,
     /// Its send queues.
     pub send: Box<[Option<SendQueue>]>,
@@ -33,8 +33,8 @@ impl Vport {
         }
     }
 
-    /// Changes how packets find their queue. Returns whether the receive queues
-    /// have to be worked on: they hand their buffers over now.
+    /// Changes how packets find their queue. Returns whether the receive queues now
+    /// have to hand over their buffers.
     pub fn steer(&mut self, ctx: &mut Context<'_, impl Platform>, steering: Steering) -> bool {
         let before = core::mem::replace(&mut self.port.steering, steering);
         let is_enabled = self.port.steering.enabled;

@@ -1,5 +1,5 @@
-//! Caution after a failure: WQEs are worked on one at a time, and the host is
-//! told of each before, so that one which ends the device again is known.
+//! Caution after a failure: WQEs are worked on one at a time, and each is announced to
+//! the host first, so that one which ends the device again is known.
 
 use alloc::vec::Vec;
 
@@ -8,11 +8,11 @@ use mana_wire::queue::WQE_UNIT;
 
 use super::ids::WqId;
 
-/// WQEs until a device trusts itself again. A failed call may have read ahead
-/// by more than one batch, so this is larger than a batch.
+/// The number of WQEs after which the device stops being cautious. A failed call may
+/// have read ahead by more than one batch, so this is larger than a batch.
 const CAUTIOUS_ENTRIES: u32 = 1024;
 
-/// Whether a device is cautious, and what it does not touch.
+/// Whether a device is cautious, and which WQEs it skips.
 #[derive(Debug, Default)]
 pub struct Caution {
     left: u32,
@@ -20,8 +20,8 @@ pub struct Caution {
 }
 
 impl Caution {
-    /// Creates the caution of a device whose predecessor failed, on the WQEs `skip`
-    /// more than once.
+    /// Creates the caution of a device whose predecessor failed; the WQEs `skip` made
+    /// it fail more than once.
     pub fn after_failure(skip: &[u64]) -> Self {
         Self {
             left: CAUTIOUS_ENTRIES,
@@ -29,14 +29,14 @@ impl Caution {
         }
     }
 
-    /// Returns whether WQEs are to be announced.
+    /// Returns whether WQEs have to be announced.
     #[inline]
     pub fn is_on(&self) -> bool {
         self.left > 0
     }
 
-    /// Announces the WQE of a queue that begins at `position`. Returns whether
-    /// it must not be worked on.
+    /// Announces the WQE of a queue that begins at `position`. Returns whether it must
+    /// be skipped.
     #[cold]
     pub fn attempt(&mut self, platform: &mut impl Platform, wq: WqId, position: u32) -> bool {
         self.left = self.left.saturating_sub(1);
@@ -46,7 +46,7 @@ impl Caution {
     }
 }
 
-/// Returns the id of a WQE for the host: where it begins in which queue.
+/// Returns the id of a WQE for the host: its queue and position.
 fn id(wq: WqId, position: u32) -> u64 {
     let queue = u64::from(wq.queue_type().to_wire()) << 60 | u64::from(wq.number()) << 32;
     queue | u64::from(position / WQE_UNIT)

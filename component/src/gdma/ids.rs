@@ -1,4 +1,4 @@
-//! Ids of queues, by type: those of one type are no ids of another.
+//! Ids of queues, a type for each type of queue.
 
 use core::fmt;
 

@@ -1,22 +1,21 @@
-//! The journal: what a device's successor learns from the completions that the
-//! device left in guest memory. The whole story is in
-//! [`recovery`](crate::recovery).
+//! The journal: what a device's successor learns from the completions that the device
+//! left in guest memory. [`recovery`](crate::recovery) describes recovery as a whole.
 //!
-//! Word 6 of a CQE is one whose lower half no kind of completion uses, and
-//! whose upper half those of the hardware channel do not. Drivers ignore it.
-//! The lower half has the position behind the WQE that was completed, in bytes
-//! modulo 2^32. The upper half has, for a request that may have changed the
-//! configuration, the length of its WQE in units; 0 otherwise.
+//! The record is in word 6 of a CQE. No kind of completion uses its lower half, and
+//! completions of the hardware channel do not use its upper half; drivers ignore both.
+//! The lower half is the end position of the completed WQE. The upper half is the
+//! length of the WQE in units if it was a request that may have changed the
+//! configuration, 0 otherwise.
 
 use mana_wire::queue::{MAX_SQE_SIZE, WQE_UNIT};
 
-/// The word of a CQE that has the record.
+/// Index of the word of a CQE that holds the record.
 pub const WORD: usize = 6;
 
-/// What a CQE says of the WQE that it completes.
+/// What a CQE tells a successor about the WQE that it completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Position behind the WQE, in bytes modulo 2^32.
+    /// End position of the WQE.
     pub end: u32,
     /// Length of the WQE in units if it was a request that may have changed the
     /// configuration.
@@ -24,13 +23,13 @@ pub struct Record {
 }
 
 impl Record {
-    /// Records that a WQE which ends here was completed.
+    /// Creates the record of a completed WQE that ends at `end`.
     #[inline]
     pub fn completed(end: u32) -> Self {
         Self { end, change: 0 }
     }
 
-    /// Records that a request was answered that may have changed the
+    /// Creates the record of an answered request that may have changed the
     /// configuration.
     pub fn changed(position: u32, end: u32) -> Self {
         let change = end.wrapping_sub(position) / WQE_UNIT;
@@ -51,8 +50,8 @@ impl Record {
         }
     }
 
-    /// Returns where the request begins that may have changed the configuration.
-    /// None if it did not, or the length is impossible.
+    /// Returns where a request that may have changed the configuration begins. None for
+    /// any other WQE, or if the length is impossible.
     pub fn change_position(self) -> Option<u32> {
         let length = self.change.wrapping_mul(WQE_UNIT);
         let is_possible = length != 0 && length <= MAX_SQE_SIZE;

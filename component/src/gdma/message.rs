@@ -19,8 +19,9 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// [`Status::TooShort`], [`Status::InvalidParameter`] for an unknown header,
-    /// [`Status::VersionMismatch`] for version 0.
+    /// [`Status::TooShort`] if less was received than it says,
+    /// [`Status::InvalidParameter`] for an unknown header, [`Status::VersionMismatch`]
+    /// for version 0.
     pub fn new(header: ReqHeader, received: &'a [u8]) -> Result<Self, Status> {
         let size = header.req.msg_size as usize;
         if size < size_of::<ReqHeader>() {
@@ -40,7 +41,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// [`Status::TooShort`] if the message ends before it does.
+    /// [`Status::TooShort`] if the message is shorter.
     pub fn body<T: FromBytes>(&self) -> Result<T, Status> {
         self.body_and_rest().map(|(body, _)| body)
     }
@@ -49,12 +50,12 @@ impl<'a> Request<'a> {
         T::read_from_prefix(&self.message[size_of::<ReqHeader>()..]).map_err(|_| Status::TooShort)
     }
 
-    /// Reads the fixed part of the body, and what later versions of the request have
-    /// behind it; None of that in a request of an earlier version.
+    /// Reads the fixed part of the body, and the fields that later versions of the
+    /// request append, None in an earlier version.
     ///
     /// # Errors
     ///
-    /// [`Status::TooShort`] if the message ends before it does.
+    /// [`Status::TooShort`] if the message is shorter.
     pub fn body_and_more<T: FromBytes, M: FromBytes>(
         &self,
         since: u16,
@@ -72,7 +73,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// [`Status::TooShort`] if the message ends before they do.
+    /// [`Status::TooShort`] if the message is shorter.
     pub fn body_and_pages<T: FromBytes>(
         &self,
         count: impl Fn(&T) -> u32,
@@ -89,7 +90,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// [`Status::TooShort`] if the message ends before they do.
+    /// [`Status::TooShort`] if the message is shorter.
     pub fn words_at(&self, offset: usize, count: usize) -> Result<Vec<u64>, Status> {
         let bytes = self.message.get(offset..offset + 8 * count);
         bytes.map(words).ok_or(Status::TooShort)
@@ -101,8 +102,7 @@ fn words(bytes: &[u8]) -> Vec<u64> {
     words.iter().copied().map(u64::from_le_bytes).collect()
 }
 
-/// The body of a response, zeroed, with the room that the request's command
-/// needs.
+/// The body of a response, zeroed, with the room that the command needs.
 #[derive(Debug)]
 pub struct Answer<'a> {
     body: &'a mut [u8],

@@ -1,11 +1,11 @@
-//! GDMA: what a driver registers memory with, the queues that are made of it,
-//! and the interrupts that they raise.
+//! GDMA: the memory that a driver registers, the queues made of it, and the interrupts
+//! that they raise.
 //!
-//! A driver posts work queue entries (WQEs) and rings a doorbell; whoever owns
-//! the queue reads them with a [`queues::Reader`] and completes them with
-//! [`queues::Queues::complete`], which posts completion queue entries (CQEs).
-//! At the end of every call, [`queues::Queues::flush`] turns CQEs into events,
-//! and events into interrupts. Nothing here knows what the work is.
+//! A driver posts work queue entries (WQEs) and rings a doorbell; whoever owns the
+//! queue reads them with a [`queues::Reader`] and completes them with
+//! [`queues::Queues::complete`], which posts completion queue entries (CQEs). At the
+//! end of every call, [`queues::Queues::flush`] turns CQEs into events, and events into
+//! interrupts. Nothing here knows what the WQEs ask for.
 
 pub mod caution;
 pub mod ids;
@@ -22,10 +22,10 @@ use queues::Queues;
 use regions::DmaRegions;
 use resources::Registration;
 
-/// What every request may need of GDMA, and where the device runs.
+/// The parts of GDMA that requests work on, and the platform.
 #[derive(Debug)]
 pub struct Context<'a, P> {
-    /// Where the device runs.
+    /// The platform that the device runs on.
     pub platform: &'a mut P,
     /// All queues.
     pub queues: &'a mut Queues,

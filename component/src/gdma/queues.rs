@@ -19,7 +19,7 @@ use super::queue::wq::{Direction, Fetched, Wq, Wqe};
 use super::regions::DmaRegions;
 use crate::limits::{MAX_CQS, MAX_EQS, MAX_VECTORS, MAX_WQS};
 
-/// The queues. Ids begin at 1, so that 0 is none.
+/// The queues. Ids begin at 1; 0 is no queue.
 #[derive(Debug, Default)]
 pub struct Queues {
     pub(super) eqs: Table<Eq>,
@@ -31,15 +31,15 @@ pub struct Queues {
     /// Event queues that may owe an interrupt.
     dirty_eqs: Vec<EqId>,
     vectors: Vec<u16>,
-    /// After a failure.
+    /// The caution after a failure.
     caution: Caution,
-    /// Doorbells of no queue, or not valid.
+    /// Doorbells that were invalid, or of no queue.
     pub bad_doorbells: FaultCounter,
     /// Events that did not fit.
     pub eq_overruns: FaultCounter,
 }
 
-/// What a new queue is to be.
+/// The type of a new queue, with its parameters.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// A send queue.
@@ -52,18 +52,18 @@ pub enum Kind {
     Eq(u16),
 }
 
-/// A doorbell, as far as all queues have it.
+/// A doorbell of any type of queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Doorbell {
     /// The queue's id.
     pub id: u32,
     /// The producer of a work queue, the consumer of the others.
     pub position: u32,
-    /// The driver asks for an event.
+    /// Whether the driver asks for an event.
     pub arm: bool,
 }
 
-/// A queue to look at.
+/// A reference to a queue of any type.
 #[derive(Clone, Copy, Debug)]
 pub enum QueueRef<'a> {
     /// An event queue.
@@ -100,8 +100,8 @@ impl Queues {
         }
     }
 
-    /// Makes an event queue of guest pages, whose number is a power of two, here
-    /// as in the functions below; it was [checked](Self::check).
+    /// Makes an event queue of guest pages. As in the functions below, their number is
+    /// a power of two, and the queue was [checked](Self::check).
     pub fn create_eq(
         &mut self,
         platform: &mut impl Platform,
@@ -135,7 +135,7 @@ impl Queues {
         RqId(self.rqs.insert(Wq::new(ring, Direction::Receive)))
     }
 
-    /// Ends a queue and gives its pages back to the regions' account.
+    /// Destroys a queue and takes its pages off the regions' account.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl Queues {
         Ok(())
     }
 
-    /// Ends a work queue of an object, and its completion queue.
+    /// Destroys a work queue of an object, and its completion queue.
     pub fn destroy_pair(
         &mut self,
         platform: &mut impl Platform,
@@ -182,12 +182,12 @@ impl Queues {
         self.eqs.is_empty() && self.cqs.is_empty() && self.sqs.is_empty() && self.rqs.is_empty()
     }
 
-    /// Ends every queue.
+    /// Destroys every queue.
     pub fn clear(&mut self, platform: &mut impl Platform) {
         self.set_aside().release(platform);
     }
 
-    /// Makes the device careful from now on.
+    /// Makes the device cautious from now on.
     pub fn be_cautious(&mut self, caution: Caution) {
         self.caution = caution;
     }
@@ -211,7 +211,7 @@ impl Queues {
         self.eqs.get_mut(id.0)
     }
 
-    /// Reads a work queue, which exists.
+    /// Returns a reader of a work queue, which exists.
     #[inline]
     pub fn read(&mut self, id: WqId) -> Reader<'_> {
         let wq = match id {
@@ -225,15 +225,15 @@ impl Queues {
         }
     }
 
-    /// Returns how many WQEs to take in a call of the host: `most`, or after a
-    /// failure one.
+    /// Returns how many WQEs to hand to the host in a call: `most`, or one while
+    /// cautious.
     #[inline]
     pub fn batch(&self, most: usize) -> usize {
         if self.caution.is_on() { 1 } else { most }
     }
 
-    /// Completes WQEs of a work queue: `act` has the queue, and the completion
-    /// queue that it reports to, with the room that the driver made for what it
+    /// Completes WQEs of a work queue. `act` gets the queue and the completion queue
+    /// that it reports to, after the latter has made room for the work that the driver
     /// announced. Both exist.
     #[inline]
     pub fn complete<T>(
@@ -278,7 +278,7 @@ impl Queues {
             .map_err(|Overrun| Status::NoResources)
     }
 
-    /// Takes a completion queue's doorbell.
+    /// Handles a completion queue's doorbell.
     pub fn ring_cq(&mut self, platform: &mut impl Platform, bell: Doorbell) {
         let Some(cq) = self.cqs.get_mut(bell.id) else {
             return self.bad_doorbell(platform, QueueType::Cq, bell);
@@ -291,7 +291,7 @@ impl Queues {
         }
     }
 
-    /// Takes an event queue's doorbell.
+    /// Handles an event queue's doorbell.
     pub fn ring_eq(&mut self, platform: &mut impl Platform, bell: Doorbell) {
         let id = EqId(bell.id);
         let Some(eq) = self.eqs.get_mut(id.0) else {
@@ -347,8 +347,8 @@ impl Queues {
         }
     }
 
-    /// Posts the event that is due for a completion queue, which may have gone
-    /// since it had completions.
+    /// Posts the event that is due for a completion queue, which may have been
+    /// destroyed since it had completions.
     fn flush_cq(&mut self, platform: &mut impl Platform, id: CqId) {
         let Some(cq) = self.cqs.get_mut(id.0) else {
             return;
@@ -361,8 +361,8 @@ impl Queues {
         let eq = self.eqs.get_mut(eq_id.0);
         let eq = eq.expect("an event queue that completion queues report to");
         let posted = eq.post(platform, eqe::COMPLETION, [id.0, 0, 0]);
-        // Without room for the event the queue stays armed, and the event
-        // follows when the driver has consumed some.
+        // Without room for the event the queue stays armed; the event is posted when
+        // the driver has consumed others.
         cq.is_armed = posted.is_err();
         let _ = self.note_event(platform, eq_id, posted);
     }
@@ -383,7 +383,7 @@ impl Queues {
         posted
     }
 
-    /// Looks again at the completion queues that report to an event queue.
+    /// Marks the completion queues that report to an event queue as dirty.
     fn retry_events(&mut self, eq: EqId) {
         for (id, cq) in self.cqs.iter_mut() {
             let is_due = cq.eq == Some(eq) && cq.is_event_due();
@@ -393,8 +393,8 @@ impl Queues {
         }
     }
 
-    /// Has [`flush`](Self::flush) look at every queue, whether or not something
-    /// was posted.
+    /// Has [`flush`](Self::flush) look at every queue, whether or not anything was
+    /// posted.
     pub fn owe_everything(&mut self) {
         for (id, _) in self.eqs.iter() {
             self.dirty_eqs.push(EqId(id));
@@ -440,7 +440,7 @@ impl Queues {
     }
 }
 
-/// Reads the WQEs of a work queue, with care after a failure.
+/// A reader of a work queue's WQEs, which announces them while the device is cautious.
 #[derive(Debug)]
 pub struct Reader<'a> {
     id: WqId,
@@ -450,8 +450,8 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Shows WQEs as [`Wq::view_units`] does; nothing where each has to be
-    /// announced first.
+    /// Shows WQEs as [`Wq::view_units`] does; none while the device is cautious,
+    /// because each has to be announced first.
     ///
     /// # Errors
     ///
@@ -466,7 +466,7 @@ impl Reader<'_> {
         self.wq.view_units(platform, most)
     }
 
-    /// Copies the next WQE, once, and passes it; announces it before if the
+    /// Copies the next WQE, once, and marks it as read. Announces it first if the
     /// device is cautious.
     #[inline]
     pub fn fetch(&mut self, platform: &mut impl Platform, wqe: &mut Wqe) -> Fetched {

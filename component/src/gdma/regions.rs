@@ -1,5 +1,4 @@
-//! DMA regions: the guest pages that a driver registers, the only memory
-//! that queues are made of.
+//! DMA regions: the guest pages that a driver registers. Queues are made of these only.
 
 use alloc::vec::Vec;
 
@@ -11,21 +10,21 @@ use mana_wire::queue::PAGE_SIZE;
 use crate::limits::{MAX_PAGES, MAX_REGIONS, Shape};
 use crate::state::{self as saved, Pages};
 
-/// Set in every region's handle, so that none is zero
-/// (`GDMA_INVALID_DMA_REGION`) and no other handle is one.
+/// Tag in every region's handle, and in no other. It keeps handles from being zero
+/// (`GDMA_INVALID_DMA_REGION`).
 const REGION_TAG: u64 = 0x4452 << 48;
 /// A region that no queue uses yet.
 #[derive(Debug)]
 struct Region {
     shape: Shape,
-    /// May still be fewer than the shape says.
+    /// The pages so far, until there are as many as the shape says.
     pages: Vec<u64>,
 }
 
 /// The registered regions, and how many pages are in use altogether.
 #[derive(Debug, Default)]
 pub struct DmaRegions {
-    /// By number, which is the lower part of a handle.
+    /// Regions by number, which is the lower part of a handle.
     regions: HashMap<u64, Region>,
     /// Number of the last region.
     sequence: u64,
@@ -38,7 +37,7 @@ pub struct DmaRegions {
 pub struct Created {
     /// Its handle.
     pub handle: u64,
-    /// It has all its pages.
+    /// Whether it has all its pages.
     pub is_complete: bool,
 }
 
@@ -47,10 +46,10 @@ impl DmaRegions {
     ///
     /// # Errors
     ///
-    /// Those of [`Shape::check`]; [`Status::NoResources`] if there are too many,
-    /// and for the pages [`Status::InvalidParameter`] if they are not aligned, too
-    /// many or named twice, [`Status::InvalidAddress`] if they are not guest
-    /// memory. Nothing is registered then.
+    /// Those of [`Shape::check`]; [`Status::NoResources`] if there are too many regions
+    /// or pages; for the pages, [`Status::InvalidParameter`] if they are not aligned,
+    /// too many for the region or listed twice, [`Status::InvalidAddress`] if they are
+    /// not guest memory. Nothing is registered then.
     pub fn create(
         &mut self,
         platform: &mut impl Platform,
@@ -77,12 +76,12 @@ impl DmaRegions {
         })
     }
 
-    /// Adds pages to a region. Returns whether it has all its pages now.
+    /// Adds pages to a region. Returns whether it now has all its pages.
     ///
     /// # Errors
     ///
-    /// As for [`create`](Self::create), and [`Status::InvalidHandle`]; the region
-    /// stays as it was.
+    /// As for [`create`](Self::create), and [`Status::InvalidHandle`] if there is no
+    /// such region. The region is unchanged.
     pub fn add_pages(
         &mut self,
         platform: &mut impl Platform,
@@ -110,8 +109,8 @@ impl DmaRegions {
     ///
     /// # Errors
     ///
-    /// [`Status::InvalidHandle`], [`Status::InvalidState`] if it lacks pages,
-    /// [`Status::InvalidParameter`] if it is of another size.
+    /// [`Status::InvalidHandle`] if there is no such region, [`Status::InvalidState`]
+    /// if it lacks pages, [`Status::InvalidParameter`] if its size is another.
     pub fn check_queue(&self, handle: u64, size: u32) -> Result<(), Status> {
         let region = self.regions.get(&number(handle));
         let region = region.ok_or(Status::InvalidHandle)?;
@@ -129,8 +128,8 @@ impl DmaRegions {
         }
     }
 
-    /// Takes the pages of a region for a queue; the region is gone, its pages
-    /// stay counted until [`release`](Self::release).
+    /// Removes a region and returns its pages for a queue. They stay counted until
+    /// [`release`](Self::release).
     ///
     /// # Errors
     ///
@@ -141,7 +140,7 @@ impl DmaRegions {
         region.map(|it| it.pages).ok_or(Status::InvalidHandle)
     }
 
-    /// Takes pages that a queue no longer uses off the account.
+    /// Removes pages that a queue no longer uses from the account.
     pub fn release(&mut self, pages: &[u64]) {
         self.pages = self.pages.saturating_sub(pages.len());
     }
@@ -152,8 +151,7 @@ impl DmaRegions {
         self.pages = 0;
     }
 
-    /// Returns the number of regions that no queue uses, and of pages in use
-    /// altogether.
+    /// Returns the number of regions that no queue uses, and of all pages in use.
     pub fn usage(&self) -> (usize, usize) {
         (self.regions.len(), self.pages)
     }
@@ -198,8 +196,8 @@ impl DmaRegions {
     }
 }
 
-/// Returns the number of the region with a handle; of another handle, one that
-/// no region has.
+/// Returns the number of the region with a handle; for a handle of anything else, a
+/// number that no region has.
 fn number(handle: u64) -> u64 {
     match handle & (0xffff << 48) {
         REGION_TAG => handle ^ REGION_TAG,

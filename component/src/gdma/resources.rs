@@ -1,8 +1,8 @@
-//! What a driver is given when it registers the NIC.
+//! The resources that a driver gets when it registers the NIC.
 
 /// Protection domain of the NIC's queues.
 pub const PDID: u32 = 1;
-/// Memory key of the NIC's WQEs: all of guest memory.
+/// Memory key of the NIC's WQEs, which covers all of guest memory.
 pub const MEM_KEY: u32 = 1;
 /// Doorbell page of the NIC.
 pub const DOORBELL_PAGE: u32 = 0;

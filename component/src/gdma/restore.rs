@@ -1,4 +1,4 @@
-//! Saving all queues, and making them again.
+//! Saving and restoring all queues.
 
 use alloc::vec::Vec;
 
@@ -26,9 +26,8 @@ impl Queues {
         }
     }
 
-    /// Makes the queues that were saved and checked; there are none yet. Their
-    /// pages are put on the regions' account. Windows that are there already are
-    /// not laid again.
+    /// Makes the queues that were saved and checked; there are none yet. Their pages
+    /// are counted on the regions' account. Spare windows are reused.
     pub fn resume(
         &mut self,
         platform: &mut impl Platform,
@@ -64,7 +63,7 @@ impl Queues {
     }
 }
 
-/// Where rings are made.
+/// A maker of rings.
 struct Rings<'a, P> {
     platform: &'a mut P,
     regions: &'a mut DmaRegions,

@@ -1,4 +1,4 @@
-//! Windows that an earlier state was given, for the queues of a newer one.
+//! Windows that were mapped for an earlier state, for the queues of a newer one.
 
 use alloc::collections::VecDeque;
 
@@ -10,8 +10,8 @@ use device_kit::window::Window;
 /// Rings with windows that no queue uses at the moment.
 #[derive(Debug, Default)]
 pub struct Spare {
-    /// In the order in which queues are restored, so that the next one that is
-    /// wanted is mostly the first.
+    /// In the order in which queues are restored, so that the next one needed is mostly
+    /// the first.
     rings: VecDeque<Ring>,
 }
 
@@ -21,14 +21,14 @@ impl Spare {
         self.rings.is_empty()
     }
 
-    /// Takes the ring over just these pages.
+    /// Takes the ring of exactly these pages.
     pub fn take(&mut self, pages: &[u64], layout: Layout) -> Option<Ring> {
         let fits = |ring: &Ring| ring.layout() == layout && ring.pages() == pages;
         let index = self.rings.iter().position(fits)?;
         self.rings.remove(index)
     }
 
-    /// Gives all of them up.
+    /// Unmaps all of them.
     pub fn release(&mut self, platform: &mut impl Platform) {
         for ring in self.rings.drain(..) {
             ring.release(platform);
@@ -37,7 +37,7 @@ impl Spare {
 }
 
 impl Queues {
-    /// Ends every queue, and keeps the windows.
+    /// Destroys every queue, but keeps the windows.
     pub fn set_aside(&mut self) -> Spare {
         let rings = self.eqs.drain().map(|q| q.ring);
         let rings = rings.chain(self.cqs.drain().map(|q| q.ring));

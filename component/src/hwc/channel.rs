@@ -1,4 +1,4 @@
-//! The channel's queues, and what was agreed over it.
+//! The channel's queues, and the parameters that were agreed over it.
 
 use alloc::vec;
 
@@ -15,16 +15,16 @@ use crate::gdma::regions::DmaRegions;
 use crate::limits::{MAX_CQS, MAX_VECTORS};
 use crate::state as saved;
 
-/// Messages that the one-page queues hold at a time: the completion queue
-/// has 64 entries, and each message takes two.
+/// Messages that the one-page queues hold at a time: the completion queue has 64
+/// entries, and each message needs two.
 const QUEUE_DEPTH: u32 = 32;
 /// Protection domain and memory key of the channel's own queues.
 const HWC_PDID: u32 = 0;
-/// How long a driver waits for an answer at first, in milliseconds
+/// How long a driver waits for an answer by default, in milliseconds
 /// (`HW_CHANNEL_WAIT_RESOURCE_TIMEOUT_MS`).
 const DEFAULT_TIMEOUT_MS: u32 = 30_000;
 
-/// The channel's queues, and what was agreed over it.
+/// The channel's queues, and the parameters that were agreed over it.
 #[derive(Debug)]
 pub struct Channel {
     /// Its event queue.
@@ -35,14 +35,14 @@ pub struct Channel {
     pub sq: SqId,
     /// Its receive queue.
     pub rq: RqId,
-    /// What the driver said it can do (`gd_drv_cap_flags1`).
+    /// The driver's capabilities (`gd_drv_cap_flags1`).
     pub driver_caps: u64,
     /// Milliseconds that the driver waits for an answer.
     pub timeout_ms: u32,
 }
 
 impl Channel {
-    /// Makes the channel's queues and tells the driver about them.
+    /// Makes the channel's queues and reports them to the driver.
     ///
     /// # Errors
     ///
@@ -88,8 +88,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Continues a channel that was saved and checked; its queues exist already.
-    /// Their pages are on no account, because no region was registered for them.
+    /// Continues a channel that was saved and checked; its queues exist already. Their
+    /// pages are not counted, because no region was registered for them.
     pub fn resume(queues: &mut Queues, regions: &mut DmaRegions, saved: &saved::Hwc) -> Self {
         let [eq, cq, sq, rq] = saved.queues;
         let channel = Self {
@@ -111,7 +111,7 @@ impl Channel {
         channel
     }
 
-    /// Makes the queues the channel's.
+    /// Makes the channel the owner of its queues.
     fn own(&self, queues: &mut Queues) {
         for wq in [WqId::Sq(self.sq), WqId::Rq(self.rq)] {
             queues.read(wq).wq.owner = Owner::Channel;

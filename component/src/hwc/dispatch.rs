@@ -1,4 +1,5 @@
-//! Requests as a table: what each needs is checked here, once.
+//! The dispatch of requests by a table. The requirements of each are checked here,
+//! once.
 
 use device_kit::Platform;
 use mana_wire::gdma::{DEV_MANA, ReqHeader, Status};
@@ -7,10 +8,10 @@ use super::channel::Channel;
 use crate::gdma::Context;
 use crate::gdma::message::{Answer, Request};
 
-/// What acts on requests. It stands above the channel and the NIC, and knows
-/// the table.
+/// The handler of requests. It is above the channel and the NIC, and knows the table.
 pub trait Handler<P: Platform> {
-    /// Acts on a request, and writes the body of its response, which is zeroed.
+    /// Acts on a request, and writes the body of its response into `body`, which is
+    /// zeroed.
     fn handle(
         &mut self,
         channel: &mut Channel,
@@ -22,24 +23,24 @@ pub trait Handler<P: Platform> {
     ) -> Handled;
 }
 
-/// Why a request is acted on.
+/// The reason to act on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It is to be answered.
+    /// It has to be answered.
     Answer,
-    /// It was answered before a failure, and what it changed was not saved: only
-    /// if it changes something.
+    /// It was answered before a failure, but its changes were not saved. Only requests
+    /// that change the configuration are acted on.
     Replay,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handled {
-    /// For the response.
+    /// The status in the response.
     pub status: Status,
     /// The version of the response.
     pub version: u16,
-    /// The configuration may have changed.
+    /// Whether the configuration may have changed.
     pub may_have_changed: bool,
 }
 
@@ -62,7 +63,7 @@ impl Handled {
 /// Which device a request is addressed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Whichever.
+    /// Any device.
     Any,
     /// The NIC, registered or not.
     Nic,
@@ -70,15 +71,15 @@ pub enum Target {
     RegisteredNic,
 }
 
-/// A row of the table: a request, acting on `S`.
+/// A row of the table: a request that acts on `S`.
 pub struct Command<S> {
     /// Its code.
     pub code: u32,
-    /// Which device it is for.
+    /// The device that it has to be addressed to.
     pub target: Target,
-    /// The least room for a response's body in bytes, for each version of its
-    /// layout from 1 on. The response has the newest version that the driver asks
-    /// for; an older layout than the newest ends there.
+    /// The least size of a response's body in bytes, for each version of its layout
+    /// from 1 on. The response has the newest version that the driver asks for; an
+    /// older version is cut to its size.
     pub layouts: &'static [usize],
     /// Whether it may change the configuration.
     pub changes: bool,
@@ -101,7 +102,7 @@ pub fn dispatch<S>(
 ) -> Handled {
     let known = commands.iter().find(|it| it.code == header.req.msg_type);
     let Some(command) = known.filter(|it| it.changes || purpose == Purpose::Answer) else {
-        // What is wrong with the header comes first.
+        // Errors of the header come first.
         let header = Request::new(header, message);
         return Handled::refused(header.err().unwrap_or(Status::Unsupported));
     };

@@ -1,4 +1,4 @@
-//! Events about something that happened outside.
+//! Events that the host causes.
 
 use device_kit::Platform;
 use mana_wire::gdma::cap1;
@@ -10,8 +10,8 @@ use super::gdma_requests::MAX_TIMEOUT_MS;
 use crate::gdma::Context;
 
 impl Channel {
-    /// Has the driver wait longer for answers, as it did not get one in time, if
-    /// it understands that (`HWC_DATA_CFG_HWC_TIMEOUT`).
+    /// Tells a driver that did not get an answer in time to wait longer, if it supports
+    /// that (`HWC_DATA_CFG_HWC_TIMEOUT`).
     pub fn extend_timeout(&mut self, ctx: &mut Context<'_, impl Platform>) {
         if self.driver_caps & cap1::HWC_TIMEOUT_RECONFIG == 0 {
             return;
@@ -26,7 +26,7 @@ impl Channel {
         self.link_changed(ctx, false);
     }
 
-    /// Tells a driver that understands it that a link went up or down.
+    /// Notifies a driver that supports it that a link went up or down.
     pub fn link_changed(&self, ctx: &mut Context<'_, impl Platform>, up: bool) {
         if self.driver_caps & cap1::HW_VPORT_LINK_AWARE != 0 {
             let kind = if up {

@@ -1,4 +1,4 @@
-//! What requests that are not specific to the NIC do.
+//! The handlers of requests that are not specific to the NIC.
 
 use alloc::string::String;
 
@@ -20,12 +20,12 @@ use crate::gdma::queues::Kind;
 use crate::gdma::resources::{DOORBELL_PAGE, PDID};
 use crate::limits::{MAX_CQS, MAX_EQS, MAX_VECTORS, MAX_WQS, Shape};
 
-/// Longest time that a driver is told to wait for an answer.
+/// The longest timeout that a driver gets, in milliseconds.
 pub(super) const MAX_TIMEOUT_MS: u32 = 120_000;
 
 type Outcome = Result<(), Status>;
 
-/// `VERIFY_VF_DRIVER_VERSION`.
+/// Handles `VERIFY_VF_DRIVER_VERSION`.
 pub fn verify_version(
     channel: &mut Channel,
     ctx: &mut Context<'_, impl Platform>,
@@ -55,7 +55,7 @@ pub fn verify_version(
     Ok(())
 }
 
-/// Returns a NUL-terminated text of the driver's, as far as it is printable.
+/// Returns the printable characters of a NUL-terminated text from the driver.
 fn printable(bytes: &[u8; 128]) -> String {
     let text = bytes.iter().take_while(|byte| **byte != 0);
     text.map(|byte| match byte {
@@ -65,7 +65,7 @@ fn printable(bytes: &[u8; 128]) -> String {
     .collect()
 }
 
-/// `QUERY_MAX_RESOURCES`.
+/// Handles `QUERY_MAX_RESOURCES`.
 pub fn query_max_resources(answer: &mut Answer<'_>) -> Outcome {
     answer.write(&MaxResourcesResp {
         status: 0,
@@ -82,7 +82,7 @@ pub fn query_max_resources(answer: &mut Answer<'_>) -> Outcome {
     Ok(())
 }
 
-/// `LIST_DEVICES`: as many of the 64 slots as the driver has room for.
+/// Handles `LIST_DEVICES`: returns as many of the 64 slots as the driver has room for.
 pub fn list_devices(answer: &mut Answer<'_>) -> Outcome {
     let mut resp = ListDevicesResp {
         num_of_devs: 2,
@@ -95,7 +95,7 @@ pub fn list_devices(answer: &mut Answer<'_>) -> Outcome {
     Ok(())
 }
 
-/// `GENERATE_TEST_EQE`.
+/// Handles `GENERATE_TEST_EQE`.
 pub fn generate_test_eqe(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>) -> Outcome {
     let req: GenerateTestEqeReq = request.body()?;
     let eq = EqId(req.queue_index);
@@ -103,7 +103,7 @@ pub fn generate_test_eqe(ctx: &mut Context<'_, impl Platform>, request: &Request
         .post_event(ctx.platform, eq, eqe::TEST_EVENT, [0; 3])
 }
 
-/// `GENERATE_RESET_REQUEST_EQE`.
+/// Handles `GENERATE_RESET_REQUEST_EQE`.
 pub fn generate_reset_eqe(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>) -> Outcome {
     let req: GenerateResetEqeReq = request.body()?;
     let (eq, details) = (EqId(req.queue_index), [req.data, 0, 0]);
@@ -111,7 +111,7 @@ pub fn generate_reset_eqe(ctx: &mut Context<'_, impl Platform>, request: &Reques
         .post_event(ctx.platform, eq, eqe::HWC_RESET_REQUEST, details)
 }
 
-/// `CREATE_QUEUE`.
+/// Handles `CREATE_QUEUE`.
 pub fn create_queue(
     ctx: &mut Context<'_, impl Platform>,
     request: &Request<'_>,
@@ -147,7 +147,7 @@ pub fn create_queue(
     Ok(())
 }
 
-/// `DISABLE_QUEUE`: not of the channel's queues, and not of an object's.
+/// Handles `DISABLE_QUEUE`, which is refused for queues of the channel or of an object.
 pub fn disable_queue(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>) -> Outcome {
     let req: DisableQueueReq = request.body()?;
     let queue_type = QueueType::from_wire(req.queue_type).ok_or(Status::InvalidParameter)?;
@@ -155,7 +155,7 @@ pub fn disable_queue(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>
     let wq = match queue_type {
         QueueType::Sq => ctx.queues.wq(WqId::Sq(SqId(id))),
         QueueType::Rq => ctx.queues.wq(WqId::Rq(RqId(id))),
-        // The completion queues that report to an event queue keep it.
+        // `destroy` refuses an event queue that completion queues report to.
         QueueType::Cq | QueueType::Eq => None,
     };
     let is_owned = wq.is_some_and(|wq| wq.owner != Owner::Nobody);
@@ -171,7 +171,7 @@ pub fn disable_queue(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>
         .destroy(ctx.platform, ctx.regions, queue_type, id)
 }
 
-/// `CREATE_DMA_REGION`.
+/// Handles `CREATE_DMA_REGION`.
 pub fn create_dma_region(
     ctx: &mut Context<'_, impl Platform>,
     request: &Request<'_>,
@@ -193,7 +193,7 @@ pub fn create_dma_region(
     complete_or_more(created.is_complete)
 }
 
-/// `DMA_REGION_ADD_PAGES`.
+/// Handles `DMA_REGION_ADD_PAGES`.
 pub fn add_pages(ctx: &mut Context<'_, impl Platform>, request: &Request<'_>) -> Outcome {
     let (req, pages) = request.body_and_pages(|req: &AddPagesReq| req.page_addr_list_len)?;
     let handle = req.dma_region_handle;
@@ -208,13 +208,13 @@ fn complete_or_more(is_complete: bool) -> Outcome {
     }
 }
 
-/// `DESTROY_DMA_REGION`.
+/// Handles `DESTROY_DMA_REGION`.
 pub fn destroy_dma_region<P>(ctx: &mut Context<'_, P>, request: &Request<'_>) -> Outcome {
     let req: DmaRegionHandle = request.body()?;
     ctx.regions.destroy(req.dma_region_handle)
 }
 
-/// `CHANGE_MSIX_FOR_EQ`.
+/// Handles `CHANGE_MSIX_FOR_EQ`.
 pub fn change_msix<P>(ctx: &mut Context<'_, P>, request: &Request<'_>) -> Outcome {
     let req: ChangeMsixReq = request.body()?;
     let eq = ctx.queues.eq(EqId(req.queue_index));
@@ -226,7 +226,7 @@ pub fn change_msix<P>(ctx: &mut Context<'_, P>, request: &Request<'_>) -> Outcom
     Ok(())
 }
 
-/// `QUERY_HWC_TIMEOUT`, which sets it too unless it asks for 0.
+/// Handles `QUERY_HWC_TIMEOUT`, which also sets the timeout unless it is 0.
 pub fn query_hwc_timeout(
     channel: &mut Channel,
     request: &Request<'_>,

@@ -1,4 +1,4 @@
-//! Messages in guest memory.
+//! Messages of the hardware channel in guest memory.
 
 use device_kit::Platform;
 use mana_wire::hwc::{ID_MASK, MAX_MESSAGE, TxOob};
@@ -12,7 +12,7 @@ use crate::gdma::queue::wq::Wqe;
 ///
 /// # Errors
 ///
-/// Why it can't be answered.
+/// The reason why it can't be answered, for the log.
 pub(super) fn read(
     platform: &mut impl Platform,
     channel: &Channel,
@@ -48,7 +48,7 @@ pub(super) fn total_length(sgl: &[Sge]) -> u64 {
 ///
 /// # Errors
 ///
-/// Why it can't be written.
+/// The reason why it can't be written, for the log.
 pub(super) fn scatter(
     platform: &mut impl Platform,
     sgl: &[Sge],

@@ -1,9 +1,9 @@
 //! The hardware channel: the queue pair over which a driver configures the
 //! device, one message a WQE.
 //!
-//! [`Hwc::process`] takes a request and a buffer for its answer, has a
-//! [`Handler`] act on it, and answers. What requests there are is said above:
-//! the channel does not know the NIC.
+//! [`Hwc::process`] takes a request and a buffer for its answer, has a [`Handler`] act
+//! on it, and answers. The requests are defined in the layer above: the channel does
+//! not know the NIC.
 
 use alloc::boxed::Box;
 
@@ -35,7 +35,7 @@ const RESPONSE_HEADER: u32 = size_of::<RespHeader>() as u32;
 /// An established hardware channel.
 #[derive(Debug)]
 pub struct Hwc {
-    /// What requests may look at and change.
+    /// The part that requests may read and change.
     pub channel: Channel,
     /// Requests answered.
     answered: u64,
@@ -43,12 +43,12 @@ pub struct Hwc {
     failed: u64,
     /// Requests that could not be answered.
     unanswerable: FaultCounter,
-    /// The last request may have changed the configuration.
+    /// Whether the last request may have changed the configuration.
     may_have_changed: bool,
     scratch: Box<Scratch>,
 }
 
-/// What was counted, for inspection.
+/// The counters, for inspection.
 #[derive(Clone, Copy, Debug)]
 pub struct Counters {
     /// Requests answered.
@@ -59,10 +59,10 @@ pub struct Counters {
     pub unanswerable: u64,
 }
 
-/// What became of a call of [`Hwc::process`].
+/// The outcome of [`Hwc::process`].
 #[derive(Clone, Copy, Debug)]
 pub struct Processed {
-    /// There may be more requests.
+    /// Whether there may be more requests.
     pub is_work_left: bool,
     /// The configuration may have changed.
     pub may_have_changed: bool,
@@ -118,7 +118,7 @@ impl Hwc {
         }
     }
 
-    /// Returns what was counted.
+    /// Returns the counters.
     pub fn counters(&self) -> Counters {
         Counters {
             answered: self.answered,
@@ -180,7 +180,7 @@ impl Hwc {
         match answer {
             Ok(length) => self.complete_response(ctx, length),
             Err(reason) => {
-                // The buffer serves the next request.
+                // The buffer is used for the next request.
                 ctx.queues.read(rq).wq.rewind_to(self.scratch.rqe.position);
                 if fetched != Fetched::Nothing {
                     self.cannot_answer(ctx.platform, reason);
@@ -190,8 +190,8 @@ impl Hwc {
         fetched != Fetched::Nothing
     }
 
-    /// Reads the request, has it acted on unless it is skipped, and writes the
-    /// response to its buffer. Returns the response's length in bytes.
+    /// Reads the request, has the handler act on it unless it is skipped, and writes
+    /// the response to its buffer. Returns the response's length in bytes.
     fn answer<P: Platform>(
         &mut self,
         ctx: &mut Context<'_, P>,
@@ -220,7 +220,7 @@ impl Hwc {
         let handled = if length < wanted {
             Handled::refused(Status::ResponseTooSmall)
         } else if fetched == Fetched::Skipped {
-            // It ended the device before.
+            // It made the device fail before.
             Handled::refused(Status::InvalidState)
         } else {
             let channel = &mut self.channel;
@@ -285,7 +285,7 @@ impl Hwc {
         if let Ok((header, _)) = ReqHeader::read_from_prefix(message) {
             response.fill(0);
             let body = &mut response[RESPONSE_HEADER as usize..];
-            // How it ended was told before.
+            // Its outcome was reported before the failure.
             let _ = handler.handle(
                 &mut self.channel,
                 ctx,

@@ -1,5 +1,4 @@
-//! Completion queues: nothing is overwritten that the driver may not have
-//! seen.
+//! Completion queues overwrite nothing that the driver may not have seen.
 
 use std::collections::VecDeque;
 
@@ -65,9 +64,8 @@ fn an_overrun_loses_the_new_completion_and_no_other() {
     });
 }
 
-/// A driver that polls without a word, and has no more work outstanding than fits:
-/// no completion is lost, for as many laps as it likes, and its doorbell is
-/// understood when it comes.
+/// A driver polls without doorbells, and has no more work outstanding than fits: no
+/// completion is lost in any number of laps, and its doorbell is valid when it comes.
 #[test]
 fn a_silent_driver_loses_nothing() {
     let strategy = (any::<bool>(), 1u32..=ENTRIES, 1u32..=20);
@@ -91,20 +89,19 @@ fn a_silent_driver_loses_nothing() {
     });
 }
 
-/// What has no work of its own finds room only where a completion was consumed
-/// for certain.
+/// A completion without a WQE finds room only where one was certainly consumed.
 #[test]
-fn spare_room_is_where_memory_was_used_again() {
+fn spare_room_is_where_memory_was_reused() {
     let mut world = super::world(true);
     let ring = super::ring(&mut world, 1, Layout::Fixed);
     let mut cq = Cq::new(ring, None);
     for done in 0..ENTRIES {
-        assert!(cq.has_spare(0), "{done} of {ENTRIES} are there");
+        assert!(cq.has_spare(0), "{done} of {ENTRIES} are posted");
         assert!(complete(&mut cq, &mut world, 0, 0, done * 32 + 32));
     }
     assert!(!cq.has_spare(0));
     assert!(!cq.has_spare(31));
-    assert!(cq.has_spare(32), "the first entry's memory is used again");
+    assert!(cq.has_spare(32), "the first WQE's memory is reused");
     assert!(cq.ring_doorbell(ENTRIES + 1, false));
     assert!(cq.has_spare(0));
 }

@@ -1,4 +1,4 @@
-//! Event queues: what a driver reads is what was posted, once and in order.
+//! Event queues: a driver reads every posted event once and in order.
 
 use std::vec::Vec;
 

@@ -1,5 +1,4 @@
-//! Properties of the device's parts, each against a model of what it should
-//! do, on both memory paths.
+//! Properties of the device's parts, each against a model, with windows and by copies.
 
 use std::vec::Vec;
 
@@ -16,7 +15,7 @@ use manatee_conformance::native::World;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, RngSeed, TestRng, TestRunner};
 
-/// Where the pages of a queue lie, out of order.
+/// The pages of a queue, out of order.
 const PAGES: [u64; 8] = [
     0x9000, 0x3000, 0x4000, 0x1_0000, 0x8000, 0xf_f000, 0x2000, 0x7000,
 ];
@@ -32,7 +31,7 @@ fn ring(world: &mut World, pages: usize, layout: Layout) -> Ring {
     Ring::new(world, PAGES[..pages].to_vec(), layout)
 }
 
-/// Returns what lies in a queue's memory from a position on, as its driver sees it.
+/// Returns bytes of a queue's memory from a position on, as its driver sees them.
 fn bytes(world: &World, pages: usize, position: u32, length: usize) -> Vec<u8> {
     let byte = |at: usize| {
         let at = (position as usize + at) % (pages * 4096);
@@ -44,7 +43,7 @@ fn bytes(world: &World, pages: usize, position: u32, length: usize) -> Vec<u8> {
     (0..length).map(byte).collect()
 }
 
-/// Puts bytes into a queue's memory, as its driver does.
+/// Writes bytes to a queue's memory, as its driver does.
 fn put(world: &World, pages: usize, position: u32, data: &[u8]) {
     for (index, byte) in data.iter().enumerate() {
         let at = (position as usize + index) % (pages * 4096);
@@ -53,8 +52,8 @@ fn put(world: &World, pages: usize, position: u32, data: &[u8]) {
     }
 }
 
-/// Tries a property: the same cases every time, unless `PROPTEST_RNG_SEED`
-/// says otherwise, and as many as `PROPTEST_CASES` says.
+/// Tests a property with the same cases every time, unless `PROPTEST_RNG_SEED` sets
+/// another seed; `PROPTEST_CASES` sets their number.
 fn check<S: Strategy>(
     cases: u32,
     strategy: S,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Step {
     Post(u32),
-    /// Consumes a share of what is there.
+    /// Consumes a part of what is pending.
     Consume(u32),
     /// Any doorbell.
     Any(u32),

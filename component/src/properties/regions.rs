@@ -15,7 +15,7 @@ enum Step {
     Destroy(usize),
     Take(usize),
     Release(usize),
-    /// Something with a handle that is none.
+    /// Uses a handle that is of no region.
     Stale(u64),
 }
 

@@ -1,4 +1,4 @@
-//! A queue's memory is the same through a window as by copies.
+//! A queue's memory is the same through a window and by copies.
 
 use std::vec;
 use std::vec::Vec;
@@ -64,7 +64,7 @@ fn both_paths_write_the_same_bytes() {
         prop_assert_eq!(windows(&rings), [false, false], "laid by the first use");
         let is_used = !writes.is_empty();
         for (position, words, seed) in writes {
-            // One entry or more of 64 bytes that straddle nothing.
+            // One or more entries of 64 bytes, aligned so that none straddles a page.
             let offset = (position % (pages as u32 * 4096)) & !63;
             let count = words.min(((pages as u32 * 4096 - offset) / 64) as usize);
             let entries = (0..count as u64).map(|entry| {

@@ -1,5 +1,5 @@
-//! Work queues: entries come out as they went in, and doorbells that make no
-//! sense change nothing.
+//! Work queues: WQEs are read as they were posted, and invalid doorbells change
+//! nothing.
 
 use std::vec::Vec;
 
@@ -24,7 +24,7 @@ fn entry() -> impl Strategy<Value = Wqe> {
 }
 
 #[test]
-fn entries_come_out_as_they_went_in() {
+fn wqes_are_read_as_they_were_posted() {
     let strategy = (
         any::<bool>(),
         0u32..4,
@@ -63,7 +63,7 @@ fn entries_come_out_as_they_went_in() {
 }
 
 #[test]
-fn any_bytes_are_passed_over_to_the_end() {
+fn any_bytes_are_read_to_the_end() {
     let byte = || prop_oneof![Just(0u8), Just(0xff), any::<u8>()];
     let strategy = (
         any::<bool>(),

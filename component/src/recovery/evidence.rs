@@ -1,5 +1,5 @@
-//! How far all queues had got when a predecessor failed: what the guest's rings
-//! and the last doorbells say.
+//! How far all queues had got when a predecessor failed, according to the guest's rings
+//! and the last doorbells.
 
 use alloc::vec::Vec;
 
@@ -14,30 +14,30 @@ use crate::gdma::journal::{self, Record};
 use crate::gdma::queue::position::find_producer;
 use crate::gdma::queues::Queues;
 
-/// What is known of all queues, beyond the state.
+/// What is known about the queues beyond the state.
 #[derive(Debug)]
 pub struct Evidence {
-    /// Of event queues.
+    /// About event queues.
     pub eqs: Vec<(EqId, Produced)>,
-    /// Of completion queues.
+    /// About completion queues.
     pub cqs: Vec<(CqId, Produced)>,
-    /// The producer of each work queue that the driver said last.
+    /// The producer of each work queue in its last doorbell.
     pub producers: Vec<(WqId, u32)>,
 }
 
-/// What is known of a ring that the device produces; without, its memory is
-/// gone.
+/// What is known about a ring that the device writes. There is none for a ring whose
+/// memory is gone.
 #[derive(Debug)]
 pub struct Produced {
-    /// Where the next entry goes, with its lap.
+    /// The count of the next entry, which includes its lap.
     pub producer: u32,
-    /// What the driver said last, if it said anything since the state was saved.
+    /// The consumer in the last doorbell, if there was one since the state was saved.
     pub consumer: Option<u32>,
-    /// What the CQEs say, the newest first.
+    /// The records of the CQEs, the newest first.
     pub completed: Vec<Completed>,
 }
 
-/// What a CQE says.
+/// The record of a CQE, and its work queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completed {
     /// The work queue; None if the CQE was never written.
@@ -47,7 +47,7 @@ pub struct Completed {
 }
 
 impl Evidence {
-    /// Gathers it.
+    /// Gathers the evidence.
     pub fn gather(platform: &mut impl Platform, queues: &mut Queues, seen: &Observations) -> Self {
         let bells = Doorbells::of(seen);
         let mut eqs = Vec::new();
@@ -90,8 +90,8 @@ impl Evidence {
     }
 }
 
-/// Reads the records in a completion queue from the newest back to the oldest,
-/// as far as there is memory.
+/// Reads the records in a completion queue from the newest back to the oldest, as far
+/// as its memory is readable.
 fn read_records(ring: &mut Ring, platform: &mut impl Platform, producer: u32) -> Vec<Completed> {
     let entries = ring.size() / CQE_SIZE;
     let mut record = |back: u32| {

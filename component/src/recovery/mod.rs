@@ -1,37 +1,37 @@
-//! Continuing after a failure: the whole story.
+//! Continuing after a failure, from beginning to end.
 //!
-//! A device may end at any point: its code traps, it is stopped because it takes
-//! too long, it runs out of memory. The host then starts a fresh instance, which
-//! continues where the failed one was, from three things that outlive it:
+//! A device may fail at any point: its code traps, it exceeds its deadline, it runs out
+//! of memory. The host then starts a fresh instance, which continues where the failed
+//! one was, from three things that survive it:
 //!
 //! - **A state**, saved after the last call in which the configuration changed
-//!   ([`Platform::changed`]). It knows what queues there are, and not how far they
+//!   ([`Platform::changed`]). It knows which queues there are, but not how far they
 //!   have got since.
 //! - **The guest's rings.** A CQE has a *record* of the WQE that it completes
-//!   ([`journal`](crate::gdma::journal)), in bytes that drivers ignore. The owner
-//!   bits of CQEs and events say where the next one goes.
+//!   ([`journal`](crate::gdma::journal)), in bytes that drivers ignore. The owner bits
+//!   of CQEs and events show where the next one goes.
 //! - **What the host saw** ([`Observations`]): the last doorbell of each queue, the
-//!   last packet that each queue handed over, and WQEs that ended a device more
+//!   last packet that each queue handed over, and WQEs that made the device fail more
 //!   than once.
 //!
-//! From these, the [`evidence`] is gathered, a [`plan`] is made of it, and the plan
-//! is [carried out](recover):
+//! From these the [`evidence`] is gathered, which yields a [`plan`], which is [carried
+//! out](recover):
 //!
-//! 1. Each completion queue continues behind its last CQE, and each work queue
-//!    behind the last WQE that has a CQE, up to the last doorbell. WQEs without a
-//!    CQE are read again.
+//! 1. Each completion queue continues after its last CQE, and each work queue after the
+//!    last WQE that has a CQE, up to the last doorbell. WQEs without a CQE are read
+//!    again.
 //! 2. A transmit without a CQE that was handed over is completed and not handed
 //!    over again. Receive buffers are posted again: packets that were received and
 //!    not completed are lost.
-//! 3. A request of the hardware channel that was answered after the state was
-//!    saved, and that may have changed the configuration, is [acted on
-//!    again](crate::hwc::Hwc::replay) and not answered again. There is one at most,
+//! 3. A request of the hardware channel that was answered after the state was saved,
+//!    and that may have changed the configuration, is [acted on
+//!    again](crate::hwc::Hwc::replay) and not answered again. There is at most one,
 //!    because the channel answers no other in the same call.
-//! 4. Every queue is armed, and every event and interrupt that may be due is sent:
-//!    a driver looks once too often rather than never again.
+//! 4. Every queue is armed, and every event and interrupt that may be due is sent: a
+//!    spurious interrupt is harmless, a lost one is not.
 //! 5. For a while the device takes one WQE at a time and announces it
-//!    ([`caution`](crate::gdma::caution)), so that one which ends the device again
-//!    is known. One that does so twice is completed with an error.
+//!    ([`caution`](crate::gdma::caution)), so that one which makes it fail again is
+//!    known. One that does so twice is completed with an error.
 
 use device_kit::Platform;
 use device_kit::platform::Observations;

@@ -8,12 +8,10 @@ use crate::gdma::journal::Record;
 use crate::gdma::queue::position::Position;
 use crate::gdma::queues::Queues;
 
-/// A completion queue reports for up to this many work queues: those of the
-/// hardware channel.
+/// The most work queues that share a completion queue: the hardware channel's two.
 const MAX_WQS_OF_A_CQ: usize = 2;
 
-/// A request that was answered, and that the state does not know of: where its
-/// WQE begins and ends, in bytes modulo 2^32.
+/// The WQE of a request that was answered after the state was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsaved {
     /// Where it begins.
@@ -36,7 +34,7 @@ pub struct Plan {
 struct CqPlan {
     id: CqId,
     position: Position,
-    /// Where the WQEs ended that the newest CQEs completed, the newest first.
+    /// The end positions of the WQEs that the newest CQEs completed, the newest first.
     ends: Vec<u32>,
 }
 
@@ -96,7 +94,7 @@ impl Plan {
         plan
     }
 
-    /// Has the queues continue there.
+    /// Moves the queues to where they continue.
     pub fn carry_out(&self, queues: &mut Queues) {
         for (id, position) in &self.eqs {
             let eq = queues.eq(*id).expect("a queue of the plan");
@@ -132,9 +130,8 @@ fn newest(produced: &Produced) -> Vec<(WqId, Record)> {
     newest
 }
 
-/// Returns where an event queue continues. No event replaces one that is not
-/// consumed, so more than fit can't be pending: a consumer that says so is one
-/// that was ignored.
+/// Returns where an event queue continues. No event overwrites an unconsumed one, so no
+/// more can be pending than fit: a consumer that implies more was ignored.
 fn eq_position(saved: Position, produced: &Produced) -> Position {
     let (_, consumer) = saved.counts();
     let consumer = produced.consumer.unwrap_or(consumer);
@@ -146,8 +143,8 @@ fn eq_position(saved: Position, produced: &Produced) -> Position {
     }
 }
 
-/// Returns the last request that was answered, if it may have changed something,
-/// and the state does not know of it; `saved` is how far that knows.
+/// Returns the last answered request, if it may have changed the configuration and is
+/// not in the state, which knows requests up to the position `saved`.
 fn unsaved(record: Record, saved: u32) -> Option<Unsaved> {
     let position = record.change_position()?;
     let end = record.end;
@@ -159,8 +156,7 @@ mod tests {
     use super::*;
     use crate::gdma::queue::position::Position;
 
-    /// The last doorbell may be one that was ignored: it must not make the queue
-    /// look full.
+    /// The last doorbell may have been ignored: it must not make the queue look full.
     #[test]
     fn an_event_queue_recovers_from_any_last_doorbell() {
         let entries = 256;

@@ -1,4 +1,4 @@
-//! The saved NIC, and the handles that a driver and a state have of it.
+//! The saved NIC, and the handles that drivers and states use.
 
 use alloc::vec::Vec;
 
@@ -43,10 +43,10 @@ pub struct Vport {
     pub stats: Vec<u64>,
     #[n(7)]
     pub faults: u64,
-    /// The link was up when the driver was last told.
+    /// Whether the link was up when the driver was last notified.
     #[n(8)]
     pub link_up: bool,
-    /// Mbit/s that it may send, if it is limited. Earlier builds ignore it.
+    /// The transmit limit in Mbit/s, if there is one. Earlier builds ignore it.
     #[n(9)]
     pub clamp: Option<u32>,
 }
@@ -67,7 +67,8 @@ pub struct Steering {
     /// Handles.
     #[n(4)]
     pub table: Vec<u64>,
-    /// Packets may share a completion, if they may. Earlier builds ignore it.
+    /// Whether packets may share a completion; absent means no. Earlier builds ignore
+    /// it.
     #[n(5)]
     pub coalesces: Option<bool>,
 }
@@ -76,10 +77,10 @@ pub struct Steering {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Object {
-    /// Part of its handle.
+    /// The number in its handle.
     #[n(0)]
     pub number: u32,
-    /// Index.
+    /// Index of its vport.
     #[n(1)]
     pub vport: u32,
     /// Number among the vport's queues of its direction.
@@ -91,18 +92,19 @@ pub struct Object {
     /// Id of the completion queue.
     #[n(4)]
     pub cq: u32,
-    /// Transmits that were read and not completed, in order; a send object.
+    /// Transmits that were read and not completed, in order, if it is a send object.
     #[n(5)]
     pub in_flight: Option<Vec<InFlight>>,
-    /// Buffers that were read and not completed, in order; a receive object.
+    /// Buffers that were read and not completed, in order, if it is a receive object.
     #[n(6)]
     pub posted: Option<Vec<Posted>>,
-    /// Soon after a failure: up to here, packets went out already.
+    /// Soon after a failure: the end of the last WQE whose packet was already handed
+    /// over.
     #[n(7)]
     pub handed_over: Option<u32>,
 }
 
-/// Set in every object handle, so that no other handle is one.
+/// Tag in every object handle, and in no other.
 const OBJECT_TAG: u64 = 0x4f42 << 48;
 
 /// Returns the handle of the object with a number.
@@ -110,7 +112,8 @@ pub fn object_handle(number: u32) -> u64 {
     OBJECT_TAG | u64::from(number)
 }
 
-/// Returns the number of the object with a handle. None if that is no object's.
+/// Returns the number of the object with a handle. None if it is not an object's
+/// handle.
 pub fn object_number(handle: u64) -> Option<u32> {
     u32::try_from(handle ^ OBJECT_TAG).ok()
 }
@@ -125,13 +128,13 @@ impl Object {
 /// A transmit that was read and not completed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct InFlight {
-    /// Length of its entry in units of 32 bytes.
+    /// Length of its WQE in units of 32 bytes.
     #[n(0)]
     pub units: u32,
     /// Bytes of the packet.
     #[n(1)]
     pub length: u32,
-    /// No completion on success.
+    /// Whether the completion is suppressed on success.
     #[n(2)]
     pub suppress: bool,
     /// Type of the completion, once known.
@@ -139,6 +142,6 @@ pub struct InFlight {
     pub outcome: Option<u8>,
 }
 
-/// A buffer that was read and not completed: the length of its entry in units
-/// of 32 bytes; negative if it was malformed and the host does not hold it.
+/// A buffer that was read and not completed: the length of its WQE in units of 32
+/// bytes, negative if the WQE is malformed and the host does not hold the buffer.
 pub type Posted = i32;

@@ -1,4 +1,4 @@
-//! Whatever a restored device could trip over.
+//! The validation of a saved state, so that restoring from it cannot fail.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::limits::{
     MAX_REGIONS, MAX_VECTORS, MAX_WQS,
 };
 
-/// More regions than a device makes in its life.
+/// More regions than a device makes in its lifetime.
 const LAST_REGION: u64 = 1 << 48;
 
 type Checked<T = ()> = Result<T, RestoreError>;
@@ -94,7 +94,7 @@ impl State {
 }
 
 impl Regions {
-    /// Returns how many pages the regions have.
+    /// Checks the regions. Returns how many pages they have.
     fn check(&self) -> Checked<usize> {
         ensure(self.regions.len() <= MAX_REGIONS, "too many regions")?;
         ensure(self.sequence < LAST_REGION, "an impossible region")?;
@@ -119,12 +119,14 @@ fn count(pages: &Pages) -> Checked<usize> {
     count.ok_or(RestoreError::Malformed("a page beyond all memory"))
 }
 
-/// Checks pages of all regions and queues; the channel's own are on no account.
+/// Checks the number of pages of all regions and queues. The channel's own pages do not
+/// count.
 fn check_account(pages: usize) -> Checked {
     ensure(pages <= MAX_PAGES + CHANNEL_PAGES, "too many pages")
 }
 
-/// Checks the pages of a queue, and adds them to all. Returns its size in bytes.
+/// Checks the pages of a queue, and adds their number to `all`. Returns its size in
+/// bytes.
 fn check_memory(pages: &Pages, all: &mut usize) -> Checked<u32> {
     let count = count(pages)?;
     ensure(count <= MAX_REGION_PAGES as usize, "too many pages")?;
@@ -134,7 +136,7 @@ fn check_memory(pages: &Pages, all: &mut usize) -> Checked<u32> {
     Ok(count as u32 * PAGE_SIZE)
 }
 
-/// Checks an id, and adds the queue to those that there are.
+/// Checks a queue's id, and adds the queue to `map`.
 fn check_id<'a, T>(map: &mut BTreeMap<u32, &'a T>, id: u32, max: usize, queue: &'a T) -> Checked {
     let is_possible = (1..=max).contains(&(id as usize));
     let is_free = is_possible && map.insert(id, queue).is_none();
@@ -173,7 +175,7 @@ impl Queues {
     }
 }
 
-/// Returns the last count of a ring, from which on counts repeat.
+/// Returns the last count of a ring before counts wrap.
 fn last_count(entries: u32) -> u32 {
     (entries << OWNER_BITS) - 1
 }
@@ -254,7 +256,7 @@ impl Steering {
 }
 
 impl Object {
-    /// Checks that its WQEs are together all that was read and not completed.
+    /// Checks that its WQEs are exactly those that were read and not completed.
     fn check(&self, wq: &Wq) -> Checked {
         let in_flight = self.in_flight.iter().flatten().map(|packet| packet.units);
         let posted = self.posted.iter().flatten();

@@ -15,13 +15,13 @@ pub struct Hwc {
     /// Ids of its event, completion, send and receive queue.
     #[n(0)]
     pub queues: [u32; 4],
-    /// What the driver said it can do.
+    /// The driver's capabilities.
     #[n(1)]
     pub driver_caps: u64,
     /// Milliseconds that the driver waits for an answer.
     #[n(2)]
     pub timeout_ms: u32,
-    /// Requests answered, and those among them with an error.
+    /// Requests answered, and how many of them with an error.
     #[n(3)]
     pub answered: (u64, u64),
     /// Requests that could not be answered.
@@ -45,7 +45,7 @@ pub struct Regions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Region {
-    /// Part of its handle.
+    /// The number in its handle.
     #[n(0)]
     pub number: u64,
     /// In bytes.
@@ -80,8 +80,7 @@ pub struct Queues {
     pub eq_overruns: u64,
 }
 
-/// A ring of entries that the driver consumes. Counts run modulo the number
-/// of entries times 8.
+/// A ring that the driver consumes. Counts are modulo the number of entries times 8.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Ring {
@@ -93,10 +92,10 @@ pub struct Ring {
     /// Entries consumed.
     #[n(2)]
     pub consumer: u32,
-    /// The driver asked for an event.
+    /// Whether the driver asked for an event.
     #[n(3)]
     pub is_armed: bool,
-    /// Entries that found no room.
+    /// Entries that were lost for lack of room.
     #[n(4)]
     pub lost: u64,
     #[n(5)]
@@ -104,7 +103,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Saves what all rings have.
+    /// Saves the fields that all rings have.
     pub fn of(memory: &ring::Ring, (producer, consumer): (u32, u32), is_armed: bool) -> Self {
         Self {
             pages: Pages::from_addresses(memory.pages()),
@@ -117,7 +116,7 @@ impl Ring {
 }
 
 impl Region {
-    /// Returns what the driver asked it to be.
+    /// Returns the size and offset that the driver requested.
     pub fn shape(&self) -> Shape {
         Shape {
             length: self.length,
@@ -151,13 +150,13 @@ pub struct Cq {
     /// Event queue that it reports to.
     #[n(2)]
     pub eq: Option<u32>,
-    /// For the newest entries that the driver has not consumed, oldest first:
-    /// where the work queue entry ended, in units of 32 bytes, as the
-    /// distance from the one before, and how many have that distance.
+    /// For the newest CQEs that the driver has not consumed, oldest first: the end of
+    /// the completed WQE in units of 32 bytes, as the distance from the one before, and
+    /// how many in a row have that distance.
     #[n(3)]
     pub completed: Vec<(i32, u32)>,
-    /// Entries that fit for certain, if not as many as there are. Earlier
-    /// builds do not say, and ignore it.
+    /// How many entries certainly fit; absent means all. Earlier builds neither write
+    /// nor read it.
     #[n(4)]
     pub room: Option<u32>,
 }
@@ -170,21 +169,21 @@ pub struct Wq {
     pub id: u32,
     #[n(1)]
     pub pages: Pages,
-    /// Posted.
+    /// Position up to which WQEs are posted.
     #[n(2)]
     pub producer: u32,
-    /// Read.
+    /// Position up to which WQEs are read.
     #[n(3)]
     pub read: u32,
-    /// Completed.
+    /// Position up to which WQEs are completed.
     #[n(4)]
     pub completed: u32,
     #[n(5)]
     pub bad_doorbells: u64,
     #[n(6)]
     pub malformed: u64,
-    /// The driver announced work since a completion was last posted, if it did.
-    /// Earlier builds ignore it.
+    /// Whether the driver announced work since a completion was last posted; absent
+    /// means no. Earlier builds ignore it.
     #[n(7)]
     pub announced: Option<bool>,
 }

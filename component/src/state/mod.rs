@@ -1,9 +1,8 @@
-//! The saved state: what it looks like ([`State`]), and what makes one that a
-//! device can continue with ([`State::check`]).
+//! The saved state: its format ([`State`]) and its validation ([`State::check`]).
 //!
-//! A state comes from outside. It is checked as a whole before anything is
-//! built of it, so that building cannot fail. Every field has a number that is
-//! never used again; a build reads the versions that [`READS`] lists.
+//! A state is untrusted input. It is checked as a whole before anything is built from
+//! it, so that building cannot fail. Every field has a number that is never used again;
+//! a build reads the versions that [`READS`] lists.
 
 use alloc::vec::Vec;
 
@@ -44,10 +43,10 @@ pub struct State {
     /// The hardware channel, if it is established.
     #[n(2)]
     pub hwc: Option<Hwc>,
-    /// Requests wait for their turn.
+    /// Whether requests wait for their turn.
     #[n(3)]
     pub hwc_waiting: bool,
-    /// Handles of send objects with entries that wait for their turn.
+    /// Handles of objects with unread WQEs that wait for their turn.
     #[n(4)]
     pub waiting: Vec<u64>,
     /// Registered memory that no queue uses yet.
@@ -59,7 +58,7 @@ pub struct State {
     /// The NIC.
     #[n(7)]
     pub nic: Nic,
-    /// Accesses to BAR 0 that hit nothing.
+    /// Writes to offsets of BAR 0 where nothing is.
     #[n(8)]
     pub stray_accesses: u64,
 }
@@ -70,11 +69,12 @@ impl State {
         FORMAT.seal(&encode(self))
     }
 
-    /// Reads a state. What the numbers mean is not checked here.
+    /// Reads a state. The values are not checked here.
     ///
     /// # Errors
     ///
-    /// [`RestoreError::Version`] or [`RestoreError::Malformed`].
+    /// [`RestoreError::Version`] if this build does not read the version,
+    /// [`RestoreError::Malformed`] if the bytes are not a device's state.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RestoreError> {
         decode(FORMAT.open(bytes)?, "its content is not a device's state")
     }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_comes_back_whole() {
+    fn a_state_is_decoded_as_it_was_encoded() {
         let state = State {
             doorbell_low: Some((0x1000, 7)),
             hwc_waiting: true,

@@ -1,4 +1,4 @@
-//! Guest pages in order, as runs of pages that follow one another.
+//! Guest pages in order, as runs of contiguous pages.
 
 use alloc::vec::Vec;
 
@@ -9,13 +9,13 @@ use mana_wire::queue::PAGE_SIZE;
 /// The highest page of a 64-bit address space.
 const LAST_PAGE: u64 = u64::MAX / PAGE_SIZE as u64;
 
-/// Pages: the number of the first one of each run, and how many they are.
+/// Pages as runs: the number of the first page, and how many pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Pages(#[n(0)] Vec<(u64, u32)>);
 
 impl Pages {
-    /// Returns the runs of whole pages.
+    /// Creates the runs from the addresses of pages.
     pub fn from_addresses(addresses: &[u64]) -> Self {
         let mut runs: Vec<(u64, u32)> = Vec::new();
         for address in addresses {
@@ -28,8 +28,8 @@ impl Pages {
         Self(runs)
     }
 
-    /// Returns how many pages there are. None if one of them can't be, or there
-    /// are more than a number of 32 bits says.
+    /// Returns how many pages there are. None if one of them is impossible, or their
+    /// number exceeds 32 bits.
     pub fn count(&self) -> Option<usize> {
         let mut all = 0u32;
         for (first, count) in &self.0 {
@@ -41,7 +41,7 @@ impl Pages {
         Some(all as usize)
     }
 
-    /// Returns the addresses, once they are known to be possible.
+    /// Returns the addresses, which were checked to be possible.
     pub fn addresses(&self) -> Vec<u64> {
         let pages = self.0.iter().flat_map(|(first, count)| {
             let end = *first + u64::from(*count);

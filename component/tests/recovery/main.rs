@@ -1,5 +1,5 @@
-//! A device that fails in the middle of anything, and one that continues from
-//! what is left: the guest's rings, its doorbells, and an older state.
+//! A device fails at any point, and another continues from what is left: the guest's
+//! rings, its doorbells, and an older state.
 
 mod mortal;
 
@@ -20,11 +20,11 @@ use manatee_conformance::failure::{Outcome, check_eq};
 use manatee_conformance::native::Poison;
 use mortal::Mortal;
 
-/// Packets that are sent, and as many that arrive.
+/// Packets that are sent, and as many that are received.
 const PACKETS: u8 = 120;
 /// Receive buffers that the driver keeps posted.
 const BUFFERS: u32 = 24;
-/// Whatever a device prints when it fails is expected here.
+/// Suppresses the message of the expected panic.
 fn quietly() {
     panic::set_hook(Box::new(|info| {
         if !info.to_string().contains("the fuse is blown") {
@@ -36,7 +36,7 @@ fn quietly() {
 /// What the driver has seen.
 #[derive(Default)]
 struct Seen {
-    /// Where the receive buffers lie.
+    /// Addresses of the receive buffers.
     buffers: Vec<u64>,
     completed: u8,
     received: Vec<u8>,
@@ -121,8 +121,9 @@ fn poll(driver: &mut Driver<'_>, vport: &mut Vport, seen: &mut Seen) -> Outcome 
     Ok(())
 }
 
-/// Lets a device with so many queue pairs, which has packets share completions if there
-/// are several, fail at the given number of steps into the traffic, and checks what the guest and the wire saw. False if it did not get that far.
+/// Lets a device with this many queue pairs fail after the given number of steps of traffic, and
+/// checks what the guest and the wire saw. With several pairs, packets share completions. Returns
+/// false if the traffic ended before.
 fn survives(steps: u32, windows: bool, pairs: u16) -> bool {
     let packets = PACKETS / pairs as u8;
     let mut bench = Mortal::new(windows);
@@ -135,7 +136,7 @@ fn survives(steps: u32, windows: bool, pairs: u16) -> bool {
         coalesces: pairs > 1,
         ..Rss::default()
     };
-    // The state that it continues from has posted buffers.
+    // The saved state that the device continues from has posted buffers.
     let mut seen = post(&mut driver, &mut opened).expect("room for buffers");
     let asked = driver.succeed(&rss.request(opened[0].handle));
     asked.expect("completions as they are asked for");
@@ -173,7 +174,7 @@ fn traffic_survives_a_failure_anywhere() {
     }
 }
 
-/// Queues come and go, and new ones have the ids of old ones.
+/// Queues are created and destroyed, and new ones reuse the ids of old ones.
 fn opens_and_closes(driver: &mut Driver<'_>) -> Outcome {
     driver.deregister()?;
     driver.register()?;
@@ -194,7 +195,7 @@ fn limit(vport: &Vport, mbps: u32) -> Request {
     Request::new(code::SET_BW_CLAMP, &limit, size_of::<SetBwClampResp>())
 }
 
-/// Queues are steered to, and go under their steering: in the end the host knows.
+/// Steered-to queues are destroyed; in the end the host has the right steering.
 fn steers(driver: &mut Driver<'_>) -> Outcome {
     let mut pairs = driver.open_pairs(0, 2, Sizes::SMALL)?;
     let rss = Rss {
@@ -215,7 +216,7 @@ fn steers(driver: &mut Driver<'_>) -> Outcome {
     driver.destroy_object(&pairs[1].rx)
 }
 
-/// Lets a device fail at each step of what a driver does.
+/// Lets a device fail at each step of a driver's actions.
 fn fails_at_each_step_of(what: impl Fn(&mut Driver<'_>) -> Outcome) {
     quietly();
     for steps in 1..2000 {
@@ -244,7 +245,7 @@ fn steering_survives_a_failure_anywhere() {
     fails_at_each_step_of(steers);
 }
 
-/// What the host was told in vain, it is told otherwise.
+/// The host got a limit from the failed request, and then gets the right one again.
 #[test]
 fn a_request_that_always_fails_is_refused_and_changes_nothing() {
     quietly();
@@ -261,7 +262,7 @@ fn a_request_that_always_fails_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn an_entry_that_always_fails_is_passed_over() {
+fn a_wqe_that_always_fails_is_skipped() {
     quietly();
     let mut bench = Mortal::new(true);
     bench.poison(Poison::Frame(3));

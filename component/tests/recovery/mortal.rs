@@ -1,4 +1,4 @@
-//! A native device that fails when a fuse blows, and what a host does then.
+//! A native device that fails when a fuse blows, and its recovery as a host does it.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,21 +15,21 @@ use manatee_device::Device;
 
 /// Queue pairs of its port.
 const QUEUES: u16 = 4;
-/// Failures in a row without an end.
+/// Failures in a row that count as endless.
 const MAX_FAILURES: usize = 10;
 
-/// Steps until the device fails, for a test that has lent the bench away.
+/// Steps until the device fails, for a test that has handed over the bench.
 #[derive(Clone, Default)]
 pub struct Fuse(Rc<Cell<Option<u32>>>);
 
 impl Fuse {
-    /// Lets the device fail after this many steps in and out of the platform.
+    /// Lets the device fail after this many entries into and returns from the platform.
     pub fn light(&self, steps: u32) {
         self.0.set(Some(steps));
     }
 }
 
-/// A device that fails and is brought back.
+/// A device that fails and is recovered.
 pub struct Mortal {
     bench: NativeBench,
     fuse: Fuse,
@@ -64,28 +64,28 @@ impl Mortal {
         }
     }
 
-    /// Returns what makes it fail.
+    /// Returns the fuse that makes it fail.
     pub fn fuse(&self) -> Fuse {
         self.fuse.clone()
     }
 
-    /// Makes it fail over this each time.
+    /// Makes it fail on `poison` each time.
     pub fn poison(&mut self, poison: Poison) {
         self.bench.device.platform().poison = Some(poison);
     }
 
-    /// Times that it failed.
+    /// Returns how often it failed.
     pub fn failures(&self) -> usize {
         self.failures
     }
 
-    /// Received packets that it had in its hands when it failed.
+    /// Returns how many received packets it was processing when it failed.
     pub fn in_hand(&self) -> usize {
         self.in_hand
     }
 
-    /// Does something with the device, and then what is left to do; brings it
-    /// back as often as it fails.
+    /// Calls `act` with the device, and then services it; recovers it as often as it
+    /// fails.
     fn attempt<T: Default>(
         &mut self,
         in_hand: usize,
@@ -102,7 +102,10 @@ impl Mortal {
         loop {
             if failed {
                 self.failures += 1;
-                assert!(self.failures - begun < MAX_FAILURES, "it fails for ever");
+                assert!(
+                    self.failures - begun < MAX_FAILURES,
+                    "it fails again and again"
+                );
                 self.bring_back();
             }
             let settled = catch_unwind(AssertUnwindSafe(|| self.bench.settle(failed)));
@@ -114,7 +117,7 @@ impl Mortal {
         let world = self.bench.device.platform();
         self.fuse.0.set(world.fuse.take());
         if core::mem::replace(&mut self.changes, world.changes) != world.changes {
-            // It knows of every doorbell that rang so far.
+            // The new checkpoint covers every doorbell so far.
             self.checkpoint = self.bench.device.save();
             self.doorbells.clear();
         }

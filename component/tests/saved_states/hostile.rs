@@ -1,4 +1,4 @@
-//! States with the right checksum and any content: refused, or survived.
+//! States with the right checksum and any content are refused or survived.
 
 use device_kit::Adapter;
 use device_kit::platform::{
@@ -13,13 +13,13 @@ use proptest::sample::Index;
 
 use super::{fresh, released};
 
-/// How bytes are changed.
+/// A change of a state's bytes.
 #[derive(Clone, Debug)]
 enum Change {
     Set(Index, u8),
     Insert(Index, u8),
     Remove(Index),
-    /// A number that does not fit its neighbours.
+    /// A number in place of another.
     Number(Index, u64),
 }
 
@@ -57,7 +57,7 @@ fn changed(mut state: Vec<u8>, changes: &[Change]) -> Vec<u8> {
     state
 }
 
-/// Does a little of everything that a driver and a host can do.
+/// Does some of everything that a driver and a host can do.
 fn use_it(device: &mut Device<World>) {
     let ids = [1, 2, 3, 4, 5, 9];
     for offset in [0, 0x400, 0x800, 0xff8] {

@@ -1,4 +1,5 @@
-//! States with the right checksum that contradict themselves: each rule refuses one, by name.
+//! States with the right checksum that contradict themselves: each rule refuses one, with its
+//! own message.
 
 use device_kit::Adapter;
 use device_kit::envelope::RestoreError;
@@ -7,7 +8,7 @@ use manatee_device::state::{InFlight, Pages, Region, State};
 
 use super::{fresh, released};
 
-/// What is changed in a good state, and what the rule that it breaks says.
+/// The message of the rule that is violated, and the change to a valid state.
 type Lie = (&'static str, fn(&mut State));
 
 fn region(number: u64, page_count: u32) -> Region {
@@ -32,8 +33,8 @@ fn in_flight(units: u32, outcome: Option<u8>) -> Option<Vec<InFlight>> {
     Some([one].into())
 }
 
-/// The third object of the state is port 1's send queue, with one WQE of one
-/// unit that was read and not completed; the second one port 0's receive queue.
+/// The third object of the state is port 1's send queue, with one WQE of one unit that
+/// was read and not completed; the second is port 0's receive queue.
 const LIES: &[Lie] = &[
     ("it has another number of ports", |it| {
         it.nic.vports.pop();
@@ -222,13 +223,13 @@ fn each_is_refused_by_name() {
         };
         assert_eq!(refused, *rule, "lie {index}");
         assert_eq!(device.platform().windows, 0, "lie {index}");
-        // What was refused left nothing behind.
+        // The refused state left nothing behind.
         let restored = device.restore(&good().to_bytes());
         assert_eq!(restored, Ok(()), "after lie {index}");
     }
 }
 
-/// A rule without a lie would be one that no test can miss.
+/// A rule without a lie could be removed without failing a test.
 #[test]
 fn every_rule_has_a_lie() {
     let source = include_str!("../../src/state/check.rs");

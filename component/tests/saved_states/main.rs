@@ -13,7 +13,8 @@ use manatee_device::state::{Pages, State};
 
 /// Queue pairs of each port.
 const PAIRS: u16 = 4;
-/// In the states of released versions: those whose windows are laid before they are used.
+/// Work queues in the states of released versions. Their windows are mapped before they
+/// are used.
 const WORK_QUEUES: usize = 6;
 
 fn fresh(ports: u32) -> Device<World> {
@@ -76,7 +77,7 @@ fn a_state_is_restored_first_or_after_an_older_one() {
 }
 
 #[test]
-fn a_newer_state_finds_the_windows_of_an_older_one() {
+fn a_newer_state_reuses_the_windows_of_an_older_one() {
     let (_, state) = released().remove(0);
     let mut device = fresh(2);
     device.restore(&state).expect("a state");
@@ -89,7 +90,7 @@ fn a_newer_state_finds_the_windows_of_an_older_one() {
 }
 
 #[test]
-fn a_newer_state_without_queues_takes_all_windows_away() {
+fn a_newer_state_without_queues_unmaps_all_windows() {
     let (_, state) = released().remove(0);
     let idle = fresh(2).save();
     let mut device = fresh(2);
@@ -97,7 +98,7 @@ fn a_newer_state_without_queues_takes_all_windows_away() {
     device.restore(&idle).expect("a newer one");
     assert_eq!(device.platform().windows, 0);
     assert!(device.save() == idle);
-    // And the other way round.
+    // And in the other order.
     device.restore(&state).expect("one more");
     assert_eq!(device.platform().windows, WORK_QUEUES);
     assert!(device.save() == state);
@@ -107,7 +108,7 @@ fn a_newer_state_without_queues_takes_all_windows_away() {
 fn windows_of_an_older_state_make_room() {
     let (_, state) = released().remove(0);
     let mut newer = State::from_bytes(&state).expect("a state");
-    // The driver made one send queue again, of other pages.
+    // The driver recreated one send queue, of other pages.
     let pages = newer.queues.sqs[1].pages.addresses().len() as u64;
     let others: Vec<u64> = (0..pages).map(|page| (page + 0x100) << 12).collect();
     newer.queues.sqs[1].pages = Pages::from_addresses(&others);

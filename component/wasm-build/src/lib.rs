@@ -1,10 +1,10 @@
 //! Builds a crate of this workspace as a wasm component. For build scripts.
 //!
-//! The crate is compiled for wasm32-unknown-unknown, by whichever toolchain
-//! has that target: the one that compiles the build script, or Debian's
+//! The crate is compiled for wasm32-unknown-unknown by a toolchain that has
+//! that target: the one that compiles the build script, or Debian's
 //! (`rustc-web`, `cargo-web`, `rust-web-src`), which builds the core library
-//! from source. A module for this target gets no WASI import that it did not
-//! ask for.
+//! from source. A module for this target has no WASI imports but those that it
+//! declares.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -34,14 +34,14 @@ pub const DEVICE: &[&str] = &[
 /// A crate to build.
 #[derive(Clone, Copy, Debug)]
 pub struct Crate<'a> {
-    /// Its package.
+    /// Name of its package.
     pub package: &'a str,
     /// The features that it needs.
     pub features: &'a [&'a str],
-    /// The build's version that the component tells (`MANATEE_BUILD`), if not
-    /// the package's.
+    /// The version that the component reports (`MANATEE_BUILD`), if not the
+    /// package's.
     pub build: Option<&'a str>,
-    /// Files and folders that it is made of, as seen from the workspace. The
+    /// Files and folders that it is made of, relative to the workspace. The
     /// workspace's own manifest and lock file need not be named.
     pub inputs: &'a [&'a str],
 }
@@ -52,7 +52,7 @@ impl Crate<'_> {
     ///
     /// # Errors
     ///
-    /// If no toolchain here can build it, or it does not compile.
+    /// If no installed toolchain can build it, or it does not compile.
     pub fn build(&self, file: &str) -> Result<()> {
         let output = PathBuf::from(var("OUT_DIR")?).join(file);
         let workspace = workspace()?;
@@ -70,7 +70,8 @@ impl Crate<'_> {
         fs::write(&output, component).with_context(|| format!("writing {}", output.display()))
     }
 
-    /// Adds what the component is, in the custom sections that wasm-metadata reads.
+    /// Adds name, version, licence and source, in the custom sections that
+    /// wasm-metadata reads.
     fn described(&self, mut component: Vec<u8>) -> Vec<u8> {
         // Subsection 0 of `component-name` is the component's own name.
         let name = [&[0][..], &counted(&counted(self.package.as_bytes()))].concat();
@@ -94,7 +95,7 @@ impl Crate<'_> {
         cargo
             .current_dir(workspace)
             .env("CARGO_TARGET_DIR", target_dir)
-            // Nothing but what is wrong.
+            // Only warnings and errors.
             .args([
                 "rustc",
                 "--quiet",
@@ -111,8 +112,8 @@ impl Crate<'_> {
         cargo.args(["--", "-C", "target-feature=+simd128"]);
         cargo.env_remove("MANATEE_BUILD");
         cargo.envs(self.build.map(|build| ("MANATEE_BUILD", build)));
-        // Another build script may build the same crate otherwise; the file is
-        // called the same, so it has to be read first.
+        // Another build script may build the same crate with other features, to
+        // a file of the same name, so the file is read under the lock.
         let _lock = lock(target_dir)?;
         let module = Module::of(self, target_dir);
         module.forget_others()?;
@@ -131,14 +132,13 @@ impl Crate<'_> {
     }
 }
 
-/// The file that a module is built to. cargo takes it for fresh as long as nothing that
-/// this module is made of has changed since it was written, though it may have been
-/// written for other features.
+/// The file that a module is built to. cargo considers it fresh as long as none of its
+/// inputs has changed, even if it was built with other features.
 struct Module {
-    /// Where cargo writes it, and where it links it to.
+    /// Where cargo writes it, and the hard link to that.
     written: PathBuf,
     linked: PathBuf,
-    /// Says what it was built with last.
+    /// The file that records what it was last built with.
     note: PathBuf,
     built_with: String,
 }
@@ -155,7 +155,8 @@ impl Module {
         }
     }
 
-    /// Removes what was built with anything else, so that cargo builds again.
+    /// Removes a module that was built with other features, so that cargo
+    /// builds it again.
     fn forget_others(&self) -> Result<()> {
         if fs::read_to_string(&self.note).is_ok_and(|note| note == self.built_with) {
             return Ok(());
@@ -171,7 +172,7 @@ impl Module {
         Ok(())
     }
 
-    /// Returns its bytes, and notes what they were built with.
+    /// Returns its bytes, and records what they were built with.
     fn read(&self) -> Result<Vec<u8>> {
         let linked = &self.linked;
         let bytes = fs::read(linked).with_context(|| format!("reading {}", linked.display()))?;
@@ -181,14 +182,14 @@ impl Module {
     }
 }
 
-/// Has cargo show what the inner compiler complained of, as warnings of the build script.
+/// Has cargo show the inner compiler's warnings, as warnings of the build script.
 fn warn(complaints: &[u8]) {
     for line in String::from_utf8_lossy(complaints).lines() {
         println!("cargo::warning={line}");
     }
 }
 
-/// Returns bytes with their length, as LEB128, before them.
+/// Returns the bytes, preceded by their length as LEB128.
 fn counted(bytes: &[u8]) -> Vec<u8> {
     let mut counted = Vec::new();
     let mut length = bytes.len();
@@ -201,7 +202,8 @@ fn counted(bytes: &[u8]) -> Vec<u8> {
     counted
 }
 
-/// Waits until no other build script builds here; held until it is dropped.
+/// Waits until no other build script builds here. The lock is held until it is
+/// dropped.
 fn lock(target_dir: &Path) -> Result<File> {
     let path = target_dir.join(".build-script-lock");
     let lock = || {
@@ -258,11 +260,12 @@ fn sysroot() -> Result<PathBuf> {
         .args(["--print", "sysroot"])
         .output()
         .context("asking rustc for its sysroot")?;
-    ensure!(output.status.success(), "rustc does not tell its sysroot");
+    ensure!(output.status.success(), "rustc does not report its sysroot");
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
-/// Returns a cargo that is not told what the cargo that runs this script was told.
+/// Returns a cargo without the environment that the outer cargo set for this
+/// script.
 fn clean(cargo: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(cargo);
     for (name, _) in env::vars_os() {

@@ -24,7 +24,7 @@ pub mod code {
     pub const VTL2_QUERY_FILTER_STATE: u32 = 0x27803;
 }
 
-/// The device can tell which side a filter is on (`pf_cap_flags1`).
+/// The device can report which side a filter is on (`pf_cap_flags1`).
 pub const CAP_FILTER_STATE: u64 = 1 << 2;
 
 /// `INVALID_MANA_HANDLE`.
@@ -45,8 +45,8 @@ pub struct QueryDevConfigReq {
     pub reserved: u32,
 }
 
-/// `struct mana_query_device_cfg_resp`, version 3 (the newest). Version 1
-/// ends behind `max_num_eqs`; the rest came with version 2.
+/// `struct mana_query_device_cfg_resp`, version 3 (the newest). Version 1 ends
+/// after `max_num_eqs`; the rest came with version 2.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct QueryDevConfigResp {
@@ -144,8 +144,8 @@ pub struct FenceRqReq {
 }
 
 /// `struct mana_cfg_rx_steer_req_v2` up to the hash key; version 1 ends here,
-/// later versions add fields behind it. `indir_tab_offset` counts from the
-/// beginning of the message.
+/// later versions append fields. `indir_tab_offset` counts from the beginning
+/// of the message.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ConfigVportRxReq {
@@ -162,7 +162,8 @@ pub struct ConfigVportRxReq {
     pub hashkey: [u8; HASH_KEY_SIZE],
 }
 
-/// What version 2 of the request has behind the hash key. Newer ones use more of it.
+/// What version 2 of the request has after the hash key. Newer versions define more
+/// of it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ConfigVportRxMore {
@@ -188,14 +189,14 @@ pub struct QueryLinkConfigReq {
 }
 
 /// `struct mana_query_link_config_resp`, version 2 (the newest). Version 1 ends
-/// behind `reserved1`.
+/// after `reserved1`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct QueryLinkConfigResp {
-    /// The most that the vport may be given.
+    /// The highest speed that the vport can be set to.
     pub qos_speed_mbps: u32,
-    /// Not 0 if there is no such limit; Linux takes the answer for an error
-    /// then (`mana_query_link_cfg`).
+    /// Not 0 if there is no such limit, which Linux treats as an error
+    /// (`mana_query_link_cfg`).
     pub qos_unconfigured: u8,
     pub reserved1: [u8; 3],
     /// Version 2: what the vport may send; the link's speed unless it is clamped.
@@ -220,16 +221,17 @@ pub struct SetBwClampResp {
     pub reserved: [u8; 7],
 }
 
-/// `struct mana_query_phy_stat_req`: of the whole function.
+/// `struct mana_query_phy_stat_req`, about the whole function.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct QueryPhyStatsReq {
-    /// Bit n asks for field n of [`PhyStats`]; Linux leaves it 0, and takes all.
+    /// Bit n asks for field n of [`PhyStats`]; Linux leaves it 0 and accepts
+    /// all.
     pub req_stats: u64,
 }
 
-/// Counters of `struct mana_query_phy_stat_resp`, in its order; those of a traffic
-/// class are of receive and transmit.
+/// Counters of `struct mana_query_phy_stat_resp`, in its order; a pair is receive,
+/// then transmit.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -254,7 +256,7 @@ pub struct QueryPhyStatsResp {
     pub stats: PhyStats,
 }
 
-/// `enum TRI_STATE`: leave as it is, false, or true.
+/// Decodes `enum TRI_STATE`: leave as it is, false, or true.
 pub fn tri_state(value: u32) -> Result<Option<bool>, u32> {
     match value {
         0 => Ok(Some(false)),
@@ -264,8 +266,8 @@ pub fn tri_state(value: u32) -> Result<Option<bool>, u32> {
     }
 }
 
-/// A vport by its handle, or by its index, as OpenVMM's driver names it:
-/// request of `VTL2_QUERY_FILTER_STATE`.
+/// Request of `VTL2_QUERY_FILTER_STATE`. It names a vport by its handle, or by
+/// its index as OpenVMM's driver does.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct QueryFilterStateReq {
@@ -307,9 +309,9 @@ pub struct QueryStatsReq {
 }
 
 /// Counters of `struct mana_query_gf_stat_resp`, in its order. Field n is
-/// reported by bit n of `reported_stats` (`STATISTICS_FLAGS_*`), but for
-/// multicast and broadcast, whose fields lie in the opposite order of their
-/// flags in Linux; all of them are always reported together.
+/// reported by bit n of `reported_stats` (`STATISTICS_FLAGS_*`), except that
+/// multicast and broadcast fields are in the opposite order of their flags in
+/// Linux; all are always reported together.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -352,5 +354,5 @@ pub struct QueryStatsResp {
     pub stats: Stats,
 }
 
-/// Every flag of `STATISTICS_FLAGS_*`, one a field of [`Stats`].
+/// Every flag of `STATISTICS_FLAGS_*`, one for each field of [`Stats`].
 pub const ALL_STATS: u64 = (1 << (size_of::<Stats>() / 8)) - 1;

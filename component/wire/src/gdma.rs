@@ -13,7 +13,7 @@ pub mod code {
     pub const REGISTER_DEVICE: u32 = 4;
     pub const DEREGISTER_DEVICE: u32 = 5;
     pub const GENERATE_TEST_EQE: u32 = 10;
-    /// Only in OpenVMM, where it was named `GDMA_GENERATE_RECONFIG_VF_EVENT` first.
+    /// Only in OpenVMM, which first named it `GDMA_GENERATE_RECONFIG_VF_EVENT`.
     pub const GENERATE_RESET_REQUEST_EQE: u32 = 11;
     pub const CREATE_QUEUE: u32 = 12;
     pub const DISABLE_QUEUE: u32 = 13;
@@ -24,8 +24,9 @@ pub mod code {
     pub const QUERY_HWC_TIMEOUT: u32 = 84;
 }
 
-/// Status of a response. The driver knows 0, `GDMA_STATUS_MORE_ENTRIES` and
-/// `GDMA_STATUS_CMD_UNSUPPORTED`; the first is an NTSTATUS, and so are ours.
+/// Status of a response. The driver distinguishes 0, `GDMA_STATUS_MORE_ENTRIES`
+/// and `GDMA_STATUS_CMD_UNSUPPORTED`. `GDMA_STATUS_MORE_ENTRIES` is an
+/// NTSTATUS, and so are the others here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Status {
@@ -50,7 +51,7 @@ pub enum Status {
     NoSuchDevice = 0xc000_000e,
     /// `STATUS_INVALID_ADDRESS`: not guest memory.
     InvalidAddress = 0xc000_0141,
-    /// `STATUS_INVALID_DEVICE_STATE`: not now.
+    /// `STATUS_INVALID_DEVICE_STATE`: not possible in this state.
     InvalidState = 0xc000_0184,
     /// `GDMA_STATUS_CMD_UNSUPPORTED`.
     Unsupported = 0xffff_ffff,
@@ -66,7 +67,7 @@ pub struct MsgHeader {
     pub msg_type: u32,
     pub msg_version: u16,
     pub hwc_msg_id: u16,
-    /// Length of the message with its header, in bytes.
+    /// Length of the message including its header, in bytes.
     pub msg_size: u32,
 }
 
@@ -98,7 +99,7 @@ pub const DEV_MANA: DevId = DevId {
 )]
 pub struct ReqHeader {
     pub req: MsgHeader,
-    /// What the driver expects back.
+    /// The response that the driver expects.
     pub resp: MsgHeader,
     pub dev_id: DevId,
     pub activity_id: u32,
@@ -120,12 +121,13 @@ pub struct RespHeader {
 /// Driver capabilities (`GDMA_DRV_CAP_FLAG_1_*`), also used for the device's.
 pub mod cap1 {
     pub const HWC_TIMEOUT_RECONFIG: u64 = 1 << 3;
-    /// The driver takes an indirection table of the size that it is told.
+    /// The driver uses an indirection table of the size that the device
+    /// reports.
     pub const VARIABLE_INDIRECTION_TABLE: u64 = 1 << 5;
     pub const HW_VPORT_LINK_AWARE: u64 = 1 << 6;
 }
 
-/// `struct gdma_verify_ver_req`, up to its last field that matters here.
+/// `struct gdma_verify_ver_req`, up to the last field that the device uses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct VerifyVersionReq {
@@ -141,7 +143,7 @@ pub struct VerifyVersionReq {
     pub os_ver_str: [[u8; 128]; 4],
 }
 
-/// `GDMA_PROTOCOL_V1`: the only protocol there is.
+/// `GDMA_PROTOCOL_V1`, the only protocol.
 pub const PROTOCOL_V1: u64 = 1;
 
 /// `struct gdma_verify_ver_resp`.
@@ -193,7 +195,7 @@ pub struct GenerateTestEqeReq {
     pub queue_index: u32,
 }
 
-/// Asks for a reset-request event on an event queue.
+/// Request of `GENERATE_RESET_REQUEST_EQE`, an event on an event queue.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct GenerateResetEqeReq {
@@ -238,7 +240,8 @@ pub struct DisableQueueReq {
     pub alloc_res_id_on_creation: u32,
 }
 
-/// Moves an event queue to another MSI-X vector.
+/// Request of `CHANGE_MSIX_FOR_EQ`, which moves an event queue to another MSI-X
+/// vector.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ChangeMsixReq {
@@ -261,13 +264,13 @@ pub struct HwcTimeout {
 pub struct CreateDmaRegionReq {
     /// In bytes.
     pub length: u64,
-    /// Where the region begins in its first page.
+    /// Offset of the region in its first page.
     pub offset_in_page: u32,
     /// 0: pages of 4 KiB (`GDMA_PAGE_TYPE_4K`).
     pub gdma_page_type: u32,
-    /// Pages of the whole region.
+    /// Number of pages of the whole region.
     pub page_count: u32,
-    /// Page addresses in this message.
+    /// Number of page addresses in this message.
     pub page_addr_list_len: u32,
 }
 

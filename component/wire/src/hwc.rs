@@ -44,7 +44,7 @@ pub struct TypeData {
     pub kind: u8,
 }
 
-/// `struct hwc_tx_oob`: addresses of a request.
+/// `struct hwc_tx_oob`: the queues of a request.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct TxOob {
@@ -59,16 +59,16 @@ pub struct TxOob {
     pub vsq: u32,
 }
 
-/// Low 24 bits: the id in a word of [`TxOob`].
+/// Mask of the id in a word of [`TxOob`].
 pub const ID_MASK: u32 = 0xff_ffff;
 
-/// `struct hwc_rx_oob`: what the completion of a response says.
+/// `struct hwc_rx_oob`: the content of a response's completion.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct RxOob {
     pub flags: [u32; 2],
     pub reserved: u32,
-    /// Byte offset of the receive queue entry that took the response.
+    /// Byte offset of the receive WQE that holds the response.
     pub wqe_offset: u32,
     pub wqe_addr_high: u32,
     pub client_data_unit: u32,

@@ -1,7 +1,8 @@
-//! What a MANA adapter and its driver exchange, one module a family.
+//! The formats that a MANA adapter and its driver exchange, one module for each
+//! family.
 //!
-//! Every struct is laid out as the Linux header that its comment names
-//! defines it; all integers are little-endian. Nothing here acts.
+//! Every struct has the layout of the Linux struct that its comment names; all
+//! integers are little-endian. There is no behaviour here.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! What travels along with a packet: the transmit OOB and both completions.
+//! What accompanies a packet: the transmit OOB and both kinds of completion.
 //!
 //! Source: `include/net/mana/mana.h`.
 
@@ -20,7 +20,7 @@ pub struct TxShortOob {
     pub comp_iphdr_csum: bool,
     pub comp_tcp_csum: bool,
     pub comp_udp_csum: bool,
-    /// No completion if all goes well.
+    /// No completion on success.
     pub suppress_txcqe_gen: bool,
     #[bits(24)]
     pub vcq_num: u32,
@@ -76,7 +76,7 @@ pub enum CqeType {
 }
 
 impl CqeType {
-    /// Returns the type of a transmit's completion, from the number on the wire.
+    /// Returns the type of a transmit completion with this number.
     pub fn of_transmit(value: u8) -> Option<Self> {
         let all = [
             Self::TxOkay,
@@ -113,7 +113,7 @@ impl CqeHeader {
     }
 }
 
-/// `struct mana_tx_comp_oob` without its reserved end.
+/// `struct mana_tx_comp_oob` without its reserved fields.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct TxCompletionOob {
@@ -123,8 +123,8 @@ pub struct TxCompletionOob {
     pub offsets: u32,
 }
 
-/// What a hash is made of (`NDIS_HASH_*`): those of addresses (`MANA_HASH_L3`), and
-/// those of addresses and ports (`MANA_HASH_L4`).
+/// What a hash covers (`NDIS_HASH_*`): addresses (`MANA_HASH_L3`), or addresses and
+/// ports (`MANA_HASH_L4`).
 pub mod hash {
     pub const IPV4: u16 = 1 << 0;
     pub const TCP_IPV4: u16 = 1 << 1;
@@ -175,13 +175,13 @@ pub struct RxCompletionOob {
     pub header: u32,
     pub flags: u32,
     pub packets: [PerPacket; MOST_PACKETS],
-    /// Byte offset of the receive queue entry.
+    /// Byte offset of the receive WQE.
     pub rx_wqe_offset: u32,
 }
 
 impl RxCompletionOob {
-    /// Returns the first 16 bytes of a completion of one packet; those behind them are
-    /// zero up to the last 4, which are `rx_wqe_offset`.
+    /// Returns the first 16 bytes of a completion of one packet; the rest is zero but
+    /// for the last 4, which are `rx_wqe_offset`.
     #[inline]
     pub fn first_words(header: CqeHeader, flags: RxCompletionFlags, length: u16) -> [u64; 2] {
         let first = u64::from(header.into_bits()) | u64::from(flags.into_bits()) << 32;
@@ -208,7 +208,7 @@ impl RxCompletionOob {
         core::array::from_fn(|index| u64::from_le_bytes(words[index]))
     }
 
-    /// Returns the first 56 bytes of such a completion of one packet.
+    /// Returns the first 56 bytes of a completion of one packet.
     #[inline]
     pub fn words(header: CqeHeader, flags: RxCompletionFlags, length: u16) -> [u64; 7] {
         let [first, second] = Self::first_words(header, flags, length);

@@ -1,13 +1,14 @@
-//! Queue entries and doorbells.
+//! WQEs, CQEs, events and doorbells.
 //!
 //! Source: `include/net/mana/gdma.h`.
 
 use bitfield_struct::bitfield;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A guest page; queues are made of whole ones (`MANA_PAGE_SIZE`).
+/// Size of a guest page; queues consist of whole pages (`MANA_PAGE_SIZE`).
 pub const PAGE_SIZE: u32 = 4096;
-/// The basic unit that work queue entries are multiples of (`GDMA_WQE_BU_SIZE`).
+/// The unit that the length of a WQE is a multiple of, in bytes
+/// (`GDMA_WQE_BU_SIZE`).
 pub const WQE_UNIT: u32 = 32;
 /// `GDMA_MAX_SQE_SIZE`.
 pub const MAX_SQE_SIZE: u32 = 512;
@@ -30,7 +31,7 @@ pub enum QueueType {
 }
 
 impl QueueType {
-    /// From the number on the wire.
+    /// Returns the type with this number.
     pub fn from_wire(value: u32) -> Option<Self> {
         Some(match value {
             1 => Self::Sq,
@@ -41,7 +42,7 @@ impl QueueType {
         })
     }
 
-    /// Returns the number on the wire.
+    /// Returns the number of the type.
     pub fn to_wire(self) -> u32 {
         match self {
             Self::Sq => 1,
@@ -52,7 +53,7 @@ impl QueueType {
     }
 }
 
-/// `struct gdma_wqe`: the first 8 bytes of a work queue entry.
+/// `struct gdma_wqe`: the first 8 bytes of a WQE.
 #[bitfield(u64)]
 pub struct WqeHeader {
     #[bits(24)]
@@ -75,10 +76,10 @@ pub struct WqeHeader {
 }
 
 /// Where the SGEs begin in units of 16 bytes, a hexadecimal digit for each
-/// value of `inline_oob_size_div4`; 0 if no entry has that.
+/// value of `inline_oob_size_div4`; 0 if the value is invalid.
 const SGL_UNITS: u32 = 0x3200_0100;
 
-/// The bits of a header that say what its entry is made of.
+/// The bits of a header that describe the layout of its WQE.
 const SHAPE: u64 = WqeHeader::new()
     .with_num_sge(0xff)
     .with_inline_oob_size_div4(7)
@@ -90,8 +91,8 @@ impl WqeHeader {
     /// one unit.
     pub const SHORT: Self = Self::new().with_num_sge(1).with_inline_oob_size_div4(2);
 
-    /// Returns the length of the inline OOB in bytes; None for a length that no entry has
-    /// (`INLINE_OOB_SMALL_SIZE`, `INLINE_OOB_LARGE_SIZE`, and 32).
+    /// Returns the length of the inline OOB in bytes; None if it is not one of
+    /// `INLINE_OOB_SMALL_SIZE`, `INLINE_OOB_LARGE_SIZE` and 32.
     #[inline]
     pub fn oob_size(self) -> Option<u32> {
         match self.inline_oob_size_div4() {
@@ -108,13 +109,13 @@ impl WqeHeader {
         self.into_bits() & SHAPE == Self::SHORT.into_bits()
     }
 
-    /// Returns whether entries have an inline OOB of this length.
+    /// Returns whether the length of the inline OOB is valid.
     #[inline]
     pub fn is_known(self) -> bool {
         self.sgl_units() != 0
     }
 
-    /// Returns where the SGEs begin: behind header and OOB, on the next multiple of 16.
+    /// Returns where the SGEs begin: after header and OOB, at the next multiple of 16.
     #[inline]
     pub fn sgl_offset(self) -> u32 {
         16 * self.sgl_units().max(1)
@@ -126,14 +127,14 @@ impl WqeHeader {
         SGL_UNITS >> (4 * code) & 0xf
     }
 
-    /// Returns the number of SGEs, as the getter that is made for the field, but inlined
-    /// into other crates.
+    /// Returns the number of SGEs. Unlike the generated getter, it is inlined into other
+    /// crates.
     #[inline]
     pub fn sges(self) -> u32 {
         (self.into_bits() >> 32) as u32 & 0xff
     }
 
-    /// Returns the length of the whole entry in bytes, a multiple of [`WQE_UNIT`].
+    /// Returns the length of the whole WQE in bytes, a multiple of [`WQE_UNIT`].
     #[inline]
     pub fn size(self) -> u32 {
         (self.sgl_offset() + 16 * self.sges()).next_multiple_of(WQE_UNIT)
@@ -149,7 +150,7 @@ pub struct Sge {
     pub size: u32,
 }
 
-/// The last 4 bytes of a completion queue entry (`struct gdma_cqe`).
+/// The last 4 bytes of a CQE (`struct gdma_cqe`).
 #[bitfield(u32)]
 pub struct CqeInfo {
     #[bits(24)]
@@ -162,14 +163,14 @@ pub struct CqeInfo {
 }
 
 impl CqeInfo {
-    /// Returns the last 4 bytes of an entry of a queue whose id has 24 bits.
+    /// Returns the last 4 bytes of a CQE about a queue whose id has 24 bits.
     #[inline]
     pub fn of(wq_num: u32, is_sq: bool, owner: u8) -> Self {
         Self::from_bits(wq_num & 0xff_ffff | u32::from(is_sq) << 24 | u32::from(owner) << 29)
     }
 }
 
-/// The last 4 bytes of an event queue entry (`union gdma_eqe_info`).
+/// The last 4 bytes of an event (`union gdma_eqe_info`).
 #[bitfield(u32)]
 pub struct EqeInfo {
     pub event_type: u8,
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_computed_from_bits_is_what_the_fields_say() {
+    fn values_computed_from_bits_match_the_fields() {
         for code in 0..8 {
             for sges in [0, 1, 31, 255] {
                 let header = WqeHeader::new()

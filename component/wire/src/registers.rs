@@ -5,11 +5,12 @@ use crate::smc::APERTURE;
 
 /// Size of BAR 0: a page of registers and a page of doorbells.
 pub const BAR0_SIZE: u64 = 0x2000;
-/// Where the shared-memory channel lies (`GDMA_REG_SHM_OFFSET` says so).
+/// Offset of the shared-memory channel, in the register at
+/// `GDMA_REG_SHM_OFFSET`.
 pub const SHARED_MEMORY: u64 = 0x40;
-/// Where it ends.
+/// End of the shared-memory channel.
 pub const SHARED_MEMORY_END: u64 = SHARED_MEMORY + APERTURE as u64;
-/// Where the doorbell page lies (`GDMA_REG_DB_PAGE_OFFSET` says so).
+/// Offset of the doorbell page, in the register at `GDMA_REG_DB_PAGE_OFFSET`.
 pub const DOORBELLS: u64 = 0x1000;
 /// Size of the doorbell page in bytes.
 pub const DOORBELL_PAGE_SIZE: u64 = 0x1000;

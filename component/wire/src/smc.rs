@@ -6,7 +6,7 @@ use bitfield_struct::bitfield;
 
 /// Length of the shared-memory aperture in bytes (`SMC_APERTURE_BITS`).
 pub const APERTURE: usize = 32;
-/// Offset of the header, whose write hands the aperture to the device.
+/// Offset of the header; writing it hands the aperture to the device.
 pub const HEADER: usize = APERTURE - 4;
 
 /// `SMC_MSG_TYPE_ESTABLISH_HWC`.
@@ -36,8 +36,8 @@ pub struct Header {
     pub owner_is_pf: bool,
 }
 
-/// Outcome of a request over the shared-memory channel. The driver tells
-/// zero from non-zero; the values are for people.
+/// Outcome of a request over the shared-memory channel. The driver
+/// distinguishes only zero and non-zero; the values are for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SmcStatus {
@@ -52,7 +52,7 @@ pub enum SmcStatus {
 /// The arguments of `ESTABLISH_HWC`: four page addresses and a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EstablishHwc {
-    /// Guest addresses of one page each.
+    /// Guest address of the event queue's page.
     pub eq: u64,
     pub cq: u64,
     pub rq: u64,

@@ -12,7 +12,7 @@ const LINE: u32 = 26;
 const MARGIN: u32 = 70;
 /// Room for the names.
 const NAMES: u32 = 470;
-/// Times better than required at the right edge; longer bars are cut.
+/// The factor at the right edge; longer bars are cut.
 const EDGE: f64 = 4.0;
 
 const MET: RGBColor = RGBColor(0x2e, 0x7d, 0x32);
@@ -23,7 +23,7 @@ const MISSED: RGBColor = RGBColor(0xc6, 0x28, 0x28);
 ///
 /// # Errors
 ///
-/// The file can't be written.
+/// If the file can't be written.
 pub fn draw(report: &Report, path: &Path) -> Result<()> {
     let judged: Vec<(&Figure, f64)> = report.figures.iter().filter_map(judge).collect();
     let height = MARGIN + LINE * judged.len() as u32 + MARGIN / 2;

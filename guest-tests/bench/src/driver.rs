@@ -1,5 +1,5 @@
-//! A driver that does as little as a driver can: entries written and read in
-//! place, no locks, no allocation.
+//! A minimal driver: WQEs and CQEs are written and read in place, without locks or
+//! allocations.
 //!
 //! The conformance suite's driver brings the device up; this one takes its
 //! queues over.
@@ -22,14 +22,14 @@ use crate::ram::{Ram, View};
 /// Packets, and buffers, that the driver cycles through.
 pub const PACKETS: u64 = 64;
 
-/// Where the driver's packets and buffers lie, and what they look like.
+/// The layout of the driver's packets and buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Guest address of the first packet, and from one to the next.
     pub packets: (u64, u64),
-    /// Scatter/gather entries of a packet, and the bytes of each.
+    /// SGEs of a packet, and the bytes of each.
     pub segments: (u32, u32),
-    /// Kind of a packet's entry.
+    /// Kind of a packet's WQE.
     pub kind: Kind,
     /// Guest address of the first buffer, and from one to the next.
     pub buffers: (u64, u64),
@@ -37,19 +37,19 @@ pub struct Layout {
     pub room: u32,
 }
 
-/// Kinds of entries of packets.
+/// Kinds of WQEs of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// With a short OOB that asks for nothing.
+    /// With a short OOB and no offloads.
     Plain,
-    /// With a long OOB that asks for nothing.
+    /// With a long OOB and no offloads.
     LongOob,
     /// Large sends over IPv4: the first segment holds the headers.
     LargeSend,
 }
 
 impl Kind {
-    /// Returns the header of an entry of so many segments of so many bytes.
+    /// Returns the header of a WQE with this number of SGEs of this length.
     fn header(self, (segments, length): (u32, u32)) -> WqeHeader {
         let header = WqeHeader::new().with_num_sge(segments as u8);
         match self {
@@ -63,7 +63,7 @@ impl Kind {
         }
     }
 
-    /// Returns the short OOB of an entry.
+    /// Returns the short OOB of a WQE.
     fn oob(self, oob: TxShortOob) -> TxShortOob {
         match self {
             Self::Plain => oob.with_pkt_fmt(SHORT_FORMAT),
@@ -80,7 +80,7 @@ impl Kind {
 
 impl Layout {
     /// Returns the layout for plain packets of one segment of this many bytes, and buffers of
-    /// 2 KiB, behind what the conformance suite's driver uses.
+    /// 2 KiB, after the memory that the conformance suite's driver uses.
     pub fn of(bytes: u32) -> Self {
         Self {
             packets: (MEMORY_SIZE, 2048),
@@ -120,13 +120,13 @@ struct Port {
 struct Posted {
     id: u32,
     ring: View,
-    /// Header and size of an entry, and where its segments begin.
+    /// Header and size of a WQE, and where its SGEs begin.
     header: u64,
     size: u32,
     segments: usize,
     /// Bytes posted.
     head: u32,
-    /// Entries posted.
+    /// WQEs posted.
     count: u64,
 }
 
@@ -144,11 +144,11 @@ struct Consumed {
 }
 
 impl<M: Machine> Thin<M> {
-    /// Brings the device up with so many ports and queues of these sizes.
+    /// Brings the device up with this number of ports and queues of these sizes.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// If the device does not behave as the driver expects.
     pub fn new(mut machine: M, ports: u32, sizes: Sizes, layout: Layout) -> Result<Self> {
         let (vports, doorbells) = {
             let mut guest = Unwired(BringUp(&mut machine));
@@ -171,7 +171,7 @@ impl<M: Machine> Thin<M> {
         })
     }
 
-    /// Moves the driver to another machine, which holds this one.
+    /// Moves the driver to another machine, which wraps this one.
     pub fn map<N: Machine>(self, wrap: impl FnOnce(M) -> N) -> Thin<N> {
         Thin {
             machine: wrap(self.machine),
@@ -202,14 +202,14 @@ impl<M: Machine> Thin<M> {
         }
     }
 
-    /// Tells the device of posted packets.
+    /// Rings the doorbell for posted packets.
     #[inline]
     pub fn ring_send(&mut self, port: usize) {
         let bits = self.ports[port].send.doorbell();
         self.doorbell(doorbell::SQ, bits);
     }
 
-    /// Takes the completions of packets, which must be there.
+    /// Consumes the completions of packets, which must be there and report success.
     #[inline]
     pub fn take_sent(&mut self, port: usize, count: u32) {
         let sent = &mut self.ports[port].sent;
@@ -221,7 +221,7 @@ impl<M: Machine> Thin<M> {
         self.tell_consumed(port, |port| &mut port.sent);
     }
 
-    /// Takes the completions of packets, which must be there, whatever they say.
+    /// Consumes the completions of packets, which must be there, of any type.
     pub fn take_sent_in_any_way(&mut self, port: usize, count: u32) {
         let sent = &mut self.ports[port].sent;
         for _ in 0..count {
@@ -242,14 +242,14 @@ impl<M: Machine> Thin<M> {
         }
     }
 
-    /// Tells the device of posted buffers.
+    /// Rings the doorbell for posted buffers.
     #[inline]
     pub fn ring_receive(&mut self, port: usize) {
         let bits = self.ports[port].receive.doorbell();
         self.doorbell(doorbell::RQ, bits);
     }
 
-    /// Takes the completions of received packets, as many as there are.
+    /// Consumes the completions of received packets, as many as there are.
     #[inline]
     pub fn take_received(&mut self, port: usize) -> u32 {
         let received = &mut self.ports[port].received;
@@ -263,8 +263,8 @@ impl<M: Machine> Thin<M> {
         count
     }
 
-    /// Takes the event of a completion and asks for the next one, as a driver
-    /// does when its interrupt has come.
+    /// Consumes the event of a completion and arms again, as a driver does on an
+    /// interrupt.
     #[inline]
     pub fn arm(&mut self, port: usize) {
         let Port { sent, events, .. } = &mut self.ports[port];
@@ -274,7 +274,7 @@ impl<M: Machine> Thin<M> {
         self.doorbell(doorbell::EQ, events);
     }
 
-    /// As Linux does while it polls: not at every turn, and not armed.
+    /// Rings as Linux does while it polls: not every time, and without the arm bit.
     #[inline]
     fn tell_consumed(&mut self, port: usize, queue: impl Fn(&mut Port) -> &mut Consumed) {
         let queue = queue(&mut self.ports[port]);
@@ -308,7 +308,7 @@ impl Port {
 }
 
 impl Posted {
-    /// Creates a queue whose entries have this header.
+    /// Creates a queue whose WQEs have this header.
     fn new(ram: &Ram, object: &Object, header: WqeHeader) -> Result<Self> {
         Ok(Self {
             id: object.wq.id,
@@ -321,8 +321,7 @@ impl Posted {
         })
     }
 
-    /// Writes an entry whose segments are contiguous. What is behind the short OOB of a long
-    /// one stays zero.
+    /// Writes a WQE whose segments are contiguous. The rest of a long OOB stays zero.
     #[inline]
     fn post(&mut self, oob: u64, address: u64, (segments, length): (u32, u32)) {
         let mask = self.ring.size() - 1;

@@ -25,7 +25,8 @@ pub trait Machine {
     fn interrupts(&self) -> &InterruptController;
 }
 
-/// Takes interrupts of the first 64 vectors, and notes when the last one came.
+/// An interrupt controller for the first 64 vectors, which records the time of the last
+/// interrupt.
 #[derive(Clone, Debug)]
 pub struct InterruptController {
     shared: Arc<Shared>,
@@ -34,14 +35,14 @@ pub struct InterruptController {
 #[derive(Debug)]
 struct Shared {
     begun: Instant,
-    /// A bit each.
+    /// A bit for each vector.
     raised: AtomicU64,
     /// Nanoseconds since `begun`.
     last: AtomicU64,
 }
 
 impl InterruptController {
-    /// Creates a controller that nothing was raised on.
+    /// Creates a controller without interrupts.
     pub fn new() -> Self {
         let shared = Shared {
             begun: Instant::now(),
@@ -53,7 +54,7 @@ impl InterruptController {
         }
     }
 
-    /// Returns the vectors raised since the last call, a bit each.
+    /// Returns the vectors raised since the last call, one bit for each.
     pub fn take(&self) -> u64 {
         self.shared.raised.swap(0, Ordering::Relaxed)
     }

@@ -32,7 +32,7 @@ struct Arguments {
     /// Does what the row `instructions` counts, to be run by callgrind.
     #[arg(long, hide = true)]
     probe: Option<Probe>,
-    /// Makes so many devices, for the row `scale`.
+    /// Makes this many devices, for the row `scale`.
     #[arg(long, hide = true)]
     scale: Option<usize>,
 }
@@ -95,7 +95,7 @@ fn write(report: &Report, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns `target/bench`, beside the directory that this program was built into.
+/// Returns `target/bench`, next to the directory that this program was built into.
 fn output_dir() -> Result<PathBuf> {
     let program = std::env::current_exe().context("cannot tell where this program lies")?;
     let target = program.ancestors().nth(2);

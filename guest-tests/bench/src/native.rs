@@ -1,5 +1,5 @@
-//! The same device without a sandbox: the crate compiled natively, over the
-//! host's own guest memory and endpoints.
+//! The same device without a sandbox: the crate compiled natively, with the host's
+//! guest memory and endpoints.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct Native {
     transmitted: Vec<TxCompletion>,
 }
 
-/// What is around a native device.
+/// The host of a native device.
 struct Host {
     ram: Arc<Ram>,
     memory: GuestMemory,
@@ -52,7 +52,7 @@ struct Port {
     queue: Box<dyn Queue>,
     rx: RxQueue,
     done: Completions,
-    /// Buffers came where there were none.
+    /// Whether buffers were posted to an empty queue.
     poll: bool,
 }
 
@@ -61,18 +61,19 @@ impl Native {
     ///
     /// # Errors
     ///
-    /// The host's.
+    /// The host's error.
     pub fn new(endpoints: Vec<Box<dyn Endpoint>>, size: u64) -> Result<Self> {
         let interrupts = InterruptController::new();
         let sink = Box::new(interrupts.clone());
         Self::with_sink(endpoints, size, interrupts, sink)
     }
 
-    /// As [`new`](Self::new), with interrupts that also go elsewhere.
+    /// Creates a device as [`new`](Self::new), with interrupts that are also sent
+    /// elsewhere.
     ///
     /// # Errors
     ///
-    /// The host's.
+    /// The host's error.
     pub fn with_sink(
         endpoints: Vec<Box<dyn Endpoint>>,
         size: u64,
@@ -179,7 +180,7 @@ impl Port {
 }
 
 impl Host {
-    /// Lets an endpoint fill posted buffers. True if there may be more.
+    /// Lets an endpoint fill posted buffers. Returns whether there may be more packets.
     fn receive(&mut self, index: usize) -> bool {
         let port = &mut self.ports[index];
         if !std::mem::take(&mut port.poll) {
@@ -303,7 +304,7 @@ fn config(index: usize) -> PortConfig {
     }
 }
 
-// Both sides of the WIT world render its types on their own.
+// Both sides generate their own types of the WIT world.
 
 fn packet(packet: &TxPacket) -> wit::TxPacket {
     wit::TxPacket {

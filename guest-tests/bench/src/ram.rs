@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use device_kit::window::Window;
 use manatee_conformance::world::memory::shared::{self, Mapping};
 
-/// Guest memory: a file without a name, sparse, at guest address 0.
+/// Guest memory: an anonymous, sparse file, at guest address 0.
 #[derive(Debug)]
 pub struct Ram(shared::Ram);
 
@@ -21,7 +21,7 @@ impl Ram {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn new(size: u64) -> Result<Self> {
         let ram = shared::Ram::with_size(size);
         Ok(Self(ram.context("cannot make guest memory")?))
@@ -31,7 +31,7 @@ impl Ram {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn share(&self) -> Result<File> {
         let file = self.0.share().context("no more descriptors")?;
         Ok(File::from(file))
@@ -59,18 +59,18 @@ impl Ram {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn view(&self, pages: &[u64]) -> Result<View> {
         let mapping = self.0.lay(pages.iter().copied());
         Ok(View(mapping.context("cannot map a queue's pages")?))
     }
 
-    /// Returns a window for a native device: the pages in order, `repeats` times over.
-    /// It is never taken back.
+    /// Returns a window for a native device: the pages in order, `repeats` times in a
+    /// row. It is never unmapped.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn window(&self, pages: &[u64], repeats: usize) -> io::Result<Window> {
         let all = (0..repeats).flat_map(|_| pages.iter().copied());
         let mapping = ManuallyDrop::new(self.0.lay(all)?);
@@ -89,8 +89,7 @@ impl View {
         self.0.length()
     }
 
-    /// Returns the word at a byte offset, a multiple of 8; what is loaded later is no
-    /// older.
+    /// Returns the word at a byte offset, a multiple of 8, with acquire ordering.
     #[inline]
     pub fn load(&self, offset: usize) -> u64 {
         let at = self.at(offset);

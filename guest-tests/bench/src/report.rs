@@ -1,4 +1,4 @@
-//! What a run found: a table for people, JSON for tools.
+//! The results of a run: a table for people, JSON for tools.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::sample::Measured;
 
-/// What a value must be.
+/// A bound of a value.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bound {
@@ -20,7 +20,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Returns whether a value is what it must be.
+    /// Returns whether a value meets the bound.
     pub fn is_met(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bound) => value >= bound,
@@ -32,7 +32,7 @@ impl Bound {
     pub fn margin(self, value: f64) -> f64 {
         match self {
             Self::AtLeast(bound) => value / bound,
-            // Nothing is as little as it gets, and just what may be required.
+            // A value of 0 is the best possible, and may be the bound.
             Self::AtMost(_) if value == 0.0 => 1.0,
             Self::AtMost(bound) => bound / value,
         }
@@ -42,16 +42,16 @@ impl Bound {
 /// A value that is compared with a bound.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// What the value is: "wasm/native".
+    /// Name of the value, such as "wasm/native".
     pub what: String,
     /// The value.
     pub value: f64,
-    /// What it must be; none if it is only reported.
+    /// Its bound; None if it is only reported.
     pub bound: Option<Bound>,
 }
 
 impl Verdict {
-    /// Returns whether it is what it must be, if it must be anything.
+    /// Returns whether it meets its bound, if it has one.
     pub fn met(&self) -> Option<bool> {
         let bound = self.bound?;
         Some(bound.is_met(self.value))
@@ -69,7 +69,7 @@ pub struct Figure {
     pub unit: &'static str,
     /// Each contender's samples.
     pub measured: Vec<Measured>,
-    /// What follows.
+    /// The values that follow from the samples.
     pub verdict: Option<Verdict>,
 }
 
@@ -90,7 +90,7 @@ impl Figure {
         }
     }
 
-    /// Adds a value and what it must be.
+    /// Adds a value with a bound.
     pub fn must(mut self, what: &str, value: f64, bound: Bound) -> Self {
         self.verdict = Some(Verdict {
             what: what.to_owned(),
@@ -183,7 +183,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// The system does not tell.
+    /// If the system does not report it.
     pub fn this() -> Result<Self> {
         let field = |file: &str, name: &str| -> Result<String> {
             let text = fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
@@ -207,14 +207,14 @@ impl Host {
     }
 }
 
-/// Everything that a run found.
+/// All results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Where it ran.
     pub host: Host,
     /// Seconds that it took.
     pub seconds: f64,
-    /// What it found.
+    /// Its figures.
     pub figures: Vec<Figure>,
 }
 
@@ -223,7 +223,7 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// The file can't be written.
+    /// If the file can't be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         fs::write(path, text).with_context(|| format!("writing {}", path.display()))

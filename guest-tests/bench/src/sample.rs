@@ -1,10 +1,10 @@
-//! Taking samples: contenders alternate, so that whatever else the machine
-//! does meets them all.
+//! Taking samples: contenders alternate, so that other load on the machine affects all
+//! of them.
 
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-/// Something to measure; a run returns one sample.
+/// A contender, which is measured; a run returns one sample.
 pub struct Contender<'a> {
     /// Its name in the table.
     pub name: String,
@@ -20,9 +20,9 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// Creates a contender whose sample is the time of `act` in nanoseconds, of which one run does
-    /// `times`: the time that this thread has a processor, so that other
-    /// programs take none of it away.
+    /// Creates a contender whose sample is the time of `act` in nanoseconds; one run calls it
+    /// `times` times. It is the processor time of this thread, so that other programs do not
+    /// count.
     pub fn timed(name: &str, times: u32, mut act: impl FnMut() + 'a) -> Self {
         Self::new(name, move || {
             let begun = thread_time();
@@ -33,7 +33,7 @@ impl<'a> Contender<'a> {
         })
     }
 
-    /// Does something that does not count before each run.
+    /// Adds preparation before each run, which does not count.
     pub fn after(self, mut prepare: impl FnMut() + 'a) -> Self {
         let mut run = self.run;
         Self {
@@ -45,8 +45,7 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// Divides its samples by `units`: the packets of
-    /// one act, say.
+    /// Divides its samples by `units`, for example the packets of one act.
     pub fn per(self, units: f64) -> Self {
         let mut run = self.run;
         Self {
@@ -56,13 +55,13 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// Returns the nanoseconds that this thread had a processor so far.
+/// Returns the processor time of this thread in nanoseconds.
 fn thread_time() -> f64 {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock that Linux has");
     time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64
 }
 
-/// What a contender's samples say.
+/// The summary of a contender's samples.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
     /// The contender.
@@ -93,8 +92,8 @@ impl Measured {
         Self::of(name, vec![value])
     }
 
-    /// Returns the median, over the rounds, of this one's sample divided by that
-    /// one's of the same round.
+    /// Returns the median, over the rounds, of this contender's sample divided by the
+    /// other's of the same round.
     pub fn over(&self, other: &Self) -> f64 {
         let pairs = self.samples.iter().zip(&other.samples);
         let mut ratios: Vec<f64> = pairs.map(|(this, that)| this / that).collect();
@@ -102,7 +101,7 @@ impl Measured {
         quantile(&ratios, 0.5)
     }
 
-    /// Returns the sample that this share of all samples does not exceed.
+    /// Returns the quantile of the samples for this share.
     pub fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.samples.clone();
         sorted.sort_by(f64::total_cmp);
@@ -114,7 +113,7 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * share).round() as usize]
 }
 
-/// Has each contender run once a round, in turn.
+/// Runs each contender once a round, in turn.
 pub fn alternate(rounds: usize, mut contenders: Vec<Contender<'_>>) -> Vec<Measured> {
     // Caches, page tables and allocations settle.
     for contender in &mut contenders {

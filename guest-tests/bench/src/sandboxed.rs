@@ -1,4 +1,4 @@
-//! The device as it is shipped: a component in the host.
+//! The shipped device: a component in the host.
 
 use anyhow::Result;
 use manatee::component::Component;
@@ -35,7 +35,7 @@ impl Sandboxed {
     ///
     /// # Errors
     ///
-    /// The host's.
+    /// The host's error.
     pub fn new(
         component: &Component,
         endpoints: Vec<Box<dyn Endpoint>>,
@@ -47,11 +47,12 @@ impl Sandboxed {
         Self::with_sink(component, endpoints, size, limits, interrupts, sink)
     }
 
-    /// As [`new`](Self::new), with interrupts that also go elsewhere.
+    /// Creates a device as [`new`](Self::new), with interrupts that are also sent
+    /// elsewhere.
     ///
     /// # Errors
     ///
-    /// The host's.
+    /// The host's error.
     pub fn with_sink(
         component: &Component,
         endpoints: Vec<Box<dyn Endpoint>>,

@@ -29,19 +29,19 @@ const INTRINSICS: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// Where the pages are, which is the first word of a store's data.
+/// The address of the pages, which is the first word of a store's data.
 const BASE: &str = "(call $u64-native-load (call $store-data-address))";
-/// How many bytes they have, which is the second.
+/// Their length in bytes, which is the second word.
 const LENGTH: &str = "(call $u64-native-load (i64.add (call $store-data-address) (i64.const 8)))";
-/// The offset as it is used: the intrinsics ask for aligned addresses.
+/// The aligned offset, because the intrinsics require aligned addresses.
 const OFFSET: &str = "(i64.extend_i32_u (i32.and (local.get $offset) (i32.const -8)))";
 
-/// Returns code that traps unless so many bytes at the offset are inside.
+/// Returns code that traps unless `bytes` bytes at the offset are inside.
 fn bound(bytes: usize) -> String {
     format!("(if (i64.gt_u (i64.add {OFFSET} (i64.const {bytes})) {LENGTH}) (then (unreachable)))")
 }
 
-/// Returns the functions for that way to reach the rings.
+/// Returns the functions for this way of accessing the rings.
 fn functions(access: Access) -> String {
     let own = |check: String| {
         format!(

@@ -1,4 +1,4 @@
-//! Puts the builtins and the guest into one component.
+//! Composes the builtins and the guest into one component.
 //!
 //! wasmtime does that with its feature `compile-time-builtins`
 //! (`CodeBuilder::compile_time_builtins_binary_or_text`), and then compiles what comes
@@ -11,7 +11,7 @@ use wasmtime::{CodeBuilder, Result};
 use crate::builtins;
 use crate::guest::{self, Access};
 
-/// What is joined.
+/// The parts that are composed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Join {
     /// The guest's component and the builtins' component, as wasmtime does it.
@@ -25,7 +25,7 @@ pub enum Join {
 ///
 /// # Errors
 ///
-/// They don't fit together.
+/// If they don't fit together.
 pub fn compile(builder: &mut CodeBuilder<'_>, access: Access, join: Join) -> Result<Component> {
     match join {
         Join::Components => components(builder, access),

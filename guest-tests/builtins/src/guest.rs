@@ -1,7 +1,7 @@
 //! The guest's code, as text: one loop, whose accesses to the rings are written in
 //! several ways, as a core module and as a component around one.
 
-/// Where the window begins in the linear memory of a module that has one.
+/// Offset of the window in the linear memory of a module that has one.
 pub const WINDOW: usize = 1 << 16;
 /// Entries that a ring has; completions too.
 pub const RING: u64 = 256;
@@ -9,7 +9,7 @@ pub const RING: u64 = 256;
 pub const ENTRY: usize = 32;
 /// Bytes of a completion, eight words, which follow the entries.
 pub const COMPLETION: usize = 64;
-/// Where the completions begin.
+/// Offset of the completions.
 pub const COMPLETIONS: usize = RING as usize * ENTRY;
 /// Bytes of both rings.
 pub const PAGES: usize = COMPLETIONS + RING as usize * COMPLETION;
@@ -31,14 +31,14 @@ fn escaped(words: impl Iterator<Item = u64>) -> String {
     bytes.map(|byte| format!("\\{byte:02x}")).collect()
 }
 
-/// What the guest imports from the host.
+/// The guest's import from the host.
 pub const HOST: &str =
     r#"(export "note" (func (param "kind" u32) (param "value" u64) (result u32)))"#;
 
-/// What the module exports.
+/// The module's exports.
 pub const EXPORTS: [&str; 3] = ["empty", "notify", "batch"];
 
-/// How the guest reaches the rings.
+/// How the guest accesses the rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Loads and stores of linear memory, in which the pages are mapped.
@@ -49,7 +49,7 @@ pub enum Access {
     Completions,
 }
 
-/// What a builtin does before it reaches outside.
+/// How a builtin checks the bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
     /// Compares in wasm, and traps.
@@ -128,16 +128,16 @@ pub fn module(access: Access) -> String {
     format!("(module {})", fields(access))
 }
 
-/// Returns the fields of the module: `batch` reads so many entries from a position on, and
-/// publishes a completion for each; `empty` does nothing; `notify` calls the
-/// host so many times.
+/// Returns the fields of the module: `batch` reads a number of entries from a position on,
+/// and publishes a completion for each; `empty` does nothing; `notify` calls the host a
+/// number of times.
 fn fields(access: Access) -> String {
     let mut imports = String::new();
     for (name, _, core) in access.builtins() {
         imports += &format!(r#"(import "ring" "{name}" (func ${name} {core}))"#);
     }
     let (memory, base) = match access {
-        // The data is for those who have nothing laid over it.
+        // The data is for guests without a window over it.
         Access::Window => (
             format!(
                 r#"(memory (export "memory") 2 2) (data (i32.const {WINDOW}) "{}")"#,

@@ -1,4 +1,4 @@
-//! Guests that can be called, by either way.
+//! Guest instances, called directly or through the component model.
 
 use std::{thread, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::compose::{self, Join};
 use crate::guest::{self, Access, EXPORTS, PAGES, WINDOW};
 use crate::pages::Pages;
 
-/// As the host sets them (`host/src/runtime`).
+/// The same values as in the host (`host/src/runtime`).
 const RESERVATION: u64 = 1 << 32;
 const GUARD: u64 = 32 << 20;
 const STACK: usize = 512 << 10;
@@ -25,7 +25,7 @@ type Parameters = (u32, u64, u32, u64);
 pub struct HostState {
     base: u64,
     length: u64,
-    /// What the guest said, so that the host's function does something.
+    /// The sum of the guest's arguments, so that the host's function has an effect.
     noted: u64,
 }
 
@@ -37,7 +37,7 @@ const _: () = {
 /// How much of the builtins the compiler copies into their callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inlined {
-    /// Nothing; the host's setting today.
+    /// Nothing, which is the host's setting.
     Nothing,
     /// Up to wasmtime's default bounds on size.
     AsDefault,
@@ -49,7 +49,7 @@ pub enum Inlined {
 ///
 /// # Errors
 ///
-/// This machine can't run it.
+/// If this machine can't run it.
 pub fn engine(inlined: Inlined) -> Result<Engine> {
     let mut config = Config::new();
     config
@@ -113,7 +113,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// It can't be made.
+    /// If it can't be made.
     pub fn direct(engine: &Engine, pages: &Pages) -> Result<Self> {
         let module = Module::new(engine, guest::module(Access::Window))?;
         let mut linker = Linker::new(engine);
@@ -148,7 +148,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// It can't be made.
+    /// If it can't be made.
     pub fn model(engine: &Engine, pages: &Pages, access: Access, join: Join) -> Result<Self> {
         let component = match access {
             Access::Window => component::Component::new(engine, guest::component(access))?,
@@ -182,7 +182,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// It traps.
+    /// If it traps.
     #[inline]
     pub fn call(&mut self, export: Export, position: u64, count: u64) -> Result<u32> {
         let parameters = (0, position, 8, count);
@@ -195,12 +195,12 @@ impl Machine {
         }
     }
 
-    /// Returns whether what it reads and writes are the pages.
+    /// Returns whether it accesses the pages, and not memory of its own.
     pub fn has_pages(&self) -> bool {
         self.has_pages
     }
 
-    /// Takes so many bytes away from the end of the pages that builtins reach.
+    /// Shortens the pages that builtins can access by a number of bytes.
     pub fn shorten(&mut self, bytes: u64) {
         self.store.data_mut().length -= bytes;
     }

@@ -1,5 +1,5 @@
-//! Measures how a sandboxed device reaches the guest's rings: by windows, in a core
-//! module that is called directly, or by wasmtime's compile-time builtins, in a
+//! Measures two ways for a sandboxed device to access the guest's rings: windows, in a
+//! core module that is called directly, and wasmtime's compile-time builtins, in a
 //! component.
 
 mod builtins;
@@ -92,8 +92,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Measures a call that reads the next entries and publishes their completions. Checks
-/// first that the machine does it right.
+/// Measures a call that reads the next entries and publishes their completions. First
+/// checks the results.
 fn batch(name: &'static str, mut machine: Machine, pages: &Pages) -> Result<Contender> {
     for position in [0, RING - BATCH / 2] {
         pages.forget_completions();

@@ -1,4 +1,4 @@
-//! The guest's pages: a file in memory, mapped wherever somebody wants to see it.
+//! The guest's pages: a file in memory, mapped where it is accessed.
 
 use std::ffi::c_void;
 use std::io;
@@ -21,7 +21,7 @@ impl Pages {
     ///
     /// # Errors
     ///
-    /// The system refuses.
+    /// If the system refuses.
     pub fn new() -> io::Result<Self> {
         let file = memfd_create("guest", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, PAGES as u64)?;
@@ -46,7 +46,7 @@ impl Pages {
     ///
     /// # Errors
     ///
-    /// The system refuses.
+    /// If the system refuses.
     ///
     /// # Safety
     ///
@@ -64,18 +64,19 @@ impl Pages {
         }
     }
 
-    /// Returns what a call is to return that reads so many entries from a position on.
+    /// Returns the expected result of a call that reads `count` entries from a position
+    /// on.
     pub fn sum(&self, position: u64, count: u64) -> u32 {
         let words = (position..position + count).flat_map(|position| self.entry(position));
         words.fold(0, u64::wrapping_add) as u32
     }
 
-    /// Checks that the completions of so many entries from a position on were
-    /// written, and no others.
+    /// Checks that the completions of `count` entries from a position on were written,
+    /// and no others.
     ///
     /// # Errors
     ///
-    /// The first that is wrong.
+    /// The first that is wrong, as text.
     pub fn check(&self, position: u64, count: u64) -> Result<(), String> {
         let end = position + count;
         for position in position..position + RING {

@@ -19,7 +19,7 @@ impl Calls<'_> {
     }
 }
 
-/// Prints what batches and calls cost. The first three batches are by windows, by the
+/// Prints the cost of batches and calls. The first three batches are by windows, by the
 /// component model without builtins, and by builtins.
 pub fn print(batches: &[Contender], direct: &Calls<'_>, model: &Calls<'_>) {
     let (windows, own, builtins) = (&batches[0], &batches[1], &batches[2]);

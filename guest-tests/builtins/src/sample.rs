@@ -1,5 +1,5 @@
-//! Taking samples: contenders alternate, so that whatever else the machine does
-//! meets them all.
+//! Taking samples: contenders alternate, so that other load on the machine affects all
+//! of them.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -8,7 +8,7 @@ const ROUNDS: usize = 301;
 /// Calls in a sample.
 pub const CALLS: u64 = 1000;
 
-/// Something to measure.
+/// A contender, which is measured.
 pub struct Contender {
     /// Its name in the table.
     pub name: &'static str,
@@ -18,7 +18,7 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Makes one; `call` is given the number of the call.
+    /// Creates a contender; `call` gets the number of the call.
     pub fn new(name: &'static str, call: impl FnMut(u64) + 'static) -> Self {
         Self {
             name,
@@ -27,8 +27,8 @@ impl Contender {
         }
     }
 
-    /// Takes one: by the time that this thread has a processor, so that other programs take none
-    /// of it away.
+    /// Takes a sample, by the processor time of this thread, so that other programs do not
+    /// count.
     fn sample(&mut self) -> f64 {
         let begun = thread_time();
         for call in 0..CALLS {
@@ -42,15 +42,15 @@ impl Contender {
         median(self.samples.clone())
     }
 
-    /// Returns the median, over the rounds, of what `of` makes of this one's sample and
-    /// that one's of the same round.
+    /// Returns the median, over the rounds, of `of` applied to this contender's and the
+    /// other's samples of the same round.
     pub fn against(&self, other: &Self, of: impl Fn(f64, f64) -> f64) -> f64 {
         let pairs = self.samples.iter().zip(&other.samples);
         median(pairs.map(|(this, that)| of(*this, *that)).collect())
     }
 }
 
-/// Has each contender run once a round, in turn.
+/// Runs each contender once a round, in turn.
 pub fn alternate(contenders: &mut [Contender]) {
     // Caches, page tables and allocations settle.
     for contender in contenders.iter_mut() {
@@ -64,7 +64,7 @@ pub fn alternate(contenders: &mut [Contender]) {
     }
 }
 
-/// Returns the nanoseconds that this thread had a processor so far.
+/// Returns the processor time of this thread in nanoseconds.
 fn thread_time() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64

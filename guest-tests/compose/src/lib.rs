@@ -10,14 +10,14 @@ use wac_graph::{CompositionGraph, EncodeOptions, NodeId, PackageId};
 
 const TESTBED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/testbed.wasm"));
 const RUNNER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runner.wasm"));
-/// Where a requirement goes that a runner's device does not fit.
+/// The interface by which a requirement is passed to the next runner.
 const ELSEWHERE: &str = "manatee:testbed/elsewhere@0.1.0";
-/// What makes a component a program.
+/// The export that makes a component a program.
 const RUN: &str = "wasi:cli/run@0.2.0";
 
-/// Composes a program. A device keeps the ports that it was given once, so there is a
-/// device, with testbed and runner, for every number of ports that the
-/// requirements ask for: a chain of runners.
+/// Composes a program. A device is configured once, so there is a device, with testbed
+/// and runner, for every number of ports that the requirements need: a chain of
+/// runners.
 ///
 /// # Errors
 ///
@@ -57,8 +57,8 @@ fn register(graph: &mut CompositionGraph, name: &str, bytes: &[u8]) -> Result<Pa
     Ok(graph.register_package(package)?)
 }
 
-/// Gives an instance all that it imports and another exports, unless it has
-/// it already.
+/// Connects all imports of an instance that another exports, unless they are connected
+/// already.
 fn connect(graph: &mut CompositionGraph, from: NodeId, to: NodeId) -> Result<()> {
     let world = |node: NodeId| {
         let package = graph[node].package().context("not an instance")?;
@@ -77,7 +77,7 @@ fn connect(graph: &mut CompositionGraph, from: NodeId, to: NodeId) -> Result<()>
     Ok(())
 }
 
-/// Gives an instance one thing that another exports.
+/// Connects an import of an instance to another's export.
 fn pass(graph: &mut CompositionGraph, from: NodeId, to: NodeId, name: &str) -> Result<()> {
     let export = graph.alias_instance_export(from, name)?;
     graph.set_instantiation_argument(to, name, export)?;

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes the program. By default the device is the very component that the host embeds.
+/// Writes the program. By default the device is the component that the host embeds.
 fn write(output: &PathBuf, device: Option<&PathBuf>) -> Result<()> {
     let program = match device {
         None => manatee_compose::compose(manatee_component::BYTES)?,

@@ -10,12 +10,12 @@ pub use manatee_world::{MEMORY_SIZE, Transmitted, hash_of, untag};
 /// Queue pairs of each port of a bench that has several.
 pub const QUEUES: u16 = 64;
 
-/// A device that was made for one test: configured with ports, bus master
-/// on, memory space on, at power-on otherwise.
+/// A device that was made for one test: configured with ports, with bus mastering and
+/// memory space enabled, and otherwise at power-on.
 ///
-/// Port n has the MAC address `02:00:00:00:00:0n`, an MTU of 1500, a speed of
-/// 10000 Mbit/s, and its link up. Whatever cannot be done (a trap of the
-/// component, say) panics with the reason: it fails the requirement.
+/// Port n has the MAC address `02:00:00:00:00:0n`, an MTU of 1500, a speed of 10000
+/// Mbit/s, and its link up. A call that fails, for example because the component traps,
+/// panics with the reason, which fails the requirement.
 pub trait Bench {
     /// Reads 1, 2, 4 or 8 bytes of BAR 0.
     fn read_register(&mut self, offset: u64, width: u8) -> u64;
@@ -24,25 +24,25 @@ pub trait Bench {
     /// has no work left.
     fn write_register(&mut self, offset: u64, width: u8, value: u64);
 
-    /// Copies from guest memory; the range is inside it. The guest reaches all of it,
-    /// whatever was taken away from the device.
+    /// Copies from guest memory; the range is inside it. The guest can access all of
+    /// it, even what was revoked from the device.
     fn read_memory(&mut self, address: u64, data: &mut [u8]);
 
     /// Copies to guest memory; the range is inside it.
     fn write_memory(&mut self, address: u64, data: &[u8]);
 
-    /// Takes guest memory away from the device, as a VMM does: at least this range, and
-    /// the rest of its pages perhaps.
+    /// Revokes guest memory from the device, as a VMM does: at least this range, and
+    /// possibly the rest of its pages.
     fn revoke_memory(&mut self, address: u64, length: u64);
 
-    /// Gives the device back all that was taken away.
+    /// Gives the device all revoked memory back.
     fn give_memory_back(&mut self);
 
     /// Returns the MSI-X vectors raised since the last call, in order.
     fn take_interrupts(&mut self) -> Vec<u16>;
 
-    /// Has the methods about a port be about this queue of it from now on; about the
-    /// first one before.
+    /// Selects the queue of a port that methods about a port refer to from now on. At
+    /// first it is queue 0.
     fn on_queue(&mut self, queue: u32) {
         assert_eq!(queue, 0, "the ports of this bench have one queue");
     }
@@ -50,48 +50,47 @@ pub trait Bench {
     /// Returns the packets transmitted on a port since the last call, in order.
     fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted>;
 
-    /// Plans how the next transmits on a port end, in order, in place of what was
-    /// planned before; those after them are `Sent`. A packet that is `Pending` waits
-    /// for [`finish_transmit`](Self::finish_transmit).
+    /// Plans the statuses of the next transmits on a port, in order, in place of an
+    /// earlier plan; later transmits are `Sent`. A packet that is `Pending` waits for
+    /// [`finish_transmit`](Self::finish_transmit).
     fn plan_transmits(&mut self, port: u32, statuses: &[TxStatus]);
 
     /// Ends the oldest pending transmits of a port, in one call.
     fn finish_transmit(&mut self, port: u32, statuses: &[TxStatus]);
 
-    /// Has frames arrive at a port, in one batch: each is written to the buffer at the
-    /// front, as much as fits, and the device is notified. `flags` come on top of what the
-    /// bench finds itself (`TRUNCATED`, `MEMORY_FAULT`). An 802.1Q tag is taken out
-    /// first, as [`untag`] does it, and `VLAN` set. A frame with a hash has the one that
-    /// [`hash_of`] says. Returns how many found a buffer.
+    /// Has frames arrive at a port, in one batch: each is written to the next buffer, as
+    /// much as fits, and the device is notified. `flags` are added to those that the bench
+    /// sets itself (`TRUNCATED`, `MEMORY_FAULT`). An 802.1Q tag is removed first, as by
+    /// [`untag`], and `VLAN` set. The hash of a frame is that of [`hash_of`]. Returns how
+    /// many found a buffer.
     fn receive(&mut self, port: u32, frames: &[(&[u8], RxFlags)]) -> usize;
 
-    /// Returns the number of receive buffers that the device has posted and not got back.
+    /// Returns the number of receive buffers that the bench holds.
     fn posted_buffers(&mut self, port: u32) -> usize;
 
     /// Limits the receive buffers that a port takes from now on.
     fn limit_buffers(&mut self, port: u32, most: usize);
 
-    /// Returns the number of pending transmits of a port that were not finished or
-    /// cancelled.
+    /// Returns the number of pending transmits of a port.
     fn pending_transmits(&mut self, port: u32) -> usize;
 
-    /// Returns how the device asked for a port's packets to find their queue, the last
-    /// time. None if it did not, or the host does not offer to.
+    /// Returns the last steering that the device set for a port. None if there is none,
+    /// or the host does not offer the feature.
     fn steering(&mut self, _port: u32) -> Option<Steering> {
         None
     }
 
-    /// Returns what the device asked a port to be limited to, in Mbit/s.
+    /// Returns the transmit limit that the device set for a port, in Mbit/s.
     fn rate_limit(&mut self, _port: u32) -> Option<u32> {
         None
     }
 
-    /// Has a port's link have counted this much.
+    /// Sets the counters of a port's link.
     fn count_link(&mut self, port: u32, _counted: LinkStatistics) {
         panic!("the host of this bench does not count what passes port {port}");
     }
 
-    /// Takes a port's link up or down.
+    /// Sets a port's link up or down.
     fn set_link(&mut self, port: u32, up: bool);
 
     /// Resets the device, as the VMM does.
@@ -101,7 +100,7 @@ pub trait Bench {
     fn inspect(&mut self) -> String;
 }
 
-/// Makes a bench with this many ports, for one test.
+/// A maker of benches, one for each test.
 pub trait Workshop {
     /// The kind of bench.
     type Bench: Bench;

@@ -1,4 +1,4 @@
-//! What a requirement says when the device does not meet it.
+//! The failure of a requirement that the device does not meet.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -21,7 +21,7 @@ impl Failure {
         }
     }
 
-    /// Puts in front what was being done when it happened.
+    /// Prefixes what was being done when it happened.
     #[must_use]
     pub fn during(self, what: impl fmt::Display) -> Self {
         Self::new(format!("{what}: {}", self.message))
@@ -40,7 +40,7 @@ impl core::error::Error for Failure {}
 ///
 /// # Errors
 ///
-/// A failure that names the thing and shows both.
+/// A failure with `what` and both values if they are not.
 pub fn check_eq<T: PartialEq + fmt::Debug>(
     what: impl fmt::Display,
     found: T,
@@ -54,11 +54,11 @@ pub fn check_eq<T: PartialEq + fmt::Debug>(
     )))
 }
 
-/// Checks that something holds.
+/// Checks a condition.
 ///
 /// # Errors
 ///
-/// A failure with the text.
+/// A failure with the text if it does not hold.
 pub fn check(holds: bool, otherwise: impl fmt::Display) -> Outcome {
     if holds {
         Ok(())
@@ -67,9 +67,9 @@ pub fn check(holds: bool, otherwise: impl fmt::Display) -> Outcome {
     }
 }
 
-/// Says during what an outcome came about, if it is a failure.
+/// Adds to a failure what was being done.
 pub trait During {
-    /// Puts a text in front of a failure.
+    /// Prefixes a failure with a text.
     #[must_use]
     fn during(self, what: impl fmt::Display) -> Self;
 }

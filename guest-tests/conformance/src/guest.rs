@@ -1,4 +1,4 @@
-//! A machine with the device in it, for a driver that needs no more.
+//! A machine with the device in it, for a driver that does not need a whole bench.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,8 +27,8 @@ pub trait Guest {
     fn take_interrupts(&mut self) -> Vec<u16>;
 }
 
-/// A machine as a bench without a wire: nobody sees what leaves its ports,
-/// and nothing is sent to them.
+/// A machine as a bench without a wire: packets that leave its ports are lost, and none
+/// arrive.
 #[derive(Debug)]
 pub struct Unwired<G>(pub G);
 

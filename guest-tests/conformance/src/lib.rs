@@ -1,9 +1,9 @@
-//! What a MANA device must do, from the Linux driver's point of view.
+//! The requirements of a MANA device, from the Linux driver's point of view.
 //!
 //! The [requirements](suite::requirements) are written once, against a
-//! [`bench::Bench`]: a device with a guest's memory, an interrupt controller
-//! and a wire around it. A bench is a native device, a component in plain
-//! wasm, or a device in the host, with ring windows and without.
+//! [`bench::Bench`]: a device with a guest's memory, an interrupt controller and a wire
+//! around it. A bench is a native device, a component in wasm, or a device in the host,
+//! with ring windows and without.
 //!
 //! ```
 //! # use manatee_conformance::{bench::Workshop, suite};

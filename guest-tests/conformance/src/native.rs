@@ -14,11 +14,11 @@ use crate::bench::{Bench, Steering, Transmitted, Workshop};
 pub use manatee_world::{Poison, World};
 use manatee_world::{Port, Queue};
 
-/// Calls of `service` after which a device is taken to never end.
+/// Calls of `service` after which a device is considered to loop endlessly.
 const MAX_TURNS: usize = 10_000;
 
-/// From this many calls on, only every so many are followed by a move: a
-/// device with a thousand queues takes its time to move.
+/// Number of calls from which on only some are followed by a move, because moving a
+/// device with a thousand queues is slow.
 const MANY_CALLS: u32 = 1000;
 
 /// A native device in its world.
@@ -28,11 +28,11 @@ pub struct NativeBench {
     pub device: Device<World>,
     /// Whether calls are followed by a move to a new device.
     pub moves: bool,
-    /// What the device moved with the last time, for the next one to rehearse.
+    /// The state of the last move, which the next device rehearses with.
     earlier: Option<Vec<u8>>,
     /// Calls so far.
     calls: u32,
-    /// The queue of a port that a test speaks of.
+    /// The selected queue of a port.
     queue: u32,
 }
 
@@ -41,18 +41,17 @@ impl NativeBench {
         self.device.platform()
     }
 
-    /// Returns the queue of a port that the test speaks of.
+    /// Returns the selected queue of a port.
     fn queue(&mut self, port: u32) -> &mut Queue {
         let queue = self.queue;
         self.world().queue(port, queue)
     }
 
-    /// Lets the device continue until it has no work left; `more` says whether
-    /// there is some.
+    /// Services the device until it has no work left; `more` says whether there is any.
     ///
     /// # Panics
     ///
-    /// If there is no end to it.
+    /// If the work does not end.
     pub fn settle(&mut self, mut more: bool) {
         for _ in 0..MAX_TURNS {
             self.calls += 1;
@@ -68,7 +67,7 @@ impl NativeBench {
         panic!("the device still has work left after {MAX_TURNS} turns");
     }
 
-    /// Tells the device that windows lost what they show, or have it again.
+    /// Notifies the device that windows lost their memory, or have it again.
     fn windows_changed(&mut self, bases: &[NonNull<u8>], present: bool) {
         if !bases.is_empty() {
             let is_named = |window: &Window| bases.contains(&window.base());
@@ -76,8 +75,8 @@ impl NativeBench {
         }
     }
 
-    /// Saves the device and continues with a new one that was restored, after it
-    /// had rehearsed with an older state.
+    /// Saves the device and continues with a new one, which rehearsed with an older
+    /// state and was then restored.
     ///
     /// # Panics
     ///
@@ -226,13 +225,13 @@ impl Bench for NativeBench {
 /// Makes native benches.
 #[derive(Clone, Copy, Debug)]
 pub struct NativeWorkshop {
-    /// Whether devices are given windows.
+    /// Whether devices have windows.
     pub windows: bool,
     /// Whether a device is saved after its calls, and a new one continues.
     pub moves: bool,
-    /// Queue pairs of each port, as far as the device has so many in all.
+    /// Queue pairs of each port, fewer if the device does not have that many in all.
     pub queues: u16,
-    /// What devices are offered.
+    /// The features that devices are offered.
     pub offered: Features,
 }
 

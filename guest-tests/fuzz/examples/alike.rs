@@ -1,4 +1,4 @@
-//! Nothing. Built together with the targets, it has cargo choose the features of all
-//! dependencies as for tests, so that they are shared with those.
+//! Does nothing. Built together with the targets, it makes cargo choose the same
+//! features of dependencies as for tests, so that both share them.
 
 fn main() {}

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::direct_abi::{component, machine};
 
-/// Reads a request, and selects what it asks for.
+/// Decodes a request, and selects the parts of the tree that it names.
 pub fn run(data: &[u8]) {
     static TREE: OnceLock<Value> = OnceLock::new();
     let tree = TREE.get_or_init(|| machine(component(true), true, true).device.inspect());
@@ -37,7 +37,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Selects parts of the tree. What is said to be out of a pattern's reach has to be.
+/// Selects parts of the tree. A part that a pattern may not match must not be found.
 fn find(tree: &Value, pattern: &str) {
     let Ok(Value::Object(found)) = select(tree, pattern) else {
         return;

@@ -13,7 +13,7 @@ const PORTS: u32 = 2;
 /// Queue pairs of each port.
 const QUEUES: u16 = 4;
 
-/// Carries an input out both ways, and checks that a reset leaves nothing behind.
+/// Runs an input both ways, and checks that a reset leaves nothing behind.
 pub fn run(data: &[u8]) {
     for with_windows in [true, false] {
         let mut device = device(with_windows);

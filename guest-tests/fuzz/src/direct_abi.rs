@@ -1,9 +1,9 @@
 //! Both ways to call a component, with the same memory image and the same results: they
-//! have to agree on whether the instance lives, and on what the guest sees.
+//! have to agree on whether the instance survives, and on what the guest sees.
 //!
 //! One component serves for all inputs: it reads 64 KiB of guest memory to the beginning
-//! of its own, and does what is written there: which import to call with which
-//! parameters, or where a result lies.
+//! of its own, which say what to do: which import to call with which parameters, or
+//! where a result is.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -73,8 +73,8 @@ pub fn machine(component: &Component, direct: bool, windows: bool) -> Machine {
     Machine { device, memory }
 }
 
-/// Calls, by the number in the image's first byte, with its words as parameters. Where an
-/// empty list of statuses lies is nobody's business, and differs: it becomes 0.
+/// Calls, by the number in the image's first byte, with its words as parameters. The
+/// address of an empty list of statuses is irrelevant, and differs: it becomes 0.
 const IMPORTS: [&str; 12] = [
     "W64 W32 W32 call $read",
     "W64 W32 W32 W32 call $write",
@@ -121,7 +121,7 @@ pub(crate) fn component(arena: bool) -> &'static Component {
                 call(import)
             ));
         }
-        // What is returned lies where the image says, and so does the memory for lists.
+        // The image gives the address of results, and that of memory for lists.
         let result = format!("i32.const {} i32.load", TO + 0x70);
         let hostile = Hostile::new(VERSIONS[VERSIONS.len() - 1]);
         let hostile = if arena { hostile.arena() } else { hostile };
@@ -149,7 +149,7 @@ pub(crate) fn component(arena: bool) -> &'static Component {
     })
 }
 
-/// Carries an input out both ways.
+/// Runs an input both ways.
 pub fn run(data: &[u8]) {
     // The component model has no windows, so that neither has an arena here.
     let machines = [true, false].map(|direct| machine(component(false), direct, false));
@@ -161,7 +161,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// What can be seen of a call.
+/// The observable outcome of a call.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     failed: bool,
@@ -175,7 +175,7 @@ struct Outcome {
 pub(crate) fn poke(machine: &Machine, image: &[u8]) {
     let mut padded = [0; 0x80];
     padded[..image.len()].copy_from_slice(image);
-    // Numbers are calls, addresses are near what is interesting.
+    // Numbers are calls, and addresses are near the interesting ones.
     padded[0] %= IMPORTS.len() as u8;
     let written = machine.memory.write_all_at(&padded, IMAGE);
     written.expect("guest memory can be written");

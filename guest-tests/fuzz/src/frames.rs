@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Guest memory, in bytes.
 const MEMORY: u64 = 1 << 18;
-/// Where frames lie, and where buffers.
+/// Addresses of frames and of buffers.
 const FRAMES: u64 = 0;
 const BUFFERS: u64 = 0x2_0000;
 
@@ -90,7 +90,7 @@ impl Side<'_> {
         Ok(())
     }
 
-    /// Posts a buffer of one or two segments, perhaps beyond memory.
+    /// Posts a buffer of one or two segments, possibly beyond memory.
     fn post(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let length = input.int_in_range(0..=4096)?;
         let address = match input.int_in_range(0..=15)? {

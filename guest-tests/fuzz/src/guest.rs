@@ -1,15 +1,15 @@
-//! What guests do: registers, doorbells, and rings in their memory.
+//! Actions of guests: registers, doorbells, and rings in their memory.
 
 use arbitrary::{Result, Unstructured};
 
-/// Where the hardware channel's pages lie.
+/// Addresses of the hardware channel's pages.
 const PAGES: u64 = 0x1_0000;
 
 /// Returns a register's offset: mostly one that exists.
 ///
 /// # Errors
 ///
-/// The input has ended, here and below.
+/// If the input has ended, here and below.
 pub fn offset(input: &mut Unstructured<'_>) -> Result<u64> {
     Ok(match input.int_in_range(0..=7)? {
         0 => input.arbitrary()?,
@@ -52,7 +52,7 @@ pub fn doorbell(input: &mut Unstructured<'_>) -> Result<(u64, u64)> {
 /// Establishes the hardware channel, as a driver does when it starts: rings at
 /// `PAGES`, by the shared-memory channel's registers.
 pub fn prepare(mut write: impl FnMut(u64, &[u8])) {
-    // A page of work queue elements that make sense of themselves here and there.
+    // A page of work queue elements, some of which are valid.
     for at in (0..0x1_0000).step_by(32) {
         let word = (at as u64 / 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         write(PAGES + at as u64, &word.to_le_bytes());

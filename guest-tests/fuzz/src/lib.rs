@@ -1,8 +1,7 @@
-//! What the fuzz targets do with an input. Each is a function, so that the seeds are also
-//! tests that need no fuzzer (`cargo test -p manatee-fuzz`).
+//! The fuzz targets as functions, so that the seeds are also tests that need no fuzzer
+//! (`cargo test -p manatee-fuzz`).
 //!
-//! Inputs are programs: bytes that are read as actions, one after the other, until there
-//! are no more.
+//! Inputs are programs: bytes that are decoded as a sequence of actions.
 
 pub mod control;
 pub mod device;

@@ -1,4 +1,4 @@
-//! A component that does anything while the guest rewrites the pages that it sees.
+//! A component that makes any calls while the guest rewrites the pages that it sees.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::direct_abi::{component, machine, poke};
 
-/// Carries an input out once each way while another thread writes to guest memory.
+/// Runs an input once each way while another thread writes to guest memory.
 pub fn run(data: &[u8]) {
     for direct in [true, false] {
         let machine = machine(component(direct), direct, direct);

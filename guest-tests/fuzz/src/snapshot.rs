@@ -1,8 +1,8 @@
-//! The saved state of a whole device, read by the host.
+//! The saved state of a whole device, as the host decodes it.
 
 use crate::direct_abi::{Machine, component, machine};
 
-/// Restores a device from an input. It continues, or is at power-on and works.
+/// Restores a device from an input. It continues, or works from power-on.
 pub fn run(data: &[u8]) {
     let machine = fresh();
     let restored = machine.device.restore(data);
@@ -17,12 +17,12 @@ pub fn run(data: &[u8]) {
     assert!(machine.device.failure().is_none());
 }
 
-/// Returns a good state, from which inputs are made.
+/// Returns a valid state, from which inputs are derived.
 pub fn seed() -> Vec<u8> {
     fresh().device.save().expect("a fresh device can be saved")
 }
 
-/// The component takes any state: what is read here is the host's part of it.
+/// A component that accepts any state, so that the host's part is tested.
 fn fresh() -> Machine {
     machine(component(true), true, true)
 }

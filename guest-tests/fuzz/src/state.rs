@@ -1,4 +1,4 @@
-//! Saved states with the right checksum and any content: refused, or survived.
+//! Saved states with the right checksum and any content are refused or survived.
 
 use device_kit::Adapter;
 use device_kit::platform::{
@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Returns a good state's content, from which inputs are made.
+/// Returns a valid state's content, from which inputs are derived.
 pub fn seed() -> Vec<u8> {
     let mut seed = vec![0];
     let state = include_bytes!("../../../component/tests/states/0.1.0.state");
@@ -46,7 +46,7 @@ fn fresh() -> Device<World> {
     configured(world)
 }
 
-/// Does a little of everything that a driver and a host can do.
+/// Does some of everything that a driver and a host can do.
 fn use_it(device: &mut Device<World>) {
     for offset in [0, 0x400, 0x800, 0xff8] {
         for (round, id) in [1_u64, 2, 3, 4, 5, 9].into_iter().enumerate() {

@@ -19,8 +19,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use crate::direct_abi::component;
 
-/// Sends what the input says over a connection of its own. The server answers or hangs
-/// up, and is there for the next.
+/// Sends the input's messages over a connection of its own. The server answers or
+/// closes the connection, and accepts the next.
 pub fn run(data: &[u8]) {
     let mut stream = UnixStream::connect(socket()).expect("the server is there");
     let mut input = Unstructured::new(data);
@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
     while matches!(stream.read(&mut answer), Ok(1..)) {}
 }
 
-/// Sends a message: mostly one whose header fits.
+/// Sends a message, mostly one with a valid header.
 fn send(stream: &UnixStream, input: &mut Unstructured<'_>) -> Result<()> {
     let command = match input.int_in_range(0..=15)? {
         0 => input.arbitrary::<u16>()?,
@@ -57,7 +57,7 @@ fn send(stream: &UnixStream, input: &mut Unstructured<'_>) -> Result<()> {
     if !borrowed.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(&borrowed));
     }
-    // A server that hung up is an answer.
+    // A closed connection is an answer, too.
     let _ = sendmsg(
         stream,
         &[IoSlice::new(&message)],
@@ -67,7 +67,7 @@ fn send(stream: &UnixStream, input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Makes a descriptor of some kind.
+/// Creates a descriptor of some kind.
 fn descriptor(kind: u8) -> Option<OwnedFd> {
     match kind % 6 {
         0 | 1 => {

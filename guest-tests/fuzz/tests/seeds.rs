@@ -1,4 +1,4 @@
-//! Every seed, and every input that once found something, carried out again.
+//! Runs every seed, and every input that once found something.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ macro_rules! targets {
 
 targets!(control device direct_abi frames racing snapshot state vfio_user);
 
-/// States in the folder are those of the builds that wrote them; this one's too.
+/// The folder has states of the builds that wrote them, including the current one.
 #[test]
 fn states_of_this_build_are_seeds_too() {
     manatee_fuzz::state::run(&manatee_fuzz::state::seed());

@@ -1,23 +1,23 @@
-//! What a component says of itself, laid out in its memory.
+//! A component's description, laid out in its memory.
 
 use wit_parser::{Resolve, SizeAlign, Type, TypeDefKind};
 
-/// A list, told by its items or by where it pretends to lie.
+/// A list, given by its items or by a claimed address and length.
 #[derive(Clone, Debug)]
 pub enum List<T> {
-    /// These.
+    /// A list of these items.
     Items(Vec<T>),
-    /// So many at that address.
+    /// A claim of this many items at an address.
     Claimed {
-        /// Where they are said to lie.
+        /// The claimed address.
         address: u32,
-        /// The number that the list claims.
+        /// The claimed number.
         count: u32,
     },
 }
 
 impl<T> List<T> {
-    /// Says that so many items lie at that address.
+    /// Claims this many items at an address.
     pub fn claim(&mut self, address: u32, count: u32) {
         *self = Self::Claimed { address, count };
     }
@@ -45,7 +45,7 @@ pub struct Described {
 }
 
 impl Default for Described {
-    /// Creates an adapter that is much like the shipped one.
+    /// Creates the description of an adapter much like the shipped one.
     fn default() -> Self {
         Self {
             name: List::Items(b"Test adapter".into()),
@@ -60,19 +60,19 @@ impl Default for Described {
     }
 }
 
-/// Lays values out as the canonical ABI does.
+/// Writes values in the canonical ABI's layout.
 pub struct Layout<'a> {
     resolve: &'a Resolve,
     sizes: SizeAlign,
 }
 
-/// A value of any type of the contract; what is not told is zero.
+/// A value of any type of the contract; missing fields are zero.
 enum Value {
     Number(u64),
     Some(u64),
     Claim(u32, u32),
     List(Vec<Value>),
-    /// By the names of the fields.
+    /// A record, by the names of its fields.
     Record(Vec<(&'static str, Value)>),
 }
 
@@ -84,7 +84,7 @@ impl<'a> Layout<'a> {
         Self { resolve, sizes }
     }
 
-    /// Lays a description out at an address. Returns the bytes from there on.
+    /// Writes a description for an address. Returns the bytes from there on.
     pub fn lower(&self, ty: &Type, described: &Described, at: u32) -> Vec<u8> {
         let mut memory = vec![0; self.size(ty)];
         self.put(&mut memory, at, 0, ty, &described.value());

@@ -1,6 +1,6 @@
-//! Components that are written by hand, in the text format of WebAssembly.
+//! Hand-written components, in the text format of WebAssembly.
 //!
-//! One that is not told otherwise behaves: it describes itself as an adapter, takes
+//! By default a component is well-behaved: it describes itself as an adapter, accepts
 //! its ports, and does nothing. A test gives functions other bodies. What a module
 //! imports and exports is read from the world's WIT, so that a component can be made
 //! for each version of it.
@@ -19,21 +19,20 @@ use wit_parser::{
 
 use crate::description::{Described, Layout};
 
-/// Where results lie that are all zero: success, an empty list, no.
+/// Address of results that are all zero: success, an empty list, none.
 pub const ZERO: u32 = 1024;
-/// Where what imports return is put by default; 256 bytes.
+/// Default address of the results of imports; 256 bytes.
 pub const ANSWER: u32 = 1280;
-/// Where the description lies, with its lists behind it.
+/// Address of the description, with its lists after it.
 const DESCRIPTION: u32 = 2048;
-/// From here to the heap, memory is for the test.
+/// Begin of the memory for tests, up to the heap.
 pub const OWN: u32 = 16 << 10;
-/// From here on, memory is given out by `cabi_realloc`, which starts again at
-/// [`HEAP_END`].
+/// Begin of the memory that `cabi_realloc` allocates, wrapping at [`HEAP_END`].
 const HEAP: u32 = 64 << 10;
 const HEAP_END: u32 = 512 << 10;
-/// Where a window arena begins, if there is one.
+/// Address of the window arena, if there is one.
 pub const ARENA: u32 = HEAP_END;
-/// What `configure` returns then; behind what imports return.
+/// Address of what `configure` returns then, after the results of imports.
 const ARENA_FEATURES: u32 = 1600;
 /// 64 KiB pages that a module has by default.
 const PAGES: u32 = 16;
@@ -45,15 +44,15 @@ const MAP_READ_WRITE: &str = "(func $map-window (param i32 i32 i32 i32)
 /// A version of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// As the package says it.
+    /// As in the package's name.
     pub number: &'static str,
-    /// Where its WIT is, from the root of the repository on.
+    /// Path of its WIT, relative to the repository's root.
     wit: &'static str,
-    /// Whether windows lie in an arena, which lists must not meet.
+    /// Whether windows are in an arena, which lists must not overlap.
     pub has_arenas: bool,
 }
 
-/// The versions that this host takes.
+/// The versions that this host supports.
 pub const VERSIONS: [Version; 2] = [
     Version {
         number: "0.1.0",
@@ -67,11 +66,11 @@ pub const VERSIONS: [Version; 2] = [
     },
 ];
 
-/// A component to be made.
+/// A builder of a component.
 #[derive(Clone, Debug)]
 pub struct Hostile {
     version: Version,
-    /// By the name of the exported function.
+    /// Bodies by the name of the exported function.
     bodies: BTreeMap<&'static str, String>,
     fields: String,
     realloc: String,
@@ -83,7 +82,7 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Creates one that behaves.
+    /// Creates a well-behaved component.
     pub fn new(version: Version) -> Self {
         Self {
             version,
@@ -130,19 +129,19 @@ impl Hostile {
         self
     }
 
-    /// Changes what it says of itself.
+    /// Changes its description.
     pub fn describe(mut self, change: impl FnOnce(&mut Described)) -> Self {
         change(&mut self.described);
         self
     }
 
-    /// Has it reserve a window arena of 128 KiB at [`ARENA`] when it takes its ports, if
-    /// its contract has arenas, and say that it uses windows.
+    /// Has it reserve a window arena of 128 KiB at [`ARENA`] in `configure`, if its
+    /// contract has arenas, and agree on windows.
     pub fn arena(self) -> Self {
         self.arena_at(ARENA, 0x2_0000)
     }
 
-    /// Returns the same elsewhere, and of another size.
+    /// Has it reserve an arena at another address, of another size.
     pub fn arena_at(self, offset: u32, length: u32) -> Self {
         if !self.version.has_arenas {
             return self;
@@ -158,7 +157,7 @@ impl Hostile {
             )
     }
 
-    /// Has it agree on these features when it takes its ports.
+    /// Has it agree on these features in `configure`.
     pub fn agrees(self, features: u8) -> Self {
         self.fields(format!(
             "(data (i32.const {ARENA_FEATURES}) \"\\00\\{features:02x}\")"
@@ -172,7 +171,7 @@ impl Hostile {
         self
     }
 
-    /// Makes the component.
+    /// Builds the component.
     pub fn bytes(&self) -> Vec<u8> {
         let (resolve, world) = self.world();
         let text = self.text(&resolve, world);
@@ -192,14 +191,14 @@ impl Hostile {
         bytes
     }
 
-    /// Makes the component, and loads it.
+    /// Builds the component, and loads it.
     pub fn load(&self) -> Result<Component, ComponentError> {
         Component::from_bytes(&self.bytes(), "hostile.wasm")
     }
 
     fn world(&self) -> (Resolve, WorldId) {
         let mut resolve = Resolve::default();
-        // The root of the repository, whichever crate this is part of.
+        // The root of the repository, whichever crate includes this file.
         let mut above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
         let root = above.find(|folder| folder.join("wit/device.wit").exists());
         let wit = root.expect("there is a contract").join(self.version.wit);
@@ -278,7 +277,7 @@ pub fn for_ever(body: &str) -> String {
     format!("(loop $for-ever {body} br $for-ever)")
 }
 
-/// Returns a loop of so many rounds; `$round` is a local that the function has to have.
+/// Returns a loop of this many rounds; the function has to have a local `$round`.
 pub fn rounds(count: u32, body: &str) -> String {
     format!(
         "i32.const {count} local.set $round

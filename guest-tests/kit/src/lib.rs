@@ -1,7 +1,7 @@
-//! What tests of the host have in common.
+//! Helpers that tests of the host share.
 //!
-//! [`hostile`] makes components that are written by hand, and [`machine`] is a guest's
-//! machine with a device of the host in it.
+//! [`hostile`] builds hand-written components, and [`machine`] is a guest's machine
+//! with a device of the host in it.
 
 pub mod description;
 pub mod hostile;

@@ -1,6 +1,6 @@
 //! Commands for the guest, over its second serial port.
 //!
-//! `guest/agent` is the other end and says what the lines look like.
+//! `guest/agent` is the other end, and documents the lines.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,12 +12,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::deadline::Deadline;
 
-/// How much longer than the guest the harness waits: the guest ends a command
-/// that takes too long by itself, and says so.
+/// How much longer than the guest the harness waits: the guest itself ends a command
+/// that takes too long, and reports it.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The exit status of a command that the guest ended for taking too long: what
-/// busybox's `timeout` leaves of SIGTERM.
+/// The exit status of a command that timed out in the guest: busybox's `timeout` after
+/// SIGTERM.
 const TIMED_OUT: i32 = 143;
 
 /// The harness's end of the line.
@@ -37,16 +37,16 @@ pub struct Boot {
     pub kernel: String,
 }
 
-/// What a command left.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Output {
     /// Its exit status.
     pub status: i32,
-    /// What it printed, on either output.
+    /// Its output, on stdout and stderr.
     pub text: String,
 }
 
-/// A line of the guest's.
+/// A message from the guest.
 #[derive(Debug)]
 enum Message {
     Boot(Boot),
@@ -54,7 +54,7 @@ enum Message {
 }
 
 impl Agent {
-    /// Speaks over `stream`, QEMU's end of the serial port.
+    /// Creates an agent over `stream`, QEMU's end of the serial port.
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
@@ -122,7 +122,7 @@ impl Agent {
         }
     }
 
-    /// Receives the next message; lines that are none are skipped, as a guest that dies may
+    /// Receives the next message. Other lines are skipped, as a guest that crashes may
     /// leave half a line.
     fn receive(&mut self, deadline: Deadline) -> Result<Message> {
         loop {

@@ -1,4 +1,4 @@
-//! What `scripts/setup.sh guest` has put below `target/guest`.
+//! The files that `scripts/setup.sh guest` installs in `target/guest`.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub struct Assets {
 }
 
 impl Assets {
-    /// Finds it beside the directory that this program was built into.
+    /// Finds it next to the directory that this program was built into.
     pub fn find() -> Result<Self> {
         let program = env::current_exe().context("cannot tell where this program lies")?;
         let target = program
@@ -83,7 +83,7 @@ impl Assets {
     }
 }
 
-/// Returns the program `name` that was built beside this one, by the task `task`.
+/// Returns the program `name` that the task `task` built next to this one.
 pub fn beside_this_program(name: &str, task: &str) -> Result<PathBuf> {
     let path = env::current_exe()
         .context("cannot tell where this program lies")?

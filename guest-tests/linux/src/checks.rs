@@ -1,4 +1,5 @@
-//! The single checks: each either returns words for a report or says what is wrong.
+//! The single checks. Each returns text for a report, or an error that says what is
+//! wrong.
 
 use std::net::{IpAddr, UdpSocket};
 use std::thread;
@@ -60,7 +61,7 @@ pub fn configure(vm: &mut Vm, interface: &str, subnet: Subnet) -> Result<()> {
 /// One series of pings.
 #[derive(Clone, Copy)]
 pub struct Ping {
-    /// The number of payload bytes in each.
+    /// The payload bytes of each ping.
     pub payload: u16,
     /// Whether routers (and this host) may not fragment it.
     pub whole: bool,
@@ -78,9 +79,9 @@ impl Default for Ping {
 impl Ping {
     fn arguments(self, count: u32, to: IpAddr) -> Vec<String> {
         let mut arguments: Vec<String> = ["-n", "-q", "-i", "0.02"].map(String::from).into();
-        // With `-w` a ping continues until it has so many answers, and takes those that
-        // are under way then for lost: right for one answer, after whatever number of
-        // losses. With `-W` it waits for the answers to just so many.
+        // With `-w`, ping continues until it has this many answers, and counts those in
+        // flight then as lost: right for one answer after any number of losses. With
+        // `-W` it waits for the answers to exactly this many.
         let patience = if count == 1 { "-w" } else { "-W" };
         arguments.extend([
             "-c".into(),
@@ -134,16 +135,16 @@ pub fn wait_reachable(vm: &mut Vm, subnet: Subnet) -> Result<()> {
     Ok(())
 }
 
-/// What a guest would notice of a device in trouble.
+/// What a guest would notice if its device had failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// How often the link went up or down.
     carrier_changes: String,
-    /// The kernel's warnings about drivers, devices and queues that stand still.
+    /// The kernel's warnings about drivers, devices and stalled queues.
     warnings: String,
 }
 
-/// Looks how a guest and its interface are.
+/// Returns the health of a guest and its interface.
 pub fn health(vm: &mut Vm, interface: &str) -> Result<Health> {
     let carrier_changes = vm.sh(&format!("cat /sys/class/net/{interface}/carrier_changes"))?;
     let warnings = vm.sh("dmesg | grep -iE 'warning|watchdog|reset|oops|bug:|hung' || true")?;
@@ -190,7 +191,7 @@ pub fn udp_echo(vm: &mut Vm, subnet: Subnet, family: Family, sizes: &[usize]) ->
     let host = subnet.host(family);
     for &size in sizes {
         vm.sh(&format!("head -c {size} /dev/urandom >/tmp/datagram"))?;
-        // -W 1 ends nc with the first datagram that comes.
+        // -W 1 ends nc with the first datagram that arrives.
         let talk = format!(
             "nc.openbsd -u -W 1 -w 10 {host} {port} </tmp/datagram >/tmp/echo; cmp /tmp/datagram /tmp/echo"
         );

@@ -1,4 +1,4 @@
-//! What an operator asks of a running `manatee serve`, by the commands for it.
+//! The operator's commands for a running `manatee serve`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,28 +19,28 @@ pub struct Control {
 /// A replacement of the device's component by another.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Swap {
-    /// The version before.
+    /// The previous version.
     pub from: String,
-    /// The version after.
+    /// The new version.
     pub to: String,
-    /// How long the device stood still.
+    /// How long the device was paused.
     pub pause_us: u64,
     /// The size of the state that was handed over.
     pub state_bytes: u64,
 }
 
-/// A crash of the device, and how it continued.
+/// A crash of the device, and its recovery.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Recovery {
     /// Why it crashed.
     pub reason: String,
     /// From the crash to the next packet.
     pub took_us: u64,
-    /// Packets of the guest's that were in the device, and are lost.
+    /// Packets from the guest that were in the device, and are lost.
     pub lost_transmits: u64,
     /// Packets to the guest that were in the device, and are lost.
     pub lost_receives: u64,
-    /// Entries of queues that are passed over, because they crashed it twice.
+    /// WQEs that are skipped, because they crashed it twice.
     pub skipped: u64,
 }
 
@@ -64,7 +64,7 @@ impl Control {
         serde_json::from_str(&printed).with_context(|| format!("manatee swap printed: {printed}"))
     }
 
-    /// Goes back to the component before.
+    /// Rolls back to the previous component.
     pub fn rollback(&self) -> Result<Swap> {
         let mut command = self.command("rollback");
         command.arg("--json");
@@ -73,7 +73,7 @@ impl Control {
             .with_context(|| format!("manatee rollback printed: {printed}"))
     }
 
-    /// Has a test build try to get out of its jail; what it printed.
+    /// Has a test build try to escape from its jail. Returns what it printed.
     pub fn escape(&self, way: &str) -> Result<String> {
         let mut command = self.command("escape");
         command.arg(way);
@@ -105,14 +105,14 @@ pub struct Keeper {
     socket: PathBuf,
 }
 
-/// A process that followed another.
+/// An upgrade of the serving process.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Upgraded {
-    /// The process that serves.
+    /// The serving process.
     pub process: u32,
-    /// From the request to end until it was ready.
+    /// Time from the request to end until the next process was ready.
     pub took_us: u64,
-    /// Whether the process before has handed its device over.
+    /// Whether the previous process has handed its device over.
     pub handed_over: bool,
     /// Whether the next process had rehearsed before.
     pub rehearsed: bool,
@@ -129,7 +129,7 @@ impl Keeper {
         }
     }
 
-    /// Has another process serve, of this program.
+    /// Replaces the serving process by one of this program.
     pub fn upgrade(&self, program: &Path) -> Result<Upgraded> {
         let mut command = Command::new(&self.manatee);
         command.arg("upgrade").arg("--control").arg(&self.socket);

@@ -1,4 +1,4 @@
-//! A moment by which something has to have happened.
+//! A deadline.
 
 use std::time::{Duration, Instant};
 

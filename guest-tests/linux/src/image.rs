@@ -20,7 +20,7 @@ const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 /// The library directory of Debian's packages.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// Programs of the tools' tree, beside busybox.
+/// Programs of the tools' tree, besides busybox.
 const TOOLS: [&str; 5] = [
     "usr/sbin/ethtool",
     "usr/bin/ip",
@@ -125,7 +125,7 @@ fn libraries_of(loader: &Path, tree: &Path, program: &str) -> Result<Vec<PathBuf
         .collect())
 }
 
-/// Adds modules, which come after those they need, and the index that modprobe reads.
+/// Adds modules, which follow those they need, and the index that modprobe reads.
 fn add_modules(image: &mut Archive, release: &str, modules: &[Module]) -> Result<()> {
     let dir = format!("lib/modules/{release}");
     let mut index = String::new();

@@ -18,10 +18,10 @@ use crate::transcript::Transcript;
 /// How much of each log a failure shows.
 const EVIDENCE_LINES: usize = 40;
 
-/// The bytes that a quick look at the network sends each way through TCP.
+/// The bytes that a quick check of the network sends each way over TCP.
 const QUICK_TCP: usize = 1 << 20;
 
-/// What emulates the guest's network adapter.
+/// The emulation of the guest's network adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The wasm device, served by `manatee serve`.
@@ -88,18 +88,18 @@ pub struct Port {
 
 /// The whole set-up; dropping it takes everything down.
 pub struct Lab {
-    // In the order in which they have to go.
+    // In the order in which they have to be dropped.
     vm: Option<Vm>,
     serves: Vec<Serve>,
     ports: Vec<Port>,
     plan: Plan,
-    /// Whether the processes are kept.
+    /// Whether a keeper starts the processes.
     kept: bool,
     dir: PathBuf,
     stage: Arc<Stage>,
 }
 
-/// What the checks work on.
+/// The parts that checks work on.
 pub struct Parts<'a> {
     /// The running machine.
     pub vm: &'a mut Vm,
@@ -126,7 +126,7 @@ impl Lab {
         })
     }
 
-    /// Makes everything, up to a network that works.
+    /// Sets everything up, until the network works.
     pub fn start(stage: &Arc<Stage>, plan: Plan) -> Result<Self> {
         let mut lab = Self::new(stage, plan)?;
         match lab.start_all() {
@@ -145,7 +145,7 @@ impl Lab {
         self.kept = true;
     }
 
-    /// Starts the processes with the first of `components` in the first one, and so on.
+    /// Starts the processes, each with its component of `components`.
     pub fn start_serve_with(&mut self, components: &[&Path]) -> Result<()> {
         let arguments: Vec<PortArgument<'_>> = self.ports.iter().map(Port::argument).collect();
         let each = if self.plan.apart { 1 } else { arguments.len() };
@@ -202,8 +202,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Checks quickly whether everything works: pings both ways, and TCP both ways,
-    /// with either protocol on every port.
+    /// Checks quickly whether everything works: pings and TCP both ways, over IPv4 and
+    /// IPv6, on every port.
     pub fn network_works(&mut self) -> Result<()> {
         let Parts { vm, ports, assets } = self.parts()?;
         for port in ports {
@@ -215,7 +215,7 @@ impl Lab {
         self.check_serve()
     }
 
-    /// Asks how the guest and its interfaces are.
+    /// Returns the health of the guest and its interfaces.
     pub fn health(&mut self) -> Result<Vec<Health>> {
         let Parts { vm, ports, .. } = self.parts()?;
         let looks = ports.iter().map(|port| checks::health(vm, &port.interface));
@@ -236,7 +236,7 @@ impl Lab {
         &self.ports
     }
 
-    /// Returns what it was made from.
+    /// Returns the stage that it was made from.
     pub fn stage(&self) -> &Arc<Stage> {
         &self.stage
     }
@@ -250,7 +250,7 @@ impl Lab {
         Ok(Control::new(&self.stage.manatee, serve.control()))
     }
 
-    /// Returns what asks the keeper of the `manatee serve` with that number.
+    /// Returns the client of the keeper of the `manatee serve` with that number.
     pub fn keeper(&self, number: usize) -> Result<Keeper> {
         let serve = self.serves.get(number);
         let serve = serve.context("manatee serve does not run")?;

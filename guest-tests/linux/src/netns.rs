@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::process::output_of;
 use crate::sandbox::Sandbox;
 
-/// The addresses of one link between host and guest. They are those reserved for
-/// documentation, so that they mean nobody even by mistake.
+/// The addresses of one link between host and guest. They are reserved for
+/// documentation, so that they never belong to anybody.
 #[derive(Clone, Copy, Debug)]
 pub struct Subnet {
     number: u8,
@@ -92,7 +92,7 @@ impl Interface {
 
 impl Drop for Interface {
     fn drop(&mut self) {
-        // If it fails, the interface goes with the sandbox all the same.
+        // If it fails, the interface is removed with the sandbox anyway.
         let _ = run(&self.ip, &["link", "delete", &self.name]);
     }
 }
@@ -127,8 +127,8 @@ impl Tap {
         self.subnet
     }
 
-    /// Makes room for so many packets to wait for the device. One that finds no
-    /// room is lost before the device sees it.
+    /// Sets how many packets may be queued for the device. Any more are dropped before
+    /// the device sees them.
     pub fn make_room(&self, packets: u32) -> Result<()> {
         let Interface { ip, name } = &self.interface;
         run(
@@ -137,7 +137,7 @@ impl Tap {
         )
     }
 
-    /// Returns how many packets found no room.
+    /// Returns how many packets were dropped for lack of room.
     pub fn dropped(&self) -> Result<u64> {
         let path = ["-json", "-statistics", "link", "show", &self.interface.name];
         let mut command = Command::new(&self.interface.ip);
@@ -171,7 +171,7 @@ impl Tap {
     }
 }
 
-/// A bridge between TAP interfaces; dropping it takes it away from between them.
+/// A bridge between TAP interfaces; dropping it removes it.
 pub struct Bridge {
     _interface: Interface,
 }

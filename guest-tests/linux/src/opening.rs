@@ -1,5 +1,5 @@
-//! How every demonstration begins, from nothing to a guest on the network that talks, and
-//! what the guest may not notice of it.
+//! The beginning of every demonstration, up to a guest on the network with traffic, and
+//! the checks that the guest noticed nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,8 +47,8 @@ pub fn guest(report: &Report, lab: &mut Lab, plan: Plan, components: &[&Path]) -
     })
 }
 
-/// Checks that neither a guest, which was `healthy`, nor the processes that serve it
-/// have noticed anything.
+/// Checks that a guest, which was `healthy`, has noticed nothing, and that the same
+/// processes serve it.
 pub fn unaware(lab: &mut Lab, healthy: &[Health]) -> Result<String> {
     lab.check_serve()?;
     let pid = lab.serve_pids()[0];
@@ -63,7 +63,7 @@ pub fn same_guest(lab: &mut Lab, healthy: &[Health]) -> Result<String> {
     Ok("saw no reset and no link change".to_owned())
 }
 
-/// Has the guest talk by its first port.
+/// Starts traffic on the guest's first port.
 pub fn talk(report: &Report, lab: &mut Lab) -> Result<Traffic> {
     report.step_with("traffic", || {
         let Parts { vm, ports, .. } = lab.parts()?;
@@ -76,7 +76,7 @@ pub fn talk(report: &Report, lab: &mut Lab) -> Result<Traffic> {
     })
 }
 
-/// Ends what the guest has said, and checks that all of it arrived, both ways.
+/// Ends the traffic, and checks that all of it arrived, both ways.
 pub fn all_arrived(report: &Report, lab: &mut Lab, traffic: Traffic) -> Result<()> {
     let outcome = report.step_with("end of it", || {
         let Parts { vm, ports, .. } = lab.parts()?;

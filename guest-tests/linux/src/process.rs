@@ -1,4 +1,4 @@
-//! A child process that is watched, and never outlives the harness.
+//! A child process whose output is recorded, and which never outlives the harness.
 
 use std::io;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -76,7 +76,7 @@ impl Process {
         self.wait_end(within)
     }
 
-    /// Waits for the end, which is that of every process that it has started, too.
+    /// Waits until it and every process that it has started have ended.
     pub fn wait_end(&mut self, within: Duration) -> Result<ExitStatus> {
         if !self.output.wait_closed(Deadline::after(within)) {
             bail!("{} still runs after {within:?}", self.name);
@@ -95,14 +95,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when the process has ended already, which is the aim.
+        // Both fail only if the process has already ended, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs `command` to its end and returns what it printed; fails with its own
-/// words when it does.
+/// Runs `command` to its end and returns what it printed; fails with its output if it
+/// does.
 pub fn output_of(mut command: Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())

@@ -21,24 +21,25 @@ const BOOT_WITHIN: Duration = Duration::from_secs(90);
 /// How long QEMU may take to start.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
-/// How often a wait for QEMU looks whether it still lives.
+/// How often a wait for QEMU checks that it still runs.
 const LIVENESS: Duration = Duration::from_millis(100);
 
 /// How long a command may take unless it says otherwise.
 const COMMAND_WITHIN: Duration = Duration::from_secs(30);
 
-/// The kernel's command line. A kernel that panics boots again at once, which the
-/// agent then tells; the console shows warnings and worse.
+/// The kernel's command line. A kernel that panics reboots at once, which the agent
+/// then reports; the console shows warnings and errors.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=5 random.trust_cpu=on";
 
 /// A network adapter of the machine.
 pub enum Nic {
-    /// A device that a vfio-user server behind this socket emulates.
+    /// A device that a vfio-user server at this socket emulates.
     VfioUser {
         /// The server's socket.
         socket: PathBuf,
     },
-    /// QEMU's own virtio-net, to tell faults of the harness from faults of the device.
+    /// QEMU's own virtio-net, to distinguish faults of the harness from faults of the
+    /// device.
     VirtioNet {
         /// The TAP interface it is connected to.
         tap: String,
@@ -54,7 +55,7 @@ pub enum Nic {
     },
 }
 
-/// What machine to start.
+/// The configuration of a machine.
 pub struct Machine<'a> {
     /// QEMU's program.
     pub qemu: &'a Path,
@@ -126,7 +127,7 @@ impl Vm {
         }
     }
 
-    /// Reboots the guest the way its user would, and waits until it answers again.
+    /// Reboots the guest as a user would, and waits until it answers again.
     pub fn reboot(&mut self) -> Result<()> {
         self.agent.send("reboot -f", COMMAND_WITHIN)?;
         self.wait_for_boot()?;
@@ -153,7 +154,7 @@ impl Vm {
         }
     }
 
-    /// Adds to an error what only the process knows.
+    /// Adds QEMU's exit status and output to an error.
     fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
         match self.process.check_running() {
             Ok(()) => error,
@@ -162,7 +163,7 @@ impl Vm {
     }
 }
 
-/// Waits for QEMU to connect, as long as it lives.
+/// Waits for QEMU to connect, as long as it runs.
 fn accept(listener: &UnixListener, process: &mut Process) -> Result<UnixStream> {
     let deadline = Deadline::after(START_WITHIN);
     while let Some(left) = deadline.remaining() {

@@ -1,4 +1,4 @@
-//! What a person reads: one line a step, with its time.
+//! The report for people: one line for each step, with its time.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -20,14 +20,14 @@ impl Report {
         }
     }
 
-    /// Does a step that has a result besides the words for the report.
+    /// Runs a step that has a result besides its text for the report.
     pub fn step_with<T>(
         &self,
         name: &str,
         step: impl FnOnce() -> Result<(T, String)>,
     ) -> Result<T> {
         print!("  {name:<11} ");
-        // Shown before the step begins, so that a slow one can be told by name.
+        // Shown before the step begins, so that a slow one is known by name.
         let _ = io::stdout().flush();
         let begun = Instant::now();
         match step() {
@@ -42,7 +42,7 @@ impl Report {
         }
     }
 
-    /// Does a step; what it returns is what the report says of it.
+    /// Runs a step, which returns its text for the report.
     pub fn step(&self, name: &str, step: impl FnOnce() -> Result<String>) -> Result<()> {
         self.step_with(name, || Ok(((), step()?)))
     }
@@ -53,7 +53,7 @@ impl Report {
     }
 }
 
-/// Says how the program `name` went, in its last line.
+/// Prints the result of the program `name` as its last line.
 pub fn conclude(name: &str, result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => {

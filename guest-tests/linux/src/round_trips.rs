@@ -17,7 +17,7 @@ impl RoundTrips {
     ///
     /// # Errors
     ///
-    /// There is no `ping`.
+    /// If there is no `ping`.
     pub fn start(assets: &Assets, guest: IpAddr) -> Result<Self> {
         let mut command = assets.ping();
         command.args(["-n", "-i", "0.005", &guest.to_string()]);
@@ -25,12 +25,11 @@ impl RoundTrips {
         Ok(Self(command.spawn().context("cannot start ping")?))
     }
 
-    /// Ends the pings. Returns the time that 99 of 100 round trips took at most, in
-    /// milliseconds.
+    /// Ends the pings. Returns the 99th percentile of the round trips, in milliseconds.
     ///
     /// # Errors
     ///
-    /// Fewer than 100 were answered.
+    /// If fewer than 100 were answered.
     pub fn finish(mut self) -> Result<f64> {
         kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT)?;
         let output = self.0.stdout.take().context("ping has no output")?;

@@ -1,9 +1,9 @@
 //! The namespaces in which everything runs.
 //!
-//! The program starts itself once more inside a network and a process namespace
-//! of its own. The kernel then does the cleaning up: when the inner program ends,
-//! for whatever reason, every process it started dies with it, and with them the
-//! interfaces. The outer program only waits, hears Ctrl-C, and removes the files.
+//! The program starts itself once more inside a network and a process namespace of its
+//! own. The kernel then cleans up: when the inner program ends, for whatever reason,
+//! every process it started is killed, and the interfaces are removed. The outer
+//! program only waits, handles Ctrl-C, and removes the files.
 
 use std::env;
 use std::ffi::OsStr;
@@ -18,10 +18,10 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getegid, geteuid};
 
-/// Tells the inner program that it is, and where its files go.
+/// The variable that marks the inner program, and names its directory.
 const INSIDE: &str = "MANATEE_GUEST_RUN_DIR";
 
-/// The right to be inside: held by functions that would otherwise touch the
+/// A token that the program is inside, for functions that would otherwise change the
 /// machine's own network.
 pub struct Sandbox {
     run_dir: PathBuf,
@@ -33,10 +33,11 @@ impl Sandbox {
     /// Returns in the inner program only; the outer one exits with its status.
     pub fn enter() -> Result<Self> {
         if let Some(run_dir) = env::var_os(INSIDE) {
-            // Should the outer program be killed, this one must not continue alone.
+            // If the outer program is killed, this one must end too.
             prctl::set_pdeathsig(Signal::SIGKILL)
                 .context("cannot tie this process to its parent")?;
-            // What is blocked is handed down, and the programs started here are to hear.
+            // Blocked signals are inherited, but programs started here have to receive
+            // them.
             watched_signals()
                 .thread_unblock()
                 .context("cannot unblock signals")?;

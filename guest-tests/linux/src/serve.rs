@@ -18,7 +18,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take to end when told to.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often a wait for readiness looks whether the process still lives.
+/// How often a wait for readiness checks that the process still runs.
 const LIVENESS: Duration = Duration::from_millis(100);
 
 /// A running `manatee serve`.
@@ -29,13 +29,13 @@ pub struct Serve {
     keeper: PathBuf,
 }
 
-/// What to start.
+/// The configuration of a `manatee serve`.
 pub struct Start<'a> {
     /// The program `manatee`.
     pub manatee: &'a Path,
-    /// Where its sockets go.
+    /// The directory of its sockets.
     pub dir: &'a Path,
-    /// What tells its sockets from those of others there.
+    /// The number that distinguishes its sockets from others there.
     pub number: usize,
     /// The component, if not the one that is built in.
     pub component: Option<&'a Path>,
@@ -56,7 +56,7 @@ pub struct PortArgument<'a> {
 }
 
 impl Serve {
-    /// Starts it, and waits until it says that it is ready.
+    /// Starts it, and waits until it reports that it is ready.
     pub fn start(start: &Start<'_>) -> Result<Self> {
         let path = |name: &str| start.dir.join(format!("{name}-{}.sock", start.number));
         let (socket, control, notify_path) = (path("vfio-user"), path("control"), path("notify"));
@@ -100,7 +100,7 @@ impl Serve {
         &self.control
     }
 
-    /// Returns the socket of what keeps it, if something does.
+    /// Returns the socket of its keeper, if it has one.
     pub fn keeper(&self) -> &Path {
         &self.keeper
     }
@@ -145,7 +145,7 @@ impl Serve {
         self.process.wait_end(STOP_WITHIN)
     }
 
-    /// Waits, by systemd's notification protocol, for a datagram whose lines hold READY=1.
+    /// Waits for a datagram with the line READY=1, by systemd's notification protocol.
     fn wait_ready(&mut self, notify: &UnixDatagram) -> Result<()> {
         let deadline = Deadline::after(READY_WITHIN);
         let mut message = [0; 4096];
@@ -198,7 +198,7 @@ fn is_ready(message: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Returns something that answers to `manatee serve --socket PATH ...`.
+    /// Returns a stand-in for `manatee serve --socket PATH ...`.
     fn stand_in(dir: &Path, body: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = dir.join("manatee");

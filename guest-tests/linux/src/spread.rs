@@ -1,15 +1,15 @@
-//! Times, as a report sums them up.
+//! Percentiles of times, for a report.
 
 use std::fmt;
 
 /// The spread of some times, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spread {
-    /// Half of them are at most this.
+    /// The median.
     pub p50: u64,
-    /// 99 of 100 are at most this.
+    /// The 99th percentile.
     pub p99: u64,
-    /// All of them are at most this.
+    /// The maximum.
     pub max: u64,
 }
 

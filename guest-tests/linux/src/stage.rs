@@ -1,4 +1,4 @@
-//! What every run needs before the first machine starts.
+//! The prerequisites of every run.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::image;
 use crate::kernel::Kernel;
 use crate::sandbox::Sandbox;
 
-/// The options that say what to test.
+/// The options that select what to test.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Kernel to boot: Debian's 6.12 or 6.1, or the path of a bzImage.
@@ -19,12 +19,12 @@ pub struct Options {
     /// Directory with that kernel's modules: its /lib/modules/VERSION, or one that holds it.
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
-    /// The program `manatee` to test [default: the one beside this program]
+    /// The program `manatee` to test [default: the one next to this program]
     #[arg(long, value_name = "PATH")]
     pub manatee: Option<PathBuf>,
 }
 
-/// A sandbox, with all that a machine is started from.
+/// A sandbox, with everything that a machine needs.
 pub struct Stage {
     /// The sandbox that everything runs in.
     pub sandbox: Sandbox,
@@ -42,7 +42,8 @@ impl Stage {
     /// Moves into the sandbox and makes the guest's image there. Call it before any
     /// thread starts.
     pub fn set(options: &Options) -> Result<Self> {
-        // Looked up first, so that what is missing is reported before anything is made.
+        // Looked up first, so that missing files are reported before anything is
+        // created.
         let assets = Assets::find()?;
         let kernel = Kernel::find(&assets, &options.kernel, options.modules.as_deref())?;
         let manatee = options

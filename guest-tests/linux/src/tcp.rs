@@ -1,4 +1,4 @@
-//! Bulk data through TCP, with the harness at one end and the guest at the other.
+//! Bulk data over TCP between the harness and the guest.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -25,11 +25,11 @@ const TRANSFER_WITHIN: Duration = Duration::from_secs(180);
 /// The file that the guest keeps what it received in.
 const GUEST_FILE: &str = "/tmp/received";
 
-/// What went one way.
+/// A transfer in one direction.
 pub struct Transfer {
     /// The number of bytes.
     pub bytes: usize,
-    /// The time it took, the connection's end included.
+    /// The time it took, including the connection's end.
     pub took: Duration,
 }
 
@@ -47,8 +47,8 @@ fn size(bytes: usize) -> String {
     }
 }
 
-/// Sends `bytes` random bytes to the guest and back again, and compares the
-/// SHA-256 sum of each way's two ends. The guest makes both connections.
+/// Sends `bytes` random bytes to the guest and back again, and compares the SHA-256
+/// sums at both ends in each direction. The guest makes both connections.
 pub fn there_and_back(
     vm: &mut Vm,
     subnet: Subnet,
@@ -108,7 +108,7 @@ fn from_guest(
     Ok((Transfer { bytes, took }, sum))
 }
 
-/// Takes in everything up to the end and returns its sum.
+/// Receives everything up to the end and returns its sum.
 fn receive(mut stream: TcpStream, expected: usize) -> Result<String> {
     let mut sum = Sha256::new();
     let mut chunk = vec![0; 256 * 1024];
@@ -129,8 +129,8 @@ fn receive(mut stream: TcpStream, expected: usize) -> Result<String> {
     Ok(hex(&sum.finalize()))
 }
 
-/// Lets the guest connect with the command that `connect` makes for the host's
-/// address and port, while `talk` has the other end.
+/// Has the guest connect with the command that `connect` returns for the host's address
+/// and port, while `talk` handles the other end.
 fn with_guest<T: Send>(
     vm: &mut Vm,
     subnet: Subnet,

@@ -11,14 +11,14 @@ use crate::lab::Port;
 use crate::netns::{Family, Subnet};
 use crate::qemu::Vm;
 
-/// What is sent beside TCP: a rate that the guest sustains under plain emulation.
+/// The datagrams in parallel with TCP: a rate that the guest sustains without KVM.
 pub const SETTINGS: Settings = Settings {
     rate: 500,
     size: 512,
 };
 
-/// Packets that may wait at the TAP: seconds of datagrams, and all that TCP may
-/// have on its way, while the device stands still.
+/// Packets that the TAP may queue while the device is paused: seconds of datagrams, and
+/// all that TCP may have in flight.
 const ROOM: u32 = 20_000;
 
 /// How long the guest may take to connect.
@@ -31,11 +31,11 @@ pub struct Traffic {
     dropped_before: u64,
 }
 
-/// What became of it.
+/// The outcome of the traffic.
 pub struct Outcome {
-    /// What came to the guest.
+    /// What the guest received.
     pub to_guest: Way,
-    /// What came from it.
+    /// What the host received.
     pub from_guest: Way,
 }
 
@@ -58,12 +58,12 @@ impl Traffic {
         })
     }
 
-    /// Waits until `datagrams` more have come both ways.
+    /// Waits until `datagrams` more have arrived both ways.
     pub fn wait_for_more(&self, datagrams: u64, within: Duration) -> Result<()> {
         self.session.wait_for_more(datagrams, within)
     }
 
-    /// Ends it. Fails if what was lost was lost outside the device.
+    /// Ends the traffic. Fails if packets were lost outside the device.
     pub fn finish(self, vm: &mut Vm, port: &Port) -> Result<Outcome> {
         let reports = self.session.finish();
         let (here, there) = reports.map_err(|error| with_guest_words(vm, self.subnet, error))?;
@@ -90,7 +90,7 @@ impl Traffic {
 }
 
 impl Way {
-    /// Fails unless every byte that TCP took came through as it was.
+    /// Fails unless every byte that was sent over TCP arrived unchanged.
     pub fn check_bytes(&self) -> Result<()> {
         let Report { sent, received, .. } = &self.0;
         ensure!(
@@ -105,7 +105,7 @@ impl Way {
         Ok(())
     }
 
-    /// Fails unless every datagram came once, whole and in its place.
+    /// Fails unless every datagram arrived once, intact and in order.
     pub fn check_datagrams(&self) -> Result<()> {
         let tally = &self.0.datagrams;
         ensure!(tally.is_perfect(), "datagrams: {tally}");
@@ -126,7 +126,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// Returns the file in the guest with what its end prints.
+/// Returns the path of the log of the guest's end.
 fn log(subnet: Subnet) -> String {
     format!("/tmp/traffic-{}", subnet.guest(Family::V4))
 }

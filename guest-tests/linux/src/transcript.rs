@@ -1,4 +1,4 @@
-//! What a process has printed, kept for a report, and watchable.
+//! The recorded output of a process.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -23,7 +23,7 @@ struct State {
 }
 
 impl Transcript {
-    /// Takes in all that `source` yields, until it ends.
+    /// Reads `source` until it ends.
     pub(crate) fn record(&self, mut source: impl Read) {
         let mut chunk = [0; 4096];
         loop {

@@ -1,8 +1,8 @@
 //! The thread of deadlines sleeps only while no call runs.
 //!
-//! The asymmetric barrier is modelled by what it amounts to: a barrier on both sides. A
-//! call is overlooked if the thread sleeps although the call has begun, and nobody wakes
-//! it: a call that never returns would never be ended.
+//! The asymmetric barrier is modelled by its effect: a barrier on both sides. A call is
+//! overlooked if the thread sleeps although the call has begun, and nobody wakes it;
+//! then a call that never returns is never interrupted.
 
 #![allow(
     clippy::duplicate_mod,
@@ -10,7 +10,7 @@
     reason = "the same file is modelled with and without what makes it right"
 )]
 
-/// What the protocol is made of.
+/// The protocol's operations.
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,14 +58,15 @@ macro_rules! model {
             }
 
             impl Shared {
-                /// Sleeps until it is woken; if that will not be, notes it and continues.
+                /// Sleeps until it is woken; if that cannot happen any more, notes it and
+                /// continues.
                 fn park(&self, token: &Cell<bool>) {
                     loop {
                         let begun = self.begun.load(Ordering::Acquire);
                         if !token.get() && self.woken.load(Ordering::Acquire) {
                             return token.set(true);
                         }
-                        // Whoever began has woken us by then.
+                        // Whoever began a call has woken us by then.
                         if begun {
                             self.overlooked.store(true, Ordering::Relaxed);
                             self.handshake.enter(&AtomicBool::new(false), || {});
@@ -76,7 +77,7 @@ macro_rules! model {
                 }
 
                 fn sleep(&self, barrier: bool) {
-                    // Whether it was woken already: that counts once.
+                    // Whether it was woken already; a wake counts once.
                     let token = Cell::new(false);
                     // What it saw before it decided to sleep.
                     self.handshake.take_entered();

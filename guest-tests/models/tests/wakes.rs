@@ -1,8 +1,8 @@
-//! The hand-over of a device: what wakes its thread is seen to, whoever owns it.
+//! The hand-over of a device: a wake of its thread is handled, whoever owns the device.
 //!
-//! In the model the lock is one bit, taken and given up as `parking_lot` does it without
-//! contention. Somebody was woken in vain if neither an owner took the wake nor the
-//! device's thread was kicked: then the packet would wait for the next one.
+//! In the model the lock is one bit, acquired and released as `parking_lot` does without
+//! contention. A wake is lost if neither an owner took it nor the device's thread was
+//! kicked: then the packet would wait for the next one.
 
 #![allow(
     clippy::duplicate_mod,
@@ -10,7 +10,7 @@
     reason = "the same file is modelled with and without what makes it right"
 )]
 
-/// What the protocol is made of.
+/// The protocol's operations.
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -23,7 +23,7 @@ mod sync {
 #[allow(dead_code, reason = "the models use what they model")]
 mod wakes;
 
-/// The same without the barrier behind giving up the lock.
+/// The same without the barrier after the release of the lock.
 #[path = "."]
 mod without_unlock_barrier {
     pub mod sync {
@@ -37,7 +37,7 @@ mod without_unlock_barrier {
     pub mod wakes;
 }
 
-/// The same without the barrier behind the announcement.
+/// The same without the barrier after the announcement.
 #[path = "."]
 mod without_announcement_barrier {
     pub mod sync {
@@ -110,8 +110,8 @@ macro_rules! model {
                 shared.kicked.store(true, Ordering::Relaxed);
             }
 
-            /// The device's thread, once it has left the wake to the owner, takes the lock
-            /// for a glance at something else.
+            /// Has the device's thread, once it has left the wake to the owner, take the
+            /// lock briefly for something else.
             pub fn check_glance(looks: bool) {
                 loom::model(move || {
                     let shared = Arc::new(Shared {
@@ -151,8 +151,8 @@ macro_rules! model {
             /// Checks an owner that ends in one way or the other while the device's thread is woken.
             pub fn check(owners: usize, leaves: bool) {
                 let mut model = loom::model::Builder::new();
-                // All orders of three threads are too many to try: of those, the ones
-                // in which a thread is interrupted at most so often.
+                // All orders of three threads are too many to try: only those in which
+                // a thread is preempted at most this often.
                 model.preemption_bound = (owners > 1).then_some(2);
                 model.check(move || {
                     let shared = Arc::new(Shared {
@@ -165,8 +165,8 @@ macro_rules! model {
                         .map(|_| {
                             let shared = shared.clone();
                             thread::spawn(move || {
-                                // One who waits for the lock comes later; that order is
-                                // one of those that are tried.
+                                // A thread that waits for the lock runs later; that
+                                // order is among those that are tried.
                                 let Some(owned) = try_lock(&shared) else {
                                     return;
                                 };

@@ -1,4 +1,4 @@
-//! A fault: a text of the device's source, and what stands in its place.
+//! A fault: a text of the device's source, and its replacement.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -41,7 +41,7 @@ impl Area {
         Self::Recovery,
     ];
 
-    /// Returns the tests that can see a fault of the area, the quickest first.
+    /// Returns the tests that can detect a fault of the area, the quickest first.
     pub fn suites(self) -> &'static [Suite] {
         match self {
             Self::State => &[Suite::Moves, Suite::SavedStates],
@@ -66,18 +66,18 @@ impl fmt::Display for Area {
     }
 }
 
-/// Tests that faults are tried by.
+/// A test that faults are tried with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
-    /// The requirements on a device of one queue, through windows and by copies.
+    /// The requirements on a device of one queue, with windows and by copies.
     OneQueue,
-    /// The same on one of several queues, and those of several queues.
+    /// The same on a device of several queues, and the requirements of several queues.
     ManyQueues,
     /// The requirements with a save and a restore after every call.
     Moves,
     /// Saved states: those of released versions, and hostile ones.
     SavedStates,
-    /// A device that fails at every single step.
+    /// A device that fails at each step.
     Recovery,
 }
 
@@ -107,29 +107,29 @@ impl Suite {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// Unique.
+    /// Its name, which is unique.
     pub name: String,
-    /// Where it is.
+    /// The area that it is in.
     pub area: Area,
     /// Source file, from the repository's root.
     pub file: String,
     /// A text that the file holds exactly once.
     pub find: String,
-    /// What stands in its place.
+    /// The replacement of the text.
     pub replace: String,
-    /// What it does to a guest.
+    /// Its effect on a guest.
     pub effect: String,
     /// Why no requirement catches it, if that is known and accepted.
     pub accepted: Option<String>,
 }
 
-/// Why there is no list of faults.
+/// Why the list of faults is invalid.
 #[derive(Debug, Error)]
 pub enum ListError {
-    /// It is no TOML, or of other fields.
+    /// It is not TOML, or has other fields.
     #[error("the list of faults is malformed: {0}")]
     Malformed(#[from] toml::de::Error),
-    /// A name stands for two faults.
+    /// Two faults have the same name.
     #[error("two faults are named {0}")]
     Repeated(String),
     /// A fault that changes nothing.

@@ -117,7 +117,7 @@ fn list(faults: &[Fault]) {
     }
 }
 
-/// Where faults are tried.
+/// The workshop in which faults are tried.
 struct Laboratory {
     scratch: Scratch,
     target: PathBuf,

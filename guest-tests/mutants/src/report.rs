@@ -1,4 +1,4 @@
-//! What came of the faults: a line each, a table, and a verdict.
+//! The report: a line for each fault, a table, and a verdict.
 
 use std::fmt::Write as _;
 
@@ -10,12 +10,12 @@ use crate::trial::Verdict;
 /// How many of the faults were caught.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Tried.
+    /// Faults that were tried.
     pub tried: usize,
-    /// Caught.
+    /// Faults that were caught.
     pub caught: usize,
-    /// Those of which it was not known: neither caught nor accepted by name, or caught
-    /// though they are accepted.
+    /// Faults with an unexpected outcome: neither caught nor accepted by name, or
+    /// caught although accepted.
     pub unexpected: usize,
 }
 
@@ -29,7 +29,7 @@ impl Tally {
         })
     }
 
-    /// Returns the share in percent; all of nothing is 100.
+    /// Returns the share in percent; 100 if there are none.
     pub fn share(self) -> f64 {
         if self.tried == 0 {
             return 100.0;
@@ -48,7 +48,7 @@ pub fn total(results: &[(Fault, Verdict)]) -> Tally {
     Tally::of(results.iter())
 }
 
-/// Returns what a verdict says, in words.
+/// Returns a verdict as text.
 pub fn words(fault: &Fault, verdict: &Verdict) -> String {
     match (verdict, &fault.accepted) {
         (Verdict::Crashed(how), _) => format!("caught by a crash: {how}"),
@@ -106,7 +106,7 @@ pub fn summary(tally: Tally) -> String {
     format!("mutants: {caught} of {tried} caught ({share:.1} %); {verdict}")
 }
 
-/// A fault and what came of it, for machines.
+/// A fault and its outcome, for JSON.
 #[derive(Debug, Serialize)]
 pub struct Record<'a> {
     name: &'a str,

@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 
 use crate::fault::Fault;
 
-/// What the native conformance test is built of.
+/// The sources of the native conformance test.
 const SOURCES: [&str; 5] = [
     "Cargo.lock",
     "component",
@@ -33,9 +33,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Copies the sources of the repository at `from` to `root`. Files that
-    /// are the same already stay untouched, so that what was built of them
-    /// is not built again; others in `root` go away.
+    /// Copies the sources of the repository at `from` to `root`. Identical files stay
+    /// untouched, so that they are not compiled again; other files in `root` are
+    /// removed.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Returns where it is.
+    /// Returns its path.
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -19,19 +19,19 @@ use crate::fault::Suite;
 /// without end.
 const MEMORY: u64 = 8 << 30;
 
-/// What a run showed.
+/// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Requirements that were not met, in the suite's order; none if all were.
     Ended(Vec<String>),
-    /// It did not end in time; the requirements that were not met until then.
+    /// It exceeded the time limit. Has the requirements that had failed by then.
     Hung(Vec<String>),
-    /// The process ended without a verdict, for instance by a signal.
+    /// The process ended without a verdict, for example by a signal.
     Crashed(String),
 }
 
 impl Verdict {
-    /// Returns whether the suite noticed something.
+    /// Returns whether the suite detected a fault.
     pub fn is_caught(&self) -> bool {
         *self != Self::Ended(Vec::new())
     }
@@ -42,7 +42,7 @@ impl Verdict {
 ///
 /// # Errors
 ///
-/// If it does not compile, with the compiler's words.
+/// If it does not compile, with the compiler's messages.
 pub fn build(suite: Suite, root: &Path, target: &Path) -> Result<PathBuf> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["test", "--package=manatee-device"])
@@ -69,7 +69,7 @@ pub fn build(suite: Suite, root: &Path, target: &Path) -> Result<PathBuf> {
     executable(&messages).context("cargo named no program of the test")
 }
 
-/// A line of `cargo --message-format=json`, as far as it matters here.
+/// The fields of a line of `cargo --message-format=json` that are used here.
 #[derive(Deserialize)]
 struct Message {
     executable: Option<PathBuf>,
@@ -100,7 +100,7 @@ fn compiler_errors(output: &str) -> String {
         .collect()
 }
 
-/// Runs the suite's test, for `limit` at most.
+/// Runs the suite's test, for up to `limit`.
 ///
 /// # Errors
 ///
@@ -137,7 +137,7 @@ fn run_command(command: &mut Command, limit: Duration) -> Result<Verdict> {
     }
 }
 
-/// Returns whether a test ran: arguments that fit none are no success.
+/// Returns whether a test ran: arguments that match none are no success.
 fn ran(output: &str) -> bool {
     output
         .lines()
@@ -162,7 +162,7 @@ fn verdict(status: ExitStatus, output: &str) -> Verdict {
     }
 }
 
-/// Requirements that failed, once each: they run with windows and without.
+/// Returns the requirements that failed, once each: they run with windows and without.
 fn failed(output: &str) -> Vec<String> {
     let mut seen = BTreeSet::new();
     output

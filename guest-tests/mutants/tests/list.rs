@@ -1,4 +1,4 @@
-//! The list of faults fits the device's source as it is.
+//! Checks that the list of faults matches the device's source.
 
 use std::fs;
 use std::path::Path;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use manatee_conformance::suite::{Requirement, requirements};
 
-/// What `--help` says.
+/// The text of `--help`.
 pub const HELP: &str = "\
 Tests a device, requirement by requirement.
 
@@ -19,7 +19,7 @@ Usage: guest-tests.wasm [OPTIONS] [NAME]...
   --help                  Say this
 ";
 
-/// How to print.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// For people.
@@ -29,18 +29,18 @@ pub enum Format {
     Json,
 }
 
-/// What the command line asks for.
+/// The parsed command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
     /// Parts of names; every requirement if there are none.
     pub names: Vec<String>,
-    /// Names are whole names.
+    /// Whether names have to match exactly.
     pub exact: bool,
-    /// List instead of trying.
+    /// Whether to list the requirements instead of running them.
     pub list: bool,
-    /// Say how this is used.
+    /// Whether to print the usage.
     pub help: bool,
-    /// How to print.
+    /// The output format.
     pub format: Format,
 }
 
@@ -49,7 +49,7 @@ impl Arguments {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, in words.
+    /// A text that says what is wrong with it.
     pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut arguments = Self::default();
         let mut words = words.into_iter();
@@ -74,11 +74,11 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// Returns the requirements that are asked for.
+    /// Returns the selected requirements.
     ///
     /// # Errors
     ///
-    /// A name that no requirement has, in words.
+    /// A text that names what no requirement matches.
     pub fn select(&self) -> Result<Vec<&'static Requirement>, String> {
         let fits = |name: &String, requirement: &Requirement| {
             if self.exact {

@@ -1,4 +1,4 @@
-//! A device in plain wasm, with the testbed around it.
+//! A device in wasm, with the testbed around it.
 
 use alloc::format;
 use alloc::string::String;
@@ -14,24 +14,24 @@ use crate::bindings::manatee::testbed::control;
 
 /// The device's only BAR that a driver uses.
 const BAR: u8 = 0;
-/// The most calls that work which was left may take.
+/// The most calls of `service` that remaining work may need.
 const MAX_SERVICE: usize = 1 << 16;
 
 /// The bench, for one requirement.
 #[derive(Debug, Default)]
 pub struct WasmBench {
-    /// The device had work left for ever.
+    /// Whether the device still had work left after that.
     endless: bool,
-    /// The queue of a port that a requirement speaks of.
+    /// The selected queue of a port.
     queue: u32,
 }
 
 impl WasmBench {
-    /// Returns whether the device kept to its contract with the host.
+    /// Checks that the device kept to its contract with the host.
     ///
     /// # Errors
     ///
-    /// What it did instead.
+    /// A text that says what it did instead.
     pub fn check(&self) -> Outcome {
         if self.endless {
             return Err(Failure::new(format!(

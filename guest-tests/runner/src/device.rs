@@ -1,4 +1,4 @@
-//! The device under test, made as new for each requirement.
+//! The device under test, which is reset for each requirement.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -13,12 +13,12 @@ use crate::bindings::manatee::device::device::{self, Bounds, PortConfig};
 use crate::bindings::manatee::testbed::{control, elsewhere};
 use crate::report::Outcome;
 
-/// The ports that this runner's device was given; 0 before.
+/// The number of ports of this runner's device; 0 before it is configured.
 static PORTS: Mutex<u32> = Mutex::new(0);
 
-/// Tries a requirement, on this runner's device if that has, or can still be
-/// given, the right number of ports; else elsewhere. None if there is no
-/// device for it any more.
+/// Runs a requirement on this runner's device if that has, or can still get, the right
+/// number of ports; otherwise on the next runner's. None if there is no device left for
+/// it.
 pub fn attempt(requirement: &Requirement) -> Option<Outcome> {
     let ports = &mut *PORTS.lock();
     if *ports == 0 {
@@ -34,7 +34,7 @@ pub fn attempt(requirement: &Requirement) -> Option<Outcome> {
             device::link_changed(port, link(true));
         }
         device::reset();
-        // What the device did up to here was about the test before.
+        // Everything up to here belongs to the previous test.
         control::start(*ports, QUEUES, OFFERED);
     } else {
         return elsewhere::attempt(requirement.name);
@@ -72,10 +72,10 @@ pub fn link(up: bool) -> Link {
 /// Queue pairs of a port.
 const QUEUES: u16 = 1;
 
-/// What the device is offered.
+/// The features that the device is offered.
 const OFFERED: Features = Features::empty();
 
-/// What the testbed takes.
+/// The limits of the testbed.
 const BOUNDS: Bounds = Bounds {
     arena_bytes: 0,
     windows: 0,

@@ -1,8 +1,8 @@
-//! The runner: drives a device as a guest does, and prints what it does not do
-//! right. The conformance suite as a program.
+//! The runner is the conformance suite as a program: it drives a device as a guest
+//! does, and prints what is wrong.
 //!
-//! Compiled for wasm it is a component of the WIT world
-//! `manatee:testbed/runner`; natively there is only what needs no device.
+//! Compiled for wasm it is a component of the WIT world `manatee:testbed/runner`;
+//! natively it has only the parts that need no device.
 
 #![no_std]
 #![deny(unsafe_code)]

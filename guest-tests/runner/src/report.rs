@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::Format;
 
-/// How a requirement was missed, if it was.
+/// The failure of a requirement, if it failed.
 pub type Outcome = Result<(), String>;
 
 /// A run that is being reported.
@@ -46,7 +46,7 @@ fn line(value: &Value) -> String {
 }
 
 impl Report {
-    /// Begins a run. Returns the report of it, and what to print.
+    /// Begins a run. Returns its report, and what to print.
     pub fn begin(format: Format, count: usize, filtered_out: usize) -> (Self, String) {
         let text = match format {
             Format::Pretty => format!("\nrunning {count} test{}\n", plural(count)),
@@ -63,8 +63,8 @@ impl Report {
         (report, text)
     }
 
-    /// Notes that a requirement is about to be tried. If the device traps, this is the
-    /// last that is printed.
+    /// Notes that a requirement is about to run. If the device traps, this is the last
+    /// that is printed.
     pub fn attempt(&self, requirement: &Requirement) -> String {
         let name = requirement.name;
         match self.format {
@@ -73,7 +73,7 @@ impl Report {
         }
     }
 
-    /// Notes that a requirement was tried.
+    /// Notes the outcome of a requirement.
     pub fn result(&mut self, requirement: &'static Requirement, outcome: Outcome) -> String {
         let name = requirement.name;
         let failure = outcome.err();

@@ -43,7 +43,7 @@ impl run::Guest for Runner {
     }
 }
 
-/// Does what the command line says. Whether every requirement was met.
+/// Carries out the command line. Returns whether every requirement was met.
 fn execute() -> Result<bool, String> {
     let arguments = Arguments::parse(get_arguments().into_iter().skip(1))?;
     if arguments.help {

@@ -1,4 +1,5 @@
-//! The WIT world `manatee:testbed/testbed`, as `wit-bindgen` renders it.
+//! The bindings that `wit-bindgen` generates for the WIT world
+//! `manatee:testbed/testbed`.
 
 #![allow(missing_docs, unsafe_code, unsafe_op_in_unsafe_fn, clippy::all)]
 

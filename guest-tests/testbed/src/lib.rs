@@ -1,4 +1,4 @@
-//! The testbed: what a device imports, in plain wasm memory.
+//! The testbed: a device's imports, in wasm memory.
 //!
 //! Compiled for wasm it is a component of the WIT world `manatee:testbed/testbed`, around
 //! the model of a host that every test uses (`manatee-world`).

@@ -31,10 +31,10 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()
 }
 
-/// The world. Nothing here is called by what it calls, so the lock is free.
+/// The world. Calls do not nest, so the lock is always free.
 static WORLD: Lazy<Mutex<World>> = Lazy::new(|| Mutex::new(World::default()));
 
-/// Does something with a queue, which the runner knows to be there.
+/// Calls `act` with a queue, which the runner knows to exist.
 fn with_queue<T>(port: u32, queue: u32, act: impl FnOnce(&mut Queue) -> T) -> T {
     act(WORLD.lock().queue(port, queue))
 }
@@ -56,7 +56,7 @@ fn memory_error(error: AccessError) -> MemoryError {
 impl guest_memory::Guest for Testbed {
     fn read(address: u64, length: u32) -> Result<Vec<u8>, MemoryError> {
         let world = WORLD.lock();
-        // Before there is a buffer for it: the device says how long it is.
+        // The length is checked before a buffer is allocated: the device controls it.
         world
             .memory
             .check(address, length.into())

@@ -14,15 +14,15 @@ use crate::datagrams;
 /// The port of either protocol at both ends.
 const PORT: u16 = 7000;
 
-/// How long a connection may stand still, with a device's pauses and TCP's
-/// repetitions, before it counts as broken.
+/// How long a connection may stall, with a device's pauses and TCP's retransmissions,
+/// before it counts as broken.
 const STALL: Duration = Duration::from_secs(60);
 
-/// The bytes that a TCP connection may have on their way: few enough for the
-/// queues in between, so that they push no datagram out.
+/// The bytes that a TCP connection may have in flight: few enough for the queues in
+/// between, so that they displace no datagram.
 const WINDOW: usize = 256 << 10;
 
-/// What a TCP connection is for; its first byte says so.
+/// The purpose of a TCP connection, which is its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Control = b'c' as isize,
@@ -37,13 +37,13 @@ impl Purpose {
 /// One end's sockets.
 #[derive(Debug)]
 pub struct Connections {
-    /// For the two ends to agree.
+    /// The control connection between the two ends.
     pub control: TcpStream,
     /// For the bytes sent.
     pub outgoing: TcpStream,
     /// For the bytes received.
     pub incoming: TcpStream,
-    /// For datagrams, connected to the other end.
+    /// The datagram socket, connected to the other end.
     pub datagrams: UdpSocket,
 }
 
@@ -90,7 +90,7 @@ impl Connections {
     }
 }
 
-/// Where the guest connects to.
+/// The host's listener, which the guest connects to.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,

@@ -1,9 +1,9 @@
 //! One numbered datagram.
 
-/// The bytes of a datagram that are not filler.
+/// Length of a datagram's header; the rest is filler.
 pub const HEADER: usize = 16;
 
-/// What a datagram says.
+/// The header of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// Its number; the first is 0.
@@ -13,7 +13,7 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// Fills `bytes`, of which there are at least [`HEADER`].
+    /// Writes the datagram to `bytes`, of which there are at least [`HEADER`].
     pub fn write(self, bytes: &mut [u8]) {
         let (header, filler) = bytes.split_at_mut(HEADER);
         header[..8].copy_from_slice(&self.number.to_le_bytes());
@@ -39,7 +39,7 @@ impl Datagram {
     }
 }
 
-/// Differs from datagram to datagram and from place to place.
+/// Returns a byte of filler, which depends on the datagram and the offset.
 fn filler_byte(number: u64, index: usize) -> u8 {
     (number as usize).wrapping_mul(31).wrapping_add(index * 7) as u8
 }

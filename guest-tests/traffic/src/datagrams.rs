@@ -13,29 +13,28 @@ use crate::session::Settings;
 use crate::shared::Shared;
 use crate::tally::{Counter, Tally};
 
-/// Room for what comes while a receiver does not get the processor: some
-/// seconds' worth.
+/// Receive buffer for some seconds in which the receiver is not scheduled.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
-/// How long what is missing may still be on its way, after the other end has
-/// said how much it sent: that went behind the last datagram.
+/// How long missing datagrams may still be in flight, after the other end has reported
+/// how many it sent, which it does after the last.
 const STRAGGLERS: Duration = Duration::from_secs(2);
 
-/// How often a receiver to which nothing comes looks whether it is to end.
+/// How often an idle receiver checks whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How many datagrams a sender that was held up may send at once.
+/// How many datagrams a delayed sender may send at once.
 const BURST: u32 = 8;
 
 /// Prepares a socket that is bound and connected.
 pub fn prepare(socket: &UdpSocket) -> Result<()> {
-    // Beyond the machine's limit is for root only.
+    // Only root may exceed the machine's limit.
     setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
         .or_else(|_| setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER))
         .context("cannot size a receive buffer")
 }
 
-/// Sends datagrams at the rate asked for until told to stop; returns their number.
+/// Sends datagrams at the requested rate until told to stop. Returns their number.
 pub fn send(socket: &UdpSocket, settings: Settings, shared: &Shared) -> Result<u64> {
     let interval = Duration::from_secs(1) / settings.rate;
     let mut bytes = vec![0; settings.size.max(HEADER)];
@@ -59,8 +58,8 @@ pub fn send(socket: &UdpSocket, settings: Settings, shared: &Shared) -> Result<u
     Ok(number)
 }
 
-/// Receives datagrams until the other end has said how many it sent and they are
-/// here, or have not come for a while.
+/// Receives datagrams until the other end has reported how many it sent, and all have
+/// arrived or none for a while.
 pub fn receive(socket: &UdpSocket, shared: &Shared) -> Result<Tally> {
     let mut bytes = vec![0; 1 << 16];
     let mut counter = Counter::default();
@@ -68,7 +67,7 @@ pub fn receive(socket: &UdpSocket, shared: &Shared) -> Result<Tally> {
     socket.set_read_timeout(Some(LOOK))?;
     while !shared.abandoned() {
         let expected = shared.expected();
-        // With all here, only what already waits is of interest: copies.
+        // When all have arrived, only duplicates that are already queued matter.
         let complete = expected.is_some_and(|sent| counter.received() >= sent);
         socket.set_nonblocking(complete)?;
         if let Some(length) = next(socket, &mut bytes).context("cannot receive datagrams")? {

@@ -33,21 +33,21 @@ pub struct Report {
     pub datagrams: Tally,
     /// The bytes that the other end has sent over TCP.
     pub sent: Sum,
-    /// The bytes that came.
+    /// The bytes that were received over TCP.
     pub received: Sum,
-    /// Datagrams of any stream that this end's kernel dropped for want of room in
-    /// a socket: losses that are not the network's.
+    /// Datagrams of any stream that this end's kernel dropped because a socket's buffer
+    /// was full: losses that are not the network's.
     pub dropped_here: u64,
 }
 
-/// The host's words to the guest.
+/// The host's messages to the guest.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Word {
     Go(Settings),
     Stop,
 }
 
-/// What one end has sent in all.
+/// The totals that one end has sent.
 #[derive(Debug, Serialize, Deserialize)]
 struct Sent {
     datagrams: u64,
@@ -74,11 +74,11 @@ impl Session {
         Ok(Self { control, end })
     }
 
-    /// Waits until `datagrams` more have come both ways.
+    /// Waits until `datagrams` more have arrived in both directions.
     ///
     /// # Errors
     ///
-    /// If they do not come within that time.
+    /// If they do not arrive within that time.
     pub fn wait_for_more(&self, datagrams: u64, within: Duration) -> Result<()> {
         self.end.shared.0.wait_for_more(datagrams, within)
     }
@@ -149,8 +149,8 @@ impl End {
         })
     }
 
-    /// Stops sending, tells the other end how much it was, hears the same, and
-    /// waits for what is still on its way.
+    /// Stops sending, exchanges totals with the other end, and waits for what is still
+    /// in flight.
     fn finish(self, control: &mut Control) -> Result<Report> {
         self.shared.0.stop();
         control.write(&Sent {
@@ -168,7 +168,7 @@ impl End {
     }
 }
 
-/// Who ends the threads, whichever way it goes.
+/// Stops the threads when it is dropped.
 struct Owner(Arc<Shared>);
 
 impl Drop for Owner {
@@ -207,7 +207,7 @@ impl Control {
         })
     }
 
-    /// Lets the other end be silent for as long as it likes from now on.
+    /// Removes the read timeout.
     fn wait_for_ever(&self) -> Result<()> {
         Ok(self.reader.get_ref().set_read_timeout(None)?)
     }
@@ -229,7 +229,7 @@ impl Control {
     }
 }
 
-/// Reads the kernel's count of datagrams that found no room in their socket.
+/// Reads the kernel's count of datagrams for which a socket's buffer was full.
 fn dropped_for_want_of_room() -> Result<u64> {
     let table = fs::read_to_string("/proc/self/net/snmp")?;
     let mut rows = table.lines().filter(|line| line.starts_with("Udp:"));

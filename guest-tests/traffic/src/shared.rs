@@ -1,27 +1,27 @@
-//! What the threads of one end know of each other.
+//! The state shared by the threads of one end.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How far the datagrams have come.
+/// The progress of the datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Datagrams that came here, each counted once.
+    /// Datagrams that were received here, each counted once.
     pub received: u64,
-    /// Datagrams that came there, as far as is known here.
+    /// Datagrams that the other end has reported as received.
     pub arrived: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     progress: Progress,
-    /// The senders are to stop.
+    /// Whether the senders are to stop.
     stopped: bool,
-    /// Nobody wants a result any more.
+    /// Whether the result is no longer needed.
     abandoned: bool,
-    /// How many datagrams the other end has sent in all, once it says so.
+    /// How many datagrams the other end has sent in all, once it has reported that.
     expected: Option<u64>,
     /// Why a thread ended early.
     failure: Option<String>,
@@ -67,12 +67,12 @@ impl Shared {
         self.state().expected = Some(datagrams);
     }
 
-    /// Returns how many datagrams came here.
+    /// Returns how many datagrams were received here.
     pub fn received(&self) -> u64 {
         self.state().progress.received
     }
 
-    /// Notes that so many datagrams came here, and at least so many there.
+    /// Notes how many datagrams were received here, and at least how many there.
     pub fn note(&self, received: u64, arrived: u64) {
         let progress = &mut self.state().progress;
         progress.received = received;
@@ -86,11 +86,11 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits until `datagrams` more have come both ways.
+    /// Waits until `datagrams` more have arrived in both directions.
     ///
     /// # Errors
     ///
-    /// If they do not come within that time, or a thread has ended.
+    /// If they do not arrive within that time, or a thread has ended.
     pub fn wait_for_more(&self, datagrams: u64, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;
         let mut state = self.state();

@@ -1,34 +1,34 @@
-//! Which of the numbered datagrams came, how often, and in what order.
+//! Counts which of the numbered datagrams arrived, how often, and in what order.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// How far ahead of the highest number so far the next may be: one that is
-/// further is no number of the stream.
+/// How far ahead of the highest number so far the next may be; a higher one is not a
+/// number of the stream.
 const MAX_AHEAD: u64 = 1 << 24;
 
-/// What became of one direction's datagrams.
+/// The fate of one direction's datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Datagrams that were sent.
     pub sent: u64,
-    /// Datagrams that came, each counted once.
+    /// Datagrams that arrived, each counted once.
     pub received: u64,
-    /// Datagrams that never came.
+    /// Datagrams that never arrived.
     pub lost: u64,
-    /// Datagrams that came again.
+    /// Datagrams that arrived again.
     pub doubled: u64,
-    /// Datagrams that came for the first time after one with a higher number.
+    /// Datagrams that first arrived after one with a higher number.
     pub reordered: u64,
-    /// What came and is none of the datagrams sent.
+    /// Arrivals that are none of the datagrams sent.
     pub corrupt: u64,
     /// The longest time between two datagrams, in microseconds.
     pub longest_gap_us: u64,
 }
 
 impl Tally {
-    /// Returns whether each datagram came once, whole and in its place.
+    /// Returns whether each datagram arrived once, intact and in order.
     pub fn is_perfect(&self) -> bool {
         self.received == self.sent
             && [self.lost, self.doubled, self.reordered, self.corrupt] == [0; 4]
@@ -55,7 +55,7 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// Counts datagrams as they come.
+/// A counter of arriving datagrams.
 #[derive(Debug, Default)]
 pub struct Counter {
     /// A bit for each number.
@@ -71,7 +71,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Counts a datagram that came at `now`.
+    /// Counts a datagram that arrived at `now`.
     pub fn count(&mut self, number: u64, now: Instant) {
         if number >= self.end + MAX_AHEAD {
             return self.count_corrupt();
@@ -93,19 +93,19 @@ impl Counter {
         self.end = self.end.max(number + 1);
     }
 
-    /// Counts something that is no datagram of the stream.
+    /// Counts an arrival that is not a datagram of the stream.
     pub fn count_corrupt(&mut self) {
         self.corrupt += 1;
     }
 
-    /// Returns how many came, each counted once.
+    /// Returns how many arrived, each counted once.
     pub fn received(&self) -> u64 {
         self.received
     }
 
     /// Returns the result, once it is known how many were sent.
     pub fn finish(&self, sent: u64) -> Tally {
-        // A number beyond the last is none that was sent.
+        // A number beyond the last was not sent.
         let beyond = (sent..self.end).filter(|number| self.has(*number)).count() as u64;
         let received = self.received - beyond;
         Tally {

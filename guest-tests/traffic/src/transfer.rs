@@ -11,7 +11,7 @@ use crate::shared::Shared;
 
 const CHUNK: usize = 64 << 10;
 
-/// What went through a connection, at one of its ends.
+/// The bytes of a connection, as seen by one end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
     /// The number of bytes.
@@ -73,7 +73,7 @@ impl Summing {
 }
 
 /// Returns the next number of Marsaglia's generator: the bytes need not be secret, only
-/// unlike each other.
+/// varied.
 fn xorshift(mut state: u64) -> u64 {
     state ^= state << 13;
     state ^= state >> 7;

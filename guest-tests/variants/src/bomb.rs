@@ -1,4 +1,4 @@
-//! A component that a compiler can't cope with.
+//! A component that exhausts a compiler.
 
 use alloc::string::String;
 use core::fmt::Write;

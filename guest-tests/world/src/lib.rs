@@ -1,14 +1,14 @@
 //! The model of the host that the tests of a device use.
 //!
-//! [`World`] is what a device sees of its host: guest memory, ports with a wire behind
-//! each, the interrupt controller, the log, and what the host remembers in case the device
-//! fails. It does what `wit/device.wit` says of the imports, and records as an offence what
-//! a device must not do. A test is at the other end: it plans how transmits end, has frames
-//! arrive, takes memory away, and looks at what the device did.
+//! [`World`] is what a device sees of its host: guest memory, ports with a wire each, the
+//! interrupt controller, the log, and what the host remembers in case the device fails. It
+//! implements the imports as `wit/device.wit` describes them, and records violations as
+//! offences. A test is at the other end: it plans how transmits end, has frames arrive,
+//! revokes memory, and inspects what the device did.
 //!
-//! The native benches give a `World` to the device as its platform, where an offence is a
-//! panic; it has windows, and fails the device when a test wants that. In wasm the testbed
-//! exports a `World` as the imports of a component, and a runner asks for the offences.
+//! In the native benches a `World` is the device's platform, where an offence is a panic;
+//! it has windows, and can make the device fail. In wasm the testbed exports a `World` as
+//! the imports of a component, and a runner queries the offences.
 
 #![no_std]
 #![deny(unsafe_code)]

@@ -12,7 +12,7 @@ use device_kit::window::Window;
 use crate::world::{Poison, World};
 
 impl World {
-    /// Fails the device if it is time: as a trap would, in the middle of what it does.
+    /// Makes the device fail if its steps are used up, as a trap would.
     fn burn(&mut self) {
         if let Some(left) = self.fuse.as_mut() {
             *left = left.saturating_sub(1);
@@ -20,7 +20,7 @@ impl World {
         }
     }
 
-    /// Returns whether a frame has the number that fails the device.
+    /// Returns whether a frame has the number that makes the device fail.
     fn is_poisoned(&self, frames: &[Segment]) -> bool {
         let Some(Poison::Frame(number)) = self.poison else {
             return false;
@@ -32,7 +32,7 @@ impl World {
         })
     }
 
-    /// Fails the device if it did what it must not, as a host does.
+    /// Makes the device fail if there are offences, as a host does.
     fn punish(&mut self) {
         let offences = self.take_offences();
         assert!(offences.is_empty(), "the device {}", offences.join("; "));

@@ -1,4 +1,4 @@
-//! A port: the wire behind it, and what the device gave it.
+//! A port: its wire, and the device's packets and buffers.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -22,9 +22,9 @@ pub struct Transmitted {
     pub frame: Vec<u8>,
     /// Number of segments it came in.
     pub segments: u16,
-    /// What the endpoint was asked to do.
+    /// The requested offloads.
     pub offloads: Offloads,
-    /// Offset of the transport header, 0 if the driver did not say.
+    /// Offset of the transport header, 0 if the driver did not give it.
     pub l4_offset: u16,
     /// Payload bytes a segment, for segmentation.
     pub segment_size: u16,
@@ -37,13 +37,13 @@ pub struct Transmitted {
 pub struct Port {
     queues: Vec<Queue>,
     steering: Option<Steering>,
-    /// What the device asked it to be limited to, in Mbit/s.
+    /// The limit that the device set, in Mbit/s.
     pub rate_limit: Option<u32>,
-    /// What passed its link, as far as a test says so.
+    /// The counters of its link, which a test sets.
     pub counted: LinkStatistics,
 }
 
-/// Nothing has passed a link.
+/// Counters of an unused link.
 const NOTHING: LinkStatistics = LinkStatistics {
     rx_packets: 0,
     rx_bytes: 0,
@@ -80,12 +80,12 @@ impl Port {
         found.unwrap_or_else(|| panic!("queue {queue} of a port with {count}"))
     }
 
-    /// Notes how received packets find their queue.
+    /// Sets how received packets find their queue.
     pub(crate) fn steer(&mut self, steering: Steering) {
         self.steering = Some(steering);
     }
 
-    /// Returns how received packets find their queue, if the device said so.
+    /// Returns how received packets find their queue, if the device set it.
     pub fn steering(&self) -> Option<&Steering> {
         self.steering.as_ref()
     }
@@ -105,7 +105,7 @@ pub struct Queue {
     handed_over: Option<u32>,
     /// Buffers that no frame was written to yet.
     buffers: VecDeque<RxBuffer>,
-    /// Their segments, one buffer's behind the other's.
+    /// Their segments, in the same order.
     segments: VecDeque<Segment>,
     /// The most buffers that it takes.
     limit: usize,
@@ -127,7 +127,7 @@ impl Default for Queue {
 }
 
 impl Queue {
-    /// Takes a packet with this frame, as was planned.
+    /// Takes a packet with this frame. Returns the planned status.
     pub fn take_packet(&mut self, packet: &TxPacket, frame: &[u8]) -> TxStatus {
         let status = self.plan.pop_front().unwrap_or(TxStatus::Sent);
         if status == TxStatus::Pending {
@@ -152,8 +152,8 @@ impl Queue {
         core::mem::take(&mut self.transmitted)
     }
 
-    /// Plans how the next transmits end, in place of what was planned before; those behind
-    /// them are sent.
+    /// Plans the statuses of the next transmits, in place of an earlier plan; later ones
+    /// are sent.
     pub fn plan_transmits(&mut self, statuses: &[TxStatus]) {
         self.plan.clear();
         self.plan.extend(statuses);
@@ -189,8 +189,8 @@ impl Queue {
         self.handed_over
     }
 
-    /// Takes buffers from the front, as many as the limit allows; returns how many. Each
-    /// has its next `segments` of the segments.
+    /// Takes buffers from the front, as many as the limit allows, each with its next
+    /// `segments` of the segments. Returns how many it took.
     pub(crate) fn post(&mut self, buffers: &[RxBuffer], segments: &[Segment]) -> u32 {
         let room = self.limit.saturating_sub(self.buffers.len());
         let taken = &buffers[..buffers.len().min(room)];
@@ -216,8 +216,8 @@ impl Queue {
         self.segments.clear();
     }
 
-    /// Writes a frame that arrives to the buffer at the front. `flags` come on top of what
-    /// is found here: `VLAN`, `TRUNCATED` and `MEMORY_FAULT`. Returns None if there is no
+    /// Writes an arriving frame to the next buffer. `flags` are added to those that are
+    /// set here: `VLAN`, `TRUNCATED` and `MEMORY_FAULT`. Returns None if there is no
     /// buffer.
     pub fn receive(&mut self, memory: &Memory, frame: &[u8], flags: RxFlags) -> Option<RxPacket> {
         let RxBuffer { id, segments } = self.buffers.pop_front()?;
@@ -252,8 +252,8 @@ impl Queue {
     }
 }
 
-/// Returns the hash that a frame has if its flags say that it has one: no two numbered
-/// frames have the same.
+/// Returns the hash of a frame whose flags ask for one: no two numbered frames have the
+/// same.
 pub fn hash_of(frame: &[u8]) -> u32 {
     let bytes = frame.iter().skip(14).take(4);
     bytes.fold(0x9e37_79b9, |hash, byte| {
@@ -261,7 +261,7 @@ pub fn hash_of(frame: &[u8]) -> u32 {
     })
 }
 
-/// Returns a frame without its 802.1Q tag, and what the tag said.
+/// Returns a frame without its 802.1Q tag, and the tag control information.
 pub fn untag(frame: &[u8]) -> (Vec<u8>, Option<u16>) {
     match frame {
         [addresses @ .., _, _, _, _] if addresses.len() >= 12 && frame[12..14] == [0x81, 0] => {

@@ -1,4 +1,4 @@
-//! What a device sees of its host.
+//! The model of a device's host.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -20,47 +20,47 @@ const MAX_LOG: usize = 1000;
 /// The most offences that are kept.
 const MAX_OFFENCES: usize = 100;
 /// The most interrupts that are kept until a test takes them, so that a device that raises
-/// them for ever does not end the tests.
+/// them endlessly does not exhaust memory.
 const MAX_INTERRUPTS: usize = 1 << 16;
 
-/// What a device sees of its host.
+/// The model of a device's host.
 #[derive(Debug)]
 pub struct World {
     /// Guest memory.
     pub memory: Memory,
     /// The ports, by number.
     pub ports: Vec<Port>,
-    /// What the device was offered in `configure`: an import that belongs to another
-    /// feature is an offence.
+    /// Features that the device was offered in `configure`: use of another one is an
+    /// offence.
     pub offered: Features,
     /// Vectors of the device's MSI-X table.
     pub vectors: u16,
-    /// Whether the device is given windows.
+    /// Whether the device may have windows.
     pub with_windows: bool,
-    /// The most windows that it is given at a time.
+    /// The most windows that it may have at a time.
     pub window_limit: Option<usize>,
     /// Windows that it has.
     pub windows: usize,
-    /// Windows that it was given so far.
+    /// Windows that were mapped so far.
     pub laid: usize,
-    /// Times that it said that its configuration changed.
+    /// Number of changes of the configuration that it noted.
     pub changes: u64,
     /// The last work queue element that it announced after a failure.
     pub attempted: Option<u64>,
-    /// Times that it may enter or leave the platform until it fails.
+    /// How many times it may enter or leave the platform until it fails.
     pub fuse: Option<u32>,
-    /// It fails whenever it says this.
+    /// What it fails on each time.
     pub poison: Option<Poison>,
-    /// What it did, until a test takes it.
+    /// What the device did, until a test takes it.
     pub done: Done,
 }
 
-/// What a device fails over each time.
+/// A call that a device fails on each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poison {
-    /// It hands over a frame with this number behind its addresses and type.
+    /// Handing over a frame with this number after its addresses and type.
     Frame(u8),
-    /// It has asked for a limit of this many Mbit/s.
+    /// Setting a limit of this many Mbit/s.
     Limit(u32),
 }
 
@@ -70,7 +70,7 @@ pub struct Done {
     interrupts: Vec<u16>,
     log: VecDeque<(Level, String)>,
     offences: Vec<String>,
-    /// The frame that is being taken; keeps its allocation.
+    /// The frame that is being read; keeps its allocation.
     frame: Vec<u8>,
 }
 
@@ -95,7 +95,7 @@ impl Default for World {
 }
 
 impl World {
-    /// Creates a world with this many ports, of so many queue pairs each.
+    /// Creates a world with this many ports, of this many queue pairs each.
     pub fn with_ports(ports: u32, queues: u16) -> Self {
         Self {
             ports: (0..ports).map(|_| Port::new(queues)).collect(),
@@ -133,19 +133,19 @@ impl World {
         self.port(port).queue(queue)
     }
 
-    /// Notes that the device did what it must not.
+    /// Records an offence.
     pub fn offend(&mut self, offence: impl Into<String>) {
         if self.done.offences.len() < MAX_OFFENCES {
             self.done.offences.push(offence.into());
         }
     }
 
-    /// Returns what the device did that it must not, since the last call.
+    /// Returns the offences since the last call.
     pub fn take_offences(&mut self) -> Vec<String> {
         core::mem::take(&mut self.done.offences)
     }
 
-    /// Returns whether the device was offered a feature; it is an offence if not.
+    /// Returns whether the device was offered a feature; records an offence if not.
     pub fn check_offered(&mut self, feature: Features, name: &str) -> bool {
         let is_offered = self.offered.contains(feature);
         if !is_offered {
@@ -175,7 +175,7 @@ impl World {
             if vectors[..index].contains(vector) {
                 self.offend(format!("raised vector {vector} twice in one call"));
             }
-            // A host ignores it; no device that is right does it.
+            // A host ignores it; no correct device does it.
             if *vector >= self.vectors {
                 let all = self.vectors;
                 self.offend(format!("raised vector {vector} of a table with {all}"));
@@ -191,7 +191,7 @@ impl World {
         self.done.interrupts.drain(..).collect()
     }
 
-    /// Returns whether there is a queue; it is an offence to use one that is not there.
+    /// Returns whether a queue exists; records an offence if not.
     fn check_queue(&mut self, port: u32, queue: u32, what: &str) -> bool {
         let found = self.ports.get(port as usize);
         let exists = found.is_some_and(|port| queue < port.queues().into());
@@ -271,14 +271,14 @@ impl World {
         self.queue(port, queue).post(buffers, segments)
     }
 
-    /// Gives the buffers of a queue back.
+    /// Takes back the buffers of a queue.
     pub fn cancel_receive(&mut self, port: u32, queue: u32) {
         if self.check_queue(port, queue, "took back buffers of") {
             self.queue(port, queue).cancel_receive();
         }
     }
 
-    /// Notes how the packets of a port find their queue.
+    /// Sets how the packets of a port find their queue.
     pub fn steer(&mut self, port: u32, steering: Steering) {
         if !self.check_offered(Features::STEERING, "steering") {
             return;
@@ -308,7 +308,7 @@ impl World {
         }
     }
 
-    /// Returns what passed a port's link; nothing of one that is not there.
+    /// Returns the counters of a port's link; zeros for a port that does not exist.
     pub fn statistics(&mut self, port: u32) -> LinkStatistics {
         let is_offered = self.check_offered(Features::STATISTICS, "statistics");
         if is_offered && self.check_queue(port, 0, "read the counters of") {
@@ -317,8 +317,8 @@ impl World {
         Port::new(0).counted
     }
 
-    /// Writes frames that arrive to the buffers at the front of a queue, as many as there
-    /// are: what `received` of the device is to be called with.
+    /// Writes arriving frames to the next buffers of a queue, as many as there are.
+    /// Returns the arguments for the device's `received`.
     ///
     /// # Panics
     ///
@@ -332,7 +332,7 @@ impl World {
         filled.collect()
     }
 
-    /// Takes back what a device that failed had posted and handed over. Returns the last
+    /// Takes back what a failed device had posted and handed over. Returns the last
     /// packet of each queue.
     pub fn take_back(&mut self) -> Vec<HandedOver> {
         let mut last = Vec::new();
@@ -352,8 +352,7 @@ impl World {
     }
 }
 
-/// Returns whether items with so many segments each, at least one, have all the segments
-/// and no more.
+/// Returns whether items have at least one segment each, and `segments` in all.
 fn adds_up(mut counts: impl Iterator<Item = u16> + Clone, segments: &[Segment]) -> bool {
     let claimed: usize = counts.clone().map(usize::from).sum();
     claimed == segments.len() && counts.all(|count| count > 0)

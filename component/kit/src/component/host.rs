@@ -1,4 +1,4 @@
-//! The imports as the platform, and the one device of an instance.
+//! The platform that calls the WIT imports, and the one device of an instance.
 
 use alloc::string::String;
 use core::cell::RefCell;
@@ -14,7 +14,7 @@ use crate::platform::{
 };
 use crate::window::Window;
 
-/// The imports.
+/// The platform that calls the WIT imports.
 #[derive(Default)]
 pub struct Host {
     pages: pages::Pages,
@@ -22,8 +22,8 @@ pub struct Host {
     line: String,
 }
 
-/// The one device of a component's instance. A component is never entered
-/// twice at a time, so the cell is never borrowed twice.
+/// The one device of a component's instance. Calls into a component do not
+/// nest, so the cell is never borrowed twice.
 pub struct Instance<A>(RefCell<Option<A>>);
 
 #[allow(unsafe_code)]
@@ -44,19 +44,19 @@ impl<A> Instance<A> {
 }
 
 impl<A: Exported> Instance<A> {
-    /// Does something with the device, which is made when it is first called.
+    /// Calls `act` with the device, which the first call creates.
     pub fn with<T>(&self, act: impl FnOnce(&mut A) -> T) -> T {
         let mut device = self.0.borrow_mut();
         act(device.get_or_insert_with(|| A::new(Host::default().into())))
     }
 }
 
-/// A device that is a component's.
+/// A device that a component exports.
 pub trait Exported: Adapter<Self::Platform> + 'static {
-    /// The imports, or a decorator of them.
+    /// [`Host`], or a decorator of it.
     type Platform: Platform + From<Host> + AsMut<Host>;
 
-    /// Returns where it lives.
+    /// Returns the instance that holds the device.
     fn instance() -> &'static Instance<Self>;
 }
 
@@ -67,7 +67,7 @@ impl AsMut<Host> for Host {
 }
 
 impl Host {
-    /// Sets the window arena aside, of so many bytes. Returns false if there are no
+    /// Reserves a window arena of `bytes` bytes. Returns false if there are no
     /// windows.
     pub(super) fn reserve_windows(&mut self, bytes: u32) -> bool {
         self.pages.reserve(bytes)
@@ -90,7 +90,8 @@ impl Platform for Host {
 
     fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
         let count = pages.len().checked_mul(repeats)?;
-        // Rings that are laid twice are work queues, which only the guest writes.
+        // Rings that are mapped twice are work queues, which only the guest
+        // writes.
         let access = match repeats {
             1 => WindowAccess::ReadWrite,
             _ => WindowAccess::ReadOnly,

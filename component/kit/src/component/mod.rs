@@ -36,8 +36,8 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()
 }
 
-/// Makes the crate's component of an adapter over a platform, which is
-/// [`Host`] or a decorator of it.
+/// Exports an adapter as the crate's component. Its platform is [`Host`] or a
+/// decorator of it.
 #[macro_export]
 macro_rules! export_adapter {
     ($adapter:ident, $platform:ty) => {
@@ -175,7 +175,7 @@ fn port_config(port: &WitPortConfig) -> PortConfig {
     }
 }
 
-/// Returns whether a driver is told that a link is up: a host that can't tell
+/// Returns whether to report a link as up. A host that does not know the state
 /// carries packets as far as it can.
 fn is_up(link: Link) -> bool {
     link.state != LinkState::Down

@@ -1,4 +1,4 @@
-//! Pages of the window arena, a range of linear memory that is set aside once.
+//! Pages of the window arena, a range of linear memory that is reserved once.
 
 #![allow(unsafe_code)]
 
@@ -20,8 +20,8 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Sets an arena aside, of so many bytes. False if the host lets memory grow
-    /// no further, or has no windows; there are no pages then.
+    /// Reserves an arena of `bytes` bytes. Returns false, without any pages, if
+    /// the host has no windows or memory can't grow.
     pub fn reserve(&mut self, bytes: u32) -> bool {
         let wasm_pages = bytes as usize / WASM_PAGE;
         let before = core::arch::wasm32::memory_grow(0, wasm_pages);
@@ -37,9 +37,9 @@ impl Pages {
         true
     }
 
-    /// Takes contiguous pages. None if there are not so many. Those that are
-    /// written come from the beginning and the others from the end, so that each
-    /// kind is contiguous and a host lays it in few steps.
+    /// Takes `count` contiguous pages, or returns None. Writable ones come from
+    /// the beginning and the others from the end, so that each kind is
+    /// contiguous and a host maps it in few steps.
     pub fn take(&mut self, count: usize, access: WindowAccess) -> Option<u32> {
         let fits = |(_, free): &(u32, usize)| *free >= count;
         let index = match access {
@@ -72,7 +72,7 @@ impl Pages {
         }
     }
 
-    /// Joins a range with the one behind it, if they touch.
+    /// Joins a range with the next one, if they touch.
     fn join(&mut self, index: usize) {
         let Some(&(next, count)) = self.free.get(index + 1) else {
             return;
@@ -85,7 +85,7 @@ impl Pages {
     }
 }
 
-/// Returns the window over pages that were taken and that the host has laid.
+/// Returns the window over pages that were taken and that the host has mapped.
 pub fn window(offset: u32, count: usize) -> Window {
     let base = NonNull::new(offset as usize as *mut u8).unwrap_or(NonNull::dangling());
     // SAFETY: the pages lie inside the arena, where no allocator puts anything,

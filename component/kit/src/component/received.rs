@@ -1,4 +1,4 @@
-//! The export `received`, which takes the packets as they lie in memory.
+//! The export `received`, which uses the packets where they are in memory.
 //!
 //! The generated binding copies a list whose records hold flags to a new
 //! allocation at every call.
@@ -18,12 +18,12 @@ const _: () = {
     assert!(offset_of!(RxPacket, flags) == 10 && size_of::<RxFlags>() == 2);
 };
 
-/// Does what the export does, for [`export_adapter`](crate::export_adapter).
+/// Implements the export, for [`export_adapter`](crate::export_adapter).
 ///
 /// # Safety
 ///
-/// The host filled a list of `count` packets, laid out as the canonical ABI
-/// says, that it had this instance's allocator give it.
+/// `packets` points to `count` packets in the canonical ABI's layout, which the
+/// host wrote to memory from this instance's allocator.
 pub unsafe fn received<A: Exported>(
     port: u32,
     queue: u32,

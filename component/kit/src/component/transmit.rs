@@ -1,7 +1,7 @@
-//! The import `transmit`, called with the batch as it lies in memory.
+//! The import `transmit`, called with the batch where it is in memory.
 //!
 //! The generated binding copies a list whose records hold flags to a new
-//! allocation at every call; this one passes on where it lies.
+//! allocation at every call; this one passes the list's address.
 
 #![allow(unsafe_code)]
 
@@ -78,7 +78,7 @@ fn statuses([address, length]: [usize; 2]) -> Vec<TxStatus> {
     if length == 0 {
         return Vec::new();
     }
-    // SAFETY: the host filled `length` bytes that it had our allocator give it.
+    // SAFETY: the host wrote `length` bytes to memory from our allocator.
     let bytes = unsafe { Vec::from_raw_parts(address as *mut u8, length, length) };
     bytes.into_iter().map(status).collect()
 }

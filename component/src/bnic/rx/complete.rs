@@ -12,7 +12,7 @@ use crate::gdma::journal::Record;
 use crate::gdma::queue::cq::{Completion, Cq};
 use crate::gdma::queue::wq::Wq;
 
-/// What happened to a packet that was not received.
+/// The flags of a packet that was not received.
 const LOST: RxFlags = RxFlags::TRUNCATED.union(RxFlags::MEMORY_FAULT);
 
 /// Completes buffers from the front on: those of `packets`, and those that are
@@ -65,8 +65,8 @@ struct Completer<'a> {
 }
 
 impl Completer<'_> {
-    /// Completes buffers of WQEs of this size, of which the same is said but for length
-    /// and hash: one by one, or as many in a completion as fit.
+    /// Completes buffers of WQEs of this size, whose packets differ only in length and
+    /// hash: one by one, or as many in a completion as fit.
     #[inline]
     fn post_received(
         &mut self,
@@ -83,7 +83,7 @@ impl Completer<'_> {
         }
     }
 
-    /// Completes packets four at a time, and then what is left of them.
+    /// Completes packets four at a time, and then the rest.
     #[inline(never)]
     fn post_together(
         &mut self,
@@ -119,8 +119,8 @@ impl Completer<'_> {
         self.pass(packets);
     }
 
-    /// Completes buffers of WQEs of this size, of which the same is said as of
-    /// the `first` packet but for the length.
+    /// Completes buffers of WQEs of this size, whose packets differ from `first` only
+    /// in length.
     #[inline(never)]
     fn post(
         &mut self,
@@ -154,7 +154,7 @@ impl Completer<'_> {
         self.pass(packets);
     }
 
-    /// Passes the WQEs of buffers that were completed.
+    /// Removes the WQEs of completed buffers from the ledger.
     #[inline]
     fn pass(&mut self, packets: &[RxPacket]) {
         if let Some(last) = packets.last() {
@@ -162,7 +162,7 @@ impl Completer<'_> {
         }
     }
 
-    /// Completes the first of malformed buffers.
+    /// Completes the first of a run of malformed buffers.
     #[cold]
     fn give_back(&mut self, platform: &mut impl Platform, port: &mut Port, run: Run<Buffer>) {
         let packet = RxPacket {
@@ -181,8 +181,8 @@ impl Completer<'_> {
     }
 }
 
-/// Returns whether packets can share a completion: a length of 0 ends its list, and
-/// what was not received is told one by one.
+/// Returns whether packets can share a completion. A length of 0 ends a completion's
+/// list, and packets that were not received are reported one by one.
 fn can_share(packets: &[RxPacket]) -> bool {
     let is_whole = |packet: &RxPacket| {
         let is_lost = packet.flags.intersects(LOST);
@@ -191,7 +191,7 @@ fn can_share(packets: &[RxPacket]) -> bool {
     packets.iter().all(is_whole)
 }
 
-/// Packets in a row of which the same is to be said but for length and hash.
+/// Consecutive packets that differ only in length and hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stretch {
     count: usize,
@@ -199,7 +199,7 @@ struct Stretch {
 }
 
 impl Stretch {
-    /// Returns those at the front, `first` among them, that were received into
+    /// Returns the stretch at the front, beginning with `first`, that was received into
     /// the buffers of a run.
     #[inline(never)]
     fn of(run: &Run<Buffer>, first: &RxPacket, packets: &[RxPacket]) -> Self {
@@ -221,7 +221,7 @@ impl Stretch {
     }
 }
 
-/// Returns what the completion of a packet says of it.
+/// Returns the flags of a packet's completion.
 #[inline(never)]
 fn completion_flags(packet: &RxPacket) -> RxCompletionFlags {
     let flags = packet.flags;
@@ -245,7 +245,7 @@ fn completion_flags(packet: &RxPacket) -> RxCompletionFlags {
         .with_udp_csum_fail(udp && bad)
 }
 
-/// Returns what the hash of a packet is made of, 0 if it has none.
+/// Returns the hash type of a packet, 0 if it has no hash.
 fn hash_type(flags: RxFlags) -> u16 {
     let is_udp = flags.contains(RxFlags::UDP);
     let [of_addresses, of_tcp, of_udp] = if flags.contains(RxFlags::IPV6) {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_ends_where_something_else_is_to_be_said() {
+    fn a_stretch_ends_where_flags_tag_or_buffer_differ() {
         let (none, tcp) = (RxFlags::empty(), RxFlags::TCP);
         let stretch = |run: &Run<Buffer>, packets: &[RxPacket]| {
             let Stretch { count, bytes } = Stretch::of(run, &packets[0], packets);

@@ -1,5 +1,5 @@
-//! Receive: from receive WQEs to buffers for the host, and from packets to
-//! completions ([`complete`]).
+//! Receiving: receive WQEs become buffers for the host, and packets become completions
+//! ([`complete`]).
 
 use device_kit::platform::{Platform, RxBuffer, Segment};
 use mana_wire::gdma::Status;
@@ -26,17 +26,17 @@ mod queue;
 
 /// The most buffers of a queue that the host holds at a time.
 const MAX_POSTED: usize = 2048;
-/// WQEs worked on in one call.
+/// WQEs read in one call.
 const BUDGET: usize = 2048;
 
-/// Returns how many buffers the host holds of each queue at most, if there can be
-/// so many queues.
+/// Returns how many buffers of each queue the host may hold, with this number of
+/// queues.
 pub(super) fn most_buffers(queues: usize) -> usize {
     MAX_POSTED.min(MAX_BUFFERS / queues.max(1))
 }
 
-/// Hands receive WQEs to the host, if the vport receives; it holds `room` of them
-/// at most. Returns whether something is left that is too much for one call.
+/// Hands receive buffers to the host, if the vport receives; the host holds up to
+/// `room` of them. Returns whether more is left than one call may do.
 pub(super) fn post_buffers(
     ctx: &mut Context<'_, impl Platform>,
     port: &mut Port,
@@ -53,7 +53,7 @@ pub(super) fn post_buffers(
         left = left.saturating_sub(most);
         let most = most.min(room.saturating_sub(queue.ledger.entries()));
         let is_more = post_batch(ctx, port, queue, batch, most);
-        // Malformed ones that are given back make room for others.
+        // Completing malformed buffers makes room for others.
         complete(ctx, port, queue, &[]);
         if !is_more {
             return false;
@@ -83,7 +83,7 @@ fn post_batch(
     let Some(refused) = buffers.get(taken as usize) else {
         return is_more;
     };
-    // What the host did not take is read again later.
+    // Buffers that the host did not take are read again later.
     let position = queue.ledger.cut(refused.id);
     let position = position.expect("a buffer that was just posted");
     ctx.queues.read(WqId::Rq(queue.rq)).wq.rewind_to(position);
@@ -162,8 +162,8 @@ fn gather_short(
     count
 }
 
-/// Takes short WQEs from `position` on for as long as they are acceptable.
-/// Returns how many there were. By itself, so that all of it fits registers.
+/// Takes short WQEs from `position` on for as long as they are acceptable. Returns how
+/// many there were. A function of its own, so that all values stay in registers.
 #[inline(never)]
 fn take_short(
     units: impl Iterator<Item = Unit>,
@@ -187,12 +187,13 @@ fn take_short(
     count
 }
 
-/// Says on the receive queue that everything received before is completed.
+/// Posts a completion of the receive queue which shows that everything received before
+/// is completed.
 ///
 /// # Errors
 ///
-/// [`Status::NoResources`] if the completion queue is full, or may be: a fence
-/// has no WQE of its own that the driver made room for.
+/// [`Status::NoResources`] if the completion queue is full, or may be: a fence has no
+/// WQE, and so no slot that the driver keeps free for it.
 pub(super) fn fence(
     ctx: &mut Context<'_, impl Platform>,
     queue: &ReceiveQueue,
@@ -201,8 +202,8 @@ pub(super) fn fence(
     let header = CqeHeader::of(CqeType::RxObjectFence);
     let words = RxCompletionOob::words(header, RxCompletionFlags::new(), 0);
     ctx.queues.complete(id, queue.cq, |wq, cq| {
-        // An outstanding buffer has a CQE that the driver keeps free, and that
-        // serves the fence: Linux waits for it before it sends another.
+        // The driver keeps a CQE free for each outstanding buffer, and the fence may
+        // use one: Linux waits for the fence before it sends another.
         let has_spare = wq.has_outstanding() || cq.has_spare(wq.reused_below());
         if cq.position.is_full() || !has_spare {
             return Err(Status::NoResources);
@@ -217,8 +218,8 @@ pub(super) fn fence(
     })
 }
 
-/// Takes the buffers back from the host; they are posted again when the
-/// vport receives again.
+/// Takes the buffers back from the host. They are posted again when the vport receives
+/// again.
 pub(super) fn take_back(
     ctx: &mut Context<'_, impl Platform>,
     port: &Port,

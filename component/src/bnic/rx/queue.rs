@@ -1,4 +1,4 @@
-//! A receive queue, and what is known of its buffers.
+//! A receive queue and the state of its buffers.
 
 use crate::bnic::ledger::Ledger;
 use crate::gdma::ids::{CqId, RqId};
@@ -14,13 +14,13 @@ pub struct ReceiveQueue {
     pub rq: RqId,
     /// The queue that it reports to.
     pub cq: CqId,
-    /// Buffers that were taken and not completed.
+    /// Buffers that were read and not completed.
     pub ledger: Ledger<Buffer>,
-    /// It has WQEs that wait for their turn.
+    /// Whether it has unread WQEs that wait for their turn.
     pub is_waiting: bool,
 }
 
-/// What is known of a buffer.
+/// The state of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buffer {
     /// The host holds it.
@@ -30,7 +30,7 @@ pub enum Buffer {
 }
 
 impl ReceiveQueue {
-    /// Creates a queue that has taken nothing.
+    /// Creates a queue that has read nothing.
     pub fn new(object: u32, number: u16, rq: RqId, cq: CqId) -> Self {
         Self {
             object,

@@ -1,10 +1,9 @@
-//! Transmit: from send WQEs to packets for the host, and from what became of
-//! them to completions.
+//! Transmitting: send WQEs become packets for the host, and their outcomes become
+//! completions.
 //!
-//! Most WQEs are [short](crate::gdma::queue::wq::ShortWqe), and are taken in a
-//! loop of their own whose values stay in registers. Those of a few SGEs are copied
-//! one after the other, and the rest one by one. What all accept, and what becomes of it,
-//! is the same.
+//! Most WQEs are [short](crate::gdma::queue::wq::ShortWqe), and are read by a loop of
+//! their own whose values stay in registers. WQEs of a few SGEs are copied by a second
+//! loop, and the rest one by one. All three accept the same WQEs, with the same outcome.
 
 use device_kit::platform::{
     Offloads, Platform, Segment, TransmitResult, TxCompletion, TxPacket, TxStatus,
@@ -27,7 +26,7 @@ use transmit::{Outcome, Taken, Transmit};
 mod rules;
 pub mod transmit;
 
-/// Packets taken from a queue before other work gets a turn.
+/// Packets read from a queue before other work gets a turn.
 const BUDGET: usize = 512;
 
 /// A send queue of a vport.
@@ -41,16 +40,16 @@ pub struct SendQueue {
     pub sq: SqId,
     /// The queue that it reports to.
     pub cq: CqId,
-    /// Transmits that were taken and not completed.
+    /// Transmits that were read and not completed.
     pub ledger: Ledger<Transmit>,
-    /// After a failure: up to here, packets were handed over already.
+    /// After a failure: the end of the last WQE whose packet was already handed over.
     pub handed_over: Option<u32>,
-    /// It has WQEs that wait for their turn.
+    /// Whether it has unread WQEs that wait for their turn.
     pub is_waiting: bool,
 }
 
 impl SendQueue {
-    /// Creates a queue that has taken nothing.
+    /// Creates a queue that has read nothing.
     pub fn new(object: u32, number: u16, sq: SqId, cq: CqId) -> Self {
         Self {
             object,
@@ -64,8 +63,7 @@ impl SendQueue {
     }
 }
 
-/// Works on a send queue. Returns whether something is left that is too much for
-/// one call.
+/// Works on a send queue. Returns whether more is left than one call may do.
 pub(super) fn process(
     ctx: &mut Context<'_, impl Platform>,
     port: &mut Port,
@@ -81,8 +79,8 @@ pub(super) fn process(
     true
 }
 
-/// Takes up to `most` WQEs, hands them over, and completes those that have
-/// ended. Returns how many it took.
+/// Reads up to `most` WQEs, hands their packets over, and completes those that have
+/// ended. Returns how many it read.
 fn process_batch(
     ctx: &mut Context<'_, impl Platform>,
     port: &mut Port,
@@ -108,7 +106,7 @@ fn process_batch(
         }
     }
     let taken = batch.taken.as_slice();
-    // Completions come in order: behind those that wait, these wait too.
+    // Completions are in order: while older ones wait, these wait too.
     let done = match (queue.ledger.entries(), batch.alike_bytes) {
         (0, Some(bytes)) => complete(ctx, port, queue, taken, Some(Stretch::sent(taken, bytes))),
         (0, None) => complete(ctx, port, queue, taken, None),
@@ -164,7 +162,7 @@ fn fill(
     }
 }
 
-/// Writes the segments of so many SGEs to the front of `spare`, and sums the SGEs up.
+/// Writes the segments of `COUNT` SGEs to the front of `spare`, and sums the SGEs up.
 #[inline(always)]
 fn store<const COUNT: usize>(sgl: &[Sge], spare: &mut [Segment]) -> Option<Memory> {
     let sgl = sgl.first_chunk::<COUNT>()?;
@@ -183,8 +181,8 @@ fn segment(sge: &Sge) -> Segment {
     }
 }
 
-/// Takes WQEs that are not short, but not long either, for as long as they are acceptable
-/// and to be completed, until there are `most`. Returns how many there were.
+/// Reads up to `most` WQEs of two or three units, for as long as they are acceptable and
+/// to be completed. Returns how many it read.
 #[inline(never)]
 fn fill_several(
     platform: &mut impl Platform,
@@ -203,7 +201,7 @@ fn fill_several(
     wqe.end = position;
     while count < most && wqe.copy_shown(view) {
         let (sgl, spare) = (wqe.sgl(), batch.segments.spare());
-        // Of lengths that the compiler knows, so that they are no loops.
+        // Lengths that the compiler knows, so that it unrolls the loops.
         let memory = match sgl.len() {
             1 => store::<1>(sgl, spare),
             2 => store::<2>(sgl, spare),
@@ -232,8 +230,8 @@ fn fill_several(
     count
 }
 
-/// Takes short WQEs for as long as they are acceptable, until there are `most`.
-/// Returns how many there were.
+/// Reads up to `most` short WQEs, for as long as they are acceptable. Returns how many
+/// it read.
 #[inline(never)]
 fn fill_short(
     platform: &mut impl Platform,
@@ -254,7 +252,7 @@ fn fill_short(
     };
     let (mut count, mut bytes) = take_bare(view.entries(most), &mut slots, position, rules);
     if count < most {
-        // The one that ended the loop is read again, and judged by that alone.
+        // The WQE that ended the loop is read again, and only that copy is checked.
         let rest = view.skip(count * UNIT_WORDS).entries(most - count);
         let position = position.wrapping_add(count as u32 * WQE_UNIT);
         let more = take_asking(rest, &mut slots.behind(count), position, rules);
@@ -268,7 +266,7 @@ fn fill_short(
     count
 }
 
-/// Where short WQEs go.
+/// The free part of a batch, for short WQEs.
 struct Slots<'a> {
     packets: &'a mut [TxPacket],
     segments: &'a mut [Segment],
@@ -276,7 +274,7 @@ struct Slots<'a> {
 }
 
 impl Slots<'_> {
-    /// Returns those behind the first `count`.
+    /// Returns the slots after the first `count`.
     fn behind(&mut self, count: usize) -> Slots<'_> {
         Slots {
             packets: &mut self.packets[count..],
@@ -285,8 +283,8 @@ impl Slots<'_> {
         }
     }
 
-    /// Puts WQEs from `position` on into the slots, for as long as `accept` makes packets
-    /// of them. Returns how many there were, and their bytes.
+    /// Fills the slots with WQEs from `position` on, for as long as `accept` makes
+    /// packets of them. Returns their number and bytes.
     #[inline(always)]
     fn fill(
         &mut self,
@@ -320,8 +318,8 @@ impl Slots<'_> {
     }
 }
 
-/// Takes short WQEs that ask for nothing but to be sent. Calls nothing, so that all of it
-/// stays in registers.
+/// Reads short WQEs that ask for no offload. Calls no function, so that all values stay
+/// in registers.
 #[inline(never)]
 fn take_bare(
     units: impl Iterator<Item = Unit>,
@@ -335,7 +333,7 @@ fn take_bare(
     })
 }
 
-/// Takes short WQEs, whatever they ask for.
+/// Reads short WQEs, whatever offloads they ask for.
 #[inline(never)]
 fn take_asking(
     units: impl Iterator<Item = Unit>,
@@ -346,8 +344,8 @@ fn take_asking(
     slots.fill(units, position, |wqe, end| rules.accept_short(wqe, end))
 }
 
-/// Returns whether a packet went out already before a failure; forgets about
-/// that with the first that did not.
+/// Returns whether a packet was handed over before a failure. Clears `handed_over` at
+/// the first that was not.
 #[inline]
 fn was_handed_over(handed_over: &mut Option<u32>, end: u32) -> bool {
     let Some(last) = *handed_over else {
@@ -359,11 +357,10 @@ fn was_handed_over(handed_over: &mut Option<u32>, end: u32) -> bool {
     handed_over.is_some()
 }
 
-/// Returns the completion that a status of the host becomes; None while
-/// pending.
+/// Returns the completion's type for a status of the host; None while pending.
 fn cqe_type(status: TxStatus) -> Option<CqeType> {
     Some(match status {
-        // A packet that the wire drops was sent, as far as the device goes.
+        // To the device, a packet that the wire drops was sent.
         TxStatus::Sent | TxStatus::Dropped => CqeType::TxOkay,
         TxStatus::Pending => return None,
         TxStatus::MemoryFault => CqeType::TxGdmaError,
@@ -372,7 +369,7 @@ fn cqe_type(status: TxStatus) -> Option<CqeType> {
     })
 }
 
-/// Gives the packets of a batch their outcomes, in order.
+/// Sets the outcomes of a batch's packets, in order.
 #[cold]
 fn apply(taken: &mut [Taken], packets: usize, result: &TransmitResult) {
     let statuses = &result.statuses;
@@ -403,8 +400,8 @@ pub(super) fn transmitted(
     }
 }
 
-/// Takes transmits from the front of the ledger, as far as they have ended, and
-/// as there is room for. Returns whether there were any.
+/// Takes ended transmits from the front of the ledger, as many as the batch has room
+/// for. Returns whether there were any.
 fn take_ended(queue: &mut SendQueue, batch: &mut Batch) -> bool {
     batch.taken.clear();
     while batch.taken.room() > 0
@@ -417,8 +414,8 @@ fn take_ended(queue: &mut SendQueue, batch: &mut Batch) -> bool {
     batch.taken.len() > 0
 }
 
-/// Completes transmits from the front on, as far as they have ended; `known` is
-/// the first stretch of them, if it is. Returns how many.
+/// Completes ended transmits from the front on. `known` is the first stretch, if known
+/// already. Returns their number.
 fn complete<P: Platform>(
     ctx: &mut Context<'_, P>,
     port: &mut Port,
@@ -453,7 +450,7 @@ fn complete<P: Platform>(
     })
 }
 
-/// Transmits in a row that ended alike.
+/// Consecutive transmits with the same outcome.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
     cqe_type: CqeType,
@@ -473,7 +470,7 @@ impl Stretch {
         }
     }
 
-    /// Returns those at the front. None if there are none that have ended.
+    /// Returns the stretch at the front; None if the first transmit has not ended.
     #[inline(never)]
     fn of(taken: &[Taken]) -> Option<Self> {
         let outcome = taken.first()?.outcome;
@@ -495,7 +492,7 @@ impl Stretch {
     }
 }
 
-/// Returns the completion of a WQE of a ring with this mask.
+/// Returns the completion of a WQE in a ring with this mask.
 #[inline(always)]
 fn completion(header: u32, taken: &Taken, mask: u32) -> Completion {
     let wqe_offset = (taken.position & mask) / WQE_UNIT;

@@ -1,8 +1,7 @@
-//! What a send WQE must fit, and what it asks for.
+//! The rules for a send WQE, and what it asks for.
 //!
-//! What is acceptable is said once, by masks and bounds ([`Rules::accept`]), so
-//! that one test of all of them is quick. Why something is not is found out
-//! afterwards ([`Rules::why_not`]).
+//! The rules are masks and bounds that are tested together ([`Rules::accept`]), which
+//! is quick. Only for a WQE that fails is the reason found out ([`Rules::why_not`]).
 
 use device_kit::platform::{Offloads, TxPacket};
 use mana_wire::oob::{CqeType, LONG_FORMAT, SHORT_FORMAT, TxLongOob, TxShortOob};
@@ -16,8 +15,8 @@ use crate::limits::TX_VPORT_OFFSET;
 
 const ETHERNET_HEADER: u16 = 14;
 const VLAN_TAG: u32 = 4;
-/// The most tags of a frame, an inserted one counted: 802.1ad has two. Endpoints
-/// have the same rule.
+/// The most tags of a frame, including an inserted one: 802.1ad has two. Endpoints have
+/// the same rule.
 const MAX_TAGS: u32 = 2;
 /// Longest packet that can be cut into segments: an IP packet and its header.
 const MAX_LSO: u32 = 65535 + ETHERNET_HEADER as u32 + MAX_TAGS * VLAN_TAG;
@@ -26,29 +25,29 @@ const MAX_LSO_HEADERS: u32 = 256;
 /// Longest TCP header.
 const MAX_TCP_HEADER: u32 = 60;
 
-/// What a send WQE says.
+/// The content of a send WQE.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
     /// Its first 8 bytes.
     pub header: WqeHeader,
     /// The short OOB.
     pub oob: u64,
-    /// What follows the short OOB, if the WQE has room for it.
+    /// The 8 bytes after the short OOB, if the WQE has them.
     pub more: Option<u64>,
-    /// Its memory.
+    /// Its SGEs, summed up.
     pub memory: Memory,
 }
 
-/// The memory of a send WQE, summed up.
+/// The SGEs of a send WQE, summed up.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     /// Number of SGEs.
     segments: u16,
-    /// Length of the first one in bytes.
+    /// Length of the first SGE in bytes.
     first: u32,
     /// Length of all in bytes.
     length: u64,
-    /// Whether each has bytes and the device's key, and there is one.
+    /// Whether there is an SGE, and each has a length above 0 and the device's key.
     is_good: bool,
 }
 
@@ -84,42 +83,42 @@ impl Ask {
     }
 }
 
-/// What a send WQE asks for, once it is known to be valid.
+/// What a valid send WQE asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted {
-    /// For the host.
+    /// The packet for the host.
     pub packet: TxPacket,
     /// Bytes of the packet.
     pub length: u32,
-    /// No completion on success.
+    /// Whether the completion is suppressed on success.
     pub suppress: bool,
 }
 
-/// What a WQE must fit, the same for all of a queue.
+/// The rules for the WQEs of a queue.
 #[derive(Debug)]
 pub struct Rules {
     tx_enabled: bool,
-    /// Longest frame in bytes, with as many tags as it may have.
+    /// Longest frame in bytes, including the most tags.
     longest: u32,
-    /// The same, or 0 if none may be sent.
+    /// The same, or 0 if the vport may not send.
     longest_enabled: u32,
-    /// The bits of a short OOB that say where it comes from and goes to, as they
-    /// must be in the short format.
+    /// The required value of the [`ROUTE`] bits in the short format.
     route: u64,
 }
 
-/// The bits of a short OOB that [`Rules::route`] has.
+/// The bits of a short OOB that identify its format, vport and queues: see
+/// [`Rules::route`].
 const ROUTE: u64 = QUEUES
     | TxShortOob::new()
         .with_pkt_fmt(3)
         .with_short_vp_offset(0xff)
         .into_bits();
-/// Those of them that say which queues it comes from and reports to.
+/// The bits among them that identify the queues it comes from and reports to.
 const QUEUES: u64 = TxShortOob::new()
     .with_vcq_num(0xff_ffff)
     .with_vsq_frame(0x3fff)
     .into_bits();
-/// The bits of a short OOB that ask for something.
+/// The bits of a short OOB that ask for offloads.
 const WANTED: u64 = TxShortOob::new()
     .with_is_outer_ipv4(true)
     .with_is_outer_ipv6(true)
@@ -127,7 +126,7 @@ const WANTED: u64 = TxShortOob::new()
     .with_comp_tcp_csum(true)
     .with_comp_udp_csum(true)
     .into_bits();
-/// The bit of a short OOB that asks for silence on success.
+/// The bit of a short OOB that suppresses the completion on success.
 const SUPPRESS: u64 = TxShortOob::new().with_suppress_txcqe_gen(true).into_bits();
 
 impl Rules {
@@ -147,11 +146,11 @@ impl Rules {
         }
     }
 
-    /// Accepts a WQE that was fetched: the copy that is also acted upon.
+    /// Accepts a fetched WQE: the copy that is also acted on.
     ///
     /// # Errors
     ///
-    /// What to complete it with.
+    /// The type of the completion that reports why the WQE is not acceptable.
     pub fn accept_fetched(&self, fetched: Fetched, wqe: &Wqe) -> Result<Accepted, CqeType> {
         match fetched {
             Fetched::Wqe => {}
@@ -164,8 +163,8 @@ impl Rules {
         self.accept(&ask, wqe.end).ok_or_else(|| self.why_not(&ask))
     }
 
-    /// Returns whether a WQE is short, acceptable, and asks for nothing but to be
-    /// sent, as most do: one test of all that must be so.
+    /// Returns whether a WQE is short, acceptable, and asks for no offload, as most
+    /// are: all conditions in one test.
     #[inline(always)]
     pub fn accept_bare(&self, wqe: &ShortWqe) -> bool {
         wqe.is_short()
@@ -174,8 +173,8 @@ impl Rules {
             & (wqe.sge.size.wrapping_sub(1) < self.longest_enabled)
     }
 
-    /// Accepts a short WQE that ends at `end` and asks for something. None if it is
-    /// not short, not acceptable, or to have no completion.
+    /// Accepts a short WQE that ends at `end` and asks for offloads. Returns None if it
+    /// is not short, not acceptable, or suppresses its completion.
     #[inline(never)]
     pub fn accept_short(&self, wqe: &ShortWqe, end: u32) -> Option<TxPacket> {
         if !wqe.is_short() | (wqe.oob & SUPPRESS != 0) {
@@ -190,8 +189,8 @@ impl Rules {
         self.accept(&ask, end).map(|accepted| accepted.packet)
     }
 
-    /// Accepts a WQE that was copied and is not short, with the memory that it has. None if
-    /// it is short, not acceptable, or to have no completion.
+    /// Accepts a copied WQE that is not short. Returns None if it is short, not acceptable,
+    /// or suppresses its completion.
     #[inline(always)]
     pub fn accept_long(&self, wqe: &Wqe, memory: Memory) -> Option<Accepted> {
         let ask = Ask::of(wqe, memory);
@@ -205,7 +204,8 @@ impl Rules {
         self.accept(&ask, wqe.end)
     }
 
-    /// Accepts what a WQE says that ends at `end`. None if it is not acceptable.
+    /// Accepts the content of a WQE that ends at `end`. Returns None if it is not
+    /// acceptable.
     #[inline]
     fn accept(&self, ask: &Ask, end: u32) -> Option<Accepted> {
         let Memory {
@@ -239,8 +239,7 @@ impl Rules {
         })
     }
 
-    /// Accepts a packet that asks for nothing but to be sent, by one test of all that must
-    /// be so.
+    /// Accepts a packet that asks for no offload, with all conditions in one test.
     #[inline(always)]
     fn accept_plain(&self, memory: Memory, end: u32, suppress: bool) -> Option<Accepted> {
         let is_fitting = memory.length.wrapping_sub(1) < u64::from(self.longest_enabled);
@@ -277,13 +276,12 @@ impl Rules {
         }
         let mut packet = TxPacket::with_offloads(0, ask.memory.segments, Offloads::empty());
         self.offload(ask, long, &mut packet);
-        // It is too long, if what it asks for is possible.
+        // If its offloads are possible, it is too long.
         let checked = check_offloads(&packet, ask.memory);
         checked.err().unwrap_or(CqeType::TxMtuDrop)
     }
 
-    /// Returns whether a packet, or each that a large send is cut into, is short
-    /// enough.
+    /// Returns whether a packet, or each segment of a large send, is short enough.
     fn fits(&self, ask: &Ask, packet: &TxPacket, length: u64) -> bool {
         let frame = if ask.header.client_oob_in_sgl() {
             u64::from(ask.memory.first) + u64::from(packet.segment_size)
@@ -299,7 +297,7 @@ impl Rules {
         frame <= longest && length <= longest.max((MAX_LSO - inserted).into())
     }
 
-    /// Has a packet ask for what its WQE asks for.
+    /// Sets the offloads of a packet to those that its WQE asks for.
     #[inline(always)]
     fn offload(&self, ask: &Ask, long: Option<TxLongOob>, packet: &mut TxPacket) {
         let oob = TxShortOob::from_bits(ask.oob);
@@ -323,7 +321,7 @@ fn vport_offset(oob: u64, long: TxLongOob) -> u16 {
     }
 }
 
-/// Returns what the endpoint is asked to do to a packet.
+/// Returns the offloads that the endpoint is asked for.
 #[inline(always)]
 fn offloads(oob: TxShortOob, long: Option<TxLongOob>, header: WqeHeader) -> Offloads {
     let mut wanted = Offloads::empty();
@@ -333,8 +331,8 @@ fn offloads(oob: TxShortOob, long: Option<TxLongOob>, header: WqeHeader) -> Offl
         Offloads::IP_CHECKSUM,
         oob.comp_iphdr_csum() && oob.is_outer_ipv4(),
     );
-    // Segments need checksums of their own, asked for or not: every driver that
-    // we know asks for them but OpenVMM's in its tests.
+    // Segments need checksums of their own, asked for or not: every known driver asks
+    // for them, except OpenVMM's in its tests.
     let is_large = header.client_oob_in_sgl();
     wanted.set(Offloads::TCP_CHECKSUM, oob.comp_tcp_csum() || is_large);
     wanted.set(Offloads::UDP_CHECKSUM, oob.comp_udp_csum());
@@ -351,13 +349,13 @@ fn vlan_tci(long: TxLongOob) -> u16 {
     u16::from(long.pcp()) << 13 | u16::from(long.dei()) << 12 | long.vlan_id()
 }
 
-/// Checks the SGEs of a large send. GDMA cuts it: it takes the first SGE for the
-/// headers, and the WQE is corrupt if that can't be so. Hardware then stops the
-/// queue (OpenVMM's net_mana restarts it); here only the packet fails, as Linux,
-/// which logs the completion and continues, can't tell that its queue has stopped.
+/// Checks the SGEs of a large send. GDMA segments it with the first SGE as the headers,
+/// and the WQE is corrupt if that is impossible. Hardware then stops the queue
+/// (OpenVMM's net_mana restarts it); here only the packet fails, because Linux, which
+/// logs the completion and continues, does not notice that its queue has stopped.
 ///
-/// The device does not read packets, so how long the TCP header is, it does not
-/// know, only how long it may be.
+/// The device does not read packets, so it knows the longest possible TCP header, not
+/// the actual one.
 fn check_large_send(packet: &TxPacket, memory: Memory) -> Result<(), CqeType> {
     let headers = memory.first;
     if memory.segments < 2 {
@@ -379,22 +377,22 @@ fn check_large_send(packet: &TxPacket, memory: Memory) -> Result<(), CqeType> {
     Ok(())
 }
 
-/// Checks that what is asked for goes together.
+/// Checks that the offloads are compatible.
 #[inline(always)]
 fn check_offloads(packet: &TxPacket, memory: Memory) -> Result<(), CqeType> {
     let wanted = packet.offloads;
     if wanted.contains(Offloads::TCP_SEGMENTATION) {
         check_large_send(packet, memory)?;
     }
-    // Without a family the endpoint finds it out: Linux gives none where the
-    // EtherType is that of a tag, as of 802.1ad (`mana_start_xmit`).
+    // Without a family the endpoint determines it: Linux gives none where the EtherType
+    // is that of a tag, as with 802.1ad (`mana_start_xmit`).
     let families = Offloads::IPV4 | Offloads::IPV6;
     let checksums = Offloads::TCP_CHECKSUM | Offloads::UDP_CHECKSUM;
     if wanted.contains(families) || wanted.contains(checksums) {
         return Err(CqeType::TxInvalidOob);
     }
-    // Zero leaves it to the endpoint to find the header: Linux gives the
-    // offset for TCP only (`mana_start_xmit`).
+    // With zero the endpoint finds the header: Linux gives the offset for TCP only
+    // (`mana_start_xmit`).
     let has_checksum = wanted.intersects(checksums);
     if has_checksum && (1..ETHERNET_HEADER).contains(&packet.l4_offset) {
         return Err(CqeType::TxHdrProcessingError);

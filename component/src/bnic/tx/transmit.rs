@@ -1,15 +1,15 @@
-//! Transmits that were taken from a send queue.
+//! Transmits that were read from a send queue.
 
 use mana_wire::oob::CqeType;
 
 use crate::bnic::ledger::Run;
 
-/// What is known of a transmit.
+/// The state of a transmit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Bytes of the packet.
     pub length: u32,
-    /// The kind of its completion.
+    /// How it is completed.
     pub completion: Outcome,
 }
 
@@ -18,28 +18,28 @@ pub struct Transmit {
 pub struct Outcome {
     /// The completion's type; None while it is pending.
     pub cqe_type: Option<CqeType>,
-    /// No completion on success.
+    /// Whether the completion is suppressed on success.
     pub suppress: bool,
 }
 
-/// A WQE that was taken from the send queue.
+/// A WQE that was read from a send queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Taken {
     /// Where it begins.
     pub position: u32,
-    /// Where it ends, which is also the packet's id: what the host says of a
-    /// packet says how far the queue had got.
+    /// Where it ends, which is also the packet's id, so that a packet's status shows
+    /// how far the queue had got.
     pub end: u32,
     /// Bytes of the packet.
     pub length: u32,
-    /// The host has the packet, and says how it ended.
+    /// Whether the packet is handed over, and the host reports its status.
     pub is_handed_over: bool,
-    /// The kind of its completion.
+    /// How it is completed.
     pub outcome: Outcome,
 }
 
 impl Outcome {
-    /// Creates the outcome of a packet that was sent, unless the host says something else.
+    /// Creates the outcome of a sent packet, which holds unless the host reports another.
     pub const fn sent(suppress: bool) -> Self {
         Self {
             cqe_type: Some(CqeType::TxOkay),
@@ -55,7 +55,7 @@ impl Outcome {
         }
     }
 
-    /// Returns the type of the completion that it is to have.
+    /// Returns the type of the completion to post, if any.
     pub fn posted(self) -> Option<CqeType> {
         let is_silent = self.suppress && self.cqe_type == Some(CqeType::TxOkay);
         self.cqe_type.filter(|_| !is_silent)
@@ -63,7 +63,7 @@ impl Outcome {
 }
 
 impl Taken {
-    /// Returns the WQE of a run of one.
+    /// Returns the first WQE of a run.
     pub fn of(run: Run<Transmit>) -> Self {
         Self {
             position: run.position,

@@ -1,30 +1,29 @@
 //! Completion queues.
 //!
-//! # When a completion may be written over another one
+//! # When a CQE may be overwritten
 //!
-//! A driver says how far it consumed by a doorbell of the completion queue, but
-//! it need not do so often: hardware asks for one in eight laps, which is as many
-//! as owner bits tell apart, and Linux polls for four in silence
-//! (`mana_cq_handler`; its commit dabffd08545f, "net: mana: Ring doorbell at 4 CQ
-//! wraparounds"). How much a driver has consumed meanwhile follows from another
-//! rule, which it keeps because hardware does not wait either: it never has more
-//! work outstanding than its completion queue has room for. So when it announces
-//! work by a doorbell of the work queue, as many completions fit as the queue has
-//! entries ([`Position::work_announced`](super::position::Position::work_announced)).
+//! A driver reports how far it has consumed by a doorbell of the completion queue, but
+//! rarely: hardware requires one in eight laps, as many as owner bits distinguish, and
+//! Linux polls for four without one (`mana_cq_handler`; its commit dabffd08545f, "net:
+//! mana: Ring doorbell at 4 CQ wraparounds"). How much it has consumed meanwhile
+//! follows from another rule, which drivers obey because hardware does not wait either:
+//! a driver never has more work outstanding than its completion queue has room for. So
+//! when it announces work by a doorbell of the work queue, a whole lap of completions
+//! fits ([`Position::work_announced`](super::position::Position::work_announced)).
 //!
-//! More completions than that without a doorbell of either queue are an overrun
-//! for certain: those that find no room are dropped, counted and logged, and
-//! nothing is written over what the driver has not seen. A driver that breaks the
-//! rule in steps that each look right finds an overflow, as with hardware.
+//! More completions than that without a doorbell of either queue are certainly an
+//! overrun: those that find no room are dropped, counted and logged, and no unread CQE
+//! is overwritten. If a driver violates the rule in steps that each look valid, its
+//! queue overflows, as on hardware.
 //!
 //! # Arming
 //!
-//! A doorbell with the arm bit asks for one event. One without it says how far the
-//! driver consumed, and takes no request back: Linux rings without the bit only
-//! while it polls, when the event it asked for has come (`mana_cq_handler`), and
-//! may do so on one processor right after another one armed. Disarming could lose
-//! the event that the other one waits for; staying armed costs at most an event
-//! that finds nothing to do.
+//! A doorbell with the arm bit asks for one event. A doorbell without it reports only
+//! how far the driver has consumed, and does not disarm: Linux rings without the bit
+//! only while it polls, after the event it asked for (`mana_cq_handler`), and may do so
+//! on one processor right after another one armed the queue. Disarming could lose the
+//! event that the other processor waits for; staying armed costs at most a spurious
+//! event.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -44,31 +43,31 @@ use crate::state as saved;
 pub struct Cq {
     /// Its memory.
     pub ring: Ring,
-    /// The event queue that says when there are completions.
+    /// The event queue that reports completions.
     pub eq: Option<EqId>,
-    /// The driver wants an event for the next completion.
+    /// Whether the driver wants an event for the next completion.
     pub is_armed: bool,
-    /// There are completions since the last look at [`is_armed`](Self::is_armed).
+    /// Whether there are completions since [`is_armed`](Self::is_armed) was last
+    /// evaluated.
     pub is_dirty: bool,
-    /// A work queue of the hardware channel or the NIC reports here.
+    /// Whether a work queue of the hardware channel or the NIC reports here.
     pub is_used: bool,
     /// Completions posted and consumed.
     pub position: Position,
-    /// For each entry, the position behind the WQE that it completed: a WQE
-    /// whose memory the driver used again was seen completed, even if no
-    /// doorbell of this queue said so.
+    /// For each slot, the end position of the WQE that its CQE completed. A driver that
+    /// reuses the memory of a WQE has seen its CQE, even without a doorbell of this
+    /// queue.
     completed: Vec<u32>,
-    /// Completions that found no room, or no memory.
+    /// Completions that were lost for lack of room or memory.
     pub lost: FaultCounter,
     /// Doorbells that were not valid.
     pub bad_doorbells: FaultCounter,
 }
 
-/// A completion, but for what the queue knows.
+/// A completion without the fields that the queue fills in.
 #[derive(Clone, Copy, Debug)]
 pub struct Completion {
-    /// Its first 56 bytes; in word [`journal::WORD`] what the record leaves is
-    /// its kind's.
+    /// Its first 56 bytes. The record replaces a part of word [`journal::WORD`].
     pub words: [u64; 7],
     /// The 4 bytes before its information word.
     pub rest: u32,
@@ -149,23 +148,22 @@ impl Cq {
         runs
     }
 
-    /// Notes the position behind the WQE that was completed by the entry which
-    /// was posted this many before the next one.
+    /// Notes the end position of the WQE that was completed by the CQE `back` before
+    /// the next one.
     pub fn note_completed(&mut self, back: u32, end: u32) {
         let index = self.index_back(back);
         self.completed[index] = end;
     }
 
-    /// Returns the index of the entry that was posted this many before the next
-    /// one.
+    /// Returns the slot of the CQE `back` before the next one.
     pub fn index_back(&self, back: u32) -> usize {
         let (producer, _) = self.position.counts();
         (producer.wrapping_sub(back) & (self.position.entries() - 1)) as usize
     }
 
-    /// Posts completions of a work queue, one after the other, one for each of
-    /// `items`. Those that find no room are lost and counted, and the entries that
-    /// they would replace are left alone.
+    /// Posts completions of a work queue in order, one for each of `items`. Those that
+    /// find no room are dropped and counted, and the CQEs that they would overwrite
+    /// stay.
     #[inline(always)]
     pub fn post<T>(
         &mut self,
@@ -188,7 +186,7 @@ impl Cq {
         }
     }
 
-    /// Posts completions that find room, and none beyond the end of the ring.
+    /// Posts completions for which there is room, up to the end of the ring.
     #[inline(always)]
     fn post_stretch<T>(
         &mut self,
@@ -236,17 +234,17 @@ impl Cq {
         }
     }
 
-    /// Returns whether the driver consumed the entry that the next one replaces
-    /// for sure, whatever work it has outstanding: it said so, or it has used the
-    /// memory of the WQE again. `reused_below` is the oldest position whose memory
-    /// it may still be using.
+    /// Returns whether the driver has certainly consumed the CQE that the next one
+    /// overwrites, whatever work is outstanding: a doorbell said so, or the memory of
+    /// its WQE was reused. `reused_below` is the oldest position whose memory may still
+    /// be in use.
     pub fn has_spare(&self, reused_below: u32) -> bool {
         let completed = self.completed[self.position.index() as usize];
         let ahead = reused_below.wrapping_sub(completed);
         self.position.known_room() > 0 || ahead < 1 << 31
     }
 
-    /// Takes a doorbell. Returns false if it is not valid and was ignored.
+    /// Handles a doorbell. Returns false if it is invalid and was ignored.
     #[must_use]
     pub fn ring_doorbell(&mut self, consumer: u32, arm: bool) -> bool {
         if !self.position.consume_to(consumer) {
@@ -257,8 +255,8 @@ impl Cq {
         true
     }
 
-    /// Returns whether an event is due: armed, with completions that the driver
-    /// has not consumed.
+    /// Returns whether an event is due: the queue is armed, and has completions that
+    /// the driver has not consumed.
     pub fn is_event_due(&self) -> bool {
         self.is_armed && self.position.pending() > 0
     }

@@ -1,10 +1,10 @@
-//! Event queues: where the device tells the driver what happened, and the
-//! source of its interrupts.
+//! Event queues, in which the device notifies the driver, and which raise its
+//! interrupts.
 //!
-//! A doorbell without the arm bit says how far the driver consumed and does not
-//! disarm the queue, as for [completion queues](super::cq). Linux rings with the
-//! bit always (`mana_gd_process_eq_events`); OpenVMM's driver rings without it
-//! once the interrupt that it had asked for has come.
+//! A doorbell without the arm bit reports how far the driver has consumed and does not
+//! disarm the queue, as for [completion queues](super::cq). Linux always rings with the
+//! bit (`mana_gd_process_eq_events`); OpenVMM's driver rings without it after the
+//! interrupt that it asked for.
 
 use core::iter;
 
@@ -23,17 +23,17 @@ pub struct Eq {
     pub ring: Ring,
     /// MSI-X vector that it raises.
     pub vector: u16,
-    /// The driver wants an interrupt for the next event.
+    /// Whether the driver wants an interrupt for the next event.
     pub is_armed: bool,
     /// Events posted and consumed.
     pub position: Position,
-    /// Events that found no room, or no memory.
+    /// Events that were lost for lack of room or memory.
     pub lost: FaultCounter,
     /// Doorbells that were not valid.
     pub bad_doorbells: FaultCounter,
 }
 
-/// An event did not fit: the driver has not consumed enough.
+/// The error of an event that does not fit, because the driver has not consumed enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun;
 
@@ -79,8 +79,8 @@ impl Eq {
     ///
     /// # Errors
     ///
-    /// [`Overrun`] if the driver has not consumed the entry it would replace;
-    /// that entry is left alone.
+    /// [`Overrun`] if the driver has not consumed the event that it would overwrite,
+    /// which stays.
     pub fn post(
         &mut self,
         platform: &mut impl Platform,
@@ -107,7 +107,7 @@ impl Eq {
         Ok(())
     }
 
-    /// Takes a doorbell. Returns false if it is not valid and was ignored.
+    /// Handles a doorbell. Returns false if it is invalid and was ignored.
     #[must_use]
     pub fn ring_doorbell(&mut self, consumer: u32, arm: bool) -> bool {
         if !self.position.consume_to(consumer) {

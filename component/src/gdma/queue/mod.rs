@@ -1,4 +1,4 @@
-//! One queue of each type.
+//! The types of queues.
 
 pub mod cq;
 pub mod eq;

@@ -1,5 +1,4 @@
-//! How far a ring is posted and consumed: the producer and the consumer of its
-//! entries.
+//! The producer and the consumer of a ring of CQEs or events.
 
 use device_kit::Platform;
 use device_kit::ring::Ring;
@@ -7,26 +6,26 @@ use mana_wire::queue::OWNER_BITS;
 
 use crate::state as saved;
 
-/// How far a ring of entries is posted and consumed.
+/// The producer and the consumer of a ring.
 ///
-/// Counts run modulo the number of entries times 8: the owner bits of an
-/// entry are the lap it was posted in, so 8 laps tell a new entry from an old
-/// one, and doorbells carry the same count.
+/// They count modulo the number of entries times 8: the owner bits of an entry are its
+/// lap modulo 8, which distinguishes new entries from old ones, and doorbells carry the
+/// same count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Entries, a power of two.
+    /// The number of entries, a power of two.
     entries: u32,
-    /// Posted so far, from the first lap, which has owner 1.
+    /// Entries posted. Begins in the first lap, which has owner 1.
     producer: u32,
-    /// Consumed so far, as the driver last said or as follows from what it did.
+    /// Entries consumed, as the driver last reported or as follows from what it did.
     consumer: u32,
-    /// Entries that fit for certain.
+    /// How many entries certainly fit.
     room: u32,
 }
 
 impl Position {
-    /// Creates the position of a new ring: the driver sees owner 0 in its zeroed memory, so the first
-    /// lap is 1 (`INITIALIZED_OWNER_BIT`).
+    /// Creates the position of a new ring: its zeroed memory has owner 0, so the first lap is 1
+    /// (`INITIALIZED_OWNER_BIT`).
     pub fn new(entries: u32) -> Self {
         Self {
             entries,
@@ -49,48 +48,48 @@ impl Position {
     /// Returns the owner bits of the next entry.
     #[inline]
     pub fn owner(self) -> u8 {
-        // A division, as the number of entries is a power of two.
+        // Divides by the number of entries, a power of two.
         (self.producer >> self.entries.trailing_zeros()) as u8
     }
 
-    /// Returns how many entries the driver has not said it consumed.
+    /// Returns how many entries the driver has not reported as consumed.
     #[inline]
     pub fn pending(self) -> u32 {
         self.producer.wrapping_sub(self.consumer) & self.mask()
     }
 
-    /// Returns whether the next entry could replace one that the driver has not
+    /// Returns whether the next entry could overwrite one that the driver has not
     /// consumed.
     #[inline]
     pub fn is_full(self) -> bool {
         self.room == 0
     }
 
-    /// Counts entries that were posted, at most [`room`](Self::room).
+    /// Counts posted entries, up to [`room`](Self::room) of them.
     #[inline]
     pub fn advance(&mut self, count: u32) {
         self.producer = self.producer.wrapping_add(count) & self.mask();
         self.room = self.room.saturating_sub(count);
     }
 
-    /// Notes that the driver announced work, which it does only if what it has
-    /// outstanding fits into the ring, so that a whole lap of entries may come.
+    /// Notes that the driver announced work. It does so only if all outstanding work
+    /// fits into the ring, so a whole lap of entries fits.
     pub fn work_announced(&mut self) {
         self.room = self.entries;
-        // Eight laps of silence would look like none.
+        // After eight laps without a doorbell, the counts would look like none.
         self.bound_silence(self.mask() / 2);
     }
 
-    /// Takes all but the last lap as consumed if the driver has been silent about
-    /// more than `most` entries. More than a lap is never outstanding.
+    /// Treats all but the last lap as consumed if the driver has not reported more than
+    /// `most` entries. More than a lap is never outstanding.
     fn bound_silence(&mut self, most: u32) {
         if self.pending() > most {
             self.consumer = self.producer.wrapping_sub(self.entries) & self.mask();
         }
     }
 
-    /// Notes that the driver consumed up to `consumer`. Returns false, and changes
-    /// nothing, if that is behind what it said before or beyond what was posted.
+    /// Notes that the driver has consumed up to `consumer`. Returns false, and changes
+    /// nothing, if that is before the current consumer or beyond the producer.
     #[must_use]
     pub fn consume_to(&mut self, consumer: u32) -> bool {
         let left = self.producer.wrapping_sub(consumer) & self.mask();
@@ -102,13 +101,12 @@ impl Position {
         true
     }
 
-    /// Returns how many entries fit behind those that the driver has not said it
-    /// consumed.
+    /// Returns how many entries fit, going by what the driver has reported as consumed.
     pub fn known_room(self) -> u32 {
         self.entries.saturating_sub(self.pending())
     }
 
-    /// Returns how many entries fit for certain.
+    /// Returns how many entries certainly fit.
     #[inline]
     pub fn room(self) -> u32 {
         self.room
@@ -119,8 +117,8 @@ impl Position {
         self.entries
     }
 
-    /// Continues from counts that were saved and checked. `room` is how many
-    /// entries fit for certain, if the driver may consume without saying so.
+    /// Continues from counts that were saved and checked. `room` is how many entries
+    /// certainly fit, if the driver may consume without reporting it.
     pub fn resume(entries: u32, saved: &saved::Ring, room: Option<u32>) -> Self {
         let mut position = Self {
             entries,
@@ -138,9 +136,9 @@ impl Position {
         position
     }
 
-    /// Continues from the producer that was found in a ring after a failure, and
-    /// from the consumer that the driver said last. A consumer that can't be is one that
-    /// was ignored.
+    /// Continues from the producer that was found in a ring after a failure, and from
+    /// the consumer that the driver last reported. An impossible consumer is ignored, as
+    /// it was before the failure.
     pub fn recover(self, producer: u32, consumer: u32) -> Self {
         let mut position = Self {
             producer: producer & self.mask(),
@@ -160,9 +158,8 @@ impl Position {
     }
 }
 
-/// Finds the producer in what a predecessor left in a ring: the owner bits change
-/// there, and say which lap it is. None if the ring is not guest memory any
-/// more.
+/// Finds the producer in the ring that a predecessor left: the owner bits change there,
+/// and identify the lap. Returns None if the ring is no longer guest memory.
 pub fn find_producer(
     ring: &mut Ring,
     platform: &mut impl Platform,

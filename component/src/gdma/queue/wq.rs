@@ -1,4 +1,4 @@
-//! Work queues: where the driver posts what the device is to do.
+//! Work queues, to which the driver posts WQEs.
 
 use device_kit::FaultCounter;
 use device_kit::platform::{MemoryError, Platform};
@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::state as saved;
 
-/// Which way a work queue works.
+/// The direction of a work queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// A send queue.
@@ -18,27 +18,27 @@ pub enum Direction {
     Receive,
 }
 
-/// Who works on a queue's WQEs.
+/// The owner of a work queue, which works on its WQEs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Nobody: made by `CREATE_QUEUE` and not part of an object.
+    /// None: the queue was made by `CREATE_QUEUE` and is not part of an object.
     Nobody,
     /// The hardware channel.
     Channel,
-    /// The NIC, with a key of its own.
+    /// The NIC, with the key that it knows the queue by.
     Nic(u32),
 }
 
 /// A send or receive queue. Positions are bytes modulo 2^32.
 #[derive(Debug)]
 pub struct Wq {
-    /// Who is notified of doorbells.
+    /// The owner, which is notified of doorbells.
     pub owner: Owner,
     /// Its memory.
     pub ring: Ring,
     direction: Direction,
     positions: Positions,
-    /// The driver announced work since a completion was last posted.
+    /// Whether the driver announced work since a completion was last posted.
     announced: bool,
     /// Doorbells that were not valid.
     pub bad_doorbells: FaultCounter,
@@ -68,17 +68,17 @@ pub struct Wqe {
     pub end: u32,
 }
 
-/// Words of a unit.
+/// Number of words of a unit.
 pub const UNIT_WORDS: usize = (WQE_UNIT / 8) as usize;
 
-/// The longest WQE that is copied with others like it, in units: of four SGEs.
+/// The longest WQE, in units, that is not read one by one: one of four SGEs.
 pub const SEVERAL_UNITS: usize = 3;
 
 /// The first unit of a WQE.
 pub type Unit = [u64; UNIT_WORDS];
 
-/// A WQE of one unit, if it is of the most common shape: with an inline OOB of 8
-/// bytes and one SGE.
+/// A WQE of the most common layout, if [`is_short`](Self::is_short): one unit with an
+/// inline OOB of 8 bytes and one SGE.
 #[derive(Clone, Copy, Debug)]
 pub struct ShortWqe {
     header: WqeHeader,
@@ -89,7 +89,7 @@ pub struct ShortWqe {
 }
 
 impl ShortWqe {
-    /// Reads the WQE that begins with this unit.
+    /// Splits the WQE that begins with this unit.
     #[inline]
     pub fn of(unit: Unit) -> Self {
         let [header, oob, address, rest] = unit;
@@ -104,15 +104,14 @@ impl ShortWqe {
         }
     }
 
-    /// Returns whether it is of that shape; the other fields mean nothing if
-    /// not.
+    /// Returns whether it has that layout; if not, the other fields are meaningless.
     #[inline]
     pub fn is_short(&self) -> bool {
         self.header.is_short()
     }
 }
 
-/// What was next in a work queue.
+/// The outcome of fetching the next WQE of a work queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetched {
     /// Nothing is posted.
@@ -176,8 +175,8 @@ impl Wqe {
         (self.header.size() / WQE_UNIT) as usize
     }
 
-    /// Copies the WQE behind this one, which `view` shows from there on. Returns false if it
-    /// is malformed, or longer than [`SEVERAL_UNITS`], or than what is shown.
+    /// Copies the WQE after this one, where `view` begins. Returns false if it is malformed,
+    /// or longer than [`SEVERAL_UNITS`] or the view.
     #[inline(always)]
     pub fn copy_shown(&mut self, view: View<'_>) -> bool {
         let position = self.end;
@@ -189,7 +188,7 @@ impl Wqe {
         let units = (header.size() / WQE_UNIT) as usize;
         self.header = header;
         (self.position, self.end) = (position, position.wrapping_add(units as u32 * WQE_UNIT));
-        // Of a length that the compiler knows, so that it is no loop.
+        // A length that the compiler knows, so that it unrolls the loop.
         let rest_of = view.skip(UNIT_WORDS);
         header.is_known()
             && match units {
@@ -200,8 +199,8 @@ impl Wqe {
             }
     }
 
-    /// Copies the WQE at `position`, of which `posted` bytes or fewer are shown;
-    /// `most` is the longest that its queue may have.
+    /// Copies the WQE at `position`, of which the view shows up to `posted` bytes;
+    /// `most` is the longest WQE of the queue's type.
     fn copy(&mut self, view: View<'_>, posted: u32, most: u32) -> Fetched {
         let (first, rest) = self.words.split_at_mut(UNIT_WORDS);
         if !view.copy_to(first) {
@@ -270,9 +269,9 @@ impl Wq {
         }
     }
 
-    /// Continues behind the last WQE that has a completion. `producer` is what
-    /// the driver said last, and `completed` where that WQE ends, if known. A
-    /// producer that can't be is one that was ignored.
+    /// Continues after the last WQE that has a completion. `producer` is the last
+    /// doorbell's, and `completed` where that WQE ends, if known. An impossible
+    /// producer is ignored, as it was before the failure.
     pub fn recover(&mut self, producer: Option<u32>, completed: Option<u32>) {
         let is_whole = |position: &u32| position.is_multiple_of(WQE_UNIT);
         let completed = completed.filter(is_whole);
@@ -287,8 +286,8 @@ impl Wq {
         };
     }
 
-    /// Takes a doorbell. Returns false if it is not valid (no whole units,
-    /// backwards, or more than the queue holds) and was ignored.
+    /// Handles a doorbell. Returns false if it is invalid (not whole units, backwards,
+    /// or more than the queue holds) and was ignored.
     #[must_use]
     pub fn ring_doorbell(&mut self, producer: u32) -> bool {
         let forward = producer.wrapping_sub(self.positions.producer);
@@ -309,13 +308,13 @@ impl Wq {
         core::mem::take(&mut self.announced)
     }
 
-    /// Returns how many bytes are posted and were not read.
+    /// Returns how many bytes are posted and not read.
     #[inline]
     fn posted(&self) -> u32 {
         let Positions { producer, read, .. } = self.positions;
         let posted = producer.wrapping_sub(read);
-        // The device's memory was corrupted otherwise: better no device than one
-        // that acts on it.
+        // Anything else means that the device's memory is corrupt, and it is better to
+        // fail than to act on it.
         assert!(
             posted <= self.ring.size(),
             "positions contradict each other"
@@ -323,9 +322,9 @@ impl Wq {
         posted
     }
 
-    /// Shows the WQEs that are posted and were not read, as if all were of one
-    /// unit: up to `most`, and perhaps fewer than there are. Only
-    /// [passed](Self::pass_units) ones count as read.
+    /// Shows posted WQEs that are not read, as if all were of one unit: up to `most`,
+    /// and possibly fewer than there are. Only those that are
+    /// [passed](Self::pass_units) count as read.
     ///
     /// # Errors
     ///
@@ -340,15 +339,15 @@ impl Wq {
         self.ring.view(platform, self.positions.read, length)
     }
 
-    /// Passes the first of the units that [`view_units`](Self::view_units)
-    /// showed.
+    /// Marks the first `count` of the units that [`view_units`](Self::view_units)
+    /// showed as read.
     #[inline]
     pub fn pass_units(&mut self, count: usize) {
         let length = count as u32 * WQE_UNIT;
         self.positions.read = self.positions.read.wrapping_add(length);
     }
 
-    /// Copies the next WQE, once, and passes it.
+    /// Copies the next WQE, once, and marks it as read.
     #[inline]
     pub fn fetch(&mut self, platform: &mut impl Platform, wqe: &mut Wqe) -> Fetched {
         let posted = self.posted();
@@ -372,41 +371,41 @@ impl Wq {
         fetched
     }
 
-    /// Returns to `position`, so that what was read from there on is read again.
+    /// Returns to `position`, so that WQEs from there on are read again.
     pub fn rewind_to(&mut self, position: u32) {
         self.positions.read = position;
     }
 
-    /// Notes that everything before `position` is completed.
+    /// Marks everything before `position` as completed.
     #[inline]
     pub fn complete_to(&mut self, position: u32) {
         self.positions.completed = position;
     }
 
-    /// Returns whether WQEs are posted that are not completed.
+    /// Returns whether any posted WQE is not completed.
     pub fn has_outstanding(&self) -> bool {
         self.positions.producer != self.positions.completed
     }
 
-    /// Returns whether WQEs are posted that were not read.
+    /// Returns whether any posted WQE is not read.
     #[inline]
     pub fn has_work(&self) -> bool {
         self.positions.producer != self.positions.read
     }
 
-    /// Returns the position below which the driver has used the memory again.
+    /// Returns the position below which the driver has reused the memory.
     #[inline]
     pub fn reused_below(&self) -> u32 {
         self.positions.producer.wrapping_sub(self.ring.size())
     }
 
-    /// Returns how far it has got.
+    /// Returns the positions.
     #[inline]
     pub fn positions(&self) -> Positions {
         self.positions
     }
 
-    /// Returns the bits of a position that say where in the ring it lies.
+    /// Returns the mask of a position that yields its offset in the ring.
     #[inline]
     pub fn mask(&self) -> u32 {
         self.ring.size() - 1

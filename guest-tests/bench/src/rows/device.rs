@@ -24,17 +24,17 @@ const TIMES: u32 = 200;
 const OF_NATIVE: Bound = Bound::AtLeast(0.85);
 /// How much faster windows must be than copies, which take many entries at a time.
 const OF_COPIES: Bound = Bound::AtLeast(1.5);
-/// Nanoseconds a packet, half of what OpenVMM's native emulator takes.
+/// Nanoseconds per packet, half of those of OpenVMM's native emulator.
 const TRANSMIT_SHAPE: Bound = Bound::AtMost(90.0);
 const ROUND_TRIP_SHAPE: Bound = Bound::AtMost(200.0);
-/// What a packet of four segments may cost, of a plain one of one.
+/// The cost that a packet of four segments may have, relative to one segment.
 const OF_PLAIN: Bound = Bound::AtMost(2.0);
 
-/// Returns a sandboxed device behind one port, with windows or without.
+/// Returns a sandboxed device with one port, with windows or without.
 ///
 /// # Errors
 ///
-/// It can't be made.
+/// If it can't be made.
 pub fn sandboxed(endpoint: impl Endpoint + 'static, windows: bool) -> Result<Thin<Sandboxed>> {
     let limits = Limits {
         windows,
@@ -46,11 +46,11 @@ pub fn sandboxed(endpoint: impl Endpoint + 'static, windows: bool) -> Result<Thi
     Thin::new(machine, 1, Sizes::LARGE, layout)
 }
 
-/// Returns a native device behind one port.
+/// Returns a native device with one port.
 ///
 /// # Errors
 ///
-/// It can't be made.
+/// If it can't be made.
 pub fn native(endpoint: impl Endpoint + 'static) -> Result<Thin<Native>> {
     let layout = Layout::of(64);
     let machine = Native::new(vec![Box::new(endpoint)], layout.ram())?;
@@ -93,7 +93,7 @@ fn contender<'a, M: Machine>(
 ///
 /// # Errors
 ///
-/// A device can't be made.
+/// If a device can't be made.
 pub fn run() -> Result<Vec<Figure>> {
     let (mut wasm, mut bare) = (sandboxed(Null::new(), true)?, native(Null::new())?);
     let sent = alternate(
@@ -126,7 +126,7 @@ pub fn run() -> Result<Vec<Figure>> {
 ///
 /// # Errors
 ///
-/// A device can't be made.
+/// If a device can't be made.
 pub fn run_windows() -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let (mut with, mut without) = (
@@ -163,7 +163,7 @@ pub fn run_windows() -> Result<Vec<Figure>> {
 ///
 /// # Errors
 ///
-/// A device can't be made.
+/// If a device can't be made.
 pub fn run_shapes() -> Result<Vec<Figure>> {
     let mut null = sandboxed(Null::new(), true)?;
     let mut loopback = sandboxed(Loopback::new(), true)?;
@@ -197,7 +197,7 @@ pub fn run_shapes() -> Result<Vec<Figure>> {
 ///
 /// # Errors
 ///
-/// A device can't be made.
+/// If a device can't be made.
 pub fn run_sges() -> Result<Vec<Figure>> {
     let plain = Layout::of(216);
     let of = |segments, kind| Layout {

@@ -1,4 +1,4 @@
-//! What a packet costs as queues, segments and guest memory grow.
+//! The cost of a packet as queues, segments and guest memory grow.
 
 use anyhow::Result;
 use mana_wire::queue::PAGE_SIZE;
@@ -17,7 +17,7 @@ use crate::sandboxed::Sandboxed;
 
 const ROUNDS: usize = 101;
 const TIMES: u32 = 64;
-/// What counts as flat, and as a line: this much more at most.
+/// The largest growth that counts as flat, or as linear.
 const FLAT: Bound = Bound::AtMost(1.25);
 
 /// Just room for a batch, so that 64 pairs of queues fit the driver's memory.
@@ -65,7 +65,7 @@ fn measure(thins: Vec<(String, Thin<Sandboxed>)>) -> Vec<Measured> {
 ///
 /// # Errors
 ///
-/// A device can't be made.
+/// If a device can't be made.
 pub fn run() -> Result<Vec<Figure>> {
     Ok(vec![queues()?, memory()?, segments()?])
 }
@@ -78,7 +78,7 @@ fn queues() -> Result<Figure> {
         Ok((name, thin(count, SMALL, layout, layout.ram())?))
     });
     let mut thins: Vec<_> = thins.into_iter().collect::<Result<_>>()?;
-    // What it costs the processor alone to go through so much memory.
+    // The cost of accessing this much memory, without a sandbox.
     let (mut one, mut many) = (native(1, layout)?, native(64, layout)?);
     let mut contenders: Vec<_> = thins
         .iter_mut()

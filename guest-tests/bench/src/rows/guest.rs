@@ -1,5 +1,5 @@
-//! A stock guest's network through this device, and through QEMU's own
-//! adapters: all three in the same machine, each on a TAP of its own.
+//! A stock guest's network with this device, and with QEMU's own adapters: all three in
+//! the same machine, each on a TAP of its own.
 
 use anyhow::{Context, Result};
 use manatee_guest_linux::checks;
@@ -18,7 +18,7 @@ const SECONDS: u32 = 2;
 /// How long one run may take.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// As good as the better of the others, whichever way is good.
+/// At least as good as the better of the other adapters.
 const THROUGHPUT: Bound = Bound::AtLeast(1.0);
 const ROUND_TRIP: Bound = Bound::AtMost(1.0);
 
@@ -29,7 +29,7 @@ const ADAPTERS: [(&str, &[&str]); 3] = [
     ("vmxnet3", &["vmxnet3"]),
 ];
 
-/// What is measured.
+/// The kinds of traffic.
 #[derive(Clone, Copy, Debug)]
 enum Traffic {
     Tcp { inward: bool },
@@ -53,7 +53,7 @@ const TRAFFIC: [(Traffic, &str, &str); 5] = [
     (Traffic::Ping, "ping round trip", "us"),
 ];
 
-/// The machine, and all that it hangs on.
+/// The machine, and everything that it needs.
 struct Lab {
     vm: Vm,
     _server: Process,
@@ -165,8 +165,8 @@ impl Lab {
     }
 
     /// Returns how many datagrams the guest's sockets have received. The guest's kernel
-    /// knows; an iperf3 that gets none for want of a processor takes those that
-    /// it never heard of for received.
+    /// counts them; an iperf3 that is not scheduled counts datagrams as received that
+    /// it never saw.
     fn datagrams(&mut self) -> Result<u64> {
         let counters = self.run("grep Udp: /proc/net/snmp")?;
         let mut lines = counters.lines().map(str::split_whitespace);
@@ -195,7 +195,7 @@ fn number_at(printed: &str, place: &str) -> Result<f64> {
 ///
 /// # Errors
 ///
-/// The guest does not boot, or its network does not work.
+/// If the guest does not boot, or its network does not work.
 pub fn run(stage: &Stage) -> Result<Vec<Figure>> {
     let mut lab = Lab::start(stage)?;
     let mut figures = Vec::new();

@@ -1,5 +1,5 @@
-//! Instructions that the native device takes for a packet, counted by
-//! callgrind: a regression shows without a stopwatch.
+//! Instructions of the native device per packet, counted by callgrind: shows a
+//! regression without measuring time.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,8 +20,8 @@ use crate::sample::Measured;
 /// Doorbells that are counted, once everything is warm.
 const TIMES: u32 = 20;
 const WARM_UP: u32 = 20;
-/// How much more than the committed count is a regression: a new compiler's
-/// whims are not.
+/// How much more than the committed count is a regression: differences between
+/// compilers are smaller.
 const TOLERANCE: f64 = 1.03;
 /// Callgrind counts inside this function only.
 const COUNTED: &str = "*manatee_bench_counted*";
@@ -37,11 +37,11 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// Does what is to be counted, under callgrind.
+    /// Runs the code to be counted, under callgrind.
     ///
     /// # Errors
     ///
-    /// The device can't be made.
+    /// If the device can't be made.
     pub fn run(self) -> Result<()> {
         match self {
             Self::Transmit => repeat(device::native(Null::new())?, device::transmit),
@@ -113,7 +113,7 @@ impl<M: Machine> Machine for Counted<M> {
 ///
 /// # Errors
 ///
-/// valgrind is missing or does not run.
+/// If valgrind is missing or does not run.
 pub fn run(dir: &Path) -> Result<Vec<Figure>> {
     let committed: BTreeMap<String, f64> =
         serde_json::from_str(COMMITTED).context("reading the committed instruction counts")?;

@@ -26,11 +26,11 @@ use crate::sample::{Contender, Measured, alternate};
 use crate::sandboxed::Sandboxed;
 
 const ROUNDS: usize = 5001;
-/// How much longer it may take in wasm.
+/// The factor by which it may take longer in wasm.
 const OF_NATIVE: Bound = Bound::AtMost(1.5);
 /// Register reads in a sample.
 const READS: u32 = 1000;
-/// Where the doorbells begin, the first of which is that of send queues.
+/// Offset of the doorbell page, which begins with the doorbell of send queues.
 const SEND_DOORBELL: u64 = 0x1000;
 
 /// Delivers interrupts as a VMM takes them, by eventfd.
@@ -108,9 +108,8 @@ impl<M: Machine> Machine for Stopwatch<M> {
     }
 }
 
-/// Has `requests` make one request after another, through the conformance
-/// suite's driver; a sample is what the device takes from a request's
-/// doorbell until its interrupt.
+/// Has `requests` make one request after another, with the conformance suite's driver;
+/// a sample is the time from a request's doorbell to its interrupt.
 fn requests() -> Result<Vec<Measured>> {
     let layout = Layout::of(64);
     let component = Component::embedded()?;
@@ -146,7 +145,7 @@ fn requests() -> Result<Vec<Measured>> {
 ///
 /// # Errors
 ///
-/// A device can't be made.
+/// If a device can't be made.
 pub fn run() -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let layout = Layout::of(64);

@@ -1,4 +1,4 @@
-//! What guest memory costs as the number of its regions grows.
+//! The cost of guest memory as the number of its regions grows.
 
 use std::hint::black_box;
 
@@ -11,15 +11,15 @@ use crate::sample::{Contender, alternate};
 
 const ROUNDS: usize = 101;
 const PAGE: u64 = 4096;
-/// As a VMM without an IOMMU has them, and as a guest with one does.
+/// Numbers of regions of a VMM without an IOMMU, and of a guest with one.
 const COUNTS: [u64; 4] = [1, 8, 1000, 60_000];
-/// Look-ups of a sample, and changes of one.
+/// Look-ups and changes in a sample.
 const LOOKUPS: usize = 1024;
 const CHANGES: u64 = 16;
 /// The distance of regions, longer than they are, so that none are contiguous.
 const STEP: u64 = 2 * PAGE;
 
-/// Memory of so many regions, all in one file, and addresses in no order.
+/// Memory of a number of regions, all in one file, and addresses in random order.
 struct Regions {
     ram: Ram,
     memory: GuestMemory,
@@ -35,7 +35,7 @@ impl Regions {
             let file = ram.share()?;
             memory.map(region * STEP, PAGE, file, region * PAGE, true)?;
         }
-        // A generator as simple as they come (Knuth's, of 64 bits).
+        // A simple generator (Knuth's, of 64 bits).
         let mut state = 1u64;
         let mut next = || {
             state = state
@@ -83,7 +83,7 @@ impl Regions {
 ///
 /// # Errors
 ///
-/// Guest memory can't be made.
+/// If guest memory can't be made.
 pub fn run() -> Result<Vec<Figure>> {
     let regions = COUNTS.map(Regions::new).into_iter();
     let mut regions: Vec<Regions> = regions.collect::<Result<_>>()?;

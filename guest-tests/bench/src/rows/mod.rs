@@ -66,7 +66,7 @@ impl Row {
     ///
     /// # Errors
     ///
-    /// Something that it needs is missing, or does not work.
+    /// If something that it needs is missing, or does not work.
     pub fn run(self, dir: &Path, stage: Option<&Stage>) -> Result<Vec<Figure>> {
         match self {
             Self::Device => device::run(),

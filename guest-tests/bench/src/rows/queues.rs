@@ -1,5 +1,5 @@
-//! Several queues of an endpoint, each driven by a thread of its own, and what it costs to
-//! hash packets.
+//! Several queues of an endpoint, each driven by a thread of its own, and the cost of
+//! hashing packets.
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
@@ -98,7 +98,7 @@ impl Side {
         assert!(self.statuses.iter().all(sent), "a packet did not leave");
     }
 
-    /// Posts buffers for a batch, which comes back then.
+    /// Posts buffers for a batch, which then comes back.
     fn round_trip(&mut self) {
         let buffer = |id| RxBuffer { id, segments: 1 };
         let buffers: [_; BATCH] = std::array::from_fn(|id| buffer(id as u32));
@@ -113,7 +113,7 @@ impl Side {
     }
 }
 
-/// An IPv4 datagram of so many bytes, with its link header.
+/// Returns an IPv4 datagram of this many bytes, with its link header.
 fn frame(bytes: usize) -> Vec<u8> {
     let mut frame = vec![0; bytes];
     frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
@@ -144,7 +144,7 @@ fn frame(bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// Nanoseconds a packet by the clock on the wall, of all threads together.
+/// Measures nanoseconds per packet of wall-clock time, of all threads together.
 fn together<T: Send>(sides: &mut [T], times: usize, act: impl Fn(&mut T) + Sync) -> f64 {
     let count = sides.len();
     let start = Barrier::new(count);
@@ -168,11 +168,11 @@ fn together<T: Send>(sides: &mut [T], times: usize, act: impl Fn(&mut T) + Sync)
     time.unwrap_or_default().as_nanos() as f64 / (count * times * BATCH) as f64
 }
 
-/// The row `queues`.
+/// Measures the row `queues`.
 ///
 /// # Errors
 ///
-/// There can be no TAP.
+/// If there can be no TAP.
 pub fn run(stage: &Stage) -> Result<Vec<Figure>> {
     let mut figures = vec![null()?];
     for bytes in [64, 1514] {
@@ -181,7 +181,7 @@ pub fn run(stage: &Stage) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Two queues of a null endpoint: what threads have in common, if they have anything.
+/// Measures two queues of a null endpoint, to show what threads share.
 fn null() -> Result<Figure> {
     let frame = frame(64);
     let sides = |count| {
@@ -203,10 +203,10 @@ fn null() -> Result<Figure> {
     Ok(figure.must("two together of one", ratio, TOGETHER))
 }
 
-/// Two queues of a TAP against as many bare loops.
+/// Measures two queues of a TAP against as many bare loops.
 fn tap(stage: &Stage, bytes: usize) -> Result<Figure> {
     let mut tap = Tap::with_queues(NAME, 2)?;
-    // Without IPv6 the kernel says nothing here by itself.
+    // Without IPv6 the kernel sends nothing here on its own.
     std::fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6"), "1")?;
     let mut up = Command::new(stage.assets.ip());
     up.args(["link", "set", NAME, "up"]);
@@ -249,11 +249,11 @@ fn tap(stage: &Stage, bytes: usize) -> Result<Figure> {
     Ok(figure.must("of two bare loops", share, OF_BARE))
 }
 
-/// The row `hash`.
+/// Measures the row `hash`.
 ///
 /// # Errors
 ///
-/// There is no memory.
+/// If there is no memory.
 pub fn run_hash() -> Result<Vec<Figure>> {
     let frame = frame(64);
     let side = |types: Option<HashTypes>| {

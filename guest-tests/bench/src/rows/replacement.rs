@@ -1,4 +1,4 @@
-//! How long the guest has no device: a live replacement, and a crash.
+//! How long the guest is without a device, in a live replacement and in a crash.
 
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ use crate::sandboxed::Sandboxed;
 const SWAPS: usize = 400;
 /// Crashes, of every kind that is seeded.
 const CRASHES: u64 = 60;
-/// Microseconds, 99 of 100.
+/// 99th percentile, in microseconds.
 const PAUSE: Bound = Bound::AtMost(2000.0);
 const STATE: Bound = Bound::AtMost(65536.0);
-/// Microseconds from the trap until the packets behind it continued, 99 of 100.
+/// 99th percentile of the microseconds from the trap until the following packets
+/// continue.
 const RECOVERY: Bound = Bound::AtMost(20_000.0);
 
 /// Just room for a batch.
@@ -67,7 +68,7 @@ fn swaps(device: &Device, successors: &[Component; 2]) -> Result<(Vec<f64>, usiz
     Ok((pauses, largest))
 }
 
-/// Returns the pauses with so many pairs of queues.
+/// Returns the pauses with this number of queue pairs.
 fn swap_with(ports: u32, successors: &[Component; 2]) -> Result<Vec<Figure>> {
     let mut thin = thin(&successors[1], ports, Limits::default())?;
     let device = thin.machine().device();
@@ -97,11 +98,11 @@ fn swap_with(ports: u32, successors: &[Component; 2]) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Crashes a device over and over. Returns the microseconds from each trap until
-/// a fresh instance had gone on with what was posted.
+/// Crashes a device over and over. Returns the microseconds from each trap until a
+/// fresh instance has continued with the posted work.
 fn crashes() -> Result<Vec<f64>> {
     let faulty = Component::from_bytes(manatee_variants::FAULTY, "the faulty component")?;
-    // Endless loops end sooner than by default: they are not what is measured.
+    // Endless loops are interrupted sooner than by default: they are not measured.
     let limits = Limits {
         deadline: Duration::from_millis(50),
         ..Limits::default()
@@ -132,7 +133,7 @@ fn crashes() -> Result<Vec<f64>> {
 ///
 /// # Errors
 ///
-/// A device can't be made or replaced.
+/// If a device can't be made or replaced.
 pub fn run() -> Result<Vec<Figure>> {
     let next = Component::from_bytes(manatee_variants::NEXT, "the next component")?;
     let successors = [next, Component::embedded()?];

@@ -1,4 +1,4 @@
-//! Many devices in one process: memory, idle time, and what making one takes.
+//! Many devices in one process: memory, idle time, and the time to make one.
 
 use std::process::Command;
 use std::thread::sleep;
@@ -19,7 +19,7 @@ use crate::sample::Measured;
 use crate::sandboxed::Sandboxed;
 
 const COUNTS: [usize; 4] = [1, 10, 100, 1000];
-/// How long idle devices are watched.
+/// How long idle devices are observed.
 const IDLE: Duration = Duration::from_secs(1);
 
 const MEMORY: Bound = Bound::AtMost(1024.0);
@@ -27,7 +27,7 @@ const IDLE_CPU: Bound = Bound::AtMost(0.0);
 /// Making the last of many takes no longer than making the first ones.
 const LINEAR: Bound = Bound::AtMost(1.25);
 
-/// What a process with a number of devices found.
+/// The measurements of a process with a number of devices.
 #[derive(Serialize, Deserialize)]
 pub struct Found {
     /// KiB a device, page tables included.
@@ -38,12 +38,12 @@ pub struct Found {
     creation: f64,
 }
 
-/// Makes devices, each with a driver that has sent a batch, and prints what
-/// was found.
+/// Makes devices, each with a driver that has sent a batch, and prints the
+/// measurements.
 ///
 /// # Errors
 ///
-/// A device can't be made.
+/// If a device can't be made.
 pub fn probe(count: usize) -> Result<()> {
     raise_descriptor_limit()?;
     let component = Component::embedded()?;
@@ -57,7 +57,7 @@ pub fn probe(count: usize) -> Result<()> {
         device::transmit(&mut thin);
         anyhow::Ok((thin, took))
     };
-    // What a process pays once is paid.
+    // Costs of the process itself do not count.
     drop(make()?);
     let before = resident()?;
     let mut devices = Vec::with_capacity(count);
@@ -91,9 +91,9 @@ fn raise_descriptor_limit() -> Result<()> {
     setrlimit(Resource::Nofile, all).context("cannot raise the limit of descriptors")
 }
 
-/// Microseconds that every thread but this one had a processor so far.
+/// Returns the processor time of every thread but this one, in microseconds.
 fn other_threads_time() -> Result<f64> {
-    // By the name that it has in /proc, which a namespace may tell otherwise.
+    // By its name in /proc, which differs from its id in a namespace.
     let own =
         std::fs::read_link("/proc/thread-self").context("cannot tell which thread this is")?;
     let mut nanoseconds = 0.0;
@@ -126,7 +126,7 @@ fn resident() -> Result<f64> {
 ///
 /// # Errors
 ///
-/// A process with many devices does not do its part.
+/// If a process with many devices fails.
 pub fn run() -> Result<Vec<Figure>> {
     let found: Vec<Found> = COUNTS
         .iter()

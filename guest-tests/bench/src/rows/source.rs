@@ -1,4 +1,4 @@
-//! An endpoint that packets come from at no cost.
+//! An endpoint whose packets cost nothing.
 
 use std::os::fd::BorrowedFd;
 
@@ -6,7 +6,7 @@ use manatee::endpoint::{
     Queue, QueueIo, RECEIVE_BUDGET, Received, RxFlags, Single, TxBatch, TxStatus,
 };
 
-/// Says of every posted buffer that a packet is in it, without a look at it.
+/// Reports a packet in every posted buffer, without writing to it.
 #[derive(Debug)]
 pub struct Source {
     length: u32,

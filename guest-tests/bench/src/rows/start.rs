@@ -1,4 +1,4 @@
-//! How soon a device is there.
+//! The time until a device is ready.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -23,7 +23,8 @@ const LISTENING: Bound = Bound::AtMost(50.0);
 /// Microseconds to instantiate one.
 const INSTANTIATE: Bound = Bound::AtMost(100.0);
 
-/// Milliseconds from the start of `manatee serve` until it says that it listens.
+/// Returns the milliseconds from the start of `manatee serve` until it reports that it
+/// listens.
 fn listening(manatee: &Path, dir: &Path) -> Result<f64> {
     let notify = dir.join("notify.sock");
     let _ = std::fs::remove_file(&notify);
@@ -53,7 +54,7 @@ fn listening(manatee: &Path, dir: &Path) -> Result<f64> {
 ///
 /// # Errors
 ///
-/// `manatee serve` does not start.
+/// If `manatee serve` does not start.
 pub fn run(dir: &Path) -> Result<Vec<Figure>> {
     let manatee = beside_this_program("manatee", "bench")?;
     listening(&manatee, dir)?;

@@ -1,5 +1,5 @@
-//! Through the device to a TAP and back, against a bare loop of system calls
-//! on the same TAP.
+//! Packets through the device to a TAP and back, against a bare loop of system calls on
+//! the same TAP.
 
 use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
@@ -33,10 +33,10 @@ const SIZES: [u32; 3] = [64, 512, 1514];
 const NAME: &str = "bench0";
 /// `virtio_net_hdr`, which every packet has in front.
 const HEADER: usize = 10;
-/// An EtherType that nobody takes: the kernel drops the frame once it has it.
+/// An EtherType without a protocol: the kernel drops the frame on arrival.
 const FRAME: [u8; 14] = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
 
-/// How long frames may be on their way.
+/// How long frames may be in flight.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const OF_BARE: Bound = Bound::AtLeast(0.9);
@@ -49,7 +49,7 @@ struct Lab {
     _interface: netns::Tap,
 }
 
-/// Where frames for the TAP are sent.
+/// The socket that sends frames to the TAP.
 struct Wire {
     socket: OwnedFd,
     interface: LinkAddr,
@@ -59,7 +59,7 @@ impl Lab {
     fn new(stage: &Stage, bytes: u32) -> Result<Self> {
         let ip = stage.assets.ip();
         let interface = netns::Tap::create(&stage.sandbox, &ip, NAME, Subnet::new(15), 1)?;
-        // Without IPv6 the kernel says nothing here by itself.
+        // Without IPv6 the kernel sends nothing here on its own.
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6"), "1")?;
         let tap = Tap::open(NAME)?;
         let bare = tap
@@ -105,11 +105,11 @@ impl Wire {
         })
     }
 
-    /// Has frames of this many bytes wait at the TAP.
+    /// Queues frames of this many bytes at the TAP.
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// The kernel's error.
     fn send(&self, bytes: u32, count: u32) -> Result<()> {
         let mut frame = vec![0; bytes as usize];
         frame[..FRAME.len()].copy_from_slice(&FRAME);
@@ -121,13 +121,13 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends frames until one arrives, and takes all that wait by then. The
-    /// kernel drops what is sent to a TAP that was just attached, without an
-    /// error, until a work item of its own has given that its queue.
+    /// Sends frames until one arrives, and reads all that are queued by then. The
+    /// kernel silently drops frames to a TAP that was just attached, until a work item
+    /// has set up its queue.
     ///
     /// # Errors
     ///
-    /// None arrives.
+    /// If none arrives.
     fn wait_until_open(&self, tap: &OwnedFd) -> Result<()> {
         let again = Timespec {
             tv_sec: 0,
@@ -147,12 +147,12 @@ impl Wire {
     }
 }
 
-/// Why contenders, which return nothing but samples, could not continue.
+/// The first error of contenders, which return nothing but samples.
 #[derive(Default)]
 struct Failure(RefCell<Option<Error>>);
 
 impl Failure {
-    /// Runs something, unless something failed before.
+    /// Runs `act`, unless something failed before.
     fn watch(&self, act: impl FnOnce() -> Result<()>) {
         let mut first = self.0.borrow_mut();
         if first.is_none() {
@@ -160,7 +160,7 @@ impl Failure {
         }
     }
 
-    /// Returns what failed first.
+    /// Returns the first error.
     fn into_result(self) -> Result<()> {
         self.0.into_inner().map_or(Ok(()), Err)
     }
@@ -170,7 +170,7 @@ impl Failure {
 ///
 /// # Errors
 ///
-/// There can be no TAP.
+/// If there can be no TAP.
 pub fn run(stage: &Stage) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for bytes in SIZES {
@@ -180,7 +180,7 @@ pub fn run(stage: &Stage) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Takes as many frames as were sent. The last ones may still be on their way.
+/// Receives as many frames as were sent. The last ones may still be in flight.
 fn receive_all(device: &mut Thin<Sandboxed>) -> Result<()> {
     device.post_buffers(0, BATCH);
     device.ring_receive(0);
@@ -197,14 +197,14 @@ fn receive_all(device: &mut Thin<Sandboxed>) -> Result<()> {
     Ok(())
 }
 
-/// Reads without a device: the bare loop.
+/// Reads in a bare loop, without a device.
 fn read_all(tap: &OwnedFd, bytes: u32, buffer: &mut [u8]) -> Result<()> {
     for count in 0..BATCH {
         let mut header = [0; HEADER];
         let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
         let begun = Instant::now();
         let read = loop {
-            // The last frames may still be on their way.
+            // The last frames may still be in flight.
             if let Ok(read) = readv(tap, &mut parts) {
                 break read;
             }
@@ -263,7 +263,7 @@ fn received(stage: &Stage, bytes: u32) -> Result<Figure> {
     } = Lab::new(stage, bytes)?;
     let mut buffer = vec![0; 2048];
     let failure = Failure::default();
-    // Frames wait before the clock runs: a sample is what taking them costs.
+    // Frames are queued before the measurement: a sample is the cost of receiving them.
     let arrive = || failure.watch(|| wire.send(bytes, BATCH));
     let through = || failure.watch(|| receive_all(&mut device));
     let bare = || failure.watch(|| read_all(&bare, bytes, &mut buffer));

@@ -1,4 +1,4 @@
-//! Event and completion queue entries, decoded.
+//! Events and CQEs, decoded.
 
 use core::fmt;
 
@@ -9,19 +9,19 @@ use zerocopy::FromBytes;
 
 use crate::failure::{Outcome, check_eq};
 
-/// An event queue entry.
+/// An event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     /// `GDMA_EQE_*`.
     pub event_type: u8,
-    /// What goes with it.
+    /// The event's details.
     pub details: [u32; 3],
     /// Owner bits.
     pub owner: u8,
 }
 
 impl Event {
-    /// Decodes an entry.
+    /// Decodes one from its bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         let (words, _) = bytes.as_chunks();
         let word = |index: usize| u32::from_le_bytes(words[index]);
@@ -58,10 +58,10 @@ impl fmt::Debug for Event {
     }
 }
 
-/// A completion queue entry.
+/// A CQE.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// What the work queue's client says.
+    /// The part that depends on the work queue's client.
     pub data: [u8; 60],
     /// The work queue.
     pub wq: u32,
@@ -72,7 +72,7 @@ pub struct Completion {
 }
 
 impl Completion {
-    /// Decodes an entry.
+    /// Decodes one from its bytes.
     pub fn from_bytes(bytes: &[u8; 64]) -> Self {
         let mut data = [0; 60];
         data.copy_from_slice(&bytes[..60]);
@@ -97,7 +97,7 @@ impl Completion {
         self.header().cqe_type()
     }
 
-    /// As a transmit completion.
+    /// Decodes a transmit completion.
     pub fn transmit(&self) -> Transmit {
         let oob = TxCompletionOob::read_from_prefix(&self.data).map(|(oob, _)| oob);
         let (data_offset, offsets) = oob.map_or((0, 0), |oob| (oob.tx_data_offset, oob.offsets));
@@ -112,7 +112,7 @@ impl Completion {
         }
     }
 
-    /// As a receive completion.
+    /// Decodes a receive completion.
     pub fn receive(&self) -> Receive {
         let oob = RxCompletionOob::read_from_prefix(&self.data)
             .ok()
@@ -132,7 +132,7 @@ impl Completion {
         }
     }
 
-    /// As a completion of the hardware channel.
+    /// Decodes a completion of the hardware channel.
     pub fn channel(&self) -> RxOob {
         RxOob::read_from_prefix(&self.data).map_or(RxOob::default(), |(oob, _)| oob)
     }
@@ -141,7 +141,7 @@ impl Completion {
     ///
     /// # Errors
     ///
-    /// A failure that shows what it is.
+    /// A failure that shows the CQE if it is of another type.
     pub fn check_type(&self, expected: u8) -> Outcome {
         if self.cqe_type() == expected {
             return Ok(());
@@ -212,7 +212,7 @@ pub struct Transmit {
     pub cqe_type: CqeName,
     /// `MANA_CQE_COMPLETION`.
     pub client_type: u8,
-    /// Byte of the packet that an error is about.
+    /// Offset in the packet of what an error is about.
     pub data_offset: u32,
     /// SGE that an error is about.
     pub sgl_offset: u32,
@@ -233,13 +233,13 @@ pub struct Receive {
     pub client_type: u8,
     /// Bytes of the packet.
     pub length: u16,
-    /// Bytes of the packets that came with it in one completion.
+    /// Lengths of the other packets in the completion.
     pub others: [u16; 3],
     /// The packet's hash.
     pub hash: u32,
-    /// The hashes of the others.
+    /// The hashes of the other packets.
     pub other_hashes: [u32; 3],
-    /// What the device found.
+    /// The flags of the packet.
     pub flags: RxCompletionFlags,
     /// Offset of the WQE in its queue, in bytes.
     pub wqe_offset: u32,

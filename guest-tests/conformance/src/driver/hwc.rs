@@ -17,7 +17,7 @@ use super::wqe::Wqe;
 use super::{entry, shm};
 use crate::failure::{During, Failure, Outcome, check, check_eq};
 
-/// What the device said while it set the channel up.
+/// What the device announced when the channel was established.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
     /// Event queue.
@@ -42,14 +42,14 @@ pub struct Announced {
     pub pdid: u32,
     /// Memory key.
     pub mkey: u32,
-    /// The kinds of data that came, in order.
+    /// The kinds of initialisation data, in order.
     pub kinds: [u8; 16],
 }
 
 /// An established channel.
 #[derive(Clone, Debug)]
 pub struct Hwc {
-    /// What the device said of it.
+    /// What the device announced.
     pub announced: Announced,
     /// Its event queue.
     pub eq: Eq,
@@ -63,7 +63,7 @@ pub struct Hwc {
     pub request_page: u64,
     /// Where responses are expected.
     pub response_page: u64,
-    /// Events on its queue that were no completions, oldest first.
+    /// Events on its queue that were not completions, oldest first.
     pub events: Vec<Event>,
     message_id: u16,
 }
@@ -72,7 +72,7 @@ pub struct Hwc {
 ///
 /// # Errors
 ///
-/// There is no more memory.
+/// A failure if guest memory is used up.
 pub fn pages(driver: &mut Driver<'_>, vector: u16) -> Outcome<EstablishHwc> {
     Ok(EstablishHwc {
         eq: driver.pages(1)?,
@@ -89,7 +89,7 @@ impl Hwc {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn establish(driver: &mut Driver<'_>, message: &EstablishHwc) -> Outcome<Self> {
         driver
             .shm_succeed(&message.pack(), shm::establish())
@@ -117,7 +117,7 @@ impl Hwc {
         Ok(hwc)
     }
 
-    /// Returns the OOB of a request: who sends, who is notified.
+    /// Returns the OOB of a request, which names the channel's queues.
     pub fn oob(&self) -> TxOob {
         TxOob {
             reserved: [0; 2],
@@ -142,18 +142,18 @@ impl Hwc {
         self.rq.post(driver, &Wqe::receive(sgl))
     }
 
-    /// Posts a request (`mana_hwc_post_tx_wqe`), and rings.
+    /// Posts a request (`mana_hwc_post_tx_wqe`), and rings the doorbell.
     pub fn post_request(&mut self, driver: &mut Driver<'_>, sgl: &[Sge]) -> u32 {
         let wqe = Wqe::new(self.oob().as_bytes(), sgl);
         self.sq.post(driver, &wqe)
     }
 
-    /// Sends a message of any bytes that lie in `request_page`, with one
-    /// response buffer of a page, and waits for what comes.
+    /// Sends a message of any bytes in `request_page`, with one response buffer of a
+    /// page, and waits for the response.
     ///
     /// # Errors
     ///
-    /// What comes is no response to it.
+    /// A failure if there is no response.
     pub fn exchange(&mut self, driver: &mut Driver<'_>, message: &[u8]) -> Outcome<Response> {
         driver.bench.write_memory(self.request_page, message);
         let response = self.sge(self.response_page, PAGE_SIZE);
@@ -170,11 +170,11 @@ impl Hwc {
         self.response(driver, &received, offset)
     }
 
-    /// Checks that a completion says that a request was taken.
+    /// Checks that a completion is that of a request.
     ///
     /// # Errors
     ///
-    /// It says something else.
+    /// A failure if it does not.
     pub fn check_sent(&self, completion: &Completion) -> Outcome {
         check_eq(
             format!("queue of {completion:?}"),
@@ -183,12 +183,13 @@ impl Hwc {
         )
     }
 
-    /// Returns the response that a completion announces, which was to go to the entry
-    /// at `offset` of the receive queue (`mana_hwc_rx_event_handler`).
+    /// Returns the response that a completion announces, in the buffer of the WQE at
+    /// `offset` of the receive queue (`mana_hwc_rx_event_handler`).
     ///
     /// # Errors
     ///
-    /// The completion names another queue or entry, or the response is none.
+    /// A failure if the completion names another queue or WQE, or the response is
+    /// malformed.
     pub fn response(
         &self,
         driver: &mut Driver<'_>,
@@ -207,12 +208,12 @@ impl Hwc {
         Response::from_bytes(&bytes)
     }
 
-    /// Waits for the interrupt, takes events and completions, and arms again
+    /// Waits for the interrupt, consumes events and completions, and arms again
     /// (`mana_hwc_comp_event`).
     ///
     /// # Errors
     ///
-    /// There is no interrupt, or no completion behind it.
+    /// A failure if there is no interrupt, or no completion with it.
     pub fn wait(&mut self, driver: &mut Driver<'_>) -> Outcome<Vec<Completion>> {
         driver
             .expect_interrupts(self.eq.vector, 1)
@@ -224,7 +225,7 @@ impl Hwc {
     ///
     /// # Errors
     ///
-    /// The device ran over the driver.
+    /// A failure if the queue has overflowed.
     pub fn poll(&mut self, driver: &mut Driver<'_>) -> Outcome<Vec<Completion>> {
         let mut completions = Vec::new();
         for event in self.eq.drain(driver)? {
@@ -293,18 +294,18 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn establish(&mut self) -> Outcome {
         let message = pages(self, 0)?;
         self.hwc = Some(Hwc::establish(self, &message)?);
         Ok(())
     }
 
-    /// Does something with the channel and this driver.
+    /// Calls `act` with the channel and this driver.
     ///
     /// # Errors
     ///
-    /// There is no channel, or what `act` says.
+    /// A failure if there is no channel, or that of `act`.
     pub fn with_hwc<T>(
         &mut self,
         act: impl FnOnce(&mut Hwc, &mut Driver<'_>) -> Outcome<T>,
@@ -316,13 +317,12 @@ impl Driver<'_> {
         outcome
     }
 
-    /// Sends a request and waits for the response
-    /// (`mana_hwc_send_request`), which answers it: same type, id, device
-    /// and activity.
+    /// Sends a request and waits for its response (`mana_hwc_send_request`), which has
+    /// the same type, id, device and activity.
     ///
     /// # Errors
     ///
-    /// There is none, or it answers something else.
+    /// A failure if there is none, or it answers another request.
     pub fn call(&mut self, request: &Request) -> Outcome<Response> {
         let code = request.header.req.msg_type;
         let mut request = request.clone();

@@ -1,4 +1,4 @@
-//! Guest memory: what the driver allocates, and the pages of its queues.
+//! The driver's guest memory: its allocator, and the pages of its queues.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,14 +10,14 @@ use crate::failure::{Failure, Outcome};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
-/// Hands out guest memory, zeroed, and never takes any back.
+/// An allocator of zeroed guest memory, which frees none.
 #[derive(Clone, Debug)]
 pub struct Allocator {
     next: u64,
 }
 
 impl Allocator {
-    /// Creates all of guest memory but the page at 0.
+    /// Creates an allocator of all guest memory but the page at 0.
     pub fn new() -> Self {
         Self { next: PAGE }
     }
@@ -26,7 +26,7 @@ impl Allocator {
     ///
     /// # Errors
     ///
-    /// The requirement uses more memory than a bench has.
+    /// A failure if the requirement uses more memory than a bench has.
     pub fn pages(&mut self, bench: &mut dyn Bench, count: usize) -> Outcome<u64> {
         let address = self.next.next_multiple_of(PAGE);
         let length = count as u64 * PAGE;
@@ -93,7 +93,7 @@ impl QueueMemory {
         self.pages.len() as u32 * PAGE_SIZE
     }
 
-    /// Copies from the queue; what runs over its end continues at its beginning.
+    /// Copies from the queue, wrapping at its end.
     pub fn read(&self, bench: &mut dyn Bench, offset: u32, data: &mut [u8]) {
         self.each_run(offset, data.len(), |address, from, to| {
             bench.read_memory(address, &mut data[from..to]);

@@ -14,13 +14,13 @@ pub const REQUEST_HEADER: usize = size_of::<ReqHeader>();
 /// Length of a response's header.
 pub const RESPONSE_HEADER: usize = size_of::<RespHeader>();
 
-/// A request, ready to be sent or to be spoiled first.
+/// A request, which a requirement may corrupt before it is sent.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Its header; `msg_size` and `hwc_msg_id` are filled in by the driver if
     /// they are zero.
     pub header: ReqHeader,
-    /// What follows the header.
+    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -50,14 +50,14 @@ impl Request {
         }
     }
 
-    /// Addresses it to another device.
+    /// Sets the device that it is addressed to.
     #[must_use]
     pub fn to(mut self, dev_id: DevId) -> Self {
         self.header.dev_id = dev_id;
         self
     }
 
-    /// Gives it other versions.
+    /// Sets the versions of request and response.
     #[must_use]
     pub fn versions(mut self, request: u16, response: u16) -> Self {
         self.header.req.msg_version = request;
@@ -65,7 +65,7 @@ impl Request {
         self
     }
 
-    /// As it goes over the channel.
+    /// Returns the bytes that are sent.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut header = self.header;
         if header.req.msg_size == 0 {
@@ -80,16 +80,16 @@ impl Request {
 pub struct Response {
     /// Its header.
     pub header: RespHeader,
-    /// What follows it, as far as the completion says.
+    /// The body, up to the length in the completion.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// Takes a response apart.
+    /// Decodes a response.
     ///
     /// # Errors
     ///
-    /// It is shorter than its header, or its header says another length.
+    /// A failure if it is shorter than its header, or its header has another length.
     pub fn from_bytes(bytes: &[u8]) -> Outcome<Self> {
         let (header, body) = RespHeader::read_from_prefix(bytes).map_err(|_| {
             Failure::new(format!("a response of {} bytes has no header", bytes.len()))
@@ -114,7 +114,7 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// It ended with another one.
+    /// A failure if it ended with another one.
     pub fn expect(self, status: Status) -> Outcome<Self> {
         let what = format!("status of request {:#x}", self.header.response.msg_type);
         check_eq(what, self.status(), StatusName(status as u32))?;
@@ -125,7 +125,7 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// The response is too short for it.
+    /// A failure if the response is too short.
     pub fn parse<T: FromBytes>(&self) -> Outcome<T> {
         let (body, _) = T::read_from_prefix(&self.body).map_err(|_| {
             Failure::new(format!(

@@ -26,12 +26,11 @@ pub mod shm;
 pub mod traffic;
 pub mod wqe;
 
-/// Protection domain that the NIC is given when it is registered, which this
-/// driver checks then.
+/// Protection domain that registering the NIC returns, as this driver checks.
 pub const PDID: u32 = 1;
-/// Memory key that it is given: all of guest memory.
+/// Memory key that it returns, which covers all of guest memory.
 pub const MEM_KEY: u32 = 1;
-/// Doorbell page that it is given.
+/// Doorbell page that it returns.
 pub const DOORBELL_PAGE: u32 = 0;
 
 /// A driver, and the device that it drives.
@@ -70,7 +69,7 @@ impl<'a> Driver<'a> {
     ///
     /// # Errors
     ///
-    /// There is no more memory.
+    /// A failure if guest memory is used up.
     pub fn pages(&mut self, count: usize) -> Outcome<u64> {
         self.memory.pages(self.bench, count)
     }
@@ -79,7 +78,7 @@ impl<'a> Driver<'a> {
     ///
     /// # Errors
     ///
-    /// There is no more memory.
+    /// A failure if guest memory is used up.
     pub fn place(&mut self, content: &[u8]) -> Outcome<u64> {
         let address = self.memory.bytes(self.bench, content.len())?;
         self.bench.write_memory(address, content);
@@ -97,7 +96,7 @@ impl<'a> Driver<'a> {
     ///
     /// # Errors
     ///
-    /// There is no more memory.
+    /// A failure if guest memory is used up.
     pub fn queue_memory(&mut self, size: u32) -> Outcome<QueueMemory> {
         QueueMemory::scattered(&mut self.memory, self.bench, size)
     }
@@ -108,25 +107,25 @@ impl<'a> Driver<'a> {
         self.bench.write_register(base + offset, 8, bits);
     }
 
-    /// Tells the device how far a work queue is posted.
+    /// Rings a work queue's doorbell with its producer.
     pub fn ring_wq(&mut self, offset: u64, id: u32, tail: u32) {
         let bits = WqDoorbell::new().with_id(id).with_tail(tail);
         self.doorbell(offset, bits.into_bits());
     }
 
-    /// Tells the device how far a completion queue is consumed.
+    /// Rings a completion queue's doorbell with its consumer.
     pub fn ring_cq(&mut self, id: u32, tail: u32, arm: bool) {
         let bits = RingDoorbell::new().with_id(id).with_tail(tail);
         self.doorbell(doorbell::CQ, bits.with_arm(arm).into_bits());
     }
 
-    /// Tells the device how far an event queue is consumed.
+    /// Rings an event queue's doorbell with its consumer.
     pub fn ring_eq(&mut self, id: u32, tail: u32, arm: bool) {
         let bits = RingDoorbell::new().with_id(id).with_tail(tail);
         self.doorbell(doorbell::EQ, bits.with_arm(arm).into_bits());
     }
 
-    /// Returns how many times a vector was raised since this was asked last.
+    /// Returns how many times a vector was raised since the last call.
     pub fn take_interrupts(&mut self, vector: u16) -> usize {
         self.interrupts.extend(self.bench.take_interrupts());
         let before = self.interrupts.len();
@@ -134,28 +133,28 @@ impl<'a> Driver<'a> {
         before - self.interrupts.len()
     }
 
-    /// Returns every vector that was raised and not asked about.
+    /// Returns every raised vector that was not returned yet.
     pub fn take_all_interrupts(&mut self) -> Vec<u16> {
         self.interrupts.extend(self.bench.take_interrupts());
         core::mem::take(&mut self.interrupts)
     }
 
-    /// Checks that a vector was raised exactly this often since it was asked last.
+    /// Checks that a vector was raised exactly this often since the last query.
     ///
     /// # Errors
     ///
-    /// It was raised another number of times.
+    /// A failure if it was not.
     pub fn expect_interrupts(&mut self, vector: u16, expected: usize) -> Outcome {
         let found = self.take_interrupts(vector);
         crate::failure::check_eq(format!("interrupts of vector {vector}"), found, expected)
     }
 
-    /// Returns the device's own state, and a value in it; None where this device
-    /// shows no such thing.
+    /// Returns a value in the state that the device shows for inspection. None if it
+    /// shows no such value.
     ///
     /// # Errors
     ///
-    /// The state is no JSON.
+    /// A failure if the state is not JSON.
     pub fn inspect(&mut self, pointer: &str) -> Outcome<Option<serde_json::Value>> {
         let text = self.bench.inspect();
         let tree: serde_json::Value = serde_json::from_str(&text)

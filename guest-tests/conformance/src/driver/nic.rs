@@ -28,7 +28,7 @@ pub struct Object {
     pub cq: Cq,
     /// Its handle.
     pub handle: u64,
-    /// What its work queue is.
+    /// Type of its work queue.
     pub queue_type: QueueType,
 }
 
@@ -39,17 +39,17 @@ pub struct Vport {
     pub handle: u64,
     /// The bench's port.
     pub port: u32,
-    /// Where both completion queues report to.
+    /// The event queue that both completion queues report to.
     pub eq: Eq,
     /// Its send queue.
     pub tx: Object,
     /// Its receive queue.
     pub rx: Object,
-    /// What transmit OOBs name.
+    /// The vport offset in transmit OOBs.
     pub vp_offset: u16,
 }
 
-/// How large the queues of a vport are, in bytes.
+/// Sizes of a vport's queues, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// Event queue.
@@ -61,7 +61,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The smallest there are: a page each.
+    /// The smallest sizes: a page each.
     pub const SMALL: Self = Self {
         eq: PAGE_SIZE,
         wq: PAGE_SIZE,
@@ -75,7 +75,7 @@ impl Sizes {
     };
 }
 
-/// Returns a request that says how a vport receives, changing nothing.
+/// Returns a request to configure how a vport receives, which changes nothing.
 pub fn steering(vport: u64) -> ConfigVportRxReq {
     ConfigVportRxReq {
         vport,
@@ -103,11 +103,11 @@ pub fn destroy_object(queue_type: QueueType, handle: u64) -> Request {
 }
 
 impl Driver<'_> {
-    /// Returns what a vport is (`mana_query_vport_cfg`).
+    /// Returns the configuration of a vport (`mana_query_vport_cfg`).
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn query_vport(&mut self, index: u32) -> Outcome<QueryVportConfigResp> {
         let body = QueryVportConfigReq { vport_index: index };
         let size = size_of::<QueryVportConfigResp>();
@@ -118,7 +118,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn configure_tx(&mut self, vport: u64) -> Outcome<ConfigVportTxResp> {
         let body = ConfigVportTxReq {
             vport,
@@ -129,11 +129,11 @@ impl Driver<'_> {
         self.ask(&Request::new(code::CONFIG_VPORT_TX, &body, size))
     }
 
-    /// Makes what it takes for a work queue object: memory and regions for it.
+    /// Makes the memory and regions that a work queue object needs.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn prepare_object(
         &mut self,
         vport: u64,
@@ -161,7 +161,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn create_object(
         &mut self,
         vport: u64,
@@ -190,17 +190,17 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn destroy_object(&mut self, object: &Object) -> Outcome {
         let request = destroy_object(object.queue_type, object.handle);
         self.succeed(&request).map(|_| ())
     }
 
-    /// Says how a vport receives (`mana_cfg_vport_steering`).
+    /// Configures how a vport receives (`mana_cfg_vport_steering`).
     ///
     /// # Errors
     ///
-    /// There is no answer.
+    /// A failure if there is no answer.
     pub fn steer(&mut self, body: &ConfigVportRxReq) -> Outcome<Response> {
         self.call(&Request::new(code::CONFIG_VPORT_RX, body, 0))
     }
@@ -209,7 +209,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn enable_rx(&mut self, vport: u64, object: u64) -> Outcome {
         let body = ConfigVportRxReq {
             rx_enable: 1,
@@ -224,11 +224,11 @@ impl Driver<'_> {
             .during("enabling receive")
     }
 
-    /// Lets a vport receive no more.
+    /// Stops a vport from receiving.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn disable_rx(&mut self, vport: u64) -> Outcome {
         let body = ConfigVportRxReq {
             rx_enable: 0,
@@ -244,7 +244,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// There is no answer.
+    /// A failure if there is no answer.
     pub fn fence(&mut self, object: u64) -> Outcome<Response> {
         let body = FenceRqReq {
             wq_obj_handle: object,
@@ -256,7 +256,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn stats(&mut self) -> Outcome<Stats> {
         let body = QueryStatsReq {
             req_stats: u64::MAX,
@@ -271,7 +271,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn open(&mut self, port: u32) -> Outcome<Vport> {
         self.open_with(port, Sizes::SMALL)
     }
@@ -280,7 +280,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn open_with(&mut self, port: u32, sizes: Sizes) -> Outcome<Vport> {
         let mut eq = self.create_eq(port as u16 + 1, sizes.eq)?;
         eq.ring(self, true);
@@ -302,11 +302,11 @@ impl Driver<'_> {
         })
     }
 
-    /// Takes everything of a vport away again (`mana_detach`).
+    /// Destroys everything of a vport (`mana_detach`).
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn close(&mut self, vport: &Vport) -> Outcome {
         self.disable_rx(vport.handle)?;
         self.destroy_object(&vport.rx)?;
@@ -318,7 +318,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn start_and_open(&mut self) -> Outcome<Vport> {
         self.start()?;
         self.open(0)
@@ -328,7 +328,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn start_and_open_all(&mut self, ports: u32) -> Outcome<Vec<Vport>> {
         self.start()?;
         (0..ports).map(|port| self.open(port)).collect()

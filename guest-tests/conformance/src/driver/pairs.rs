@@ -23,29 +23,30 @@ pub const KEY: [u8; HASH_KEY_SIZE] = [
     0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
 ];
 
-/// Where the table lies in the message (`struct mana_cfg_rx_steer_req_v2`).
+/// Offset of the table in the message (`struct mana_cfg_rx_steer_req_v2`).
 const TABLE: usize =
     REQUEST_HEADER + size_of::<ConfigVportRxReq>() + size_of::<ConfigVportRxMore>();
 
-/// What a driver says of how a vport receives; what is None stays as it is.
+/// A configuration of how a vport receives; a field that is None leaves the setting as
+/// it is.
 #[derive(Clone, Debug, Default)]
 pub struct Rss {
-    /// Packets are received at all.
+    /// Whether packets are received.
     pub enable: Option<bool>,
-    /// Packets are spread by hash.
+    /// Whether packets are distributed by hash.
     pub spread: Option<bool>,
     /// Handle of the default object.
     pub default: Option<u64>,
     /// Hash key.
     pub key: Option<[u8; HASH_KEY_SIZE]>,
-    /// Handles of objects.
+    /// Handles of objects in the indirection table.
     pub table: Option<Vec<u64>>,
-    /// Packets may share a completion.
+    /// Whether packets may share a completion.
     pub coalesces: bool,
 }
 
 impl Rss {
-    /// Returns the request as a driver of today writes it (`mana_cfg_vport_steering`).
+    /// Returns the request as a current driver writes it (`mana_cfg_vport_steering`).
     pub fn request(&self, vport: u64) -> Request {
         let state = |state: Option<bool>| state.map_or(UNCHANGED, u32::from);
         let table = self.table.clone().unwrap_or_default();
@@ -84,7 +85,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn open_pairs(&mut self, port: u32, count: u16, sizes: Sizes) -> Outcome<Vec<Vport>> {
         let handle = self.query_vport(port)?.vport;
         let vp_offset = self.configure_tx(handle)?.tx_vport_offset;
@@ -121,11 +122,11 @@ impl Driver<'_> {
         Ok(pairs)
     }
 
-    /// Takes queue pairs of a vport away again (`mana_dealloc_queues`).
+    /// Destroys queue pairs of a vport (`mana_dealloc_queues`).
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn close_pairs(&mut self, pairs: &[Vport]) -> Outcome {
         self.disable_rx(pairs[0].handle)?;
         for pair in pairs {
@@ -140,12 +141,12 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Returns a started device with as many queue pairs of port 0 as it says that there
-    /// are, and the queues' number.
+    /// Starts the device and opens all queue pairs of port 0 that it reports. Returns
+    /// the pairs, and their number.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn start_and_open_pairs(&mut self) -> Outcome<Vec<Vport>> {
         self.start()?;
         let count = self.query_vport(0)?.max_num_rq;

@@ -2,16 +2,16 @@
 
 use crate::bench::Bench;
 
-/// What a driver reads there.
+/// The values that a driver reads from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegisterMap {
     /// Major, minor and micro version of the map.
     pub version: (u8, u8, u16),
-    /// Where the doorbell pages begin.
+    /// Offset of the doorbell pages.
     pub doorbells: u64,
     /// Size of a doorbell page.
     pub doorbell_page: u16,
-    /// Where the shared-memory channel begins.
+    /// Offset of the shared-memory channel.
     pub shared_memory: u64,
 }
 
@@ -23,7 +23,7 @@ impl RegisterMap {
     /// `GDMA_REG_SHM_OFFSET`.
     pub const SHARED_MEMORY: u64 = 0x18;
 
-    /// Reads it.
+    /// Reads the map.
     pub fn read(bench: &mut dyn Bench) -> Self {
         let version = bench.read_register(0, 4) as u32;
         Self {

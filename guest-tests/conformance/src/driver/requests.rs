@@ -23,8 +23,8 @@ use crate::failure::{During, Failure, Outcome};
 pub const PAGES_PER_MESSAGE: usize =
     (MAX_MESSAGE as usize - REQUEST_HEADER - size_of::<CreateDmaRegionReq>()) / 8;
 
-/// Returns a request for a region of these pages, all of which it covers; `first` of
-/// them go with the request.
+/// Returns a request for a region of all of these pages; the request holds the first
+/// `first` of them.
 pub fn create_region(pages: &[u64], first: usize) -> Request {
     let body = CreateDmaRegionReq {
         length: pages.len() as u64 * u64::from(PAGE_SIZE),
@@ -58,7 +58,7 @@ pub fn destroy_region(handle: u64) -> Request {
     Request::new(code::DESTROY_DMA_REGION, &body, 0)
 }
 
-/// Returns a request for a queue (`mana_gd_create_hw_eq` and its like).
+/// Returns a request for a queue (as `mana_gd_create_hw_eq`).
 pub fn create_queue(queue_type: QueueType, region: u64, size: u32) -> CreateQueueReq {
     CreateQueueReq {
         queue_type: queue_type.to_wire(),
@@ -77,7 +77,7 @@ pub fn create_queue(queue_type: QueueType, region: u64, size: u32) -> CreateQueu
     }
 }
 
-/// Returns a request that ends a queue (`mana_gd_disable_queue`).
+/// Returns a request that destroys a queue (`mana_gd_disable_queue`).
 pub fn disable_queue(queue_type: QueueType, id: u32) -> Request {
     let body = DisableQueueReq {
         queue_type: queue_type.to_wire(),
@@ -87,7 +87,7 @@ pub fn disable_queue(queue_type: QueueType, id: u32) -> Request {
     Request::new(code::DISABLE_QUEUE, &body, 0)
 }
 
-/// Returns what a driver of these capabilities says of itself
+/// Returns the version request of a driver with these capabilities
 /// (`mana_gd_verify_vf_version`).
 pub fn verify_version(capabilities: u64) -> VerifyVersionReq {
     let mut os_ver_str = [[0; 128]; 4];
@@ -110,16 +110,16 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn succeed(&mut self, request: &Request) -> Outcome<Response> {
         self.call(request)?.expect(Status::Success)
     }
 
-    /// Sends a request that must succeed, and takes its answer.
+    /// Sends a request that must succeed, and returns the body of its response.
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn ask<T: FromBytes>(&mut self, request: &Request) -> Outcome<T> {
         self.succeed(request)?.parse()
     }
@@ -128,17 +128,17 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn refuse(&mut self, request: &Request, status: Status) -> Outcome {
         self.call(request)?.expect(status).map(|_| ())
     }
 
-    /// Everything up to a registered device (`mana_gd_probe`), with all
+    /// Does everything up to a registered device (`mana_gd_probe`), with all
     /// capabilities.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn start(&mut self) -> Outcome<RegisterDeviceResp> {
         self.start_with(cap1::HWC_TIMEOUT_RECONFIG | cap1::HW_VPORT_LINK_AWARE)
     }
@@ -147,7 +147,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn start_with(&mut self, capabilities: u64) -> Outcome<RegisterDeviceResp> {
         self.establish()?;
         self.verify_version(capabilities)?;
@@ -158,7 +158,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn verify_version(&mut self, capabilities: u64) -> Outcome<VerifyVersionResp> {
         let body = verify_version(capabilities);
         self.ask(&Request::new(code::VERIFY_VF_DRIVER_VERSION, &body, 40))
@@ -169,7 +169,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn register(&mut self) -> Outcome<RegisterDeviceResp> {
         let resources: RegisterDeviceResp = self
             .ask(&Request::new(code::REGISTER_DEVICE, &(), 12).to(DEV_MANA))
@@ -183,23 +183,23 @@ impl Driver<'_> {
         Ok(resources)
     }
 
-    /// Takes the NIC back (`mana_gd_deregister_device`).
+    /// Deregisters the NIC (`mana_gd_deregister_device`).
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn deregister(&mut self) -> Outcome {
         self.succeed(&Request::new(code::DEREGISTER_DEVICE, &(), 0).to(DEV_MANA))
             .map(|_| ())
             .during("taking the device back")
     }
 
-    /// Registers a region of whole pages (`mana_gd_create_dma_region`), over
-    /// as many messages as it takes. Returns its handle.
+    /// Registers a region of whole pages (`mana_gd_create_dma_region`), in as many
+    /// messages as needed. Returns its handle.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn region(&mut self, pages: &[u64]) -> Outcome<u64> {
         let first = pages.len().min(PAGES_PER_MESSAGE);
         let status = |left: usize| {
@@ -226,7 +226,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn queue(&mut self, mut body: CreateQueueReq, memory: &QueueMemory) -> Outcome<u32> {
         body.gdma_region = self.region(&memory.pages)?;
         body.queue_size = memory.size();
@@ -239,7 +239,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn create_eq(&mut self, vector: u16, size: u32) -> Outcome<Eq> {
         let memory = self.queue_memory(size)?;
         let mut body = create_queue(QueueType::Eq, 0, size);
@@ -252,7 +252,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn create_cq(&mut self, eq: Option<&Eq>, size: u32) -> Outcome<Cq> {
         let memory = self.queue_memory(size)?;
         let mut body = create_queue(QueueType::Cq, 0, size);
@@ -261,11 +261,11 @@ impl Driver<'_> {
         Ok(Cq::new(id, memory))
     }
 
-    /// Makes a work queue by itself, which nobody works on.
+    /// Makes a work queue that belongs to no object.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn create_wq(&mut self, queue_type: QueueType, size: u32) -> Outcome<Wq> {
         let memory = self.queue_memory(size)?;
         let id = self.queue(create_queue(queue_type, 0, size), &memory)?;
@@ -279,17 +279,17 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// There is no answer.
+    /// A failure if there is no answer.
     pub fn test_eq(&mut self, id: u32) -> Outcome<Response> {
         let body = GenerateTestEqeReq { queue_index: id };
         self.call(&Request::new(code::GENERATE_TEST_EQE, &body, 0))
     }
 
-    /// Ends a queue.
+    /// Destroys a queue.
     ///
     /// # Errors
     ///
-    /// The device does not do its part.
+    /// A failure if the device does not behave as the driver expects.
     pub fn destroy_queue(&mut self, queue_type: QueueType, id: u32) -> Outcome {
         self.succeed(&disable_queue(queue_type, id)).map(|_| ())
     }
@@ -298,7 +298,7 @@ impl Driver<'_> {
     ///
     /// # Errors
     ///
-    /// There is no more memory.
+    /// A failure if guest memory is used up.
     pub fn page_list(&mut self, count: usize) -> Outcome<Vec<u64>> {
         Ok(self.queue_memory(count as u32 * PAGE_SIZE)?.pages)
     }

@@ -1,4 +1,4 @@
-//! Queues as the driver holds them: those it consumes, and those it posts to.
+//! Queues from the driver's side: those it consumes, and those it posts to.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -15,7 +15,7 @@ use crate::failure::{Failure, Outcome};
 /// A ring of entries with owner bits, from the driver's side.
 #[derive(Clone, Debug)]
 pub struct Ring {
-    /// Where the entries lie.
+    /// Memory of the entries.
     pub memory: QueueMemory,
     entry: u32,
     /// Entries consumed, from the first lap on, which has owner 1; wraps at
@@ -38,15 +38,14 @@ impl Ring {
         self.memory.size() / self.entry
     }
 
-    /// Returns what a doorbell says: entries consumed, modulo 8 laps.
+    /// Returns the consumer for a doorbell: entries consumed, modulo 8 laps.
     pub fn tail(&self) -> u32 {
         self.head & ((self.entries() << OWNER_BITS) - 1)
     }
 
     /// Returns the next entry, if there is one (`mana_gd_read_cqe`,
-    /// `mana_gd_process_eq_events`): its owner bits are those of this lap,
-    /// nothing came if they are those of the last, and anything else is an
-    /// overflow.
+    /// `mana_gd_process_eq_events`): if its owner bits are those of this lap. There is
+    /// none if they are those of the last lap, and anything else is an overflow.
     fn next<const N: usize>(&mut self, bench: &mut dyn Bench) -> Outcome<Option<[u8; N]>> {
         let lap = self.head / self.entries();
         let index = self.head % self.entries();
@@ -93,12 +92,12 @@ impl Eq {
     ///
     /// # Errors
     ///
-    /// The device ran over the driver.
+    /// A failure if the queue has overflowed.
     pub fn next(&mut self, driver: &mut Driver<'_>) -> Outcome<Option<Event>> {
         Ok(self.ring.next(driver.bench)?.map(Event::from_bytes))
     }
 
-    /// Takes every event that is there.
+    /// Consumes all events.
     ///
     /// # Errors
     ///
@@ -111,8 +110,7 @@ impl Eq {
         Ok(events)
     }
 
-    /// Tells the device how far the driver is, and whether it wants an
-    /// interrupt.
+    /// Rings the doorbell, with or without asking for an interrupt.
     pub fn ring(&self, driver: &mut Driver<'_>, arm: bool) {
         driver.ring_eq(self.id, self.ring.tail(), arm);
     }
@@ -140,7 +138,7 @@ impl Cq {
     ///
     /// # Errors
     ///
-    /// The device ran over the driver.
+    /// A failure if the queue has overflowed.
     pub fn next(&mut self, driver: &mut Driver<'_>) -> Outcome<Option<Completion>> {
         let entry = self.ring.next(driver.bench)?;
         Ok(entry.map(|bytes| Completion::from_bytes(&bytes)))
@@ -150,14 +148,14 @@ impl Cq {
     ///
     /// # Errors
     ///
-    /// It is not, or the device ran over the driver.
+    /// A failure if it is not, or the queue has overflowed.
     pub fn expect(&mut self, driver: &mut Driver<'_>) -> Outcome<Completion> {
         let id = self.id;
         self.next(driver)?
             .ok_or_else(|| Failure::new(format!("no completion on completion queue {id}")))
     }
 
-    /// Takes every completion that is there.
+    /// Consumes all completions.
     ///
     /// # Errors
     ///
@@ -170,11 +168,11 @@ impl Cq {
         Ok(completions)
     }
 
-    /// Checks that no completion is there.
+    /// Checks that there is no completion.
     ///
     /// # Errors
     ///
-    /// There is one, or the device ran over the driver.
+    /// A failure if there is one, or the queue has overflowed.
     pub fn expect_none(&mut self, driver: &mut Driver<'_>) -> Outcome {
         match self.next(driver)? {
             None => Ok(()),
@@ -184,7 +182,7 @@ impl Cq {
         }
     }
 
-    /// Tells the device how far the driver is, and whether it wants an event.
+    /// Rings the doorbell, with or without asking for an event.
     pub fn ring(&self, driver: &mut Driver<'_>, arm: bool) {
         driver.ring_cq(self.id, self.ring.tail(), arm);
     }
@@ -197,7 +195,7 @@ pub struct Wq {
     pub id: u32,
     /// Offset of its doorbell.
     pub doorbell: u64,
-    /// Where the entries lie.
+    /// Memory of the entries.
     pub memory: QueueMemory,
     /// Bytes posted, modulo 2^32.
     pub head: u32,
@@ -224,13 +222,13 @@ impl Wq {
         }
     }
 
-    /// Writes an entry, without a doorbell. Returns its offset in the queue.
+    /// Writes a WQE, without a doorbell. Returns its offset in the queue.
     pub fn write(&mut self, driver: &mut Driver<'_>, wqe: &Wqe) -> u32 {
         self.write_bytes(driver, &wqe.to_bytes())
     }
 
-    /// Writes an entry of any bytes, without a doorbell; what is missing to a
-    /// whole unit is zero. Returns its offset in the queue.
+    /// Writes a WQE of any bytes, without a doorbell, padded with zeros to whole units.
+    /// Returns its offset in the queue.
     pub fn write_bytes(&mut self, driver: &mut Driver<'_>, bytes: &[u8]) -> u32 {
         let offset = self.head % self.memory.size();
         self.memory.write(driver.bench, offset, bytes);
@@ -239,12 +237,12 @@ impl Wq {
         offset
     }
 
-    /// Tells the device how much is posted.
+    /// Rings the doorbell.
     pub fn ring(&self, driver: &mut Driver<'_>) {
         driver.ring_wq(self.doorbell, self.id, self.head);
     }
 
-    /// Writes an entry and rings. Returns its offset.
+    /// Writes a WQE and rings the doorbell. Returns its offset.
     pub fn post(&mut self, driver: &mut Driver<'_>, wqe: &Wqe) -> u32 {
         let offset = self.write(driver, wqe);
         self.ring(driver);

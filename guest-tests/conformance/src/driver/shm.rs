@@ -19,7 +19,7 @@ pub fn destroy() -> Header {
     Header::new().with_msg_type(DESTROY_HWC)
 }
 
-/// Returns a report that a request was not answered in time.
+/// Returns a report that a request timed out.
 pub fn report_timeout() -> Header {
     Header::new()
         .with_msg_type(REPORT_HWC_TIMEOUT)
@@ -38,7 +38,7 @@ impl Driver<'_> {
         bytes
     }
 
-    /// Reads whose turn it is, and the last answer.
+    /// Reads the header: the owner, and the last answer.
     pub fn shm_header(&mut self) -> Header {
         let base = self.registers().shared_memory;
         Header::from_bits(self.bench.read_register(base + HEADER as u64, 4) as u32)
@@ -57,13 +57,12 @@ impl Driver<'_> {
             .write_register(base + HEADER as u64, 4, header.into());
     }
 
-    /// Sends a request and reads the answer (`mana_smc_read_response`): the
-    /// aperture is the driver's again, and it is an answer to this request.
-    /// Returns its header.
+    /// Sends a request and reads the answer (`mana_smc_read_response`). The aperture
+    /// must be the driver's again, with the answer to this request. Returns its header.
     ///
     /// # Errors
     ///
-    /// There was no answer, or one to something else.
+    /// A failure if there is no answer, or one to another request.
     pub fn shm_call(&mut self, arguments: &[u8; HEADER], header: Header) -> Outcome<Header> {
         check(
             !self.shm_header().owner_is_pf(),
@@ -80,11 +79,11 @@ impl Driver<'_> {
         Ok(answer)
     }
 
-    /// As [`shm_call`](Self::shm_call), and it succeeds.
+    /// Sends a request, as [`shm_call`](Self::shm_call), that must succeed.
     ///
     /// # Errors
     ///
-    /// As there, or the status says that it failed.
+    /// As there, and a failure if its status is not 0.
     pub fn shm_succeed(&mut self, arguments: &[u8; HEADER], header: Header) -> Outcome {
         match self.shm_call(arguments, header)?.status() {
             0 => Ok(()),

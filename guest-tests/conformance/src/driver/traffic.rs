@@ -14,13 +14,13 @@ use super::wqe::{Wqe, sge};
 use crate::bench::Transmitted;
 use crate::failure::{Failure, Outcome, check_eq};
 
-/// Returns a frame of this length from port 0's neighbour, its bytes all different
-/// enough to notice a misplaced one.
+/// Returns a frame of this length from port 0's neighbour, with bytes that reveal a
+/// misplaced one.
 pub fn frame(length: usize) -> Vec<u8> {
     numbered_frame(length, 0)
 }
 
-/// As [`frame`], with a number in it.
+/// Returns a frame, as [`frame`], with a number in it.
 pub fn numbered_frame(length: usize, number: u8) -> Vec<u8> {
     let addresses = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 99, 0x88, 0xb5, number];
     let fill = (addresses.len()..).map(|i| (i * 7 + i / 251) as u8 ^ number);
@@ -55,12 +55,11 @@ impl Vport {
         Wqe::new(&short(self.oob()), sgl)
     }
 
-    /// Posts a packet and takes its completion, which is the next one and
-    /// names it.
+    /// Posts a packet and returns its completion, which must be the next one.
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn transmit(&mut self, driver: &mut Driver<'_>, wqe: &Wqe) -> Outcome<CqeOf> {
         let offset = self.tx.wq.post(driver, wqe);
         let completion = self.tx.cq.expect(driver)?;
@@ -78,7 +77,7 @@ impl Vport {
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn send(&mut self, driver: &mut Driver<'_>, frame: &[u8]) -> Outcome<Transmitted> {
         let address = driver.place(frame)?;
         let wqe = self.packet(&[sge(address, frame.len() as u32)]);
@@ -91,7 +90,7 @@ impl Vport {
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn send_wqe(&mut self, driver: &mut Driver<'_>, wqe: &Wqe) -> Outcome<Transmitted> {
         self.transmit(driver, wqe)?.expect(CqeType::TxOkay)?;
         let mut sent = driver.bench.take_transmitted(self.port);
@@ -99,23 +98,23 @@ impl Vport {
         Ok(sent.remove(0))
     }
 
-    /// Transmits a packet that must fail in this way, and not arrive.
+    /// Transmits a packet that must fail with this type of completion, and not arrive.
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn fail(&mut self, driver: &mut Driver<'_>, wqe: &Wqe, how: CqeType) -> Outcome {
         self.transmit(driver, wqe)?.expect(how)?;
         let sent = driver.bench.take_transmitted(self.port).len();
         check_eq("packets at the port", sent, 0)
     }
 
-    /// Posts a receive buffer of one SGE; returns its address and its place in
-    /// the queue.
+    /// Posts a receive buffer of one SGE. Returns its address, and its offset in the
+    /// queue.
     ///
     /// # Errors
     ///
-    /// There is no more memory.
+    /// A failure if guest memory is used up.
     pub fn post_buffer(&mut self, driver: &mut Driver<'_>, length: u32) -> Outcome<(u64, u32)> {
         let address = driver.place(&vec![0xee; length as usize])?;
         let offset = self
@@ -129,7 +128,7 @@ impl Vport {
     ///
     /// # Errors
     ///
-    /// There was no buffer for it.
+    /// A failure if there is no buffer for it.
     pub fn arrive(&self, driver: &mut Driver<'_>, frame: &[u8], flags: RxFlags) -> Outcome {
         let found = driver.bench.receive(self.port, &[(frame, flags)]);
         check_eq("frames that found a buffer", found, 1)
@@ -140,18 +139,18 @@ impl Vport {
     ///
     /// # Errors
     ///
-    /// It does not.
+    /// A failure if it does not.
     pub fn receive(&mut self, driver: &mut Driver<'_>, frame: &[u8]) -> Outcome {
         let (address, offset) = self.post_buffer(driver, 2048)?;
         self.arrive(driver, frame, RxFlags::empty())?;
         self.take_frame(driver, frame, address, offset)
     }
 
-    /// Takes the next completion, which must be of this frame in this buffer.
+    /// Consumes the next completion, which must be of this frame in this buffer.
     ///
     /// # Errors
     ///
-    /// It is not.
+    /// A failure if it is not.
     pub fn take_frame(
         &mut self,
         driver: &mut Driver<'_>,
@@ -177,7 +176,7 @@ impl Vport {
     ///
     /// # Errors
     ///
-    /// They do not.
+    /// A failure if they do not.
     pub fn works(&mut self, driver: &mut Driver<'_>) -> Outcome {
         self.send(driver, &frame(60))?;
         self.receive(driver, &frame(61))
@@ -194,7 +193,7 @@ impl CqeOf {
     ///
     /// # Errors
     ///
-    /// It is another one.
+    /// A failure if it is another one.
     pub fn expect(self, expected: CqeType) -> Outcome {
         let name = super::entry::CqeName;
         if self.0 == expected as u8 {

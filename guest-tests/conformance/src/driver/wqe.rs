@@ -1,5 +1,4 @@
-//! Work queue entries as the driver writes them
-//! (`mana_gd_post_work_request`).
+//! WQEs as the driver writes them (`mana_gd_post_work_request`).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -8,10 +7,10 @@ use super::MEM_KEY;
 use mana_wire::queue::{Sge, WqeHeader};
 use zerocopy::IntoBytes;
 
-/// A work queue entry.
+/// A WQE.
 #[derive(Clone, Debug)]
 pub struct Wqe {
-    /// All but number of SGEs.
+    /// The header without the number of SGEs.
     pub header: WqeHeader,
     /// Inline OOB.
     pub oob: Vec<u8>,
@@ -20,8 +19,8 @@ pub struct Wqe {
 }
 
 impl Wqe {
-    /// Creates an entry with an OOB of 8, 24 or 32 bytes (any other length is marked
-    /// as the next smaller, for malformed entries).
+    /// Creates a WQE with an OOB of 8, 24 or 32 bytes. For malformed WQEs, any other
+    /// length is marked as the next smaller.
     pub fn new(oob: &[u8], sgl: &[Sge]) -> Self {
         let header = WqeHeader::new().with_inline_oob_size_div4((oob.len() / 4).min(7) as u8);
         Self {
@@ -31,12 +30,12 @@ impl Wqe {
         }
     }
 
-    /// Returns an entry of a receive queue: no client data, so 8 zero bytes.
+    /// Returns a receive WQE, whose OOB is 8 zero bytes.
     pub fn receive(sgl: &[Sge]) -> Self {
         Self::new(&[0; 8], sgl)
     }
 
-    /// As it lies in memory, a multiple of the basic unit.
+    /// Returns its bytes in memory, in whole units.
     pub fn to_bytes(&self) -> Vec<u8> {
         let header = self.header.with_num_sge(self.sgl.len() as u8);
         let mut bytes = vec![0; header.size() as usize];

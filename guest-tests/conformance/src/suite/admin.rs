@@ -151,7 +151,7 @@ fn lists_into_the_whole_table(driver: &mut Driver<'_>) -> Outcome {
     let unused = found.devs.iter().skip(used);
     check(
         unused.clone().all(|dev| *dev == DevId::default()),
-        "places behind the last device are not zero",
+        "slots after the last device are not zero",
     )
 }
 

@@ -35,7 +35,7 @@ super::declare! { "coalescing":
     is_forgotten_with_the_driver = "mana_en.c: mana_probe",
 }
 
-/// Says whether packets may share a completion.
+/// Configures whether packets may share a completion.
 fn set(driver: &mut Driver<'_>, vport: &Vport, coalesces: bool) -> Outcome {
     let rss = Rss {
         coalesces,
@@ -56,8 +56,8 @@ fn length(number: usize) -> usize {
     60 + number
 }
 
-/// Has frames with these flags arrive at once. Returns where the first buffer's entry
-/// lies.
+/// Has frames with these flags arrive in one batch. Returns the offset of the first
+/// buffer's WQE.
 fn arrive(driver: &mut Driver<'_>, vport: &mut Vport, flags: &[RxFlags]) -> Outcome<u32> {
     let mut places = Vec::new();
     for _ in flags {
@@ -75,7 +75,7 @@ fn arrive(driver: &mut Driver<'_>, vport: &mut Vport, flags: &[RxFlags]) -> Outc
     Ok(places[0])
 }
 
-/// Takes the next completion, of packets of these numbers.
+/// Checks that the next completion is of packets with these numbers.
 fn take(
     driver: &mut Driver<'_>,
     vport: &mut Vport,

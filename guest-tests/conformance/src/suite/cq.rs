@@ -41,8 +41,8 @@ super::declare! { "cq":
     an_overrun_is_counted = "hostile guest: overrun of a CQ detected and reported",
     an_event_that_finds_no_room_comes_later = "gdma_main.c: mana_gd_process_eq_events",
     events_that_find_no_room_all_come_later = "gdma_main.c: mana_gd_process_eq_events",
-    ignores_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
-    ignores_doorbells_beyond_what_was_posted = "hostile guest: bad input, tails too far",
+    ignores_doorbells_that_go_backwards = "hostile guest: bad input, positions that go backwards",
+    ignores_doorbells_beyond_what_was_posted = "hostile guest: bad input, positions beyond what was posted",
     ignores_doorbells_beyond_eight_laps = "gdma_main.c: GDMA_CQE_OWNER_BITS",
     ignores_doorbells_of_no_queue = "hostile guest: bad input, id 0",
     bits_beyond_the_entry_stay_untouched = "gdma.h: struct gdma_cqe",
@@ -53,7 +53,7 @@ fn packet(driver: &mut Driver<'_>, vport: &Vport) -> Outcome<Wqe> {
     Ok(vport.packet(&[sge(address, 60)]))
 }
 
-/// Checks that so many events wait, all of them completions of this queue.
+/// Checks that this many events are posted, all of them completions of this queue.
 fn expect_events(driver: &mut Driver<'_>, vport: &mut Vport, cq: u32, count: usize) -> Outcome {
     let events = vport.eq.drain(driver)?;
     let found: Vec<_> = events
@@ -185,7 +185,7 @@ fn wraps_at_8_pages(driver: &mut Driver<'_>) -> Outcome {
     wraps(driver, 8)
 }
 
-/// Returns a vport whose send queue takes all the completions that fit.
+/// Returns a vport whose send queue holds as many WQEs as completions fit.
 fn of_pages(driver: &mut Driver<'_>, pages: u32) -> Outcome<Vport> {
     driver.start()?;
     let sizes = Sizes {
@@ -217,7 +217,7 @@ fn wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
 
 fn may_be_silent_for_four_laps(driver: &mut Driver<'_>) -> Outcome {
     driver.start()?;
-    // As many entries of the smallest size as completions, as Linux has it.
+    // As many WQEs of the smallest size as completions, as in Linux.
     let sizes = Sizes {
         cq: 2 * PAGE_SIZE,
         ..Sizes::SMALL
@@ -235,8 +235,8 @@ fn may_be_silent_for_four_laps(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
-/// Returns a vport with work queues that hold many times what its completion queues do, so
-/// that no memory of theirs is used again for laps.
+/// Returns a vport whose work queues hold many times as much as its completion queues, so
+/// that their memory is not reused for laps.
 fn of_large_work_queues(driver: &mut Driver<'_>) -> Outcome<Vport> {
     of_pages(driver, 1)
 }
@@ -332,7 +332,7 @@ fn may_be_silent_for_eight_laps_of_received_packets(driver: &mut Driver<'_>) -> 
     vport.works(driver)
 }
 
-/// Sends packets with one doorbell, and returns at which units their entries begin.
+/// Sends packets with one doorbell, and returns the units at which their WQEs begin.
 fn send(driver: &mut Driver<'_>, vport: &mut Vport, wqe: &Wqe, count: u32) -> Vec<u32> {
     let mut write = |_| vport.tx.wq.write(driver, wqe) / WQE_UNIT;
     let offsets = (0..count).map(&mut write).collect();
@@ -349,7 +349,7 @@ fn overrun(driver: &mut Driver<'_>) -> Outcome<Vport> {
     Ok(vport)
 }
 
-/// Checks that the completions that are there are those of the first entries.
+/// Checks that the completions are those of the first WQEs.
 fn expect_first(driver: &mut Driver<'_>, vport: &mut Vport, offsets: &[u32]) -> Outcome {
     let found = vport.tx.cq.drain(driver)?;
     let found: Vec<u32> = found.iter().map(|c| c.transmit().wqe_offset).collect();
@@ -363,7 +363,8 @@ fn an_overrun_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     expect_first(driver, &mut vport, &offsets)
 }
 
-/// Many end at once when the room for them ends in the middle of the ring.
+/// Many packets end at once, and the room for their completions ends in the middle of
+/// the ring.
 fn an_overrun_across_the_end_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = of_pages(driver, 1)?;
     let wqe = packet(driver, &vport)?;
@@ -379,7 +380,7 @@ fn an_overrun_across_the_end_overwrites_nothing(driver: &mut Driver<'_>) -> Outc
     expect_first(driver, &mut vport, &offsets)
 }
 
-/// Each lap of the completion queue says again what its entries complete.
+/// In each lap, completions name the right WQEs.
 fn an_overrun_after_laps_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = of_pages(driver, 1)?;
     let wqe = packet(driver, &vport)?;
@@ -395,7 +396,7 @@ fn an_overrun_after_laps_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome 
     expect_first(driver, &mut vport, &offsets)
 }
 
-/// After laps of silence, more than fits is still noticed.
+/// After laps without a doorbell, an overrun is still detected.
 fn an_overrun_in_silence_overwrites_nothing(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = of_large_work_queues(driver)?;
     let wqe = packet(driver, &vport)?;
@@ -456,8 +457,8 @@ fn events_that_find_no_room_all_come_later(driver: &mut Driver<'_>) -> Outcome {
     check_eq("queues", queues, expected.into())
 }
 
-/// One completion consumed and told; then a doorbell that is invalid: it
-/// must arm nothing and move nothing.
+/// One completion is consumed and acknowledged; then an invalid doorbell must change
+/// nothing.
 fn ignored(driver: &mut Driver<'_>, tail: impl FnOnce(&Vport) -> u32) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let (wqe, cq) = (packet(driver, &vport)?, vport.tx.cq.id);
@@ -510,6 +511,6 @@ fn bits_beyond_the_entry_stay_untouched(driver: &mut Driver<'_>) -> Outcome {
     memory.read(driver.bench, 64, &mut rest);
     check(
         rest.iter().all(|byte| *byte == 0),
-        "bytes behind the one completion were written",
+        "bytes after the one completion were written",
     )
 }

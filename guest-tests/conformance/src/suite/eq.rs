@@ -26,8 +26,8 @@ super::declare! { "eq":
     wraps_at_8_pages = "gdma_main.c: mana_gd_process_eq_events",
     an_overrun_is_told_and_overwrites_nothing = "gdma_main.c: mana_gd_process_eq_events, EQ overflow",
     goes_on_after_an_overrun = "gdma_main.c: mana_gd_process_eq_events, EQ overflow",
-    ignores_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
-    ignores_doorbells_beyond_what_was_posted = "hostile guest: bad input, tails too far",
+    ignores_doorbells_that_go_backwards = "hostile guest: bad input, positions that go backwards",
+    ignores_doorbells_beyond_what_was_posted = "hostile guest: bad input, positions beyond what was posted",
     ignores_doorbells_beyond_eight_laps = "gdma_main.c: GDMA_EQE_OWNER_BITS",
     ignores_doorbells_of_no_queue = "hostile guest: bad input, id 0",
     forgets_a_queue_that_ended = "gdma_main.c: mana_gd_disable_queue",
@@ -184,7 +184,7 @@ fn wraps_at_8_pages(driver: &mut Driver<'_>) -> Outcome {
     wraps(driver, 8)
 }
 
-/// Uses a queue for nine laps: the owner bits come round, and once more.
+/// Uses a queue for nine laps, one more than the owner bits distinguish.
 fn wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
     driver.start()?;
     let mut eq = driver.create_eq(5, pages * 4096)?;
@@ -236,8 +236,8 @@ fn goes_on_after_an_overrun(driver: &mut Driver<'_>) -> Outcome {
     expect_tests(driver, &mut eq, 1)
 }
 
-/// Two events, both consumed and one said so; then a doorbell that makes no
-/// sense: it must arm nothing and move nothing.
+/// Two events are consumed and one is acknowledged; then an invalid doorbell must
+/// change nothing.
 fn ignored(driver: &mut Driver<'_>, tail: impl FnOnce(&Eq) -> u32) -> Outcome {
     let mut eq = new(driver)?;
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! A guest that means no good.
+//! A malicious guest.
 
 use device_kit::platform::{RxFlags, TxStatus};
 use mana_wire::oob::CqeType;
@@ -80,7 +80,7 @@ fn rewriting_completions(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
-/// Fills both work queues of a vport with a byte and posts it all.
+/// Fills both work queues of a vport with a byte and posts everything.
 fn filled(
     driver: &mut Driver<'_>,
     byte: u8,
@@ -115,7 +115,7 @@ fn receive_queues_full_of_zeros(driver: &mut Driver<'_>) -> Outcome {
     filled(driver, 0, |vport| &mut vport.rx)
 }
 
-/// Fills the channel's queues with a byte; another channel works then.
+/// Fills the channel's queues with a byte; afterwards a new channel works.
 fn channel_of(driver: &mut Driver<'_>, byte: u8) -> Outcome {
     driver.start()?;
     driver.with_hwc(|hwc, driver| {
@@ -142,8 +142,7 @@ fn codes() -> impl Iterator<Item = u32> {
     (0..90).chain(0x20000..0x2000e).chain(0x27800..0x27805)
 }
 
-/// Sends every request with a body of this byte; the vport works before and
-/// after.
+/// Sends every request with a body of this byte; the vport works before and after.
 fn requests_of(driver: &mut Driver<'_>, byte: u8) -> Outcome {
     let mut vport = driver.start_and_open()?;
     for code in codes().filter(|code| *code != 5) {
@@ -175,7 +174,7 @@ fn doorbells_of_every_bit(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let bells = [doorbell::SQ, doorbell::RQ, doorbell::CQ, doorbell::EQ];
     for offset in bells {
-        // Ids beyond those of the driver's queues, or tails that nobody has.
+        // Ids beyond those of the driver's queues, or impossible positions.
         for bit in 4..24 {
             driver.doorbell(offset, 1 << bit);
         }

@@ -155,8 +155,7 @@ fn owner_bits_hold_for_nine_laps(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// Posts a message of any bytes and a response buffer, and waits for what
-/// comes.
+/// Posts a message of any bytes and a response buffer, and waits for completions.
 fn send(driver: &mut Driver<'_>, message: &[u8], buffer: u32) -> Outcome<Vec<Completion>> {
     driver.with_hwc(|hwc, driver| {
         driver.bench.write_memory(hwc.request_page, message);
@@ -166,8 +165,8 @@ fn send(driver: &mut Driver<'_>, message: &[u8], buffer: u32) -> Outcome<Vec<Com
     })
 }
 
-/// Checks that a request was taken and never answered, and that its response buffer
-/// serves the next request.
+/// Checks that a request was completed and never answered, and that its response buffer
+/// is used for the next request.
 fn check_unanswered(driver: &mut Driver<'_>, completions: &[Completion]) -> Outcome {
     let [sent] = completions else {
         return Err(Failure::new(alloc::format!(
@@ -292,7 +291,7 @@ fn uses_only_as_much_of_a_buffer_as_was_asked_for(driver: &mut Driver<'_>) -> Ou
     let rest = driver.read(page, 4096).split_off(end);
     check(
         rest.iter().all(|byte| *byte == 0xee),
-        "bytes behind the response were written",
+        "bytes after the response were written",
     )
 }
 
@@ -321,7 +320,7 @@ fn a_longer_response_reads_as_zero_beyond_its_end(driver: &mut Driver<'_>) -> Ou
     let response = driver.succeed(&request)?;
     check_eq("length of the body", response.body.len(), 400)?;
     check_eq("what is beyond", &response.body[40..], &[0; 360][..])?;
-    // Nor does what that response held show in the next.
+    // Nor does the next response contain bytes of this one.
     let request = Request::of_bytes(code::QUERY_HWC_TIMEOUT, &[0; 8], 400);
     let response = driver.succeed(&request)?;
     check_eq("what is beyond", &response.body[8..], &[0; 392][..])
@@ -441,7 +440,7 @@ fn a_buffer_shorter_than_a_header_gets_no_answer(driver: &mut Driver<'_>) -> Out
     check_eq("completions", completions.len(), 1)
 }
 
-/// Tries a request whose entry is spoiled, behind a good response buffer.
+/// Sends a request whose WQE is corrupted, with a valid response buffer.
 fn spoiled_entry(driver: &mut Driver<'_>, entry: impl FnOnce(&Hwc) -> Vec<u8>) -> Outcome {
     driver.establish()?;
     let completions = driver.with_hwc(|hwc, driver| {

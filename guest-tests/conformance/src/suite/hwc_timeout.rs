@@ -55,7 +55,7 @@ fn asking_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     driver.refuse(&request, Status::ResponseTooSmall)
 }
 
-/// Reports a timeout; returns what the device says then.
+/// Reports a timeout. Returns the timeout that the device then sets.
 fn report(driver: &mut Driver<'_>) -> Outcome<u32> {
     driver.shm_succeed(&[0; HEADER], report_timeout())?;
     driver.expect_interrupts(0, 1)?;

@@ -1,4 +1,4 @@
-//! What a host does for a port's link: limiting it, and counting what passes it.
+//! A port's link: its limit and its counters, which the host implements.
 
 use device_kit::platform::LinkStatistics;
 use mana_wire::bnic::{
@@ -35,7 +35,7 @@ fn clamp(vport: u64, enable: u32, mbps: u32) -> Request {
     Request::new(code::SET_BW_CLAMP, &body, size_of::<SetBwClampResp>())
 }
 
-/// Limits a vport, which must not say that nobody configured its link.
+/// Limits a vport, whose answer must not be that its link is unconfigured.
 fn limit(driver: &mut Driver<'_>, vport: u64, enable: u32, mbps: u32) -> Outcome {
     let found: SetBwClampResp = driver.ask(&clamp(vport, enable, mbps))?;
     check_eq("unconfigured", found.qos_unconfigured, 0)
@@ -46,7 +46,7 @@ fn start(driver: &mut Driver<'_>) -> Outcome<u64> {
     Ok(driver.query_vport(0)?.vport)
 }
 
-/// Checks what the host limits a port to.
+/// Checks the limit that the host has for a port.
 fn limited(driver: &mut Driver<'_>, port: u32, mbps: Option<u32>) -> Outcome {
     check_eq("limit in Mbit/s", driver.bench.rate_limit(port), mbps)
 }
@@ -61,7 +61,7 @@ fn a_vport_is_limited_and_freed(driver: &mut Driver<'_>) -> Outcome {
     limited(driver, 0, None)
 }
 
-/// Returns what a vport may be given at most, and what it may send.
+/// Returns the highest speed that a vport can be set to, and its current one.
 fn speeds(driver: &mut Driver<'_>, vport: u64) -> Outcome<(u32, u32)> {
     let size = size_of::<QueryLinkConfigResp>();
     let request = Request::new(code::QUERY_LINK_CONFIG, &QueryLinkConfigReq { vport }, size);

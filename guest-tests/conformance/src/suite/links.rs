@@ -20,7 +20,7 @@ super::declare! { "links":
     the_channel_goes_on = "hw_channel.c: mana_hwc_init_event_handler",
 }
 
-/// Returns the kinds of reconfiguration that the device told of, in order.
+/// Returns the kinds of the device's reconfiguration events, in order.
 fn told(driver: &mut Driver<'_>) -> Outcome<alloc::vec::Vec<u8>> {
     driver.with_hwc(|hwc, driver| {
         let mut events = core::mem::take(&mut hwc.events);

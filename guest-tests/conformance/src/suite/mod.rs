@@ -36,10 +36,10 @@ mod tx_offloads;
 mod vports;
 mod wq;
 
-/// Ports of the device that most requirements are tried on.
+/// Ports of the device for most requirements.
 pub const PORTS: u32 = 2;
 
-/// Something that a device must do.
+/// A requirement of a device.
 #[derive(Clone, Copy)]
 pub struct Requirement {
     /// Unique, `module::what_it_does`.
@@ -47,7 +47,7 @@ pub struct Requirement {
     /// Where it comes from: file and function of the Linux driver, or the
     /// reference.
     pub source: &'static str,
-    /// Ports of the device that it is tried on.
+    /// Ports of the device that it runs on.
     pub ports: u32,
     check: fn(&mut Driver<'_>) -> Outcome,
 }
@@ -59,31 +59,30 @@ impl fmt::Debug for Requirement {
 }
 
 impl Requirement {
-    /// Tries it on a new device.
+    /// Runs it on a new device.
     ///
     /// # Errors
     ///
-    /// What the device did instead.
+    /// A failure that says what the device did instead.
     pub fn run(&self, workshop: &impl Workshop) -> Outcome {
         self.run_on(&mut workshop.bench(self.ports))
     }
 
-    /// Tries it on a device that was made for it, with
-    /// [`ports`](Self::ports) ports.
+    /// Runs it on a device that was made for it, with [`ports`](Self::ports) ports.
     ///
     /// # Errors
     ///
-    /// What the device did instead.
+    /// A failure that says what the device did instead.
     pub fn run_on(&self, bench: &mut dyn Bench) -> Outcome {
         (self.check)(&mut Driver::new(bench))
     }
 }
 
-/// The requirements of a module: `name = "where it comes from"`, with the
-/// function of that name; `name(n)` is tried with n ports.
+/// The requirements of a module: `name = "where it comes from"`, with the function of
+/// that name; `name(n)` runs with n ports.
 macro_rules! declare {
     ($module:literal: $($name:ident $(($ports:expr))? = $source:literal,)*) => {
-        /// What this module requires.
+        /// The requirements of this module.
         pub const REQUIREMENTS: &[$crate::suite::Requirement] = &[$(
             $crate::suite::Requirement {
                 name: concat!($module, "::", stringify!($name)),
@@ -128,7 +127,7 @@ const MODULES: &[&[Requirement]] = &[
     hostile::REQUIREMENTS,
 ];
 
-/// Checks that a number in the device's state is this one, where it shows it.
+/// Checks a number in the state that the device shows, if it shows it.
 fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Outcome {
     match driver.inspect(pointer)? {
         Some(found) => check_eq(pointer, found, expected.into()),
@@ -143,8 +142,8 @@ pub fn of_several_queues() -> impl Iterator<Item = &'static Requirement> + Clone
         .flatten()
 }
 
-/// Returns every requirement of ports with one queue, which those with several meet too,
-/// in the order in which a driver meets them.
+/// Returns every requirement of ports with one queue, which also apply to ports with
+/// several, in the order in which a driver encounters them.
 pub fn requirements() -> impl Iterator<Item = &'static Requirement> + Clone {
     MODULES.iter().copied().flatten()
 }
@@ -166,12 +165,12 @@ pub fn find(name: &str) -> Option<&'static Requirement> {
     requirements().find(|requirement| requirement.name == name)
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Requirements that were met.
     pub passed: Vec<&'static Requirement>,
-    /// Those that were not, and how.
+    /// Requirements that were not met, with their failures.
     pub failed: Vec<(&'static Requirement, Failure)>,
 }
 
@@ -182,8 +181,7 @@ impl Report {
     }
 }
 
-/// Tries requirements, each on a device of its own, and tells `each` as they
-/// end.
+/// Runs requirements, each on a device of its own, and calls `each` as they end.
 pub fn run(
     workshop: &impl Workshop,
     requirements: impl IntoIterator<Item = &'static Requirement>,

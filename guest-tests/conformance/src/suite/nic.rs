@@ -558,7 +558,7 @@ fn filter_state_is_told_by_index_too(driver: &mut Driver<'_>) -> Outcome {
     driver.refuse(&request, Status::InvalidHandle)
 }
 
-/// Returns those of [`no_vports`] that are no vport's index either.
+/// Returns the handles of [`no_vports`] that are no index of a vport either.
 fn no_names(driver: &mut Driver<'_>) -> Outcome<Vec<u64>> {
     let ports = u64::from(super::PORTS);
     let handles = no_vports(driver)?.into_iter();

@@ -101,7 +101,7 @@ fn report_to_no_event_queue_if_told_so(driver: &mut Driver<'_>) -> Outcome {
     object.cq.expect(driver).map(|_| ())
 }
 
-/// Tries a good request, spoiled; then the good one is still granted.
+/// Sends a corrupted request, which must fail; then the valid one must succeed.
 fn spoiled(
     driver: &mut Driver<'_>,
     spoil: impl FnOnce(&mut CreateWqObjReq),
@@ -262,7 +262,7 @@ fn destroying_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
 }
 
 /// Destroys a queue that packets are steered to: nothing is written to its memory
-/// afterwards, and one that is made later receives when the driver says so.
+/// afterwards, and a later queue receives once the driver steers to it.
 fn one_that_receives_may_go(driver: &mut Driver<'_>) -> Outcome {
     use crate::driver::wqe::{Wqe, sge};
     let mut vport = driver.start_and_open()?;

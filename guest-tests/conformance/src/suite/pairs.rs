@@ -40,7 +40,7 @@ fn few(driver: &mut Driver<'_>) -> Outcome<Vec<Vport>> {
     driver.open_pairs(0, 8, Sizes::SMALL)
 }
 
-/// Has the test speak of a queue.
+/// Selects a queue on the bench.
 fn on<'a>(driver: &mut Driver<'_>, pairs: &'a mut [Vport], number: usize) -> &'a mut Vport {
     driver.bench.on_queue(number as u32);
     &mut pairs[number]
@@ -298,7 +298,8 @@ fn a_reset_takes_all_down(driver: &mut Driver<'_>) -> Outcome {
     works(driver, &mut pairs, 1)
 }
 
-/// Posts as many packets on several queues as a call works on, each with a doorbell.
+/// Posts as many packets as a call works on to each of several queues, with one
+/// doorbell each.
 fn many_packets_of_many_queues_wait_their_turn(driver: &mut Driver<'_>) -> Outcome {
     const PACKETS: usize = 512;
     const QUEUES: u16 = 4;

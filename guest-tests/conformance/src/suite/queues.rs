@@ -1,4 +1,4 @@
-//! Making and ending queues.
+//! Creating and destroying queues.
 
 use alloc::vec::Vec;
 
@@ -78,7 +78,7 @@ fn have_ids_of_their_own(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// Tries a request for a queue of one good page, spoiled.
+/// Sends a corrupted request for a queue of one valid page.
 fn spoiled(
     driver: &mut Driver<'_>,
     queue_type: QueueType,

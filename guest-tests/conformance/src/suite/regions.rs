@@ -106,7 +106,7 @@ fn destroying_needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     driver.refuse(&request, Status::TooShort)
 }
 
-/// Tries a request for a region of one good page, spoiled.
+/// Sends a corrupted request for a region of one valid page.
 fn one_page(
     driver: &mut Driver<'_>,
     spoil: impl FnOnce(&mut CreateDmaRegionReq, &mut Vec<u64>),
@@ -267,7 +267,7 @@ fn take_pages_one_by_one(driver: &mut Driver<'_>) -> Outcome {
     driver.succeed(&add_pages(handle, &pages[3..])).map(|_| ())
 }
 
-/// Begins a region of these pages with the first one.
+/// Creates a region of these pages with only the first one.
 fn begin(driver: &mut Driver<'_>, pages: &[u64]) -> Outcome<u64> {
     let response = driver.call(&create_region(pages, 1))?;
     let response = response.expect(Status::MoreEntries)?;
@@ -347,7 +347,7 @@ fn added_lists_lie_inside_the_message(driver: &mut Driver<'_>) -> Outcome {
     driver.succeed(&add_pages(handle, &pages[1..])).map(|_| ())
 }
 
-/// Returns a request for a region of so many pages that comes with one.
+/// Returns a request for a region of this many pages, which holds one of them.
 fn huge(driver: &mut Driver<'_>, page_count: u32) -> Outcome<Request> {
     let page = driver.page_list(1)?;
     let body = CreateDmaRegionReq {

@@ -1,4 +1,4 @@
-//! BAR 0 as a driver first sees it.
+//! The registers of BAR 0.
 
 use mana_wire::queue::{RingDoorbell, doorbell};
 

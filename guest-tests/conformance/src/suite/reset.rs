@@ -1,4 +1,4 @@
-//! Reset, by the VMM and by the driver, in every state gives everything back.
+//! A reset, by the VMM or by the driver, releases everything in any state.
 
 use device_kit::platform::TxStatus;
 use mana_wire::queue::QueueType;
@@ -54,8 +54,8 @@ pub fn check_nothing_left(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// Brings the device into a state, ends it each way, and sees that nothing is
-/// left and everything works again.
+/// Brings the device into a state, resets it each way, and checks that nothing is left
+/// and everything works again.
 fn in_state(driver: &mut Driver<'_>, state: impl Fn(&mut Driver<'_>) -> Outcome) -> Outcome {
     let ends: [fn(&mut Driver<'_>) -> Outcome; 2] = [
         |driver| {

@@ -1,4 +1,4 @@
-//! Guest memory that the VMM takes away, and gives back.
+//! Guest memory that the VMM revokes, and gives back.
 
 use alloc::vec;
 
@@ -33,7 +33,7 @@ super::declare! { "revoked":
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
-/// Takes the memory of a queue away.
+/// Revokes the memory of a queue.
 fn revoke(driver: &mut Driver<'_>, queue: &QueueMemory) {
     for page in &queue.pages {
         driver.bench.revoke_memory(*page, PAGE);
@@ -78,7 +78,8 @@ fn a_send_queue_fails_its_work(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
-/// One completion ends all of them: where each one ends was in the memory that is gone.
+/// One completion ends all of them, because their boundaries were in the memory that is
+/// gone.
 fn a_send_queue_fails_what_was_posted_at_once(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let address = driver.place(&frame(60))?;
@@ -102,8 +103,8 @@ fn in_pieces(vport: &Vport, address: u64) -> Wqe {
     vport.packet(&[0, 20, 40].map(|at| sge(address + at, 20)))
 }
 
-/// Opens a vport whose send queue has two pages, and sends packets until the next entry
-/// begins `before` bytes before the second page, which is taken away then.
+/// Opens a vport whose send queue has two pages, sends packets until the next WQE
+/// begins `before` bytes before the second page, and revokes that page.
 fn with_half_a_queue(driver: &mut Driver<'_>, before: u32) -> Outcome<Vport> {
     driver.start()?;
     let sizes = Sizes {
@@ -112,7 +113,8 @@ fn with_half_a_queue(driver: &mut Driver<'_>, before: u32) -> Outcome<Vport> {
     };
     let mut vport = driver.open_with(0, sizes)?;
     let address = driver.place(&frame(60))?;
-    // One of several units first: nothing of it may stand in for one that is not there.
+    // A WQE of several units goes first: none of its data may be used for one whose
+    // memory is gone.
     let wqe = in_pieces(&vport, address);
     vport.send_wqe(driver, &wqe)?;
     let wqe = vport.packet(&[sge(address, 60)]);
@@ -148,7 +150,7 @@ fn an_entry_without_its_end_fails(driver: &mut Driver<'_>) -> Outcome {
 
 fn a_receive_queue_gives_back_what_was_posted(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
-    // A buffer in two pieces first: it may not stand in for one that is not there.
+    // A buffer of two SGEs goes first: it may not be used for one whose memory is gone.
     let address = driver.place(&[0; 128])?;
     let pieces = [sge(address, 64), sge(address + 64, 64)];
     let offset = vport.rx.wq.post(driver, &Wqe::receive(&pieces));
@@ -180,7 +182,7 @@ fn ask(driver: &mut Driver<'_>) -> Outcome<u32> {
     })
 }
 
-/// Checks that nothing was written where a response is expected.
+/// Checks that nothing was written to the response buffer.
 fn check_unanswered(driver: &mut Driver<'_>) -> Outcome {
     let page = driver.with_hwc(|hwc, _| Ok(hwc.response_page))?;
     let found = driver.read(page, 64);
@@ -236,8 +238,8 @@ fn a_response_queue_answers_nothing(driver: &mut Driver<'_>) -> Outcome {
     driver.succeed(&list_devices()).map(|_| ())
 }
 
-/// Opens two vports, takes a queue of the first one away, and sends and receives there.
-/// The second one works, and so does the first one after the VMM's reset.
+/// Opens two vports, revokes the memory of a queue of the first, and sends and receives
+/// there. The second works, and so does the first after the VMM's reset.
 fn harms_no_other_port(
     driver: &mut Driver<'_>,
     queue: impl FnOnce(&Vport) -> QueueMemory,

@@ -1,4 +1,4 @@
-//! Packets spread over receive queues by their hash.
+//! The distribution of packets over receive queues by their hash.
 
 use alloc::format;
 use alloc::vec;
@@ -44,7 +44,7 @@ super::declare! { "rss":
     buffers_of_many_pieces_have_hashes_too = "mana_en.c: mana_rx_skb, pkt_hash",
 }
 
-/// Queue pairs that most of this is tried on.
+/// Queue pairs for most of these requirements.
 const PAIRS: u16 = 4;
 
 fn open(driver: &mut Driver<'_>) -> Outcome<Vec<Vport>> {
@@ -52,13 +52,13 @@ fn open(driver: &mut Driver<'_>) -> Outcome<Vec<Vport>> {
     driver.open_pairs(0, PAIRS, Sizes::SMALL)
 }
 
-/// Returns how the device asked for packets to be steered.
+/// Returns the steering that the device set.
 fn told(driver: &mut Driver<'_>) -> Outcome<Steering> {
     let steering = driver.bench.steering(0);
     steering.ok_or_else(|| Failure::new("the device does not steer its packets"))
 }
 
-/// Checks that nothing was asked for since `before`.
+/// Checks that the steering is still `before`.
 fn unchanged(driver: &mut Driver<'_>, before: &Steering) -> Outcome {
     check_eq("steering", &told(driver)?, before)
 }
@@ -169,7 +169,7 @@ fn what_is_not_updated_stays(driver: &mut Driver<'_>) -> Outcome {
     unchanged(driver, &expected)
 }
 
-/// Checks that a table is refused as a whole, and that nothing of the request is done.
+/// Checks that a request with a table is refused as a whole, and changes nothing.
 fn refused(driver: &mut Driver<'_>, pairs: &[Vport], bad: u64) -> Outcome {
     let before = told(driver)?;
     for index in [0, 31, 63] {
@@ -193,7 +193,7 @@ fn a_table_of_queues_that_are_gone_is_refused(driver: &mut Driver<'_>) -> Outcom
     let pairs = open(driver)?;
     driver.destroy_object(&pairs[3].rx)?;
     refused(driver, &pairs, pairs[3].rx.handle)?;
-    // Nor is one that was made in its place meant.
+    // Nor does its handle name the queue that was made in its place.
     let handle = pairs[0].handle;
     driver.create_object(handle, QueueType::Rq, None, Sizes::SMALL)?;
     refused(driver, &pairs, pairs[3].rx.handle)
@@ -230,12 +230,12 @@ fn a_refused_request_changes_nothing(driver: &mut Driver<'_>) -> Outcome {
     driver.refuse(&request, Status::InvalidHandle)?;
     unchanged(driver, &before)?;
     check_eq("posted buffers", driver.bench.posted_buffers(0), 1)?;
-    // What was refused is not waiting to be done with the next request either.
+    // Nor does the next request apply anything of the refused one.
     change(driver, &pairs, &Rss::default())?;
     unchanged(driver, &before)
 }
 
-/// Checks that a driver is offered a table of so many entries, and may set it.
+/// Checks that the device offers a table of this many entries, and accepts one.
 fn table_of(driver: &mut Driver<'_>, caps: u64, entries: usize) -> Outcome {
     driver.start_with(caps)?;
     let found = driver.query_vport(0)?.num_indirection_ent;
@@ -316,7 +316,7 @@ fn a_reset_forgets_it(driver: &mut Driver<'_>) -> Outcome {
     driver.close(&vport)
 }
 
-/// What the flags of a packet say of its hash, and the type that a completion has.
+/// Hash flags of a packet, and the hash type of its completion.
 const KINDS: [(RxFlags, u16); 6] = [
     (RxFlags::IPV4.union(RxFlags::HASH_L3), hash::IPV4),
     (
@@ -390,7 +390,7 @@ fn a_packet_without_a_hash_has_none(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// Has frames of all kinds arrive at once, in runs of one kind and mixed.
+/// Has frames of all kinds arrive in one batch, in runs of one kind and mixed.
 fn many_kinds(driver: &mut Driver<'_>, pieces: &[(u64, u32)]) -> Outcome {
     let mut pairs = open(driver)?;
     let pair = &mut pairs[0];

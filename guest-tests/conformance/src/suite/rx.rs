@@ -88,7 +88,7 @@ fn takes_a_frame_that_fits_exactly(driver: &mut Driver<'_>) -> Outcome {
     vport.take_frame(driver, &frame(100), address, offset)
 }
 
-/// Takes the next completion, of this type.
+/// Consumes the next completion, which must be of this type.
 pub(super) fn next(
     driver: &mut Driver<'_>,
     vport: &mut Vport,
@@ -118,7 +118,7 @@ fn writes_nothing_behind_a_buffer(driver: &mut Driver<'_>) -> Outcome {
     vport.arrive(driver, &frame(100), RxFlags::empty())?;
     let bytes = driver.read(address, 200);
     check_eq("before the buffer", &bytes[..50], &[0xee; 50][..])?;
-    check_eq("behind the buffer", &bytes[70..], &[0xee; 130][..])
+    check_eq("after the buffer", &bytes[70..], &[0xee; 130][..])
 }
 
 fn goes_on_after_a_cut_frame(driver: &mut Driver<'_>) -> Outcome {
@@ -163,8 +163,8 @@ fn skips_empty_pieces(driver: &mut Driver<'_>) -> Outcome {
     vport.take_frame(driver, &frame(60), address, offset)
 }
 
-/// Checks that a buffer is given back at once, as holding nothing, and that the
-/// vport continues.
+/// Checks that a buffer is completed at once with length 0, and that the vport
+/// continues.
 fn given_back(driver: &mut Driver<'_>, wqe: &Wqe) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let offset = vport.rx.wq.post(driver, wqe);
@@ -212,7 +212,7 @@ fn a_bad_buffer_keeps_its_turn(driver: &mut Driver<'_>) -> Outcome {
     vport.take_frame(driver, &frame(61), second, second_offset)
 }
 
-/// More than the device keeps posted, with one doorbell.
+/// Posts more buffers than the host holds, with one doorbell.
 fn many_bad_buffers_are_given_back_at_once(driver: &mut Driver<'_>) -> Outcome {
     const COUNT: u32 = 2500;
     driver.start()?;
@@ -269,7 +269,7 @@ fn a_buffer_outside_memory_is_given_back(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
-/// Posts so many buffers with one doorbell.
+/// Posts this many buffers with one doorbell.
 fn post(driver: &mut Driver<'_>, vport: &mut Vport, count: usize) -> Outcome<Vec<(u64, u32)>> {
     let mut buffers = Vec::new();
     for _ in 0..count {
@@ -334,7 +334,7 @@ fn posts_many_buffers_at_once(driver: &mut Driver<'_>) -> Outcome {
     take_numbered(driver, &mut vport, &buffers)
 }
 
-/// In turns, that is: more than the device keeps posted in one, too.
+/// Also more than the device posts in one batch.
 fn takes_more_frames_than_the_queue_has_room_for(driver: &mut Driver<'_>) -> Outcome {
     driver.start()?;
     let mut vport = driver.open_with(0, Sizes::SMALL)?;
@@ -363,7 +363,7 @@ fn posts_many_buffers_in_pieces_at_once(driver: &mut Driver<'_>) -> Outcome {
         ..Sizes::LARGE
     };
     let mut vport = driver.open_with(0, sizes)?;
-    // Buffers of the most pieces, and of one between them.
+    // Buffers of the most SGEs, with buffers of one between them.
     let mut buffers = Vec::new();
     for count in [15, 1].repeat(128) {
         let (address, size) = (driver.place(&[0; 120])?, 120 / count);
@@ -511,7 +511,7 @@ fn of_small_completions(driver: &mut Driver<'_>) -> Outcome<Vport> {
     driver.open_with(0, sizes)
 }
 
-/// Posts buffers of this entry, and lets as many frames arrive.
+/// Posts buffers with this WQE, and has as many frames arrive.
 fn fill(
     driver: &mut Driver<'_>,
     vport: &mut Vport,
@@ -528,7 +528,8 @@ fn fill(
     Ok(())
 }
 
-/// Receives for five laps of a completion queue of 64 entries, and says nothing.
+/// Receives for five laps of a completion queue of 64 entries, without a doorbell of
+/// it.
 fn receive_silently(driver: &mut Driver<'_>, vport: &mut Vport, buffer: &Wqe) -> Outcome {
     for _ in 0..20 {
         fill(driver, vport, buffer, (16, RxFlags::empty()))?;
@@ -544,13 +545,14 @@ fn a_fence_overwrites_nothing_when_buffers_run_out(driver: &mut Driver<'_>) -> O
         driver.bench.reset();
         let mut vport = driver.start_and_open()?;
         let entries = vport.rx.cq.ring.entries();
-        // Until the receive queue's memory is used again.
+        // Until the receive queue's memory is reused.
         for _ in 0..5 {
             fill(driver, &mut vport, &buffer, (entries / 2, flags))?;
             vport.rx.cq.drain(driver)?;
             vport.rx.cq.ring(driver, true);
         }
-        // As many completions as fit wait, although buffers were posted meanwhile.
+        // As many completions as fit are pending, although buffers were posted
+        // meanwhile.
         fill(driver, &mut vport, &buffer, (entries - 1, flags))?;
         vport.rx.cq.expect(driver)?;
         fill(driver, &mut vport, &buffer, (2, flags))?;
@@ -578,7 +580,7 @@ fn a_fence_follows_laps_of_silence(driver: &mut Driver<'_>) -> Outcome {
 
 fn a_fence_finds_room_where_memory_was_used_again(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
-    // So many pieces that 16 entries fit into the receive queue.
+    // As many SGEs as let 16 WQEs fit into the receive queue.
     let piece = sge(driver.place(&[0; 64])?, 64);
     receive_silently(driver, &mut vport, &Wqe::receive(&[piece; 15]))?;
     fence(driver, &mut vport)?;

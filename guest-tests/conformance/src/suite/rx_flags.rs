@@ -1,4 +1,4 @@
-//! What a receive completion says of its frame.
+//! The flags of receive completions.
 
 use device_kit::platform::RxFlags;
 use mana_wire::oob::{CqeType, RxCompletionFlags as Flags};
@@ -23,7 +23,7 @@ super::declare! { "rx_flags":
     tells_only_the_number_of_a_tag = "mana.h: rx_vlan_id",
 }
 
-/// Checks that what the host knows is told like this.
+/// Checks that the host's flags become these completion flags.
 fn tells(driver: &mut Driver<'_>, known: RxFlags, expected: Flags) -> Outcome {
     let mut vport = driver.start_and_open()?;
     vport.post_buffer(driver, 2048)?;
@@ -31,7 +31,7 @@ fn tells(driver: &mut Driver<'_>, known: RxFlags, expected: Flags) -> Outcome {
     expect_flags(driver, &mut vport, known, expected)
 }
 
-/// Checks that the next completion says this.
+/// Checks that the next completion has these flags.
 fn expect_flags(
     driver: &mut Driver<'_>,
     vport: &mut Vport,
@@ -105,7 +105,7 @@ fn names_no_transport_it_does_not_know(driver: &mut Driver<'_>) -> Outcome {
     tells(driver, known, Flags::new())
 }
 
-/// Receives a frame with this tag, and what a driver finds.
+/// Receives a frame with this tag, and returns the completion's flags.
 fn tagged(driver: &mut Driver<'_>, tci: u16) -> Outcome<Flags> {
     let mut vport = driver.start_and_open()?;
     let plain = frame(60);

@@ -95,8 +95,8 @@ fn written_in_pieces_of(driver: &mut Driver<'_>, width: usize) -> Outcome {
     driver.expect_interrupts(0, 1)
 }
 
-/// A dump kernel finds the device as the kernel that crashed has left it: with queues in
-/// memory that is part of the dump.
+/// A dump kernel finds the device as the crashed kernel left it: with queues in memory
+/// that is part of the dump.
 fn establishes_over_another_drivers_channel(driver: &mut Driver<'_>) -> Outcome {
     let mut left = driver.start_and_open()?;
     left.post_buffer(driver, 1514)?;

@@ -30,7 +30,7 @@ super::declare! { "stats":
     begin_anew_after_a_reset = "mana_en.c: mana_query_gf_stats",
 }
 
-/// Checks that these are all counters that are not zero.
+/// Checks that these are all counters, and that others are zero.
 fn expect(driver: &mut Driver<'_>, expected: Stats) -> Outcome {
     check_eq("statistics", driver.stats()?, expected)
 }
@@ -148,7 +148,7 @@ fn count_frames_that_were_cut(driver: &mut Driver<'_>) -> Outcome {
     expect(driver, expected)
 }
 
-/// Transmits one packet that fails so.
+/// Transmits one packet that must fail with this completion.
 fn failed(
     driver: &mut Driver<'_>,
     how: CqeType,

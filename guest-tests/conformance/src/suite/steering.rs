@@ -216,7 +216,7 @@ fn needs_its_body(driver: &mut Driver<'_>) -> Outcome {
     driver.refuse(&request, Status::TooShort)
 }
 
-/// Returns a request with a table behind its fixed part.
+/// Returns a request with a table after its fixed part.
 fn with_table(vport: u64, table: &[u64]) -> (ConfigVportRxReq, Vec<u8>) {
     let body = ConfigVportRxReq {
         num_indir_entries: table.len() as u16,

@@ -1,4 +1,4 @@
-//! Transmit: what goes out, and its completions.
+//! Transmitted packets, and their completions.
 
 use alloc::vec::Vec;
 
@@ -106,7 +106,7 @@ fn sends_from_any_alignment(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// Returns a frame in so many pieces, with gaps between them.
+/// Returns SGEs that split a frame into this many pieces, with gaps between them.
 fn pieces(driver: &mut Driver<'_>, count: usize) -> Outcome<(Vec<u8>, Vec<Sge>)> {
     let frame = frame(40 * count + count / 2);
     let mut sgl = Vec::new();
@@ -184,7 +184,7 @@ fn post(driver: &mut Driver<'_>, vport: &mut Vport, count: usize) -> Outcome<Vec
     Ok(offsets)
 }
 
-/// Checks that the entries at these offsets complete in this order, and all well.
+/// Checks that the WQEs at these offsets complete in this order, without errors.
 fn completed(driver: &mut Driver<'_>, vport: &mut Vport, offsets: &[u32]) -> Outcome {
     for offset in offsets {
         let completion = vport.tx.cq.expect(driver)?;
@@ -256,7 +256,7 @@ fn suppresses_completions_of_several_pieces(driver: &mut Driver<'_>) -> Outcome 
 
 fn completes_behind_suppressed_ones(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
-    // Enough to use the queue's memory several times over.
+    // Enough to reuse the queue's memory several times.
     for _ in 0..500 {
         let wqe = suppressed(driver, &vport, 60)?;
         vport.tx.wq.post(driver, &wqe);
@@ -315,7 +315,7 @@ fn those_posted_behind_a_pending_one_wait(driver: &mut Driver<'_>) -> Outcome {
     driver.bench.plan_transmits(0, &[PENDING]);
     let mut offsets = post(driver, &mut vport, 1)?;
     offsets.extend(post(driver, &mut vport, 2)?);
-    // Those that are sent at once, and those of which one is not.
+    // Batches that are sent at once, and batches of which one packet is not.
     driver
         .bench
         .plan_transmits(0, &[TxStatus::Sent, TxStatus::Dropped]);
@@ -325,7 +325,7 @@ fn those_posted_behind_a_pending_one_wait(driver: &mut Driver<'_>) -> Outcome {
     completed(driver, &mut vport, &offsets)
 }
 
-/// Ends of pending packets, and what their completions say.
+/// Statuses of pending packets, and the types of their completions.
 const ENDS: [(TxStatus, CqeType); 4] = [
     (TxStatus::MemoryFault, CqeType::TxGdmaError),
     (TxStatus::TooLong, CqeType::TxMtuDrop),
@@ -333,7 +333,7 @@ const ENDS: [(TxStatus, CqeType); 4] = [
     (TxStatus::Dropped, CqeType::TxOkay),
 ];
 
-/// Ends four pending packets, and checks that each completion is of its own one.
+/// Ends four pending packets, and checks that each has its own completion.
 fn expect_ends(driver: &mut Driver<'_>, vport: &mut Vport) -> Outcome {
     let ends = ENDS.map(|(status, _)| status);
     driver.bench.finish_transmit(0, &ends);

@@ -1,4 +1,4 @@
-//! Transmits that are wrong, and how they are completed.
+//! Invalid transmits, and their completions.
 
 use device_kit::platform::TxStatus;
 use mana_wire::oob::{CqeType, TxLongOob, TxShortOob};
@@ -44,7 +44,8 @@ fn new(driver: &mut Driver<'_>) -> Outcome<(Vport, Sge)> {
     Ok((vport, sge(address, 60)))
 }
 
-/// Checks that a packet of these pieces fails so, and that the vport continues.
+/// Checks that a packet of these SGEs fails with this completion, and that the vport
+/// continues.
 fn fails(driver: &mut Driver<'_>, sgl: &[Sge], how: CqeType) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let wqe = vport.packet(sgl);
@@ -114,7 +115,7 @@ fn lengths_that_overflow(driver: &mut Driver<'_>) -> Outcome {
     fails(driver, &sgl, CqeType::TxMtuDrop)
 }
 
-/// Checks that a packet with this short OOB fails so.
+/// Checks that a packet with this short OOB fails with this completion.
 fn oob_fails(
     driver: &mut Driver<'_>,
     spoil: impl FnOnce(TxShortOob) -> [u8; 8],
@@ -215,7 +216,7 @@ fn an_entry_longer_than_what_is_posted(driver: &mut Driver<'_>) -> Outcome {
     vport.works(driver)
 }
 
-/// What a port may say at once, and what becomes of it.
+/// Statuses that a port may return, and the types of the completions.
 const STATUSES: [(TxStatus, CqeType); 5] = [
     (TxStatus::Sent, CqeType::TxOkay),
     (TxStatus::Dropped, CqeType::TxOkay),

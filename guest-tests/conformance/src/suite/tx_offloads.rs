@@ -1,4 +1,4 @@
-//! What a transmit asks the endpoint to do.
+//! The offloads that a transmit asks the endpoint for.
 
 use device_kit::platform::Offloads;
 use mana_wire::oob::{CqeType, TxLongOob, TxShortOob};
@@ -61,7 +61,7 @@ fn send(
     vport.send_wqe(driver, &wqe)
 }
 
-/// Checks that an OOB asks for this, with the transport header at an offset.
+/// Checks that an OOB asks for these offloads, with the transport header at an offset.
 fn asks(
     driver: &mut Driver<'_>,
     oob: impl FnOnce(TxShortOob) -> TxShortOob,
@@ -79,7 +79,7 @@ fn nothing_is_asked_for_without_flags(driver: &mut Driver<'_>) -> Outcome {
     asks(driver, |oob| oob, Offloads::empty(), 0)
 }
 
-/// What a WQE says beside what it asks for is not passed on, whatever its shape.
+/// Fields of a WQE that its offloads do not use are not passed on, whatever its layout.
 fn nothing_goes_along_that_no_offload_needs(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
     let address = driver.place(&frame(100))?;
@@ -238,13 +238,13 @@ fn inserts_no_tag_from_a_short_oob(driver: &mut Driver<'_>) -> Outcome {
     check_eq("offloads", sent.offloads, Offloads::empty())
 }
 
-/// A large send: headers of 54 bytes, payload, and pieces of `unit` bytes.
+/// A large send: headers of 54 bytes, payload, and segments of `unit` bytes.
 struct Large {
     oob: TxShortOob,
     headers: u32,
     payload: u32,
     unit: u16,
-    /// What follows in a long OOB; Linux makes one for a tag.
+    /// The rest of a long OOB, which Linux uses for a tag.
     behind: Option<TxLongOob>,
 }
 
@@ -361,7 +361,7 @@ fn cuts_without_being_asked_for_checksums(driver: &mut Driver<'_>) -> Outcome {
 }
 
 fn cuts_behind_headers_of_256_bytes(driver: &mut Driver<'_>) -> Outcome {
-    // Where the TCP header begins is not said, or at the last possible place.
+    // The offset of the TCP header is not given, or is the largest possible.
     for offset in [0, 196] {
         driver.bench.reset();
         let sent = cut(driver, |large| {

@@ -19,12 +19,12 @@ super::declare! { "wq":
     receive_wraps_at_2_pages = "gdma_main.c: mana_gd_get_wqe_ptr, mana_gd_write_sgl",
     receive_wraps_at_4_pages = "gdma_main.c: mana_gd_get_wqe_ptr, mana_gd_write_sgl",
     a_whole_queue_may_be_posted = "gdma_main.c: mana_gd_wq_avail_space",
-    ignores_send_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
-    ignores_send_doorbells_that_go_too_far = "hostile guest: bad input, tails too far",
+    ignores_send_doorbells_that_go_backwards = "hostile guest: bad input, positions that go backwards",
+    ignores_send_doorbells_that_go_too_far = "hostile guest: bad input, positions beyond what was posted",
     ignores_send_doorbells_of_part_of_a_unit = "gdma.h: GDMA_WQE_BU_SIZE",
-    ignores_send_doorbells_that_take_back_what_waits = "hostile guest: bad input, tails that go backwards",
-    ignores_receive_doorbells_that_go_backwards = "hostile guest: bad input, tails that go backwards",
-    ignores_receive_doorbells_that_go_too_far = "hostile guest: bad input, tails too far",
+    ignores_send_doorbells_that_take_back_what_waits = "hostile guest: bad input, positions that go backwards",
+    ignores_receive_doorbells_that_go_backwards = "hostile guest: bad input, positions that go backwards",
+    ignores_receive_doorbells_that_go_too_far = "hostile guest: bad input, positions beyond what was posted",
     ignores_receive_doorbells_of_part_of_a_unit = "gdma.h: GDMA_WQE_BU_SIZE",
     ignores_doorbells_of_no_queue = "hostile guest: bad input, id 0",
     ignores_doorbells_of_the_other_type = "gdma_main.c: mana_gd_ring_doorbell",
@@ -59,7 +59,7 @@ fn of_pages(driver: &mut Driver<'_>, pages: u32) -> Outcome<Vport> {
     driver.open_with(0, sizes)
 }
 
-/// Sends entries of every size until the queue was used three times over.
+/// Sends WQEs of every size until the queue has wrapped three times.
 fn send_wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
     let mut vport = of_pages(driver, pages)?;
     let mut count = 0;
@@ -88,8 +88,7 @@ fn receive_wraps_at_4_pages(driver: &mut Driver<'_>) -> Outcome {
     receive_wraps(driver, 4)
 }
 
-/// Posts buffers of every number of pieces until the queue was used three times
-/// over.
+/// Posts buffers of every number of SGEs until the queue has wrapped three times.
 fn receive_wraps(driver: &mut Driver<'_>, pages: u32) -> Outcome {
     let mut vport = of_pages(driver, pages)?;
     let mut count = 0;
@@ -131,7 +130,7 @@ fn a_whole_queue_may_be_posted(driver: &mut Driver<'_>) -> Outcome {
     Ok(())
 }
 
-/// An entry is there and its doorbell is wrong; then it is right.
+/// A WQE is posted with an invalid doorbell, which is ignored; then with the right one.
 fn ignores_send(driver: &mut Driver<'_>, wrong: impl FnOnce(u32) -> u32) -> Outcome {
     let mut vport = driver.start_and_open()?;
     vport.works(driver)?;

@@ -1,5 +1,5 @@
-//! Gives a stock Linux guest a network without any privilege: behind passt, which an ordinary
-//! user runs, in namespaces that this user makes.
+//! Gives a stock Linux guest a network without any privilege: through passt, which an
+//! ordinary user runs, in namespaces of that user.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpListener};
@@ -19,7 +19,7 @@ use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::stage::{Options, Stage};
 use sha2::{Digest, Sha256};
 
-/// What is fetched.
+/// Size of the file that is fetched.
 const FILE_BYTES: usize = 8 << 20;
 const MAC: &str = "02:6d:61:6e:61:00";
 /// The guest, and this machine as it sees it.
@@ -125,7 +125,7 @@ fn start_passt(socket: &Path) -> Result<Process> {
     command.args(["--map-host-loopback", HOST]);
     let mut passt = Process::spawn("passt", command)?;
     let begun = Instant::now();
-    // It says last what can be done now.
+    // Its last line at startup.
     while !passt.output().tail(40).contains("You can now start qemu") {
         let in_time = begun.elapsed() < PATIENCE;
         let running = passt.check_running();
@@ -136,7 +136,7 @@ fn start_passt(socket: &Path) -> Result<Process> {
     Ok(passt)
 }
 
-/// Starts `manatee serve`, and waits until it says that it is ready.
+/// Starts `manatee serve`, and waits until it reports that it is ready.
 fn start_serve(manatee: &Path, dir: &Path, vfio: &Path, passt: &Path) -> Result<Process> {
     let notify = dir.join("notify.sock");
     let ready = UnixDatagram::bind(&notify)?;
@@ -173,8 +173,8 @@ fn fetch(vm: &mut Vm) -> Result<String> {
         std::io::copy(&mut stream, &mut std::io::sink())?;
         Ok(file)
     });
-    // The guest must not close its end first: passt then ends the connection with the server's,
-    // whatever is still on its way to the guest.
+    // The guest must not close its end first: passt then closes the server's end too, even if
+    // data to the guest is still in flight.
     let command =
         format!("nc.openbsd -d {HOST} {port} >/tmp/file; sha256sum </tmp/file; wc -c </tmp/file");
     let told = vm.sh_within(&command, PATIENCE)?;

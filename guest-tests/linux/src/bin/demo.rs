@@ -13,7 +13,7 @@ use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::stage::{Options, Stage};
 use manatee_guest_linux::tcp;
 
-/// What goes through TCP each way.
+/// Bytes sent over TCP in each direction.
 const TCP_BYTES: usize = 64 << 20;
 
 const PLAN: Plan = Plan::ONE_PORT;

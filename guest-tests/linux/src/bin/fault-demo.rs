@@ -1,4 +1,4 @@
-//! Crashes the device in every way under a stock Linux guest, while it talks.
+//! Crashes the device in every way under a stock Linux guest with traffic.
 
 use std::fmt;
 use std::fs;
@@ -32,11 +32,11 @@ const PLAN: Plan = Plan {
 
 /// A way to crash, of `component/src/faults.rs`.
 struct Fault {
-    /// For the report.
+    /// Its name in the report.
     name: &'static str,
-    /// What the component calls it in the log.
+    /// Its name in the component's log.
     seeded: &'static str,
-    /// What the host takes it for.
+    /// How the host reports it.
     reason: &'static str,
 }
 
@@ -68,24 +68,24 @@ const FAULTS: [Fault; 5] = [
     },
 ];
 
-/// Whether an entry of a queue crashes whoever works on it, or only a device that
-/// has no crash behind it.
+/// Whether a WQE crashes every device that works on it, or only one that did not crash
+/// before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavour {
     Recurring,
     Once,
 }
 
-/// How many datagrams have to come both ways between two looks at the device.
+/// How many datagrams have to arrive both ways between two checks of the device.
 const BETWEEN: u64 = 100;
 
 /// How long these may take.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// How long it may take to meet every fault.
+/// How long it may take until every fault has happened.
 const ALL_WITHIN: Duration = Duration::from_secs(300);
 
-/// Crashes the device in every way under a stock Linux guest that talks.
+/// Crashes the device in every way under a stock Linux guest with traffic.
 #[derive(Parser)]
 #[command(name = "fault-demo")]
 struct Arguments {
@@ -162,7 +162,8 @@ fn start_traffic(lab: &mut Lab) -> Result<((Traffic, Traffic), String)> {
     Ok((both, words))
 }
 
-/// Lets the traffic run until each fault was met, and has the guest answer all along.
+/// Lets the traffic run until each fault has happened, and checks that the guest
+/// answers meanwhile.
 fn crash(lab: &mut Lab, traffic: &Traffic) -> Result<(Crashes, String)> {
     let control = lab.control(0)?;
     let deadline = Deadline::after(ALL_WITHIN);
@@ -173,7 +174,7 @@ fn crash(lab: &mut Lab, traffic: &Traffic) -> Result<(Crashes, String)> {
         lab.check_serve()?;
         let state: String = control.inspect("runtime/state")?;
         ensure!(state == "running", "the device is {state}");
-        // In this order: each fault that was met has a recovery soon.
+        // In this order, because each fault is soon followed by a recovery.
         let met = met_so_far(lab.log(0)?);
         let recoveries: Vec<Recovery> = control.inspect("runtime/recoveries")?;
         if all_met(&met) && recoveries.len() == met.len() {
@@ -190,10 +191,10 @@ fn crash(lab: &mut Lab, traffic: &Traffic) -> Result<(Crashes, String)> {
     }
 }
 
-/// A fault that was met: its index, and its flavour.
+/// A fault that happened: its index, and its flavour.
 type MetFault = (usize, Flavour);
 
-/// Returns the faults that the device has met, in order: the component says so in the log.
+/// Returns the faults that happened, in order, from the component's log.
 fn met_so_far(log: &Transcript) -> Vec<MetFault> {
     let log = log.tail(usize::MAX);
     let seeded = log
@@ -216,11 +217,11 @@ fn all_met(met: &[MetFault]) -> bool {
     wanted.into_iter().all(|fault| met.contains(&fault))
 }
 
-/// What crashed the device, each with how it continued.
+/// The crashes, each with its recovery.
 struct Crashes(Vec<(MetFault, Recovery)>);
 
 impl Crashes {
-    /// Counts those by one fault, each of which the host took for what it was.
+    /// Counts the crashes by one fault, which the host must have classified correctly.
     fn by(&self, fault: &Fault) -> Result<String> {
         let mut counts = [0, 0];
         let mut times = Vec::new();
@@ -269,10 +270,11 @@ impl fmt::Display for Crashes {
     }
 }
 
-/// Reports what was lost: it was in the device at a crash, and TCP made good for it.
+/// Reports the losses: packets that were in the device at a crash. TCP has
+/// retransmitted them.
 fn report_losses(report: &Report, outcome: &Outcome, crashes: &Crashes) -> Result<()> {
     let (to_guest, from_guest) = (&outcome.to_guest, &outcome.from_guest);
-    // A packet that crashes the device again is passed over.
+    // A packet that crashes the device again is skipped.
     let transmits = crashes.sum(|r| r.lost_transmits + u64::from(r.skipped > 0));
     let receives = crashes.sum(|r| r.lost_receives);
     for (name, way, inside) in [

@@ -44,7 +44,7 @@ struct CommandLine {
 
 type Test = fn(&Tests) -> Result<()>;
 
-/// Every test. Those that share a guest stand together, so that it boots once.
+/// Every test. Those that share a guest are adjacent, so that it boots once.
 const TESTS: &[(&str, Test)] = &[
     (
         "harness_works_with_virtio_net",
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&libtest, trials.collect()).exit_code()
 }
 
-/// What the tests share.
+/// The state that tests share.
 struct Tests {
     stage: Arc<Stage>,
     lab: Mutex<Option<(Plan, Lab)>>,
@@ -131,7 +131,8 @@ impl Tests {
         }
     }
 
-    /// Runs `test` in a guest of `plan`, the last test's if that was such a one.
+    /// Runs `test` in a guest of `plan`, reusing the last test's guest if it has the
+    /// same plan.
     fn in_guest(&self, plan: Plan, test: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
         let mut slot = self.slot();
         let mut lab = match slot.take() {
@@ -154,19 +155,20 @@ impl Tests {
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<(Plan, Lab)>> {
-        // A test that panics has taken its guest out of the slot, and down.
+        // A test that panics has removed its guest from the slot, which took it down.
         self.lab.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Loads the driver, if it is not, and sees whether the network works.
+/// Loads the driver if necessary, and checks whether the network works.
 fn bring_up(lab: &mut Lab) -> Result<()> {
     lab.load_driver()?;
     lab.configure()?;
     lab.network_works()
 }
 
-/// Without the device: tells a fault of the harness from one of the device.
+/// Runs without the device, to distinguish a fault of the harness from one of the
+/// device.
 fn harness_works_with_virtio_net(tests: &Tests) -> Result<()> {
     let plan = Plan {
         device: Device::VirtioNet,
@@ -197,7 +199,7 @@ fn interface_has_its_mac_and_driver(tests: &Tests) -> Result<()> {
     })
 }
 
-/// From nothing to a full frame that may not be fragmented, and beyond.
+/// Payloads from 0 to a full frame that may not be fragmented, and beyond.
 fn ping_sizes(tests: &Tests) -> Result<()> {
     let whole = |payload| Ping {
         payload,
@@ -235,7 +237,7 @@ fn udp_sizes(tests: &Tests) -> Result<()> {
     })
 }
 
-/// The driver either computes checksums and segments itself, or has the device do it.
+/// Checksums and segmentation are done by the driver, or by the device.
 fn tcp_with_offloads_off_and_on(tests: &Tests) -> Result<()> {
     tests.in_guest(ONE_PORT, |lab| {
         let Parts { vm, ports, .. } = lab.parts()?;
@@ -255,8 +257,8 @@ fn tcp_with_offloads_off_and_on(tests: &Tests) -> Result<()> {
     })
 }
 
-/// Every counter of packets has to have moved, the hardware's own (`hc_`) too where
-/// the driver asks for them.
+/// Every packet counter has to be above 0, including the hardware's (`hc_`) where the
+/// driver reads them.
 fn statistics_count(tests: &Tests) -> Result<()> {
     tests.in_guest(ONE_PORT, |lab| {
         lab.network_works()?;
@@ -317,8 +319,8 @@ fn function_is_reset_between_two_drivers(tests: &Tests) -> Result<()> {
             methods.split_whitespace().any(|method| method == "flr"),
             "the kernel resets {function} by: {methods}"
         );
-        // The driver is not told of a reset, so it is away meanwhile; it leaves the
-        // hardware channel established, which the reset has to undo.
+        // The driver is not notified of a reset, so it is unbound meanwhile; it leaves
+        // the hardware channel established, which the reset has to undo.
         vm.sh(&format!(
             "echo {function} >/sys/bus/pci/devices/{function}/driver/unbind && \
              echo 1 >/sys/bus/pci/devices/{function}/reset && \
@@ -355,7 +357,7 @@ fn guest_reboots(tests: &Tests) -> Result<()> {
     })
 }
 
-/// The driver gets no chance to say goodbye to the device.
+/// The driver can't shut the device down.
 fn guest_crashes_and_boots_again(tests: &Tests) -> Result<()> {
     tests.in_guest(ONE_PORT, |lab| {
         lab.parts()?.vm.crash()?;
@@ -363,7 +365,7 @@ fn guest_crashes_and_boots_again(tests: &Tests) -> Result<()> {
     })
 }
 
-/// Nor does QEMU.
+/// Nor can QEMU.
 fn vmm_is_killed_and_another_connects(tests: &Tests) -> Result<()> {
     tests.in_guest(ONE_PORT, |lab| {
         lab.kill_vm();
@@ -387,8 +389,8 @@ fn two_ports(tests: &Tests) -> Result<()> {
     })
 }
 
-/// Tagged frames leave by one port, cross a bridge on the host, and come in by the
-/// other. A bridge needs nothing of the host but that it passes tags on.
+/// Tagged frames leave by one port, cross a bridge on the host, and arrive at the
+/// other. The bridge only has to forward the tags.
 fn vlan_between_two_ports(tests: &Tests) -> Result<()> {
     tests.in_guest(TWO_PORTS, |lab| {
         let stage = Arc::clone(lab.stage());
@@ -415,7 +417,7 @@ fn vlan_between_two_ports(tests: &Tests) -> Result<()> {
     })
 }
 
-/// A Linux guest asks for more queues, and uses them from both processors.
+/// A Linux guest creates more queues, and uses them from both processors.
 fn two_processors(tests: &Tests) -> Result<()> {
     tests.in_guest(
         Plan {
@@ -436,7 +438,7 @@ fn two_processors(tests: &Tests) -> Result<()> {
     )
 }
 
-/// A port of two queues: the guest uses both, is steered by its table, and changes their
+/// A port of two queues: the guest uses both, steers by its table, and changes their
 /// number while it is up.
 fn two_queues(tests: &Tests) -> Result<()> {
     /// Connections, each of which the table steers to one queue of the two.
@@ -484,7 +486,8 @@ fn two_queues(tests: &Tests) -> Result<()> {
         vm.sh(&format!("ethtool -X {name} equal 2"))?;
         flows(vm)?;
         ensure!(received(vm, 1)? > after, "not steered back");
-        // A table that somebody chose has to fit: go back to the driver's own.
+        // A user's table has to match the number of queues, so restore the driver's
+        // own.
         vm.sh(&format!("ethtool -X {name} default"))?;
         for count in ["1", "2", "1", "2"] {
             vm.sh(&format!("ethtool -L {name} combined {count}"))?;
@@ -497,8 +500,8 @@ fn two_queues(tests: &Tests) -> Result<()> {
     })
 }
 
-/// A chipset's registers decide what lies where in low memory. When one changes, QEMU takes
-/// guest memory away from the device, under its rings, and gives it back.
+/// A chipset's registers decide the layout of low memory. When one changes, QEMU revokes
+/// guest memory from the device while its rings are in use, and gives it back.
 fn memory_map_changes_under_traffic(tests: &Tests) -> Result<()> {
     /// PAM0 of q35's memory controller.
     const CHANGES: &str = "cd /sys/bus/pci/devices/0000:00:00.0 && \

@@ -1,5 +1,5 @@
-//! Serves a stock Linux guest from a confined process, and then tries every way out of
-//! its jail.
+//! Serves a stock Linux guest from a confined process, and then tries every way to
+//! escape from its jail.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -27,29 +27,29 @@ use serde_json::Value;
 
 const PLAN: Plan = Plan::ONE_PORT;
 
-/// How many datagrams have to come both ways between two looks at the device.
+/// How many datagrams have to arrive both ways between two checks of the device.
 const BETWEEN: u64 = 100;
 
 /// How long these may take.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// How many datagrams their rate is measured over.
+/// How many datagrams the rate is measured over.
 const RATE_OVER: u64 = 1000;
 
 /// How long a component that is built to crash may take to do so.
 const CRASH_WITHIN: Duration = Duration::from_secs(120);
 
-/// What a process's status has of its confinement.
+/// The facts about confinement in a process's status.
 const FIELDS: [&str; 5] = ["Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"];
 
 /// The signal by which a filter ends a process.
 const SIGSYS: i32 = 31;
 
-/// Serves a stock Linux guest from a confined process, and tries every way out.
+/// Serves a stock Linux guest from a confined process, and tries every way to escape.
 #[derive(Parser)]
 #[command(name = "jail-demo")]
 struct Arguments {
-    /// The test build of `manatee` that tries to get out [default: `manatee-escape` beside
+    /// The test build of `manatee` that tries to escape [default: `manatee-escape` next to
     /// this program]
     #[arg(long, value_name = "PATH")]
     escape: Option<PathBuf>,
@@ -81,7 +81,8 @@ fn show(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Takes the steps: a guest talks while its device is replaced, crashes, and goes back.
+/// Runs the steps: a guest has traffic while its device is replaced, crashes, and is
+/// rolled back.
 fn steps(report: &Report, lab: &mut Lab) -> Result<()> {
     let dir = lab.stage().sandbox.run_dir().to_owned();
     let next = write(&dir, "next.wasm", manatee_variants::NEXT)?;
@@ -135,12 +136,12 @@ fn words(swap: &Swap) -> String {
     format!("{to} instead of {from}, after a pause of {pause_us} us")
 }
 
-/// Reads what the kernel shows of a process of this namespace: `/proc` is of the namespace
-/// around it.
+/// Reads the kernel's status of a process of this namespace; `/proc` is that of the outer
+/// namespace.
 fn status_of(pid: u32) -> Result<String> {
     let here = pid.to_string();
     for entry in fs::read_dir("/proc")? {
-        // Processes come and go, and not everything there is one.
+        // Processes start and end, and not every entry is one.
         let Ok(status) = fs::read_to_string(entry?.path().join("status")) else {
             continue;
         };
@@ -153,7 +154,7 @@ fn status_of(pid: u32) -> Result<String> {
     anyhow::bail!("the kernel shows no process {pid}")
 }
 
-/// Checks what the kernel and `manatee inspect` say of the process that serves.
+/// Checks what the kernel and `manatee inspect` report about the serving process.
 fn confined(lab: &mut Lab) -> Result<String> {
     let pid = lab.serve_pids()[0];
     let status = status_of(pid)?;
@@ -175,8 +176,7 @@ fn confined(lab: &mut Lab) -> Result<String> {
     Ok(format!("{}, landlock {abi}", shown.join(", ")))
 }
 
-/// Offers a component that the compiler can't cope with, and counts what comes
-/// meanwhile.
+/// Offers a component that exhausts the compiler, and measures the traffic meanwhile.
 fn bomb(
     control: &Control,
     traffic: &Traffic,
@@ -217,7 +217,7 @@ fn bomb(
     ))
 }
 
-/// Swaps to a component that crashes, and waits until the one before is back.
+/// Swaps to a component that crashes, and waits until the previous one is back.
 fn crash(control: &Control, traffic: &Traffic, faulty: &Path) -> Result<String> {
     let before: u64 = control.inspect("runtime/failures")?;
     let swap = control.swap(faulty, false)?;
@@ -243,7 +243,7 @@ fn crash(control: &Control, traffic: &Traffic, faulty: &Path) -> Result<String> 
     }
 }
 
-/// Checks that TCP made good for what a crash lost.
+/// Checks that TCP has retransmitted what a crash lost.
 fn whole(outcome: &Outcome) -> Result<String> {
     for way in [&outcome.to_guest, &outcome.from_guest] {
         way.check_bytes()?;
@@ -254,7 +254,7 @@ fn whole(outcome: &Outcome) -> Result<String> {
     ))
 }
 
-/// A way out, as the test build lists it.
+/// An escape, as the test build lists it.
 struct Way {
     name: String,
     expected: String,
@@ -278,7 +278,7 @@ fn ways(escape: &Path) -> Result<Vec<Way>> {
     output_of(command)?.lines().map(parse).collect()
 }
 
-/// Tries every way out, from inside a process that serves.
+/// Tries every escape, from inside a serving process.
 fn ways_out(report: &Report, lab: &mut Lab, escape: &Path) -> Result<()> {
     println!("  what a process that serves can't do, though it tries to:");
     let ways = ways(escape)?;
@@ -293,7 +293,7 @@ fn ways_out(report: &Report, lab: &mut Lab, escape: &Path) -> Result<()> {
             let stopped = attempt(escape, &mut running, way)?;
             Ok(format!("{}: {stopped}", way.aim))
         })?;
-        // One that was killed makes way for another.
+        // A killed process is replaced by another.
         serve = running.check_running().is_ok().then_some(running);
     }
     serve.map_or(Ok(()), Serve::stop)
@@ -316,7 +316,7 @@ fn start(lab: &mut Lab, escape: &Path, number: usize) -> Result<Serve> {
     })
 }
 
-/// Tries a way, and checks that it was stopped by what is to stop it.
+/// Tries an escape, and checks that the expected mechanism stopped it.
 fn attempt(escape: &Path, serve: &mut Serve, way: &Way) -> Result<String> {
     let control = Control::new(escape, serve.control());
     let mut stopped = control.escape(&way.name)?;

@@ -1,4 +1,4 @@
-//! Replaces the device under a stock Linux guest, again and again, while it talks.
+//! Replaces the device under a stock Linux guest with traffic, again and again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ use manatee_guest_linux::traffic::Traffic;
 
 const PLAN: Plan = Plan::ONE_PORT;
 
-/// How many datagrams have to come both ways between two swaps.
+/// How many datagrams have to arrive both ways between two swaps.
 const BETWEEN: u64 = 20;
 
 /// How long these may take.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Replaces the device under a stock Linux guest that talks, and counts what is lost.
+/// Replaces the device under a stock Linux guest with traffic, and counts what is lost.
 #[derive(Parser)]
 #[command(name = "swap-demo")]
 struct Arguments {
@@ -82,11 +82,11 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// The two builds that take turns, as files.
+/// The two builds that alternate, as files.
 struct Builds {
-    /// The one that is built into `manatee`, which begins.
+    /// The one that is built into `manatee`, which is first.
     own: PathBuf,
-    /// The same code by another version.
+    /// The same code with another version.
     next: PathBuf,
 }
 
@@ -102,7 +102,7 @@ impl Builds {
     }
 }
 
-/// Has the builds take turns. Each is checked before it comes for the first time.
+/// Alternates the builds. Each is checked before its first use.
 fn swap(control: &Control, traffic: &Traffic, builds: &Builds, swaps: usize) -> Result<String> {
     let mut done = Vec::new();
     for number in 0..swaps {
@@ -135,7 +135,7 @@ fn sum_up(swaps: &[Swap]) -> Result<String> {
     ))
 }
 
-/// Lets the traffic continue for about as long as so many swaps take.
+/// Lets the traffic continue for about as long as this many swaps take.
 fn wait(traffic: &Traffic, swaps: usize) -> Result<String> {
     for _ in 0..swaps {
         traffic.wait_for_more(5 * BETWEEN, WITHIN)?;

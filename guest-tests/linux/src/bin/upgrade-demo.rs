@@ -1,4 +1,4 @@
-//! Replaces the process that serves a stock Linux guest, again and again, while it talks.
+//! Replaces the process that serves a stock Linux guest with traffic, again and again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,13 +18,14 @@ use manatee_guest_linux::traffic::Traffic;
 
 const PLAN: Plan = Plan::ONE_PORT;
 
-/// How many datagrams have to come both ways between two upgrades.
+/// How many datagrams have to arrive both ways between two upgrades.
 const BETWEEN: u64 = 20;
 
 /// How long these may take.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Replaces the process that serves a stock Linux guest that talks, and counts what is lost.
+/// Replaces the process that serves a stock Linux guest with traffic, and counts what is
+/// lost.
 #[derive(Parser)]
 #[command(name = "upgrade-demo")]
 struct Arguments {
@@ -80,7 +81,7 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// Returns the programs that take turns: a build of another version, whose states have another
+/// Returns the programs that alternate: a build of another version, whose states have another
 /// format, and the one under test.
 fn programs(lab: &Lab, arguments: &Arguments) -> Result<[PathBuf; 2]> {
     let own = lab.stage().manatee.clone();
@@ -91,7 +92,7 @@ fn programs(lab: &Lab, arguments: &Arguments) -> Result<[PathBuf; 2]> {
     Ok([other, own])
 }
 
-/// Has the programs take turns.
+/// Alternates the programs.
 fn upgrade(
     lab: &Lab,
     traffic: &Traffic,

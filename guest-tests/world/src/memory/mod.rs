@@ -1,4 +1,4 @@
-//! Guest memory, as the guest and as the device reach it.
+//! Guest memory, as the guest and as the device access it.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -25,12 +25,12 @@ pub const MEMORY_SIZE: u64 = 16 << 20;
 /// Longest copy that a device may ask for.
 const MAX_COPY: u64 = 1 << 20;
 
-/// Guest memory: [`MEMORY_SIZE`] bytes, all of which the guest reaches, and the device what
-/// was not taken away.
+/// Guest memory of [`MEMORY_SIZE`] bytes. The guest can access all of it, the device what
+/// was not revoked.
 #[derive(Debug)]
 pub struct Memory {
     ram: Ram,
-    /// What the device can't reach.
+    /// The ranges that were revoked from the device.
     revoked: Vec<Range<u64>>,
     #[cfg(not(target_family = "wasm"))]
     windows: windows::Windows,
@@ -91,16 +91,16 @@ impl Memory {
         Ok(())
     }
 
-    /// Takes a range away from the device: what it reads or writes there fails, and so do
-    /// packets and buffers. Returns where the windows begin that do not show guest memory
-    /// any more.
+    /// Revokes a range from the device: its reads and writes there fail, and so do
+    /// packets and buffers. Returns the addresses of windows that no longer show guest
+    /// memory.
     #[cfg(not(target_family = "wasm"))]
     pub fn revoke(&mut self, address: u64, length: u64) -> Vec<NonNull<u8>> {
         self.note_revoked(address, length);
         self.lay_again(false)
     }
 
-    /// Takes a range away from the device: what it reads or writes there fails, and so do
+    /// Revokes a range from the device: its reads and writes there fail, and so do
     /// packets and buffers.
     #[cfg(target_family = "wasm")]
     pub fn revoke(&mut self, address: u64, length: u64) {
@@ -111,7 +111,7 @@ impl Memory {
         self.revoked.push(address..address.saturating_add(length));
     }
 
-    /// Gives the device back all that was taken away. Returns where the windows begin that
+    /// Gives the device all revoked memory back. Returns the addresses of windows that
     /// show guest memory again.
     #[cfg(not(target_family = "wasm"))]
     pub fn give_back(&mut self) -> Vec<NonNull<u8>> {
@@ -119,21 +119,21 @@ impl Memory {
         self.lay_again(true)
     }
 
-    /// Gives the device back all that was taken away.
+    /// Gives the device all revoked memory back.
     #[cfg(target_family = "wasm")]
     pub fn give_back(&mut self) {
         self.revoked.clear();
     }
 
-    /// Makes it zero, and all of it the device's to reach.
+    /// Clears the memory, and gives all of it to the device.
     #[cfg(target_family = "wasm")]
     pub fn clear(&mut self) {
         self.ram.clear();
         self.revoked.clear();
     }
 
-    /// Copies a packet out, in place of what `frame` holds. Returns whether all of its
-    /// segments are memory that the device reaches.
+    /// Copies a packet to `frame`, replacing its content. Returns whether the device
+    /// may access all of its segments.
     pub fn gather(&self, segments: &[Segment], frame: &mut Vec<u8>) -> bool {
         frame.clear();
         for segment in segments {
@@ -147,8 +147,8 @@ impl Memory {
         true
     }
 
-    /// Fills a buffer, as far as the frame goes. Returns whether all of its segments are
-    /// memory that the device reaches; nothing is written otherwise.
+    /// Copies a frame to a buffer. Returns whether the device may access all of its
+    /// segments; nothing is written otherwise.
     pub fn scatter<'a>(
         &self,
         segments: impl Iterator<Item = &'a Segment> + Clone,
@@ -168,7 +168,7 @@ impl Memory {
         true
     }
 
-    /// Checks a copy that the device asks for.
+    /// Checks a copy that the device requests.
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ impl Memory {
         self.in_reach(address, length).ok_or(AccessError::Unmapped)
     }
 
-    /// Returns a range if it is guest memory that the device reaches.
+    /// Returns a range if it is guest memory that the device may access.
     fn in_reach(&self, address: u64, length: u64) -> Option<Range<u64>> {
         let range = inside(address, length)?;
         let is_gone = |gone: &Range<u64>| range.start < gone.end && gone.start < range.end;

@@ -1,4 +1,4 @@
-//! Guest memory as bytes of the tests' own, where there is nothing to map.
+//! Guest memory as an array of bytes, where mapping is unavailable.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -25,7 +25,7 @@ impl Ram {
         self.0.borrow_mut()[range.start as usize..range.end as usize].copy_from_slice(data);
     }
 
-    /// Makes all of it zero.
+    /// Clears it.
     pub fn clear(&self) {
         self.0.borrow_mut().fill(0);
     }

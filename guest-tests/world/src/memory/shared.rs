@@ -1,7 +1,7 @@
-//! Guest memory that can be mapped as often as there are windows over it.
+//! Guest memory that windows can map.
 //!
-//! It is a file without a name: a device that is given a window and a driver that writes
-//! guest memory see the same pages, as they do in the host.
+//! It is an anonymous file: a device with a window and a driver that writes guest memory
+//! see the same pages, as in the host.
 
 #![allow(unsafe_code)]
 
@@ -69,7 +69,7 @@ impl Mapping {
         unsafe { self.base.as_ptr().add(index * PAGE) }
     }
 
-    /// Puts a page of zeros in place of a page.
+    /// Replaces a page by a page of zeros.
     pub fn hide(&self, index: usize) -> io::Result<()> {
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
         let at = self.page(index).cast();
@@ -103,7 +103,7 @@ impl Ram {
     ///
     /// # Panics
     ///
-    /// If the system has none to give.
+    /// If the system has no memory.
     pub fn new(size: u64) -> Self {
         Self::with_size(size).expect("guest memory")
     }
@@ -112,7 +112,7 @@ impl Ram {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn with_size(size: u64) -> io::Result<Self> {
         let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, size)?;
@@ -128,7 +128,7 @@ impl Ram {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn share(&self) -> io::Result<OwnedFd> {
         self.file.try_clone()
     }
@@ -161,7 +161,7 @@ impl Ram {
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn lay(&self, pages: impl Iterator<Item = u64> + Clone) -> io::Result<Mapping> {
         let mapping = Mapping::reserve(pages.clone().count() * PAGE)?;
         for (index, page) in pages.enumerate() {
@@ -170,11 +170,11 @@ impl Ram {
         Ok(mapping)
     }
 
-    /// Puts a guest page in place of a page of a mapping.
+    /// Replaces a page of a mapping by a guest page.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// The system's error.
     pub fn show(&self, mapping: &Mapping, index: usize, page: u64) -> io::Result<()> {
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         let at = mapping.page(index).cast();

@@ -1,4 +1,4 @@
-//! Windows over guest memory, whose pages come and go with it.
+//! Windows over guest memory, whose pages follow revocations.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +10,7 @@ use device_kit::window::Window;
 use super::Memory;
 use super::shared::{Mapping, PAGE};
 
-/// What is behind a window that the device has.
+/// The mapping of a window of the device.
 #[derive(Debug)]
 struct Laid {
     mapping: Mapping,
@@ -25,12 +25,12 @@ struct Laid {
 pub struct Windows(Vec<Laid>);
 
 impl Memory {
-    /// Lays guest pages over a window, in order and `repeats` times over. Returns None if
-    /// one of them is not guest memory, or was taken away.
+    /// Maps guest pages to a new window, in order and `repeats` times in a row. Returns
+    /// None if one of them is not guest memory, or was revoked.
     ///
     /// # Panics
     ///
-    /// If the system has no address space to give.
+    /// If the system has no address space left.
     pub fn map_window(&mut self, pages: &[u64], repeats: usize) -> Option<Window> {
         let is_page = |page: &u64| {
             page.is_multiple_of(PAGE as u64) && self.in_reach(*page, PAGE as u64).is_some()
@@ -67,9 +67,9 @@ impl Memory {
         self.windows.0.len()
     }
 
-    /// Shows in each window the pages that are in reach, and zeros in place of the others.
-    /// Returns where the windows begin that show all of their pages now and did not
-    /// before, or the other way round if `is_present` is false.
+    /// Shows in each window the pages that are accessible, and zeros in place of the
+    /// others. Returns the addresses of windows that now show all of their pages and did
+    /// not before, or the reverse if `is_present` is false.
     pub(super) fn lay_again(&mut self, is_present: bool) -> Vec<NonNull<u8>> {
         let mut windows = core::mem::take(&mut self.windows);
         let mut changed = Vec::new();

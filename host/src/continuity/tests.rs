@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::component::Component;
-use crate::device::{Port, RestoreError};
+use crate::device::{Port, SnapshotError};
 use crate::endpoint::{Null, RxBuffer};
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::Segment;
@@ -246,7 +246,7 @@ fn component_that_refuses_the_state_leaves_a_device_at_power_on() {
     let read = HandOver::from_descriptors(hand_over.into_descriptors().unwrap()).unwrap();
     let next = device(1);
     let error = read.take_over(&next).unwrap_err();
-    let malformed = TakeOverError::Restore(RestoreError::Malformed(String::new()));
+    let malformed = TakeOverError::Restore(SnapshotError::Malformed(String::new()));
     assert_eq!(
         std::mem::discriminant(&error),
         std::mem::discriminant(&malformed)

@@ -4,7 +4,7 @@
 
 use std::io;
 
-/// A way, what it is in words, and what is to stop it.
+/// A way to escape, its purpose, and the mechanism that stops it.
 pub struct Way {
     /// Its name.
     pub name: &'static str,

@@ -25,7 +25,7 @@ use manatee_common::ration::{MAX_LINE, clean};
 const EXPORTS: [&str; 2] = ["manatee:device/device@0.2.0", "manatee:device/device@0.1.0"];
 /// The versions of the contract that a component may be made for, the newest first.
 pub const CONTRACTS: [&str; 2] = ["0.2.0", "0.1.0"];
-/// The package of the interfaces that a device may import, and what they are.
+/// The packages of the interfaces that a device may import.
 const PACKAGE: &str = "manatee:device/";
 const IMPORTS: [&str; 6] = [
     "types",
@@ -55,7 +55,7 @@ pub enum ComponentError {
         /// Why.
         error: std::io::Error,
     },
-    /// It is not wasm at all.
+    /// It is not wasm.
     #[error("{0} is not WebAssembly; a device is a component, as `just build` makes it")]
     NotWasm(String),
     /// It is a core module.
@@ -110,7 +110,7 @@ pub enum ComponentError {
         /// What differs.
         error: String,
     },
-    /// What it says of itself is invalid.
+    /// Its description is invalid.
     #[error("{name} describes a device that can't be: {error}")]
     Description {
         /// Its path or name.
@@ -118,7 +118,7 @@ pub enum ComponentError {
         /// What is wrong.
         error: FunctionError,
     },
-    /// It failed while it was asked what it is.
+    /// It failed while it was asked for its description.
     #[error(transparent)]
     Failed(#[from] Failure),
     /// This machine can't run components.
@@ -126,7 +126,7 @@ pub enum ComponentError {
     Runtime(#[from] RuntimeError),
 }
 
-/// The largest component that is taken, in bytes.
+/// The largest component that is accepted, in bytes.
 pub const MAX_FILE: u64 = 64 << 20;
 
 /// Opens a component's file.
@@ -140,7 +140,7 @@ pub fn open(path: &Path) -> Result<File, ComponentError> {
         path: path.display().to_string(),
         error,
     };
-    // A pipe that nobody writes to must not keep us.
+    // Opening a pipe that nobody writes to must not block.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -183,7 +183,7 @@ pub struct Component {
     digest: Digest,
     imports: Arc<[String]>,
     exports: Arc<[String]>,
-    /// Once it was asked for.
+    /// Its description, once it was asked for.
     description: Arc<OnceLock<Description>>,
 }
 
@@ -215,7 +215,7 @@ impl Component {
         }
     }
 
-    /// Loads what the component with this digest was compiled to.
+    /// Loads the compiled code of the component with this digest.
     ///
     /// # Errors
     ///
@@ -286,7 +286,7 @@ impl Component {
         &self.exports
     }
 
-    /// Returns its path, or what else it is called in messages.
+    /// Returns its path, or another name for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -296,8 +296,7 @@ impl Component {
         self.digest
     }
 
-    /// Returns what it says of itself, asked once, of a fresh instance that reaches
-    /// nothing.
+    /// Returns its description, which a fresh instance without any access is asked for once.
     ///
     /// # Errors
     ///
@@ -336,7 +335,7 @@ impl Component {
             .map_err(|error| self.undescribed(error))
     }
 
-    /// Returns what instances are made of.
+    /// Returns the code that instances are created from.
     pub(crate) fn code(&self) -> &PreparedComponent {
         &self.code
     }

@@ -1,6 +1,5 @@
-//! The types of the contract between device and host, in the host's own words:
-//! what `wit/device.wit` describes item by item. Both runtimes translate to and
-//! from them.
+//! The types of the contract between device and host: `wit/device.wit` describes them item by
+//! item. Both runtimes convert to and from them.
 
 use bitflags::bitflags;
 
@@ -10,7 +9,7 @@ pub use crate::endpoint::{
 pub use crate::memory::Segment;
 
 bitflags! {
-    /// What a host offers, and a device uses.
+    /// The features that a host offers and a device uses.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Features: u8 {
         /// Ring windows in an arena of linear memory.
@@ -21,14 +20,14 @@ bitflags! {
         const RECEIVE_HASH = 1 << 2;
         /// The host limits what a port sends.
         const RATE_LIMIT = 1 << 3;
-        /// The host counts what passes a port's link.
+        /// The host counts the traffic of a port's link.
         const STATISTICS = 1 << 4;
         /// The host delays interrupts on demand.
         const MODERATION = 1 << 5;
     }
 }
 
-/// What a device says of itself.
+/// A device's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// What is emulated, and by which build.
@@ -80,8 +79,8 @@ pub struct Bar {
     pub size: u64,
 }
 
-/// A range of a BAR where a write of 8 bytes takes the place of an earlier one
-/// to the same offset with the same `key` bits.
+/// A range of a BAR where a write of 8 bytes replaces an earlier one to the same offset with the
+/// same `key` bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DoorbellRange {
     /// The BAR's index.
@@ -90,11 +89,11 @@ pub struct DoorbellRange {
     pub offset: u64,
     /// In bytes.
     pub length: u64,
-    /// The bits of a value that tell one doorbell from another.
+    /// The bits of a value that distinguish doorbells.
     pub key: u64,
 }
 
-/// What the host takes from a device at most; see [`crate::runtime::bounds`].
+/// The upper bounds of what the host accepts from a device; see [`crate::runtime::bounds`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is described in the contract")]
 pub struct Bounds {
@@ -143,7 +142,7 @@ pub struct PortConfig {
     pub queues: u16,
 }
 
-/// What passed a port's link since it is there.
+/// The traffic of a port's link since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkStatistics {
     /// Packets that were received.
@@ -175,7 +174,7 @@ pub enum ConfigureError {
 /// Why a device refuses a saved state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateRefusal {
-    /// It was not configured just before.
+    /// The device was not configured just before.
     NotConfigured,
     /// The state has this format, which the build does not read.
     Version(u32),
@@ -183,7 +182,7 @@ pub enum StateRefusal {
     Malformed(Vec<u8>),
     /// It is the state of a device with other ports.
     Mismatch(Vec<u8>),
-    /// It needs a feature that was not agreed on.
+    /// It needs a feature that was not negotiated.
     Unsupported(Vec<u8>),
 }
 
@@ -222,23 +221,23 @@ pub struct HandedOver {
     pub id: u32,
 }
 
-/// What the host saw of a device whose component failed.
+/// The host's observations of a device whose component failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observations {
     /// The last write to each doorbell.
     pub doorbells: Vec<RegisterWrite>,
     /// The last packet of each queue.
     pub transmitted: Vec<HandedOver>,
-    /// Work queue elements not to work on again.
+    /// Work queue entries to skip.
     pub skip: Vec<u64>,
 }
 
-/// What the guest's driver is to be told of.
+/// A notification for the guest's driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceEvent {
     /// It should reset the device.
     ResetRequest,
-    /// The device is serviced: it goes away for a while and comes back.
+    /// The device is serviced: it disappears for a while and returns.
     Service,
     /// What the device offers has changed.
     Reconfigure,
@@ -285,6 +284,6 @@ pub enum WindowRefusal {
     Unsupported,
     /// The range or a page is not one that a window can have.
     Invalid,
-    /// There are as many as there may be.
+    /// The maximum number is reached.
     Exhausted,
 }

@@ -1,44 +1,41 @@
-//! Interrupts on their way from a device to its VMM.
+//! Delivers interrupts from a device to its VMM.
 
 use crate::pci::msix::Message;
 
-/// How a VMM takes interrupts.
+/// How interrupts are delivered to a VMM.
 pub enum Interrupts {
     /// The VMM emulates the MSI-X table itself and takes vector numbers, as
     /// vfio clients do.
     Vectors(Box<dyn VectorSink>),
-    /// The device's own MSI-X table is in use; the VMM takes what it sends.
+    /// The device's own MSI-X table is in use; the VMM receives its messages.
     Messages(Box<dyn MessageSink>),
 }
 
-/// Takes interrupts by MSI-X vector number.
+/// Receives interrupts by MSI-X vector number.
 pub trait VectorSink: Send {
     /// Raises a vector. Must not block. `vector` is below the table size.
     fn raise(&self, vector: u16);
 
-    /// Returns whether a vector was raised and is held back, as its pending bit shows
-    /// the guest.
+    /// Returns whether a vector was raised and not delivered: its pending bit as the guest sees it.
     fn is_pending(&self, _vector: u16) -> bool {
         false
     }
 
-    /// Raises a vector for what a doorbell of the guest's own came to. That may
-    /// be delivered a little later, for an interrupt to report more; here it is
-    /// not.
+    /// Raises a vector because of a doorbell of the guest. An implementation may defer it a little,
+    /// so that one interrupt reports more; this one does not.
     fn raise_late(&self, vector: u16) {
         self.raise(vector);
     }
 
-    /// Delivers now what [`raise_late`](Self::raise_late) has not delivered yet:
-    /// there is more to tell the guest, which the device does not raise a vector
-    /// for that it has raised already.
+    /// Delivers all deferred interrupts now. Called when packets arrive, because the device does
+    /// not raise a vector again that it has already raised.
     fn hurry(&self) {}
 
-    /// Forgets what was raised and not delivered yet: the function is reset.
+    /// Forgets the vectors that are pending, because the function is reset.
     fn forget(&self) {}
 }
 
-/// Takes interrupts as the message that the MSI-X table holds for a vector.
+/// Receives interrupts as the messages that the MSI-X table holds.
 pub trait MessageSink: Send {
     /// Delivers a message. Must not block.
     fn send(&self, message: Message);

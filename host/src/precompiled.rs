@@ -1,6 +1,5 @@
-//! Components that were compiled earlier: the one that is built in, so that it
-//! need not be compiled when the program starts, and candidates, which another
-//! process compiles.
+//! Components that were compiled earlier: the built-in one, so that it need not be compiled at
+//! startup, and candidates, which another process compiles.
 //!
 //! Compiled code is a header and the machine code. The header says which build
 //! made it, with which settings and for which processor, and the digest of the
@@ -30,7 +29,7 @@ const FORMAT: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Processor {
-    /// This machine's own, with all that it has.
+    /// This machine's own, with all its features.
     Own,
     /// Any of the x86-64 psABI's level 2: made since about 2009.
     X86_64V2,
@@ -39,7 +38,7 @@ pub enum Processor {
 }
 
 impl Processor {
-    /// Returns an engine that compiles for it, and runs nothing.
+    /// Returns an engine that compiles for it, and runs no code.
     ///
     /// # Errors
     ///
@@ -52,7 +51,7 @@ impl Processor {
             Self::X86_64V2 => "x86-64-v2",
             Self::X86_64V3 => "x86-64-v3",
         };
-        // That a target is named keeps this machine's own features out.
+        // Naming a target excludes this machine's own features.
         config.target("x86_64-unknown-linux-gnu")?;
         // SAFETY: a preset turns on instructions, and changes nothing that code relies on. Whoever
         // loads the code checks that the processor has them.
@@ -114,10 +113,10 @@ pub enum LoadError {
     /// Another version, other settings, or another kind of processor.
     #[error("another build of manatee compiled it")]
     OtherBuild,
-    /// It was made from other WebAssembly than was asked for.
+    /// It was compiled from other WebAssembly.
     #[error("it was compiled from another component")]
     OtherComponent,
-    /// wasmtime does not take it.
+    /// wasmtime refuses it.
     #[error("{0:#}")]
     Code(wasmtime::Error),
 }
@@ -159,7 +158,7 @@ impl Compiled {
         Ok(Self { bytes })
     }
 
-    /// Takes bytes for compiled code.
+    /// Wraps bytes of compiled code.
     ///
     /// # Safety
     ///

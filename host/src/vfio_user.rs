@@ -1,4 +1,4 @@
-//! A device as what a VMM in another process drives over vfio-user.
+//! Serves a device to a VMM in another process over vfio-user.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::device::{self, Device};
 use crate::interrupt::VectorSink;
 use crate::memory::{GuestFile, GuestMemory, MapError};
 
-/// A client may share as many regions as it assumes without being told of a limit.
+/// The limit that a client assumes if it is not told another.
 const _: () = assert!(GuestMemory::MAX_REGIONS >= MAX_DMA_MAPS);
 const _: () = assert!(crate::pci::CONFIG_SPACE_SIZE as u64 == CONFIG_SPACE_SIZE);
 
@@ -111,7 +111,7 @@ pub struct NotGiven {
     /// Why.
     #[source]
     pub error: device::GiveAwayError,
-    /// The session that was to go along, for another server of this process to resume.
+    /// The session that was to be handed over, for another server of this process to resume.
     pub session: Option<Suspended>,
 }
 
@@ -130,7 +130,7 @@ pub fn give_away(
         Ok(hand_over) => hand_over,
         Err(error) => return Err(Box::new(NotGiven { error, session })),
     };
-    // The device raises nothing any more.
+    // From here on the device raises no interrupts.
     let saved = match vectors.save() {
         Ok(saved) => saved,
         Err(error) => {
@@ -158,7 +158,7 @@ pub fn give_away(
 }
 
 /// Has a device and its vectors take over. Returns the session for [`Server::resume`], if there
-/// was one, and how long the device stood still.
+/// was one, and how long the device was paused.
 ///
 /// # Errors
 ///
@@ -196,7 +196,7 @@ fn refused(errno: Errno, error: &MapError) -> Refused {
     }
 }
 
-/// Returns what says best why memory was refused.
+/// Returns the error number for a refused mapping.
 fn map_errno(error: &MapError) -> Errno {
     match error {
         MapError::Overlaps(..) => Errno::EXIST,
@@ -209,7 +209,7 @@ fn map_errno(error: &MapError) -> Errno {
     }
 }
 
-/// Returns what says best why memory was not given up.
+/// Returns the error number for a refused unmapping.
 fn unmap_errno(error: &MapError) -> Errno {
     match error {
         MapError::InReach(_) => Errno::IO,

@@ -1,4 +1,4 @@
-//! The program that keeps `manatee serve`. `manatee keep` starts it.
+//! The program `manatee-keeper`, which supervises `manatee serve`. `manatee keep` starts it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

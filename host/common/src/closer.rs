@@ -1,9 +1,9 @@
-//! Closes descriptors that somebody else made, where it may take as long as it likes.
+//! Closes descriptors of other processes on threads of its own, since closing may block.
 //!
-//! Whoever makes a descriptor decides how long closing it takes: a TCP socket waits for
-//! its peer (`SO_LINGER`), a file of a FUSE file system for the process that serves it.
-//! So a descriptor that a VMM sent and that is not kept is closed on one of a few threads
-//! that do nothing else, and never by a thread that owns a device or serves a VMM.
+//! The process that creates a descriptor decides how long closing it takes: a TCP socket waits
+//! for its peer (`SO_LINGER`), a file of a FUSE file system for the process that serves it. So
+//! a descriptor that a VMM sent and that is not kept is closed on one of a few threads that do
+//! nothing else, and never by a thread that owns a device or serves a VMM.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Threads that close; each can be held up by one descriptor.
+/// The number of closing threads; one descriptor can block each.
 const MAX_THREADS: usize = 4;
-/// Descriptors that may wait before no more are taken from VMMs.
+/// The most descriptors that may wait before no more are accepted from VMMs.
 pub const MAX_WAITING: usize = 256;
 
 static CLOSER: Closer = Closer {
@@ -29,7 +29,7 @@ static CLOSER: Closer = Closer {
 
 struct Closer {
     state: Mutex<State>,
-    /// Notified of each descriptor that comes.
+    /// Notified of each descriptor that is queued.
     came: Condvar,
     /// Notified when there is room again.
     went: Condvar,
@@ -38,18 +38,18 @@ struct Closer {
 struct State {
     waiting: VecDeque<OwnedFd>,
     threads: usize,
-    /// Threads that wait for a descriptor.
+    /// The number of threads that wait for a descriptor.
     idle: usize,
 }
 
-/// Closes a descriptor on another thread. Never blocks: what can't be closed yet waits,
-/// and whoever receives descriptors asks [`wait_for_room`] before it receives more.
+/// Closes a descriptor on another thread. Never blocks: the descriptor is queued, and a receiver
+/// of descriptors calls [`wait_for_room`] before it receives more.
 pub fn close_elsewhere(fd: impl Into<OwnedFd>) {
     CLOSER.add(fd.into());
 }
 
-/// Waits until more descriptors may be received. False if that is not so in time: those that
-/// wait can't be closed at the moment, because other processes hold up all threads that close.
+/// Waits until more descriptors may be received. Returns false if that takes too long, because
+/// other processes block all closing threads.
 pub fn wait_for_room(patience: Duration) -> bool {
     let full = |state: &mut State| state.waiting.len() >= MAX_WAITING;
     let mut state = CLOSER.state.lock();
@@ -59,7 +59,7 @@ pub fn wait_for_room(patience: Duration) -> bool {
         .timed_out()
 }
 
-/// A descriptor that another process sent. It is closed elsewhere, unless it is kept.
+/// A descriptor from another process. It is closed on another thread, unless it is kept.
 #[derive(Debug)]
 pub struct Foreign(Option<OwnedFd>);
 
@@ -69,7 +69,7 @@ impl Foreign {
         Self(Some(fd))
     }
 
-    /// Keeps the descriptor. Closing it is up to the caller.
+    /// Returns the descriptor. Closing it is up to the caller.
     pub fn keep(mut self) -> OwnedFd {
         self.0
             .take()
@@ -99,7 +99,7 @@ impl Closer {
         let short_of_threads = state.idle < state.waiting.len();
         if short_of_threads && state.threads < MAX_THREADS {
             let thread = thread::Builder::new().name("closer".into());
-            // Without a thread the descriptor waits, until one can be made or is free.
+            // Without a thread the descriptor waits, until one can be started or is free.
             if thread.spawn(|| self.run()).is_ok() {
                 state.threads += 1;
             }

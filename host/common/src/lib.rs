@@ -1,8 +1,8 @@
-//! What every part of the host needs.
+//! Parts that all crates of the host share.
 //!
-//! - [`ration`]: how many log lines others may cause, and what text of theirs is in them;
-//! - [`closer`]: closes descriptors that others made, where it may take as long as it likes;
-//! - [`listener`]: listening sockets that take no path from somebody else.
+//! - [`ration`]: limits and cleans the log lines that other parties may cause;
+//! - [`closer`]: closes descriptors of other processes without blocking;
+//! - [`listener`]: listening sockets that never take another process's path.
 
 pub mod closer;
 pub mod listener;

@@ -1,30 +1,30 @@
-//! How much others may make us say: lines, how often and what is in them.
+//! Limits the log lines that other parties cause: how many there are, and what they contain.
 //!
-//! Whatever a guest, a VMM, a component or a client can cause a line of goes through a
-//! [`Ration`], and text of theirs through [`clean`].
+//! Each line that a guest, a VMM, a component or a client can cause passes a [`Ration`], and
+//! each text of theirs passes [`clean`].
 
 use std::time::{Duration, Instant};
 
-/// Longest text of others in a line, in bytes.
+/// The longest foreign text in a line, in bytes.
 pub const MAX_LINE: usize = 1024;
 
-/// Lines at once.
+/// Lines that may pass at once.
 const BURST: u32 = 16;
-/// How often a line more becomes free at first.
+/// The first interval after which one more line may pass.
 const FIRST_INTERVAL: Duration = Duration::from_secs(10);
-/// How often at last, if the flood does not end.
+/// The longest interval, if the flood does not end.
 const LAST_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The lines of one source. A burst passes at first, and then one line at an interval that
+/// Limits the lines of one source. A burst passes at first, and then one line at an interval that
 /// doubles as long as lines are dropped, up to ten minutes. Once none was dropped for ten
-/// minutes it is as at first.
+/// minutes, the initial state returns.
 #[derive(Debug)]
 pub struct Ration {
     left: u32,
     interval: Duration,
-    /// Since when the next line becomes free.
+    /// The start of the interval after which the next line may pass.
     since: Instant,
-    /// When a line was dropped last.
+    /// The time of the last dropped line.
     flooded: Option<Instant>,
     /// Lines that were dropped since the last that passed.
     untold: u64,
@@ -45,7 +45,7 @@ impl Default for Ration {
 }
 
 impl Ration {
-    /// Returns whether a line may pass: if so, how many did not since the last one.
+    /// Counts a line. Returns how many were dropped since the last one if it may pass, None if not.
     pub fn pass(&mut self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
@@ -81,7 +81,7 @@ impl Ration {
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         self.left = self.left.saturating_add(more);
         if self.left >= BURST {
-            // Time counts from when there is room for more.
+            // The interval starts once there is room for more.
             (self.left, self.since) = (BURST, now);
         } else {
             self.since += more * self.interval;
@@ -89,17 +89,16 @@ impl Ration {
     }
 }
 
-/// Makes text that came from elsewhere fit for one line of a log: `most` bytes at most, and
-/// nothing in it that ends a line, moves a cursor, changes the direction of writing or can't
-/// be seen.
+/// Makes foreign text fit into one log line: truncates it to `most` bytes, and replaces whatever
+/// ends a line, moves a cursor, changes the direction of writing or is invisible.
 pub fn clean(text: &[u8], most: usize) -> String {
-    /// Stands for what was cut.
+    /// Marks a truncated text.
     const CUT: char = '…';
-    // What is cleaned is no longer than three times as long, and no shorter than a quarter.
+    // The result has between a quarter and three times the bytes of its input.
     let cut_short = text.len() > 4 * most;
     let text = String::from_utf8_lossy(&text[..text.len().min(4 * most)]);
     let mut line = String::with_capacity(text.len().min(most));
-    // Where it would have to end for the mark to fit.
+    // Where the text has to end for the mark to fit.
     let mut fits = 0;
     for c in text.chars().map(shown) {
         if line.len() + c.len_utf8() > most {
@@ -119,17 +118,17 @@ pub fn clean(text: &[u8], most: usize) -> String {
     line
 }
 
-/// Returns what is shown for a character.
+/// Returns the character to show for a character.
 fn shown(c: char) -> char {
     match c {
-        // They take room, or none, and show nothing.
+        // Invisible, with or without width.
         '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}' => {
             char::REPLACEMENT_CHARACTER
         }
         '"' | '\'' | '\\' => c,
         _ if c.is_control() || c.is_whitespace() => ' ',
-        // It is escaped for debugging if it is of no use by itself: what formats, what is
-        // private or not assigned, and marks that combine.
+        // `escape_debug` escapes what is of no use by itself: formatting, private and unassigned
+        // characters, and combining marks.
         _ if c.escape_debug().len() > 1 => char::REPLACEMENT_CHARACTER,
         _ => c,
     }
@@ -139,7 +138,7 @@ fn shown(c: char) -> char {
 mod tests {
     use super::*;
 
-    /// Returns when lines pass, of one that is tried each second for as long, in seconds.
+    /// Returns the seconds at which lines pass, of one that is tried each second.
     fn passed(ration: &mut Ration, begin: Instant, seconds: u64) -> Vec<u64> {
         let tries = 0..seconds;
         tries

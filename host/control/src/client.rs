@@ -1,4 +1,4 @@
-//! The side that asks.
+//! The client of the protocol.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::limits::PROTOCOL;
 use crate::method::{
     Call, Capture, Captured, Capturing, Counters, Counts, EndCapture, Greeting, Hello, Inspect,
     Link, LinkSetting, LinkStatus, Log, LogLevel, Rate, RateSetting, RateStatus, Rollback, Stage,
-    Subscribe, Subscribed, Swap, Swapped,
+    Subscribe, Subscribed, SwapRequest, Swapped,
 };
 use crate::refusal::Refusal;
 
@@ -33,42 +33,42 @@ const SWAP_PATIENCE: Duration = Duration::from_secs(900);
 /// The longest message that is taken from a server.
 const MAX_MESSAGE: u64 = 64 << 20;
 
-/// Why there is no answer.
+/// Why a request got no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// Nobody listens at the path.
     #[error("no control socket answers at {path}; is `manatee serve --control {path}` running?")]
     Connect {
         /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the system call.
         source: io::Error,
     },
     /// The connection broke, or the answer took too long.
     #[error("the control socket at {0} gave no answer")]
     Broken(PathBuf, #[source] io::Error),
-    /// What came back is no answer.
+    /// The answer is malformed.
     #[error(
         "the answer from {0} can't be understood; is it a socket of `manatee serve --control`?"
     )]
     Garbled(PathBuf, #[source] serde_json::Error),
-    /// The server is of a release before the protocol had versions.
+    /// The server predates the versions of the protocol.
     #[error(
         "the `manatee serve` at {0} is older than this command, and does not speak JSON-RPC 2.0: \
          use the `manatee` of its release, or start it again by this one"
     )]
     Older(PathBuf),
-    /// The server refuses, for the reason given.
+    /// The server refused, for this reason.
     #[error(transparent)]
     Refused(Refusal),
 }
 
-/// What a subscriber is told.
+/// A notification for a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Something happened.
     Event(Stamped),
-    /// So many events were lost, because they were not read in time.
+    /// This many events were lost, because they were not read in time.
     Lost(u64),
 }
 
@@ -78,7 +78,7 @@ pub struct Client {
     path: PathBuf,
     stream: BufReader<Receiver>,
     last_id: i64,
-    /// What came while an answer was waited for.
+    /// Notifications that arrived while an answer was awaited.
     told: VecDeque<Told>,
 }
 
@@ -124,7 +124,7 @@ impl Client {
         self.ask(Call::Inspect(Inspect { pattern }))
     }
 
-    /// Asks what the device did so far, in numbers.
+    /// Returns the device's counters.
     ///
     /// # Errors
     ///
@@ -133,15 +133,15 @@ impl Client {
         self.ask(Call::Counters(Counters {}))
     }
 
-    /// Replaces the device's component by the one in a file; what came of it. What is being
-    /// done meanwhile is told to `progress`, if the swap asks for that.
+    /// Replaces the device's component by the one in a file. Returns what was replaced. Reports
+    /// stages to `progress`, if the swap asks for that.
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; `Refused` if the old one continues.
+    /// [`ClientError`]; `Refused` if the old component continues.
     pub fn swap(
         &mut self,
-        swap: Swap,
+        swap: SwapRequest,
         component: &File,
         progress: impl FnMut(Stage),
     ) -> Result<Swapped, ClientError> {
@@ -158,7 +158,7 @@ impl Client {
         self.ask(Call::Link(Link { port, set }))
     }
 
-    /// Shows how fast a port sends at the most, or sets it.
+    /// Shows or sets a port's maximum transmit rate.
     ///
     /// # Errors
     ///
@@ -192,7 +192,7 @@ impl Client {
         Ok((capturing, pipe))
     }
 
-    /// Ends a capture; what it came to.
+    /// Ends a capture, and returns its counters.
     ///
     /// # Errors
     ///
@@ -201,7 +201,7 @@ impl Client {
         self.ask(Call::EndCapture(EndCapture { capture }))
     }
 
-    /// Goes back to the component before; what came of it.
+    /// Returns to the previous component.
     ///
     /// # Errors
     ///
@@ -211,7 +211,7 @@ impl Client {
         self.ask(Call::Rollback(Rollback {}))
     }
 
-    /// Asks to be told of events of some kinds, or of all: [`follow`](Self::follow).
+    /// Subscribes to some kinds of events, or to all; read them with [`follow`](Self::follow).
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl Client {
         self.wait_at_most(None)
     }
 
-    /// Waits for what a subscriber is told next.
+    /// Waits for the next notification.
     ///
     /// # Errors
     ///
@@ -237,7 +237,7 @@ impl Client {
         }
     }
 
-    /// Has the process try to get out of its jail; what stopped it.
+    /// Has the process try to escape from its jail. Returns what stopped it.
     ///
     /// # Errors
     ///
@@ -320,7 +320,7 @@ impl Client {
     }
 }
 
-/// Reads what a server sends, and keeps the descriptors that come along.
+/// Reads from the server, and keeps the descriptors that arrive.
 #[derive(Debug)]
 struct Receiver {
     stream: UnixStream,
@@ -343,7 +343,7 @@ impl Read for Receiver {
     }
 }
 
-/// Sends a line, with a descriptor along with its first bytes.
+/// Sends a line, and a descriptor with its first bytes.
 fn send(
     stream: &mut UnixStream,
     line: &[u8],

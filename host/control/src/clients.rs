@@ -1,5 +1,5 @@
-//! Who is connected to the control socket: a bounded number of clients, of which one
-//! that is silent gives way to one that comes.
+//! The connected clients: a bounded number, of which the one that was silent for the longest is
+//! disconnected for a new one.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,19 +20,18 @@ pub struct Clients {
 /// A client.
 #[derive(Debug)]
 pub struct Client {
-    /// Reasons why it does not give way.
+    /// How many requests and subscriptions protect it from being disconnected for another.
     busy: AtomicUsize,
-    /// When it last sent a request, by a clock that counts requests and clients.
+    /// The time of its last request, on a clock that counts requests and clients.
     last: AtomicU64,
     clock: Arc<AtomicU64>,
 }
 
-/// A client does not give way.
+/// Protects a client from being disconnected for another.
 pub struct Busy<'a>(&'a Client);
 
 impl Client {
-    /// Notes that it is being answered or is a subscriber, and does not give way before that is
-    /// over.
+    /// Protects the client while it is being answered or is a subscriber.
     pub fn begin(&self) -> Busy<'_> {
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.touch();
@@ -53,7 +52,7 @@ impl Drop for Busy<'_> {
 }
 
 impl Clients {
-    /// Creates room for so many.
+    /// Creates room for `most` clients.
     pub fn new(most: usize) -> Self {
         Self {
             most,
@@ -63,8 +62,8 @@ impl Clients {
         }
     }
 
-    /// Serves another client by the future that `serve` makes: it gets None if there is
-    /// no room, because every other client is being answered.
+    /// Runs the future that `serve` makes for a new client: it gets None if there is no room,
+    /// because every other client is protected.
     pub fn add<F>(&mut self, serve: impl FnOnce(Option<Arc<Client>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -85,7 +84,7 @@ impl Clients {
         self.connected.push_back((client, task));
     }
 
-    /// Disconnects the client that was silent for the longest. False if none is.
+    /// Disconnects the client that was silent for the longest. Returns false if all are protected.
     fn make_room(&mut self) -> bool {
         let silent = self.connected.iter().enumerate();
         let silent = silent.filter(|(_, (client, _))| client.busy.load(Ordering::Relaxed) == 0);
@@ -99,7 +98,7 @@ impl Clients {
         true
     }
 
-    /// Turns one away. Those take no place, and are bounded all the same.
+    /// Refuses one. Refusals take no slot, and are bounded all the same.
     fn turn_away(&mut self, served: impl Future<Output = ()> + Send + 'static) {
         if self.tasks.len() < 2 * self.most {
             self.tasks.spawn(served);

@@ -1,10 +1,10 @@
-//! What an implementation of the protocol has to do for each command.
+//! The commands that an implementation of the protocol carries out.
 
 use std::os::fd::OwnedFd;
 
 use crate::method::{
     Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Rate,
-    RateStatus, Stage, Swap, Swapped, Tree,
+    RateStatus, Stage, SwapRequest, Swapped, Tree,
 };
 use crate::refusal::Refusal;
 
@@ -17,23 +17,23 @@ pub trait Commands: Send + Sync + 'static {
     /// If nothing matches the pattern.
     fn inspect(&self, pattern: Option<&str>) -> Result<Tree, Refusal>;
 
-    /// Returns what the device did so far, in numbers.
+    /// Returns the device's counters.
     fn counters(&self) -> Counts;
 
-    /// Replaces the component by the one behind a descriptor, which may be anything
-    /// that a client has open. What is being done is told to `progress`.
+    /// Replaces the component by the one in a file, which may be anything that a client has open.
+    /// Reports stages to `progress`.
     ///
     /// # Errors
     ///
     /// Why the old one continues.
     fn swap(
         &self,
-        swap: &Swap,
+        swap: &SwapRequest,
         component: OwnedFd,
         progress: &mut dyn FnMut(Stage),
     ) -> Result<Swapped, Refusal>;
 
-    /// Goes back to the component before.
+    /// Returns to the previous component.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ pub trait Commands: Send + Sync + 'static {
     /// If there is no such port.
     fn link(&self, link: &Link) -> Result<LinkStatus, Refusal>;
 
-    /// Shows or sets how fast a port sends at the most.
+    /// Shows or sets a port's maximum transmit rate.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ pub trait Commands: Send + Sync + 'static {
     /// If there is none of this number.
     fn end_capture(&self, capture: &EndCapture) -> Result<Captured, Refusal>;
 
-    /// Tries to get out of the jail; what stopped it.
+    /// Tries to escape from the jail. Returns what stopped it.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! A client's connection: lines, and the descriptors that come along with them.
+//! A client's connection: lines, with the descriptors that come with them.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,17 +14,17 @@ use tokio::net::UnixStream;
 
 use crate::limits::MAX_REQUEST;
 
-/// Descriptors that a request may bring; the kernel drops others. More than any takes,
-/// so that too many can be refused by name.
+/// The most descriptors of a request; the kernel drops others. It is above what any request
+/// takes, so that too many can be refused with an error.
 const MAX_DESCRIPTORS: usize = 4;
 /// Bytes that are read at a time.
 const CHUNK: usize = 4096;
 
-/// What comes next.
+/// The next input of a client.
 pub enum Line {
     /// A request, without its line feed, and the descriptors that came with it.
     Request(Vec<u8>, Vec<OwnedFd>),
-    /// A request without an end.
+    /// A request longer than the limit.
     TooLong,
     /// The client is gone.
     End,
@@ -34,9 +34,9 @@ pub enum Line {
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    /// What was read of the next lines.
+    /// Bytes of the next lines that were read.
     buffer: Vec<u8>,
-    /// How much of it is known to have no line feed.
+    /// How many of them are known to contain no line feed.
     looked_at: usize,
     descriptors: Vec<OwnedFd>,
 }
@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Sends an answer, with a descriptor along with its first byte.
+    /// Sends an answer, and a descriptor with its first byte.
     pub async fn send(&mut self, text: &[u8], descriptor: Option<OwnedFd>) -> io::Result<()> {
         let mut rest = text;
         if let Some(descriptor) = descriptor {
@@ -106,14 +106,14 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// What came with half a request is closed elsewhere: a socket of another's may
+    /// Closes the descriptors of an incomplete request on another thread: a foreign socket may
     /// linger.
     fn drop(&mut self) {
         self.descriptors.drain(..).for_each(close_elsewhere);
     }
 }
 
-/// Sends bytes, as many as there is room for, and a descriptor with them.
+/// Sends as many bytes as there is room for, and a descriptor with them.
 fn send_with(stream: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -128,7 +128,7 @@ fn send_with(stream: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> i
     )?)
 }
 
-/// Receives bytes, and keeps the descriptors that come along.
+/// Receives bytes, and keeps the descriptors that arrive with them.
 fn receive(
     stream: &UnixStream,
     buffer: &mut [u8],

@@ -1,6 +1,6 @@
 //! The messages around requests, answers and notifications: JSON-RPC 2.0.
 //!
-//! Narrower than that in three ways, each an error that says so: no batches, no requests without
+//! It is narrower in three ways, each with an error of its own: no batches, no requests without
 //! an id, and parameters by name only.
 
 use schemars::JsonSchema;
@@ -11,9 +11,9 @@ use crate::event::Stamped;
 use crate::method::{Call, Stage};
 use crate::refusal::{Code, Refusal};
 
-/// The longest id that is text, in bytes.
+/// The longest textual id, in bytes.
 pub const MAX_ID: usize = 128;
-/// The largest id that is a number: what every JSON library keeps exactly.
+/// The largest numeric id: the largest that every JSON library represents exactly.
 const MAX_NUMBER: u64 = (1 << 53) - 1;
 
 /// `"2.0"`.
@@ -25,7 +25,7 @@ pub enum JsonRpc {
     V2,
 }
 
-/// What an answer is found by.
+/// A request's id, repeated in its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Id {
@@ -43,14 +43,14 @@ pub enum Id {
 pub struct Request {
     /// The version of JSON-RPC.
     pub jsonrpc: JsonRpc,
-    /// Its id, which the answer has too.
+    /// Its id, repeated in the answer.
     pub id: Id,
-    /// What is asked for.
+    /// The method with its parameters.
     #[serde(flatten)]
     pub call: Call,
 }
 
-/// The fields of a request, before they are looked at.
+/// The fields of a request, before they are checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
@@ -61,11 +61,11 @@ struct Fields {
 }
 
 impl Request {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
     ///
-    /// Why it is no request, with its id if it has one.
+    /// Why it is no valid request, with its id if it has one.
     pub fn read(line: &[u8]) -> Result<Self, (Option<Id>, Refusal)> {
         let fields: Fields = match serde_json::from_slice(line) {
             Ok(fields) => fields,
@@ -116,7 +116,7 @@ impl Request {
     }
 }
 
-/// Explains why a line has not the fields of a request.
+/// Explains why a line lacks the fields of a request.
 fn explain(line: &[u8], error: &serde_json::Error) -> (Option<Id>, Refusal) {
     let value = serde_json::from_slice::<Value>(line);
     let (id, code, text) = match value {
@@ -144,7 +144,7 @@ fn explain(line: &[u8], error: &serde_json::Error) -> (Option<Id>, Refusal) {
     (id, Refusal::new(code, text))
 }
 
-/// Returns an id, if it may be one.
+/// Returns an id, if the value is a valid one.
 fn id_of(value: &Value) -> Option<Id> {
     match value {
         Value::Number(number) => {
@@ -156,20 +156,20 @@ fn id_of(value: &Value) -> Option<Id> {
     }
 }
 
-/// Cuts what a client sent so that it fits into a message.
+/// Truncates text of a client so that it fits into a message.
 fn shorten(text: &str) -> String {
     manatee_common::ration::clean(text.as_bytes(), 256)
 }
 
-/// What the server sends.
+/// A message of the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Message {
     /// The answer to a request.
     Answer(Answer),
-    /// Why there is none.
+    /// The refusal of a request.
     Failure(Failure),
-    /// What nobody asked for at this moment.
+    /// A message that answers no request.
     Notification(Notification),
 }
 
@@ -181,11 +181,11 @@ pub struct Answer {
     pub jsonrpc: JsonRpc,
     /// The request's id.
     pub id: Id,
-    /// What was asked for: see `x-methods`.
+    /// The result: see `x-methods`.
     pub result: Value,
 }
 
-/// Why there is no answer.
+/// The refusal of a request, or of a line that is none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
@@ -215,25 +215,25 @@ pub struct ErrorData {
     pub reason: Code,
 }
 
-/// What nobody asked for at this moment.
+/// A message that answers no request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Notification {
     /// The version of JSON-RPC.
     pub jsonrpc: JsonRpc,
-    /// What it is.
+    /// What it is about.
     #[serde(flatten)]
     pub notice: Notice,
 }
 
-/// What a notification is of.
+/// The content of a notification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", content = "params", rename_all = "snake_case")]
 pub enum Notice {
-    /// What is being done for a request that is not answered yet.
+    /// The stage of a request that is not answered yet.
     Progress(Progress),
     /// Something happened.
     Event(Told),
-    /// Events were lost, before those that come next: the subscriber reads too slowly.
+    /// Events were lost, right before those that follow: the subscriber reads too slowly.
     Lost(Lost),
 }
 
@@ -247,7 +247,7 @@ impl Notice {
 pub struct Progress {
     /// The request's id.
     pub id: Id,
-    /// What is being done.
+    /// The stage that began.
     pub stage: Stage,
 }
 
@@ -271,7 +271,7 @@ pub struct Lost {
 }
 
 impl Message {
-    /// Makes an answer.
+    /// Creates an answer.
     pub fn answer(id: Id, result: Value) -> Self {
         Self::Answer(Answer {
             jsonrpc: JsonRpc::V2,
@@ -280,7 +280,7 @@ impl Message {
         })
     }
 
-    /// Makes a refusal.
+    /// Creates a refusal.
     pub fn refusal(id: Option<Id>, refusal: Refusal) -> Self {
         let Refusal { code, message } = refusal;
         Self::Failure(Failure {
@@ -294,7 +294,7 @@ impl Message {
         })
     }
 
-    /// Makes a notification.
+    /// Creates a notification.
     pub fn notification(notice: Notice) -> Self {
         Self::Notification(Notification {
             jsonrpc: JsonRpc::V2,

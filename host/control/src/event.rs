@@ -1,4 +1,4 @@
-//! What subscribers are told.
+//! The events that subscribers are notified of.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,11 +11,11 @@ use crate::report::{LinkStatus, Swapped};
 pub enum Event {
     /// A VMM attached.
     Attached,
-    /// The VMM is gone, and the device at power-on.
+    /// The VMM is gone, and the device is at power-on.
     Detached,
     /// The component was replaced.
     Swapped(Swapped),
-    /// The component before runs again.
+    /// The previous component runs again.
     RolledBack(Swapped),
     /// An instance of the component failed.
     Crashed(Crash),
@@ -39,24 +39,24 @@ pub struct Crash {
 /// A fresh instance continued after a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Recovery {
-    /// Why the instance before failed.
+    /// Why the previous instance failed.
     pub reason: String,
-    /// From the failure until a fresh instance had looked at everything, in microseconds.
+    /// From the failure until a fresh instance had processed every queue, in microseconds.
     pub took_us: u64,
     /// Packets from the guest whose fate is unknown.
     pub lost_transmits: u64,
     /// Packets to the guest that were lost.
     pub lost_receives: u64,
-    /// Work queue entries that are passed over now, since two instances failed on each.
+    /// Work queue entries that are skipped from now on, since two instances failed on each.
     pub skipped: u64,
     /// Whether the driver was asked to reset the device.
     pub asked_for_reset: bool,
 }
 
-/// Why something is so.
+/// The reason for an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
-    /// For people.
+    /// The reason, for people.
     pub reason: String,
 }
 
@@ -85,7 +85,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 8] = [
         Self::Attached,
         Self::Detached,
@@ -102,7 +102,7 @@ impl EventKind {
         self.told().0
     }
 
-    /// Returns what it means, for people.
+    /// Returns its description, for people.
     pub const fn meaning(self) -> &'static str {
         self.told().1
     }
@@ -123,14 +123,14 @@ impl EventKind {
         }
     }
 
-    /// Finds the one of this name.
+    /// Returns the kind with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
 impl Event {
-    /// Returns its name.
+    /// Returns its kind.
     pub fn kind(&self) -> EventKind {
         match self {
             Self::Attached => EventKind::Attached,
@@ -145,11 +145,11 @@ impl Event {
     }
 }
 
-/// An event with when it happened.
+/// An event with its number and time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stamped {
-    /// Events of the process so far, this one included. The numbers of a subscription to some
-    /// kinds of events have gaps; events that were lost are told by `lost`.
+    /// Events of the process so far, this one included. A subscription to some kinds of events sees
+    /// gaps in these numbers; events that were lost are reported by `lost`.
     pub number: u64,
     /// When it happened: milliseconds since 1970, in UTC.
     pub time_ms: u64,

@@ -1,11 +1,11 @@
-//! What clients of releases before the protocol had versions sent: a clear end for them.
+//! Answers clients that predate the versions of the protocol with a clear error.
 
 use serde_json::{Value, json};
 
 /// Their requests.
 const REQUESTS: [&str; 5] = ["inspect", "swap", "rollback", "link", "log"];
 
-/// Returns the answer to a request of theirs, in a form that they can read; None if it is none.
+/// Returns the answer to such a client's request, in a form that it can read; None for other lines.
 pub fn answer(line: &[u8]) -> Option<Value> {
     let name = match serde_json::from_slice(line).ok()? {
         Value::String(name) => name,

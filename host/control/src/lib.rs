@@ -1,14 +1,14 @@
 //! The control protocol: how commands reach a running `manatee serve`.
 //!
 //! It is JSON-RPC 2.0 over a Unix stream socket, one message a line. docs/control.md specifies
-//! it for people, docs/control.schema.json for programs; both are held to the types here by
-//! tests. A component's file comes with its request as a descriptor (`SCM_RIGHTS`), because the
-//! process that serves has no paths, and what is captured is read from one that comes with the
-//! answer.
+//! it for people, docs/control.schema.json for programs; tests compare both with the types
+//! here. A component's file is passed with its request as a descriptor (`SCM_RIGHTS`), because
+//! the process that serves can open no paths; a capture is read from one that is passed with
+//! the answer.
 //!
-//! - [`method`]: what a client may ask for, and what it gets;
-//! - [`event`]: what subscribers are told;
-//! - [`refusal`]: why there is no answer, with codes that programs may rely on;
+//! - [`method`]: the methods with their parameters and results;
+//! - [`event`]: the events that subscribers are notified of;
+//! - [`refusal`]: why a request fails, with codes that programs may rely on;
 //! - [`envelope`]: the messages around them;
 //! - [`Client`], [`Server`]: the two sides.
 
@@ -37,7 +37,9 @@ pub use limits::{
     MAX_CLIENTS, MAX_QUEUED_EVENTS, MAX_REQUEST, MAX_SUBSCRIPTIONS, PROTOCOL, REQUEST_BURST,
     REQUESTS_PER_SECOND,
 };
-pub use method::{Call, Capture, EndCapture, Inspect, Link, LinkSetting, Log, Rate, Stage, Swap};
+pub use method::{
+    Call, Capture, EndCapture, Inspect, Link, LinkSetting, Log, Rate, Stage, SwapRequest,
+};
 pub use refusal::{Code, Refusal};
 pub use select::{SelectError, may_match, select};
 pub use server::Server;

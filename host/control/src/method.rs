@@ -1,4 +1,4 @@
-//! What a client may ask for, and what it gets.
+//! The methods that a client may call, with their results.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,19 +11,19 @@ pub use crate::report::{LinkStatus, RateStatus, Swapped, UpDown};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", content = "params", rename_all = "snake_case")]
 pub enum Call {
-    /// Agrees on a version, and says what the server is.
+    /// Agrees on a version, and describes the server.
     Hello(Hello),
     /// The live tree, or part of it.
     Inspect(Inspect),
-    /// What the device did so far, in numbers. Never waits for the device.
+    /// The device's counters. Never waits for the device.
     Counters(Counters),
     /// Replaces the device's component.
-    Swap(Swap),
-    /// Goes back to the component before.
+    Swap(SwapRequest),
+    /// Returns to the previous component.
     Rollback(Rollback),
     /// Shows or sets a port's link.
     Link(Link),
-    /// Shows or sets how fast a port sends at the most.
+    /// Shows or sets a port's maximum transmit rate.
     Rate(Rate),
     /// Shows or changes what is logged.
     Log(Log),
@@ -31,11 +31,11 @@ pub enum Call {
     Capture(Capture),
     /// Ends a capture.
     EndCapture(EndCapture),
-    /// Asks to be told of events.
+    /// Subscribes to events.
     Subscribe(Subscribe),
     /// Ends a subscription.
     Unsubscribe(Unsubscribe),
-    /// Tries to get out of the jail in the way of this name. Only test builds know it.
+    /// Tries to escape from the jail by a named method. Only test builds have it.
     #[cfg(feature = "escape")]
     #[schemars(skip)]
     Escape(Escape),
@@ -58,7 +58,7 @@ impl Call {
         "unsubscribe",
     ];
 
-    /// Returns whether there is a method of this name.
+    /// Returns whether there is a method with this name.
     pub fn is_method(name: &str) -> bool {
         Self::METHODS.contains(&name) || cfg!(feature = "escape") && name == "escape"
     }
@@ -68,27 +68,27 @@ impl Call {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hello {
-    /// The version that the client speaks; any if it is missing.
+    /// The version that the client speaks; any if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<u32>,
 }
 
-/// What the server is: the result of [`Call::Hello`].
+/// The description of the server: the result of [`Call::Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Greeting {
-    /// The version of the protocol that it speaks.
+    /// The version of the protocol.
     pub protocol: u32,
     /// The version of the program.
     pub version: String,
-    /// The methods that it has.
+    /// The methods that the server has.
     pub methods: Vec<String>,
-    /// The events that one can subscribe to.
+    /// The events that a client can subscribe to.
     pub events: Vec<EventKind>,
-    /// What bounds clients.
+    /// The limits for clients.
     pub limits: Limits,
 }
 
-/// What bounds clients.
+/// The limits for clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// The longest request, without its line feed.
@@ -99,7 +99,7 @@ pub struct Limits {
     pub subscriptions: u64,
     /// The most events that wait for a subscriber.
     pub queued_events: u64,
-    /// Requests of all clients a second that are answered without delay in the long run.
+    /// Requests of all clients per second that are answered without delay in the long run.
     pub requests_per_second: u64,
 }
 
@@ -107,13 +107,13 @@ pub struct Limits {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Inspect {
-    /// Which part: names joined by `/`, with `*` for any one of them and `**` for any number.
-    /// Everything if it is missing.
+    /// Which part: names joined by `/`, with `*` for any one name and `**` for any number of them.
+    /// Everything if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
 }
 
-/// The live tree, or the part of it that was asked for: the result of [`Call::Inspect`].
+/// The live tree, or the requested part of it: the result of [`Call::Inspect`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Tree(pub serde_json::Map<String, Value>);
@@ -123,8 +123,8 @@ pub struct Tree(pub serde_json::Map<String, Value>);
 #[serde(deny_unknown_fields)]
 pub struct Counters {}
 
-/// What the device did so far: the result of [`Call::Counters`]. All count from when the
-/// process began to serve.
+/// The device's counters: the result of [`Call::Counters`]. They count from when the process
+/// began to serve.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counts {
     /// How long the device has been served, in milliseconds.
@@ -137,15 +137,15 @@ pub struct Counts {
     pub component_version: String,
     /// The SHA-256 of the component that runs.
     pub component_sha256: String,
-    /// Replacements of the component, those that went back included.
+    /// Replacements of the component, rollbacks included.
     pub swaps: u64,
-    /// Those of them that went back.
+    /// The rollbacks among them.
     pub rollbacks: u64,
     /// Instances of the component that failed.
     pub failures: u64,
     /// Failures after which a fresh instance continued.
     pub recoveries: u64,
-    /// Instances that restarted, at power-on.
+    /// Restarts of the device at power-on.
     pub restarts: u64,
     /// How long the guest had no device in the last replacement, in microseconds.
     pub last_pause_us: u64,
@@ -153,47 +153,47 @@ pub struct Counts {
     pub longest_pause_us: u64,
     /// Calls into the component.
     pub calls: u64,
-    /// Calls that took longer than they may, and ended the instance.
+    /// Calls that exceeded their deadline, which ended the instance.
     pub deadlines_missed: u64,
     /// Interrupts that the device raised.
     pub interrupts_raised: u64,
-    /// Lines of the component's that were not logged, because there were too many.
+    /// Log lines of the component that were dropped, because there were too many.
     pub log_lines_dropped: u64,
     /// The ports, in order.
     pub ports: Vec<PortCounts>,
 }
 
-/// What a port did so far.
+/// The counters of a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortCounts {
     /// Its number.
     pub port: u32,
-    /// What it is connected to, such as `tap=tap0`.
+    /// Its endpoint, such as `tap=tap0`.
     pub endpoint: String,
-    /// As the guest sees it.
+    /// The link as the guest sees it.
     pub link: UpDown,
-    /// Buffers that the guest has posted for packets.
+    /// Receive buffers that the guest has posted.
     pub posted_buffers: u64,
-    /// From the guest.
+    /// Packets from the guest.
     pub transmit: TxCounts,
-    /// To the guest.
+    /// Packets to the guest.
     pub receive: RxCounts,
-    /// Neither sent nor received, as the port's policy says.
+    /// Packets that the port's policy refused.
     pub refused: RefusedCounts,
-    /// How fast it sends at the most, in Mbit/s; null if it is not limited.
+    /// The maximum transmit rate in Mbit/s; null if there is none.
     pub rate_mbps: Option<u32>,
 }
 
 /// Packets that a port's policy refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RefusedCounts {
-    /// Sent from another address than the port's (`spoof-check=on`).
+    /// Sent from an address that is not the port's (`spoof-check=on`).
     pub source: u64,
-    /// Sent with the tag of another VLAN, or without one (`vlans=`).
+    /// Sent with another VLAN's tag, or without one (`vlans=`).
     pub sent_vlan: u64,
-    /// Addressed to somebody else (unless `promiscuous=on`).
+    /// Received for another address (unless `promiscuous=on`).
     pub destination: u64,
-    /// Arrived with the tag of another VLAN, or without one (`vlans=`).
+    /// Received with another VLAN's tag, or without one (`vlans=`).
     pub received_vlan: u64,
 }
 
@@ -202,9 +202,9 @@ pub struct RefusedCounts {
 pub struct TxCounts {
     /// Packets that were sent.
     pub packets: u64,
-    /// Their bytes, as the guest handed them over.
+    /// Their bytes, as passed by the guest.
     pub bytes: u64,
-    /// Dropped: the other side takes no more at the moment.
+    /// Dropped: the other side accepts no more at the moment.
     pub dropped_busy: u64,
     /// Dropped: the other side is down or gone.
     pub dropped_down: u64,
@@ -212,9 +212,9 @@ pub struct TxCounts {
     pub dropped_error: u64,
     /// Refused: part of the packet is not in guest memory.
     pub memory_faults: u64,
-    /// Refused: longer than the port takes.
+    /// Refused: longer than the port accepts.
     pub too_long: u64,
-    /// Refused: what was asked for does not fit the packet's headers.
+    /// Refused: the requested offload does not fit the packet's headers.
     pub bad_headers: u64,
 }
 
@@ -229,25 +229,25 @@ pub struct RxCounts {
     pub truncated: u64,
     /// Buffers that were not in guest memory.
     pub memory_faults: u64,
-    /// Packets that were read from the other side and found no room.
+    /// Packets that were read from the other side and found no posted buffer.
     pub dropped: u64,
     /// Failed reads from the other side.
     pub errors: u64,
 }
 
-/// [`Call::Swap`]. The component's file comes with the request as a descriptor.
+/// The parameters of [`Call::Swap`]. The component's file is passed with the request as a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Swap {
-    /// What messages call the new component.
+pub struct SwapRequest {
+    /// The name of the new component in messages.
     pub name: String,
     /// Whether the conformance suite is run on it first.
     #[serde(default = "yes")]
     pub check: bool,
-    /// If it fails within this time, the old one continues; in milliseconds.
+    /// The probation in milliseconds: if the new component fails within it, the old one continues.
     #[serde(default = "ten_seconds")]
     pub probation_ms: u64,
-    /// Whether to tell what is being done meanwhile, by `progress` notifications.
+    /// Whether to report stages meanwhile, by `progress` notifications.
     #[serde(default)]
     pub progress: bool,
 }
@@ -265,15 +265,15 @@ fn ten_seconds() -> u64 {
 #[serde(deny_unknown_fields)]
 pub struct Rollback {}
 
-/// What is being done for a swap.
+/// A stage of a swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The candidate is compiled.
+    /// The candidate is being compiled.
     Compiling,
-    /// The conformance suite is run on it.
+    /// The conformance suite is running on it.
     Checking,
-    /// It takes over.
+    /// It is taking over.
     Swapping,
 }
 
@@ -283,20 +283,20 @@ pub enum Stage {
 pub struct Link {
     /// The number of the port, from 0.
     pub port: u32,
-    /// What to set it to; it is only shown if this is missing.
+    /// The new setting; absent to only show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<LinkSetting>,
 }
 
-/// What a port's link is set to.
+/// A setting of a port's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkSetting {
-    /// Up, whatever its interface is.
+    /// Up, whatever the state of its interface.
     Up,
-    /// Down, whatever its interface is.
+    /// Down, whatever the state of its interface.
     Down,
-    /// As its interface.
+    /// The state of its interface.
     Auto,
 }
 
@@ -306,18 +306,18 @@ pub enum LinkSetting {
 pub struct Rate {
     /// The number of the port, from 0.
     pub port: u32,
-    /// What to set it to; it is only shown if this is missing.
+    /// The new setting; absent to only show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<RateSetting>,
 }
 
-/// What a port's rate is set to.
+/// A setting of a port's rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RateSetting {
-    /// So many Mbit/s, 1 to 1,000,000.
+    /// A limit in Mbit/s, 1 to 1,000,000.
     Mbps(u32),
-    /// As fast as the guest sends.
+    /// No limit.
     Off,
 }
 
@@ -325,38 +325,38 @@ pub enum RateSetting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
-    /// What to log from now on; it is only shown if this is missing.
+    /// The new filter; absent to only show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
 }
 
-/// What is logged: the result of [`Call::Log`].
+/// The current filter: the result of [`Call::Log`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLevel {
     /// A level, or parts of the program with a level each.
     pub level: String,
 }
 
-/// [`Call::Capture`]. The answer brings the end of a pipe from which the packets are read, as
-/// pcapng, until the capture ends. It ends also when that is closed.
+/// [`Call::Capture`]. The answer passes the end of a pipe from which the packets are read, as
+/// pcapng, until the capture ends. Closing the pipe ends it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Capture {
     /// The number of the port, from 0.
     pub port: u32,
-    /// Bytes of a packet that are kept, 14 to 262,144.
+    /// Bytes of each packet that are kept, 14 to 262,144.
     #[serde(default = "whole_packets")]
     pub snaplen: u32,
-    /// Bytes that may wait to be read, 1 to 64 MiB. Packets that find no room are
-    /// dropped from the capture, and counted.
+    /// Bytes that may wait to be read, 1 to 64 MiB. Packets that do not fit are dropped from the
+    /// capture, and counted.
     #[serde(default = "four_mebibytes")]
     pub ring_bytes: u64,
 }
 
 impl Capture {
-    /// The bytes of a packet that may be kept.
+    /// The valid values of [`Capture::snaplen`].
     pub const SNAPLEN: std::ops::RangeInclusive<u32> = 14..=262_144;
-    /// The bytes that may wait to be read.
+    /// The valid values of [`Capture::ring_bytes`].
     pub const RING_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
 }
 
@@ -371,24 +371,24 @@ fn four_mebibytes() -> u64 {
 /// A capture that has begun: the result of [`Call::Capture`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Capturing {
-    /// What it is called from now on.
+    /// Its number.
     pub capture: u64,
 }
 
-/// [`Call::EndCapture`]. What was captured can still be read.
+/// [`Call::EndCapture`]. Packets that were captured can still be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndCapture {
-    /// The capture.
+    /// The number of the capture.
     pub capture: u64,
 }
 
-/// What a capture came to: the result of [`Call::EndCapture`].
+/// The counters of a capture: the result of [`Call::EndCapture`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Captured {
     /// Packets that were captured.
     pub packets: u64,
-    /// Packets that were dropped from it, because those before were not read in time.
+    /// Packets that were dropped from it, because earlier ones were not read in time.
     pub dropped: u64,
 }
 
@@ -396,7 +396,7 @@ pub struct Captured {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Subscribe {
-    /// Which events; all if it is missing.
+    /// Which events; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<EventKind>>,
 }
@@ -404,7 +404,7 @@ pub struct Subscribe {
 /// The result of [`Call::Subscribe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Subscribed {
-    /// What notifications call the subscription. It ends with the connection.
+    /// The number of the subscription in notifications. It ends with the connection.
     pub subscription: u64,
 }
 
@@ -412,7 +412,7 @@ pub struct Subscribed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Unsubscribe {
-    /// The subscription, one of this connection's.
+    /// The subscription, which must be of this connection.
     pub subscription: u64,
 }
 
@@ -425,6 +425,6 @@ pub struct Unsubscribed {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Escape {
-    /// The name of the way.
+    /// The name of the method to try.
     pub way: String,
 }

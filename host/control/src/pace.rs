@@ -1,4 +1,4 @@
-//! How many requests clients may make: some at once, and then so many a second.
+//! Limits the rate of requests: a burst, and then a fixed number per second.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use parking_lot::Mutex;
 
 use crate::limits::{REQUEST_BURST, REQUESTS_PER_SECOND};
 
-/// The time that a request takes of what they all have.
+/// The time slice of one request.
 const SHARE: Duration = Duration::from_micros(1_000_000 / REQUESTS_PER_SECOND as u64);
 
 /// The pace of all clients together.
 #[derive(Debug)]
 pub struct Pace {
-    /// Until when what was asked for is paid for.
+    /// The time until which the requests so far have used up their slices.
     paid: Mutex<Instant>,
 }
 
@@ -33,7 +33,7 @@ impl Pace {
         }
     }
 
-    /// Takes a turn. Returns how long it is until then.
+    /// Takes a slice. Returns the delay until it begins.
     fn wait(&self, now: Instant) -> Duration {
         let mut paid = self.paid.lock();
         *paid = (*paid).max(now) + SHARE;

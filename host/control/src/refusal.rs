@@ -1,34 +1,34 @@
-//! Why something is refused.
+//! Why a request is refused.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Why there is no answer.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// For programs.
+    /// The reason, for programs.
     pub code: Code,
-    /// For people.
+    /// The reason, for people.
     pub message: String,
 }
 
-/// What programs may want to tell apart: the name (`error.data.reason`), which stands for the
+/// The reasons that programs may want to distinguish: each has a name (`error.data.reason`) and a
 /// number (`error.code`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The line is no JSON.
+    /// The line is not JSON.
     ParseError,
-    /// It is JSON, and no request of this protocol.
+    /// It is JSON, but no request of this protocol.
     InvalidRequest,
     /// There is no such method.
     MethodNotFound,
     /// The method does not take these parameters or descriptors.
     InvalidParams,
-    /// The server has a fault.
+    /// The server has a bug.
     InternalError,
     /// Another version of the protocol is asked for.
     UnsupportedProtocol,
@@ -36,13 +36,13 @@ pub enum Code {
     TooLarge,
     /// There are too many clients or subscriptions.
     TooMany,
-    /// What it is about does not exist.
+    /// The object of the request does not exist.
     NotFound,
     /// A candidate misses requirements of the conformance suite.
     RefusedByCheck,
-    /// Something else is under way: it may work later.
+    /// Another operation is under way; try again later.
     Busy,
-    /// It is so already.
+    /// The requested state is the current one.
     AlreadySo,
     /// Any other reason.
     #[serde(other)]
@@ -67,7 +67,7 @@ impl Code {
         Self::Failed,
     ];
 
-    /// Returns the number: JSON-RPC's own, or one of those that it leaves to servers.
+    /// Returns the number: one of JSON-RPC's, or one of those reserved for servers.
     pub const fn number(self) -> i32 {
         match self {
             Self::ParseError => -32700,
@@ -102,12 +102,12 @@ impl Refusal {
         }
     }
 
-    /// Creates the refusal of what failed.
+    /// Creates the refusal of an operation that failed.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Code::Failed, message)
     }
 
-    /// Creates the refusal of what does not exist.
+    /// Creates the refusal for an object that does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(Code::NotFound, message)
     }

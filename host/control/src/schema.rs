@@ -1,4 +1,4 @@
-//! The protocol's JSON schema, made from the types.
+//! The protocol's JSON schema, generated from the types.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -12,9 +12,8 @@ use crate::method::{
 };
 use crate::refusal::Code;
 
-/// Returns the schema: `Request` and `Message` are what goes over the socket, one a line;
-/// `x-methods` says which result belongs to which method, `x-errors` which number to which
-/// reason.
+/// Returns the schema: `Request` and `Message` are the messages on the socket, one a line;
+/// `x-methods` maps methods to their results, `x-errors` reasons to their numbers.
 pub fn schema() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let request = generator.subschema_for::<Request>();
@@ -59,7 +58,7 @@ fn methods(generator: &mut SchemaGenerator) -> Value {
     })
 }
 
-/// Lets params be missing where none of them has to be there.
+/// Makes params optional where none of them is required.
 fn let_params_be_left_out(definitions: &mut Value) {
     let needs_params = |definitions: &Value, branch: &Value| {
         let reference = branch["properties"]["params"]["$ref"].as_str();

@@ -9,7 +9,7 @@ const MAX_PATTERN: usize = 1024;
 /// Why a pattern selects nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    /// The pattern is no glob.
+    /// The pattern is no valid glob.
     #[error("`{pattern}` is not a pattern: {reason}")]
     Malformed {
         /// The pattern.
@@ -17,7 +17,7 @@ pub enum SelectError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The pattern is unreasonably long.
+    /// The pattern is longer than the limit.
     #[error("the pattern has more than {MAX_PATTERN} bytes")]
     TooLong,
     /// No path matches.
@@ -33,11 +33,11 @@ pub enum SelectError {
     },
 }
 
-/// Returns the parts of `tree` whose path matches the glob `pattern`, in their places.
+/// Returns the parts of `tree` whose path matches the glob `pattern`, with their ancestors.
 ///
 /// A path is the names and indices from the top, joined by `/`: `ports/0/mac`.
 /// In a pattern `*` and `?` match within one name, `**` across names; `[ab]` and
-/// `{one,two}` offer a choice. What matches is taken whole. An array of which
+/// `{one,two}` offer a choice. A match includes everything below it. An array of which
 /// only a part matches becomes an object with the indices as names.
 ///
 /// # Errors
@@ -59,8 +59,8 @@ pub fn select(tree: &Value, pattern: &str) -> Result<Value, SelectError> {
     })
 }
 
-/// Returns whether a pattern may match something below `name`, a name at the top of a tree. False
-/// only if it certainly does not.
+/// Returns whether a pattern may match something below `name`, a name at the top of a tree.
+/// Returns false only if it certainly does not.
 pub fn may_match(pattern: &str, name: &str) -> bool {
     let first = pattern.split('/').next().unwrap_or_default();
     if first.contains(['{', '}', '[', ']', '\\']) || first.contains("**") {

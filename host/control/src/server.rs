@@ -1,4 +1,4 @@
-//! The side that answers.
+//! The server of the protocol.
 
 mod methods;
 
@@ -29,20 +29,19 @@ use crate::pace::Pace;
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::{Events, Subscriptions};
 
-/// A client that sends or takes nothing for this long is disconnected, unless it is a
-/// subscriber that takes what it is told.
+/// A client that sends or reads nothing for this long is disconnected, unless it is a
+/// subscriber that reads its notifications.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long to wait before accepting again when the kernel could not.
+/// How long to wait after a failed accept before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A control socket. Its file, which only the owner may use, goes when this is
-/// dropped.
+/// A control socket. Its file, which only the owner may use, is removed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     socket: Listener,
 }
 
-/// What all clients have in common.
+/// The state that all clients share.
 #[derive(Clone)]
 struct Shared {
     commands: Arc<dyn Commands>,
@@ -61,8 +60,8 @@ impl Server {
         Ok(Self { socket })
     }
 
-    /// Answers at a listening socket that somebody else bound, such as a service manager,
-    /// and whose file they remove.
+    /// Serves on a listening socket that another process bound, such as a service manager, and
+    /// whose file that removes.
     ///
     /// # Errors
     ///
@@ -72,53 +71,52 @@ impl Server {
         Ok(Self { socket })
     }
 
-    /// Answers at a socket as [`adopt`](Self::adopt) does, and removes its file in the end: a
-    /// process before this one bound it to this absolute path, where the file has this device
-    /// and inode.
+    /// Serves on a socket as [`adopt`](Self::adopt) does, and removes its file at the end: an
+    /// earlier process bound it to this absolute path, where the file has this device and inode.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as for [`adopt`](Self::adopt).
     pub fn inherit(socket: OwnedFd, path: &Path, inode: (u64, u64)) -> Result<Self, AdoptError> {
         let socket = Listener::inherit(socket, path, inode)?;
         Ok(Self { socket })
     }
 
-    /// Returns the socket for another process, and leaves its file where it is.
+    /// Returns the socket for another process, and leaves its file in place.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor left.
+    /// If the process is out of descriptors.
     pub fn hand_over(&self) -> io::Result<OwnedFd> {
         let socket = self.copy()?;
         self.socket.keep_file();
         Ok(socket)
     }
 
-    /// Returns a copy of the socket, for a process that gets ready to continue.
+    /// Returns a copy of the socket, for a process that prepares to continue.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor left.
+    /// If the process is out of descriptors.
     pub fn copy(&self) -> io::Result<OwnedFd> {
         std::os::fd::AsFd::as_fd(&self.socket).try_clone_to_owned()
     }
 
-    /// Returns the path that the socket was bound to, by whomever; None if it has none.
+    /// Returns the path that the socket was bound to by any process; None if it has none.
     pub fn address(&self) -> Option<&Path> {
         self.socket.address()
     }
 
-    /// Returns the socket's file, as an absolute path; None if somebody else bound the socket.
+    /// Returns the socket's file, as an absolute path; None if another process bound the socket.
     pub fn path(&self) -> Option<&Path> {
         self.socket.path()
     }
 
-    /// Answers requests, and tells subscribers of events, until the future is dropped.
+    /// Answers requests, and notifies subscribers of events, until the future is dropped.
     ///
     /// # Errors
     ///
-    /// If the socket can't be handed to tokio.
+    /// If the socket can't be registered with tokio.
     pub async fn serve(&self, commands: Arc<dyn Commands>, events: Events) -> io::Result<()> {
         let listener = self.listener()?;
         let shared = Shared {
@@ -156,7 +154,7 @@ impl Server {
     }
 }
 
-/// Tells a client that no other gives way to it.
+/// Refuses a client because no other can be disconnected for it.
 async fn turn_away(mut connection: Connection) {
     let text = format!(
         "{MAX_CLIENTS} clients wait for an answer or are subscribers; try again when one is done"
@@ -179,14 +177,14 @@ async fn send_with(
     timeout(PATIENCE, connection.send(&text, descriptor)).await?
 }
 
-/// A client that is connected.
+/// The session of a connected client.
 struct Session {
     connection: Connection,
     subscriptions: Subscriptions,
     shared: Shared,
 }
 
-/// What comes next in a session.
+/// The next step of a session.
 enum Step {
     Line(Line),
     Notice(Notice),
@@ -201,7 +199,7 @@ impl Session {
         }
     }
 
-    /// Answers the client until it goes.
+    /// Serves the client until it disconnects.
     async fn run(mut self, client: &Client) {
         let mut subscribed = None;
         while let Some(step) = self.next().await {
@@ -210,7 +208,7 @@ impl Session {
                 tracing::debug!(%error, "a control connection failed");
                 return;
             }
-            // A subscriber is silent by nature, and does not give way for that.
+            // A subscriber is silent by nature, so it is not disconnected for that.
             subscribed = (!self.subscriptions.is_empty())
                 .then(|| subscribed.take().unwrap_or_else(|| client.begin()));
         }
@@ -233,7 +231,7 @@ impl Session {
         }
     }
 
-    /// Does what comes next. Fails if the session is over.
+    /// Carries a step out. Fails if the session is over.
     async fn take(&mut self, step: Step) -> io::Result<()> {
         match step {
             Step::Notice(notice) => {
@@ -245,7 +243,7 @@ impl Session {
                 let text = format!("a request has at most {MAX_REQUEST} bytes");
                 let refusal = Message::refusal(None, Refusal::new(Code::TooLarge, text));
                 send(&mut self.connection, &refusal).await?;
-                // The rest of the line would be taken for requests.
+                // The rest of the line would be mistaken for requests.
                 Err(io::ErrorKind::InvalidData.into())
             }
         }
@@ -291,8 +289,8 @@ impl Session {
         value(Subscribed { subscription })
     }
 
-    /// Carries out a request that may take its time, and sends what is being done meanwhile.
-    /// Fails if the client can't be reached any more.
+    /// Carries out a request that may take long, and sends its stages meanwhile. Fails if the client
+    /// can't be reached any more.
     async fn carry_out(
         &mut self,
         id: &Id,
@@ -304,7 +302,7 @@ impl Session {
         // A command may have to wait for the device.
         let done = spawn_blocking(move || {
             let mut progress = |stage| {
-                // Who asked may be gone.
+                // The client may be gone.
                 let _ = stages.send(stage);
             };
             carry_out(call, descriptors, &*commands, &mut progress)

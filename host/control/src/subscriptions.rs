@@ -1,5 +1,5 @@
-//! Who is notified of events: a bounded number of subscriptions, each with a bounded queue. Whoever
-//! publishes never waits; a subscriber who does not read loses the oldest, which is counted.
+//! Notifies subscribers of events: a bounded number of subscriptions, each with a bounded queue.
+//! Publishing never waits; a subscriber who does not read loses the oldest events, which are counted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::event::{Event, EventKind, Stamped};
 use crate::limits::{MAX_QUEUED_EVENTS, MAX_SUBSCRIPTIONS};
 use crate::refusal::{Code, Refusal};
 
-/// Where events are published. Cheap to clone; every clone is the same.
+/// The place where events are published. Cheap to clone; every clone is the same.
 #[derive(Clone, Debug, Default)]
 pub struct Events(Arc<Mutex<Hub>>);
 
 #[derive(Debug, Default)]
 struct Hub {
-    /// Events so far.
+    /// The number of events so far.
     number: u64,
-    /// Subscriptions so far.
+    /// The number of subscriptions so far.
     last: u64,
     queues: Vec<Queue>,
 }
 
-/// What a subscription waits for.
+/// The pending events of a subscription.
 #[derive(Debug)]
 struct Queue {
     subscription: u64,
-    /// None for all.
+    /// The kinds to notify of; None for all.
     kinds: Option<Vec<EventKind>>,
     waiting: VecDeque<Stamped>,
     lost: u64,
@@ -38,7 +38,7 @@ struct Queue {
 }
 
 impl Events {
-    /// Tells subscribers of an event. Takes a moment, and never waits for any of them.
+    /// Publishes an event. Takes a moment, and never waits for a subscriber.
     pub fn publish(&self, event: Event) {
         let mut hub = self.0.lock();
         hub.number += 1;
@@ -52,7 +52,7 @@ impl Events {
         }
     }
 
-    /// Makes the subscriptions of a connection, of which there are none yet.
+    /// Creates the empty set of subscriptions of a connection.
     pub(crate) fn connection(&self) -> Subscriptions {
         Subscriptions {
             events: self.clone(),
@@ -80,7 +80,7 @@ impl Queue {
         self.news.notify_one();
     }
 
-    /// Takes what comes next.
+    /// Takes the next notification.
     fn next(&mut self) -> Option<Notice> {
         let subscription = self.subscription;
         if self.lost > 0 {
@@ -112,11 +112,11 @@ impl Subscriptions {
         self.own.is_empty()
     }
 
-    /// Adds one, to events of these kinds, or of all.
+    /// Subscribes to events of these kinds, or of all.
     ///
     /// # Errors
     ///
-    /// There are too many.
+    /// If there are too many.
     pub fn add(&mut self, kinds: Option<Vec<EventKind>>) -> Result<u64, Refusal> {
         let mut hub = self.events.0.lock();
         if hub.queues.len() >= MAX_SUBSCRIPTIONS {
@@ -138,11 +138,11 @@ impl Subscriptions {
         Ok(subscription)
     }
 
-    /// Ends one.
+    /// Ends a subscription.
     ///
     /// # Errors
     ///
-    /// It is none of this connection's.
+    /// If it is not of this connection.
     pub fn remove(&mut self, subscription: u64) -> Result<(), Refusal> {
         let Some(index) = self.own.iter().position(|own| *own == subscription) else {
             let text = format!("this connection has no subscription {subscription}");
@@ -155,7 +155,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Waits for something to tell.
+    /// Waits for the next notification.
     pub async fn next(&self) -> Notice {
         loop {
             if let Some(notice) = self.take() {

@@ -1,10 +1,10 @@
-//! What happens, in words.
+//! Describes events in words.
 
 use crate::client::Told;
 use crate::event::{Event, Stamped};
 use crate::method::{Swapped, UpDown};
 
-/// Writes a line for people.
+/// Writes a line about a notification, for people.
 pub fn line(told: &Told) -> String {
     match told {
         Told::Event(Stamped { time_ms, event, .. }) => {
@@ -22,7 +22,7 @@ fn clock(time_ms: u64) -> String {
     format!("{hours:02}:{minutes:02}:{seconds:02}.{millis:03}")
 }
 
-/// Says what happened, in one line.
+/// Describes an event in one line.
 pub fn sentence(event: &Event) -> String {
     match event {
         Event::Attached => "attached: a virtual machine".to_owned(),

@@ -1,10 +1,10 @@
-//! Keeps what `manatee serve` hands over while it is replaced by another process, and starts
-//! that.
+//! Supervises one `manatee serve`: keeps the descriptors that it hands over, and starts the
+//! process that replaces it.
 //!
-//! It is a service manager for one process, by systemd's protocol: descriptors that the process
-//! sends to `NOTIFY_SOCKET` (`FDSTORE=1`) come back to the next one by `LISTEN_FDS`. It neither
-//! reads nor writes any of them, and it runs neither wasm nor a runtime of tasks. For an upgrade it
-//! starts the successor while the process still serves, and talks with both by a [`line`](mod@line).
+//! It implements systemd's descriptor store for one process: descriptors that the process
+//! sends to `NOTIFY_SOCKET` (`FDSTORE=1`) are passed to the next one in `LISTEN_FDS`. It neither
+//! reads nor writes any of them, and contains neither wasmtime nor tokio. For an upgrade it
+//! starts the successor while the process still serves, and talks to both over a [`line`](mod@line).
 
 pub mod line;
 mod process;

@@ -1,5 +1,5 @@
-//! The line between the keeper and a process that it keeps: a pair of sockets, one packet of JSON
-//! at a time, with named descriptors.
+//! The line between the keeper and a process that it supervises: a socket pair that carries one
+//! JSON packet at a time, with named descriptors.
 //!
 //! ```text
 //!  keeper                        the one that serves        its successor
@@ -30,54 +30,54 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{MAX_NAME, MOST, is_name};
 
-/// The name that a process's end of the line has among what it is started with.
+/// The name under which a process inherits its end of the line (`LISTEN_FDNAMES`).
 pub const LINE: &str = "manatee-line";
-/// The variable by which a process knows that it is to wait for its predecessor's end.
+/// The environment variable that tells a process to wait until its predecessor has ended.
 pub const STANDBY: &str = "MANATEE_STANDBY";
-/// Descriptors of a packet.
+/// The maximum number of descriptors in a packet.
 const BATCH: usize = 64;
-/// The longest packet in bytes: all names, and some words.
+/// The longest packet in bytes: all names, and the message.
 const MAX_PACKET: usize = BATCH * (MAX_NAME + 3) + (8 << 10);
 /// The longest reason in characters.
 const MAX_REASON: usize = 2048;
-/// How long it may take to listen.
+/// How long a message may wait for the other end to read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is said.
+/// A message on the line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Word {
-    /// To the one that serves: offer copies of all that a successor needs to rehearse.
+    /// To the process that serves: offer copies of all that a successor needs to rehearse.
     Offer,
-    /// Here they are.
+    /// The answer to `Offer`, with these copies.
     Offered,
-    /// A successor can't be started beside this process.
+    /// The answer to `Offer` if no successor can be started in parallel with this process.
     Alone {
         /// Why.
         reason: String,
     },
     /// To the keeper: the successor can take over.
     Ready,
-    /// It can't.
+    /// To the keeper: the successor can't take over.
     Refused {
         /// Why.
         reason: String,
     },
-    /// To the keeper: all is left, and the process only ends.
+    /// To the keeper: everything was handed over, and the process is about to end.
     Left,
-    /// To the successor: continue with this.
+    /// To the successor: take over with these descriptors.
     TakeOver,
 }
 
 /// A descriptor with its name.
 pub type Named = (String, OwnedFd);
 
-/// What came of listening.
+/// The result of listening.
 #[derive(Debug)]
 pub enum Heard {
-    /// Nothing yet.
+    /// No message yet.
     Nothing,
-    /// Something, with descriptors.
+    /// A message with its descriptors.
     Said(Word, Vec<Named>),
     /// The other end is gone.
     Closed,
@@ -94,23 +94,23 @@ struct Packet {
 #[derive(Debug)]
 pub struct Line {
     socket: OwnedFd,
-    /// Descriptors whose word has not come yet.
+    /// Descriptors whose message has not arrived yet.
     received: Vec<Named>,
 }
 
 impl Line {
-    /// Makes a line: the keeper's end, and what becomes the process's.
+    /// Creates a line: the keeper's end, and the end that the process inherits.
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If a system call fails.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         Ok((Self::new(ours), theirs))
     }
 
-    /// Takes an end that was handed over.
+    /// Wraps an end that was inherited.
     pub fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
@@ -118,20 +118,20 @@ impl Line {
         }
     }
 
-    /// Returns the same end once more, to say something by.
+    /// Duplicates this end, for sending.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor left.
+    /// If the process is out of descriptors.
     pub fn copy(&self) -> io::Result<Self> {
         Ok(Self::new(self.socket.try_clone()?))
     }
 
-    /// Says something.
+    /// Sends a message.
     ///
     /// # Errors
     ///
-    /// If nobody listens any more, or has not for some seconds.
+    /// If the other end is closed, or has not read for some seconds.
     pub fn say(&self, word: Word, descriptors: &[(&str, BorrowedFd<'_>)]) -> io::Result<()> {
         let mut batches: VecDeque<_> = descriptors.chunks(BATCH).collect();
         let last = batches.pop_back().unwrap_or_default();
@@ -164,11 +164,11 @@ impl Line {
         }
     }
 
-    /// Listens, without waiting.
+    /// Receives a message, without waiting.
     ///
     /// # Errors
     ///
-    /// The kernel's, and if what came is nothing that is ever said.
+    /// If a system call fails, or the packet is invalid.
     pub fn listen(&mut self) -> io::Result<Heard> {
         loop {
             let mut bytes = vec![0; MAX_PACKET];
@@ -204,11 +204,11 @@ impl Line {
         }
     }
 
-    /// Listens until something is said.
+    /// Waits for a message.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as for [`listen`](Self::listen).
     pub fn wait(&mut self) -> io::Result<Heard> {
         loop {
             match self.listen()? {
@@ -227,7 +227,7 @@ impl AsFd for Line {
     }
 }
 
-/// Bounds what is said.
+/// Truncates the reason in a message, and removes its control characters.
 fn cut(mut word: Word) -> Word {
     if let Word::Alone { reason } | Word::Refused { reason } = &mut word {
         let clean = reason.chars().filter(|c| !c.is_control());
@@ -236,7 +236,7 @@ fn cut(mut word: Word) -> Word {
     word
 }
 
-/// Waits until something can be done with a descriptor; false if it can't in time.
+/// Waits until a descriptor is ready for `what`; returns false if it is not in time.
 pub fn wait_for(fd: impl AsFd, what: PollFlags, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
@@ -277,7 +277,7 @@ mod tests {
             assert_eq!(said(&mut theirs), (Word::Offered, names));
         }
         drop(ours);
-        // A process that another test starts may have a copy for a moment.
+        // A process that another test starts may hold a copy for a moment.
         assert!(matches!(theirs.wait().unwrap(), Heard::Closed));
     }
 

@@ -1,4 +1,4 @@
-//! The process that is kept, and how it is started with what is kept for it.
+//! The supervised process, and how it is started with the descriptors that are kept for it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,21 +23,20 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use crate::line::{Heard, LINE, Line, STANDBY, wait_for};
 use crate::store::{MOST, NotifySocket};
 
-/// The hidden command by which this program becomes the one that is kept.
+/// The hidden command by which this program executes the supervised one.
 pub const LAUNCH: &str = "launch";
-/// The hidden command by which a program says what it is.
+/// The hidden command by which a program describes itself.
 pub const FACTS: &str = "hand-over-facts";
-/// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
+/// The number of the first descriptor that is handed over (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
-/// Descriptors that are sent at a time.
+/// Descriptors that are sent in one message.
 const BATCH: usize = 128;
-/// How long a program may take to say what it is.
+/// How long a program may take to describe itself.
 const ASKED_WITHIN: Duration = Duration::from_secs(20);
-/// The most that it may say, in bytes.
+/// The longest description in bytes.
 const MAX_WORDS: u64 = 64 << 10;
 
-/// A program, as it was when it was opened: a file that is put in its place later changes
-/// nothing.
+/// A program's file, opened once: a file that replaces it at its path later changes nothing.
 #[derive(Debug)]
 pub struct Program {
     pub path: PathBuf,
@@ -45,28 +44,29 @@ pub struct Program {
     pub facts: Facts,
 }
 
-/// What a program says of itself.
+/// A program's description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub version: String,
-    /// Versions of states that it writes, and up to which it reads.
+    /// The version of the states that it writes, and the newest that it reads.
     pub writes: u64,
     pub reads: u64,
-    /// Whether it can be started while its predecessor serves, and wait for that to end.
+    /// Whether it can be started while its predecessor serves, and wait until that ends.
     pub stands_by: bool,
 }
 
 impl Program {
-    /// Opens a program, and asks it what it is.
+    /// Opens a program, and asks it to describe itself.
     ///
     /// # Errors
     ///
-    /// If it is no manatee that can hand its device over.
+    /// If it is no manatee, or one that can't hand its device over.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("opening {shown}"))?;
         let facts = ask(&file);
-        let facts = facts.with_context(|| format!("{shown} is no manatee that can continue"))?;
+        let facts =
+            facts.with_context(|| format!("{shown} is not a manatee that can take over"))?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -75,11 +75,11 @@ impl Program {
     }
 }
 
-/// The path of a program that is a process's standard input: wherever /proc is of, and for a
-/// script's interpreter too, which opens it once more.
+/// The path of a program that is a process's standard input. It works with any mount of /proc,
+/// and for a script's interpreter, which opens the file once more.
 const STANDARD_INPUT: &str = "/proc/self/fd/0";
 
-/// Asks a program what it is.
+/// Asks a program to describe itself.
 fn ask(program: &File) -> Result<Facts> {
     let words = File::from(rustix::fs::memfd_create(
         "words",
@@ -101,17 +101,17 @@ fn ask(program: &File) -> Result<Facts> {
     let status = child.wait()?;
     ensure!(
         in_time,
-        "it does not say within {} s what it is",
+        "it does not answer within {} s",
         ASKED_WITHIN.as_secs()
     );
     ensure!(
         status.success(),
-        "asked what it hands over it ends with {status}"
+        "asked to describe itself, it ended with {status}"
     );
     let length = words.metadata()?.len();
     ensure!(
         length <= MAX_WORDS,
-        "asked what it hands over it says {length} bytes"
+        "asked to describe itself, it answered with {length} bytes"
     );
     let mut text = vec![0; length as usize];
     std::os::unix::fs::FileExt::read_exact_at(&words, &mut text, 0)?;
@@ -120,12 +120,12 @@ fn ask(program: &File) -> Result<Facts> {
 
 fn parse(text: &[u8]) -> Result<Facts> {
     let said: serde_json::Value =
-        serde_json::from_slice(text).context("what it says is no JSON")?;
+        serde_json::from_slice(text).context("its description is not JSON")?;
     let number = |name: &str| said["hand_over"][name].as_u64();
     let (Some(version), Some(writes), Some(reads)) =
         (said["version"].as_str(), number("writes"), number("reads"))
     else {
-        bail!("it does not say which states of others it reads");
+        bail!("it does not say which versions of states it reads");
     };
     let clean = version.chars().filter(|c| !c.is_control()).take(64);
     Ok(Facts {
@@ -136,12 +136,12 @@ fn parse(text: &[u8]) -> Result<Facts> {
     })
 }
 
-/// A process that runs.
+/// A running process.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     ended: OwnedFd,
-    /// By which the keeper and it talk.
+    /// The keeper's end of the line to it.
     pub line: Line,
     hung_up: bool,
     pub begun: Instant,
@@ -156,7 +156,7 @@ pub struct Start<'a> {
     /// Descriptors with their names.
     pub named: Vec<(&'a str, BorrowedFd<'a>)>,
     pub notify: &'a NotifySocket,
-    /// Whether it is to wait until its predecessor has left the device.
+    /// Whether it waits until its predecessor has handed the device over.
     pub waits: bool,
 }
 
@@ -165,7 +165,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If a system call fails.
     pub fn start(start: &Start<'_>) -> Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -215,17 +215,17 @@ impl Running {
         self.child.id()
     }
 
-    /// Returns what is readable when it has ended.
+    /// Returns a descriptor that is readable once the process has ended.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
 
-    /// Returns what is readable when it says something by its line, while that is open.
+    /// Returns the keeper's end of its line, while that is open.
     pub fn line(&self) -> Option<BorrowedFd<'_>> {
         (!self.hung_up).then(|| self.line.as_fd())
     }
 
-    /// Listens to its line. What makes no sense closes it.
+    /// Receives from its line. An invalid message closes the line.
     pub fn listen(&mut self) -> Heard {
         if self.hung_up {
             return Heard::Closed;
@@ -235,18 +235,18 @@ impl Running {
         heard
     }
 
-    /// Sends it a signal. It may have ended.
+    /// Sends it a signal. Does nothing if it has ended.
     pub fn signal(&self, signal: Signal) {
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
-    /// Ends it at once, and returns how it ended.
+    /// Kills it, and returns its exit status.
     pub fn kill(mut self) -> io::Result<ExitStatus> {
         let _ = self.child.kill();
         self.child.wait()
     }
 
-    /// Returns how it ended, if it has.
+    /// Returns its exit status, if it has ended.
     pub fn status(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
@@ -263,12 +263,12 @@ fn send(socket: &OwnedFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes the program that is kept: takes its file and the descriptors from the socket that is
-/// standard input, gives these the numbers from 3 on, says that they are this process's, and executes it.
+/// Executes the supervised program: receives its file and the descriptors from the socket that
+/// is standard input, renumbers the descriptors from 3 on, sets `LISTEN_PID`, and executes the file.
 ///
 /// # Errors
 ///
-/// Why it can't.
+/// If the keeper is gone, or a system call fails.
 pub fn launch(arguments: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible> {
     let count: usize = std::env::var("LISTEN_FDS").map_or(Ok(0), |count| count.parse())?;
     let mut taken: Vec<OwnedFd> = Vec::new();
@@ -288,12 +288,12 @@ pub fn launch(arguments: impl Iterator<Item = OsString>) -> Result<std::convert:
     Err(error).context("executing the program")
 }
 
-/// Gives descriptors behind the first the numbers from 3 on, and lets them through to the program,
-/// which is the first.
+/// Renumbers all descriptors but the first from 3 on, and lets the program inherit them. The
+/// first is the program itself.
 #[allow(unsafe_code)]
 fn number(taken: Vec<OwnedFd>) -> Result<OwnedFd> {
     let count = i32::try_from(taken.len())?;
-    // Out of the way of all that are to come.
+    // Move them to higher numbers than all that are assigned below.
     let mut aside = taken
         .iter()
         .map(|descriptor| fcntl_dupfd_cloexec(descriptor, FIRST + count))
@@ -306,7 +306,7 @@ fn number(taken: Vec<OwnedFd>) -> Result<OwnedFd> {
         // open with this number came along from whoever started the keeper. `dup2` replaces it.
         let mut place = unsafe { OwnedFd::from_raw_fd(number) };
         let done = rustix::io::dup2(descriptor, &mut place);
-        // It is the program's.
+        // The program owns it now.
         let _ = place.into_raw_fd();
         done?;
     }
@@ -327,7 +327,7 @@ fn receive(socket: BorrowedFd<'_>, taken: &mut Vec<OwnedFd>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a descriptor is readable; false if it is not in time.
+/// Waits until a descriptor is readable; returns false if it is not in time.
 pub fn readable(fd: impl AsFd, patience: Duration) -> io::Result<bool> {
     wait_for(fd, PollFlags::IN, patience)
 }
@@ -339,8 +339,8 @@ mod tests {
     #[test]
     fn programs_that_are_no_manatee_are_refused() {
         let error = |path: &str| format!("{:#}", Program::open(Path::new(path)).unwrap_err());
-        assert!(error("/bin/false").contains("is no manatee that can continue"));
-        assert!(error("/bin/true").contains("no JSON"));
+        assert!(error("/bin/false").contains("is not a manatee that can take over"));
+        assert!(error("/bin/true").contains("not JSON"));
         assert!(error("/no/such/file").contains("opening /no/such/file"));
         assert!(error("/dev/null").contains("can't be started"));
     }
@@ -353,6 +353,6 @@ mod tests {
         let text = br#"{"version":"1","hand_over":{"writes":2,"reads":3,"stands_by":true}}"#;
         assert!(parse(text).unwrap().stands_by);
         let old = parse(br#"{"version":"0.1.0"}"#).unwrap_err().to_string();
-        assert!(old.contains("which states"), "{old}");
+        assert!(old.contains("which versions of states"), "{old}");
     }
 }

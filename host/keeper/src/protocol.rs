@@ -1,4 +1,4 @@
-//! What is asked of a keeper, one packet of JSON each way.
+//! The requests to a keeper and its answers, one JSON packet each way.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,49 +7,49 @@ use serde::{Deserialize, Serialize};
 
 /// The longest packet in bytes.
 pub const MAX_PACKET: usize = 16 << 10;
-/// How long an upgrade may take, all told.
+/// How long an upgrade may take in total.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// Have another process continue, of another program perhaps.
+    /// Replace the process, possibly by another program.
     Upgrade {
-        /// The program's absolute path; None if it is the same path as before, whatever is there
+        /// The program's absolute path; None for the same path as before, whatever file is there
         /// now.
         program: Option<PathBuf>,
     },
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// Another process serves.
+    /// Another process serves now.
     Upgraded(Upgraded),
-    /// It does not, and why.
+    /// The upgrade failed or was refused.
     Refused {
-        /// In one line.
+        /// Why, in one line.
         reason: String,
     },
 }
 
-/// What came of an upgrade.
+/// The result of an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upgraded {
-    /// The process that serves.
+    /// The id of the process that serves.
     pub process: u32,
     /// The version of its program.
     pub version: String,
-    /// The version of the program before.
+    /// The version of the previous program.
     pub before: String,
-    /// From the request to end until the next process was ready.
+    /// Microseconds from the request to end until the successor was ready.
     pub took_us: u64,
-    /// Whether the process before has handed its device over. If not, a VMM that was attached
-    /// is cut off.
+    /// Whether the previous process handed its device over. If not, an attached VMM is
+    /// disconnected.
     pub handed_over: bool,
-    /// Whether the next process was started, and rehearsed, before the one before was told to
-    /// end.
+    /// Whether the successor was started, and rehearsed, before the previous process was asked
+    /// to end.
     pub rehearsed: bool,
 }

@@ -1,4 +1,4 @@
-//! The socket by which an operator asks for an upgrade.
+//! The socket on which an operator requests an upgrade.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,29 +17,29 @@ use rustix::net::{
 use crate::process::readable;
 use crate::protocol::{Answer, MAX_PACKET, PATIENCE, Request};
 
-/// Connections that wait.
+/// The listen backlog.
 const BACKLOG: i32 = 8;
-/// Clients that have not said yet what they want; the one that has been silent for longest makes room
-/// for another.
+/// The most clients that have not sent their request yet; the one that has been silent for longest
+/// is dropped for another.
 const MAX_SILENT: usize = 8;
-/// How long a client may take to say what it wants.
+/// How long a client may take to send its request.
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// The socket. Its file goes with it.
+/// The listening socket. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Requests {
     socket: OwnedFd,
     path: PathBuf,
-    /// Clients that have said nothing yet, and until when they may.
+    /// Clients that have sent nothing yet, with their deadlines.
     silent: VecDeque<(Client, Instant)>,
 }
 
 impl Requests {
-    /// Listens on a path, for the user who runs this and nobody else.
+    /// Listens on a path, for the user who runs this process only.
     ///
     /// # Errors
     ///
-    /// If something listens there, or the kernel refuses.
+    /// If another process listens there, or a system call fails.
     pub fn bind(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path)?;
         let shown = path.display().to_string();
@@ -60,23 +60,23 @@ impl Requests {
         })
     }
 
-    /// Returns what is readable when there may be something to [accept](Self::accept).
+    /// Returns the descriptors that are readable when [`accept`](Self::accept) may find something.
     pub fn news(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let silent = self.silent.iter().map(|(client, _)| client.0.as_fd());
         silent.chain([self.socket.as_fd()])
     }
 
-    /// Returns when the first silent client has been so for too long.
+    /// Returns the deadline of the first silent client.
     pub fn patience_ends(&self) -> Option<Instant> {
         self.silent.iter().map(|(_, until)| *until).min()
     }
 
-    /// Takes a client that is this user, or root, with what it asks for. None if there is none. One
-    /// that says nothing keeps nobody waiting.
+    /// Accepts a client that is this user, or root, with its request. None if there is none. A
+    /// client that sends nothing does not delay others.
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If a system call fails.
     pub fn accept(&mut self) -> io::Result<Option<(Client, Request)>> {
         loop {
             let client = match accept_with(&self.socket, SocketFlags::CLOEXEC) {
@@ -86,7 +86,7 @@ impl Requests {
             if self.silent.len() >= MAX_SILENT
                 && let Some((oldest, _)) = self.silent.pop_front()
             {
-                oldest.refuse("others have asked meanwhile: ask again");
+                oldest.refuse("too many clients are connected: ask again");
             }
             self.silent
                 .push_back((client, Instant::now() + ASKED_WITHIN));
@@ -98,7 +98,7 @@ impl Requests {
             match client.read() {
                 Ok(Some(request)) => return Ok(Some((client, request))),
                 Ok(None) if Instant::now() < until => self.silent.push_back((client, until)),
-                Ok(None) => client.refuse("nothing was asked for"),
+                Ok(None) => client.refuse("no request was sent in time"),
                 Err(error) => client.refuse(&format!("{error:#}")),
             }
         }
@@ -123,12 +123,12 @@ fn socket() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Who asks.
+/// A client that sent a request.
 #[derive(Debug)]
 pub struct Client(OwnedFd);
 
 impl Client {
-    /// Returns what it asks for; None if it has not said so yet.
+    /// Returns its request; None if it has not sent it yet.
     fn read(&self) -> Result<Option<Request>> {
         let who = sockopt::socket_peercred(&self.0)?;
         let own = rustix::process::geteuid();
@@ -153,18 +153,18 @@ impl Client {
         self.answer(&Answer::Refused { reason });
     }
 
-    /// Answers. Nobody may wait for it any more.
+    /// Sends the answer. The client may be gone already.
     pub fn answer(&self, answer: &Answer) {
         let packet = serde_json::to_vec(answer).unwrap_or_default();
         let _ = send(&self.0, &packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     }
 }
 
-/// Asks a keeper for something.
+/// Sends a request to a keeper, and returns its answer.
 ///
 /// # Errors
 ///
-/// If there is no keeper at this path, or it does not answer.
+/// If no keeper listens at this path, or it does not answer.
 pub fn ask(path: &Path, request: &Request) -> Result<Answer> {
     let socket = socket()?;
     let address = SocketAddrUnix::new(path)?;
@@ -199,7 +199,7 @@ mod tests {
         let path = folder.path().join("keeper");
         let mut requests = Requests::bind(&path).unwrap();
         let mut silent = Vec::new();
-        // More than there is room for; those that came first make room.
+        // More than the limit; the oldest are dropped.
         for number in 0..2 * MAX_SILENT {
             silent.push(client(&path));
             assert!(requests.accept().unwrap().is_none());

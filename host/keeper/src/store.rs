@@ -1,4 +1,4 @@
-//! The descriptors that are kept, and the socket by which they come.
+//! The descriptors that are kept, and the socket on which they arrive.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,14 +12,14 @@ use rustix::net::{
 
 /// The most descriptors that are kept.
 pub const MOST: usize = 2048;
-/// The longest name of one in bytes, as systemd has it.
+/// The longest name of a descriptor in bytes, as in systemd.
 pub const MAX_NAME: usize = 255;
 /// The longest message in bytes.
 const MAX_MESSAGE: usize = 4096;
 /// The most descriptors that the kernel lets through with a message.
 const MAX_PASSED: usize = 253;
 
-/// Descriptors that are kept, in the order in which they came.
+/// Descriptors that are kept, in the order of arrival.
 #[derive(Debug, Default)]
 pub struct Store(Vec<(String, OwnedFd)>);
 
@@ -29,12 +29,12 @@ impl Store {
         self.0.len()
     }
 
-    /// Returns whether there is one of this name.
+    /// Returns whether a descriptor has this name.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(own, _)| own == name)
     }
 
-    /// Returns them with their names.
+    /// Returns the descriptors with their names.
     pub fn named(&self) -> Vec<(&str, BorrowedFd<'_>)> {
         let named = self.0.iter();
         named.map(|(name, fd)| (&**name, fd.as_fd())).collect()
@@ -54,7 +54,7 @@ impl Store {
         self.0.retain(|(own, _)| own != name);
     }
 
-    /// Does what a message asks for. Returns whether it says that the process is ready.
+    /// Carries a message out. Returns whether it says that the process is ready.
     fn heed(&mut self, message: Message) -> bool {
         let mut lines = message.text.lines();
         let value = |name: &str| {
@@ -69,7 +69,7 @@ impl Store {
                 self.remove(name);
             }
         }
-        // A barrier's descriptor is closed here: all before it has been heard.
+        // A barrier's descriptor is closed here: everything sent before it has been handled.
         lines.any(|line| line == "READY=1")
     }
 }
@@ -80,13 +80,13 @@ pub fn is_name(name: &str) -> bool {
     name.len() <= MAX_NAME && name.chars().all(valid)
 }
 
-/// What a process says.
+/// A notification of a process.
 struct Message {
     text: String,
     descriptors: Vec<OwnedFd>,
 }
 
-/// The socket that a process is notified of by `NOTIFY_SOCKET`.
+/// The keeper's end of a process's `NOTIFY_SOCKET`.
 #[derive(Debug)]
 pub struct NotifySocket {
     socket: OwnedFd,
@@ -94,7 +94,7 @@ pub struct NotifySocket {
 }
 
 impl NotifySocket {
-    /// Makes it in a folder that nobody else can enter.
+    /// Binds it in a directory that no other user can enter.
     pub fn bind(folder: &Path) -> io::Result<Self> {
         let path = folder.join("notify");
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -109,8 +109,8 @@ impl NotifySocket {
         &self.path
     }
 
-    /// Hears all that was said, of which only what `process` says counts. Returns whether that
-    /// says that it is ready.
+    /// Handles all pending notifications, and ignores those that `process` did not send. Returns
+    /// whether one says that the process is ready.
     pub fn hear(&self, store: &mut Store, process: Option<u32>) -> io::Result<bool> {
         let mut ready = false;
         while let Some((message, sender)) = self.receive()? {
@@ -121,7 +121,7 @@ impl NotifySocket {
         Ok(ready)
     }
 
-    /// Returns a message and the process that sent it; None if there is none.
+    /// Receives a notification and the id of the process that sent it; None if there is none.
     fn receive(&self) -> io::Result<Option<(Message, Option<u32>)>> {
         let mut text = [0; MAX_MESSAGE];
         let mut space =
@@ -149,7 +149,7 @@ impl NotifySocket {
                 _ => {}
             }
         }
-        // What was cut says nothing that counts.
+        // Ignore a message that was truncated.
         let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
         if !received.flags.intersects(cut) {
             message.text = String::from_utf8_lossy(&text[..received.bytes]).into_owned();
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(names(&store), "a:stored");
         assert!(store.heed(message("READY=1\nSTATUS=x\n", 0)));
         assert!(!store.heed(message("STATUS=READY=1\n", 1)));
-        assert_eq!(store.len(), 2, "what nobody asked to keep");
+        assert_eq!(store.len(), 2, "a descriptor was stored without FDSTORE=1");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the keeper does: it runs a process, keeps what that leaves, and runs the next.
+//! The keeper's loop: it runs a process, keeps what that hands over, and runs the next.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,31 +20,31 @@ use crate::protocol::{Answer, Request};
 use crate::requests::{Client, Requests};
 use crate::store::{NotifySocket, Store};
 
-/// The name of the state of a device that was left.
+/// The name of the descriptor with the state of a device that was handed over.
 pub const STATE: &str = "manatee-state";
-/// The first wait before a process that failed is started again; it doubles each time.
+/// The delay before a process that failed is restarted; it doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// The longest.
+/// The longest delay.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// A process that ran so long has not failed at once.
+/// The run time after which a failure does not count as a repeated one.
 const RAN_WELL: Duration = Duration::from_secs(60);
-/// A program that fails within this time after it took over is followed by the one before.
+/// A program that fails within this time after it took over is replaced by the previous one.
 const PROBATION: Duration = Duration::from_secs(10);
 
-/// What is kept, and how.
+/// What to supervise, and how.
 #[derive(Debug)]
 pub struct Options {
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Where an operator asks for an upgrade.
+    /// The socket on which an operator requests an upgrade.
     pub control: Option<PathBuf>,
-    /// How often a process that fails is started again, one after the other.
+    /// How often in a row a process that fails is restarted.
     pub tries: u32,
 }
 
-/// Runs a program, and the next whenever it is to be replaced or fails, until it is told to end.
+/// Runs a program, and the next whenever it is to be replaced or fails, until asked to end.
 ///
 /// # Errors
 ///
@@ -53,23 +53,23 @@ pub fn keep(options: Options) -> Result<()> {
     Keeper::new(options)?.run()
 }
 
-/// Something that happened.
+/// An event that the loop waits for.
 pub enum Event {
-    /// The process says that it is ready.
+    /// The process reports that it is ready.
     Ready,
     /// The process has ended.
     Ended(ExitStatus),
-    /// The process says something by its line.
+    /// The process sent a message on its line.
     Said(Word, Vec<Named>),
-    /// The one that waits to take over does.
+    /// The standby sent a message.
     StandbySaid(Word),
-    /// The one that waits to take over has ended.
+    /// The standby has ended.
     StandbyEnded(ExitStatus),
-    /// Somebody asks for something.
+    /// An operator sent a request.
     Asked(Client, Request),
-    /// A signal came.
+    /// A signal arrived.
     Signal(Heard),
-    /// Nothing in time.
+    /// Nothing happened in time.
     Timeout,
 }
 
@@ -78,21 +78,21 @@ pub struct Keeper {
     pub program: Program,
     /// None while there is no process.
     pub running: Option<Running>,
-    /// A process that waits until the one that serves has ended.
+    /// A successor that waits until the process that serves has ended.
     pub standby: Option<Running>,
-    /// A process that has left its device, and only ends.
+    /// A process that has handed its device over, and is about to end.
     pub leaving: Option<Running>,
-    /// The program before, and when the one that runs took over from it.
+    /// The previous program, and when the current one took over from it.
     pub before: Option<(Program, Instant)>,
     pub store: Store,
     pub notify: NotifySocket,
     requests: Option<Requests>,
     signals: SignalFd,
-    /// The service manager of the keeper's own.
+    /// The keeper's own service manager.
     manager: Option<UnixDatagram>,
-    /// Processes that failed one after the other.
+    /// Failures in a row.
     failed: u32,
-    /// What came during an upgrade and is seen to after it.
+    /// Events that arrived during an upgrade and are handled after it.
     put_off: VecDeque<Event>,
     _folder: tempfile::TempDir,
 }
@@ -147,7 +147,7 @@ impl Keeper {
                 Event::Signal(signal) => {
                     ending |= matches!(signal, Heard::SIGTERM | Heard::SIGINT | Heard::SIGQUIT);
                     match &self.running {
-                        // It ends for good, and leaves nothing.
+                        // It ends for good, and hands nothing over.
                         Some(running) if ending => running.signal(Signal::INT),
                         Some(running) => running.signal(passed_on(signal)),
                         None if ending => return Ok(()),
@@ -158,7 +158,7 @@ impl Keeper {
                     ensure!(status.success(), "the process ended with {status}");
                     return Ok(());
                 }
-                // It was told to end, or to have another continue.
+                // It was asked to end, or to be replaced.
                 Event::Ended(status) if status.success() && !self.store.has(STATE) => return Ok(()),
                 Event::Ended(status) if status.success() => again = Some(Instant::now()),
                 Event::Ended(status) => {
@@ -174,7 +174,7 @@ impl Keeper {
         }
     }
 
-    /// Goes back to the program before, if the one that has just failed took over a moment ago.
+    /// Returns to the previous program, if the one that has just failed took over a moment ago.
     fn go_back(&mut self) {
         let Some((before, begun)) = self.before.take() else {
             return;
@@ -190,7 +190,7 @@ impl Keeper {
         }
     }
 
-    /// Starts the program with what is kept.
+    /// Starts the program with the descriptors that are kept.
     pub fn start(&mut self) -> Result<()> {
         let Self {
             program,
@@ -216,7 +216,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Returns when a process is started after one that failed.
+    /// Returns when to restart the process, after one that failed.
     fn wait_after(&mut self, status: ExitStatus) -> Result<Instant> {
         let tries = self.options.tries;
         self.failed += 1;
@@ -229,19 +229,19 @@ impl Keeper {
         let doubled = 2_u32.saturating_pow(self.failed - 1);
         let wait = FIRST_WAIT.saturating_mul(doubled).min(LONGEST_WAIT);
         say(&format!(
-            "the process ended with {status}; the next is started in {} ms ({} of {tries})",
+            "the process ended with {status}; it is restarted in {} ms ({} of {tries})",
             wait.as_millis(),
             self.failed
         ));
         Ok(Instant::now() + wait)
     }
 
-    /// Waits for the next event, until then at the longest.
+    /// Waits for the next event, no longer than `until`.
     pub fn next(&mut self, until: Option<Instant>) -> Result<Event> {
         loop {
             self.wait(until)?;
             let process = self.running.as_ref().map(Running::id);
-            // What a process said before it ended counts, so it is heard first.
+            // Messages that a process sent before it ended count, so they are handled first.
             if self.notify.hear(&mut self.store, process)?
                 && let Some(running) = &mut self.running
             {
@@ -251,7 +251,7 @@ impl Keeper {
             if let Some(running) = &mut self.running
                 && let Some(status) = running.status()?
             {
-                // Once more, for what was said just before.
+                // Once more, for messages sent just before it ended.
                 self.notify.hear(&mut self.store, process)?;
                 if running.begun.elapsed() > RAN_WELL {
                     self.failed = 0;
@@ -282,7 +282,7 @@ impl Keeper {
         }
     }
 
-    /// Listens to the lines.
+    /// Receives from the lines.
     fn talk(&mut self) -> Result<Option<Event>> {
         if let Some(running) = &mut self.running {
             match running.listen() {
@@ -293,7 +293,7 @@ impl Keeper {
         let Some(standby) = &mut self.standby else {
             return Ok(None);
         };
-        // What it said before it ended counts.
+        // Messages that it sent before it ended count.
         if let Said::Said(word, _) = standby.listen() {
             return Ok(Some(Event::StandbySaid(word)));
         }
@@ -343,7 +343,7 @@ impl Keeper {
         client.answer(&answer);
     }
 
-    /// Turns down what comes in the middle of an upgrade, or sees to it later.
+    /// Refuses a request that arrives during an upgrade, and defers a signal or an end.
     pub fn put_off(&mut self, event: Event) {
         match event {
             Event::Asked(client, _) => client.answer(&Answer::Refused {
@@ -356,13 +356,13 @@ impl Keeper {
 
     fn tell(&self, text: &str) {
         if let Some(manager) = &self.manager {
-            // Who does not listen misses it.
+            // A manager that does not listen misses it.
             let _ = manager.send(text.as_bytes());
         }
     }
 }
 
-/// Returns the signal that the process gets for one that the keeper got.
+/// Returns the signal to forward to the process for one that the keeper received.
 fn passed_on(signal: Heard) -> Signal {
     match signal {
         Heard::SIGUSR1 => Signal::USR1,
@@ -371,7 +371,7 @@ fn passed_on(signal: Heard) -> Signal {
     }
 }
 
-/// Connects to the service manager that started the keeper, if one did.
+/// Connects to the service manager that started the keeper, if there is one.
 fn manager() -> Result<Option<UnixDatagram>> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Having another process continue: it is started, reads and rehearses while the one that serves
-//! continues, and only then is that one told to end.
+//! An upgrade: the successor is started, loads and rehearses while the current process still
+//! serves, and only then is that one asked to end.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,20 +12,20 @@ use crate::process::{Program, Running, Start};
 use crate::protocol::Upgraded;
 use crate::supervise::{Event, Keeper, STATE, say};
 
-/// How long a process may take to offer what it has.
+/// How long a process may take to offer its descriptors.
 const OFFERS_WITHIN: Duration = Duration::from_secs(30);
-/// How long a process may take to be ready: it may have a component to compile.
+/// How long a process may take to be ready: it may compile a component first.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 /// How long a process may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 impl Keeper {
-    /// Has another process continue.
+    /// Replaces the process by one of `program`.
     pub fn upgrade(&mut self, program: &Path) -> Result<Upgraded> {
         let next = Program::open(program)?;
         self.check(&next)?;
         if let Some(leaving) = self.leaving.take() {
-            // The device is not its own any more.
+            // The device no longer belongs to the current process.
             leaving.kill()?;
         }
         let rehearsed = self.prepare(&next);
@@ -62,7 +62,7 @@ impl Keeper {
         })
     }
 
-    /// Checks that there is something to upgrade, and that the program can read what it leaves.
+    /// Checks that the process is ready, and that the next program can read the state it writes.
     fn check(&self, next: &Program) -> Result<()> {
         let running = self.running.as_ref();
         let ready = running.is_some_and(|running| running.ready);
@@ -77,8 +77,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Starts a successor that waits, and has it rehearse. False if it can only be started once
-    /// the process that serves has ended.
+    /// Starts a successor that waits, and has it rehearse. Returns false if it can only be started
+    /// once the current process has ended.
     fn prepare(&mut self, next: &Program) -> Result<bool> {
         if !next.facts.stands_by || !self.program.facts.stands_by {
             return Ok(false);
@@ -112,8 +112,8 @@ impl Keeper {
         Ok(true)
     }
 
-    /// Asks the process that serves for copies of what a successor needs. None if it can have
-    /// none beside it.
+    /// Asks the current process for copies of what a successor needs. None if no successor can
+    /// run in parallel with it.
     fn wait_offer(&mut self) -> Result<Option<Vec<Named>>> {
         let running = self.running.as_ref().context("no process runs")?;
         let asked = running.line.say(Word::Offer, &[]);
@@ -134,7 +134,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until the successor says that it can take over.
+    /// Waits until the successor reports that it can take over.
     fn wait_rehearsed(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
@@ -147,7 +147,7 @@ impl Keeper {
         }
     }
 
-    /// Sees to what happens while something else is waited for and the process serves.
+    /// Handles an event that is not the awaited one, while the current process serves.
     fn unexpected(&mut self, event: Event, deadline: Instant, within: Duration) -> Result<()> {
         match event {
             Event::Ended(status) => {
@@ -164,16 +164,16 @@ impl Keeper {
         }
     }
 
-    /// Ends a process that waits, as it is not needed.
+    /// Kills a successor that is not needed.
     fn dismiss(&mut self) {
         if let Some(standby) = self.standby.take() {
-            // It has nothing that anybody misses.
+            // It owns nothing that would be lost.
             let _ = standby.kill();
         }
     }
 
-    /// Has the process that waits take over what was left; or one that is started now, if none
-    /// waits or nothing was left.
+    /// Has the waiting successor take over what was handed over; or starts one, if none waits or
+    /// nothing was handed over.
     fn continue_with(&mut self, handed_over: bool) -> Result<()> {
         match self.standby.take() {
             Some(standby) if handed_over => {
@@ -190,13 +190,13 @@ impl Keeper {
         self.wait_ready()
     }
 
-    /// Waits until the process has ended, or has left all that it has.
+    /// Waits until the process has ended, or has handed everything over.
     fn wait_end(&mut self) -> Result<()> {
         let deadline = Instant::now() + ENDS_WITHIN;
         loop {
             match self.next(Some(deadline))? {
                 Event::Ended(_) => return Ok(()),
-                // From now on it touches nothing that the next one has.
+                // From now on it touches nothing that its successor owns.
                 Event::Said(Word::Left, _) if self.store.has(STATE) => {
                     self.leaving = self.running.take();
                     return Ok(());

@@ -1,34 +1,34 @@
-//! Why what was handed over can't be taken.
+//! Why a device that was handed over can't be read.
 
 use super::MAX_NOTES;
 use super::limits::{MAX_STATE, VERSION};
 
-/// Why what another process has given away can't be read.
+/// Why a device that another process gave away can't be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OfferError {
     /// A descriptor that the state names did not come along.
     #[error("the descriptor `{0}` is missing: hand over all that the predecessor gave")]
     Missing(String),
-    /// One name came twice.
+    /// Two descriptors have the same name.
     #[error("there are two descriptors `{0}`")]
     Twice(String),
-    /// It can't be read.
+    /// The state can't be read.
     #[error("reading the state: {0}")]
     Read(#[from] std::io::Error),
-    /// It is something else, or longer than any.
+    /// The file is no state, or the state is cut off.
     #[error("it is no state of a device that was handed over: {0}")]
     NoState(&'static str),
-    /// It is longer than any.
+    /// The state is longer than any can be.
     #[error("the state has {0} bytes, and none has more than {MAX_STATE}")]
     TooLong(u64),
-    /// It was written by a newer version of this library, say.
+    /// The state has an unknown version, of a newer build for example.
     #[error(
         "the state has version {0}, and this build reads up to version {VERSION}: start the build \
          that wrote it, or a newer one"
     )]
     Version(u32),
-    /// Its bytes are not those that were written.
+    /// The state's bytes are not those that were written.
     #[error("the state was changed since it was written: its checksum differs")]
     Checksum,
     /// A successor began to take over and has ended since.
@@ -37,7 +37,7 @@ pub enum OfferError {
          guest has seen"
     )]
     Taken,
-    /// It has the right checksum and is invalid all the same.
+    /// The checksum is right, and the contents are invalid.
     #[error("the state is invalid: {0}")]
     Malformed(String),
 }
@@ -49,7 +49,7 @@ impl From<minicbor::decode::Error> for OfferError {
 }
 
 impl OfferError {
-    /// Returns the error about more of something than there can be.
+    /// Returns the error about a count above its bound.
     pub(super) fn too_many(what: &str, count: usize, most: usize) -> Self {
         Self::Malformed(format!(
             "it has {count} {what}, and there are {most} at most"

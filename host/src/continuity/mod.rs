@@ -1,10 +1,10 @@
-//! A device moves to another process: this one is replaced, and the guest notices a pause.
+//! Moves a device to another process while this one is replaced; the guest notices only a pause.
 //!
-//! The process that has the device [gives it away](give_away), which pauses it, and hands the
-//! named descriptors that come of it ([`HandOver::into_descriptors`]) to its successor, by
-//! whatever way it has: over `execve`, by a socket, or by a service manager that keeps them.
-//! That one reads and checks them ([`HandOver::from_descriptors`]), makes a device of the same
-//! ports, and lets it [take over](HandOver::take_over).
+//! The process that has the device [gives it away](give_away), which pauses it, and passes the
+//! resulting named descriptors ([`HandOver::into_descriptors`]) to its successor: over `execve`,
+//! over a socket, or through a service manager that keeps them. The successor reads and checks
+//! them ([`HandOver::from_descriptors`]), creates a device with the same ports, and has it
+//! [take over](HandOver::take_over).
 //!
 //! ```text
 //!  predecessor                                     successor
@@ -14,18 +14,18 @@
 //! ```
 //!
 //! Until it takes over, nothing has touched the guest, and the predecessor can continue
-//! ([`Device::resume`]). The state is marked when the successor begins to, so that nobody takes
-//! it a second time. What is read is taken for hostile: it has a version, a checksum and bounds,
-//! and every number is checked.
+//! ([`Device::resume`]). The state is marked when the successor begins to take over, so that
+//! nobody uses it a second time. It is treated as hostile input: it has a version, a checksum
+//! and bounds, and every number is checked.
 //!
-//! A successor that was started meanwhile can find out before whether it will do: a predecessor
-//! [offers](offer) what it has as copies, without a pause, and the successor
-//! [rehearses](HandOver::rehearse) with that.
+//! A successor that is started while its predecessor still runs can find out in advance whether
+//! it can take over: the predecessor [offers](offer) copies, without a pause, and the successor
+//! [rehearses](HandOver::rehearse) with them.
 //!
-//! What a port's endpoint is made of is its owner's affair: a TAP's descriptors go along by
-//! names of the caller's own ([`HandOver::add`]). What waits in the TAP waits there. Packets
-//! that were read from a TAP with several queues and wait for posted buffers, and what a loopback has
-//! not sent back yet, are lost.
+//! A port's endpoint is its owner's responsibility: a TAP's descriptors are passed under names
+//! of the caller's own ([`HandOver::add`]). Packets in the TAP's queue stay there. Packets that
+//! were read from a TAP with several queues and wait for posted buffers, and packets that a
+//! loopback has not sent back yet, are lost.
 
 mod error;
 mod format;
@@ -46,21 +46,21 @@ pub use error::OfferError;
 pub use limits::{BUILD, VERSION, WRITES};
 use state_file::StateFile;
 
-/// The name of the descriptor that has the state.
+/// The name of the descriptor with the state.
 pub const STATE: &str = "state";
-/// The most bytes of the caller's own that go along ([`HandOver::set_notes`]).
+/// The most bytes of the caller's own that are passed along ([`HandOver::set_notes`]).
 pub const MAX_NOTES: usize = 64 << 10;
 
-/// An MSI-X vector as a VMM set it up.
+/// An MSI-X vector as a VMM configured it.
 #[derive(Debug)]
 pub struct Vector {
     /// Its number.
     pub vector: u16,
-    /// The eventfd that the VMM gave it.
+    /// The eventfd that the VMM assigned.
     pub eventfd: Option<OwnedFd>,
-    /// The VMM has masked it.
+    /// Whether the VMM has masked it.
     pub masked: bool,
-    /// It was raised and is held back.
+    /// Whether it was raised and not delivered yet.
     pub pending: bool,
 }
 
@@ -71,13 +71,13 @@ pub struct Session {
     pub connection: OwnedFd,
     /// Whether the VMM has used the device.
     pub attached: bool,
-    /// What was received of the next messages.
+    /// The bytes of further messages that were received.
     pub received: Vec<u8>,
-    /// The descriptors that came along, each with the place behind its byte in `received`.
+    /// The descriptors that came with them, each with the offset in `received` after its byte.
     pub descriptors: Vec<(u64, OwnedFd)>,
 }
 
-/// A device on its way to another process.
+/// A device that is handed over to another process.
 #[derive(Debug)]
 pub struct HandOver {
     device: DeviceState,
@@ -89,14 +89,14 @@ pub struct HandOver {
     session: Option<Session>,
     notes: Vec<u8>,
     others: Vec<(String, OwnedFd)>,
-    /// What it was read from.
+    /// The file that it was read from.
     file: Option<StateFile>,
-    /// The device continues where it is: this is for a rehearsal.
+    /// Whether the device still runs, and this is for a rehearsal.
     offered: bool,
 }
 
-/// Offers a device, which continues: what comes of it is good for a [rehearsal](HandOver::rehearse),
-/// and nobody can take over by it.
+/// Offers a device, which continues: the result serves for a [rehearsal](HandOver::rehearse)
+/// only, and nobody can take over with it.
 ///
 /// # Errors
 ///
@@ -107,8 +107,8 @@ pub fn offer(device: &Device) -> Result<HandOver, GiveAwayError> {
     Ok(offer)
 }
 
-/// Gives a device away: it is paused from now on, and a successor in another process continues
-/// where it is. If there is none in the end, [`Device::resume`] has this one continue.
+/// Gives a device away: pauses it, so that a successor in another process can continue it. If
+/// none does, [`Device::resume`] continues it here.
 ///
 /// # Errors
 ///
@@ -135,23 +135,23 @@ impl HandOver {
         }
     }
 
-    /// Returns named descriptors: the [state](STATE), the files of the guest's memory, and what
-    /// was added.
+    /// Returns named descriptors: the [state](STATE), the files of the guest's memory, and those
+    /// that were added.
     ///
     /// # Errors
     ///
-    /// The kernel's, if there is no memory or no descriptor left, and if the notes are longer
-    /// than [`MAX_NOTES`].
+    /// If the process is out of memory or descriptors, or the notes are longer than
+    /// [`MAX_NOTES`].
     pub fn into_descriptors(self) -> std::io::Result<Vec<(String, OwnedFd)>> {
         format::pack(self)
     }
 
-    /// Reads what another process has given away. What is not known here can be
-    /// [taken](Self::take) by its name.
+    /// Reads a device that another process has given away. Descriptors with unknown names are the
+    /// caller's, see [`take`](Self::take).
     ///
     /// # Errors
     ///
-    /// [`OfferError`]; the descriptors are closed, of which whoever tries again keeps copies.
+    /// [`OfferError`]; the descriptors are closed, so keep copies to try again.
     pub fn from_descriptors(descriptors: Vec<(String, OwnedFd)>) -> Result<Self, OfferError> {
         format::unpack(descriptors)
     }
@@ -177,7 +177,7 @@ impl HandOver {
         &self.notes
     }
 
-    /// Returns which component ran. A successor runs it too, or one that reads its states.
+    /// Returns which component ran. A successor runs the same one, or one that reads its states.
     pub fn component(&self) -> Digest {
         self.device.component
     }
@@ -187,13 +187,13 @@ impl HandOver {
         &self.build
     }
 
-    /// Adds how a VMM has set the vectors up.
+    /// Adds the vectors as a VMM configured them.
     pub fn set_vectors(&mut self, vectors: Vec<Vector>) {
         self.vectors = vectors;
     }
 
-    /// Takes how a VMM has set the vectors up, which comes before [`take_over`](Self::take_over):
-    /// the device may raise some at once.
+    /// Takes the vectors as a VMM configured them. Restore them before
+    /// [`take_over`](Self::take_over): the device may raise some at once.
     pub fn take_vectors(&mut self) -> Vec<Vector> {
         std::mem::take(&mut self.vectors)
     }
@@ -208,16 +208,16 @@ impl HandOver {
         self.session.take()
     }
 
-    /// Has the device continue that was given away, as nobody takes it over.
+    /// Resumes the device that was given away, because nobody takes it over.
     pub fn take_back(self, device: &Device) {
         if !self.device.paused {
             device.resume();
         }
     }
 
-    /// Checks that a device of this component and these ports could take over, as far as that can be
-    /// seen without touching the guest: its memory is mapped, and an instance restores the state
-    /// and lays its windows, as private ones.
+    /// Checks that a device with this component and these ports could take over, as far as possible
+    /// without touching the guest: maps its memory, and restores the state in an instance whose
+    /// windows are private mappings.
     ///
     /// # Errors
     ///
@@ -231,20 +231,19 @@ impl HandOver {
         self.device.rehearse(component, ports, limits)
     }
 
-    /// Returns whether the device continues where it is, and this is for a
-    /// [rehearsal](Self::rehearse).
+    /// Returns whether the device still runs, and this is for a [rehearsal](Self::rehearse).
     pub fn is_offer(&self) -> bool {
         self.offered
     }
 
-    /// Has a device continue, which was just made, with the same ports. Memory that the
-    /// predecessor's caller had mapped itself is mapped already. From now on the predecessor
-    /// must not continue. Returns how long the device stood still.
+    /// Takes the device over with `device`, which was just created with the same ports. Memory that
+    /// the predecessor's caller had mapped itself must be mapped already. From now on the
+    /// predecessor must not continue. Returns how long the device was paused.
     ///
     /// # Errors
     ///
     /// [`TakeOverError`]; the device is at power-on, nothing has touched the guest, and another
-    /// can try.
+    /// attempt is possible.
     pub fn take_over(self, device: &Device) -> Result<Duration, TakeOverError> {
         let Self {
             device: state,

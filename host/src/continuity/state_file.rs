@@ -1,4 +1,4 @@
-//! The file in memory that has the state.
+//! The memory file that holds the state.
 
 use std::fs::File;
 use std::io;
@@ -11,18 +11,18 @@ use sha2::{Digest as _, Sha256};
 use super::error::OfferError;
 use super::limits::{MAX_STATE, VERSION};
 
-/// What the file begins with: a magic, the version, whether it was taken, the length of what
-/// follows, and the checksum of all but whether it was taken.
+/// The first bytes of the file. The header has this magic, the version, whether the state was
+/// taken, the length of the state, and the checksum of all but whether it was taken.
 const MAGIC: [u8; 8] = *b"manatee\x16";
 const TAKEN_AT: u64 = 12;
 const HEADER: usize = 56;
 
-/// A state in a file.
+/// A file with a state.
 #[derive(Debug)]
 pub(super) struct StateFile(File);
 
 impl StateFile {
-    /// Writes a state to a new file in memory, whose length nobody can change.
+    /// Writes a state to a new memory file, whose length is sealed.
     pub fn write(state: &[u8], version: u32) -> io::Result<OwnedFd> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("manatee-state", flags)?);
@@ -38,7 +38,7 @@ impl StateFile {
         Ok(file.into())
     }
 
-    /// Reads the state in a file, once, and checks that it is what was written.
+    /// Reads the state in a file, once, and checks that it is complete and unchanged.
     pub fn read(file: OwnedFd) -> Result<(Self, Vec<u8>), OfferError> {
         let file = File::from(file);
         let facts = file.metadata()?;
@@ -79,7 +79,7 @@ impl StateFile {
         Ok((Self(file), state))
     }
 
-    /// Notes for all who have the file whether somebody has taken the device over.
+    /// Marks, for all who share the file, whether the device was taken over.
     pub fn set_taken(&self, taken: bool) -> io::Result<()> {
         self.0
             .write_all_at(&u32::from(taken).to_le_bytes(), TAKEN_AT)

@@ -1,4 +1,4 @@
-//! States that were cut, changed, or are of something else.
+//! States that are cut off, altered, or of another kind.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::component::Component;
-use crate::device::{Port, RestoreError};
+use crate::device::{Port, SnapshotError};
 use crate::endpoint::{Null, RxBuffer};
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::Segment;
@@ -51,7 +51,7 @@ fn memory(device: &Device) {
     device.map_memory(1 << 30, 4096, None, true).unwrap();
 }
 
-/// What a device with memory gives away.
+/// Returns a device with memory and the descriptors that it gives away.
 fn given() -> (Device, Vec<(String, OwnedFd)>) {
     let device = device(1);
     memory(&device);
@@ -66,7 +66,7 @@ fn copies(descriptors: &[(String, OwnedFd)]) -> Vec<(String, OwnedFd)> {
     descriptors.iter().map(copy).collect()
 }
 
-/// The bytes of the state among descriptors.
+/// Returns the bytes of the state among descriptors.
 fn state(descriptors: &[(String, OwnedFd)]) -> Vec<u8> {
     let (_, fd) = descriptors.iter().find(|(name, _)| name == STATE).unwrap();
     let file = File::from(fd.try_clone().unwrap());
@@ -75,7 +75,7 @@ fn state(descriptors: &[(String, OwnedFd)]) -> Vec<u8> {
     bytes
 }
 
-/// The descriptors with another state.
+/// Replaces the state among descriptors.
 fn with_state(descriptors: &[(String, OwnedFd)], bytes: &[u8]) -> Vec<(String, OwnedFd)> {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(bytes, 0).unwrap();
@@ -126,7 +126,7 @@ fn device_that_was_paused_stays_so_and_one_that_nobody_takes_goes_on() {
 fn state_is_taken_once() {
     let (_old, descriptors) = given();
     let kept = copies(&descriptors);
-    // One that can't take over leaves it for another.
+    // A device that can't take over leaves the state for another.
     let other = device(2);
     let read = HandOver::from_descriptors(copies(&kept)).unwrap();
     let error = read.take_over(&other).unwrap_err();
@@ -159,7 +159,7 @@ fn offer_is_rehearsed_with_and_never_taken_over() {
     let next = device(1);
     let error = read(offer()).take_over(&next).unwrap_err();
     assert!(matches!(error, TakeOverError::Offered), "{error}");
-    // What is given away is no offer.
+    // A device that was given away is no offer.
     let given = give_away(&old).unwrap().into_descriptors().unwrap();
     assert!(!read(copies(&given)).is_offer());
     read(given).take_over(&next).unwrap();
@@ -246,13 +246,13 @@ fn component_that_refuses_the_state_leaves_a_device_at_power_on() {
     let read = HandOver::from_descriptors(hand_over.into_descriptors().unwrap()).unwrap();
     let next = device(1);
     let error = read.take_over(&next).unwrap_err();
-    let malformed = TakeOverError::Restore(RestoreError::Malformed(String::new()));
+    let malformed = TakeOverError::Restore(SnapshotError::Malformed(String::new()));
     assert_eq!(
         std::mem::discriminant(&error),
         std::mem::discriminant(&malformed)
     );
     assert_eq!(next.inspect()["memory"]["region_count"], 0);
-    // Another state is taken by it.
+    // It accepts another state.
     old.resume();
     let descriptors = give_away(&old).unwrap().into_descriptors().unwrap();
     let read = HandOver::from_descriptors(descriptors).unwrap();

@@ -1,4 +1,4 @@
-//! Making devices.
+//! Creates devices.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::component::Component;
 use crate::interrupt::Interrupts;
 use crate::runtime::{HostState, Limits, Port, PortState};
 
-/// A device to be made: [`Device::builder`].
+/// A device that is being configured: [`Device::builder`].
 #[must_use]
 pub struct DeviceBuilder {
     component: Component,
@@ -38,7 +38,7 @@ impl DeviceBuilder {
         }
     }
 
-    /// Adds a port. They are numbered from 0 in the order in which they are added.
+    /// Adds a port. Ports are numbered from 0 in the order in which they are added.
     pub fn port(mut self, port: Port) -> Self {
         self.ports.push(port);
         self
@@ -50,14 +50,13 @@ impl DeviceBuilder {
         self
     }
 
-    /// Sets what the component may use, in place of the default [`Limits`].
+    /// Sets the component's resource limits, in place of the default [`Limits`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Sets what becomes of a component that fails, in place of the default
-    /// [`CrashPolicy`].
+    /// Sets how a component that fails is recovered, in place of the default [`CrashPolicy`].
     pub fn crash_policy(mut self, policy: CrashPolicy) -> Self {
         self.policy = policy;
         self
@@ -70,7 +69,7 @@ impl DeviceBuilder {
         self
     }
 
-    /// Makes the device, which raises its interrupts there.
+    /// Creates the device, which raises its interrupts on `interrupts`.
     ///
     /// # Errors
     ///

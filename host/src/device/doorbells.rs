@@ -6,24 +6,24 @@ use foldhash::fast::RandomState;
 
 use crate::contract::{DoorbellRange as Range, RegisterWrite};
 
-/// The most doorbells that are kept: more than a device has queues, of which ours has 5125
-/// with all 1024 queue pairs.
+/// The most doorbells that are kept: more than a device has queues. MANA has 5125 with all
+/// 1024 queue pairs.
 const MAX_DOORBELLS: usize = 8192;
 
-/// What rings where.
+/// Identifies a doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     bar: u8,
     offset: u64,
-    /// The bits of the value that tell one doorbell from another.
+    /// The bits of the value that distinguish doorbells.
     id: u64,
 }
 
-/// A doorbell that rang lately, with its last value.
+/// A doorbell that rang recently, with its last value.
 #[derive(Clone, Copy, Debug)]
 struct Recent {
     key: Key,
-    /// Which bits of a value are its id.
+    /// Which bits of a value are the doorbell's id.
     id_bits: u64,
     value: u64,
 }
@@ -38,25 +38,24 @@ impl Recent {
         b == bar && o == offset && (value ^ self.value) & self.id_bits == 0
     }
 
-    /// Returns the slot of what lies at an offset: mostly one of its own for each kind of
-    /// doorbell.
+    /// Returns the cache slot for an offset: mostly a different one for each kind of doorbell.
     #[inline]
     fn slot(offset: u64) -> usize {
         (offset >> 3 ^ offset >> 10) as usize % RECENT
     }
 }
 
-/// How many doorbells are found without a look into the map.
+/// The number of doorbells that are found without a lookup in the map.
 const RECENT: usize = 8;
 
 /// The doorbells of a device.
 #[derive(Clone, Debug, Default)]
 pub struct Doorbells {
     ranges: Vec<Range>,
-    /// All doorbells, but for what those have rung lately that are in `recent`.
+    /// All doorbells, without the values that are only in `recent` so far.
     last: HashMap<Key, u64, RandomState>,
     recent: [Option<Recent>; RECENT],
-    /// BAR, offset and value of a lower half whose upper one has not come.
+    /// BAR, offset and value of a lower half whose upper half has not been written.
     low: Option<(u8, u64, u64)>,
 }
 
@@ -69,7 +68,7 @@ impl Doorbells {
         }
     }
 
-    /// Notes a write of so many bytes. Returns whether it belongs to a doorbell.
+    /// Records a write. Returns whether it belongs to a doorbell.
     #[inline]
     pub fn note(&mut self, bar: u8, offset: u64, width: usize, value: u64) -> bool {
         match width {
@@ -88,8 +87,8 @@ impl Doorbells {
         self.ranges.iter().find(inside)
     }
 
-    /// Notes a write of 4 bytes, which may be half of a doorbell: the upper one
-    /// rings, right behind the lower one.
+    /// Records a write of 4 bytes, which may be half of a doorbell: the upper half rings, if it
+    /// directly follows the lower one.
     fn note_half(&mut self, bar: u8, offset: u64, half: u64) {
         if offset.is_multiple_of(8) {
             self.low = Some((bar, offset, half & 0xffff_ffff));
@@ -101,7 +100,7 @@ impl Doorbells {
         }
     }
 
-    /// Notes a write of 8 bytes, if it is to a doorbell.
+    /// Records a write of 8 bytes, if it is to a doorbell.
     #[inline]
     fn note_whole(&mut self, bar: u8, offset: u64, value: u64) -> bool {
         match &mut self.recent[Recent::slot(offset)] {
@@ -113,8 +112,8 @@ impl Doorbells {
         }
     }
 
-    /// Notes the same, if it rang none of late. A guest that rings more than there are is
-    /// not kept up with.
+    /// Records a write to a doorbell that is not cached. Doorbells beyond the limit are not
+    /// recorded.
     fn note_other(&mut self, bar: u8, offset: u64, value: u64) -> bool {
         let Some(range) = self.range(bar, offset) else {
             return false;
@@ -197,8 +196,8 @@ mod tests {
         assert!(doorbells.writes().is_empty());
     }
 
-    /// Few offsets that share slots, few ids: what rang lately and what is in the map
-    /// take each other's place all the time.
+    /// Uses few offsets that share slots, and few ids, so that the cache and the map exchange
+    /// entries all the time.
     #[test]
     fn it_is_a_map_of_last_values() {
         let writes = (0u8..2, 0u64..40, any::<u8>());

@@ -1,4 +1,4 @@
-//! What keeps a device from being made.
+//! Why a device can't be created or configured.
 
 use crate::component::ComponentError;
 use crate::contract::ConfigureError;
@@ -15,7 +15,7 @@ pub enum WatchError {
         /// The number of them.
         ports: usize,
     },
-    /// Somebody watches it already.
+    /// The port's packets are watched already.
     #[error("the packets of port {port} are watched already")]
     Watched {
         /// Its number.
@@ -45,7 +45,7 @@ pub enum RateError {
 /// The highest rate that a port can be limited to, in Mbit/s: faster than any wire.
 pub const MAX_RATE_MBPS: u32 = 1_000_000;
 
-/// Why a device can't be made.
+/// Why a device can't be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
@@ -55,10 +55,10 @@ pub enum DeviceError {
     /// It failed while it was set up.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// A port is not one that a device can have.
+    /// The port's parameters are invalid.
     #[error("port {0}: {1}")]
     Port(usize, InvalidPort),
-    /// The component objects to its ports.
+    /// The component refuses its ports.
     #[error("the component refuses its ports: {0:?}")]
     Refused(ConfigureError),
     /// Fewer than one port or more than the component has.

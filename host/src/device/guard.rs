@@ -1,9 +1,8 @@
-//! Owning a device for a moment, and what others want of it meanwhile.
+//! Owning a device for a moment, and handling what other threads want of it meanwhile.
 //!
-//! The device's own thread never waits for the lock: it says what woke it and
-//! goes, and whoever holds the lock then looks, before the device is idle again.
-//! To wait would cost both threads a system call, and that for each burst of
-//! packets.
+//! The device's own thread never waits for the lock: it records what woke it and continues, and
+//! the lock's holder checks for that before the device is idle again. Waiting would cost both
+//! threads a system call for each burst of packets.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
@@ -13,22 +12,21 @@ use parking_lot::MutexGuard;
 use super::handle::Shared;
 use super::inner::DeviceInner;
 
-/// The device, for whoever holds its lock.
+/// Access to the device for the holder of its lock.
 pub struct DeviceGuard<'a> {
     shared: &'a Shared,
-    /// Until it is given up.
+    /// None once it was given up.
     inner: Option<MutexGuard<'a, DeviceInner>>,
 }
 
 impl Shared {
-    /// Waits for the device, and owns it.
+    /// Waits for the lock, and returns the device.
     #[inline]
     pub fn own(&self) -> DeviceGuard<'_> {
         self.owned(self.inner.lock())
     }
 
-    /// Continues with what woke the device's thread, or leaves it to whoever owns
-    /// the device.
+    /// Handles what woke the device's thread, or leaves it to the current owner of the device.
     pub fn go_on(&self) {
         self.wakes.announce();
         if let Some(inner) = self.inner.try_lock() {
@@ -36,8 +34,7 @@ impl Shared {
         }
     }
 
-    /// Does what the device's thread does when something woke it, or when guest memory
-    /// did not come back in time.
+    /// Handles what woke the device's thread, or that guest memory did not come back in time.
     pub fn look(&self, in_time: bool) {
         if in_time {
             return self.go_on();
@@ -47,12 +44,11 @@ impl Shared {
         inner.settle();
     }
 
-    /// Returns whether the device waits for guest memory to come back, and when packets that wait
-    /// may leave. Whoever owns it at the moment may change that: then it is so, and nobody
-    /// knows when.
+    /// Returns whether the device waits for guest memory to come back, and when delayed packets may
+    /// be sent. If another thread owns the device and may change that, returns true and None.
     pub fn waits(&self) -> (bool, Option<Option<Instant>>) {
-        // Whoever takes the lock, if only to look, has to look for wakes too when it is
-        // given up: others rely on that.
+        // Whoever takes the lock, even to read, has to check for wakes when giving it up:
+        // other threads rely on that.
         let inner = self.inner.try_lock();
         let owner = inner.map(|inner| self.owned(inner));
         match owner {
@@ -73,8 +69,8 @@ impl Shared {
 }
 
 impl DeviceGuard<'_> {
-    /// Runs the device until it has nothing left to do, and gives it up; what is
-    /// left when others should get a turn is for its own thread.
+    /// Runs the device until it has nothing left to do, and gives it up. Work that is left when
+    /// another thread should get a turn is for the device's own thread.
     #[inline]
     pub fn settle(mut self) {
         let Some(inner) = self.inner.take() else {
@@ -98,7 +94,7 @@ impl DeviceGuard<'_> {
         wakes.settle(inner, run, try_again, || poller.kick());
     }
 
-    /// Gives the device up; what came of a look at it is for its own thread.
+    /// Gives the device up without running it; work is for the device's own thread.
     #[inline]
     pub fn leave(mut self) {
         if let Some(mut inner) = self.inner.take() {

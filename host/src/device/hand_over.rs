@@ -1,11 +1,11 @@
-//! What a device's successor in another process continues with, beside descriptors.
+//! The state that a device's successor in another process continues with, apart from descriptors.
 
 use std::time::Duration;
 
 use super::handed_memory::{map, opened};
 use super::handle::Device;
 use super::inner::DeviceInner;
-use super::snapshot::{self, RestoreError};
+use super::snapshot::{self, SnapshotError};
 use super::swap::{Candidate, SwapError};
 use super::telemetry::Past;
 use crate::component::{Component, Digest};
@@ -14,12 +14,12 @@ use crate::endpoint::{Counters, RxBuffer};
 use crate::memory::{MapError, Segment, SharedRegion};
 use crate::runtime::{Failure, Limits, Port, PortState, QueueState};
 
-/// How long whoever replaces the component may take until the device can be given away.
+/// How long to wait for another thread to finish a swap before the device is given away.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Stays under the device's lock in which a component that failed may be replaced.
+/// How often the lock is taken for a failed component to be replaced first.
 const STAYS: usize = 16;
 
-/// A device as its successor continues with it.
+/// A device's state for its successor.
 #[derive(Debug)]
 pub struct DeviceState {
     /// The component that ran.
@@ -28,26 +28,26 @@ pub struct DeviceState {
     pub snapshot: Vec<u8>,
     /// Why it is down, if it is.
     pub down: Option<String>,
-    /// Its VMM had paused it.
+    /// Whether its VMM had paused it.
     pub paused: bool,
-    /// The component said that work is left.
+    /// Whether the component reported remaining work.
     pub work_left: bool,
-    /// Endpoints had packets of the guest's that they have not finished. What becomes of them
-    /// nobody tells the successor's component.
+    /// Whether endpoints had packets from the guest that are not completed. The successor's
+    /// component never learns their outcome.
     pub unfinished: bool,
     /// Doorbells that rang while the guest had bus mastering off.
     pub held: Vec<RegisterWrite>,
-    /// Vectors that were raised and that the guest holds back.
+    /// Vectors that are pending because the guest masks them.
     pub pending: Vec<u16>,
     /// Its ports.
     pub ports: Vec<PortPast>,
-    /// What happened to it.
+    /// Its history.
     pub past: Past,
-    /// The guest's memory, as far as files hold it, or it is out of reach.
+    /// The guest's memory that is in files, or out of reach.
     pub memory: Vec<SharedRegion>,
 }
 
-/// What a port's successor continues with.
+/// A port's state for its successor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortPast {
     /// Whether the guest has a link.
@@ -56,31 +56,31 @@ pub struct PortPast {
     pub queues: Vec<QueuePast>,
 }
 
-/// What a queue's successor continues with.
+/// A queue's state for its successor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueuePast {
-    /// What it did.
+    /// Its counters.
     pub counters: Counters,
     /// The buffers that are posted to it.
     pub buffers: Vec<RxBuffer>,
-    /// What they are made of.
+    /// Their segments.
     pub segments: Vec<Segment>,
 }
 
-/// Why a device can't be given away at the moment. It continues as it was.
+/// Why a device can't be given away at the moment. It continues unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GiveAwayError {
-    /// A VMM changes its memory map.
+    /// A VMM is changing its memory map.
     #[error("guest memory is being mapped again; try again in a moment")]
     MemoryAbsent,
-    /// Somebody replaces the component.
+    /// Another thread is replacing the component.
     #[error("the component is being replaced, which takes longer than {} s", PATIENCE.as_secs())]
     Busy,
-    /// The component does not say its state.
+    /// The component's state can't be saved.
     #[error(transparent)]
     Save(#[from] SwapError),
-    /// The process has no more descriptors.
+    /// The process is out of descriptors.
     #[error("descriptors can't be copied: {0}")]
     Descriptors(#[from] std::io::Error),
 }
@@ -93,16 +93,16 @@ pub enum TakeOverError {
     /// Memory can't be mapped.
     #[error("the guest's memory: {0}")]
     Memory(#[from] MapError),
-    /// It can't be noted that the device was taken over.
+    /// The state can't be marked as taken.
     #[error("the state can't be marked as taken: {0}")]
     Mark(#[from] std::io::Error),
-    /// The state is no good here.
+    /// The state can't be restored here.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
+    Restore(#[from] SnapshotError),
     /// The component can't continue from the state.
     #[error(transparent)]
     Rehearsal(#[from] SwapError),
-    /// It is for a rehearsal only.
+    /// The state is for a rehearsal only.
     #[error("the device continues where it is: this is a copy of its state to rehearse with")]
     Offered,
     /// The device has other ports.
@@ -119,19 +119,19 @@ pub enum TakeOverError {
 }
 
 impl Device {
-    /// Returns whether it can be [given away](crate::continuity::give_away) at the moment: no
-    /// guest memory is awaited.
+    /// Returns whether it can be [given away](crate::continuity::give_away) at the moment: it is
+    /// not waiting for guest memory.
     pub fn may_be_given_away(&self) -> bool {
         !self.shared.own().state_ref().absence.waiting
     }
 
-    /// Notes that it was taken over from another process, and how long it stood still.
+    /// Records that it was taken over from another process, and for how long it was paused.
     pub(crate) fn note_hand_over(&self, pause: Duration) {
         self.shared.telemetry.handed_over(pause);
     }
 
-    /// Pauses the device for ever, unless [`resume`](Self::resume) is called, and returns what a
-    /// successor continues with.
+    /// Pauses the device until [`resume`](Self::resume) is called, and returns the state for a
+    /// successor.
     pub(crate) fn give_away(&self) -> Result<DeviceState, GiveAwayError> {
         let shared = &self.shared;
         let swapping = shared.swapping.try_lock_for(PATIENCE);
@@ -160,7 +160,7 @@ impl Device {
         given
     }
 
-    /// Returns what a successor can rehearse with. The device continues.
+    /// Returns the state for a successor's rehearsal. The device continues.
     pub(crate) fn offer(&self) -> Result<DeviceState, GiveAwayError> {
         let mut inner = self.shared.own();
         if inner.state_ref().absence.waiting {
@@ -179,7 +179,7 @@ impl Device {
         let own = inner.state_ref().ports.len();
         state.check_ports(own)?;
         if inner.recoverer.checkpoint.is_some() {
-            return Err(RestoreError::InUse.into());
+            return Err(SnapshotError::InUse.into());
         }
         if let Err(error) = map(memory, &mut inner.state().memory) {
             inner.forget_memory();
@@ -228,7 +228,7 @@ impl DeviceState {
     }
 }
 
-/// Returns what an instance is told of a port that is not in use yet.
+/// Returns the description of a port that is not in use yet, for an instance.
 fn config((port, past): (&Port, &PortPast)) -> PortConfig {
     let [a, b, c, d, e, f] = port.mac;
     PortConfig {
@@ -247,8 +247,8 @@ fn config((port, past): (&Port, &PortPast)) -> PortConfig {
 }
 
 impl DeviceInner {
-    /// Has packets leave that wait for their port's rate, and tells the device what endpoints
-    /// have finished.
+    /// Sends packets that were delayed by their port's rate, and reports completed packets to the
+    /// device.
     fn flush(&mut self) {
         let state = self.state();
         for port in &mut state.ports {
@@ -293,7 +293,7 @@ impl DeviceInner {
         })
     }
 
-    fn take_over_state(&mut self, state: DeviceState) -> Result<(), RestoreError> {
+    fn take_over_state(&mut self, state: DeviceState) -> Result<(), SnapshotError> {
         for (index, port) in (0..).zip(&state.ports) {
             if !port.link_up {
                 self.link_changed(index, false);
@@ -341,7 +341,7 @@ impl DeviceInner {
         }
     }
 
-    /// Forgets guest memory that was mapped for nothing.
+    /// Unmaps guest memory after a failure.
     fn forget_memory(&mut self) {
         let gone = self.state().memory.clear();
         let _ = self.memory_went(&gone);

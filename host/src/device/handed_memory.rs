@@ -14,7 +14,7 @@ pub struct Opened {
     file: Option<(GuestFile, u64)>,
 }
 
-/// Looks at the files that guest memory is in.
+/// Checks the files that guest memory is in.
 pub fn opened(memory: &[SharedRegion]) -> Result<Vec<Opened>, MapError> {
     let opened = memory.iter().map(|region| {
         let &SharedRegion {
@@ -38,7 +38,7 @@ pub fn opened(memory: &[SharedRegion]) -> Result<Vec<Opened>, MapError> {
     opened.collect()
 }
 
-/// Maps them. If that fails, some are mapped.
+/// Maps the regions. If that fails, some are mapped.
 pub fn map(regions: Vec<Opened>, memory: &mut GuestMemory) -> Result<(), MapError> {
     for region in regions {
         let Opened {

@@ -1,4 +1,4 @@
-//! A device, for whoever has it: a VMM, its operator.
+//! A device, as a VMM and an operator use it.
 
 use std::fs::File;
 use std::ops::Range;
@@ -28,24 +28,24 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Shared {
     pub inner: Mutex<DeviceInner>,
-    /// What is known of it without the lock.
+    /// The part that is readable without the lock.
     pub telemetry: Arc<Telemetry>,
     pub wakes: PendingWakes,
     /// How many queues each port has; `wakes` counts them all, in order.
     pub queues: Box<[usize]>,
     pub poller: Poller,
-    /// Held by whoever replaces the component.
+    /// Held while the component is being replaced.
     pub swapping: Mutex<()>,
-    /// Held while another instance looks at the guest's memory beside the one
-    /// that runs: none of it is taken away then. Taken before `inner`.
+    /// Held while another instance accesses the guest's memory in parallel with the one that
+    /// runs: no memory is unmapped then. Taken before `inner`.
     pub rehearsing: Mutex<()>,
-    /// By index; 0 where there is none.
+    /// Sizes by index; 0 for a BAR that does not exist.
     pub bar_sizes: [u64; 6],
     pub msix_vectors: u16,
 }
 
 impl Device {
-    /// Returns what the component says of itself.
+    /// Returns the component's description.
     pub fn description(&self) -> Arc<Description> {
         self.shared.own().description.clone()
     }
@@ -69,7 +69,7 @@ impl Device {
         self.shared.msix_vectors
     }
 
-    /// Reads configuration space; ones beyond its 4096 bytes.
+    /// Reads configuration space; bytes beyond its 4096 read as ones.
     pub fn config_read(&self, offset: u64, data: &mut [u8]) {
         self.shared.own().config_read(offset, data);
     }
@@ -79,8 +79,8 @@ impl Device {
         self.run(|inner| inner.config_write(offset, data));
     }
 
-    /// Reads a BAR by its index. Reads as ones where there is nothing, while
-    /// memory space is disabled, and once the component has failed.
+    /// Reads a BAR by its index. Reads as ones where there is no register, while memory space is
+    /// disabled, and once the component has failed.
     pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
         let mut inner = self.shared.own();
         inner.bar_read(bar, offset, data);
@@ -92,7 +92,7 @@ impl Device {
         self.run(|inner| inner.bar_write(bar, offset, data));
     }
 
-    /// Raises interrupts as if the device did, for a VMM that tries its own ways. Vectors
+    /// Raises interrupts as if the device had, for a VMM that tests its interrupt path. Vectors
     /// beyond the table are ignored.
     pub fn raise(&self, vectors: std::ops::Range<u16>) {
         self.shared.own().state().raise_for_vmm(vectors);
@@ -119,8 +119,7 @@ impl Device {
         self.map_guest_file(address, size, file, writable)
     }
 
-    /// Shares guest memory as [`map_memory`](Self::map_memory) does, of a file that
-    /// was checked.
+    /// Shares guest memory as [`map_memory`](Self::map_memory) does, from a file that was checked.
     ///
     /// # Errors
     ///
@@ -163,9 +162,8 @@ impl Device {
         Ok(())
     }
 
-    /// Takes back all regions of guest memory in a range, which must lie there as a
-    /// whole. Queues of the device that lie there stop working. A rehearsal that is going on is
-    /// waited for.
+    /// Unmaps all regions of guest memory in a range, which must contain each as a whole. Queues
+    /// of the device in them stop working. Waits for a rehearsal in progress.
     ///
     /// # Errors
     ///
@@ -183,7 +181,7 @@ impl Device {
         let gone = unmap(&mut inner.state().memory)?;
         let taken = inner.memory_went(&gone);
         inner.leave();
-        // The thread waits a while for it to come back, and then no longer.
+        // The thread waits for it to come back for a bounded time.
         self.shared.poller.kick();
         taken.map_err(|error| MapError::InReach(error.to_string()))
     }
@@ -192,7 +190,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as for [`unmap_memory`](Self::unmap_memory).
     pub fn unmap_all_memory(&self) -> Result<(), MapError> {
         self.take_away(|memory| Ok(memory.clear()))
     }
@@ -203,14 +201,14 @@ impl Device {
         self.run(DeviceInner::reset);
     }
 
-    /// Resets the function and forgets all guest memory, as the VMM is gone. A
-    /// rehearsal that is going on is waited for.
+    /// Resets the function and unmaps all guest memory, because the VMM is gone. Waits for a
+    /// rehearsal in progress.
     pub fn detach(&self) {
         let _no_rehearsal = self.shared.rehearsing.lock();
         self.run(|inner| {
             inner.reset();
             let gone = inner.state().memory.clear();
-            // Nobody is told: whoever shared the memory is gone.
+            // The component is not notified: the owner of the memory is gone.
             let _ = inner.memory_went(&gone);
             inner.state().absence.waiting = false;
         });
@@ -222,12 +220,12 @@ impl Device {
         self.shared.telemetry.attached();
     }
 
-    /// Tells the device that a port's link went up or down.
+    /// Notifies the device that a port's link went up or down.
     pub fn set_link(&self, port: u32, up: bool) {
         self.run(|inner| inner.link_changed(port, up));
     }
 
-    /// Has somebody watch the packets of a port, from the next one on.
+    /// Attaches a watcher to a port, which sees every packet from the next one on.
     ///
     /// # Errors
     ///
@@ -245,8 +243,8 @@ impl Device {
         begun?.then_some(()).ok_or(WatchError::Watched { port })
     }
 
-    /// Limits how fast a port sends, in Mbit/s, or ends that. The limit stays until it is set
-    /// again, whatever the guest and the component do. Packets wait for their time; those for
+    /// Limits a port's transmit rate in Mbit/s, or removes the limit. It stays until it is set
+    /// again, whatever the guest and the component do. Packets are delayed to the rate; those for
     /// which there is no room are dropped and counted as busy.
     ///
     /// # Errors
@@ -265,12 +263,12 @@ impl Device {
                 port.limit_rate_by_operator(mbps);
             }
         });
-        // Packets may wait now, or no longer.
+        // Packets may have to be delayed now, or no longer.
         self.shared.poller.kick();
         Ok(())
     }
 
-    /// Ends watching a port, after the last packet that was shown.
+    /// Detaches a port's watcher, after the last packet that it was shown.
     pub fn unwatch(&self, port: u32) {
         let mut inner = self.shared.own();
         if let Some(port) = inner.state().ports.get_mut(port as usize) {
@@ -301,9 +299,8 @@ impl Device {
     /// The parts of the live tree.
     pub const PARTS: [&str; 6] = ["device", "component", "memory", "pci", "ports", "runtime"];
 
-    /// Returns one of the [`PARTS`](Self::PARTS) of the live tree. `device` is what the component says of
-    /// itself, and waits for the device to ask it; no other part does. None if there is no such
-    /// part.
+    /// Returns one of the [`PARTS`](Self::PARTS) of the live tree. `device` is the component's own
+    /// state, and waits for the device; no other part does. None if there is no such part.
     pub fn inspect_part(&self, part: &str) -> Option<serde_json::Value> {
         if part != "device" {
             return self.shared.telemetry.inspect(part);
@@ -314,12 +311,12 @@ impl Device {
         Some(inspection.finish())
     }
 
-    /// Returns what the device did so far, in numbers. Never waits for the device.
+    /// Returns the device's counters. Never waits for the device.
     pub fn totals(&self) -> Totals {
         self.shared.telemetry.totals()
     }
 
-    /// Does something with the device and then what follows from it.
+    /// Runs a closure on the device, and then the work that results.
     pub(super) fn run(&self, act: impl FnOnce(&mut DeviceInner)) {
         let mut inner = self.shared.own();
         act(&mut inner);

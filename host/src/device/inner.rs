@@ -1,4 +1,4 @@
-//! What the lock of a device protects.
+//! The part of a device that its lock protects.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,35 +19,35 @@ use crate::runtime::{Failure, HostState, Instance, PortState, RevokeError};
 pub(super) enum InstanceState {
     Running(Box<Instance>),
     Dead(Box<HostState>, Failure),
-    /// Only while one is made of the other.
+    /// A transient value while one of the others is built.
     Between,
 }
 
-/// A device, as its owner of the moment sees it.
+/// A device, for the holder of its lock.
 #[derive(Debug)]
 pub struct DeviceInner {
     pub(super) component: Component,
     pub(super) description: Arc<Description>,
     pub(super) life: InstanceState,
-    /// The device said that work is left.
+    /// The component reported remaining work.
     pub(super) work_left: bool,
-    /// No more instances are tried until the device is reset.
+    /// Whether no more instances are tried until the device is reset.
     pub(super) down: bool,
-    /// The component failed, and what is left of this stay was too little for a
-    /// fresh instance: the next stay begins with that.
+    /// Whether the component failed with too little time left for a fresh instance: the next owner
+    /// begins with that.
     pub(super) recovering: bool,
     /// Doorbells that rang while the guest had bus mastering off, or that are for the
     /// device's own thread.
     pub(super) held: Doorbells,
-    /// Some of them are for the thread.
+    /// Whether some of them are for the thread.
     pub(super) ring_late: bool,
-    /// Nor after that: code of the host's own did not get to its end.
+    /// Whether it stays down even after a reset: the host's own code panicked.
     pub(super) ended: bool,
     pub(super) recoverer: Recoverer,
     pub(super) swaps: Swaps,
-    /// Instances that restarted, at power-on.
+    /// Restarts at power-on.
     pub restarts: u64,
-    /// What others see of all this.
+    /// The copy that others see.
     pub(super) telemetry: Arc<Telemetry>,
     /// The size of linear memory that they see.
     pub(super) shown_bytes: Option<usize>,
@@ -89,8 +89,7 @@ impl DeviceInner {
         })
     }
 
-    /// Begins a stay under the device's lock, for which the component has one
-    /// deadline.
+    /// Begins a period of owning the device, for which the component has one deadline.
     #[inline]
     pub fn begin_stay(&mut self) {
         if let InstanceState::Running(instance) = &mut self.life {
@@ -101,7 +100,7 @@ impl DeviceInner {
         }
     }
 
-    /// Returns what the device is notified of its ports.
+    /// Returns the description of the ports for the component.
     pub fn ports(&self) -> Vec<PortConfig> {
         port_configs(self.state_ref())
     }
@@ -183,7 +182,7 @@ impl DeviceInner {
         }
     }
 
-    /// Returns, for each queue of each port in order, what becomes readable when packets wait.
+    /// Returns, for each queue in order, the descriptor that is readable when packets wait.
     pub fn endpoints(&self) -> std::io::Result<Vec<Option<OwnedFd>>> {
         let ports = self.state_ref().ports.iter();
         let queues = ports.flat_map(PortState::queues);
@@ -195,7 +194,7 @@ impl DeviceInner {
             .collect()
     }
 
-    /// Takes guest memory away that is gone: the component's windows must not show it.
+    /// Revokes the component's windows into guest memory that was unmapped.
     ///
     /// # Errors
     ///
@@ -210,8 +209,8 @@ impl DeviceInner {
         if error.in_reach { Err(error) } else { Ok(()) }
     }
 
-    /// Returns a region of so many bytes of guest memory came: windows that had lost theirs may
-    /// have it again.
+    /// Handles that a region of guest memory of this size was mapped: windows that lost their memory
+    /// may have it back.
     pub fn memory_came(&mut self, size: u64) {
         self.state().stale = true;
         let was_waiting = self.state_ref().absence.waiting;
@@ -232,8 +231,8 @@ impl DeviceInner {
         }
     }
 
-    /// Does not wait any longer for guest memory to come back: tells the component
-    /// of the windows that have lost theirs, whose queues fail by themselves.
+    /// Stops waiting for guest memory to come back: reports to the component the windows that lost
+    /// theirs, whose queues then fail by themselves.
     pub fn stop_waiting(&mut self) {
         let absence = &mut self.state().absence;
         absence.ram = false;
@@ -250,10 +249,10 @@ impl DeviceInner {
         self.wake_all();
     }
 
-    /// Has the component's windows show what they are to show.
+    /// Maps the component's windows to the current guest memory.
     pub(super) fn show_windows(&mut self) {
         if let Some(instance) = self.instance() {
-            // A failure is seen to like any other.
+            // The caller handles this failure like any other.
             let _ = instance.show_windows();
         }
     }
@@ -289,7 +288,7 @@ impl DeviceInner {
         }
     }
 
-    /// Goes to the power-on state, with the ports and the guest memory that there are.
+    /// Returns to the power-on state, with the current ports and guest memory.
     pub fn reset(&mut self) {
         let state = self.state();
         state.stale = true;
@@ -304,7 +303,7 @@ impl DeviceInner {
         self.recovering = false;
         let reset = self.instance().map(Instance::reset);
         if matches!(reset, Some(Ok(()))) {
-            // Whatever the component did not take back is taken back here.
+            // Revoke what the component did not give up itself.
             let state = self.state();
             state.changed = false;
             state.ports.iter_mut().for_each(PortState::reset);

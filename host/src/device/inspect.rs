@@ -1,4 +1,4 @@
-//! Showing how a device is: to those who look without having it, and the component's own part.
+//! Shows a device's state: to those who look without the lock, and the component's own part.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::contract::Description;
 use crate::runtime::{Calls, Failure, HostState, Instance, Limits};
 use manatee_common::ration::{MAX_LINE, clean};
 
-/// What the component says of its state, not parsed yet: that is done once the device was given
-/// up, since it takes as long as the component likes.
+/// The component's own state, not parsed yet: that is done after the device was given up,
+/// because the component decides how long it takes.
 pub struct Inspection(Option<Result<Vec<u8>, Failure>>);
 
 impl Inspection {
@@ -36,7 +36,7 @@ impl DeviceInner {
         Inspection(own)
     }
 
-    /// Shows others how the device is, if that has changed since.
+    /// Publishes the device's state, if it has changed.
     #[inline]
     pub fn publish(&mut self) {
         if matches!(self.life, InstanceState::Between) {
@@ -69,7 +69,7 @@ impl DeviceInner {
         self.state().stale = false;
     }
 
-    /// Shows how the device is now.
+    /// Publishes the device's current state.
     fn view(&self, component: Arc<ComponentView>) -> View {
         let state = self.state_ref();
         let failure = self.failure().map(|failure| failure.reason.to_string());
@@ -135,7 +135,7 @@ impl View {
     }
 }
 
-/// Shows which runtime calls the component, and why it is not the quicker one.
+/// Shows which runtime calls the component, and why it is not the direct one.
 fn inspect_calls(calls: &Calls) -> Value {
     match calls {
         Calls::Direct => json!({ "by": "module" }),

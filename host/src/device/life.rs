@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::inner::{DeviceInner, InstanceState, port_configs};
 use super::recovery::Next;
-use super::report::{Event, Swap};
+use super::report::{Event, SwapReport};
 use super::swap::version;
 use crate::contract::{DeviceEvent, Observations, PortConfig};
 use crate::runtime::{Failure, HostState, Instance, Limits, PortState};
 
 impl DeviceInner {
-    /// A reset finds the component failed, or fails it.
+    /// Why the component fails at a reset.
     pub(super) fn begin_again(&mut self) {
         if let Some(failure) = self.failure().cloned()
             && !self.down
@@ -23,7 +23,7 @@ impl DeviceInner {
         self.restart();
     }
 
-    /// Ends the device for good, wherever the host's own code for it got to.
+    /// Ends the device for good, wherever the host's own code was interrupted.
     pub(super) fn end(&mut self, failure: Failure) {
         (self.down, self.ended) = (true, true);
         match &mut self.life {
@@ -82,8 +82,8 @@ impl DeviceInner {
         }
     }
 
-    /// Sees to what a call came to: takes a checkpoint if the configuration changed, and
-    /// continues with a fresh instance if the component failed.
+    /// Handles a call's effects: takes a checkpoint if the configuration changed, and continues
+    /// with a fresh instance if the component failed.
     pub(super) fn note_failure(&mut self) {
         let InstanceState::Running(instance) = &mut self.life else {
             return;
@@ -108,7 +108,7 @@ impl DeviceInner {
         self.recover();
     }
 
-    /// Takes the device down until it is reset: nothing that it does could be right.
+    /// Takes the device down until it is reset, because it can't continue correctly.
     fn give_up(&mut self, failure: Failure) {
         if let Some(dropped) = self.state().notices.pass() {
             tracing::error!(dropped, "{failure}; the device is down until it is reset");
@@ -121,7 +121,7 @@ impl DeviceInner {
         self.fail(failure);
     }
 
-    /// Counts a failure, and says what to do about it.
+    /// Counts a failure, and returns what to do about it.
     fn count_failure(&mut self, failure: &Failure, attempt: Option<u64>) -> Next {
         let next = self.recoverer.failed(failure, attempt);
         self.tell_crash(failure);
@@ -141,7 +141,7 @@ impl DeviceInner {
         self.telemetry.tell(&Event::Down { reason });
     }
 
-    /// Returns whether what is left of this stay is too little for a fresh instance.
+    /// Returns whether too little time is left for a fresh instance.
     fn is_late(&self) -> bool {
         match &self.life {
             InstanceState::Running(instance) => instance.is_late(),
@@ -149,8 +149,7 @@ impl DeviceInner {
         }
     }
 
-    /// Tries fresh instances until one continues, or no more are to be tried, or the
-    /// time of this stay is over.
+    /// Tries fresh instances until one continues, no more are to be tried, or the time is over.
     pub(super) fn recover(&mut self) {
         self.recovering = false;
         self.state().stale = true;
@@ -169,7 +168,7 @@ impl DeviceInner {
                 next = self.recoverer.restart();
             }
             if self.recoverer.checkpoint.is_none() || matches!(self.life, InstanceState::Dead(..)) {
-                // There is nothing that could continue.
+                // There is no checkpoint to continue from.
                 next = Next::GiveUp;
             }
             if next == Next::GiveUp {
@@ -197,13 +196,13 @@ impl DeviceInner {
         }
     }
 
-    /// Goes back to the component before, if one fails in its probation.
-    /// True if it did.
+    /// Returns to the previous component, if the current one is in its probation. Returns whether it
+    /// did.
     fn go_back_if_in_probation(&mut self) -> bool {
         let Some(previous) = self.swaps.take_probation() else {
             return false;
         };
-        let swap = Swap {
+        let swap = SwapReport {
             from: version(&self.description),
             from_digest: self.component.digest(),
             to: version(&previous.description),
@@ -245,9 +244,9 @@ impl DeviceInner {
         resumed
     }
 
-    /// Has the fresh instance look at everything, before anybody else gets a
-    /// turn: what the guest waits for is looked at here, and only here. If it
-    /// fails at that, it is the next to be replaced.
+    /// Has the fresh instance process every queue before any other thread gets a turn: what the
+    /// guest waits for is found here, and only here. If it fails at that, it is the next to be
+    /// replaced.
     fn go_on(&mut self, ask_for_reset: bool) {
         if let Some(instance) = self.instance() {
             let more = instance.service();
@@ -258,7 +257,7 @@ impl DeviceInner {
         }
     }
 
-    /// Ends the instance, which is of no use although no call of it failed.
+    /// Ends an instance that is unusable although no call of it failed.
     pub(super) fn fail(&mut self, failure: Failure) {
         if let InstanceState::Running(instance) = &mut self.life {
             instance.fail(failure);

@@ -1,5 +1,4 @@
-//! Going on after a component failed: which tries are made, and what is known
-//! of them.
+//! Recovery after a component failed: which attempts are made, and what is recorded for them.
 
 use std::time::Duration;
 
@@ -8,12 +7,11 @@ use super::report::Recovery;
 use crate::contract::Observations;
 use crate::runtime::{Failure, HostState};
 
-/// How a device whose component fails continues.
+/// How often a failing component is replaced by a fresh instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CrashPolicy {
-    /// Fresh instances that may fail one after the other before the guest is
-    /// asked to reset the device. 0: the device is down with the first
-    /// failure, until it is reset.
+    /// Fresh instances in a row that may fail before the guest is asked to reset the device. With
+    /// 0, the first failure takes the device down until it is reset.
     pub recoveries: u32,
     /// Fresh instances that may fail after that before the device is down.
     pub last_tries: u32,
@@ -32,12 +30,12 @@ impl Default for CrashPolicy {
 /// Calls that a fresh instance has to survive before earlier failures are
 /// forgotten.
 const TRUSTED_AFTER: u32 = 128;
-/// Entries that are passed over at a time.
+/// WQEs that are skipped at a time.
 const MAX_SKIPPED: usize = 64;
-/// Failures that are logged in full; then ever fewer.
+/// Failures that are logged in full; later ones ever more rarely.
 const LOGGED_FAILURES: u64 = 8;
 
-/// Returns whether the n-th of something that a component causes deserves a line.
+/// Returns whether the n-th failure of a component is logged.
 fn is_logged(n: u64) -> bool {
     n <= LOGGED_FAILURES || n.is_power_of_two()
 }
@@ -53,7 +51,7 @@ pub enum Next {
     GiveUp,
 }
 
-/// What is kept for when the component fails.
+/// The record from which a failed component is recovered.
 #[derive(Debug)]
 pub struct Recoverer {
     policy: CrashPolicy,
@@ -61,13 +59,13 @@ pub struct Recoverer {
     pub checkpoint: Option<Vec<u8>>,
     /// The last doorbells.
     pub doorbells: Doorbells,
-    /// Entries that failed twice.
+    /// WQEs that failed twice.
     skip: Vec<u64>,
     /// How many of them were added since the last recovery.
     newly_skipped: u64,
-    /// Failures without much success between them.
+    /// Failures without enough successful calls between them.
     tries: u32,
-    /// Calls since the last failure that went well, as far as they matter.
+    /// Successful calls since the last failure, as far as they matter.
     successes: u32,
     /// Instances that failed.
     pub failures: u64,
@@ -90,20 +88,20 @@ impl Recoverer {
         }
     }
 
-    /// Keeps a state, and returns the one before. What the host saw before it
-    /// was taken is in it.
+    /// Keeps a state, and returns the previous one. Observations from before it was taken are
+    /// discarded, since it contains them.
     pub fn keep(&mut self, state: Vec<u8>) -> Option<Vec<u8>> {
         self.doorbells.clear();
         self.checkpoint.replace(state)
     }
 
-    /// Begins to count for another component: its tries are its own.
+    /// Resets the counters for another component.
     pub fn restart(&mut self) -> Next {
         self.tries = 1;
         Next::Recover
     }
 
-    /// Forgets what was before, as the device is at power-on.
+    /// Discards the record, because the device is at power-on.
     pub fn forget(&mut self) {
         self.checkpoint = None;
         self.doorbells.clear();
@@ -111,7 +109,7 @@ impl Recoverer {
         self.tries = 0;
     }
 
-    /// Returns a call went well.
+    /// Counts a successful call.
     #[inline]
     pub fn succeeded(&mut self) {
         if self.tries > 0 {
@@ -123,7 +121,7 @@ impl Recoverer {
         }
     }
 
-    /// Counts a failure, and says what to do about it.
+    /// Counts a failure, and returns what to do about it.
     pub fn failed(&mut self, failure: &Failure, attempt: Option<u64>) -> Next {
         self.failures += 1;
         self.tries += 1;
@@ -149,7 +147,7 @@ impl Recoverer {
         }
     }
 
-    /// Returns what a fresh instance is told.
+    /// Returns the observations for a fresh instance.
     pub fn observations(&self, state: &HostState) -> Observations {
         Observations {
             doorbells: self.doorbells.writes(),

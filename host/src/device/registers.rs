@@ -1,4 +1,4 @@
-//! What a VMM reads and writes: the configuration space and the BARs.
+//! Configuration space and the BARs, as a VMM reads and writes them.
 
 use super::inner::DeviceInner;
 use crate::contract::RegisterWrite;
@@ -25,8 +25,8 @@ impl DeviceInner {
         self.mastering_changed(was_master, due);
     }
 
-    /// Sees to what follows from a change of bus mastering, if there was one, and
-    /// delivers what it let through.
+    /// Handles a change of bus mastering, if there was one, and delivers interrupts that it
+    /// releases.
     pub(super) fn mastering_changed(&mut self, was_master: bool, due: Vec<Due>) {
         let state = self.state();
         deliver_interrupts(state, due);
@@ -60,7 +60,7 @@ impl DeviceInner {
         true
     }
 
-    /// Bus mastering is on again: packets may be waiting, and doorbells that rang
+    /// Handles that bus mastering is on again: packets may be waiting, and doorbells that rang
     /// meanwhile.
     pub(super) fn ring_held(&mut self) {
         self.ring_late = false;
@@ -125,8 +125,7 @@ impl DeviceInner {
         self.note_failure();
     }
 
-    /// Writes a BAR. [`settle`](Self::settle) sees to the work that this makes, and
-    /// to a failure.
+    /// Writes a BAR. [`settle`](Self::settle) does the work that results, and handles a failure.
     #[inline]
     pub fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8]) {
         let state = self.state();
@@ -169,8 +168,8 @@ impl DeviceInner {
         }
     }
 
-    /// Writes a register, or holds a doorbell back until the guest has bus mastering
-    /// on. Returns whether the component runs on.
+    /// Writes a register, or defers a doorbell until the guest enables bus mastering. Returns
+    /// whether the component still runs.
     #[inline]
     fn write_register(&mut self, bar: u8, at: u64, width: usize, value: u64) -> bool {
         self.recoverer.doorbells.note(bar, at, width, value);
@@ -186,7 +185,7 @@ impl DeviceInner {
     }
 }
 
-/// Delivers what was held back until now.
+/// Rings the doorbells that were deferred.
 fn deliver_interrupts(state: &HostState, due: Vec<Due>) {
     for Due { vector, message } in due {
         match &state.interrupts {

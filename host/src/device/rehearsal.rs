@@ -1,5 +1,5 @@
-//! Replacing the component in two steps: a rehearsal beside the component that
-//! runs, and the change itself, which the guest waits for.
+//! Replaces the component in two steps: a rehearsal in parallel with the component that runs,
+//! and the replacement itself, during which the guest waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,35 +7,37 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 
 use super::handle::Device;
-use super::report::Swap;
+use super::report::SwapReport;
 use super::swap::{Candidate, Pause, SwapError, SwapOptions};
 use crate::component::Component;
 use crate::contract::{Description, PortConfig};
 use crate::runtime::Limits;
 
-/// A component that has rehearsed to take over: its instance has restored a
-/// state of the device, and its windows are laid. The device continues
-/// meanwhile, whatever happens to it; only another swap is refused.
+/// A component that has rehearsed to take over: its instance has restored a state of the
+/// device, and its windows are mapped. The device continues meanwhile; only another swap is
+/// refused.
 pub struct Rehearsal<'a> {
-    // It goes before another one may come.
+    // It is dropped before another one may begin.
     candidate: Candidate,
     change: SwapAttempt<'a>,
 }
 
 impl Device {
-    /// Replaces the component while the guest continues: it sees a pause.
-    /// Checking and compiling `component` is done before this, or here but
-    /// before the pause, as is the [rehearsal](Self::rehearse).
+    /// Replaces the component while the guest continues, with a short pause. Checking and compiling
+    /// `component` happens before the pause, as does the [rehearsal](Self::rehearse).
     ///
     /// # Errors
     ///
     /// [`SwapError`]; the component that ran continues.
-    pub fn swap(&self, component: &Component, options: SwapOptions) -> Result<Swap, SwapError> {
+    pub fn swap(
+        &self,
+        component: &Component,
+        options: SwapOptions,
+    ) -> Result<SwapReport, SwapError> {
         self.rehearse(component, options)?.swap()
     }
 
-    /// Has a component do ahead what takes long in taking over, while the one
-    /// that runs continues.
+    /// Has a component do the slow part of taking over in advance, while the current one continues.
     ///
     /// # Errors
     ///
@@ -49,12 +51,12 @@ impl Device {
         Rehearsal::new(self, only, component, options, false)
     }
 
-    /// Goes back to the component that ran before the last swap.
+    /// Returns to the component that ran before the last swap.
     ///
     /// # Errors
     ///
     /// [`SwapError`]; the component that ran continues.
-    pub fn rollback(&self) -> Result<Swap, SwapError> {
+    pub fn rollback(&self) -> Result<SwapReport, SwapError> {
         let only = self.shared.swapping.try_lock().ok_or(SwapError::Busy)?;
         let previous = self.shared.own().swaps.previous.clone();
         let previous = previous.ok_or(SwapError::NoPrevious)?;
@@ -65,10 +67,10 @@ impl Device {
     }
 }
 
-/// What every attempt to change the component has in common.
+/// The state that all attempts to replace the component share.
 struct SwapAttempt<'a> {
     device: &'a Device,
-    /// It is the only one.
+    /// The lock that makes it the only one.
     _only: MutexGuard<'a, ()>,
     component: Component,
     running: Arc<Description>,
@@ -110,12 +112,12 @@ impl<'a> Rehearsal<'a> {
         Ok(Self { change, candidate })
     }
 
-    /// Changes the component.
+    /// Replaces the component.
     ///
     /// # Errors
     ///
     /// [`SwapError`]; the component that ran continues.
-    pub fn swap(self) -> Result<Swap, SwapError> {
+    pub fn swap(self) -> Result<SwapReport, SwapError> {
         let Self {
             mut change,
             candidate,
@@ -133,8 +135,8 @@ impl SwapAttempt<'_> {
         Candidate::new(&self.component, &self.running, &self.ports, self.limits)
     }
 
-    /// Has the candidate restore the device's state of now. The device is held
-    /// while it is saved only; its memory stays where it is until the end.
+    /// Has the candidate restore the device's current state. The device is held only while it is
+    /// saved; its memory is not unmapped until the end.
     fn rehearse(&mut self, candidate: &mut Candidate) -> Result<(), SwapError> {
         let shared = &self.device.shared;
         let _rehearsing = shared.rehearsing.lock();
@@ -149,11 +151,10 @@ impl SwapAttempt<'_> {
         rehearsed
     }
 
-    /// Has the candidate take over. None if it was ready and is no longer,
-    /// because guest memory was taken away since, or because it restores a
-    /// state only once; the device continues as it was, and one that has not
-    /// rehearsed may do better.
-    fn make(&mut self, mut candidate: Candidate) -> Result<Option<Swap>, SwapError> {
+    /// Has the candidate take over. Returns None if it was ready and no longer is, because guest
+    /// memory was unmapped since, or because it restores a state only once; the device continues
+    /// unchanged, and a candidate without a rehearsal may succeed.
+    fn make(&mut self, mut candidate: Candidate) -> Result<Option<SwapReport>, SwapError> {
         let rehearsed = candidate.has_rehearsed();
         // On a busy machine this thread has used up its turn by now: better that
         // it loses the processor here than while the guest waits.
@@ -170,7 +171,7 @@ impl SwapAttempt<'_> {
         let replaced = inner.replace(candidate, self.options, self.rollback, &pause);
         self.held = pause.until_now();
         inner.settle();
-        // What is left over is dropped here, while the guest continues.
+        // The previous instance is dropped here, while the guest continues.
         match replaced {
             Ok((swap, _replaced)) => {
                 swap.log();

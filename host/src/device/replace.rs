@@ -1,13 +1,13 @@
-//! Moving a device to another instance.
+//! Moves a device to another instance.
 
 use std::time::Instant;
 
 use super::inner::DeviceInner;
-use super::report::Swap;
+use super::report::SwapReport;
 use super::swap::{Candidate, Pause, Previous, SwapError, SwapOptions, restore, version};
 use crate::runtime::Instance;
 
-/// What a replacement leaves over, to be dropped once others may continue.
+/// The remains of a replacement, to be dropped once other threads may continue.
 pub struct Replaced {
     _instance: Box<Instance>,
     _previous: Option<Previous>,
@@ -15,8 +15,8 @@ pub struct Replaced {
 }
 
 impl DeviceInner {
-    /// Moves the device to the candidate's instance. Returns what has become
-    /// superfluous, for the caller to drop once others may continue.
+    /// Moves the device to the candidate's instance. Returns what is no longer needed, for the
+    /// caller to drop once other threads may continue.
     ///
     /// # Errors
     ///
@@ -27,7 +27,7 @@ impl DeviceInner {
         options: SwapOptions,
         rollback: bool,
         pause: &Pause,
-    ) -> Result<(Swap, Replaced), (SwapError, Box<Instance>)> {
+    ) -> Result<(SwapReport, Replaced), (SwapError, Box<Instance>)> {
         let Candidate {
             component,
             description,
@@ -70,7 +70,7 @@ impl DeviceInner {
             _previous: self.swaps.previous.replace(old),
             _checkpoint: checkpoint,
         };
-        let swap = Swap {
+        let swap = SwapReport {
             from,
             from_digest,
             to,

@@ -1,4 +1,4 @@
-//! What happened to a device, for whoever wants to know.
+//! Events of a device, for subscribers.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ pub enum Event {
     Attached,
     /// The VMM is gone, and the device at power-on.
     Detached,
-    /// The component was replaced, or the one before runs again ([`Swap::rollback`]).
-    Swapped(Swap),
+    /// The component was replaced, or the one before runs again ([`SwapReport::rollback`]).
+    Swapped(SwapReport),
     /// An instance of the component failed.
     Crashed {
         /// Failures so far.
@@ -32,9 +32,9 @@ pub enum Event {
     },
 }
 
-/// A component was replaced.
+/// A replacement of the component.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Swap {
+pub struct SwapReport {
     /// Version of the build that ran.
     pub from: String,
     /// SHA-256 of the component that ran.
@@ -48,11 +48,11 @@ pub struct Swap {
     pub pause: Duration,
     /// Size of the state that was moved, in bytes.
     pub state_bytes: usize,
-    /// Because the new component failed in its probation, or on demand.
+    /// Whether the previous component runs again: its successor failed in its probation, or on demand.
     pub rollback: bool,
 }
 
-impl Swap {
+impl SwapReport {
     /// Returns it as JSON, for `manatee inspect`.
     pub fn to_json(&self) -> Value {
         json!({
@@ -83,15 +83,15 @@ impl Swap {
 /// A failure that was recovered from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// Why the instance before failed, in one line.
+    /// Why the previous instance failed, in one line.
     pub reason: String,
-    /// From the failure until a fresh instance had looked at everything.
+    /// From the failure until a fresh instance had processed every queue.
     pub took: Duration,
     /// Packets from the guest whose fate is unknown.
     pub lost_transmits: u64,
     /// Packets to the guest that were lost.
     pub lost_receives: u64,
-    /// Work queue entries that are passed over, since two instances failed on each.
+    /// Work queue entries that are skipped, since two instances failed on each.
     pub skipped: usize,
     /// Whether the driver was asked to reset the device.
     pub asked_for_reset: bool,

@@ -16,7 +16,7 @@ use crate::runtime::{Failure, HostState, Phase};
 
 const FORMAT: &str = "manatee-device";
 const VERSION: u32 = 1;
-/// Longest state of a device, in bytes: a component's, and what is around it.
+/// The longest state of a device in bytes: a component's, and its envelope.
 const MAX_SIZE: usize = 2 * STATE_BYTES;
 /// The part of configuration space that has registers, in bytes.
 const CONFIG_SIZE: usize = 256;
@@ -25,11 +25,11 @@ const MSIX_ENTRY: usize = 16;
 
 /// Why a device could not continue from a state.
 #[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// It is no such state.
+pub enum SnapshotError {
+    /// It is not a saved state of a device.
     #[error("this is not the saved state of a device: {0}")]
     Malformed(String),
-    /// It is one of a newer version of this library, say.
+    /// It has an unknown version, of a newer library for example.
     #[error("the state has version {0}; this library reads version {VERSION}")]
     Version(u32),
     /// It is the state of a function of another kind.
@@ -43,7 +43,7 @@ pub enum RestoreError {
     /// The device is not at power-on.
     #[error("a state is restored into a device that was just made or reset")]
     InUse,
-    /// The component objects.
+    /// The component refuses the state.
     #[error("the component refuses the state: {0}")]
     Refused(StateRefusal),
     /// The component failed.
@@ -77,7 +77,7 @@ struct Snapshot {
     ports: Option<Vec<PortSettings>>,
 }
 
-/// What a device has set a port to.
+/// A port's settings by the device.
 #[derive(Encode, Decode)]
 #[cbor(map)]
 struct PortSettings {
@@ -130,8 +130,8 @@ impl SteeringState {
 }
 
 impl Snapshot {
-    fn decode(bytes: &[u8]) -> Result<Self, RestoreError> {
-        let malformed = |error: &dyn std::fmt::Display| RestoreError::Malformed(error.to_string());
+    fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let malformed = |error: &dyn std::fmt::Display| SnapshotError::Malformed(error.to_string());
         if bytes.len() > MAX_SIZE {
             return Err(malformed(&format!("it has more than {MAX_SIZE} bytes")));
         }
@@ -144,25 +144,25 @@ impl Snapshot {
             return Err(malformed(&"it is the state of something else"));
         }
         if snapshot.version != VERSION {
-            return Err(RestoreError::Version(snapshot.version));
+            return Err(SnapshotError::Version(snapshot.version));
         }
         Ok(snapshot)
     }
 
-    fn restore_function(&self, state: &mut HostState) -> Result<(), RestoreError> {
+    fn restore_function(&self, state: &mut HostState) -> Result<(), SnapshotError> {
         let mut own = vec![0; CONFIG_SIZE];
         state.function.config_read(0, &mut own);
         let (saved, own) = (identity(&self.config), identity(&own));
         if saved != own {
-            return Err(RestoreError::Identity { saved, own });
+            return Err(SnapshotError::Identity { saved, own });
         }
         let table = MSIX_ENTRY * usize::from(state.function.msix_vectors());
         if self.msix.len() != table {
             let text = "its MSI-X table has another size".to_owned();
-            return Err(RestoreError::Malformed(text));
+            return Err(SnapshotError::Malformed(text));
         }
-        // What is read-only stays as it is; interrupts that were held back
-        // were sent before the state was saved, or come again.
+        // Read-only registers stay as they are; interrupts that were deferred were sent before the
+        // state was saved, or are raised again.
         state.stale = true;
         let _ = state.function.msix_write(0, &self.msix);
         let _ = state.function.config_write(0, &self.config);
@@ -170,18 +170,17 @@ impl Snapshot {
     }
 }
 
-/// Sets a function as it was when a state was saved, and returns the component's own part of
-/// that.
+/// Restores a function from a saved state, and returns the component's own part of it.
 pub(super) fn restore_function(
     state: &mut HostState,
     bytes: &[u8],
-) -> Result<Vec<u8>, RestoreError> {
+) -> Result<Vec<u8>, SnapshotError> {
     let snapshot = Snapshot::decode(bytes)?;
     snapshot.restore_function(state)?;
     Ok(snapshot.component)
 }
 
-/// Returns what the ports are set to.
+/// Returns the ports' settings.
 fn settings(state: &HostState) -> Vec<PortSettings> {
     let ports = (0..).zip(&state.ports);
     let settings = ports.map(|(port, state)| PortSettings {
@@ -192,9 +191,9 @@ fn settings(state: &HostState) -> Vec<PortSettings> {
     settings.collect()
 }
 
-/// Sets ports to what they were.
-fn set(state: &mut HostState, settings: Vec<PortSettings>) -> Result<(), RestoreError> {
-    let malformed = |error: &dyn std::fmt::Display| RestoreError::Malformed(error.to_string());
+/// Restores the ports' settings.
+fn set(state: &mut HostState, settings: Vec<PortSettings>) -> Result<(), SnapshotError> {
+    let malformed = |error: &dyn std::fmt::Display| SnapshotError::Malformed(error.to_string());
     for settings in settings {
         let PortSettings {
             port,
@@ -220,9 +219,9 @@ fn identity(config: &[u8]) -> [u16; 2] {
 }
 
 impl Device {
-    /// Returns the whole state of the device, for [`restore`](Self::restore) in
-    /// another process, say. What is in its ports is not part of it: transmits
-    /// that an endpoint has not finished are lost.
+    /// Returns the whole state of the device, for [`restore`](Self::restore), for example in
+    /// another process. Packets in its ports are not part of it: transmits that an endpoint has
+    /// not completed are lost.
     ///
     /// A VMM that is served over vfio-user has its doorbells answered before they
     /// are carried out: read a register first, to be sure that the last one was.
@@ -241,13 +240,13 @@ impl Device {
         state
     }
 
-    /// Continues where another device was when it was saved. This one was just
-    /// made, with the same ports, and the guest's memory is mapped.
+    /// Continues a saved device. This one was just created, with the same ports, and the guest's
+    /// memory is mapped.
     ///
     /// # Errors
     ///
-    /// [`RestoreError`]; the device is at power-on.
-    pub fn restore(&self, state: &[u8]) -> Result<(), RestoreError> {
+    /// [`SnapshotError`]; the device is at power-on.
+    pub fn restore(&self, state: &[u8]) -> Result<(), SnapshotError> {
         let mut inner = self.shared.own();
         let restored = inner.restore(state);
         inner.settle();
@@ -256,8 +255,8 @@ impl Device {
 }
 
 impl DeviceInner {
-    /// Returns the whole device's state. Packets that the device was not told of yet
-    /// are told first.
+    /// Returns the whole device's state, after reporting to the component the packets that it does
+    /// not know of yet.
     ///
     /// # Errors
     ///
@@ -270,7 +269,7 @@ impl DeviceInner {
         Ok(self.snapshot_of(component))
     }
 
-    /// Returns the whole device's state, of which this is the component's own.
+    /// Returns the whole device's state, with the component's own part given.
     pub(super) fn snapshot_of(&self, component: Vec<u8>) -> Vec<u8> {
         let state = self.state_ref();
         let mut config = vec![0; CONFIG_SIZE];
@@ -298,30 +297,30 @@ impl DeviceInner {
         minicbor::to_vec(&snapshot).unwrap_or_default()
     }
 
-    /// Continues where a saved device was; guest memory is there already.
+    /// Continues a saved device; guest memory is mapped already.
     ///
     /// # Errors
     ///
-    /// [`RestoreError`]; the device is at power-on.
-    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+    /// [`SnapshotError`]; the device is at power-on.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.restore_with(bytes, Self::take_over)
     }
 
-    /// Continues where a saved device was, whose posted buffers and work the caller sees to:
-    /// its component continues as if nothing had happened.
+    /// Continues a saved device whose posted buffers and work the caller restores: its component
+    /// continues as if nothing had happened.
     ///
     /// # Errors
     ///
-    /// [`RestoreError`]; the device is at power-on.
-    pub(super) fn restore_exactly(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+    /// [`SnapshotError`]; the device is at power-on.
+    pub(super) fn restore_exactly(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.restore_with(bytes, Self::take_over_exactly)
     }
 
     fn restore_with(
         &mut self,
         bytes: &[u8],
-        take_over: impl FnOnce(&mut Self, &[u8]) -> Result<(), RestoreError>,
-    ) -> Result<(), RestoreError> {
+        take_over: impl FnOnce(&mut Self, &[u8]) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
         let snapshot = Snapshot::decode(bytes)?;
         self.restore_function(&snapshot)?;
         let state = self.state();
@@ -334,23 +333,23 @@ impl DeviceInner {
         let set = set(state, snapshot.ports.unwrap_or_default());
         let restored = set.and_then(|()| take_over(self, &snapshot.component));
         if restored.is_err() {
-            // What it did not take over is nothing that it could harm.
+            // The component can't use what it did not take over.
             self.state().phase = Phase::Running;
             self.reset();
         }
         restored
     }
 
-    /// Continues where a device was that is down until it is reset.
+    /// Restores a device that is down until it is reset.
     ///
     /// # Errors
     ///
-    /// [`RestoreError`]; the device is at power-on.
+    /// [`SnapshotError`]; the device is at power-on.
     pub(super) fn restore_down(
         &mut self,
         bytes: &[u8],
         failure: Failure,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<(), SnapshotError> {
         let snapshot = Snapshot::decode(bytes)?;
         self.restore_function(&snapshot)?;
         self.down = true;
@@ -359,33 +358,33 @@ impl DeviceInner {
         Ok(())
     }
 
-    fn restore_function(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
+    fn restore_function(&mut self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
         if self.recoverer.checkpoint.is_some() {
-            return Err(RestoreError::InUse);
+            return Err(SnapshotError::InUse);
         }
         snapshot.restore_function(self.state())
     }
 
-    fn take_over_exactly(&mut self, component: &[u8]) -> Result<(), RestoreError> {
+    fn take_over_exactly(&mut self, component: &[u8]) -> Result<(), SnapshotError> {
         let Some(instance) = self.instance() else {
-            return Err(RestoreError::InUse);
+            return Err(SnapshotError::InUse);
         };
         instance
             .restore(component)?
-            .map_err(RestoreError::Refused)?;
+            .map_err(SnapshotError::Refused)?;
         instance.take_over()?;
         self.recoverer.keep(component.to_vec());
         Ok(())
     }
 
-    fn take_over(&mut self, component: &[u8]) -> Result<(), RestoreError> {
+    fn take_over(&mut self, component: &[u8]) -> Result<(), SnapshotError> {
         let seen = self.recoverer.observations(self.state_ref());
         let Some(instance) = self.instance() else {
-            return Err(RestoreError::InUse);
+            return Err(SnapshotError::InUse);
         };
         instance
             .recover(component, &seen)?
-            .map_err(RestoreError::Refused)?;
+            .map_err(SnapshotError::Refused)?;
         instance.take_over()?;
         let more = instance.service()?;
         self.work_left = more;

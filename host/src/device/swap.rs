@@ -1,4 +1,4 @@
-//! Replacing the component of a running device.
+//! Replaces the component of a running device.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use manatee_common::ration::{MAX_LINE, clean};
 /// How a component is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwapOptions {
-    /// If the new component fails this soon, the old one continues.
+    /// The probation: if the new component fails within it, the old one continues.
     pub probation: Duration,
 }
 
@@ -24,14 +24,14 @@ impl Default for SwapOptions {
     }
 }
 
-/// How long the guest has had no device, from now on and at most before.
+/// How long the guest has had no device: the current pause, and the longest before it.
 pub struct Pause {
     begun: Instant,
     before: Duration,
 }
 
 impl Pause {
-    /// Returns a pause that begins now, after one that was so long.
+    /// Begins a pause, with the longest one before it.
     pub fn after(before: Duration) -> Self {
         Self {
             begun: Instant::now(),
@@ -39,19 +39,19 @@ impl Pause {
         }
     }
 
-    /// Returns the longer of both.
+    /// Returns the longer of the two.
     pub fn until_now(&self) -> Duration {
         self.before.max(self.begun.elapsed())
     }
 }
 
-/// Why a component was not replaced. The device continues as it was.
+/// Why a component was not replaced. The device continues unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum SwapError {
     /// The candidate can't be used at all.
     #[error(transparent)]
     Component(#[from] ComponentError),
-    /// It is another device for the guest.
+    /// The guest would see a difference.
     #[error(
         "{name} is another device: its {what} differs ({running} runs, {candidate} is offered)"
     )]
@@ -76,7 +76,7 @@ pub enum SwapError {
         /// The format that the running component writes.
         writes: Option<u32>,
     },
-    /// It could not be rolled back.
+    /// The old component could not read the new one's state, so a rollback would fail.
     #[error(
         "the running device does not read the states that {0} writes, so it could not continue if \
          that fails; swap without a probation (--probation 0) if you mean it"
@@ -85,22 +85,22 @@ pub enum SwapError {
     /// It failed while it was set up.
     #[error("{0} can't take over: {1}")]
     Failed(String, Failure),
-    /// It objects to the ports.
+    /// It refuses the ports.
     #[error("{0} refuses the device's ports: {1:?}")]
     Refused(String, ConfigureError),
-    /// It objects to the state.
+    /// It refuses the state.
     #[error("{0} refuses the device's state: {1}")]
     State(String, StateRefusal),
-    /// The running component failed when its state was taken.
+    /// The running component failed while its state was saved.
     #[error("the running device could not be saved: {0}")]
     Save(Failure),
     /// The running component has failed already.
     #[error("the device is down; reset it first: {0}")]
     Down(Failure),
-    /// Another swap is going on.
+    /// Another swap is in progress.
     #[error("another swap is under way; wait for it")]
     Busy,
-    /// There is nothing to go back to.
+    /// There is no component to return to.
     #[error("no component ran here before this one")]
     NoPrevious,
 }
@@ -163,7 +163,7 @@ impl Candidate {
         Ok(())
     }
 
-    /// Returns whether it did.
+    /// Returns whether it has restored one.
     pub fn has_rehearsed(&self) -> bool {
         self.rehearsed
     }
@@ -238,7 +238,7 @@ fn check_identity(
     Ok(())
 }
 
-/// A component that ran before, and until when a failure brings it back.
+/// A previous component, and the end of the time in which a failure brings it back.
 #[derive(Clone, Debug)]
 pub struct Previous {
     pub component: Component,
@@ -246,15 +246,15 @@ pub struct Previous {
     pub until: Option<Instant>,
 }
 
-/// What a device can go back to.
+/// The components that a device can return to.
 #[derive(Debug, Default)]
 pub struct Swaps {
     pub previous: Option<Previous>,
 }
 
 impl Swaps {
-    /// Returns the component to go back to after a failure now, if the one that runs
-    /// is in its probation. It is taken: there is one way back.
+    /// Returns the component to return to after a failure now, if the current one is in its
+    /// probation. It is removed: a rollback can't be repeated.
     pub fn take_probation(&mut self) -> Option<Previous> {
         let in_time =
             |previous: &Previous| previous.until.is_some_and(|until| Instant::now() < until);

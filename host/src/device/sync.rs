@@ -1,4 +1,4 @@
-//! What [`wakes`](super::wakes) is made of; a model of it brings other parts.
+//! The primitives of [`wakes`](super::wakes); its model replaces them.
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::compiler_fence;

@@ -1,9 +1,9 @@
-//! What can be known of a device while somebody else has it.
+//! What is known of a device without its lock.
 //!
-//! Numbers are written where they change ([`Gauges`]). All else is shown again by whoever gives
-//! the device up after it has changed ([`Telemetry::show`]), under a lock of its own that nobody
-//! holds for longer than it takes to copy it. So a reader never waits for the device, and the
-//! device never for a reader's formatting.
+//! Counters are written where they change ([`Gauges`]). The rest is published by the owner that
+//! gives the device up after a change ([`Telemetry::show`]), under a lock that is only held for
+//! a copy. So a reader never waits for the device, and the device never for a reader's
+//! formatting.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use super::report::{Event, Recovery, Swap};
+use super::report::{Event, Recovery, SwapReport};
 use crate::endpoint::{Counters, Policy, Steering};
 use crate::memory::RegionInfo;
 use crate::pci::Function;
@@ -26,11 +26,11 @@ const MAX_SWAPS: usize = 1024;
 /// Recoveries that are remembered.
 const MAX_RECOVERIES: usize = 256;
 
-/// Who is notified of events. It is called with the device locked, so it neither waits nor calls
-/// the device.
+/// The subscriber to events. It is called with the device locked, so it must neither wait nor
+/// call the device.
 pub type Listener = Box<dyn Fn(&Event) + Send + Sync>;
 
-/// What can be known of a device while somebody else has it.
+/// What is known of a device without its lock.
 pub struct Telemetry {
     begun: Instant,
     gauges: Arc<Gauges>,
@@ -40,20 +40,20 @@ pub struct Telemetry {
     listener: Option<Listener>,
 }
 
-/// What changes now and then, as it was when the device was given up last.
+/// The rarely changing part, as of when the device was given up last.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// What runs.
+    /// The component that runs.
     pub component: Arc<ComponentView>,
     /// The PCI function.
     pub function: Function,
     /// The number of regions of guest memory.
     pub region_count: usize,
-    /// The first of them.
+    /// The first of the regions.
     pub regions: Vec<RegionInfo>,
     /// Bytes of linear memory, windows, and the mappings they are made of.
     pub linear_memory: Option<(usize, usize, usize)>,
-    /// What it may use.
+    /// Its resource limits.
     pub limits: Limits,
     /// Whether it runs.
     pub condition: Condition,
@@ -63,9 +63,9 @@ pub struct View {
     pub failures: u64,
     /// Instances that restarted.
     pub restarts: u64,
-    /// Size of the last checkpoint.
+    /// The size of the last checkpoint.
     pub checkpoint_bytes: Option<usize>,
-    /// Version and digest of what a rollback goes to.
+    /// Version and digest of the component that a rollback returns to.
     pub previous: Option<(String, String)>,
 }
 
@@ -76,7 +76,7 @@ pub struct ComponentView {
     pub source: String,
     /// SHA-256 of its bytes.
     pub sha256: String,
-    /// What it calls itself.
+    /// Its name by its own description.
     pub name: String,
     /// The version of its build.
     pub version: String,
@@ -90,7 +90,7 @@ pub enum Condition {
     /// It does.
     #[default]
     Running,
-    /// A fresh instance is about to continue.
+    /// Failed; a fresh instance is about to continue.
     Recovering,
     /// It is down until it is reset.
     Down,
@@ -107,14 +107,14 @@ impl Condition {
     }
 }
 
-/// What happened so far.
+/// The device's history.
 #[derive(Clone, Debug, Default)]
 struct History {
     swap_count: u64,
     rollback_count: u64,
     last_pause: Duration,
     longest_pause: Duration,
-    swaps: VecDeque<Swap>,
+    swaps: VecDeque<SwapReport>,
     recovery_count: u64,
     recoveries: VecDeque<Recovery>,
     hand_over_count: u64,
@@ -122,12 +122,12 @@ struct History {
     longest_hand_over: Duration,
 }
 
-/// What happened to a device in this process and in those before.
+/// The history of a device in this process and its predecessors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Past {
     /// Replacements of the component.
     pub swaps: u64,
-    /// Those of them that went back.
+    /// The rollbacks among them.
     pub rollbacks: u64,
     /// The longest pause of them.
     pub longest_pause: Duration,
@@ -139,17 +139,17 @@ pub struct Past {
     pub restarts: u64,
     /// Processes that handed it over.
     pub hand_overs: u64,
-    /// The time for which it stood still in the last hand-over.
+    /// The length of the pause of the last hand-over.
     pub hand_over_pause: Duration,
     /// The longest of these pauses.
     pub longest_hand_over: Duration,
 }
 
-/// What a device did so far.
+/// The counters of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// How long it exists.
+    /// How long it has existed.
     pub uptime: Duration,
     /// Whether a VMM is attached by vfio-user.
     pub attached: bool,
@@ -159,9 +159,9 @@ pub struct Totals {
     pub component_version: String,
     /// The SHA-256 of the component that runs.
     pub component_sha256: String,
-    /// Replacements of the component, those that went back included.
+    /// Replacements of the component, rollbacks included.
     pub swaps: u64,
-    /// Those of them that went back.
+    /// The rollbacks among them.
     pub rollbacks: u64,
     /// Instances that failed.
     pub failures: u64,
@@ -171,7 +171,7 @@ pub struct Totals {
     pub restarts: u64,
     /// Processes that handed the device over to the next.
     pub hand_overs: u64,
-    /// The time for which it stood still in the last hand-over.
+    /// The length of the pause of the last hand-over.
     pub last_hand_over: Duration,
     /// The longest of these pauses.
     pub longest_hand_over: Duration,
@@ -181,11 +181,11 @@ pub struct Totals {
     pub longest_pause: Duration,
     /// Calls into the component.
     pub calls: u64,
-    /// Calls that took longer than they may, and ended the instance.
+    /// Calls that exceeded their deadline, which ended the instance.
     pub deadlines_missed: u64,
     /// Interrupts that it raised.
     pub interrupts_raised: u64,
-    /// Lines of the component's that were not logged.
+    /// Log lines of the component that were dropped.
     pub log_lines_dropped: u64,
     /// Bytes of the component's linear memory.
     pub linear_memory_bytes: u64,
@@ -193,17 +193,17 @@ pub struct Totals {
     pub ports: Vec<PortTotals>,
 }
 
-/// What a port did so far.
+/// The counters of a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PortTotals {
-    /// What its endpoint is.
+    /// A description of its endpoint.
     pub endpoint: String,
     /// Whether the guest has a link.
     pub link_up: bool,
     /// Buffers that the guest has posted.
     pub posted_buffers: u64,
-    /// What its endpoint did.
+    /// The counters of its endpoint.
     pub counters: Counters,
     /// Its rate limit in Mbit/s, if it has one: the lower of the following two.
     pub rate_mbps: Option<u32>,
@@ -231,13 +231,13 @@ impl Telemetry {
         self.view.lock().component.clone()
     }
 
-    /// Shows how the device is now.
+    /// Publishes the device's current state.
     pub fn show(&self, view: View) {
-        // What it was is dropped when others may look again.
+        // The old state is dropped after the lock is released.
         let _former = std::mem::replace(&mut *self.view.lock(), view);
     }
 
-    /// Tells who listens.
+    /// Notifies the subscriber.
     pub fn tell(&self, event: &Event) {
         if let Some(listener) = &self.listener {
             listener(event);
@@ -259,7 +259,7 @@ impl Telemetry {
     }
 
     /// Notes a replacement.
-    pub fn swapped(&self, swap: &Swap) {
+    pub fn swapped(&self, swap: &SwapReport) {
         let mut history = self.history.lock();
         history.swap_count += 1;
         history.rollback_count += u64::from(swap.rollback);
@@ -270,7 +270,7 @@ impl Telemetry {
         self.tell(&Event::Swapped(swap.clone()));
     }
 
-    /// Returns what happened so far, as far as it is known here.
+    /// Returns the history, as far as it is known here.
     pub fn past(&self) -> Past {
         let history = self.history.lock();
         Past {
@@ -286,7 +286,7 @@ impl Telemetry {
         }
     }
 
-    /// Continues with what happened before.
+    /// Continues an earlier history.
     pub fn continue_from(&self, past: Past) {
         let mut history = self.history.lock();
         history.swap_count = past.swaps;
@@ -298,7 +298,7 @@ impl Telemetry {
         history.longest_hand_over = past.longest_hand_over;
     }
 
-    /// Notes that the device was taken over from another process, and how long it stood still.
+    /// Records that the device was taken over from another process, and for how long it was paused.
     pub fn handed_over(&self, pause: Duration) {
         let mut history = self.history.lock();
         history.hand_over_count = history.hand_over_count.saturating_add(1);
@@ -315,7 +315,7 @@ impl Telemetry {
         self.tell(&Event::Recovered(recovery));
     }
 
-    /// Returns what the device did so far.
+    /// Returns the device's counters.
     pub fn totals(&self) -> Totals {
         let view = self.view.lock();
         let (component, condition) = (view.component.clone(), view.condition);
@@ -391,7 +391,7 @@ impl Telemetry {
             "recoveries": history.recoveries.iter().map(Recovery::to_json).collect::<Vec<_>>(),
             "checkpoint_bytes": view.checkpoint_bytes,
             "swap_count": history.swap_count,
-            "swaps": history.swaps.iter().map(Swap::to_json).collect::<Vec<_>>(),
+            "swaps": history.swaps.iter().map(SwapReport::to_json).collect::<Vec<_>>(),
             "hand_over_count": history.hand_over_count,
             "hand_over_pause_us": history.hand_over_pause.as_micros() as u64,
             "longest_hand_over_us": history.longest_hand_over.as_micros() as u64,
@@ -499,7 +499,7 @@ fn inspect_policy(policy: &Policy) -> Value {
     })
 }
 
-/// Shows what packets are steered by; the key is the guest's own affair.
+/// Shows how packets are steered; the key stays secret.
 fn inspect_steering(steering: &Steering) -> Value {
     let names = steering.hash_types.iter_names();
     let names: Vec<String> = names.map(|(name, _)| name.to_lowercase()).collect();

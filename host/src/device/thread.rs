@@ -1,4 +1,4 @@
-//! The thread of a device: it waits for packets, and for work that was left.
+//! The thread of a device: it waits for packets, and for remaining work.
 
 use std::any::Any;
 use std::io;
@@ -16,11 +16,11 @@ use super::poller::KICK;
 use crate::runtime::Failure;
 use manatee_common::ration::{MAX_LINE, clean};
 
-/// When to look again at a device that somebody else owns.
+/// The interval for checking a device that another thread owns.
 const SOON: Duration = Duration::from_millis(1);
 
-/// How long guest memory may be gone until the device is told: long enough for a
-/// VMM that changes its memory map.
+/// How long guest memory may be unmapped before the device is notified: long enough for a VMM
+/// that changes its memory map.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Starts the thread; it ends with the device.
@@ -35,7 +35,7 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
 
 fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
     let mut events = Vec::with_capacity(64);
-    // When guest memory is not waited for any longer, and when packets are due.
+    // When the wait for guest memory ends, and when delayed packets are due.
     let (mut give_up, mut due) = (None, None);
     loop {
         events.clear();
@@ -60,8 +60,7 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
                 queue => shared.wakes.add(queue as usize),
             }
         }
-        // Nothing that is half done is looked at again: what remains of the device reads as
-        // ones and says why.
+        // A half-updated device is not used again: it reads as ones and reports why.
         let in_time = !events.is_empty() || give_up.is_none_or(|at| Instant::now() < at);
         let look = AssertUnwindSafe(|| shared.look(in_time));
         if let Err(panic) = catch_unwind(look) {
@@ -71,7 +70,7 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
             return;
         }
         let (absent, known) = shared.waits();
-        // Who makes packets wait that did not says so.
+        // Whoever delays packets when none were delayed wakes this thread.
         due = known.unwrap_or_else(|| due.map(|_| Instant::now() + SOON));
         let again = give_up.filter(|_| events.is_empty());
         give_up = absent.then(|| again.unwrap_or_else(|| Instant::now() + PATIENCE));

@@ -1,4 +1,4 @@
-//! What a VMM does with a device besides passing a guest's accesses on.
+//! A VMM's control of a device, apart from forwarding a guest's accesses.
 
 use super::handle::{Device, Shared};
 use super::inner::DeviceInner;
@@ -10,7 +10,7 @@ const MEMORY_SPACE: u8 = 1 << 1;
 const BUS_MASTER: u8 = 1 << 2;
 
 impl Device {
-    /// Returns where the MSI-X table and the pending bits lie.
+    /// Returns the location of the MSI-X table and the pending bits.
     pub fn msix_layout(&self) -> MsixLayout {
         self.shared.own().state_ref().function.msix_layout()
     }
@@ -40,17 +40,17 @@ impl Device {
         inner.settle();
     }
 
-    /// Pauses the device: from when this returns until [`resume`](Self::resume), it neither
-    /// reads nor writes guest memory, raises no interrupt, and takes and gives no
-    /// packets, which wait where they are. Pausing a paused device changes nothing.
+    /// Pauses the device: from when this returns until [`resume`](Self::resume), it neither reads
+    /// nor writes guest memory, raises no interrupt, and exchanges no packets, which wait in the
+    /// guest and the endpoint. Pausing a paused device has no effect.
     ///
-    /// A VMM that pauses its processors before has an idle device. Doorbells that ring all
-    /// the same are kept, and ring when the device is resumed; other registers can be
-    /// read and written, and a request to the device that needs guest memory fails.
-    /// [`save`](Self::save) and [`swap`](Self::swap) work as ever. A reset does not resume.
+    /// A VMM that pauses its virtual CPUs first has an idle device. Doorbells that still ring are
+    /// kept, and ring when the device is resumed; other registers can be read and written, and a
+    /// request to the device that needs guest memory fails. [`save`](Self::save) and
+    /// [`swap`](Self::swap) work as usual. A reset does not resume.
     pub fn pause(&self) {
         self.run(|inner| {
-            // What endpoints have finished is told now, while guest memory is in reach.
+            // Report completed packets now, while guest memory is in reach.
             inner.deliver_all();
             inner.set_paused(true);
         });
@@ -66,10 +66,9 @@ impl Device {
         self.shared.own().state_ref().function.is_paused()
     }
 
-    /// Writes a BAR as [`bar_write`](Self::bar_write) does, and has the device's own thread
-    /// do the work if it is a doorbell: for a processor of the guest that is not to
-    /// wait. Doorbells of one queue that ring before the thread comes are one; what is
-    /// no doorbell is written here and now.
+    /// Writes a BAR as [`bar_write`](Self::bar_write) does, but leaves the work to the device's own
+    /// thread if it is a doorbell, so that a virtual CPU does not wait. Doorbells of one queue that
+    /// ring before the thread runs are merged; other registers are written at once.
     pub fn bar_write_later(&self, bar: u8, offset: u64, data: &[u8]) {
         let mut inner = self.shared.own();
         if inner.hold_doorbell(bar, offset, data) {
@@ -81,9 +80,9 @@ impl Device {
         }
     }
 
-    /// Has the device look for packets at a queue of a port, for an endpoint whose
-    /// readiness no descriptor shows. What does not exist is ignored. May be called from
-    /// anywhere, also from inside of an endpoint.
+    /// Has the device check a queue of a port for packets, for an endpoint without a descriptor
+    /// that shows its readiness. A queue that does not exist is ignored. May be called from
+    /// anywhere, also from inside an endpoint.
     pub fn wake(&self, port: usize, queue: usize) {
         let Shared { queues, wakes, .. } = &*self.shared;
         if queues.get(port).is_some_and(|count| queue < *count) {

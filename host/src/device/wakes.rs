@@ -1,15 +1,14 @@
-//! The hand-over of a device between its owner and whoever was woken for it.
+//! Hands a device over between its owner and the threads that are woken for it.
 //!
 //! Nothing here knows what is owned: `guest-tests/models` runs this very file under a
 //! model checker, which tries every order of its steps.
 
 use super::sync::{AtomicBool, Ordering, after_unlock, fence};
 
-/// How often an owner looks at what came meanwhile, until it is for the device's
-/// thread.
+/// How often an owner checks for new wakes before it leaves them to the device's thread.
 const ROUNDS: usize = 2;
 
-/// What woke the device's thread and nobody has looked at yet.
+/// Wakes of the device's thread that nobody has handled yet.
 #[derive(Debug)]
 pub struct PendingWakes {
     any: AtomicBool,
@@ -32,8 +31,8 @@ impl PendingWakes {
         }
     }
 
-    /// Says that somebody is to look, at the queues that were added too. To be followed
-    /// by an attempt to become the owner.
+    /// Requests a check, including of the queues that were added. Must be followed by an attempt to
+    /// become the owner.
     pub fn announce(&self) {
         self.any.store(true, Ordering::Release);
         // Whoever holds the lock looks after giving it up, and we try for it after
@@ -41,21 +40,20 @@ impl PendingWakes {
         fence(Ordering::SeqCst);
     }
 
-    /// Returns whether somebody is to look; to be asked right after the lock was given
-    /// up.
+    /// Returns whether a check is requested; to be called right after the lock was released.
     #[inline]
     pub fn wait(&self) -> bool {
         after_unlock();
         self.any.load(Ordering::Acquire)
     }
 
-    /// Returns whether somebody is to look, without an order to anything else.
+    /// Returns whether a check is requested, without ordering other accesses.
     #[cfg(test)]
     pub fn is_announced(&self) -> bool {
         self.any.load(Ordering::SeqCst)
     }
 
-    /// Hands over what came, queue by queue. Only the owner does this.
+    /// Takes the wakes, queue by queue. Only the owner calls this.
     #[inline]
     pub fn take(&self, mut wake_queue: impl FnMut(usize)) {
         if !self.any.load(Ordering::Relaxed) || !self.any.swap(false, Ordering::AcqRel) {
@@ -68,10 +66,10 @@ impl PendingWakes {
         }
     }
 
-    /// Runs what is owned, and gives it up by dropping `owned`. `run` takes what came
-    /// and returns whether more work is left than is for this owner. What came too late
-    /// is seen to here, by somebody else who owns it by then, or by the device's own
-    /// thread, which `kick` wakes.
+    /// Runs the device, and gives it up by dropping `owned`. `run` takes the wakes and returns
+    /// whether more work is left than this owner should do. Wakes that come too late are handled
+    /// here, by another thread that owns it by then, or by the device's own thread, which `kick`
+    /// wakes.
     #[inline]
     pub fn settle<G>(
         &self,
@@ -93,14 +91,14 @@ impl PendingWakes {
             }
             match try_again() {
                 Some(again) => owned = again,
-                // Whoever holds it looks.
+                // The holder of the lock checks.
                 None => return,
             }
         }
     }
 
-    /// Gives up what is owned without running it; what came, or is left, is for the
-    /// device's own thread.
+    /// Gives the device up without running it; wakes and remaining work are for the device's own
+    /// thread.
     #[inline]
     pub fn leave<G>(&self, owned: G, more: bool, kick: impl FnOnce()) {
         drop(owned);

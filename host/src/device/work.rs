@@ -6,7 +6,7 @@ use super::inner::{DeviceInner, InstanceState};
 use crate::endpoint::Completions;
 use crate::runtime::{Failure, HostState, Instance, PortState};
 
-/// Rounds of work until somebody else gets a turn.
+/// Rounds of work before another thread gets a turn.
 const ROUNDS: usize = 8;
 
 impl DeviceInner {
@@ -20,8 +20,8 @@ impl DeviceInner {
             && (self.work_left || self.ring_late || state.ports.iter().any(PortState::has_work))
     }
 
-    /// Moves packets and completions until there is nothing left to do, or
-    /// others should get a turn. True if work is left.
+    /// Moves packets and completions until there is nothing left to do, or another thread should get
+    /// a turn. Returns true if work is left.
     #[must_use]
     #[inline]
     pub fn settle(&mut self) -> bool {
@@ -51,7 +51,7 @@ impl DeviceInner {
         self.recovering || self.instance().is_some()
     }
 
-    /// Returns when packets that wait for their port's rate may leave, if any may at all.
+    /// Returns when packets that are delayed by their port's rate may be sent, if there are any.
     pub fn due(&self) -> Option<Instant> {
         let state = self.state_ref();
         let continues = self.failure().is_none() && !state.is_waiting();
@@ -64,7 +64,7 @@ impl DeviceInner {
         ports.fold(false, |any, port| any | port.take_alarm())
     }
 
-    /// Tells the device of everything that endpoints have finished.
+    /// Reports to the device everything that endpoints have completed.
     pub(super) fn deliver_all(&mut self) {
         for index in 0..self.state_ref().ports.len() {
             for queue in self.state_ref().ports[index].finished() {
@@ -78,7 +78,7 @@ impl DeviceInner {
         }
     }
 
-    /// Returns whether others should get a turn, because the component had its time.
+    /// Returns whether another thread should get a turn, because the component had its time.
     fn is_over(&self) -> bool {
         match &self.life {
             InstanceState::Running(instance) => instance.has_overstayed(),
@@ -128,15 +128,14 @@ impl DeviceInner {
     }
 }
 
-/// Lets a queue write waiting packets to posted buffers. True if there may be
-/// more.
+/// Lets a queue write waiting packets to posted buffers. Returns true if there may be more.
 #[inline]
 fn receive(state: &mut HostState, port: usize, queue: u16) -> bool {
     let HostState { ports, memory, .. } = state;
     ports[port].receive(queue, memory)
 }
 
-/// Tells the device what a queue finished. None if that is nothing.
+/// Reports to the device what a queue completed. Returns None if that is nothing.
 fn deliver(instance: &mut Instance, port: usize, queue: u16) -> Result<Option<bool>, Failure> {
     let mut done = instance.state().ports[port].take_done(queue);
     let told = tell(instance, port as u32, queue, &done);
@@ -145,7 +144,7 @@ fn deliver(instance: &mut Instance, port: usize, queue: u16) -> Result<Option<bo
         done.transmitted.clear();
         done.received.clear();
     }
-    // If it failed, what it was to be told is counted as lost there.
+    // If the component failed, these completions are counted as lost there.
     instance.state().ports[port].give_back_done(queue, done);
     told
 }

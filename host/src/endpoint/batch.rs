@@ -3,7 +3,7 @@
 use super::packet::TxPacket;
 use crate::memory::Segment;
 
-/// Packets to transmit: their segments lie in `segments` in the same order.
+/// Packets to transmit; their segments are in `segments` in the same order.
 #[derive(Clone, Copy, Debug)]
 pub struct TxBatch<'a> {
     packets: &'a [TxPacket],
@@ -45,7 +45,7 @@ impl<'a> TxBatch<'a> {
         })
     }
 
-    /// Returns the first so many packets, or all, and those behind them.
+    /// Splits off the first `count` packets, or all.
     pub fn split_at(self, count: usize) -> (Self, Self) {
         let (packets, later) = self.packets.split_at(count.min(self.packets.len()));
         let used = packets.iter().map(|p| usize::from(p.segments)).sum();

@@ -4,17 +4,16 @@ use etherparse::checksum::Sum16BitWords;
 
 use super::headers::{IpVersion, Transport};
 
-/// Returns the sum of the pseudo header (RFC 9293, 3.1; RFC 768; RFC 8200, 8.1) of the
-/// packet whose IP header is given and whose transport part is `length` bytes
-/// long, as it goes into the checksum field for the sum to be completed:
-/// folded, not complemented, in the bytes' order.
+/// Returns the folded, uncomplemented sum of the pseudo header (RFC 9293, 3.1; RFC 768; RFC 8200,
+/// 8.1) of a packet with this IP header and `length` bytes of transport header and payload, for
+/// its checksum field: the receiver of the packet completes it.
 pub fn pseudo_header(
     version: IpVersion,
     ip_header: &[u8],
     transport: Transport,
     length: u16,
 ) -> [u8; 2] {
-    // Source and destination lie side by side.
+    // Source and destination are adjacent.
     let addresses = match version {
         IpVersion::V4 => &ip_header[12..20],
         IpVersion::V6 => &ip_header[8..40],
@@ -34,7 +33,7 @@ pub fn ipv4_header(header: &[u8]) -> [u8; 2] {
     sum.ones_complement().to_ne_bytes()
 }
 
-/// Returns whether bytes that hold their own checksum are right.
+/// Returns whether the checksum that the bytes contain is right.
 pub fn is_good(bytes: &[u8]) -> bool {
     Sum16BitWords::new().add_slice(bytes).ones_complement() == 0
 }

@@ -1,7 +1,7 @@
-//! What an endpoint did, for people.
+//! The counters of an endpoint, for people.
 //!
-//! Counters are a row of numbers, with a name each: whatever does the same to all of them
-//! works on the [row](Counters::words).
+//! The counters form an array of numbers, each with a name: operations on all of them use
+//! the [array](Counters::words).
 
 use serde::Serialize;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -9,17 +9,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::packet::TxStatus;
 use super::policy::RefusedCounters;
 
-/// What an endpoint did since it was opened.
+/// The counters of an endpoint since it was opened.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, Serialize, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 #[repr(C)]
 pub struct Counters {
-    /// From the guest.
+    /// Packets from the guest.
     pub transmit: TxCounters,
-    /// To the guest.
+    /// Packets to the guest.
     pub receive: RxCounters,
-    /// Neither sent nor received, as its policy says.
+    /// Packets that its policy refused.
     pub refused: RefusedCounters,
 }
 
@@ -31,15 +31,15 @@ pub struct Counters {
 pub struct TxCounters {
     /// Packets that were sent.
     pub packets: u64,
-    /// Their bytes, as the guest handed them over.
+    /// Their bytes, as passed by the guest.
     pub bytes: u64,
-    /// Sent packets that had a checksum left to do.
+    /// Sent packets whose checksum was offloaded.
     pub checksum_offloads: u64,
-    /// Sent packets that are cut into segments behind us.
+    /// Sent packets that the other side segments.
     pub segmentation_offloads: u64,
-    /// Sent packets that got a tag.
+    /// Sent packets into which a tag was inserted.
     pub tags_inserted: u64,
-    /// Dropped: the other side takes no more at the moment.
+    /// Dropped: the other side accepts no more at the moment.
     pub dropped_busy: u64,
     /// Dropped: the other side is down or gone.
     pub dropped_down: u64,
@@ -69,31 +69,31 @@ pub struct RxCounters {
     pub truncated: u64,
     /// Buffers that were not in guest memory.
     pub memory_faults: u64,
-    /// Packets that were read from the other side and found no room.
+    /// Packets that were read from the other side and found no posted buffer.
     pub dropped: u64,
     /// Failed reads from the other side.
     pub errors: u64,
 }
 
 impl Counters {
-    /// The number of them.
+    /// The number of counters.
     pub(crate) const WORDS: usize = TxCounters::WORDS + RxCounters::WORDS + RefusedCounters::WORDS;
-    /// Nothing was done yet.
+    /// All zeros.
     pub(crate) const ZERO: Self = zerocopy::transmute!([0_u64; Self::WORDS]);
 
-    /// Returns them in a row, what was sent first. Saved states have such rows: what is added comes
-    /// last.
+    /// Returns them as an array, transmit counters first. Saved states contain it: new counters are
+    /// appended.
     #[inline]
     pub(crate) fn words(&self) -> &[u64; Self::WORDS] {
         zerocopy::transmute_ref!(self)
     }
 
-    /// Returns the counters that are such a row.
+    /// Returns the counters of such an array.
     pub(crate) fn from_words(words: [u64; Self::WORDS]) -> Self {
         zerocopy::transmute!(words)
     }
 
-    /// Adds what another queue of the endpoint did.
+    /// Adds the counters of another queue of the endpoint.
     pub fn add(&mut self, other: &Self) {
         let mut sum = *self.words();
         let both = sum.iter_mut().zip(other.words());
@@ -103,7 +103,7 @@ impl Counters {
 }
 
 impl TxCounters {
-    /// The number of them.
+    /// The number of counters.
     const WORDS: usize = 11;
 
     /// Returns how many packets were dropped, for whatever reason.
@@ -111,8 +111,8 @@ impl TxCounters {
         self.dropped_busy + self.dropped_down + self.dropped_error
     }
 
-    /// Counts a packet of `length` bytes that was sent or refused. Drops have
-    /// reasons of their own, which whoever dropped it counts.
+    /// Counts a packet of `length` bytes that was sent or refused. A drop is counted by its reason,
+    /// where it happens.
     pub fn count(&mut self, status: TxStatus, length: u64) {
         match status {
             TxStatus::Sent => {
@@ -128,7 +128,7 @@ impl TxCounters {
 }
 
 impl RxCounters {
-    /// The number of them.
+    /// The number of counters.
     const WORDS: usize = 7;
 
     /// Counts a packet of `length` bytes that was written to a buffer.

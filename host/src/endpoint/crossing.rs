@@ -1,8 +1,8 @@
-//! What the queues of an endpoint share: how packets are steered, and those that
-//! are on their way from the queue that they came on to the one that they go to.
+//! The part that the queues of an endpoint share: the steering, and packets on their way from
+//! the queue where they arrived to the one they are steered to.
 //!
-//! A packet is passed on by copy, to a backlog of the other queue. Queues that run on
-//! different threads meet nowhere else.
+//! A packet is forwarded by copy, to a backlog of the other queue. Queues that run on different
+//! threads share nothing else.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::memory::Span;
 
 /// The most packets that wait for a queue.
 const MAX_PACKETS: usize = 256;
-/// With so many bytes, no more come.
+/// The number of bytes from which on no more packets are queued.
 const MAX_BYTES: usize = 512 << 10;
-/// Packets whose memory is kept for others.
+/// Buffers that are kept for further packets.
 const SPARE: usize = 64;
-/// Bytes of a packet whose memory is worth keeping.
+/// The largest buffer that is kept.
 const USUAL_BYTES: usize = 2048;
 
-/// What the queues of an endpoint share.
+/// The state that the queues of an endpoint share.
 #[derive(Debug)]
 struct Crossing {
     /// Counts changes of the steering, so that queues notice.
@@ -37,10 +37,10 @@ struct Crossing {
     backlogs: Box<[Backlog]>,
 }
 
-/// Packets that wait for a queue and did not come on it.
+/// Packets for a queue that arrived on another.
 #[derive(Debug, Default)]
 struct Backlog {
-    /// How many there are, to be read without the lock.
+    /// Their number, readable without the lock.
     count: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
@@ -49,36 +49,36 @@ struct Backlog {
 struct Waiting {
     packets: VecDeque<Parked>,
     bytes: usize,
-    /// Memory of packets that are gone.
+    /// Buffers of packets that were delivered.
     spare: Vec<Vec<u8>>,
-    /// Queues that have a packet for which there was no room.
+    /// Queues with a packet for which there was no room.
     blocked: QueueSet,
 }
 
-/// A packet as the guest is to have it.
+/// A packet as it is delivered to the guest.
 #[derive(Debug)]
 struct Parked {
     bytes: Vec<u8>,
     about: About,
 }
 
-/// What is known of a packet.
+/// The metadata of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Its flags, the hash's included.
     pub flags: RxFlags,
-    /// What a tag that was taken out said.
+    /// The tag control information of a tag that was removed.
     pub vlan_tci: u16,
     /// The hash.
     pub hash: u32,
 }
 
-/// A queue's way to the others of its endpoint.
+/// A queue's connection to the others of its endpoint.
 #[derive(Debug)]
 pub struct Route {
     crossing: Arc<Crossing>,
     own: u16,
-    /// The number of the change that `rss` is of.
+    /// The number of the change that `rss` stems from.
     seen: u64,
     rss: Option<Arc<Rss>>,
     only: bool,
@@ -89,7 +89,7 @@ pub struct Route {
 pub struct Switch(Arc<Crossing>);
 
 impl Switch {
-    /// Connects so many queues, all of whose packets go to the queue 0.
+    /// Connects `count` queues; all packets are steered to queue 0.
     pub fn new(queues: u16) -> (Self, Vec<Route>) {
         let crossing = Arc::new(Crossing {
             changes: AtomicU64::new(0),
@@ -123,7 +123,7 @@ impl Default for Route {
 }
 
 impl Route {
-    /// Looks whether packets are steered in another way by now.
+    /// Checks whether the steering has changed.
     #[inline]
     pub fn refresh(&mut self) {
         let changes = self.crossing.changes.load(Ordering::Acquire);
@@ -134,7 +134,7 @@ impl Route {
         }
     }
 
-    /// Returns the queue that all packets go to, if it is one.
+    /// Returns the queue that all packets are steered to, if there is one.
     fn target(&self) -> Option<u16> {
         match &self.rss {
             Some(rss) => rss.only(),
@@ -142,32 +142,32 @@ impl Route {
         }
     }
 
-    /// Returns whether all packets that come on this queue go to it.
+    /// Returns whether all packets that arrive on this queue are steered to it.
     #[inline]
     pub fn is_own(&self) -> bool {
         self.only
     }
 
-    /// Returns whether what comes on other queues may go to this one.
+    /// Returns whether packets that arrive on other queues may be steered to this one.
     #[inline]
     pub fn is_shared(&self) -> bool {
         self.crossing.backlogs.len() > 1
     }
 
-    /// Returns whether all packets go to one queue: those that find no room there wait for
-    /// some, since nobody waits for what is behind them.
+    /// Returns whether all packets are steered to one queue: then one without room waits, since no
+    /// other queue is delayed by that.
     pub fn holds(&self) -> bool {
         self.target().is_some()
     }
 
-    /// Returns whether a packet for this queue goes to a posted buffer at once: it is this one, and
-    /// no others wait for it.
+    /// Returns whether a packet for this queue is written to a posted buffer at once: it is this one,
+    /// and no earlier packets wait.
     #[inline]
     pub fn leads_here(&self, queue: u16) -> bool {
         queue == self.own && !self.has_waiting()
     }
 
-    /// Finds where a frame goes, of which the headers lie where `layout` says.
+    /// Steers a frame whose headers are at `layout`.
     #[inline]
     pub fn look(&self, frame: &[u8], layout: Option<&Layout>) -> Destination {
         match &self.rss {
@@ -192,12 +192,12 @@ impl Route {
         &self.crossing.backlogs[usize::from(self.own)]
     }
 
-    /// Passes a packet on, whose bytes `fill` adds. Returns false if there is no room: if
-    /// the packet is to wait for some, this queue is woken then.
+    /// Forwards a packet, whose bytes `fill` writes. Returns false if there is no room: if the packet
+    /// is to wait, this queue is woken when there is.
     ///
     /// # Errors
     ///
-    /// What `fill` says; nothing is passed on.
+    /// The error of `fill`; nothing is forwarded.
     pub fn pass<E>(
         &self,
         queue: u16,
@@ -256,7 +256,7 @@ impl Route {
         self.own().count.store(0, Ordering::Relaxed);
     }
 
-    /// Delivers what waits for this queue as far as there are buffers, and drops the rest.
+    /// Delivers waiting packets as far as there are buffers, and drops the rest.
     pub fn settle(&self, io: &mut QueueIo<'_>, counters: &mut RxCounters) {
         self.take_in(io, counters, usize::MAX);
         self.drop_waiting(counters);
@@ -273,7 +273,7 @@ impl Route {
 }
 
 impl Waiting {
-    /// Forgets the first packet. Returns whether there was one.
+    /// Removes the first packet. Returns whether there was one.
     fn pop(&mut self) -> bool {
         let Some(packet) = self.packets.pop_front() else {
             return false;
@@ -291,7 +291,7 @@ impl Waiting {
     }
 }
 
-/// Writes a packet to the next buffer. Returns false if that is no memory: the packet
+/// Writes a packet to the next buffer. Returns false if that is not in guest memory: the packet
 /// waits for the next.
 fn deliver(packet: &Parked, io: &mut QueueIo<'_>, counters: &mut RxCounters) -> bool {
     let Some(buffer) = io.rx.front() else {

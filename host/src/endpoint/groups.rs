@@ -1,4 +1,4 @@
-//! Packets to group addresses, counted where their bytes are in reach.
+//! Counts packets to group addresses, where their bytes are accessible.
 
 use super::batch::TxBatch;
 use super::packet::TxStatus;
@@ -21,7 +21,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Looks at those packets of a batch that were taken.
+    /// Checks those packets of a batch that were sent.
     pub fn of(batch: TxBatch<'_>, statuses: &[TxStatus], memory: &GuestMemory) -> Self {
         let mut groups = Self::default();
         for ((_, segments), status) in batch.iter().zip(statuses) {

@@ -55,7 +55,7 @@ impl<const SIZE: usize> Head<SIZE> {
         Ok(())
     }
 
-    /// Returns how much of the guest's frame was copied, whatever became of it here.
+    /// Returns how many bytes of the guest's frame were copied, whatever was changed since.
     pub fn copied(&self) -> usize {
         self.copied
     }
@@ -77,13 +77,13 @@ impl<const SIZE: usize> Head<SIZE> {
         &self.bytes[begin..self.end]
     }
 
-    /// Keeps the first `length` bytes at most.
+    /// Truncates it to `length` bytes.
     pub fn truncate(&mut self, length: usize) {
         self.end = self.end.min(self.start + length);
     }
 
-    /// Inserts an 802.1Q tag behind the addresses. There must be an Ethernet
-    /// header, and no tag inserted before.
+    /// Inserts an 802.1Q tag after the addresses. There must be an Ethernet header, and no tag
+    /// inserted before.
     pub fn insert_tag(&mut self, tci: u16) {
         let start = self.start - TAG_BYTES;
         let addresses = self.start..self.start + ADDRESS_BYTES;

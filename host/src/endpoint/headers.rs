@@ -1,4 +1,4 @@
-//! Where the headers of a frame are.
+//! Locates the headers of a frame.
 
 use etherparse::{
     IpNumber, Ipv4HeaderSlice, Ipv6ExtensionSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice, ip_number,
@@ -8,10 +8,10 @@ use etherparse::{
 pub const ETHERNET_BYTES: usize = 14;
 /// An 802.1Q or 802.1ad tag.
 pub const TAG_BYTES: usize = 4;
-/// Destination and source: what lies before a tag.
+/// Destination and source: the bytes before a tag.
 pub const ADDRESS_BYTES: usize = 12;
-/// The most tags of a frame, an inserted one counted: 802.1ad has two. The
-/// device has the same rule.
+/// The most tags of a frame, including an inserted one: 802.1ad has two. The device has the same
+/// limit.
 pub const MAX_TAGS: usize = 2;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -36,7 +36,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Returns where its header has the checksum.
+    /// Returns the offset of the checksum in its header.
     pub fn checksum_offset(self) -> usize {
         match self {
             Self::Tcp => 16,
@@ -69,24 +69,24 @@ impl Transport {
     }
 }
 
-/// What follows the IP header and its options or extensions.
+/// The transport header after the IP header and its options or extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportAt {
     /// Which transport.
     pub transport: Transport,
-    /// Offset of its header; the header itself need not be in sight.
+    /// Offset of its header, which may lie beyond the copied bytes.
     pub offset: usize,
 }
 
 /// The headers of a frame that holds an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Offset of the IP header, which is whole and in sight.
+    /// Offset of the IP header, which is completely present.
     pub ip: usize,
     /// Its version.
     pub version: IpVersion,
-    /// The transport, if it is one of ours and begins in this packet: not in
-    /// a fragment, and all extension headers are in sight.
+    /// The transport, if it is TCP or UDP and begins in this packet: the packet is no fragment, and
+    /// all extension headers are present.
     pub transport: Option<TransportAt>,
     /// The address that the checksum covers is not the one in the IPv6
     /// header: there is a routing header with segments left.
@@ -94,8 +94,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Finds the headers in the beginning of a frame. None if it isn't IP or
-    /// the IP header isn't all there or not valid.
+    /// Locates the headers in the beginning of a frame. Returns None if it isn't IP, or the IP
+    /// header is incomplete or invalid.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let (ip, ethertype) = network_header(frame)?;
         match ethertype {
@@ -141,15 +141,14 @@ impl Layout {
     }
 }
 
-/// Returns the length of the Ethernet header with its tags, of which there are
-/// `most` at most; what follows is payload, also if it is a tag. None if it is
-/// not all there.
+/// Returns the length of the Ethernet header with up to `most` tags; everything after it is
+/// payload, even a further tag. None if it is incomplete.
 pub fn link_header_bytes(frame: &[u8], most: usize) -> Option<usize> {
     skip_tags(frame, most).map(|(offset, _)| offset)
 }
 
-/// Returns what the 802.1Q tag at the beginning of a frame says, if there is one
-/// (IEEE 802.1Q, table 9-1).
+/// Returns the tag control information of the 802.1Q tag at the beginning of a frame, if there
+/// is one (IEEE 802.1Q, table 9-1).
 pub fn tag_control(frame: &[u8]) -> Option<u16> {
     match frame.get(ADDRESS_BYTES..ADDRESS_BYTES + TAG_BYTES)? {
         [0x81, 0x00, high, low] => Some(u16::from_be_bytes([*high, *low])),
@@ -157,12 +156,12 @@ pub fn tag_control(frame: &[u8]) -> Option<u16> {
     }
 }
 
-/// Returns where the tags end, and the EtherType of what lies there.
+/// Returns where the tags end, and the EtherType there.
 fn network_header(frame: &[u8]) -> Option<(usize, u16)> {
     skip_tags(frame, MAX_TAGS)
 }
 
-/// Returns where up to `most` tags end, and the EtherType of what lies there.
+/// Returns where up to `most` tags end, and the EtherType there.
 fn skip_tags(frame: &[u8], most: usize) -> Option<(usize, u16)> {
     let ethertype = |end: usize| {
         let bytes = frame.get(end - 2..end)?;
@@ -178,7 +177,7 @@ fn skip_tags(frame: &[u8], most: usize) -> Option<(usize, u16)> {
     Some((end, ethertype(end)?))
 }
 
-/// Returns whether it is a tag protocol identifier: 802.1Q, 802.1ad, and what came before 802.1ad.
+/// Returns whether it is a tag protocol identifier: 802.1Q, 802.1ad, or 802.1ad's predecessor.
 pub fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
 }

@@ -1,4 +1,4 @@
-//! An endpoint whose other end is the port itself.
+//! An endpoint that returns packets to the port that sent them.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -22,22 +22,19 @@ use crate::memory::{Access, Fault, GuestMemory, Segment, Span};
 /// The longest IP packet there is. A loopback has no MTU of its own.
 const MAX_IP_BYTES: usize = 65535;
 
-/// Gives back what is transmitted, in order.
+/// Returns what is transmitted, in order.
 ///
-/// Bytes go from guest memory to guest memory, once. A packet for which no
-/// buffer is posted waits where it lies, so the guest gets its memory back
-/// when the packet has arrived.
+/// Bytes are copied once, from guest memory to guest memory. A packet for which no buffer is
+/// posted stays in guest memory until it is delivered, and is only then completed.
 ///
-/// A requested TCP or UDP checksum is not computed, and reported as good: what
-/// arrives is what left, so there is nothing that it could protect from. The
-/// field holds the pseudo header's sum then, as on Linux's own `lo`.
+/// A requested TCP or UDP checksum is not computed, and reported as good: the packet can't be
+/// corrupted on the way. The field then holds the pseudo header's sum, as on Linux's own `lo`.
 ///
-/// A packet that is to be cut into several segments is refused
-/// ([`TxStatus::BadHeaders`]): no receiver of this port takes it whole, and
-/// cutting it is the work of a network stack, which a loopback has none of.
+/// A packet that needs segmentation is refused ([`TxStatus::BadHeaders`]): no receiver of this
+/// port accepts it whole, and a loopback does not segment.
 ///
-/// A packet arrives at the queue that steering names. If that is another than the one it
-/// was sent by, it goes there by copy.
+/// A packet is delivered on the queue that steering selects. If that is another than the one it
+/// was sent on, it is copied.
 #[derive(Debug)]
 pub struct Loopback {
     switch: Switch,
@@ -51,7 +48,7 @@ pub struct LoopbackQueue {
     wire: Wire,
 }
 
-/// What takes a packet from one place in guest memory to another.
+/// Copies a packet from one part of guest memory to another.
 #[derive(Debug, Default)]
 struct Wire {
     head: Head,
@@ -65,7 +62,7 @@ impl Loopback {
         Self::with_queues(1)
     }
 
-    /// Creates an endpoint of so many queues.
+    /// Creates an endpoint of `count` queues.
     pub fn with_queues(queues: u16) -> Self {
         let (switch, routes) = Switch::new(queues);
         let queue = |route| LoopbackQueue {
@@ -89,8 +86,8 @@ impl Default for Loopback {
 }
 
 impl Wire {
-    /// Delivers a packet, unless there is something wrong with it. Returns
-    /// `Pending`, and counts nothing, if there is no buffer.
+    /// Delivers a packet, unless it is invalid. Returns `Pending`, and counts nothing, if there is no
+    /// buffer.
     fn carry(
         &mut self,
         io: &mut QueueIo<'_>,
@@ -109,8 +106,8 @@ impl Wire {
         status
     }
 
-    /// Checks a packet of `length` bytes and its memory; the head holds what
-    /// is to arrive then.
+    /// Checks a packet of `length` bytes and its memory; afterwards the head holds the first bytes to
+    /// deliver.
     fn check(
         &mut self,
         memory: &GuestMemory,
@@ -135,8 +132,8 @@ impl Wire {
         Ok(prepared)
     }
 
-    /// Checks what a policy says of the packet in the head. It leaves, also if it may not come
-    /// back.
+    /// Checks the packet in the head against the policy. It counts as sent even if it may not be
+    /// received.
     #[cold]
     fn judge(&mut self, policy: &Policy) -> Result<(), TxStatus> {
         let head = self.head.bytes();
@@ -158,7 +155,7 @@ impl Wire {
         Err(status)
     }
 
-    /// Writes a checked packet to a posted buffer of the queue that it goes to.
+    /// Writes a checked packet to a posted buffer of the queue that it is steered to.
     fn deliver(
         &mut self,
         io: &mut QueueIo<'_>,
@@ -182,7 +179,7 @@ impl Wire {
         self.pass(io, segments, prepared, queue, about)
     }
 
-    /// Finds what is known of the packet in the head, and where it goes.
+    /// Determines the metadata of the packet in the head, and its queue.
     fn examine(&self, prepared: &Prepared) -> (u16, About) {
         let frame = self.head.bytes();
         let layout = Layout::parse(frame);
@@ -201,7 +198,7 @@ impl Wire {
         (destination.queue, about)
     }
 
-    /// Writes the packet to the first posted buffer that is memory.
+    /// Writes the packet to the first posted buffer that is in guest memory.
     fn fill(
         &mut self,
         io: &mut QueueIo<'_>,
@@ -230,7 +227,7 @@ impl Wire {
         TxStatus::Pending
     }
 
-    /// Copies the packet for another queue. It waits if nothing else could go elsewhere.
+    /// Copies the packet for another queue. It waits if all packets are steered to one queue.
     fn pass(
         &mut self,
         io: &mut QueueIo<'_>,
@@ -303,7 +300,7 @@ impl Wire {
     }
 }
 
-/// Returns a frame without its tag, which goes beside the frame, as from any other wire.
+/// Removes a frame's tag, and reports it as metadata, as for a frame from any other link.
 fn without_tag(head: &[u8]) -> [&[u8]; 2] {
     match tag_control(head) {
         Some(_) => [&head[..ADDRESS_BYTES], &head[ADDRESS_BYTES + TAG_BYTES..]],
@@ -312,7 +309,7 @@ fn without_tag(head: &[u8]) -> [&[u8]; 2] {
 }
 
 impl LoopbackQueue {
-    /// Tries packets that wait again. Returns true if it stopped for the budget.
+    /// Retries packets that wait. Returns true if the budget ran out.
     fn try_again(&mut self, io: &mut QueueIo<'_>, budget: usize) -> bool {
         for _ in 0..budget {
             let Some((packet, segments)) = self.waiting.front() else {
@@ -380,7 +377,7 @@ impl Queue for LoopbackQueue {
             route, counters, ..
         } = &mut self.wire;
         route.refresh();
-        // Half of the budget is for what comes on this queue itself.
+        // Half of the budget is for packets that arrive on this queue itself.
         let used = match route.is_shared() {
             true => route.take_in(io, &mut counters.receive, RECEIVE_BUDGET / 2),
             false => 0,

@@ -1,11 +1,11 @@
-//! Packet endpoints: where a port's packets go and come from.
+//! Packet endpoints: the destination and the source of a port's packets.
 //!
-//! An [`Endpoint`] has one [`Queue`] or more, which work in guest memory: each is given
-//! the segments of a packet or of a posted buffer and moves the bytes there itself, so
-//! that payload never passes through the sandbox.
+//! An [`Endpoint`] has one or more [`Queue`]s, which work in guest memory: each gets the
+//! segments of a packet or of a posted buffer and copies the bytes itself, so that payload
+//! never passes through the sandbox.
 
 mod batch;
-// What only a TAP needs of some modules is unused without one.
+// Some modules have parts that only a TAP uses.
 #[cfg_attr(not(feature = "tap"), allow(dead_code))]
 mod checksum;
 mod completions;

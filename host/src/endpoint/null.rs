@@ -1,5 +1,5 @@
-//! An endpoint that leads nowhere: for a port that has nothing on the other
-//! side, and for measuring everything but the other side.
+//! An endpoint that drops everything: for a port that is connected to nothing, and for measuring
+//! all costs but those of an endpoint.
 
 use std::os::fd::BorrowedFd;
 
@@ -12,7 +12,7 @@ use super::policy::Policy;
 use super::queue::{Endpoint, Queue, QueueIo};
 use crate::memory::{Access, GuestMemory, Segment};
 
-/// Swallows what is transmitted, and never receives.
+/// Discards what is transmitted, and never receives.
 #[derive(Debug)]
 pub struct Null {
     queues: u16,
@@ -30,7 +30,7 @@ impl Null {
         Self::with_queues(1)
     }
 
-    /// Creates an endpoint of so many queues.
+    /// Creates an endpoint of `count` queues.
     pub fn with_queues(queues: u16) -> Self {
         Self { queues }
     }
@@ -43,8 +43,8 @@ impl Default for Null {
 }
 
 impl NullQueue {
-    /// Takes packets without a look at them, but they must be there: a guest whose
-    /// descriptors are wrong finds out here too.
+    /// Accepts packets without reading them, but checks that they are in guest memory: a guest with
+    /// wrong descriptors gets an error here too.
     fn swallow(
         &mut self,
         memory: &GuestMemory,
@@ -74,7 +74,7 @@ impl NullQueue {
 }
 
 impl NullQueue {
-    /// Checks what a policy says of a packet.
+    /// Checks a packet against the policy.
     #[cold]
     fn check(
         &mut self,

@@ -1,5 +1,5 @@
-//! Transmit offloads: what a guest asks for, checked against the headers and
-//! turned into what a virtio-net header says.
+//! Transmit offloads: a guest's requests, checked against the packet's headers and translated
+//! to a virtio-net header.
 
 use super::checksum;
 use super::head::Head;
@@ -10,9 +10,8 @@ use super::headers::{
 use super::packet::{Offloads, TxPacket, TxStatus};
 use super::vnet::{GsoType, PartialChecksum, VnetHeader};
 
-/// The shortest segments that are cut. Linux takes a peer's maximum segment
-/// size down to 48 less 40 bytes of options (`TCP_MIN_GSO_SIZE`); less would
-/// only make the host work for nothing.
+/// The smallest segment size. Linux accepts a peer's maximum segment size down to 48 less
+/// 40 bytes of options (`TCP_MIN_GSO_SIZE`); a smaller one would only cost the host work.
 pub const MIN_SEGMENT_BYTES: u16 = 8;
 
 /// Why a packet is not sent.
@@ -35,12 +34,12 @@ impl From<Refusal> for TxStatus {
     }
 }
 
-/// What is asked for, free of contradictions.
+/// The requested offloads, free of contradictions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// The version that the packet is said to have.
+    /// The IP version that the guest claims.
     version: Option<IpVersion>,
-    /// Where the transport header is said to be.
+    /// The offset of the transport header that the guest claims.
     transport_offset: Option<usize>,
     ip_checksum: bool,
     /// The checksum to fill in; TCP if it is to be segmented.
@@ -49,13 +48,13 @@ pub struct Request {
     vlan_tci: Option<u16>,
 }
 
-/// What came of a [`Request`]: the head is patched, and this is left to do.
+/// The result of a [`Request`]: the head is patched, and this is left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepared {
-    /// What the TAP is told.
+    /// The virtio-net header.
     pub vnet: VnetHeader,
-    /// How much of the guest's frame is sent, the head included and an
-    /// inserted tag not: all of it, but for padding behind the IP packet.
+    /// How much of the guest's frame is sent, including the head but not an inserted tag: all of
+    /// it, without padding after the IP packet.
     pub length: usize,
 }
 
@@ -90,8 +89,8 @@ impl Request {
         self.vlan_tci.is_some()
     }
 
-    /// Returns how many tags the frame may have, so that there are no more than
-    /// [`MAX_TAGS`] with an inserted one.
+    /// Returns how many tags the frame may have, so that there are at most [`MAX_TAGS`] with an
+    /// inserted one.
     fn most_tags(&self) -> usize {
         MAX_TAGS - usize::from(self.inserts_tag())
     }
@@ -100,14 +99,14 @@ impl Request {
         self.ip_checksum || self.transport.is_some()
     }
 
-    /// Finds the headers and compares them with what was said of them.
+    /// Locates the headers and compares them with the guest's claims.
     fn locate(&self, frame: &[u8]) -> Option<Layout> {
         let layout = Layout::parse(frame)?;
         let fits = self.version.is_none_or(|said| said == layout.version);
         fits.then_some(layout)
     }
 
-    /// Returns the transport header, if it is the one that was asked for.
+    /// Returns the transport header, if it is the claimed one.
     fn transport_in(&self, layout: &Layout) -> Option<TransportAt> {
         let at = layout.transport?;
         let offset_fits = self.transport_offset.is_none_or(|said| said == at.offset);
@@ -142,8 +141,8 @@ pub fn prepare<const SIZE: usize>(
     Ok(prepared)
 }
 
-/// Checks a frame's length, given its beginning: what follows the Ethernet
-/// header and its tags may be as long as the MTU.
+/// Checks a frame's length, given its beginning: the part after the Ethernet header and its tags
+/// may be as long as the MTU.
 ///
 /// # Errors
 ///
@@ -160,7 +159,7 @@ fn check_length(request: &Request, frame: &[u8], length: usize, mtu: usize) -> R
     Ok(())
 }
 
-/// Returns a packet that leaves in one piece.
+/// Prepares a packet that is sent in one piece.
 fn whole(request: &Request, frame: &mut [u8], length: usize) -> Result<Prepared, Refusal> {
     let mut prepared = Prepared {
         vnet: VnetHeader::default(),
@@ -172,7 +171,7 @@ fn whole(request: &Request, frame: &mut [u8], length: usize) -> Result<Prepared,
     let layout = request.locate(frame).ok_or(Refusal::BadHeaders)?;
     if request.transport.is_some() {
         let at = request.transport_in(&layout).ok_or(Refusal::BadHeaders)?;
-        // What is summed ends where the frame does, so padding must go.
+        // The checksum covers the frame to its end, so padding must be cut off.
         prepared.length = packet_end(frame, &layout);
         if prepared.length > length {
             return Err(Refusal::BadHeaders);
@@ -185,7 +184,7 @@ fn whole(request: &Request, frame: &mut [u8], length: usize) -> Result<Prepared,
     Ok(prepared)
 }
 
-/// Returns a packet to be cut into TCP segments of `size` payload bytes.
+/// Prepares a packet that is cut into TCP segments of `size` payload bytes.
 fn segmented(
     request: &Request,
     frame: &mut [u8],
@@ -210,7 +209,7 @@ fn segmented(
         partial: Some(seed_checksum(frame, &layout, at, length)?),
         ..VnetHeader::default()
     };
-    // One segment is none: Linux refuses to cut a packet into itself.
+    // Linux refuses to cut a packet into a single segment.
     if payload > size.into() {
         vnet.gso = match layout.version {
             IpVersion::V4 => GsoType::TcpV4,
@@ -223,7 +222,7 @@ fn segmented(
     Ok(Prepared { vnet, length })
 }
 
-/// What segmentation needs to know of a TCP header.
+/// The fields of a TCP header that segmentation needs.
 struct TcpHeader {
     /// Where it ends, from the start of the frame.
     end: usize,
@@ -240,7 +239,7 @@ impl TcpHeader {
     }
 }
 
-/// Returns where the IP packet ends, by its own account. The frame has a whole IP header.
+/// Returns the end of the IP packet according to its header. The frame has a whole IP header.
 fn packet_end(frame: &[u8], layout: &Layout) -> usize {
     let field = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     match layout.version {
@@ -262,8 +261,8 @@ fn write_length(frame: &mut [u8], layout: &Layout, end: usize) -> Result<(), Ref
     Ok(())
 }
 
-/// Writes the pseudo header's sum to the checksum field, for a packet that
-/// ends at `end`, and says where it is.
+/// Writes the pseudo header's sum to the checksum field of a packet that ends at `end`, and
+/// returns where that is.
 fn seed_checksum(
     frame: &mut [u8],
     layout: &Layout,
@@ -304,7 +303,7 @@ fn fill_ip_checksum(frame: &mut [u8], layout: &Layout) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Returns the one of two that there is, at most.
+/// Returns the only one of two; fails if both are there.
 fn one_of<T>(a: Option<T>, b: Option<T>) -> Result<Option<T>, Refusal> {
     match (a, b) {
         (Some(_), Some(_)) => Err(Refusal::BadHeaders),

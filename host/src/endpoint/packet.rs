@@ -1,12 +1,12 @@
-//! Packets and receive buffers, as device and endpoint speak of them. They are
-//! records of the contract (`wit/device.wit`, interface `types`).
+//! Packets and receive buffers: records of the contract (`wit/device.wit`, interface `types`)
+//! that device and endpoint exchange.
 
 use bitflags::bitflags;
 
 use crate::memory::Fault;
 
 bitflags! {
-    /// What an endpoint is asked to do to a packet before it leaves.
+    /// The offloads that an endpoint performs on a packet.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Offloads: u8 {
         /// The packet is IPv4.
@@ -27,7 +27,7 @@ bitflags! {
 }
 
 bitflags! {
-    /// What the host knows about a received packet.
+    /// The metadata of a received packet.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct RxFlags: u16 {
         /// The packet did not fit; the buffer holds its beginning.
@@ -54,7 +54,7 @@ bitflags! {
         const MULTICAST = 1 << 10;
         /// The destination is the broadcast address.
         const BROADCAST = 1 << 11;
-        /// An 802.1Q tag was taken out of the frame.
+        /// An 802.1Q tag was removed from the frame.
         const VLAN = 1 << 12;
         /// The hash is of the IP addresses.
         const HASH_L3 = 1 << 13;
@@ -63,7 +63,7 @@ bitflags! {
     }
 }
 
-/// A packet to transmit. Its bytes are the next `segments` of the batch.
+/// A packet to transmit. It consists of the next `segments` of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TxPacket {
     /// The device's id for it while it is in flight.
@@ -76,11 +76,11 @@ pub struct TxPacket {
     pub segment_size: u16,
     /// Tag control information for [`Offloads::INSERT_VLAN`].
     pub vlan_tci: u16,
-    /// What to do to it.
+    /// The requested offloads.
     pub offloads: Offloads,
 }
 
-/// What became of a transmitted packet.
+/// The outcome of a transmit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TxStatus {
@@ -94,7 +94,7 @@ pub enum TxStatus {
     MemoryFault,
     /// The frame is longer than the port carries.
     TooLong,
-    /// The headers do not fit the offloads that were asked for.
+    /// The headers do not fit the requested offloads.
     BadHeaders,
 }
 
@@ -104,7 +104,7 @@ impl From<Fault> for TxStatus {
     }
 }
 
-/// The end of a transmit that was [`TxStatus::Pending`].
+/// The completion of a transmit that was [`TxStatus::Pending`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TxCompletion {
     /// The packet's id.
@@ -113,7 +113,7 @@ pub struct TxCompletion {
     pub status: TxStatus,
 }
 
-/// A receive buffer. Its memory is the next `segments` of the batch.
+/// A receive buffer. It consists of the next `segments` of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RxBuffer {
     /// The device's id for it while the host holds it.
@@ -129,9 +129,9 @@ pub struct RxPacket {
     pub id: u32,
     /// Length of the frame in bytes, even if it did not fit.
     pub length: u32,
-    /// What a tag that was taken out said.
+    /// The tag control information of a tag that was removed.
     pub vlan_tci: u16,
-    /// What is known of it.
+    /// Its flags.
     pub flags: RxFlags,
     /// The hash, with [`RxFlags::HASH_L3`] or [`RxFlags::HASH_L4`].
     pub hash: u32,

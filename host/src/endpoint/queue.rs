@@ -1,4 +1,4 @@
-//! What an endpoint is to a port: its queues, and what they work on.
+//! The traits of an endpoint and its queues, and what a queue works on.
 
 use std::any::Any;
 use std::os::fd::BorrowedFd;
@@ -16,37 +16,36 @@ use super::rss::Rss;
 use super::rx_queue::RxQueue;
 use crate::memory::GuestMemory;
 
-/// The most packets that one [`Queue::receive`] takes, so that one queue can't
-/// keep the device from its other work.
+/// The most packets that one [`Queue::receive`] delivers, so that a queue does not keep the
+/// device from its other work.
 pub const RECEIVE_BUDGET: usize = 64;
 
-/// Shows how an endpoint is.
+/// Returns an endpoint's state as JSON.
 pub type EndpointView = Arc<dyn Fn() -> Value + Send + Sync>;
 
-/// Where a port's packets go and come from.
+/// The destination and the source of a port's packets.
 ///
-/// Its [queues](Queue) do the moving. What it keeps itself is what they have in
-/// common.
+/// Its [queues](Queue) move the packets. It keeps only the state that they share.
 pub trait Endpoint: Send {
-    /// Returns what this is, for people: `tap=tap0`.
+    /// Returns a description for people: `tap=tap0`.
     fn name(&self) -> String;
 
-    /// Hands over its queues in order, of which there are 1 to [`MAX_QUEUES`](super::MAX_QUEUES).
-    /// Called once, by whoever is to drive them.
+    /// Returns its 1 to [`MAX_QUEUES`](super::MAX_QUEUES) queues in order. Called once, by the owner
+    /// of the queues.
     fn take_queues(&mut self) -> Vec<Box<dyn Queue>>;
 
-    /// Steers packets that are received from now on; by default all go to the
-    /// queue 0, without a hash. Not for an endpoint that receives nothing.
+    /// Steers packets that are received from now on; by default all go to queue 0, without a
+    /// hash. Not for an endpoint that receives nothing.
     fn steer(&mut self, _rss: Option<Arc<Rss>>) {}
 
-    /// Returns how many packets arrived at the link that no queue ever saw, because there
-    /// was no room for them.
+    /// Returns how many packets the link dropped because there was no room for them, before any
+    /// queue saw them.
     fn missed(&self) -> u64 {
         0
     }
 
-    /// Returns whether its queues check what is in [`QueueIo::policy`]. Only such an endpoint
-    /// can be [`Guarded`](super::Guarded).
+    /// Returns whether its queues check [`QueueIo::policy`]. Only such an endpoint can be
+    /// [`Guarded`](super::Guarded).
     fn checks_policy(&self) -> bool {
         false
     }
@@ -56,14 +55,14 @@ pub trait Endpoint: Send {
         None
     }
 
-    /// Returns the largest layer-3 packet that the other side carries, if it says.
+    /// Returns the largest layer-3 packet that the other side carries, if known.
     fn mtu(&self) -> Option<u16>;
 
     /// Returns its state, for `manatee inspect`. The queues' counters are added to it.
     fn inspect(&self) -> Value;
 
-    /// Returns what [`inspect`](Self::inspect) shows, for others to look at without the device. By
-    /// default it is as it was at the beginning.
+    /// Returns a closure that returns what [`inspect`](Self::inspect) does, for readers without the
+    /// lock. By default it returns the initial state.
     fn view(&self) -> EndpointView {
         let shown = self.inspect();
         Arc::new(move || shown.clone())
@@ -72,27 +71,24 @@ pub trait Endpoint: Send {
 
 /// A queue pair of an endpoint: it sends and receives.
 ///
-/// All methods are called by one thread at a time. None may block. Queues of an
-/// endpoint may be driven by different threads: what they share is theirs to
-/// protect.
+/// Methods are called by one thread at a time. None may block. Queues of an endpoint may be
+/// driven by different threads, and must synchronize the state that they share.
 pub trait Queue: Any + Send {
-    /// Takes packets in order, pushing one status each. A packet whose status
-    /// is [`TxStatus::Pending`] is finished later through
-    /// [`Completions::transmitted`]; pending packets finish in order.
+    /// Sends packets in order, pushing one status each. A packet whose status is
+    /// [`TxStatus::Pending`] is completed later through [`Completions::transmitted`]; pending
+    /// packets complete in order.
     fn transmit(&mut self, io: &mut QueueIo<'_>, batch: TxBatch<'_>, status: &mut Vec<TxStatus>);
 
-    /// Writes up to [`RECEIVE_BUDGET`] waiting packets to posted buffers, and
-    /// finishes pending transmits. Returns true if it stopped for the budget
-    /// and should be called again.
+    /// Writes up to [`RECEIVE_BUDGET`] waiting packets to posted buffers, and completes pending
+    /// transmits. Returns true if the budget ran out, and it should be called again.
     fn receive(&mut self, io: &mut QueueIo<'_>) -> bool;
 
-    /// Writes packets that other queues passed on to posted buffers, and drops
-    /// those for which there are none: where packets go is about to change, and
-    /// none of these is to arrive after one that comes later.
+    /// Writes packets that other queues forwarded to posted buffers, and drops those without
+    /// one: the steering is about to change, and none of them may arrive after a later one.
     fn settle(&mut self, _io: &mut QueueIo<'_>) {}
 
-    /// Drops packets that other queues passed on: the buffers that they waited for
-    /// are not to come.
+    /// Drops packets that other queues forwarded: the buffers that they waited for will not be
+    /// posted.
     fn cancel_receive(&mut self) {}
 
     /// Returns how many transmits are [`TxStatus::Pending`].
@@ -100,39 +96,38 @@ pub trait Queue: Any + Send {
         0
     }
 
-    /// Gives up pending transmits: their memory is not touched any more.
+    /// Cancels pending transmits: their memory is not accessed any more.
     fn cancel_transmit(&mut self);
 
-    /// Returns a descriptor that becomes readable when [`receive`](Self::receive) has
-    /// something to do, for edge-triggered polling. None if packets only ever
-    /// come out of [`transmit`](Self::transmit) of this queue or another.
+    /// Returns a descriptor that becomes readable when [`receive`](Self::receive) has something to
+    /// do, for edge-triggered polling. None if packets only ever originate from
+    /// [`transmit`](Self::transmit) of this queue or another.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Returns what was sent, received and dropped so far. Shown to others after each call of
-    /// another method.
+    /// Returns the counters. They are published after each call of another method.
     fn counters(&self) -> &Counters {
         static NONE: Counters = Counters::ZERO;
         &NONE
     }
 }
 
-/// What a queue works on.
+/// The memory, buffers and lists that a queue works on.
 #[derive(Debug)]
 pub struct QueueIo<'a> {
     /// The guest's memory.
     pub memory: &'a GuestMemory,
     /// The receive buffers that the device posted.
     pub rx: &'a mut RxQueue,
-    /// Where the queue notes what it finished.
+    /// The list to which the queue adds its completions.
     pub done: &'a mut Completions,
-    /// Where it notes which other queues of the endpoint have something to receive now.
+    /// The set to which it adds other queues that have something to receive now.
     pub woken: &'a mut QueueSet,
-    /// What the guest may send and receive: checked by endpoints that
-    /// [say so](Endpoint::checks_policy), where the guest can't change a packet any more.
+    /// The policy of the port: checked by endpoints that [say so](Endpoint::checks_policy), where
+    /// the guest can't change a packet any more.
     pub policy: Option<&'a Policy>,
 }
 
-/// An endpoint of one queue, which has nothing but that.
+/// An endpoint of one queue without further state.
 pub struct Single<Q> {
     name: String,
     queue: Option<Q>,

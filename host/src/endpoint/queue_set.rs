@@ -10,7 +10,7 @@ pub struct QueueSet(u64);
 impl QueueSet {
     const SIZE: u16 = u64::BITS as u16;
 
-    /// Returns the first so many queues, at most [`MAX_QUEUES`].
+    /// Returns the first `count` queues, up to [`MAX_QUEUES`].
     pub fn first(count: u16) -> Self {
         Self(
             u64::MAX
@@ -37,7 +37,7 @@ impl QueueSet {
         self.0 |= queues.0;
     }
 
-    /// Takes a queue out. Returns whether it was there.
+    /// Removes a queue. Returns whether it was there.
     #[inline]
     pub fn remove(&mut self, queue: u16) -> bool {
         let before = self.0;
@@ -45,7 +45,7 @@ impl QueueSet {
         self.0 != before
     }
 
-    /// Returns the queues of either.
+    /// Returns the union of two sets.
     #[inline]
     pub fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -60,7 +60,7 @@ impl QueueSet {
 impl Iterator for QueueSet {
     type Item = u16;
 
-    /// Takes the lowest out.
+    /// Removes the lowest.
     #[inline]
     fn next(&mut self) -> Option<u16> {
         let lowest = self.0.trailing_zeros() as u16;

@@ -1,4 +1,4 @@
-//! Receive side scaling: which queue of a port a received packet goes to.
+//! Receive side scaling: selects the queue of a port for a received packet.
 
 use bitflags::bitflags;
 
@@ -8,7 +8,7 @@ use super::queue_set::MAX_QUEUES;
 use super::toeplitz::{KEY_BYTES, Toeplitz};
 
 bitflags! {
-    /// What a hash is made of, for packets that have it.
+    /// The fields that are hashed, for packets that have them.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct HashTypes: u8 {
         /// The addresses of IPv4 packets.
@@ -26,16 +26,15 @@ bitflags! {
     }
 }
 
-/// How received packets find their queue, as a device says it: the record
-/// `steering` of the contract.
+/// How received packets are assigned to queues: the record `steering` of the contract.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steering {
     /// What is hashed.
     pub hash_types: HashTypes,
     /// The Toeplitz key.
     pub key: [u8; KEY_BYTES],
-    /// The queue for each remainder of the hash; a power of two of items, at
-    /// most [`MAX_TABLE`](Self::MAX_TABLE), or none: all go to `default_queue`.
+    /// The queue for each remainder of the hash; the number of items is a power of two up to
+    /// [`MAX_TABLE`](Self::MAX_TABLE), or 0: then all packets go to `default_queue`.
     pub table: Vec<u16>,
     /// The queue for packets without a hash.
     pub default_queue: u32,
@@ -93,7 +92,7 @@ impl Steering {
         Ok(())
     }
 
-    /// Checks whether a port of so many queues can be steered so.
+    /// Checks whether a port of `queues` queues can have this steering.
     ///
     /// # Errors
     ///
@@ -109,12 +108,12 @@ impl Steering {
     }
 }
 
-/// Where a packet goes, and what is reported of it.
+/// The result of steering a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destination {
     /// The queue.
     pub queue: u16,
-    /// The hash; 0 if there is none to report.
+    /// The hash; 0 if there is none.
     pub hash: u32,
     /// [`RxFlags::HASH_L3`] or [`RxFlags::HASH_L4`] if there is one.
     pub flags: RxFlags,
@@ -132,8 +131,8 @@ pub struct Rss {
 }
 
 impl Rss {
-    /// Prepares steering that was [checked](Steering::check), and says whether
-    /// hashes are reported.
+    /// Prepares steering that was [checked](Steering::check); `reports` says whether hashes are
+    /// reported.
     pub fn new(steering: &Steering, reports: bool) -> Self {
         let Steering {
             hash_types,
@@ -154,12 +153,12 @@ impl Rss {
         }
     }
 
-    /// Returns the queue that all packets go to, if it is one.
+    /// Returns the queue that all packets are steered to, if there is one.
     pub fn only(&self) -> Option<u16> {
         self.only
     }
 
-    /// Finds where a frame goes, of which the headers lie where `layout` says.
+    /// Steers a frame whose headers are at `layout`.
     #[inline]
     pub fn look(&self, frame: &[u8], layout: Option<&Layout>) -> Destination {
         let hashed = layout.and_then(|layout| self.hash(frame, layout));
@@ -180,8 +179,8 @@ impl Rss {
         Destination { queue, hash, flags }
     }
 
-    /// Returns the hash of a frame, and what it is of: the most that was asked for and that
-    /// the frame has. A fragment has no ports, nor has what a tunnel carries.
+    /// Returns the hash of a frame, and its type: of the most fields that are to be hashed and that
+    /// the frame has. A fragment has no ports, nor has the content of a tunnel.
     #[inline]
     fn hash(&self, frame: &[u8], layout: &Layout) -> Option<(u32, RxFlags)> {
         let (addresses, plain, tcp, udp) = match layout.version {

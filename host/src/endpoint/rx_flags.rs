@@ -1,15 +1,15 @@
-//! What a received packet's headers say, as [`RxFlags`].
+//! Determines the [`RxFlags`] of a received packet from its headers.
 
 use super::checksum;
 use super::headers::{IpVersion, Layout, Transport};
 use super::packet::RxFlags;
 
-/// How much of a received frame is looked at: the headers of anything but
-/// IPv6 packets with many extensions.
+/// How much of a received frame is parsed: the headers of all packets but IPv6 packets with many
+/// extensions.
 pub const LOOK_BYTES: usize = 128;
 
-/// Returns what the beginning of a frame says: protocols, and whether the IP header's
-/// checksum is right. The transport's checksum is left open.
+/// Returns the flags by the beginning of a frame: protocols, and whether the IP header's
+/// checksum is right. The transport's checksum is not checked.
 pub fn classify(frame: &[u8], layout: Option<&Layout>) -> RxFlags {
     let mut flags = group(frame);
     let Some(layout) = layout else {
@@ -27,7 +27,7 @@ pub fn classify(frame: &[u8], layout: Option<&Layout>) -> RxFlags {
     flags
 }
 
-/// Returns whether the frame goes to a group.
+/// Returns the flag of a group address.
 fn group(frame: &[u8]) -> RxFlags {
     match frame.get(..6) {
         Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => RxFlags::BROADCAST,

@@ -19,7 +19,7 @@ pub struct RxQueue {
 #[derive(Debug, Default)]
 struct Segments {
     all: Vec<Segment>,
-    /// The number of those at the front that are gone.
+    /// The number of those at the front that were consumed.
     gone: usize,
 }
 
@@ -33,21 +33,21 @@ impl Default for RxQueue {
     }
 }
 
-/// What a buffer holds when it is completed.
+/// The outcome of filling a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     /// Length of the frame in bytes, even if it did not fit.
     pub length: u32,
     /// What is known of it.
     pub flags: RxFlags,
-    /// What a tag that was taken out said, with [`RxFlags::VLAN`].
+    /// The tag control information of a tag that was removed, with [`RxFlags::VLAN`].
     pub vlan_tci: u16,
     /// The hash, with [`RxFlags::HASH_L3`] or [`RxFlags::HASH_L4`].
     pub hash: u32,
 }
 
 impl Received {
-    /// A buffer that is no memory.
+    /// A buffer that is not in guest memory.
     pub const FAULT: Self = Self {
         length: 0,
         flags: RxFlags::MEMORY_FAULT,
@@ -68,7 +68,7 @@ impl RxQueue {
     /// The most segments that all buffers of a queue have together.
     pub const MAX_SEGMENTS: usize = 16 * Self::MAX_BUFFERS;
 
-    /// Buffers and segments for which room is kept.
+    /// Buffers and segments for which memory is kept.
     const USUAL: usize = 512;
 
     /// Creates an empty queue.
@@ -76,15 +76,14 @@ impl RxQueue {
         Self::default()
     }
 
-    /// Takes no more than this many buffers from now on, and no more than
-    /// [`MAX_BUFFERS`](Self::MAX_BUFFERS), for an endpoint that has no use for
-    /// more. Those that it holds stay.
+    /// Limits the queue to this many buffers, and to [`MAX_BUFFERS`](Self::MAX_BUFFERS), for an
+    /// endpoint that can't use more. Buffers that it holds already stay.
     pub fn limit(&mut self, most: usize) {
         self.most = most.min(Self::MAX_BUFFERS);
     }
 
-    /// Takes as many buffers as fit, from the front, with their segments.
-    /// Returns how many, or None if the segments do not add up.
+    /// Adds as many buffers as fit, from the front, with their segments. Returns how many, or None
+    /// if the segments do not add up.
     pub fn post(&mut self, buffers: &[RxBuffer], segments: &[Segment]) -> Option<u32> {
         let claimed: usize = buffers.iter().map(|b| usize::from(b.segments)).sum();
         if claimed != segments.len() || buffers.iter().any(|b| b.segments == 0) {
@@ -141,7 +140,7 @@ impl RxQueue {
         self.buffers.is_empty()
     }
 
-    /// Forgets every buffer, and gives back what unusually many have taken.
+    /// Removes every buffer, and frees unusually large allocations.
     pub fn clear(&mut self) {
         self.buffers.clear();
         self.buffers.shrink_to(Self::USUAL);
@@ -156,8 +155,8 @@ impl Segments {
     }
 
     fn push(&mut self, segments: &[Segment]) {
-        // What is gone makes room once it is the larger part: each segment moves once at
-        // most for each that went.
+        // Consumed segments are removed once they are the larger part: each segment moves at most
+        // once for each consumed one.
         if self.gone > self.len() {
             self.all.drain(..self.gone);
             self.gone = 0;
@@ -185,19 +184,19 @@ impl Segments {
 }
 
 impl Posted<'_> {
-    /// Returns where its bytes go.
+    /// Returns its segments.
     #[inline]
     pub fn segments(&self) -> impl Iterator<Item = Segment> + Clone + '_ {
         self.queue.segments.first(self.count()).iter().copied()
     }
 
-    /// Returns how many bytes it holds.
+    /// Returns its size in bytes.
     #[inline]
     pub fn capacity(&self) -> u64 {
         self.segments().map(|s| u64::from(s.length)).sum()
     }
 
-    /// Takes it off the queue and notes what it holds.
+    /// Removes it from the queue and adds its completion.
     #[inline]
     pub fn complete(self, received: Received, done: &mut Completions) {
         self.queue.segments.pop(self.count());

@@ -1,4 +1,4 @@
-//! Cutting a packet into TCP segments, for endpoints behind which nobody does.
+//! Cuts a packet into TCP segments, for endpoints whose other side does not.
 
 use super::checksum;
 use super::headers::{IpVersion, Layout, Transport};
@@ -9,7 +9,7 @@ const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 const IPV6_HEADER_BYTES: usize = 40;
 
-/// Where the headers of all segments are.
+/// The offsets of the headers of all segments.
 #[derive(Clone, Copy, Debug)]
 struct Headers {
     layout: Layout,
@@ -17,10 +17,10 @@ struct Headers {
     tcp: usize,
 }
 
-/// Cuts a frame as [`prepare`](super::offload::prepare) left it, with what is left to do in
-/// `vnet`, into segments, each of which is a whole frame. They are added to `out`, after what
-/// `begin` puts there for a frame of this length. Returns None if the headers are no TCP
-/// packet's, which `prepare` lets none be.
+/// Cuts a frame that [`prepare`](super::offload::prepare) left, with the work that is left in
+/// `vnet`, into segments, each of which is a whole frame. They are appended to `out`, each after
+/// what `begin` writes for a frame of this length. Returns None if the headers are not those of a
+/// TCP packet, which `prepare` refuses.
 pub fn cut(
     frame: &[u8],
     vnet: &VnetHeader,
@@ -49,8 +49,7 @@ pub fn cut(
 }
 
 impl Headers {
-    /// Makes the headers of a segment right: the one with this index, whose payload begins
-    /// there.
+    /// Fixes the headers of the segment with this index, whose payload begins there.
     fn finish(self, segment: &mut [u8], index: usize, start: usize, last: bool) -> Option<()> {
         let Self { layout, tcp } = self;
         let ip = layout.ip;
@@ -59,7 +58,7 @@ impl Headers {
             IpVersion::V4 => {
                 let length = u16::try_from(end - ip).ok()?;
                 put(segment, ip + 2, length);
-                // Each is a packet of its own (RFC 6864 lets them be alike; Linux counts).
+                // Each is a packet with an id of its own (RFC 6864 permits equal ones; Linux counts).
                 let id = get(segment, ip + 4).wrapping_add(index as u16);
                 put(segment, ip + 4, id);
                 let header = ip..ip + usize::from(segment[ip] & 0xf) * 4;

@@ -1,8 +1,8 @@
 //! The Toeplitz hash of receive side scaling.
 //!
-//! Every bit of the input that is set adds (exclusive or) the 32 bits of the key
-//! that begin at its place. What a byte of the input adds is therefore one of 256
-//! values for each place, which are looked up here.
+//! Every set bit of the input contributes (by exclusive or) the 32 bits of the key that begin at
+//! its position. The contribution of a byte is therefore one of 256 values for each position,
+//! which are looked up here.
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 40;
@@ -31,8 +31,8 @@ impl Toeplitz {
         Self { places }
     }
 
-    /// Hashes two pieces of input, of which the second follows the first; what is
-    /// longer than the input of any kind of packet is left out.
+    /// Hashes the concatenation of two inputs; bytes beyond the longest input of any kind of packet
+    /// are ignored.
     #[inline]
     pub fn hash(&self, first: &[u8], second: &[u8]) -> u32 {
         // The loops over the usual pieces have a length that the compiler knows.
@@ -47,7 +47,7 @@ impl Toeplitz {
         }
     }
 
-    /// Adds up what bytes at a place add.
+    /// Combines the contributions of the bytes from a position on.
     #[inline(always)]
     fn sum(&self, place: usize, bytes: &[u8]) -> u32 {
         let places = self.places.get(place..).unwrap_or_default();

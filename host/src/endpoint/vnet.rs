@@ -1,4 +1,4 @@
-//! The virtio-net header, which says what is left to do to a packet.
+//! The virtio-net header, which describes the offloads left to do.
 
 /// Length of the header on the wire: `struct virtio_net_hdr` without
 /// `num_buffers`, which means nothing on a TAP.
@@ -9,11 +9,11 @@ const NEEDS_CSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_F_DATA_VALID`: the checksum was found right.
 const DATA_VALID: u8 = 2;
 
-/// What the packet is to be cut into.
+/// How to segment a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum GsoType {
-    /// Nothing: it is sent as it is.
+    /// Not at all.
     #[default]
     None = 0,
     /// TCP segments over IPv4.
@@ -25,10 +25,10 @@ pub enum GsoType {
 /// `VIRTIO_NET_HDR_GSO_ECN`: the TCP header has CWR set.
 const GSO_ECN: u8 = 0x80;
 
-/// A checksum that is still to be filled in.
+/// A checksum that is still to be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartialChecksum {
-    /// Where to begin to sum, from the start of the frame.
+    /// The offset of the first byte to sum, from the start of the frame.
     pub start: u16,
     /// Where the checksum goes, from `start`. The sum of the pseudo header is
     /// there already.
@@ -73,7 +73,7 @@ impl VnetHeader {
         bytes
     }
 
-    /// Returns the same packet, `bytes` further in: a tag was inserted before it.
+    /// Moves the offsets by `bytes`: a tag was inserted before them.
     pub fn behind(mut self, bytes: u16) -> Self {
         if let Some(partial) = &mut self.partial {
             partial.start += bytes;
@@ -84,8 +84,8 @@ impl VnetHeader {
         self
     }
 
-    /// Returns what the TAP says of a packet it gives. It never gives one to segment,
-    /// as we do not ask for that, so those fields stay empty.
+    /// Parses a TAP's header of a received packet. The segmentation fields stay empty, because that
+    /// offload is not enabled.
     pub fn received(bytes: &[u8; VNET_HEADER_BYTES]) -> Self {
         let get = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let partial = (bytes[0] & NEEDS_CSUM != 0).then(|| PartialChecksum {

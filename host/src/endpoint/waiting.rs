@@ -1,4 +1,4 @@
-//! Packets that were handed over and wait where they lie, in guest memory.
+//! Packets that were accepted and wait in guest memory.
 
 use std::collections::VecDeque;
 
@@ -19,7 +19,7 @@ impl Waiting {
     /// The most segments that they have together.
     const MAX_SEGMENTS: usize = 16 * Self::MAX_PACKETS;
 
-    /// Adds a packet: it is pending then, or dropped if too many are.
+    /// Adds a packet, which is then pending; or drops it if there are too many.
     pub fn push(&mut self, packet: &TxPacket, segments: &[Segment]) -> TxStatus {
         if self.packets.len() >= Self::MAX_PACKETS
             || self.segments.len() + segments.len() > Self::MAX_SEGMENTS

@@ -1,8 +1,7 @@
-//! Packets that are shown to somebody as they pass a port.
+//! Shows packets that pass a port to a watcher.
 //!
-//! A queue that is watched lies in another one, [`Watched`], which shows what passes. It is put
-//! around the queue when somebody begins to watch, and taken off when they end, so that
-//! watching costs nothing when nobody does.
+//! A watched queue is wrapped in [`Watched`], which shows its packets. The wrapper is added when
+//! watching begins, and removed when it ends, so that ports without a watcher pay nothing.
 
 use std::any::Any;
 use std::os::fd::BorrowedFd;
@@ -22,44 +21,44 @@ use super::rx_queue::RxQueue;
 use super::vnet::GsoType;
 use crate::memory::{GuestMemory, Segment, Span};
 
-/// The most buffers that one call is expected to fill: what was passed on by other queues, and
-/// what is received.
+/// The most buffers that one call is expected to fill: with packets from other queues, and with
+/// received ones.
 const MOST_FILLED: usize = 8 * RECEIVE_BUDGET;
 
-/// Which way a packet went.
+/// The direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The guest sent it.
     FromGuest,
-    /// It was written to a buffer of the guest's.
+    /// It was written to a receive buffer.
     ToGuest,
 }
 
 /// A packet that passed a port: its beginning is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed<'a> {
-    /// Which way it went.
+    /// Its direction.
     pub direction: Direction,
-    /// The queue of the port that it went by.
+    /// The queue of the port.
     pub queue: u16,
-    /// Its length on the wire in bytes, tags included. One that is to be cut into segments
-    /// is shown whole.
+    /// Its length on the wire in bytes, tags included. One that is to be segmented is shown
+    /// whole.
     pub length: u32,
-    /// Its beginning, as it is on the wire.
+    /// Its first bytes, as on the wire.
     pub bytes: &'a [u8],
 }
 
-/// Who watches the packets of a port.
+/// A watcher of a port's packets.
 pub trait Watcher: Send + Sync {
-    /// Returns how many bytes of a packet are wanted at the most.
+    /// Returns the maximum number of bytes of a packet to show.
     fn most(&self) -> usize;
 
-    /// Looks at a packet. It is called with the device locked, so it neither waits nor calls
-    /// the device.
+    /// Handles a packet. It is called with the device locked, so it must neither wait nor call the
+    /// device.
     fn look(&self, packet: &Passed<'_>);
 }
 
-/// Has somebody watch a queue with this number. Returns whether nobody did before.
+/// Attaches a watcher to a queue with this number. Returns whether there was none.
 pub(crate) fn watch(queue: &mut Box<dyn Queue>, number: u16, watcher: &Arc<dyn Watcher>) -> bool {
     if is_watched(&**queue) {
         return false;
@@ -102,7 +101,7 @@ struct Watched {
     show: Show,
 }
 
-/// The buffers that are filled next: where they lie is forgotten when they are.
+/// The buffers that are filled next: the queue forgets their addresses when it fills them.
 #[derive(Default)]
 struct Ahead {
     buffers: Vec<RxBuffer>,
@@ -168,7 +167,7 @@ impl Queue for Watched {
 }
 
 impl Watched {
-    /// Shows what was received since so many buffers had been filled.
+    /// Shows the packets that were received after the first `filled` completions.
     fn show_received(&mut self, memory: &GuestMemory, done: &Completions, filled: usize) {
         let received = done.received.get(filled..).unwrap_or_default();
         let mut segments = &self.ahead.segments[..];
@@ -192,8 +191,8 @@ impl Ahead {
 }
 
 impl Show {
-    /// Shows a packet of the guest's as it leaves: with what it left to others to do, so far
-    /// as that is done before it is cut into segments.
+    /// Shows a packet of the guest as it is sent: with the offloads that are done before
+    /// segmentation.
     fn sent(&mut self, memory: &GuestMemory, packet: &TxPacket, segments: &[Segment]) {
         let length: u64 = segments.iter().map(|s| u64::from(s.length)).sum();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -203,7 +202,7 @@ impl Show {
         }
         let prepared = Request::of(packet)
             .and_then(|request| offload::prepare(&request, &mut self.head, length, usize::MAX));
-        // What is not as it should be is shown as it is.
+        // A malformed packet is shown as it is.
         let (end, vnet) = prepared.map_or((length, None), |it| (it.length, Some(it.vnet)));
         let copied = self.head.copied();
         self.bytes.clear();
@@ -234,7 +233,7 @@ impl Show {
         self.show(Direction::FromGuest, whole);
     }
 
-    /// Shows a packet that lies in a buffer, with its tag back in place.
+    /// Shows a packet in a buffer, with its tag inserted again.
     fn received(&mut self, memory: &GuestMemory, packet: &RxPacket, segments: &[Segment]) {
         let length = packet.length as usize;
         self.bytes.clear();
@@ -243,7 +242,7 @@ impl Show {
         let Ok(written) = written else {
             return;
         };
-        // One that did not fit ends where its buffer does.
+        // One that was truncated ends with its buffer.
         self.bytes.truncate(written);
         let mut whole = length;
         if packet.flags.contains(RxFlags::VLAN) {

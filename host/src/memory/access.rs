@@ -97,9 +97,9 @@ impl GuestMemory {
         self.walk(address, length, access, |_| {})
     }
 
-    /// Returns where an address lies. The large regions, where nearly every access
-    /// is, are looked at first: all of them if there are several, since a branch that is
-    /// mispredicted whenever a guest uses another one costs more.
+    /// Locates an address. The large regions, where nearly every access is, are checked first: all
+    /// of them if there are several, since a branch that is mispredicted whenever a guest uses
+    /// another one costs more.
     #[inline]
     fn reach(&self, address: u64) -> Option<&Reach> {
         let [only, second, ..] = &self.near;
@@ -123,7 +123,7 @@ impl GuestMemory {
         self.regions.find(address).map(|region| &region.reach)
     }
 
-    /// Returns the range, if all of it lies in one region, as nearly every range does.
+    /// Returns the range, if it is in one region as a whole, as nearly every range is.
     #[inline]
     fn slice(&self, address: u64, length: u64, access: Access) -> Option<VolatileSlice<'_, ()>> {
         self.reach(address)?.slice(address, length, access)

@@ -1,19 +1,19 @@
-//! Bounds on what regions and mappings take, each shared by all who draw on it.
+//! Budgets for regions and mappings, each shared by several users.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much of something there may be.
+/// A limit on the total of something.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: u64,
     used: AtomicU64,
 }
 
-/// What was taken out of a [`Budget`], and goes back when this is dropped.
+/// A share of a [`Budget`], which is returned when this is dropped.
 ///
-/// A clone takes as much again, even beyond the limit: it is a copy of
-/// something that was allowed, and lives for a short time.
+/// A clone takes the same amount again, even beyond the limit: it is a short-lived copy of
+/// something that was permitted.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
@@ -21,13 +21,13 @@ pub(super) struct Share {
 }
 
 impl Budget {
-    /// Returns a budget of so much.
+    /// Creates a budget of this amount.
     pub fn new(limit: u64) -> Arc<Self> {
         let used = AtomicU64::new(0);
         Arc::new(Self { limit, used })
     }
 
-    /// Takes a share, or nothing if it would be too much.
+    /// Takes a share; None if the budget does not permit it.
     pub fn take(self: &Arc<Self>, amount: u64) -> Option<Share> {
         let more = |used: u64| used.checked_add(amount).filter(|used| *used <= self.limit);
         let taken = self

@@ -1,4 +1,4 @@
-//! What can be wrong with an access, or with a region.
+//! Errors of accesses to guest memory, and of mapping regions.
 
 use rustix::io::Errno;
 
@@ -12,7 +12,7 @@ pub struct Fault {
     pub address: u64,
     /// Its length in bytes.
     pub length: u64,
-    /// What was attempted.
+    /// Its direction.
     pub access: Access,
 }
 
@@ -34,7 +34,7 @@ impl std::fmt::Display for Access {
     }
 }
 
-/// What a call came to: a number of bytes, or the kernel's error.
+/// The outcome of a call: a number of bytes, or the kernel's error.
 pub type Outcome = Result<usize, Errno>;
 
 /// Why a region was refused, or could not be unmapped.
@@ -51,7 +51,7 @@ pub enum MapError {
     /// Part of the range is mapped already.
     #[error("guest region {0:#x}+{1:#x} overlaps the region at {2:#x}; unmap that one first")]
     Overlaps(u64, u64, u64),
-    /// The descriptor is of something that has no pages to share.
+    /// The descriptor is of something without pages to share.
     #[error(
         "the descriptor that came with guest region {address:#x} is {what}; guest memory is a \
          regular file, a memfd or a file of hugetlbfs"
@@ -59,7 +59,7 @@ pub enum MapError {
     NoFile {
         /// Guest address of the region.
         address: u64,
-        /// What the descriptor is of.
+        /// The kind of the file.
         what: &'static str,
     },
     /// The file is shorter than the region.
@@ -72,7 +72,7 @@ pub enum MapError {
         /// End of the region in the file.
         need: u64,
     },
-    /// The region is to be written to, and its file may not be.
+    /// The region is writable, and the file is not.
     #[error(
         "guest region {0:#x}+{1:#x} is to be writable, but its file may only be read; share it \
          read-only, or open the file for writing"
@@ -110,14 +110,13 @@ pub enum MapError {
     /// The kernel refused the mapping.
     #[error("mapping guest region {0:#x}+{1:#x}: {2}")]
     Mmap(u64, u64, String),
-    /// The component's windows could not be changed: the memory may still be in
-    /// reach.
+    /// The component's windows could not be changed: they may still reach the memory.
     #[error("guest memory could not be taken away from the device: {0}; reset the device first")]
     InReach(String),
-    /// No region lies in this range.
+    /// There is no region in this range.
     #[error("no guest region is mapped at {0:#x}+{1:#x}")]
     NotMapped(u64, u64),
-    /// A region lies in this range only in part.
+    /// A region is only partly in this range.
     #[error(
         "guest range {0:#x}+{1:#x} is only a part of the region {2:#x}+{3:#x}; unmap that one \
          as a whole"

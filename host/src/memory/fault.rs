@@ -1,17 +1,14 @@
-//! Lost pages: SIGBUS as the loss of a device, not of the process.
+//! Lost pages: turns SIGBUS into the loss of a device, not of the process.
 //!
-//! Who shares a file can make it shorter while it is mapped here, and an access
-//! to a page that is no longer there raises SIGBUS, whoever makes it: a copy of
-//! the host, or code that a component was compiled to. Here ranges of addresses
-//! are registered in which that may happen. The handler lays private, zeroed memory
-//! under the fault, sets a flag, and lets the access continue; whoever registered the
-//! range looks at the flag. What faults anywhere else is passed on to the handler
-//! that was there before.
+//! Whoever shares a file can shrink it while it is mapped here, and an access to a page that no
+//! longer exists raises SIGBUS, be it a copy by the host or compiled code of a component. Address
+//! ranges where that may happen are registered here. The handler maps private, zeroed memory
+//! at the fault, sets a flag, and lets the access continue; the owner of the range checks the
+//! flag. A fault anywhere else is passed to the previous handler.
 //!
-//! Nothing in the handler takes a lock or allocates. It finds the range in a table
-//! of fixed size, whose slots are changed under a version number: a slot that changes
-//! meanwhile is not the one that is looked for, because whoever makes an access keeps
-//! the range of that access registered.
+//! Nothing in the handler takes a lock or allocates. It finds the range in a table of fixed size,
+//! whose slots are changed under a version number: a slot that changes meanwhile is not the
+//! wanted one, because the range of an access stays registered during the access.
 
 #[cfg(test)]
 mod tests;
@@ -35,9 +32,9 @@ const SLOTS: usize = 1 << 16;
 static TABLE: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 /// How many slots were ever used.
 static USED: AtomicUsize = AtomicUsize::new(0);
-/// Those of them that are free.
+/// Free slots among them.
 static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-/// What was done about SIGBUS before; set once, before the handler is installed.
+/// The previous action for SIGBUS; set once, before the handler is installed.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// A registered range of addresses.
@@ -48,7 +45,7 @@ struct Slot {
     /// One past the last byte; 0 if the slot is free.
     end: AtomicUsize,
     page_size: AtomicUsize,
-    /// All from the fault to the end is replaced, not a page only.
+    /// Whether everything from the fault to the end is replaced, not only a page.
     to_end: AtomicBool,
     /// From [`Arc::into_raw`].
     flag: AtomicPtr<AtomicBool>,
@@ -68,7 +65,7 @@ impl Slot {
         }
     }
 
-    /// Changes the slot, which belongs to the caller alone but for the handler.
+    /// Changes the slot, which only the caller and the handler access.
     fn change(&self, change: impl FnOnce(&Self)) {
         let version = self.version.load(Relaxed);
         self.version.store(version.wrapping_add(1), Relaxed);
@@ -77,8 +74,8 @@ impl Slot {
         self.version.store(version.wrapping_add(2), Release);
     }
 
-    /// Returns what is to be replaced if `address` faulted: where it begins and how
-    /// long it is. None if it does not lie in the range.
+    /// Returns the start and the length of the range to replace if `address` faulted. None if it is
+    /// not in this range.
     fn replaced(&self, address: usize) -> Option<(usize, usize)> {
         let version = self.version.load(Acquire);
         let (start, end) = (self.start.load(Relaxed), self.end.load(Relaxed));
@@ -120,8 +117,8 @@ impl FaultRange {
         Self::add(start, length, page_size, flag, false)
     }
 
-    /// Registers a range in which all that follows a lost page is given up with it: what
-    /// becomes of a file that shrinks is one more mapping, however it is accessed.
+    /// Registers a range in which everything after a lost page is given up with it, so that a shrunk
+    /// file costs only one more mapping, however it is accessed.
     pub fn register_to_end(
         start: NonNull<u8>,
         length: usize,
@@ -184,13 +181,12 @@ impl Drop for FaultRange {
     }
 }
 
-/// Has lost pages end the device that uses them, and not the process. For the whole
-/// process: SIGBUS that has other reasons goes to the handler that is there now. A
-/// second call changes nothing.
+/// Makes lost pages end the device that uses them, and not the process. It applies to the whole
+/// process: other causes of SIGBUS go to the current handler. A second call has no effect.
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub fn install_fault_handler() -> io::Result<()> {
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _alone = INSTALLING.lock();
@@ -208,7 +204,7 @@ pub fn install_fault_handler() -> io::Result<()> {
     action(Some(&own)).map(|_| ())
 }
 
-/// Says what is done about SIGBUS, and changes it.
+/// Sets and returns the action for SIGBUS.
 fn action(new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
     let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
     let mut old = MaybeUninit::zeroed();
@@ -240,7 +236,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     pass_on(signal, info, context);
 }
 
-/// Replaces what was lost, if it lies in a range.
+/// Replaces the lost pages, if they are in a registered range.
 fn replace(address: usize) -> bool {
     let slots = &TABLE[..USED.load(Acquire)];
     for slot in slots {
@@ -268,7 +264,7 @@ fn replace(address: usize) -> bool {
     false
 }
 
-/// Does what would have been done without our handler.
+/// Does what would happen without this handler.
 fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: as in `handle`.
     let code = unsafe { (*info).si_code };
@@ -281,7 +277,7 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     };
     match before.sa_sigaction {
         libc::SIG_DFL => end(signal, faulted),
-        // A fault can't be ignored: it would come again at once, for ever.
+        // A fault can't be ignored: it would repeat at once, forever.
         libc::SIG_IGN if faulted => end(signal, faulted),
         libc::SIG_IGN => {}
         handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
@@ -298,9 +294,8 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     }
 }
 
-/// Ends the process as SIGBUS does where nothing is done about it: an access that
-/// faulted is made again when the handler returns, and a signal that was sent is sent
-/// again.
+/// Ends the process as SIGBUS does by default: a faulting access is repeated when the handler
+/// returns, and a signal that was sent is sent again.
 fn end(signal: c_int, faulted: bool) {
     // SAFETY: all zeros is a value of this structure: the default action.
     let default: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };

@@ -1,4 +1,4 @@
-//! Files that guest memory is in.
+//! Files that back guest memory.
 
 use std::fs::File;
 use std::io;
@@ -35,9 +35,8 @@ pub struct GuestFile {
 }
 
 impl GuestFile {
-    /// Checks that a descriptor is of a regular file, which memfds and files of
-    /// hugetlbfs are too. One that is of anything else is closed on another
-    /// thread. `address` and `size` are for the message.
+    /// Checks that a descriptor is of a regular file; memfds and files of hugetlbfs are too. Any
+    /// other one is closed on another thread. `address` and `size` are for the message.
     ///
     /// # Errors
     ///
@@ -65,9 +64,8 @@ impl GuestFile {
         }
     }
 
-    /// Returns whether the VMM could make the file shorter, and so take away
-    /// pages under the device's hands. A memfd that is sealed against that
-    /// (`F_SEAL_SHRINK`) keeps its size.
+    /// Returns whether the VMM could shrink the file while the device uses it. A memfd that is
+    /// sealed against that (`F_SEAL_SHRINK`) keeps its size.
     pub fn may_shrink(&self) -> bool {
         let seals = fcntl_get_seals(&self.file);
         !seals.is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
@@ -82,20 +80,20 @@ impl GuestFile {
         self.length
     }
 
-    /// Returns how many bytes of the file there are in whole pages.
+    /// Returns how many bytes of the file are in whole pages.
     pub(super) fn mappable(&self) -> u64 {
         self.length - self.length % self.page_size
     }
 }
 
-/// What a descriptor is of.
+/// Returns the kind of a descriptor's file.
 enum Facts {
     Regular {
         id: FileId,
         length: u64,
         page_size: u64,
     },
-    /// In words.
+    /// The kind in words.
     Other(&'static str),
 }
 
@@ -138,8 +136,8 @@ fn name(kind: FileType) -> &'static str {
     }
 }
 
-/// A file, mapped as a whole, with the only descriptor of it that is kept. The
-/// mapping, and with it the memory that the VMM has given up, goes when this does.
+/// A file, mapped as a whole, with the only descriptor of it that is kept. When this is dropped,
+/// the mapping goes, and with it the memory that the VMM has unmapped.
 #[derive(Debug)]
 pub(super) struct MappedFile {
     /// Before the mapping, since that is dropped after it.
@@ -153,8 +151,8 @@ pub(super) struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps a file; `lost` is set when pages of it go away. The shares are kept
-    /// as long as the mapping.
+    /// Maps a file; `lost` is set when pages of it are lost. The shares are kept as long as the
+    /// mapping.
     ///
     /// # Errors
     ///
@@ -216,22 +214,22 @@ impl MappedFile {
         self.writable
     }
 
-    /// Returns whether the mapping reaches so far and shows the file's own pages.
+    /// Returns whether the mapping is long enough and still shows the file's own pages.
     pub fn serves(&self, end: u64) -> bool {
         end <= self.mapping.length() as u64 && !self.is_lost()
     }
 
-    /// Returns whether pages of it went away.
+    /// Returns whether pages of it were lost.
     pub fn is_lost(&self) -> bool {
         self.faults.was_hit()
     }
 }
 
-/// Makes a descriptor of our own of one that is lent.
+/// Duplicates a borrowed descriptor.
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub(super) fn duplicate(file: impl AsFd) -> io::Result<Arc<File>> {
     Ok(Arc::new(file.as_fd().try_clone_to_owned()?.into()))
 }

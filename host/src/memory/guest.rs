@@ -1,4 +1,4 @@
-//! The regions that the VMM shared, and what they count against.
+//! The regions that the VMM shared, and their budgets.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,13 +15,12 @@ use super::range::MemoryRange;
 use super::region::{Backing, Misfit, Reach, Region, RegionInfo, Regions, SharedRegion};
 use super::unit::PAGE_SIZE;
 
-/// How many regions are looked at first.
+/// How many regions are checked first.
 pub(super) const NEAR: usize = 4;
-/// With more regions than this, those that are looked at first are not chosen again with
-/// each change.
+/// With more regions than this, the ones to check first are not chosen again at each change.
 pub(super) const FEW: usize = 64;
 
-/// Where in a file a guest page lies, for laying it into a window.
+/// The location of a guest page in a file, for mapping it into a window.
 #[derive(Clone, Debug)]
 pub struct PageSource {
     /// The file that backs the page.
@@ -30,29 +29,29 @@ pub struct PageSource {
     pub offset: u64,
 }
 
-/// Why a guest page can't be laid into a window.
+/// Why a guest page can't be mapped into a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoWindow {
-    /// There is no page that the VMM shared for writing.
+    /// The VMM shared no writable page there.
     NotMemory,
-    /// It is guest memory where no window can lie: part of a larger page, or of no file.
+    /// It is guest memory that can't be in a window: part of a larger page, or of no file.
     Unsupported,
 }
 
-/// The guest's memory, as far as the VMM shared it. A clone is the same memory,
-/// and keeps it mapped.
+/// The guest's memory, as far as the VMM shared it. A clone is the same memory, and keeps it
+/// mapped.
 #[derive(Clone, Debug)]
 pub struct GuestMemory {
-    /// Copied when it changes while a clone has it too.
+    /// Copied on a change while a clone shares it.
     pub(super) regions: Arc<Regions>,
     /// The largest regions. All of them are in `regions`, which keeps them mapped.
     pub(super) near: [Reach; NEAR],
-    /// Set when pages of a file go away.
+    /// Set when pages of a file are lost.
     lost: Arc<AtomicBool>,
     budgets: Budgets,
 }
 
-/// What regions and mappings count against.
+/// The budgets for regions and mappings.
 #[derive(Clone, Debug)]
 pub(super) struct Budgets {
     pub regions: Arc<Budget>,
@@ -111,8 +110,8 @@ impl GuestMemory {
         self.map_file(address, size, file, offset, writable)
     }
 
-    /// Maps a region that a file backs whose descriptor was checked. Checking it may
-    /// take long if it is something else, and needs no lock.
+    /// Maps a region of a file whose descriptor was checked. The check may take long, and needs no
+    /// lock.
     ///
     /// # Errors
     ///
@@ -148,8 +147,8 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Makes a region of memory that the caller has mapped already. Pages of it
-    /// that go away are the caller's business.
+    /// Adds a region of memory that the caller has mapped already. Pages of it that are lost are the
+    /// caller's responsibility.
     ///
     /// # Errors
     ///
@@ -179,7 +178,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Remembers a region that came without a file descriptor.
+    /// Adds a region that came without a file descriptor, and is out of reach.
     ///
     /// # Errors
     ///
@@ -190,12 +189,12 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Forgets every region in a range, and returns the range. Files that no region
-    /// lies in any more are unmapped and closed.
+    /// Removes all regions in a range, and returns the range. Files without a region are unmapped
+    /// and closed.
     ///
     /// # Errors
     ///
-    /// Nothing changes if a region lies inside the range only in part, or none does.
+    /// Nothing changes if a region is only partly in the range, or none is.
     pub fn unmap(&mut self, address: u64, size: u64) -> Result<Vec<Range<u64>>, MapError> {
         let wraps = MapError::Wraps(address, size);
         let range = address..address.checked_add(size).ok_or(wraps)?;
@@ -212,7 +211,7 @@ impl GuestMemory {
         Ok(vec![range])
     }
 
-    /// Forgets all regions, and returns where they were: anywhere, if there were any.
+    /// Removes all regions, and returns the range of all addresses, if there were any.
     pub fn clear(&mut self) -> Vec<Range<u64>> {
         self.near = [Reach::NOWHERE; NEAR];
         self.lost = Arc::default();
@@ -221,7 +220,7 @@ impl GuestMemory {
         everywhere.into_iter().collect()
     }
 
-    /// Returns where the guest page at `address` lies.
+    /// Returns where the guest page at `address` is in its file.
     ///
     /// # Errors
     ///
@@ -241,9 +240,9 @@ impl GuestMemory {
         }
     }
 
-    /// Returns the regions that a VMM shared by files, or named without sharing them, for
-    /// another process; those that the caller has mapped itself are its own affair. All regions
-    /// of a file have the same descriptor.
+    /// Returns the regions that a VMM shared by files, or announced without sharing them, for
+    /// another process; those that the caller has mapped itself are not included. All regions of a
+    /// file have the same descriptor.
     pub(crate) fn shared(&self) -> Vec<SharedRegion> {
         let mut files: BTreeMap<FileId, Arc<File>> = BTreeMap::new();
         let shared = |region: &Region| {
@@ -272,9 +271,8 @@ impl GuestMemory {
         self.regions.iter().map(Region::info)
     }
 
-    /// Says which memory is gone, if pages of a file went away while the file was mapped:
-    /// somebody made it shorter, or there are no huge pages for it. What was accessed there
-    /// since are zeros, so whatever works with this memory must end.
+    /// Says which pages of a file were lost while it was mapped, if any: it was shrunk, or there are
+    /// no huge pages for it. Accesses since then read zeros, so every user of this memory must end.
     #[inline]
     pub fn lost(&self) -> Option<String> {
         if !self.lost.load(Ordering::Acquire) {
@@ -345,8 +343,8 @@ impl GuestMemory {
         self.choose_near();
     }
 
-    /// Chooses the regions that are looked at first: the largest, while there are few.
-    /// Otherwise those stay that are there still.
+    /// Chooses the regions to check first: the largest, while there are few. Otherwise keeps those
+    /// that still exist.
     fn choose_near(&mut self) {
         let Self { regions, near, .. } = self;
         if regions.len() > FEW {

@@ -1,5 +1,5 @@
-//! Guest memory as the kernel's `iovec`, for writes that take packets from
-//! where they lie, and many reads or writes in one system call.
+//! Guest memory as the kernel's `iovec`, for writing packets without a copy, and for many reads
+//! or writes in one system call.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,12 +11,12 @@ use super::guest::GuestMemory;
 use super::ring::{Ring, read_entry, write_entry};
 use super::unit::Segment;
 
-/// Reads and writes of a descriptor that does not block: one system call for
-/// all of them if there is an io_uring, one each if not.
+/// Reads and writes on a non-blocking descriptor: one system call for all of them with an
+/// io_uring, one each without.
 ///
-/// Either way they are done in order, and over when the method returns: the
-/// kernel holds on to no memory. Keeps its allocations between uses, so that
-/// steady traffic allocates nothing.
+/// Either way they are done in order, and complete when the method returns: the kernel keeps no
+/// reference to the memory. Allocations are kept between uses, so that steady traffic allocates
+/// nothing.
 #[derive(Debug)]
 pub struct Calls {
     list: Vec<libc::iovec>,
@@ -30,18 +30,18 @@ pub struct Calls {
 // they point to alive. Between uses they are dead values.
 unsafe impl Send for Calls {}
 
-/// Why segments can't be handed to the kernel.
+/// Why segments can't be passed to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoVecError {
     /// A segment is not in guest memory.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// They lie in more than [`Calls::MAX_RANGES`] ranges.
+    /// They are in more than [`Calls::MAX_RANGES`] ranges.
     #[error("more than {} ranges of memory in one packet", Calls::MAX_RANGES)]
     TooMany,
 }
 
-/// Calls that write, not yet made. Borrows what they are to write.
+/// Writes that were not made yet. Borrows the memory that they write.
 #[derive(Debug)]
 pub struct Writes<'a> {
     calls: &'a mut Calls,
@@ -54,7 +54,7 @@ impl Calls {
     /// The most ranges of memory that one call may have (the kernel's
     /// `UIO_MAXIOV`).
     pub const MAX_RANGES: usize = 1024;
-    /// Fewer calls than this cost less one by one (measured: 3 are even).
+    /// Fewer calls than this are cheaper one by one (measured: break-even at 3).
     const WORTH_A_RING: usize = 4;
 
     /// Calls that take a system call each.
@@ -93,9 +93,8 @@ impl Calls {
         }
     }
 
-    /// Reads once from `fd`, which must not block, into each of the buffers.
-    /// `outcomes` are what they came to. They may end at an error, with no
-    /// read made after it.
+    /// Reads once from `fd`, which must not block, into each of the buffers, and returns the
+    /// `outcomes`. They may end at an error, with no read made after it.
     pub fn read<'b>(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -134,7 +133,7 @@ impl Calls {
 }
 
 impl<'a> Writes<'a> {
-    /// Adds a call that writes `own`, and guest memory behind it.
+    /// Adds a call that writes `own`, followed by guest memory.
     ///
     /// # Errors
     ///
@@ -158,8 +157,8 @@ impl<'a> Writes<'a> {
         filled
     }
 
-    /// Adds guest memory, giving up as soon as it is too much: how long that
-    /// takes and how long the list gets is not for the guest to choose.
+    /// Adds guest memory, and gives up as soon as it is too much, so that the guest does not control
+    /// how long that takes or how long the list gets.
     fn fill(
         &mut self,
         memory: &'a GuestMemory,
@@ -182,8 +181,7 @@ impl<'a> Writes<'a> {
         Ok(())
     }
 
-    /// Makes all calls on `fd`, which must not block. `outcomes` are what each
-    /// of them came to.
+    /// Makes all calls on `fd`, which must not block, and returns their `outcomes`.
     pub fn run(self, fd: BorrowedFd<'_>, outcomes: &mut Vec<Outcome>) {
         let Calls { list, ends, ring } = self.calls;
         outcomes.clear();
@@ -217,7 +215,7 @@ impl<'a> Writes<'a> {
     }
 }
 
-/// Returns what a system call's result means.
+/// Returns the outcome for a system call's result.
 fn outcome(result: isize) -> Outcome {
     usize::try_from(result).map_err(|_| {
         let error = std::io::Error::last_os_error();

@@ -26,7 +26,7 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If a system call fails.
     pub fn new(file: &File, length: usize, writable: bool) -> io::Result<Self> {
         let mut rights = ProtFlags::READ;
         rights.set(ProtFlags::WRITE, writable);

@@ -1,13 +1,12 @@
 //! Guest memory: the regions that the VMM shared, and access to them.
 //!
-//! A region that comes with a file descriptor is a range of that file, which is mapped
-//! once and as a whole: regions are many where the guest has an IOMMU, and files are
-//! few. A region that comes without one is remembered, so that an access to it fails
-//! with a reason. All access is by guest-physical address and checked against the
-//! regions; guest memory changes under our hands, so it is only ever copied or handed
-//! to the kernel by [`Calls`].
+//! A region with a file descriptor is a range of that file, which is mapped once and as a
+//! whole: regions are many where the guest has an IOMMU, and files are few. A region without
+//! one is recorded, so that an access to it fails with a reason. All access is by
+//! guest-physical address and checked against the regions; the guest changes its memory at any
+//! time, so it is only ever copied or passed to the kernel by [`Calls`].
 //!
-//! Pages that go away while they are mapped end the device, and not the process, once
+//! Pages that are lost while they are mapped end the device, and not the process, once
 //! [`install_fault_handler`] was called.
 
 mod access;

@@ -1,4 +1,4 @@
-//! Guest memory that somebody else has mapped: a VMM that embeds the device.
+//! Guest memory that the embedder has mapped itself.
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -25,8 +25,8 @@ pub unsafe trait MemoryRange: std::fmt::Debug + Send + Sync {
         self.len() == 0
     }
 
-    /// Returns the file that the bytes are from, and where in it they begin. Without
-    /// one, ring windows can't lie over them, and the device copies instead.
+    /// Returns the file that backs the bytes, and the offset in it. Without one, there can be no ring
+    /// windows over them, and the device copies instead.
     fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
         None
     }

@@ -15,10 +15,10 @@ use super::limits::MAX_FILES;
 use super::range::MemoryRange;
 use super::unit::PAGE_SIZE;
 
-/// Where guest addresses lie in this process.
+/// Where guest addresses are mapped in this process.
 ///
-/// It keeps nothing mapped: it is only ever part of a [`Region`] or a copy of that in
-/// the [`GuestMemory`](super::GuestMemory) that has the region.
+/// It keeps nothing mapped: it is only ever part of a [`Region`] or a copy of that in the
+/// [`GuestMemory`](super::GuestMemory) that has the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reach {
     start: u64,
@@ -61,14 +61,14 @@ impl Reach {
         self.length
     }
 
-    /// Returns whether it is that of one of these regions.
+    /// Returns whether it belongs to one of these regions.
     pub fn is_in(&self, regions: &Regions) -> bool {
         let region = regions.by_address.get(&self.start);
         region.is_some_and(|region| region.reach == *self)
     }
 
-    /// Returns the bytes from `address` on, which is contained: `length` of them, or
-    /// none if they go beyond the end or can't be accessed.
+    /// Returns the `length` bytes from `address` on, which is contained; None if they exceed the
+    /// region or can't be accessed.
     #[inline]
     pub fn slice(&self, address: u64, length: u64, access: Access) -> Option<VolatileSlice<'_>> {
         let offset = address - self.start;
@@ -92,7 +92,7 @@ pub(super) enum Backing {
         /// Where in the file the region begins.
         offset: u64,
     },
-    /// Addresses of an embedder's, and perhaps a file that they are of.
+    /// Memory of the embedder, and possibly the file that backs it.
     Range {
         _range: Arc<dyn MemoryRange>,
         file: Option<(Arc<File>, u64)>,
@@ -109,7 +109,7 @@ pub(super) struct Region {
     _share: Share,
 }
 
-/// What a region is, for people.
+/// A description of a region, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionInfo {
     /// Guest addresses.
@@ -118,9 +118,9 @@ pub struct RegionInfo {
     pub reachable: bool,
     /// Whether it may be written to.
     pub writable: bool,
-    /// The size of the pages that it is made of.
+    /// The size of its pages.
     pub page_size: u64,
-    /// Whether ring windows can lie over it.
+    /// Whether there can be ring windows over it.
     pub windows: bool,
 }
 
@@ -180,7 +180,7 @@ impl Region {
         }
     }
 
-    /// Says what it is.
+    /// Returns its description.
     pub fn info(&self) -> RegionInfo {
         let Reach {
             start, writable, ..
@@ -204,12 +204,12 @@ pub(super) struct Regions {
     files: BTreeMap<FileId, Weak<MappedFile>>,
 }
 
-/// A range of addresses in which regions do not lie as whole ones.
+/// Why a range of addresses does not consist of whole regions.
 #[derive(Debug)]
 pub(super) enum Misfit {
-    /// None lies there.
+    /// There is no region.
     Empty,
-    /// This one does in part.
+    /// This one is only partly in the range.
     Part(Range<u64>),
 }
 
@@ -220,7 +220,7 @@ impl Regions {
         region.reach.contains(address).then_some(region)
     }
 
-    /// Returns where a region lies that has an address of this range.
+    /// Returns the location of the region that has an address of this range.
     pub fn overlapping(&self, range: &Range<u64>) -> Option<u64> {
         let (start, region) = self.by_address.range(..range.end).next_back()?;
         (range.start < region.reach.end()).then_some(*start)
@@ -230,7 +230,7 @@ impl Regions {
     pub fn insert(&mut self, region: Region) {
         if let Backing::File { file, .. } = &region.backing {
             if self.files.len() >= MAX_FILES as usize {
-                // Some that a clone had kept may have gone with it.
+                // Some mappings that only a clone had kept may be gone.
                 self.files.retain(|_, file| file.strong_count() > 0);
             }
             self.files.insert(file.id(), Arc::downgrade(file));
@@ -238,7 +238,7 @@ impl Regions {
         self.by_address.insert(region.reach.start, region);
     }
 
-    /// Checks that the regions in a range lie there as a whole.
+    /// Checks that every region in a range is in it as a whole.
     pub fn check_whole(&self, range: &Range<u64>) -> Result<(), Misfit> {
         let part = |region: &Region| Misfit::Part(region.reach.start..region.reach.end());
         let before = self.by_address.range(..range.start).next_back();

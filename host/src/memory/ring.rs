@@ -1,4 +1,4 @@
-//! An io_uring that is empty between uses: many reads or writes, one system call.
+//! An io_uring that is empty between uses: many reads or writes in one system call.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,16 +10,16 @@ use rustix::io::Errno;
 
 use super::error::Outcome;
 
-/// The calls that a ring can make, for ever: the kernel holds it to them.
+/// The only operations that a ring can perform, enforced by the kernel.
 const CALLS: [u8; 3] = [
     opcode::Read::CODE,
     opcode::Write::CODE,
     opcode::Writev::CODE,
 ];
 
-/// An io_uring, restricted to reading and writing. Nothing is in flight but inside
-/// [`make`](Self::make), and no descriptor is registered, since the kernel would hold
-/// on to that for a while after the process is gone.
+/// An io_uring, restricted to reading and writing. Nothing is in flight outside
+/// [`make`](Self::make), and no descriptor is registered, since the kernel would keep that for a
+/// while after the process has ended.
 pub struct Ring {
     ring: IoUring,
 }
@@ -31,7 +31,7 @@ impl fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// Creates a ring with room for so many calls at once.
+    /// Creates a ring with room for `entries` calls at once.
     ///
     /// # Errors
     ///
@@ -49,12 +49,10 @@ impl Ring {
         Ok(Self { ring })
     }
 
-    /// Makes calls, up to as many as there is room for, and waits until they
-    /// are over. They must be told not to wait themselves (`RWF_NOWAIT`): the
-    /// kernel would wait until they can be made, even if the descriptor is one
-    /// that does not block. Adds what each of them came to, in order; returns how many
-    /// were made. If that is not all of them, the ring is of no use any more,
-    /// and must be dropped.
+    /// Makes calls, up to as many as there is room for, and waits until they complete. They must not
+    /// wait themselves (`RWF_NOWAIT`): the kernel would wait until they can be made, even if the
+    /// descriptor is non-blocking. Appends their outcomes in order; returns how many were made. If
+    /// that is not all of them, the ring is unusable, and must be dropped.
     ///
     /// # Safety
     ///
@@ -78,8 +76,8 @@ impl Ring {
         drop(queue);
         let first = outcomes.len();
         outcomes.resize(first + count, Err(Errno::CANCELED));
-        // Calls that do not wait are over when they are submitted: asking the
-        // kernel to wait would only cost time, 400 ns a batch.
+        // Calls that do not wait are complete when they are submitted: asking the kernel to wait
+        // would only cost time, 400 ns a batch.
         let mut entered = self.ring.submit();
         let mut over = 0;
         loop {
@@ -108,8 +106,7 @@ impl Ring {
             outcomes.truncate(first + over);
             return over;
         }
-        // The descriptor's driver can't be asked not to wait. None of the
-        // calls was made, then.
+        // The descriptor's driver does not support RWF_NOWAIT. No call was made, then.
         let refused = |outcome: &Outcome| *outcome == Err(Errno::OPNOTSUPP);
         if let Some(unmade) = outcomes[first..].iter().position(refused) {
             outcomes.truncate(first + unmade);
@@ -146,7 +143,7 @@ fn length_of(range: &libc::iovec) -> u32 {
     u32::try_from(range.iov_len).unwrap_or(u32::MAX)
 }
 
-/// Returns what a completion says.
+/// Returns the outcome of a completion.
 fn outcome(result: i32) -> Outcome {
     usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
 }

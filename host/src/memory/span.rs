@@ -1,4 +1,4 @@
-//! Bytes that lie in several segments, read and written as if they lay in one.
+//! Bytes in several segments, read and written as if they were contiguous.
 
 use super::error::Fault;
 use super::guest::GuestMemory;
@@ -6,8 +6,8 @@ use super::unit::Segment;
 
 /// A position in the bytes of several segments.
 ///
-/// As an iterator it gives the segments that are left, the first and the last
-/// of them cut where the position and the [`limit`](Self::limit) are.
+/// As an iterator it yields the remaining segments, the first and the last of them cut at the
+/// position and the [`limit`](Self::limit).
 #[derive(Clone, Debug)]
 pub struct Span<I> {
     rest: I,
@@ -29,14 +29,14 @@ impl<I: Iterator<Item = Segment>> Span<I> {
         }
     }
 
-    /// Ends `length` bytes from here, if not before.
+    /// Limits it to `length` more bytes.
     #[inline]
     pub fn limit(mut self, length: u64) -> Self {
         self.left = self.left.min(length);
         self
     }
 
-    /// Moves on by `length` bytes, or to the end.
+    /// Advances by `length` bytes, or to the end.
     #[inline]
     pub fn advance(mut self, length: u64) -> Self {
         let mut skip = length;
@@ -48,7 +48,7 @@ impl<I: Iterator<Item = Segment>> Span<I> {
         self
     }
 
-    /// Takes the next bytes that lie in a row, at most `most`; none at the end.
+    /// Takes the next contiguous bytes, up to `most`; none at the end.
     #[inline]
     pub fn piece(&mut self, most: u64) -> Option<Segment> {
         while self.now.length == 0 {
@@ -72,7 +72,7 @@ impl<I: Iterator<Item = Segment>> Span<I> {
         Some(taken)
     }
 
-    /// Copies from guest memory and moves on; returns how many bytes there were.
+    /// Copies from guest memory and advances; returns how many bytes there were.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl<I: Iterator<Item = Segment>> Span<I> {
         Ok(done)
     }
 
-    /// Copies to guest memory and moves on; returns how many bytes had room.
+    /// Copies to guest memory and advances; returns how many bytes had room.
     ///
     /// # Errors
     ///
@@ -104,12 +104,11 @@ impl<I: Iterator<Item = Segment>> Span<I> {
         Ok(done)
     }
 
-    /// Copies all that is left to `to`, or as much as has room there.
+    /// Copies the rest to `to`, as far as there is room.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] if a segment can't be read or written; what lies before it
-    /// was copied.
+    /// A [`Fault`] if a segment can't be read or written; earlier ones were copied.
     pub fn copy_to<J: Iterator<Item = Segment>>(
         mut self,
         memory: &GuestMemory,

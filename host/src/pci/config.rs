@@ -75,7 +75,7 @@ const EXP_REGISTERS: [(usize, u32, u32); 8] = [
     (0x30, 4, 0xf),
 ];
 
-/// What a function says that it is.
+/// The identity of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Any but 0xffff.

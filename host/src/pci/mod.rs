@@ -1,9 +1,8 @@
 //! The generic part of a PCI function: configuration space, BARs and MSI-X.
 //!
-//! A [`Function`] is a state machine without I/O: whoever owns it hands it the
-//! accesses that the guest makes and delivers the messages that come out. It
-//! takes accesses of any width and alignment, and none of them can make it
-//! fail.
+//! A [`Function`] is a state machine without I/O: its owner passes it the guest's accesses and
+//! delivers the resulting messages. It accepts accesses of any width and alignment, and none
+//! of them can fail.
 
 mod config;
 pub mod msix;
@@ -27,7 +26,7 @@ pub const MAX_BAR_SIZE: u64 = 1 << 40;
 /// Number of BAR registers in a type 0 header; a 64-bit BAR takes two.
 pub const BAR_COUNT: usize = 6;
 
-/// Why a function can't be made from what a device describes.
+/// Why a function can't be created from a device's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FunctionError {
     /// Vendor 0xffff is what a read of an empty slot returns.
@@ -56,16 +55,16 @@ pub enum FunctionError {
     /// The size of the MSI-X table is out of range.
     #[error("{0} MSI-X vectors: there must be 1 to {max}", max = msix::MAX_VECTORS)]
     Vectors(u16),
-    /// Every BAR is taken, so that the MSI-X table has no place.
+    /// Every BAR is in use, so that there is none for the MSI-X table.
     #[error("no BAR is left for the MSI-X table: describe at most two")]
     NoRoomForMsix,
 }
 
-/// Where the MSI-X structures of a function lie, for a VMM that emulates them itself.
+/// The location of a function's MSI-X structures, for a VMM that emulates them itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MsixLayout {
-    /// Index of the BAR that has nothing else.
+    /// Index of the BAR that contains nothing else.
     pub bar: u8,
     /// Number of vectors.
     pub vectors: u16,
@@ -95,7 +94,7 @@ impl Function {
     ///
     /// # Errors
     ///
-    /// [`FunctionError`] if what is described is no valid PCI function.
+    /// [`FunctionError`] if the description is no valid PCI function.
     pub fn new(
         identity: Identity,
         bars: &[(u8, u64)],
@@ -129,23 +128,23 @@ impl Function {
         self.config.read(offset, data);
     }
 
-    /// Says who keeps the MSI-X table that the guest programs: the function itself, if
-    /// nothing else is said. To be called at power-on.
+    /// Sets who keeps the MSI-X table that the guest programs; by default the function itself. Must
+    /// be called at power-on.
     pub fn set_table_owner(&mut self, owner: TableOwner) {
         self.msix.set_owner(owner);
         let _ = self.msix.set_gate(self.gate());
     }
 
-    /// Writes configuration space; what is read-only or beyond its end stays
-    /// as it is. Returns the interrupts that the write let through.
+    /// Writes configuration space; read-only bits and bytes beyond its end are ignored. Returns the
+    /// interrupts that the write released.
     #[must_use = "interrupts that were held back are lost unless they are delivered"]
     pub fn config_write(&mut self, offset: u64, data: &[u8]) -> Vec<Due> {
         self.config.write(offset, data);
         self.msix.set_gate(self.gate())
     }
 
-    /// Returns whether a write to configuration space initiates a function-level reset,
-    /// which is up to whoever has the rest of the function.
+    /// Returns whether a write to configuration space initiates a function-level reset, which the
+    /// function's owner must perform.
     pub fn initiates_reset(offset: u64, data: &[u8]) -> bool {
         ConfigSpace::initiates_reset(offset, data)
     }
@@ -164,13 +163,13 @@ impl Function {
         self.msix.read(offset, data, &|_| false);
     }
 
-    /// Reads the MSI-X BAR where the VMM holds back vectors of its own accord: those that
-    /// `waits` names read as pending too.
+    /// Reads the MSI-X BAR if the VMM defers vectors too: those that `waits` selects also read as
+    /// pending.
     pub fn msix_read_with(&self, offset: u64, data: &mut [u8], waits: &dyn Fn(u16) -> bool) {
         self.msix.read(offset, data, waits);
     }
 
-    /// Writes the MSI-X BAR. Returns the interrupts that the write let through.
+    /// Writes the MSI-X BAR. Returns the interrupts that the write released.
     #[must_use = "interrupts that were held back are lost unless they are delivered"]
     pub fn msix_write(&mut self, offset: u64, data: &[u8]) -> Vec<Due> {
         self.msix.write(offset, data)
@@ -190,7 +189,7 @@ impl Function {
         self.msix.raise_through(vector, Gate { bus_master, ..gate })
     }
 
-    /// Returns whether an interrupt was raised and something holds it back.
+    /// Returns whether an interrupt is pending.
     #[inline]
     pub fn is_pending(&self, vector: u16) -> bool {
         self.msix.is_pending(vector)
@@ -212,15 +211,15 @@ impl Function {
         self.paused
     }
 
-    /// Pauses the function, or has it continue: neither a reset nor the guest changes
-    /// that. Returns the interrupts that this let through.
+    /// Pauses the function, or resumes it: neither a reset nor the guest changes that. Returns the
+    /// interrupts that this released.
     #[must_use = "interrupts that were held back are lost unless they are delivered"]
     pub fn set_paused(&mut self, paused: bool) -> Vec<Due> {
         self.paused = paused;
         self.msix.set_gate(self.gate())
     }
 
-    /// Returns where the MSI-X structures lie.
+    /// Returns the location of the MSI-X structures.
     pub fn msix_layout(&self) -> MsixLayout {
         let layout = self.msix.layout();
         MsixLayout {
@@ -246,7 +245,7 @@ impl Function {
         self.bar_sizes.get(usize::from(index)).copied().unwrap_or(0)
     }
 
-    /// Returns where the guest put a BAR, or None if there is none with this index.
+    /// Returns the address that the guest gave a BAR, or None if there is none with this index.
     pub fn bar_address(&self, index: u8) -> Option<u64> {
         (self.bar_size(index) > 0).then(|| self.config.bar_address(index))
     }

@@ -22,7 +22,7 @@ pub struct Message {
     pub data: u32,
 }
 
-/// Where table and pending bits lie in their BAR; the table is at offset 0.
+/// The layout of table and pending bits in their BAR; the table is at offset 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     /// At least 1.
@@ -38,7 +38,7 @@ pub(super) struct Layout {
 pub struct Due {
     /// The vector.
     pub vector: u16,
-    /// What its table entry says.
+    /// The message in its table entry.
     pub message: Message,
 }
 
@@ -47,12 +47,12 @@ pub struct Due {
 pub enum TableOwner {
     /// This function.
     Function,
-    /// The VMM, which takes vectors by number. What it passes on to the function
-    /// holds interrupts back, and what it keeps to itself does not.
+    /// The VMM, which receives vectors by number. A mask that it forwards to the function holds
+    /// interrupts back; one that it keeps to itself does not.
     Vmm,
 }
 
-/// What holds back interrupts of the function as a whole.
+/// The conditions for the function as a whole to send interrupts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gate {
     /// MSI-X is enabled.
@@ -72,7 +72,7 @@ struct Entry {
     data: u32,
     masked: bool,
     pending: bool,
-    /// It was written since power-on, with something that it did not hold then.
+    /// Whether it was changed since power-on.
     programmed: bool,
 }
 
@@ -148,7 +148,7 @@ impl Msix {
         })
     }
 
-    /// Says who keeps the table. To be called at power-on.
+    /// Sets who keeps the table. Must be called at power-on.
     pub fn set_owner(&mut self, owner: TableOwner) {
         self.owner = owner;
     }
@@ -172,7 +172,7 @@ impl Msix {
         self.entries.len().div_ceil(64) * 8
     }
 
-    /// Reads table and pending bits; `waits` says which vectors the VMM holds back besides.
+    /// Reads table and pending bits; `waits` selects the vectors that the VMM defers too.
     pub fn read(&self, offset: u64, data: &mut [u8], waits: &dyn Fn(u16) -> bool) {
         let layout = self.layout();
         read_bytes(offset, data, |at| {
@@ -215,7 +215,7 @@ impl Msix {
         due
     }
 
-    /// Opens or closes the function as a whole; returns what had to wait.
+    /// Sets the conditions for the function as a whole; returns the interrupts that this released.
     pub fn set_gate(&mut self, gate: Gate) -> Vec<Due> {
         self.was_enabled |= gate.enabled;
         let open = self.is_open(gate);

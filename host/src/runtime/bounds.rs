@@ -1,4 +1,4 @@
-//! What a component may say at most: one table for both runtimes, checked before
+//! The bounds of everything that a component passes: one table for both runtimes, checked before
 //! anything is copied or allocated.
 
 use wasmtime::{Result, bail};
@@ -37,14 +37,14 @@ pub const SEGMENTS: usize = 16 * PACKETS;
 pub const BUFFERS: usize = crate::endpoint::RxQueue::MAX_BUFFERS;
 /// Bytes of a saved state.
 pub const STATE_BYTES: usize = 1 << 20;
-/// Bytes of what `inspect` returns.
+/// Bytes of the result of `inspect`.
 pub const INSPECT_BYTES: usize = 1 << 20;
 /// Bytes of a line of the log.
 pub const LINE_BYTES: usize = 1024;
-/// Bytes of the words with which a device refuses something.
+/// Bytes of the text with which a device refuses something.
 pub const WORDS_BYTES: usize = 1024;
 
-/// Returns what a device is told about these.
+/// Returns these bounds as passed to a device.
 pub fn told(limits: &Limits) -> Bounds {
     Bounds {
         arena_bytes: arena_bytes(limits) as u32,
@@ -60,7 +60,7 @@ pub fn told(limits: &Limits) -> Bounds {
     }
 }
 
-/// Returns the largest arena: half of the memory, so that a heap fits beside it.
+/// Returns the largest arena: half of the memory, so that there is room for a heap.
 pub fn arena_bytes(limits: &Limits) -> usize {
     const WASM_PAGE: usize = 1 << 16;
     ARENA_BYTES.min(limits.memory / 2) / WASM_PAGE * WASM_PAGE
@@ -70,12 +70,12 @@ pub fn arena_bytes(limits: &Limits) -> usize {
 /// makes them: wasm has no store that orders others, so the processor must.
 const ORDERED_STORES: bool = cfg!(target_arch = "x86_64");
 
-/// Returns whether windows are given.
+/// Returns whether windows are supported.
 pub fn has_windows(limits: &Limits) -> bool {
     limits.windows && ORDERED_STORES
 }
 
-/// Returns what this host offers to a device with these limits.
+/// Returns the features that this host offers to a device with these limits.
 pub fn offered(limits: &Limits) -> Features {
     let mut features = Features::all() - Features::MODERATION;
     features.set(Features::WINDOWS, has_windows(limits));

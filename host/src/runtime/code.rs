@@ -1,4 +1,4 @@
-//! What instances are made of.
+//! The code that instances are created from.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl PreparedComponent {
     ///
     /// # Errors
     ///
-    /// What does not fit.
+    /// The import that does not fit.
     pub fn of_component(runtime: &Runtime, component: &Component) -> Result<Self> {
         Ok(Self {
             component: runtime.linker.instantiate_pre(component)?,
@@ -43,7 +43,7 @@ impl PreparedComponent {
         })
     }
 
-    /// Returns the same, called in the module inside.
+    /// Returns the same component, called in the module inside.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl PreparedComponent {
         })
     }
 
-    /// Returns the same, with why its module is not called.
+    /// Returns the same component, with the reason why its module is not called.
     pub fn without_module(self, why: Arc<str>) -> Self {
         let calls = Calls::Model(why);
         Self { calls, ..self }
@@ -70,7 +70,7 @@ impl PreparedComponent {
         }
     }
 
-    /// Returns the module to compile besides a component, if it can be called directly.
+    /// Returns the module to compile along with a component, if it can be called directly.
     pub fn module_of(component: &[u8]) -> Option<&[u8]> {
         direct::module_of(component)
     }
@@ -79,7 +79,7 @@ impl PreparedComponent {
     ///
     /// # Errors
     ///
-    /// wasmtime's.
+    /// The error of wasmtime.
     pub fn instantiate(&self, store: &mut Store<HostState>) -> Result<Box<dyn Exports>> {
         match &self.module {
             Some(module) if store.data().limits.direct => direct::instantiate(module, store),

@@ -17,8 +17,7 @@ use super::handshake::Handshake;
 
 /// How often the epoch advances while calls are running.
 const TICK: Duration = Duration::from_millis(10);
-/// Ticks after the last call began until the thread would sleep: calls that
-/// follow soon need not wake it.
+/// Ticks after the last call until the thread sleeps, so that the next calls need not wake it.
 const LINGER: usize = 10;
 
 /// Advances an engine's epoch.
@@ -36,7 +35,7 @@ struct Shared {
     callers: Mutex<Vec<Weak<AtomicBool>>>,
 }
 
-/// Somebody who makes calls, one at a time.
+/// A caller, which makes one call at a time.
 #[derive(Debug)]
 pub struct Caller(Arc<AtomicBool>);
 
@@ -98,7 +97,7 @@ impl Ticker {
         Ok(ticker)
     }
 
-    /// Registers somebody else who makes calls.
+    /// Registers another caller.
     pub fn caller(&self) -> Caller {
         let running = Arc::new(AtomicBool::new(false));
         let mut callers = self.shared.callers.lock();
@@ -109,7 +108,7 @@ impl Ticker {
         Caller(running)
     }
 
-    /// Notes that a call begins; it ends when the result is dropped.
+    /// Records that a call begins; it ends when the result is dropped.
     #[inline]
     pub fn enter<'a>(&self, caller: &'a Caller) -> Running<'a> {
         self.shared.handshake.enter(&caller.0, || {
@@ -120,7 +119,7 @@ impl Ticker {
         Running(&caller.0)
     }
 
-    /// Returns how often the epoch has advanced. It stands still while no calls are made.
+    /// Returns how often the epoch has advanced. It does not advance while no calls are made.
     #[inline]
     pub fn now(&self) -> u64 {
         self.shared.ticks.load(Ordering::Relaxed)
@@ -128,7 +127,7 @@ impl Ticker {
 
     /// Returns the number of ticks that make up at least `time`.
     pub fn ticks(time: Duration) -> u64 {
-        // One more, because the first may come at once.
+        // One more, because the first may be almost over.
         time.as_millis().div_ceil(TICK.as_millis()) as u64 + 1
     }
 }
@@ -151,7 +150,7 @@ impl Shared {
     }
 }
 
-/// Returns whether a barrier can be had that all of this process's threads take part in.
+/// Returns whether the kernel supports a barrier that includes all of this process's threads.
 fn can_sleep() -> bool {
     let needed = MembarrierQuery::PRIVATE_EXPEDITED | MembarrierQuery::REGISTER_PRIVATE_EXPEDITED;
     membarrier_query().contains(needed)

@@ -8,13 +8,13 @@ use super::deadline::Ticker;
 use super::state::HostState;
 use super::{direct, linear_memory, model};
 
-/// What a 32-bit component can address.
+/// The address space of a 32-bit component.
 const RESERVATION: u64 = 1 << 32;
-/// Inaccessible addresses behind that, for accesses with an offset.
+/// The guard region after it, for accesses with an offset.
 const GUARD: u64 = 32 << 20;
 const STACK: usize = 512 << 10;
 
-/// What all devices of a process share.
+/// The runtime that all devices of a process share.
 pub struct Runtime {
     /// Compiles and runs.
     pub engine: Engine,

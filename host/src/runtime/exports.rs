@@ -1,4 +1,4 @@
-//! The exports of a device, whichever way they are called.
+//! The exports of a device, independent of how they are called.
 
 use wasmtime::{Result, Store};
 
@@ -40,7 +40,7 @@ pub trait Exports: Send + Sync {
 
     fn service(&mut self, store: &mut Store<HostState>) -> Result<bool>;
 
-    /// Reports a queue, by the numbers of its port and its own.
+    /// Calls the export of this name for a queue, by the numbers of its port and its own.
     fn received(
         &mut self,
         store: &mut Store<HostState>,
@@ -48,7 +48,7 @@ pub trait Exports: Send + Sync {
         packets: &[RxPacket],
     ) -> Result<bool>;
 
-    /// Reports a queue, by the numbers of its port and its own.
+    /// Calls the export of this name for a queue, by the numbers of its port and its own.
     fn transmitted(
         &mut self,
         store: &mut Store<HostState>,

@@ -9,7 +9,7 @@ use manatee_common::ration::{MAX_LINE, clean};
 
 /// Longest name of a function or module that is shown, in bytes.
 const MAX_NAME: usize = 128;
-/// Callers that are shown of a function that failed.
+/// The number of callers of the failed function that are shown.
 const MAX_CALLERS: usize = 15;
 
 /// Why an instance ended, in one line of at most 1 KiB.
@@ -32,14 +32,14 @@ impl Failure {
         }
     }
 
-    /// Returns what it was and where, without the callers.
+    /// Returns the trap and its location, without the callers.
     pub fn summary(&self) -> String {
         self.summary.to_string()
     }
 
-    /// Says what a call into a component ended with.
+    /// Describes how a call into a component ended.
     pub(super) fn new(error: &wasmtime::Error) -> Self {
-        // Callers don't crowd it out, however long it is, nor the place.
+        // The callers must not crowd out the cause or its location, however long they are.
         let cause = clean(error.root_cause().to_string().as_bytes(), MAX_LINE / 2);
         let backtrace = error.downcast_ref::<WasmBacktrace>();
         let mut frames = backtrace.map_or(&[][..], WasmBacktrace::frames).iter();
@@ -59,7 +59,7 @@ impl Failure {
     }
 }
 
-/// Returns a function of the component, and where in its module.
+/// Returns a function of the component, and the location in its module.
 fn place(frame: &FrameInfo) -> String {
     let clean = |name: &str| clean(name.as_bytes(), MAX_NAME);
     let function = match frame.func_name() {

@@ -1,7 +1,6 @@
-//! Numbers of a device that anybody may read while somebody else has it.
+//! A device's counters, which any thread may read without its lock.
 //!
-//! They are written by whoever has the device's lock, and by nobody else, so that an addition is
-//! a load and a store.
+//! Only the holder of the device's lock writes them, so that an addition is a load and a store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::endpoint::{Counters, EndpointView, Policy, Steering};
 
-/// A number with one writer at a time.
+/// A counter with one writer at a time.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
@@ -34,32 +33,32 @@ impl Gauge {
     }
 }
 
-/// The numbers of a device.
+/// The counters of a device.
 #[derive(Debug, Default)]
 pub struct Gauges {
     /// Interrupts that it raised.
     pub interrupts_raised: Gauge,
     /// Calls into its component.
     pub calls: Gauge,
-    /// Calls that took longer than they may.
+    /// Calls that exceeded their deadline.
     pub deadlines_missed: Gauge,
-    /// Lines that its component logged too many.
+    /// Log lines of its component that were dropped.
     pub log_lines_dropped: Gauge,
     /// Its ports.
     pub ports: Vec<Arc<PortGauges>>,
 }
 
-/// The numbers of a port, and what changes rarely or not at all of it.
+/// The counters of a port, and its rarely changing properties.
 pub struct PortGauges {
     /// Its MAC address, for people.
     pub mac: String,
     /// Its MTU.
     pub mtu: u16,
-    /// What its endpoint is.
+    /// A description of its endpoint.
     pub endpoint: String,
-    /// What else its endpoint shows.
+    /// The endpoint's state, for `inspect`.
     pub view: EndpointView,
-    /// What the guest may send and receive.
+    /// Its policy.
     pub policy: Option<Policy>,
     /// Whether the guest has a link.
     pub link_up: AtomicBool,
@@ -69,34 +68,34 @@ pub struct PortGauges {
     pub queues: Box<[Arc<QueueGauges>]>,
 }
 
-/// How a port is limited and steered.
+/// The settings of a port.
 #[derive(Clone, Debug, Default)]
 pub struct PortSettings {
-    /// The limit of what is sent, in Mbit/s.
+    /// The maximum transmit rate in Mbit/s.
     pub rate_mbps: Option<u32>,
-    /// What the guest has limited it to.
+    /// The guest's limit.
     pub guest_rate_mbps: Option<u32>,
-    /// What an operator has limited it to.
+    /// The operator's limit.
     pub operator_rate_mbps: Option<u32>,
-    /// What packets are steered by.
+    /// The steering.
     pub steering: Option<Steering>,
 }
 
-/// The numbers of a queue.
+/// The counters of a queue.
 #[derive(Debug)]
 pub struct QueueGauges {
     /// Buffers that are posted.
     pub posted_buffers: Gauge,
-    /// Transmits that have not ended.
+    /// Pending transmits.
     pub pending_transmits: Gauge,
-    /// The last packet that was handed over; larger than any if there is none.
+    /// The id of the last packet that was handed over; above all ids if there is none.
     handed_over: Gauge,
-    /// What it did, in a row.
+    /// The endpoint's counters, as an array.
     counters: [Gauge; Counters::WORDS],
 }
 
 impl PortGauges {
-    /// Makes the numbers of a port at which nothing happened yet.
+    /// Creates the counters of an unused port.
     pub fn new(
         mac: String,
         mtu: u16,
@@ -116,12 +115,12 @@ impl PortGauges {
         }
     }
 
-    /// Shows what the guest may send and receive.
+    /// Publishes the port's policy.
     pub fn with_policy(self, policy: Option<Policy>) -> Self {
         Self { policy, ..self }
     }
 
-    /// Returns what its queues did so far.
+    /// Returns the sum of its queues' counters.
     pub fn counters(&self) -> Counters {
         let mut all = Counters::default();
         let each = self.queues.iter();
@@ -129,7 +128,7 @@ impl PortGauges {
         all
     }
 
-    /// Adds up a number of all queues.
+    /// Sums a counter over all queues.
     pub fn sum(&self, of: fn(&QueueGauges) -> &Gauge) -> u64 {
         self.queues.iter().map(|queue| of(queue).get()).sum()
     }
@@ -147,7 +146,7 @@ impl Default for QueueGauges {
 }
 
 impl QueueGauges {
-    /// Shows what it did so far.
+    /// Publishes the queue's counters.
     #[inline]
     pub fn set_counters(&self, counters: &Counters) {
         for (gauge, word) in self.counters.iter().zip(counters.words()) {
@@ -155,12 +154,12 @@ impl QueueGauges {
         }
     }
 
-    /// Returns what it did so far. They may be of two moments of a batch.
+    /// Returns the queue's counters. They may be from two moments of a batch.
     pub fn counters(&self) -> Counters {
         Counters::from_words(self.counters.each_ref().map(Gauge::get))
     }
 
-    /// Shows which packet was handed over last.
+    /// Publishes which packet was handed over last.
     #[inline]
     pub fn set_handed_over(&self, last: Option<u32>) {
         self.handed_over.set(last.map_or(u64::MAX, u64::from));

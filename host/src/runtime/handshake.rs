@@ -1,16 +1,16 @@
-//! What calls and the thread of deadlines tell each other.
+//! The synchronization between calls and the thread of deadlines.
 //!
-//! A call says that it runs and then looks at `asleep`, the thread sets `asleep` and then
-//! looks for calls, and one of them must see the other. The calls, which are many, leave
-//! the costly barrier between the two to the thread. Nothing here knows wasmtime:
-//! `guest-tests/models` runs this very file under a model checker.
+//! A call sets its flag and then reads `asleep`; the thread sets `asleep` and then reads the
+//! flags, and one of them must see the other. The calls, which are many, leave the expensive
+//! barrier in between to the thread. Nothing here depends on wasmtime: `guest-tests/models` runs
+//! this very file under a model checker.
 
 use super::sync::{AtomicBool, Ordering, light_barrier};
 
 /// The flags of both sides.
 #[derive(Debug)]
 pub struct Handshake {
-    /// A call began since the thread looked last.
+    /// Whether a call began since the thread checked last.
     entered: AtomicBool,
     /// The thread sleeps, or is about to.
     asleep: AtomicBool,
@@ -25,7 +25,7 @@ impl Handshake {
         }
     }
 
-    /// Notes that a call begins, whose flag is `running`. `wake` wakes the thread.
+    /// Records that a call begins, whose flag is `running`. `wake` wakes the thread.
     #[inline]
     pub fn enter(&self, running: &AtomicBool, wake: impl FnOnce()) {
         running.store(true, Ordering::Release);
@@ -40,7 +40,7 @@ impl Handshake {
         }
     }
 
-    /// Returns whether a call began since this was asked last. The thread asks.
+    /// Returns whether a call began since the last call of this method. The thread calls it.
     pub fn take_entered(&self) -> bool {
         self.entered.swap(false, Ordering::SeqCst)
     }
@@ -51,8 +51,8 @@ impl Handshake {
         self.asleep.load(Ordering::SeqCst)
     }
 
-    /// Sleeps until a call begins. `barrier` orders what every thread did against what
-    /// comes after it here, or returns false, and then nobody sleeps; `park` may return
+    /// Sleeps until a call begins. `barrier` orders everything that other threads did before against
+    /// everything here after it, or returns false: then the thread does not sleep; `park` may return
     /// early.
     pub fn sleep_until_entered(
         &self,

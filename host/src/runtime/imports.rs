@@ -1,4 +1,4 @@
-//! What the imports of the world do, on behalf of one device.
+//! Carries out the imports of the world for one device.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ use manatee_common::ration::{MAX_LINE, clean};
 pub const WINDOW_PAGES: &str = "pages of a window";
 
 impl HostState {
-    /// Fails if the instance is to keep quiet.
+    /// Fails if the instance must have no visible effects.
     pub fn loud(&self, what: &str) -> Result<()> {
         if self.phase == Phase::Quiet {
             bail!("it {what} while it saved or took over a state");
@@ -57,7 +57,7 @@ impl HostState {
     ///
     /// # Errors
     ///
-    /// For the device: there are no windows here, or the range can't be one.
+    /// For the device: there are no windows here, or the range is invalid.
     pub fn reserve_arena(&mut self, offset: u32, length: u32) -> Result<Range<u32>, WindowRefusal> {
         let linear_memory = self.linear_memory.as_ref();
         let Some(linear_memory) = linear_memory.filter(|_| bounds::has_windows(&self.limits))
@@ -74,11 +74,11 @@ impl HostState {
         reserved.map_err(|_| WindowRefusal::Invalid)
     }
 
-    /// Lays a window.
+    /// Maps a window.
     ///
     /// # Errors
     ///
-    /// The kernel refused, and the instance ends.
+    /// If the kernel refuses; the instance ends.
     pub fn lay_window(
         &mut self,
         offset: u32,
@@ -102,11 +102,11 @@ impl HostState {
         )
     }
 
-    /// Takes a window away.
+    /// Unmaps a window.
     ///
     /// # Errors
     ///
-    /// The kernel refused, and the instance ends.
+    /// If the kernel refuses; the instance ends.
     pub fn take_window_away(&mut self, offset: u32) -> Result<()> {
         if let Some(linear_memory) = &self.linear_memory {
             self.stale = true;
@@ -115,11 +115,11 @@ impl HostState {
         Ok(())
     }
 
-    /// Checks whether so many vectors may be raised at once.
+    /// Checks whether this many vectors may be raised at once.
     ///
     /// # Errors
     ///
-    /// There are not so many, or the instance must have no visible effects.
+    /// If there are fewer, or the instance must have no visible effects.
     pub fn check_raise(&self, count: usize) -> Result<()> {
         self.loud("raised interrupts")?;
         let table = self.function.msix_vectors();
@@ -129,7 +129,7 @@ impl HostState {
         Ok(())
     }
 
-    /// Ends an instance that uses what it was not offered.
+    /// Ends an instance that uses a feature that was not offered.
     ///
     /// # Errors
     ///
@@ -188,7 +188,7 @@ impl HostState {
         Ok(groups)
     }
 
-    /// Posts the buffers of the scratch. Returns how many were taken.
+    /// Posts the buffers of the scratch. Returns how many were accepted.
     pub fn post_receive(&mut self, port: u32, queue: u32) -> Result<u32> {
         self.loud("posted buffers")?;
         let Some((state, queue)) = find(&mut self.ports, port, queue) else {
@@ -205,7 +205,7 @@ impl HostState {
         }
     }
 
-    /// Takes a queue's buffers back. One that there is not has none.
+    /// Takes a queue's buffers back. A queue that does not exist has none.
     pub fn cancel_receive(&mut self, port: u32, queue: u32) -> Result<()> {
         self.loud("took buffers back")?;
         if let Some((state, queue)) = find(&mut self.ports, port, queue) {
@@ -214,7 +214,7 @@ impl HostState {
         Ok(())
     }
 
-    /// Gives a queue's pending transmits up. One that there is not has none.
+    /// Cancels a queue's pending transmits. A queue that does not exist has none.
     pub fn cancel_transmit(&mut self, port: u32, queue: u32) -> Result<()> {
         self.loud("gave transmits up")?;
         if let Some((state, queue)) = find(&mut self.ports, port, queue) {
@@ -227,7 +227,7 @@ impl HostState {
     ///
     /// # Errors
     ///
-    /// It was not agreed on, or is invalid.
+    /// If steering was not negotiated, or is invalid.
     pub fn steer(&mut self, port: u32, steering: Steering) -> Result<()> {
         self.agreed_on(Features::STEERING, "steering")?;
         self.loud("steered packets")?;
@@ -244,11 +244,11 @@ impl HostState {
         Ok(())
     }
 
-    /// Limits what a port sends.
+    /// Limits a port's transmit rate.
     ///
     /// # Errors
     ///
-    /// It was not agreed on, or there is no such port.
+    /// If the feature was not negotiated, or there is no such port.
     pub fn limit_rate(&mut self, port: u32, mbps: Option<u32>) -> Result<()> {
         self.agreed_on(Features::RATE_LIMIT, "rate-limit")?;
         self.loud("limited a rate")?;
@@ -263,7 +263,7 @@ impl HostState {
     ///
     /// # Errors
     ///
-    /// It was not agreed on, or there is no such port.
+    /// If the feature was not negotiated, or there is no such port.
     pub fn statistics(&self, port: u32) -> Result<LinkStatistics> {
         self.agreed_on(Features::STATISTICS, "statistics")?;
         // There is no port to look at while it rehearses.
@@ -274,7 +274,7 @@ impl HostState {
         }
     }
 
-    /// Ends an instance that uses what it did not agree on.
+    /// Ends an instance that uses a feature that was not negotiated.
     fn agreed_on(&self, feature: Features, name: &str) -> Result<()> {
         if !self.agreed.contains(feature) {
             bail!("used the feature `{name}`, which it did not agree on");
@@ -283,7 +283,7 @@ impl HostState {
     }
 }
 
-/// Finds a queue by the numbers that a device says.
+/// Finds a queue by the device's numbers for it.
 #[inline]
 fn find(ports: &mut [PortState], port: u32, queue: u32) -> Option<(&mut PortState, u16)> {
     let state = ports.get_mut(port as usize)?;

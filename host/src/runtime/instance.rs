@@ -17,14 +17,14 @@ use crate::contract::{
     StateRefusal, TxCompletion,
 };
 
-/// An instance. Once a call fails, every later one does.
+/// An instance. Once a call has failed, every later one fails.
 pub struct Instance {
     store: Store<HostState>,
     exports: Box<dyn Exports>,
     runtime: &'static Runtime,
-    /// Ticks that a stay may take.
+    /// The time slice of a stay under the device's lock, in ticks.
     deadline: u64,
-    /// The tick at which the present stay is to be over.
+    /// The tick at which the current stay is to end.
     until: u64,
     caller: Caller,
     failure: Option<Failure>,
@@ -85,8 +85,8 @@ impl Instance {
         self.store.data()
     }
 
-    /// Ends the instance; the host's side lives on, and need not wait for
-    /// what the instance leaves to be cleared away.
+    /// Ends the instance, and returns the host's side without waiting for the instance's memory to
+    /// be freed.
     pub fn into_state(mut self) -> HostState {
         let limits = self.state_ref().limits;
         let Ok(mut state) = HostState::vacant(limits) else {
@@ -97,7 +97,7 @@ impl Instance {
         state
     }
 
-    /// Gives back what it holds, a little at a time.
+    /// Frees its memory in small steps.
     fn clear_away(self) {
         if let Some(memory) = &self.state_ref().linear_memory {
             memory.discard();
@@ -121,24 +121,24 @@ impl Instance {
         self.until = self.runtime.ticker.now() + self.deadline;
     }
 
-    /// Returns whether the present stay is to be over.
+    /// Returns whether the current stay is to end.
     #[inline]
     pub fn has_overstayed(&self) -> bool {
         self.runtime.ticker.now() >= self.until
     }
 
-    /// Returns whether half of the time of the present stay is over: what is left is too
-    /// little to begin something.
+    /// Returns whether half of the time of the current stay is over: too little is left to begin
+    /// something long.
     pub fn is_late(&self) -> bool {
         self.runtime.ticker.now() + self.deadline / 2 > self.until
     }
 
-    /// Shares the present stay of another instance, in whose place it came.
+    /// Continues the current stay of another instance, which this one replaces.
     pub fn join_stay(&mut self, until: u64) {
         self.until = until;
     }
 
-    /// Returns the tick at which the present stay is to be over.
+    /// Returns the tick at which the current stay is to end.
     pub fn stays_until(&self) -> u64 {
         self.until
     }
@@ -166,7 +166,7 @@ impl Instance {
         })
     }
 
-    /// Returns what the device is.
+    /// Returns the device's description.
     ///
     /// # Errors
     ///
@@ -175,11 +175,11 @@ impl Instance {
         self.call(|device, store| device.describe(store))
     }
 
-    /// Gives the device its ports, and agrees on features with it.
+    /// Configures the device with its ports, and negotiates features with it.
     ///
     /// # Errors
     ///
-    /// [`Failure`], or the device's own objection.
+    /// [`Failure`], or the device's own refusal.
     pub fn configure(
         &mut self,
         ports: &[PortConfig],
@@ -218,18 +218,18 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// [`Failure`], or the device's own objection.
+    /// [`Failure`], or the device's own refusal.
     pub fn restore(&mut self, state: &[u8]) -> Result<Result<(), StateRefusal>, Failure> {
         self.be_quiet()?;
         self.call(|device, store| device.restore(store, state))
     }
 
-    /// Continues from an older state and what the host saw since; as
+    /// Continues from an older state and the host's observations since; otherwise like
     /// [`restore`](Self::restore).
     ///
     /// # Errors
     ///
-    /// [`Failure`], or the device's own objection.
+    /// [`Failure`], or the device's own refusal.
     pub fn recover(
         &mut self,
         state: &[u8],
@@ -244,8 +244,8 @@ impl Instance {
         self.show_windows()
     }
 
-    /// Makes an instance that continues from a state the one that has the device:
-    /// its windows are the guest's memory from now on.
+    /// Makes an instance that has restored a state the one that owns the device: from now on its
+    /// windows show the guest's memory.
     ///
     /// # Errors
     ///
@@ -255,7 +255,7 @@ impl Instance {
         self.show_windows()
     }
 
-    /// Has windows show what they are to show.
+    /// Maps the windows to what they are to show.
     ///
     /// # Errors
     ///
@@ -271,7 +271,7 @@ impl Instance {
         })
     }
 
-    /// Tells the device of windows that lost their memory, or have it again.
+    /// Reports to the device the windows that lost their memory, or have it again.
     ///
     /// # Errors
     ///
@@ -280,7 +280,7 @@ impl Instance {
         self.call(|device, store| device.windows_changed(store, offsets, present))
     }
 
-    /// Has the device tell the guest's driver of something.
+    /// Has the device notify the guest's driver.
     ///
     /// # Errors
     ///
@@ -298,7 +298,7 @@ impl Instance {
         self.call(|device, store| device.read_register(store, bar, offset, width))
     }
 
-    /// Writes a register of 1, 2, 4 or 8 bytes. True if work is left.
+    /// Writes a register of 1, 2, 4 or 8 bytes. Returns whether work is left.
     ///
     /// # Errors
     ///
@@ -316,7 +316,7 @@ impl Instance {
         })
     }
 
-    /// Continues with work that was left. True if there is still more.
+    /// Continues work that was left. Returns whether there is still more.
     ///
     /// # Errors
     ///
@@ -325,7 +325,7 @@ impl Instance {
         self.call(|device, store| device.service(store))
     }
 
-    /// Tells the device of packets that were received. True if work is left.
+    /// Reports received packets to the device. Returns whether work is left.
     ///
     /// # Errors
     ///
@@ -339,7 +339,7 @@ impl Instance {
         self.call(|device, store| device.received(store, (port, queue.into()), packets))
     }
 
-    /// Tells the device of pending transmits that ended. True if work is left.
+    /// Reports completed transmits to the device. Returns whether work is left.
     ///
     /// # Errors
     ///
@@ -353,7 +353,7 @@ impl Instance {
         self.call(|device, store| device.transmitted(store, (port, queue.into()), packets))
     }
 
-    /// Tells the device that a port's link changed.
+    /// Reports to the device that a port's link changed.
     ///
     /// # Errors
     ///
@@ -362,7 +362,7 @@ impl Instance {
         self.call(|device, store| device.link_changed(store, port, link))
     }
 
-    /// Goes back to the state after `configure`.
+    /// Returns to the state after `configure`.
     ///
     /// # Errors
     ///
@@ -381,7 +381,7 @@ impl Instance {
     }
 }
 
-/// Tells a direct instance what its memory lies in.
+/// Sets the reservation of a direct instance's memory.
 fn locate_memory(store: &mut Store<HostState>) {
     let Some(memory) = store.data().inside.as_ref().map(GuestAbi::memory) else {
         return;

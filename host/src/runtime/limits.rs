@@ -1,18 +1,18 @@
-//! What one device may use.
+//! The resource limits of a device.
 
 use std::time::Duration;
 
-/// Bounds of what one device may use.
+/// The resource limits of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Linear memory in bytes, windows included.
     pub memory: usize,
     /// Longest that one call may run.
     pub deadline: Duration,
-    /// Whether ring windows are given; without, the device copies.
+    /// Whether there are ring windows; without, the device copies.
     pub windows: bool,
-    /// Whether a component that is one module is called past wasmtime's
-    /// component model: in an eighth of the time.
+    /// Whether a component that is one module is called without wasmtime's component model, which
+    /// takes an eighth of the time.
     pub direct: bool,
 }
 

@@ -1,5 +1,4 @@
-//! Running components: the engine, its limits, and what an instance may
-//! reach.
+//! Runs components: the engine, its limits, and the imports of an instance.
 
 pub mod bounds;
 mod code;

@@ -1,29 +1,29 @@
-//! How fast a port sends.
+//! Limits a port's transmit rate.
 //!
-//! Packets leave as long as the time that all before them take at the rate is over. Time
-//! that was not used is kept, but not for long.
+//! A packet is sent once the time that all earlier ones take at the rate is over. Unused time is
+//! kept, but not for long.
 
 use std::time::{Duration, Instant};
 
 use crate::contract::{Offloads, TxPacket};
 
-/// The time that is kept: what a thread may wake up late.
+/// The unused time that is kept: it covers a late wake-up of the thread.
 const KEPT: Duration = Duration::from_millis(10);
-/// How long packets are gathered that wait, since to wake up costs more than to send.
+/// How long delayed packets are gathered, since a wake-up costs more than sending.
 const GATHERED: Duration = Duration::from_micros(500);
-/// A TCP header with the options that are usual.
+/// The length of a TCP header with the usual options.
 const TCP_HEADER: u64 = 32;
 
 /// A rate.
 #[derive(Clone, Debug)]
 pub struct Pace {
     mbps: Option<u32>,
-    /// When all that was sent is over the wire.
+    /// When everything that was sent is on the wire.
     over: Instant,
 }
 
 impl Pace {
-    /// Creates a rate of so many Mbit/s, or none, from now on.
+    /// Creates a rate in Mbit/s, or none, from now on.
     pub fn new(mbps: Option<u32>, now: Instant) -> Self {
         Self { mbps, over: now }
     }
@@ -33,7 +33,7 @@ impl Pace {
         self.mbps
     }
 
-    /// Sends a packet of so many bytes, if it may leave now.
+    /// Sends a packet of `length` bytes, if the rate permits it now.
     pub fn send(&mut self, bytes: u64, now: Instant) -> bool {
         let Some(mbps) = self.mbps else {
             return true;
@@ -44,7 +44,7 @@ impl Pace {
         if let Some(kept) = now.checked_sub(KEPT) {
             self.over = self.over.max(kept);
         }
-        // A packet has some 2^17 bytes at most.
+        // A packet has up to about 2^17 bytes.
         let nanoseconds = bytes.saturating_mul(8000) / u64::from(mbps);
         self.over += Duration::from_nanos(nanoseconds);
         true
@@ -71,8 +71,8 @@ pub fn wire_bytes(packet: &TxPacket, length: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// Sends packets of these lengths in turn, as fast as they may leave, looking every so
-    /// often. Returns the Mbit/s that left in the time.
+    /// Sends packets of these lengths in turn, as fast as permitted, checking at an interval. Returns
+    /// the Mbit/s that were sent in the time.
     fn rate(pace: &mut Pace, lengths: &[u64], every: Duration, time: Duration) -> f64 {
         let begun = Instant::now();
         *pace = Pace::new(pace.mbps, begun);
@@ -116,7 +116,7 @@ mod tests {
         while pace.send(1250, later) {
             sent += 1;
         }
-        // 10 ms of it, and the one that goes over.
+        // 10 ms of it, and the packet that exceeds them.
         assert_eq!(sent, 101);
     }
 

@@ -1,4 +1,4 @@
-//! A port of a device: an endpoint, and what the device gave its queues to do.
+//! A port of a device: its endpoint, and the packets and buffers that the device gave its queues.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,9 +20,9 @@ pub struct Port {
     pub mac: [u8; 6],
     /// Largest layer-3 packet in bytes, 68 to 65521.
     pub mtu: u16,
-    /// For the guest to report.
+    /// The speed that the guest reports.
     pub link_speed_mbps: u32,
-    /// Where its packets go and come from.
+    /// The destination and the source of its packets.
     pub endpoint: Box<dyn Endpoint>,
 }
 
@@ -47,7 +47,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// Why it can't.
     pub fn check(&self) -> Result<(), InvalidPort> {
         if self.mac[0] & 1 != 0 || self.mac == [0; 6] {
             return Err(InvalidPort::Mac(format_mac(self.mac)));
@@ -81,9 +81,9 @@ pub struct PortState {
     queues: Box<[QueueState]>,
     /// Queues that may have something to receive.
     poll: QueueSet,
-    /// Queues that finished something which the device was not told.
+    /// Queues with completions that the device was not notified of.
     finished: QueueSet,
-    /// Packets are steered in another way since the device was told of any.
+    /// Whether the steering was changed since the device was last notified of completions.
     turned: bool,
     steering: Option<Steering>,
     pace: Option<Pace>,
@@ -91,13 +91,13 @@ pub struct PortState {
     guest_rate: Option<u32>,
     /// An operator's limit in Mbit/s.
     operator_rate: Option<u32>,
-    /// The queue whose waiting packets are the next to leave.
+    /// The queue whose delayed packets are sent next.
     turn: u16,
-    /// Packets have begun to wait.
+    /// Whether packets have begun to be delayed.
     alarm: bool,
-    /// The state of its link, for instances to come too.
+    /// The state of its link, also for later instances.
     link_state: LinkState,
-    /// What others may read at any time.
+    /// The part that other threads may read at any time.
     gauges: Arc<PortGauges>,
 }
 
@@ -135,7 +135,7 @@ impl TryFrom<Port> for PortState {
 }
 
 impl PortState {
-    /// Returns what the device is notified of it.
+    /// Returns its description for the device.
     pub fn config(&self) -> PortConfig {
         let [a, b, c, d, e, f] = self.port.mac;
         PortConfig {
@@ -165,20 +165,20 @@ impl PortState {
         }
     }
 
-    /// Returns whether there may be something to receive, or is something to tell.
+    /// Returns whether there may be something to receive, or there are completions.
     #[inline]
     pub fn has_work(&self) -> bool {
         !self.work().is_empty()
     }
 
-    /// Returns the queues that may have something to receive, or have something to tell.
+    /// Returns the queues that may have something to receive, or have completions.
     #[inline]
     pub fn work(&self) -> QueueSet {
         self.poll.or(self.finished)
     }
 
-    /// Returns the queues that have something to tell before anything else is received: where
-    /// packets go has changed, and none is to get past an earlier one.
+    /// Returns the queues whose completions must be reported before anything else is received: the
+    /// steering has changed, and no packet may overtake an earlier one.
     #[inline]
     pub fn take_turned(&mut self) -> QueueSet {
         match std::mem::take(&mut self.turned) {
@@ -187,30 +187,30 @@ impl PortState {
         }
     }
 
-    /// Returns the queues that have something to tell.
+    /// Returns the queues with completions.
     pub fn finished(&self) -> QueueSet {
         self.finished
     }
 
-    /// Notes that packets may be waiting at a queue.
+    /// Records that packets may be waiting at a queue.
     pub fn wake(&mut self, queue: u16) {
         self.poll.insert(queue);
     }
 
-    /// Notes that packets may be waiting at every queue, also those that wait to leave.
+    /// Records that packets may be waiting at every queue, also delayed ones.
     pub fn wake_all(&mut self) {
         self.alarm |= self.pace.is_some();
         self.poll = QueueSet::first(self.count());
     }
 
-    /// Finds a queue by the number that a device says.
+    /// Finds a queue by the device's number for it.
     #[inline]
     pub fn find(&self, queue: u32) -> Option<u16> {
         let own = u16::try_from(queue).ok();
         own.filter(|queue| *queue < self.count())
     }
 
-    /// Hands packets to a queue, and pushes what became of each.
+    /// Hands packets to a queue, and pushes their statuses.
     #[inline]
     pub fn transmit(
         &mut self,
@@ -232,7 +232,7 @@ impl PortState {
         self.note_finished(queue);
     }
 
-    /// Hands over packets whose time to leave has come. Queues take turns.
+    /// Hands over delayed packets that are due. Queues take turns.
     #[inline]
     pub fn release(&mut self, memory: &GuestMemory) {
         if self.pace.is_some() {
@@ -260,33 +260,33 @@ impl PortState {
         }
     }
 
-    /// Returns when packets that wait may leave.
+    /// Returns when the next delayed packets are due.
     pub fn due(&self) -> Option<Instant> {
         let pace = self.pace.as_ref()?;
         let held = self.queues.iter().any(QueueState::is_held);
         pace.due().filter(|_| held)
     }
 
-    /// Returns whether packets have begun to wait since this was asked last: somebody has to be
-    /// there when they are [due](Self::due).
+    /// Returns whether packets have begun to be delayed since this was called last: a thread has to
+    /// wait until they are [due](Self::due).
     pub fn take_alarm(&mut self) -> bool {
         std::mem::take(&mut self.alarm)
     }
 
-    /// Limits what is sent from now on, in Mbit/s, as the guest says.
+    /// Sets the guest's limit of the transmit rate, in Mbit/s.
     pub fn limit_rate(&mut self, mbps: Option<u32>) {
         self.guest_rate = mbps;
         self.follow_rates();
     }
 
-    /// Limits what is sent from now on, in Mbit/s, as an operator says: whatever the guest says,
-    /// and also after a reset.
+    /// Sets the operator's limit of the transmit rate, in Mbit/s, which the guest can't change and a
+    /// reset does not remove.
     pub fn limit_rate_by_operator(&mut self, mbps: Option<u32>) {
         self.operator_rate = mbps;
         self.follow_rates();
     }
 
-    /// Sends at the lower of both rates.
+    /// Applies the lower of both limits.
     fn follow_rates(&mut self) {
         let rates = [self.guest_rate, self.operator_rate];
         let mbps = rates.into_iter().flatten().min();
@@ -300,7 +300,7 @@ impl PortState {
         self.publish_settings();
     }
 
-    /// Hands over all packets that wait for their time to leave.
+    /// Hands over all delayed packets.
     pub fn release_all(&mut self, memory: &GuestMemory) {
         if let Some(pace) = self.pace.take() {
             self.pace = Some(Pace::new(None, Instant::now()));
@@ -309,12 +309,12 @@ impl PortState {
         }
     }
 
-    /// Returns what the guest has limited it to, in Mbit/s.
+    /// Returns the guest's limit, in Mbit/s.
     pub fn rate(&self) -> Option<u32> {
         self.guest_rate
     }
 
-    /// Returns what passed the port's link.
+    /// Returns the traffic of the port's link.
     pub fn statistics(&self) -> LinkStatistics {
         let Counters {
             transmit,
@@ -331,7 +331,7 @@ impl PortState {
         }
     }
 
-    /// Counts on from what its queues did before, in their order.
+    /// Continues earlier counters of its queues, in their order.
     pub fn continue_counting(&mut self, before: impl Iterator<Item = Counters>) {
         for (queue, before) in self.queues.iter_mut().zip(before) {
             queue.continue_counting(before);
@@ -345,14 +345,14 @@ impl PortState {
         counters
     }
 
-    /// Remembers the last packet that a queue was handed; None if there is none.
+    /// Sets the last packet that a queue was handed; None if there is none.
     #[inline]
     pub fn set_handed_over(&mut self, queue: u16, last: Option<u32>) {
         self.queues[usize::from(queue)].set_handed_over(last);
     }
 
-    /// Posts buffers to a queue. Returns how many were taken, or None if their segments do
-    /// not add up.
+    /// Posts buffers to a queue. Returns how many were accepted, or None if their segments do not
+    /// add up.
     pub fn post(&mut self, queue: u16, buffers: &[RxBuffer], segments: &[Segment]) -> Option<u32> {
         let state = &mut self.queues[usize::from(queue)];
         if state.rx.is_empty() {
@@ -389,14 +389,14 @@ impl PortState {
         }
     }
 
-    /// Takes what a queue finished.
+    /// Takes the completions of a queue.
     #[inline]
     pub fn take_done(&mut self, queue: u16) -> Completions {
         self.finished.remove(queue);
         std::mem::take(&mut self.queues[usize::from(queue)].done)
     }
 
-    /// Gives back what was taken, told or not; what the queue finished meanwhile goes behind it.
+    /// Returns completions that were taken, reported or not; newer ones of the queue are appended.
     pub fn give_back_done(&mut self, queue: u16, done: Completions) {
         let state = &mut self.queues[usize::from(queue)];
         let late = std::mem::replace(&mut state.done, done);
@@ -405,9 +405,9 @@ impl PortState {
         self.note_finished(queue);
     }
 
-    /// Steers packets that are received from now on: as said, or all to the queue 0. Packets
-    /// that are on their way between queues arrive before that, or never: that is so if no
-    /// memory can be written now.
+    /// Steers packets that are received from now on; all to queue 0 without a steering. Packets on
+    /// their way between queues are delivered before that, or dropped if no memory can be written
+    /// now.
     pub fn steer(
         &mut self,
         memory: Option<&GuestMemory>,
@@ -447,15 +447,15 @@ impl PortState {
         self.wake_all();
     }
 
-    /// Gives up pending transmits of a queue.
+    /// Cancels pending transmits of a queue.
     pub fn cancel_transmit(&mut self, queue: u16) {
         let queue = &mut self.queues[usize::from(queue)];
         queue.set_handed_over(None);
         queue.give_up_transmits();
     }
 
-    /// Takes back all that an instance gave to it, which has come to its end. Which packets
-    /// were the last is still known, and what is steered.
+    /// Takes back everything that an instance gave to it, which has ended. Keeps the ids of the last
+    /// packets, and the steering.
     pub fn abandon(&mut self) {
         self.queues.iter_mut().for_each(QueueState::abandon);
         self.finished = QueueSet::default();
@@ -477,14 +477,14 @@ impl PortState {
         }
     }
 
-    /// Has somebody watch its packets. Returns whether nobody did before.
+    /// Attaches a watcher to its queues. Returns whether there was none.
     pub fn watch(&mut self, watcher: &Arc<dyn Watcher>) -> bool {
         let queues = (0..).zip(self.queues.iter_mut());
         let mut each = queues.map(|(number, queue)| queue.watch(number, watcher));
         each.all(|watched| watched)
     }
 
-    /// Ends that.
+    /// Detaches the watcher.
     pub fn unwatch(&mut self) {
         self.queues.iter_mut().for_each(QueueState::unwatch);
     }
@@ -496,12 +496,12 @@ impl PortState {
         self.gauges.link_up.store(up, Ordering::Relaxed);
     }
 
-    /// Returns what others may read of it at any time.
+    /// Returns the part that other threads may read at any time.
     pub fn gauges(&self) -> Arc<PortGauges> {
         self.gauges.clone()
     }
 
-    /// Shows others how it is limited and steered.
+    /// Publishes its limits and steering.
     fn publish_settings(&self) {
         let settings = PortSettings {
             rate_mbps: self.pace.as_ref().and_then(Pace::mbps),

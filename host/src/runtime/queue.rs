@@ -1,4 +1,4 @@
-//! A queue of a port, and what the device gave it to do.
+//! A queue of a port, and the packets and buffers that the device gave it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::endpoint::{
 };
 use crate::memory::GuestMemory;
 
-/// Packets that wait to be sent, of which so many are sent at a time: other queues wait too.
+/// The number of delayed packets that are sent at a time, so that queues take turns.
 const RELEASED: usize = 16;
 
 /// A queue of a running device's port.
@@ -19,21 +19,21 @@ pub struct QueueState {
     queue: Box<dyn Queue>,
     /// The posted buffers.
     pub rx: RxQueue,
-    /// What the queue finished and the device was not told yet.
+    /// The completions that the device was not notified of.
     pub done: Completions,
     /// The last packet that was handed over.
     handed_over: Option<u32>,
-    /// Packets that wait until the port's rate lets them leave.
+    /// Packets that are delayed by the port's rate.
     waiting: Waiting,
-    /// Packets that found no room among those.
+    /// Packets that were dropped because there was no room to delay them.
     dropped: u64,
-    /// What was done here before this process began.
+    /// The counters of earlier processes.
     before: Option<Box<Counters>>,
     // What follows is kept for its allocation.
     packets: Vec<TxPacket>,
     segments: Vec<Segment>,
     statuses: Vec<TxStatus>,
-    /// What others may read at any time.
+    /// The part that other threads may read at any time.
     gauges: Arc<QueueGauges>,
 }
 
@@ -60,18 +60,17 @@ impl QueueState {
         &*self.queue
     }
 
-    /// Has somebody watch its packets, as the port's queue with this number. Returns whether
-    /// nobody did before.
+    /// Attaches a watcher, as the port's queue with this number. Returns whether there was none.
     pub fn watch(&mut self, number: u16, watcher: &Arc<dyn Watcher>) -> bool {
         endpoint::watch(&mut self.queue, number, watcher)
     }
 
-    /// Ends that.
+    /// Detaches the watcher.
     pub fn unwatch(&mut self) {
         endpoint::unwatch(&mut self.queue);
     }
 
-    /// Returns the endpoint's queue, and what it works on.
+    /// Returns the endpoint's queue, and the memory and lists that it works on.
     #[inline]
     pub fn split<'a>(
         &'a mut self,
@@ -88,7 +87,7 @@ impl QueueState {
         (&mut *self.queue, io)
     }
 
-    /// Returns what it sent, received and dropped so far.
+    /// Returns its counters.
     pub fn counters(&self) -> Counters {
         let mut counters = self.queue.counters().clone();
         counters.transmit.dropped_busy += self.dropped;
@@ -98,24 +97,24 @@ impl QueueState {
         counters
     }
 
-    /// Counts on from what was done before.
+    /// Continues earlier counters.
     pub fn continue_counting(&mut self, before: Counters) {
         self.before = Some(Box::new(before));
         self.publish();
     }
 
-    /// Returns how many transmits have not ended.
+    /// Returns how many transmits are pending.
     pub fn pending(&self) -> usize {
         self.queue.pending() + self.waiting.len()
     }
 
-    /// Returns whether packets wait until the port's rate lets them leave.
+    /// Returns whether packets are delayed by the port's rate.
     pub fn is_held(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Hands packets over as far as they may leave now. Those behind them wait, as in the
-    /// send queue of a network card.
+    /// Hands packets over as far as the rate permits. The rest are delayed, as in the send queue of
+    /// a network card.
     pub fn transmit_paced(
         &mut self,
         pace: &mut Pace,
@@ -144,8 +143,8 @@ impl QueueState {
         }
     }
 
-    /// Hands over some of the packets that wait, as far as they may leave now. Returns
-    /// whether any did.
+    /// Hands over some of the delayed packets, as far as the rate permits. Returns whether there were
+    /// any.
     pub fn release(
         &mut self,
         pace: &mut Pace,
@@ -191,7 +190,7 @@ impl QueueState {
         };
         statuses.clear();
         queue.transmit(&mut io, batch, statuses);
-        // Those that are pending still are finished by the endpoint.
+        // The endpoint completes those that are still pending.
         let ended = packets.iter().zip(&*statuses);
         let ended = ended.filter(|(_, status)| **status != TxStatus::Pending);
         done.transmitted
@@ -211,12 +210,12 @@ impl QueueState {
         self.publish();
     }
 
-    /// Drops packets that other queues passed on to this one.
+    /// Drops packets that other queues forwarded to this one.
     pub fn drop_passed(&mut self) {
         self.queue.cancel_receive();
     }
 
-    /// Gives up pending transmits, but still knows which packet was the last.
+    /// Cancels pending transmits, but keeps the id of the last packet.
     pub fn give_up_transmits(&mut self) {
         self.queue.cancel_transmit();
         self.waiting.clear();
@@ -224,20 +223,20 @@ impl QueueState {
         self.publish();
     }
 
-    /// Takes back what an instance gave to it. Packets that wait for buffers wait for those
-    /// of the next instance.
+    /// Takes back what an instance gave to it. Packets that wait for buffers wait for those of the
+    /// next instance.
     pub fn abandon(&mut self) {
         self.rx.clear();
         self.done.received.clear();
         self.give_up_transmits();
     }
 
-    /// Returns what others may read of it at any time.
+    /// Returns the part that other threads may read at any time.
     pub fn gauges(&self) -> Arc<QueueGauges> {
         self.gauges.clone()
     }
 
-    /// Shows others what the queue has done, after it was called.
+    /// Publishes the queue's counters, after it was called.
     #[inline]
     pub fn publish(&self) {
         match (self.dropped, &self.before) {
@@ -253,14 +252,14 @@ impl QueueState {
         self.handed_over
     }
 
-    /// Remembers the last packet that was handed over; None if there is none.
+    /// Sets the last packet that was handed over; None if there is none.
     #[inline]
     pub fn set_handed_over(&mut self, last: Option<u32>) {
         self.handed_over = last;
         self.gauges.set_handed_over(last);
     }
 
-    /// Shows others how many buffers are posted.
+    /// Publishes how many buffers are posted.
     #[inline]
     pub fn publish_posted(&self) {
         self.gauges.posted_buffers.set(self.rx.len() as u64);

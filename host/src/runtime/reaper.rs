@@ -1,18 +1,17 @@
-//! A thread for what nobody waits for: unmapping what an instance has grown to takes
+//! A thread for cleanup that nobody waits for: unmapping the memory of an instance takes up to
 //! a tenth of a second, and the guest is waiting for its successor.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 
-/// What is to be done.
+/// A cleanup job.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Jobs that wait; one more is done on the spot.
+/// The most jobs that wait; one more is done at once.
 const MAX_WAITING: usize = 4;
 
-/// Does a job on the thread, if there is one; otherwise the job is dropped, with what
-/// it owns.
+/// Runs a job on the thread, if there is one; otherwise drops the job, with all that it owns.
 pub fn run_later(job: impl FnOnce() + Send + 'static) {
     static REAPER: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
     let Some(reaper) = REAPER.get_or_init(start) else {

@@ -1,37 +1,37 @@
-//! Where the lists of a call are copied to.
+//! The buffers into which the lists of a call are copied.
 
 use wasmtime::Result;
 
 use super::bounds;
 use crate::contract::{RxBuffer, Segment, TxPacket, TxStatus};
 
-/// What the lists of a call are copied to; keeps its allocation between calls, as
-/// far as it is a usual one.
+/// The buffers into which the lists of a call are copied; keeps its allocations between calls, up
+/// to the usual size.
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub packets: Vec<TxPacket>,
     pub buffers: Vec<RxBuffer>,
     pub segments: Vec<Segment>,
-    /// Of a batch that was transmitted; empty if all of it was sent.
+    /// The statuses of a transmitted batch; empty if all of it was sent.
     pub statuses: Vec<TxStatus>,
 }
 
 impl Scratch {
-    /// Items of a list that are kept room for.
+    /// The number of items whose memory is kept.
     const USUAL: usize = 2048;
 
     /// Checks the lengths of the lists that a call passes.
     ///
     /// # Errors
     ///
-    /// One is longer than the contract allows.
+    /// If one is longer than the contract allows.
     #[inline]
     pub fn check(packets: usize, segments: usize) -> Result<()> {
         bounds::check("packets of a call", packets, bounds::PACKETS)?;
         bounds::check("segments of a call", segments, bounds::SEGMENTS)
     }
 
-    /// Gives back what an unusual call has taken.
+    /// Frees the memory that an unusual call has taken.
     #[inline]
     pub fn trim(&mut self) {
         if self.segments.capacity() > Self::USUAL || self.packets.capacity() > Self::USUAL {

@@ -1,4 +1,4 @@
-//! What an instance's imports work on: the host's side of a device.
+//! The host's side of a device, which an instance's imports work on.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,17 +21,17 @@ use crate::pci::msix::TableOwner;
 use crate::pci::{Function, FunctionError, Identity};
 use manatee_common::ration::Ration;
 
-/// A region of guest memory of at least so many bytes is guest RAM: while it is
-/// gone, buffers and queues may be too.
+/// A region of guest memory of at least this many bytes is guest RAM: while it is unmapped,
+/// buffers and queues may be too.
 const RAM_REGION: u64 = 16 << 20;
 
-/// What an instance may do at the moment.
+/// The current permissions of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Everything.
     Running,
-    /// Look at guest memory and lay windows, and nothing that anybody else
-    /// could see: it is saving or taking over a state.
+    /// Reading guest memory and mapping windows, and nothing with a visible effect: it is saving
+    /// or taking over a state.
     Quiet,
 }
 
@@ -42,68 +42,68 @@ pub struct HostState {
     pub memory: GuestMemory,
     /// Configuration space and MSI-X.
     pub function: Function,
-    /// Where interrupts go.
+    /// The sink of interrupts.
     pub interrupts: Interrupts,
     /// The ports.
     pub ports: Vec<PortState>,
     /// The instance's linear memory, if windows can be laid over it.
     pub linear_memory: Option<Arc<Reservation>>,
-    /// What the imports need of an instance that is called directly.
+    /// The imports' access to an instance that is called directly.
     pub inside: Option<GuestAbi>,
     /// The linear memory of an instance that rehearsed to take over.
     rehearsed: Weak<Reservation>,
-    /// Guest memory went away since it did.
+    /// Whether guest memory was unmapped since the rehearsal.
     spoiled: bool,
-    /// What the instance may use.
+    /// The limits of the instance.
     pub limits: Limits,
-    /// wasmtime's form of the same.
+    /// wasmtime's form of these limits.
     pub store_limits: StoreLimits,
-    /// How much it may log, by level.
+    /// The rations of its log lines, by level.
     pub logged: [Ration; 5],
-    /// How much the host says of what a guest, a VMM or the instance makes it do.
+    /// The rations of the host's lines that a guest, a VMM or the instance causes.
     pub notices: Ration,
-    /// Where the lists of a call are copied to.
+    /// The buffers into which the lists of a call are copied.
     pub scratch: Scratch,
-    /// What others may read at any time.
+    /// The part that other threads may read at any time.
     pub gauges: Arc<Gauges>,
-    /// What others see of the device is not how it is any more.
+    /// Whether the published state of the device is out of date.
     pub stale: bool,
-    /// What the instance may do.
+    /// The instance's permissions.
     pub phase: Phase,
-    /// What it agreed on with the host.
+    /// The features that it negotiated with the host.
     pub agreed: Features,
-    /// The instance said that its configuration changed.
+    /// Whether the instance reported a change of its configuration.
     pub changed: bool,
-    /// The entry that it said it was about to work on, in the current call.
+    /// The WQE that it announced in the current call.
     pub attempt: Option<u64>,
-    /// The current call tells the instance of a register that was written.
+    /// Whether the current call writes a register.
     pub in_doorbell: bool,
-    /// What became of guest memory that the instance uses.
+    /// The state of guest memory that the instance uses.
     pub absence: Absence,
-    /// Set when a file was made shorter under one of the instance's windows.
+    /// Set when a file was shrunk under one of the instance's windows.
     pub window_lost: Option<Arc<AtomicBool>>,
 }
 
-/// Guest memory that went away and may come back: a VMM that changes its memory
-/// map takes all of it away for a moment.
+/// Guest memory that is unmapped and may come back: a VMM that changes its memory map unmaps all
+/// of it for a moment.
 #[derive(Debug, Default)]
 pub struct Absence {
-    /// RAM is gone, or windows have lost pages. Work that only packets from
-    /// outside ask for waits.
+    /// RAM is unmapped, or windows have lost pages. Work that only packets from outside cause
+    /// is deferred.
     pub waiting: bool,
-    /// A region as large as RAM is gone. A VMM gives regions back one by one, and
-    /// small ones first.
+    /// A region as large as RAM is unmapped. A VMM maps regions again one by one, small ones
+    /// first.
     pub ram: bool,
-    /// Windows that have lost pages, which the instance was not told yet.
+    /// Windows that have lost pages, not reported to the instance yet.
     pub lost: Vec<u32>,
-    /// Windows that it was told to have lost pages.
+    /// Windows whose loss was reported.
     pub told: Vec<u32>,
-    /// Those of them that are whole again.
+    /// Those of them that are complete again.
     pub back: Vec<u32>,
 }
 
 impl Absence {
-    /// Returns whether anything is waited for.
+    /// Returns whether any memory is awaited.
     #[inline]
     pub fn is_noted(&self) -> bool {
         self.waiting | self.ram
@@ -156,7 +156,7 @@ impl HostState {
     ///
     /// # Errors
     ///
-    /// Never in fact: a function without BARs is one.
+    /// Never: a function without BARs is valid.
     pub fn vacant(limits: Limits) -> Result<Self, FunctionError> {
         let identity = Identity {
             vendor_id: 0,
@@ -171,8 +171,8 @@ impl HostState {
         Ok(Self::new(function, interrupts, vec![], limits))
     }
 
-    /// Hands the device over to another instance's state, and takes its.
-    /// What belongs to the instances stays with them.
+    /// Moves the device to another instance's state, in exchange for that one's. The parts that belong
+    /// to the instances stay with them.
     pub fn trade_places(&mut self, other: &mut Self) {
         std::mem::swap(self, other);
         std::mem::swap(&mut self.linear_memory, &mut other.linear_memory);
@@ -187,13 +187,13 @@ impl HostState {
         other.fit_features(own);
     }
 
-    /// Notes what the instance agreed on.
+    /// Records the negotiated features.
     pub fn agree(&mut self, features: Features) {
         let former = std::mem::replace(&mut self.agreed, features);
         self.fit_features(former);
     }
 
-    /// Ends what another instance asked for that this one does not know of.
+    /// Undoes settings of another instance whose features this one does not know.
     fn fit_features(&mut self, former: Features) {
         if !self.agreed.contains(Features::RATE_LIMIT) {
             self.ports.iter_mut().for_each(|port| port.limit_rate(None));
@@ -212,14 +212,13 @@ impl HostState {
         }
     }
 
-    /// Returns how many transmits an endpoint still works on.
+    /// Returns how many transmits are pending at endpoints.
     pub fn pending_transmits(&self) -> u64 {
         let queues = self.ports.iter().flat_map(PortState::queues);
         queues.map(QueueState::pending).sum::<usize>() as u64
     }
 
-    /// Counts the packets that a failed instance had in its hands, sent and received: what
-    /// became of them is not known.
+    /// Counts the packets of a failed instance, sent and received, whose outcome is unknown.
     pub fn undelivered(&self) -> (u64, u64) {
         let count = |of: fn(&QueueState) -> usize| {
             let queues = self.ports.iter().flat_map(PortState::queues);
@@ -243,7 +242,7 @@ impl HostState {
         })
     }
 
-    /// Remembers the last packet that a queue was handed, if there is the queue.
+    /// Sets the last packet that a queue was handed, if the queue exists.
     pub fn set_handed_over(&mut self, last: HandedOver) {
         if let Some(port) = self.ports.get_mut(last.port as usize)
             && let Some(queue) = port.find(last.queue)
@@ -252,7 +251,7 @@ impl HostState {
         }
     }
 
-    /// Sets a port to what a saved device has set it, if the instance knows of that.
+    /// Restores a port's settings of a saved device, if the instance knows the feature.
     pub fn restore_port(&mut self, port: u32, steering: Option<Steering>, mbps: Option<u32>) {
         let Self { ports, agreed, .. } = self;
         if let Some(port) = ports.get_mut(port as usize) {
@@ -262,13 +261,13 @@ impl HostState {
         }
     }
 
-    /// Returns when packets that wait for their port's rate may leave.
+    /// Returns when packets that are delayed by their port's rate are due.
     pub fn due(&self) -> Option<Instant> {
         self.ports.iter().filter_map(PortState::due).min()
     }
 
-    /// Raises an MSI-X vector; one beyond the table is ignored. What holds it back now
-    /// leaves it pending in the function.
+    /// Raises an MSI-X vector; one beyond the table is ignored. If it is masked now, it stays pending
+    /// in the function.
     pub fn raise(&mut self, vector: u16) {
         if vector >= self.function.msix_vectors() {
             return;
@@ -286,7 +285,7 @@ impl HostState {
         }
     }
 
-    /// Raises vectors because the VMM asks for it.
+    /// Raises vectors on the VMM's request.
     pub fn raise_for_vmm(&mut self, vectors: Range<u16>) {
         self.stale = true;
         for vector in vectors {
@@ -298,22 +297,21 @@ impl HostState {
         }
     }
 
-    /// Has interrupts delivered that may be late.
+    /// Delivers all deferred interrupts.
     pub fn hurry(&self) {
         if let Interrupts::Vectors(sink) = &self.interrupts {
             sink.hurry();
         }
     }
 
-    /// Has interrupts forgotten that were raised and not delivered.
+    /// Forgets interrupts that were raised and not delivered.
     pub fn forget_raised(&self) {
         if let Interrupts::Vectors(sink) = &self.interrupts {
             sink.forget();
         }
     }
 
-    /// Takes back everything that the instance gave out: buffers, pending
-    /// transmits, windows.
+    /// Takes back everything that the instance gave out: buffers, pending transmits, windows.
     pub fn abandon_instance(&mut self) {
         self.ports.iter_mut().for_each(PortState::abandon);
         self.linear_memory = None;
@@ -324,8 +322,8 @@ impl HostState {
         self.store_limits = store_limits(&self.limits);
     }
 
-    /// Lets an instance that has no device look at this one's guest memory, and
-    /// at nothing else, until [`close`](Self::close).
+    /// Gives an instance without a device access to this one's guest memory, and to nothing else,
+    /// until [`close`](Self::close).
     pub fn open_to(&mut self, rehearsing: &mut Self) {
         rehearsing.memory = self.memory.clone();
         rehearsing.function = self.function.clone();
@@ -339,8 +337,8 @@ impl HostState {
         self.memory.clear();
     }
 
-    /// Returns whether an instance rehearsed, and the guest memory that it saw then is
-    /// still there. Asked once, when it is about to take over.
+    /// Returns whether an instance rehearsed, and the guest memory that it saw then is still mapped.
+    /// Called once, when it is about to take over.
     pub fn take_rehearsed(&mut self, instance: &Self) -> bool {
         let rehearsed = std::mem::take(&mut self.rehearsed).upgrade();
         let own = instance.linear_memory.as_ref();
@@ -348,7 +346,7 @@ impl HostState {
         same && !self.spoiled
     }
 
-    /// Takes guest memory away that is gone: windows must not show it any more.
+    /// Revokes guest memory that was unmapped: windows must not show it any more.
     ///
     /// # Errors
     ///
@@ -376,12 +374,12 @@ impl HostState {
         Ok(())
     }
 
-    /// Returns a region of so many bytes of guest memory came: windows that lost it show it
+    /// Handles that a region of guest memory of this size was mapped: windows that lost it show it
     /// again.
     ///
     /// # Errors
     ///
-    /// The kernel's; the instance must end.
+    /// If the kernel refuses; the instance must end.
     pub fn give_back(&mut self, size: u64) -> std::io::Result<()> {
         let absence = &mut self.absence;
         absence.ram &= size < RAM_REGION;
@@ -402,8 +400,8 @@ impl HostState {
         Ok(())
     }
 
-    /// Says which guest memory is gone for good, if some is: somebody made its file
-    /// shorter while the device used it.
+    /// Says which guest memory is lost for good, if any: its file was shrunk while the device used
+    /// it.
     #[inline]
     pub fn lost_memory(&self) -> Option<String> {
         let window = self.window_lost.as_ref();
@@ -413,7 +411,7 @@ impl HostState {
         self.memory.lost()
     }
 
-    /// Returns what windows show at the moment.
+    /// Returns what windows are to show now.
     pub fn view(&self) -> View {
         match self.phase {
             _ if !self.function.bus_master() => View::Nothing,
@@ -422,11 +420,11 @@ impl HostState {
         }
     }
 
-    /// Has windows show what they are to show at the moment.
+    /// Maps the windows to what they are to show now.
     ///
     /// # Errors
     ///
-    /// The kernel's; the instance must end.
+    /// If the kernel refuses; the instance must end.
     pub fn show_windows(&self) -> std::io::Result<()> {
         match &self.linear_memory {
             Some(linear_memory) => linear_memory.show(self.view(), &self.memory),
@@ -434,14 +432,14 @@ impl HostState {
         }
     }
 
-    /// Returns whether work that nothing but packets from outside asks for waits: guest
-    /// memory is out of reach for a moment.
+    /// Returns whether work that only packets from outside cause is deferred: guest memory is
+    /// unmapped for a moment.
     pub fn is_waiting(&self) -> bool {
         self.absence.waiting || !self.function.bus_master()
     }
 }
 
-/// Where the interrupts of no device go.
+/// The sink for the interrupts of no device.
 struct Nowhere;
 
 impl VectorSink for Nowhere {

@@ -1,10 +1,10 @@
-//! What [`handshake`](super::handshake) is made of; a model of it brings other parts.
+//! The primitives of [`handshake`](super::handshake); its model replaces them.
 
 use std::sync::atomic::compiler_fence;
 pub use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Is the side of an asymmetric barrier that costs nothing: the other side has every
-/// thread of the process pass a real one (`membarrier`).
+/// The free side of an asymmetric barrier: the other side makes every thread of the process
+/// execute a real one (`membarrier`).
 #[inline]
 pub fn light_barrier() {
     compiler_fence(Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Trying a component before anybody relies on it.
+//! Checks a component before it is used.
 
 use wasmtime::component::Component;
 use wasmtime::{Error, Module, Result};
@@ -10,12 +10,12 @@ use super::instance::Instance;
 use super::limits::Limits;
 use super::state::HostState;
 
-/// Checks that a component has the types of the world, and whether its module
-/// can take its place.
+/// Checks that a component has the types of the world, and whether its module can be called
+/// directly.
 ///
 /// # Errors
 ///
-/// What does not fit.
+/// The type that does not fit.
 pub fn prepare(
     runtime: &Runtime,
     component: &Component,
@@ -44,7 +44,7 @@ fn with_module(
     Ok(direct)
 }
 
-/// Makes an instance, which looks its functions up, with their types.
+/// Creates an instance, which looks up its functions with their types.
 fn instantiate(code: &PreparedComponent) -> Result<(), Failure> {
     let state = HostState::vacant(Limits::default());
     let state = state.map_err(|error| Failure::because(&error.to_string()))?;

@@ -10,7 +10,7 @@ use manatee_control::method::{
     Captured, Capturing, Counts, LinkStatus, LogLevel, PortCounts, RateStatus, Swapped, Tree,
 };
 use manatee_control::{
-    Capture, Commands, EndCapture, Events, Link, Log, Rate, Refusal, Server, Stage, Swap,
+    Capture, Commands, EndCapture, Events, Link, Log, Rate, Refusal, Server, Stage, SwapRequest,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -47,7 +47,12 @@ impl Commands for MadeUp {
         }
     }
 
-    fn swap(&self, _: &Swap, _: OwnedFd, _: &mut dyn FnMut(Stage)) -> Result<Swapped, Refusal> {
+    fn swap(
+        &self,
+        _: &SwapRequest,
+        _: OwnedFd,
+        _: &mut dyn FnMut(Stage),
+    ) -> Result<Swapped, Refusal> {
         no()
     }
 

@@ -1,4 +1,4 @@
-//! What a VMM asks for, carried out on a backend.
+//! Carries out a VMM's requests on a backend.
 
 use std::fs::File;
 
@@ -15,16 +15,16 @@ use crate::rations::Rations;
 use crate::vectors::Vectors;
 use crate::wire::{DmaMap, DmaUnmap, SetIrqs};
 
-/// One session with a VMM. An error from here is what the VMM is answered with.
+/// One session with a VMM. Its methods return the errors that the VMM is answered with.
 pub(crate) struct Attachment<'a> {
     backend: &'a dyn Backend,
     vectors: &'a Vectors,
     rations: &'a mut Rations,
     /// The VMM has sent a request.
     greeted: bool,
-    /// It was told that the guest's memory is out of reach.
+    /// The log has said that the guest's memory is out of reach.
     warned_unreachable: bool,
-    /// It was reported that files it shares can become shorter.
+    /// The log has said that the files the VMM shares can shrink.
     reported_unsealed: bool,
 }
 
@@ -40,8 +40,7 @@ impl<'a> Attachment<'a> {
         }
     }
 
-    /// Notes that the session continues which another server began, and that a VMM used the
-    /// device in it.
+    /// Notes that this session continues one of another server, in which a VMM used the device.
     pub fn resume(&mut self) {
         self.greeted = true;
         self.backend.attach();
@@ -56,7 +55,7 @@ impl<'a> Attachment<'a> {
     /// Reports how the session ended.
     pub fn report(&mut self, outcome: Result<(), Broken>) {
         if outcome.is_ok() && !self.greeted {
-            // Somebody looked whether we are there. That is no news, however often.
+            // Somebody only probed whether the server is there: not worth a line, however often.
             return;
         }
         let Some(dropped) = self.rations.sessions.pass() else {
@@ -71,7 +70,7 @@ impl<'a> Attachment<'a> {
         }
     }
 
-    /// Returns what the VMM drives.
+    /// Returns the backend that the VMM drives.
     pub fn backend(&self) -> &dyn Backend {
         self.backend
     }
@@ -81,7 +80,7 @@ impl<'a> Attachment<'a> {
         self.vectors
     }
 
-    /// Notes that a request came.
+    /// Notes that a request arrived.
     pub fn greet(&mut self) {
         if !self.greeted {
             self.greeted = true;
@@ -127,7 +126,7 @@ impl<'a> Attachment<'a> {
         );
     }
 
-    /// Reports, once a session, that shrinking a file costs the VMM its device.
+    /// Warns, once a session, that the VMM loses its device if it shrinks a file.
     fn report_unsealed(&mut self, address: u64, size: u64) {
         if std::mem::replace(&mut self.reported_unsealed, true) {
             return;
@@ -177,11 +176,11 @@ impl<'a> Attachment<'a> {
         }
     }
 
-    /// Takes over guest memory.
+    /// Maps guest memory.
     ///
     /// # Errors
     ///
-    /// What the VMM is told.
+    /// The error to answer with.
     pub fn dma_map(&mut self, map: &DmaMap, file: Option<File>) -> Result<(), Errno> {
         self.greet();
         let &DmaMap {
@@ -211,11 +210,11 @@ impl<'a> Attachment<'a> {
         Ok(())
     }
 
-    /// Gives guest memory up. When it returns, the device can't reach it any more.
+    /// Unmaps guest memory. When it returns, the device can't reach it any more.
     ///
     /// # Errors
     ///
-    /// What the VMM is answered with; nothing changes.
+    /// The error to answer with; nothing changes.
     pub fn dma_unmap(&mut self, unmap: &DmaUnmap) -> Result<(), Errno> {
         self.greet();
         let &DmaUnmap {
@@ -254,11 +253,11 @@ impl<'a> Attachment<'a> {
         self.vectors.forget_pending();
     }
 
-    /// Changes what becomes of interrupts.
+    /// Changes how interrupts are delivered.
     ///
     /// # Errors
     ///
-    /// What the VMM is told.
+    /// The error to answer with.
     pub fn set_irqs(&mut self, set: &SetIrqs, fds: Vec<Foreign>) -> Result<(), Errno> {
         self.greet();
         let &SetIrqs {

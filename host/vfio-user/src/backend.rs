@@ -1,4 +1,4 @@
-//! What a VMM drives: a PCI function, as vfio sees it.
+//! The PCI function that a VMM drives, as vfio sees it.
 
 use std::fs::File;
 use std::ops::Range;
@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 /// Size of a function's configuration space in bytes (PCI Express, 7.2).
 pub const CONFIG_SPACE_SIZE: u64 = 4096;
-/// Ranges of guest memory that a client may share at a time, unless it is notified of fewer
-/// (`max_dma_maps` of the vfio-user specification). A [`Backend`] has to take so many.
+/// Ranges of guest memory that a client may share at a time, unless it is told a lower number
+/// (`max_dma_maps` of the vfio-user specification). A [`Backend`] must accept this many.
 pub const MAX_DMA_MAPS: usize = 65_535;
 
 /// Guest memory that a VMM shares.
@@ -18,8 +18,8 @@ pub struct MemoryMap {
     pub address: u64,
     /// Bytes.
     pub size: u64,
-    /// The file that holds it, and the offset of the first byte there. None if the VMM
-    /// says that memory is there but does not share it.
+    /// The file that holds it, and the offset of the first byte in it. None if the VMM announces
+    /// memory without sharing it.
     pub file: Option<(File, u64)>,
     /// Whether the device may write it.
     pub writable: bool,
@@ -29,9 +29,9 @@ pub struct MemoryMap {
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refused {
-    /// What the VMM is answered with.
+    /// The error that the VMM is answered with.
     pub errno: Errno,
-    /// Why, for people.
+    /// The reason, for the log.
     pub reason: String,
 }
 
@@ -53,23 +53,23 @@ pub trait Backend {
     /// Writes configuration space.
     fn config_write(&self, offset: u64, data: &[u8]);
 
-    /// Takes guest memory. Returns whether its file may become shorter while it is
-    /// shared, which costs the VMM its device.
+    /// Maps guest memory. Returns whether its file may shrink while it is shared; if it does,
+    /// the VMM loses its device.
     ///
     /// # Errors
     ///
     /// [`Refused`]; nothing changes.
     fn map_memory(&self, map: MemoryMap) -> Result<bool, Refused>;
 
-    /// Gives a range of guest memory up that was mapped as a whole. When it returns, the
-    /// device can't reach it any more.
+    /// Unmaps a range of guest memory that was mapped as a whole. When it returns, the device
+    /// can't reach it any more.
     ///
     /// # Errors
     ///
     /// [`Refused`]; nothing changes.
     fn unmap_memory(&self, address: u64, size: u64) -> Result<(), Refused>;
 
-    /// Gives all guest memory up, as [`unmap_memory`](Self::unmap_memory) does.
+    /// Unmaps all guest memory, as [`unmap_memory`](Self::unmap_memory) does.
     ///
     /// # Errors
     ///
@@ -85,8 +85,8 @@ pub trait Backend {
     /// Notes that a VMM is attached: it has sent its first request.
     fn attach(&self) {}
 
-    /// Returns whether the session may be handed over to another process at the moment. It is
-    /// asked between two requests, again and again until it may.
+    /// Returns whether the session may be handed over to another process now. Called between two
+    /// requests, repeatedly until it returns true.
     fn may_be_handed_over(&self) -> bool {
         true
     }

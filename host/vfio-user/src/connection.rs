@@ -1,4 +1,4 @@
-//! One connection of a VMM: messages with their descriptors in, answers out.
+//! One connection of a VMM: receives messages with their descriptors, sends answers.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -19,42 +19,41 @@ use crate::halt::Halt;
 use crate::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
 use manatee_common::closer::{self, Foreign};
 
-/// The most that is received at a time, unless a message is longer: a doorbell has 40
-/// bytes.
+/// The most that is received at a time, unless a message is longer. A doorbell write is a
+/// message of 40 bytes.
 pub const CHUNK: usize = 512;
-/// The most descriptors that the kernel lets through with a byte (`SCM_MAX_FD`). Those that
-/// there is no room for it would close on the spot, and closing may block.
+/// The most descriptors that the kernel passes with a byte (`SCM_MAX_FD`). If there were room for
+/// fewer, the kernel would close the rest at once, and closing may block.
 const MAX_PASSED: usize = 253;
-/// How long the VMM that sends descriptors waits for those before to be closed.
+/// How long a VMM that sends descriptors waits until earlier ones are closed.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(10);
-/// How long to look for the next message before going to sleep. A driver rings
-/// several doorbells in a row, and whoever wakes a thread pays for that: it would
-/// be most of what a doorbell costs QEMU's virtual CPU. Meanwhile all others who
-/// want the processor get it: QEMU's own threads, and the device's.
+/// How long to poll for the next message before sleeping. A driver rings several doorbells in
+/// a row, and whoever wakes a thread pays for that: it would be most of what a doorbell costs
+/// QEMU's virtual CPU. Polling yields the processor to QEMU's own threads, and the device's.
 const PATIENCE: Duration = Duration::from_micros(64);
 
-/// Why a connection is of no more use.
+/// Why a connection can't be used any more.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
-    /// The kernel's.
+    /// A system call failed.
     #[error(transparent)]
     Kernel(#[from] io::Error),
-    /// The VMM went in the middle of a message.
-    #[error("the VMM went in the middle of a message")]
+    /// The VMM disconnected in the middle of a message.
+    #[error("the VMM disconnected in the middle of a message")]
     Cut,
-    /// No message has this size, so nobody knows where the next begins.
+    /// No message has this size, so that the start of the next one is unknown.
     #[error("a message claims to have {0} bytes")]
     Size(u32),
-    /// More descriptors than were announced.
+    /// There are more descriptors than were announced.
     #[error("more than {MAX_DESCRIPTORS} descriptors came with a message")]
     Descriptors,
-    /// The kernel had no numbers for those that came.
+    /// This process is out of descriptor numbers.
     #[error(
         "a descriptor came, and this process has no room for another: raise its limit of open \
          files (`ulimit -n`, or LimitNOFILE= of its unit)"
     )]
     NoRoom,
-    /// So many that were sent before take long to close.
+    /// Too many earlier descriptors are still being closed.
     #[error(
         "descriptors came while {waiting} wait to be closed: end whatever holds that up, \
          such as sockets that linger or a file system that does not answer",
@@ -69,12 +68,12 @@ impl From<Errno> for Broken {
     }
 }
 
-/// What came of waiting.
+/// The result of waiting.
 #[derive(Debug)]
 pub enum Received<'a> {
     /// A message.
     Message(Message<'a>),
-    /// Nothing in time, or it is asked to stop.
+    /// Nothing in time, or a stop was requested.
     Nothing,
     /// The VMM has closed the connection.
     Closed,
@@ -83,40 +82,39 @@ pub enum Received<'a> {
 /// A message.
 #[derive(Debug)]
 pub struct Message<'a> {
-    /// What it begins with.
+    /// Its header.
     pub header: Header,
-    /// What comes behind that.
+    /// Everything after the header.
     pub body: &'a [u8],
     /// The descriptors that came along.
     pub descriptors: Vec<Foreign>,
 }
 
-/// What was received and belongs to messages that are not complete, or were not looked at.
+/// Bytes and descriptors that were received and not processed yet.
 #[derive(Debug, Default)]
 pub struct Unread {
     pub bytes: Vec<u8>,
-    /// Descriptors, each with the place behind the byte that it came with.
+    /// Descriptors, each with the offset of the byte after the one that it came with.
     pub descriptors: VecDeque<(u64, Foreign)>,
 }
 
-/// Takes a connected socket's bytes apart into messages.
+/// Splits a connected socket's bytes into messages.
 #[derive(Debug)]
 pub struct Receiver<'a> {
     socket: BorrowedFd<'a>,
     halt: &'a Halt,
-    /// Room for what is received. It keeps its size while a message comes in, since what
-    /// is made room for is zeroed.
+    /// The receive buffer. It keeps its size while a message arrives, because growing zeroes the
+    /// new part.
     input: Vec<u8>,
-    /// Received and not yet looked at are the bytes from `begin` to `end`.
+    /// The bytes from `begin` to `end` are received and not processed yet.
     begin: usize,
     end: usize,
-    /// How long to look for a message: not at all with one processor, which the
-    /// VMM needs.
+    /// How long to poll for a message: not at all with one processor, which the VMM needs.
     patience: Duration,
     /// Bytes of the stream before `begin`.
     consumed: u64,
-    /// Descriptors, each with the place in the stream behind the byte that it
-    /// came with: it belongs to the message that has that byte.
+    /// Descriptors, each with the stream offset of the byte after the one that it came with: it
+    /// belongs to the message that contains that byte.
     descriptors: VecDeque<(u64, Foreign)>,
 }
 
@@ -124,7 +122,7 @@ pub struct Receiver<'a> {
 ///
 /// # Errors
 ///
-/// [`Broken`] if the VMM has gone.
+/// [`Broken`] if the VMM has disconnected.
 pub fn send_all(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<(), Broken> {
     let mut rest = answer;
     while !rest.is_empty() {
@@ -135,8 +133,7 @@ pub fn send_all(socket: BorrowedFd<'_>, answer: &[u8]) -> Result<(), Broken> {
 }
 
 impl<'a> Receiver<'a> {
-    /// Creates a receiver over a blocking stream socket of which something was received
-    /// already.
+    /// Creates a receiver over a blocking stream socket from which `unread` was received already.
     pub fn new(socket: BorrowedFd<'a>, halt: &'a Halt, unread: Unread) -> Self {
         Self {
             socket,
@@ -153,7 +150,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Returns what was received and not looked at.
+    /// Returns what was received and not processed.
     pub fn into_unread(self) -> Unread {
         let consumed = self.consumed;
         let descriptors = self.descriptors.into_iter();
@@ -163,12 +160,12 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Waits for the next message, no longer than until `deadline` if there is one, or until it
-    /// is asked to stop. What was received in part is kept.
+    /// Waits for the next message, until `deadline` if there is one, or until a stop is
+    /// requested. Keeps a message that was received in part.
     ///
     /// # Errors
     ///
-    /// [`Broken`]; there is nothing more to receive then.
+    /// [`Broken`]; nothing more can be received then.
     pub fn receive(&mut self, deadline: Option<Instant>) -> Result<Received<'_>, Broken> {
         let header = loop {
             let missing = match self.buffered_header()? {
@@ -219,9 +216,8 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Receives something, of which `missing` bytes are needed at least. Returns
-    /// how many bytes came, 0 if the VMM sends no more, None if nothing came in
-    /// time.
+    /// Receives at least one byte; `missing` bytes are needed for the message. Returns how many
+    /// bytes arrived, 0 at the end of the stream, None if nothing arrived in time.
     fn fill(&mut self, missing: usize, deadline: Option<Instant>) -> Result<Option<usize>, Broken> {
         self.input.copy_within(self.begin..self.end, 0);
         (self.begin, self.end) = (0, self.buffered());
@@ -277,7 +273,7 @@ impl<'a> Receiver<'a> {
         if received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(Broken::NoRoom);
         }
-        // Those of one message, and of the next that was received with its end.
+        // Descriptors of one message, and of the next whose beginning was received with its end.
         if self.descriptors.len() > 2 * MAX_DESCRIPTORS {
             return Err(Broken::Descriptors);
         }
@@ -285,14 +281,14 @@ impl<'a> Receiver<'a> {
     }
 }
 
-/// Waits until there is something to receive. False if nothing comes before the
-/// deadline, or it is asked to stop meanwhile.
+/// Waits until there is something to receive. Returns false if the deadline passes first or
+/// a stop is requested.
 fn readable_before(
     socket: BorrowedFd<'_>,
     halt: &Halt,
     deadline: Option<Instant>,
 ) -> Result<bool, Broken> {
-    // Who knows of the request already waits for the deadline only.
+    // A stop was requested already: wait for the deadline only.
     let news = match halt.is_asked() {
         true => PollFlags::empty(),
         false => PollFlags::IN,

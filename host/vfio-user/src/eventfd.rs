@@ -1,20 +1,20 @@
-//! Signals eventfds that another process made, without ever waiting for it.
+//! Signals eventfds of another process without ever blocking.
 //!
 //! A write to an eventfd blocks while its counter is full, unless `O_NONBLOCK` is set. But
 //! that flag belongs to the open file description, which the VMM shares: it can clear it
-//! at any moment, also between a look at it and the write. The same is true of a look at
-//! the counter, and io_uring writes no differently. What never blocks is the way in which
-//! the kernel itself signals an eventfd (`eventfd_signal`): it adds one, or leaves a full
-//! counter as it is. The kernel does that for asynchronous I/O (`IOCB_FLAG_RESFD` of
-//! `io_submit(2)`) when an operation completes. So an interrupt is an operation that
-//! completes at once: reading zero bytes of a pipe. It is one system call, as a write is.
-//! A VMM that fills its own counter loses its own interrupts, and nobody waits.
+//! at any moment, also between a check and the write. The same is true of a check of
+//! the counter, and io_uring writes no differently. What never blocks is the kernel's own
+//! way to signal an eventfd (`eventfd_signal`): it adds one, or leaves a full counter as it
+//! is. The kernel does that for asynchronous I/O (`IOCB_FLAG_RESFD` of `io_submit(2)`) when
+//! an operation completes. So an interrupt is an operation that completes at once: reading
+//! zero bytes from a pipe. It takes one system call, as a write does. A VMM that fills its
+//! own counter loses its own interrupts, and blocks nobody.
 //!
-//! The kernel takes nothing but an eventfd there (it compares the file's operations), which
-//! is also how a descriptor is checked: an operation whose buffer is at an address that is
-//! never mapped is refused with `EFAULT`, after the descriptor was found to be an eventfd,
-//! and before anything is done. For every other kind it is `EINVAL`, or `EBADF` for one
-//! that was opened with `O_PATH`.
+//! The kernel accepts only an eventfd there (it compares the file's operations), which is also
+//! how a descriptor is checked: an operation whose buffer is at an address that is never
+//! mapped fails with `EFAULT` after the descriptor was found to be an eventfd, and before
+//! anything is done. For every other kind of file it fails with `EINVAL`, or with `EBADF` for
+//! one that was opened with `O_PATH`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -25,14 +25,14 @@ use rustix::io::Errno;
 
 use manatee_common::closer::Foreign;
 
-/// Completions that the kernel is asked to have room for. It makes room for more, a page at
-/// least, but counts these: all on the machine together may ask for `fs.aio-max-nr`, 65,536
+/// Completions that the kernel is asked to reserve. It allocates at least a page, but accounts
+/// for these only: all processes of the machine together may ask for `fs.aio-max-nr`, 65,536
 /// by default.
 const ROOM: usize = 32;
-/// Completions after which they are taken out, so that there always is room.
+/// The number of completions after which they are reaped, so that there is always room.
 const TAKEN_AFTER: usize = 32;
 
-/// `struct iocb` of `linux/aio_abi.h`, little-endian or big-endian alike but for the order
+/// `struct iocb` of `linux/aio_abi.h`, the same little-endian and big-endian but for the order
 /// of `aio_key` and `aio_rw_flags`, which are both zero here.
 #[repr(C)]
 #[derive(Default)]
@@ -64,15 +64,15 @@ const PREAD: u16 = 0;
 const PREADV: u16 = 7;
 /// `IOCB_FLAG_RESFD`.
 const SIGNALS: u32 = 1;
-/// On the first page, which is never mapped.
+/// An address in the first page, which is never mapped.
 const UNMAPPED: u64 = 1;
 
-/// Tries to find room for an operation; the second finds it, unless the kernel is out of
+/// Attempts to find room for an operation. The second succeeds, unless the kernel is out of
 /// memory.
 const TRIES: usize = 8;
 
-/// A descriptor that was checked to be an eventfd. It is closed elsewhere all the same: if it
-/// is the last, closing waits for an epoll that the VMM has it in, and so for the VMM.
+/// A descriptor that was checked to be an eventfd. It is still closed by another thread: closing
+/// the last one waits for an epoll that the VMM has added it to, and so for the VMM.
 #[derive(Debug)]
 pub(super) struct EventFd {
     fd: Foreign,
@@ -86,18 +86,18 @@ pub(super) struct Signaller(Arc<Context>);
 #[derive(Debug)]
 struct Context {
     context: libc::c_ulong,
-    /// Reading zero bytes of it is done at once.
+    /// A read of zero bytes from it completes at once.
     pipe: OwnedFd,
-    /// Completions since they were last taken out.
+    /// Completions since the last were reaped.
     completed: AtomicUsize,
 }
 
 impl Signaller {
-    /// Asks the kernel for what it takes.
+    /// Creates the kernel's context for asynchronous I/O.
     ///
     /// # Errors
     ///
-    /// The kernel's. `EAGAIN` means that the machine's `fs.aio-max-nr` is reached.
+    /// If the kernel refuses. `EAGAIN` means that the machine's `fs.aio-max-nr` is reached.
     pub fn new() -> io::Result<Self> {
         let (pipe, _) = io::pipe()?;
         let mut context: libc::c_ulong = 0;
@@ -114,7 +114,7 @@ impl Signaller {
         })))
     }
 
-    /// Takes a descriptor if it is an eventfd. Leaves its counter as it is.
+    /// Returns the descriptor if it is an eventfd. Leaves its counter as it is.
     pub fn check(&self, fd: Foreign) -> Option<EventFd> {
         let mut operation = self.0.operation(PREADV, UNMAPPED, fd.as_fd());
         let refused = self.0.submit(&mut operation);
@@ -138,7 +138,7 @@ impl EventFd {
         let mut operation = context.operation(PREAD, 0, self.fd.as_fd());
         for _ in 0..TRIES {
             match context.submit(&mut operation) {
-                // Others have completed as much as there is room for.
+                // Other threads have completed as many operations as there is room for.
                 Err(Errno::AGAIN) => context.take_completions(),
                 _ => return context.completed(),
             }
@@ -169,9 +169,9 @@ impl Context {
 
     fn submit(&self, operation: &mut Operation) -> Result<(), Errno> {
         let mut list = [&raw mut *operation];
-        // SAFETY: `io_submit` reads a list of one pointer and the operation behind it, whose
+        // SAFETY: `io_submit` reads a list of one pointer and the operation that it points to, whose
         // key it writes; both live through the call. The operation is complete or refused
-        // when the call returns: no bytes of a pipe are read without waiting, or into an
+        // when the call returns: it reads no bytes of a pipe, or fails before it writes to an
         // address where nothing of ours can be.
         let submitted =
             unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_mut_ptr()) };
@@ -188,7 +188,7 @@ impl Context {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        // SAFETY: `io_getevents` writes at most as many completions as `taken` has, and reads
+        // SAFETY: `io_getevents` writes up to as many completions as `taken` has, and reads
         // the time, all of which live through the call. It does not wait.
         unsafe {
             libc::syscall(
@@ -245,7 +245,7 @@ mod tests {
             let fd = eventfd(0, flags).unwrap();
             let checked = signaller.check(copy(&fd)).unwrap();
             assert_eq!(count(&fd), 0);
-            // More than there is room for.
+            // More than the context has room for.
             let many = 100 * ROOM as u64;
             (0..many).for_each(|_| checked.signal());
             assert_eq!(count(&fd), many);

@@ -1,21 +1,21 @@
-//! Asks the thread that serves a VMM to stop where a successor can continue: between two
-//! messages.
+//! Asks the thread that serves a VMM to stop between two messages, where a successor can
+//! continue.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// The request to stop, which wakes whoever waits for a message.
+/// The request to stop, which wakes a thread that waits for a message.
 #[derive(Debug)]
 pub struct Halt {
     asked: AtomicBool,
-    /// Readable while it is asked.
+    /// Readable while a stop is requested.
     wake: OwnedFd,
 }
 
 impl Halt {
-    /// Creates one that nobody has asked yet.
+    /// Creates one without a request.
     pub fn new() -> rustix::io::Result<Self> {
         Ok(Self {
             asked: AtomicBool::new(false),
@@ -23,7 +23,7 @@ impl Halt {
         })
     }
 
-    /// Asks to stop.
+    /// Requests the stop.
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Release);
         // The only failure is a full counter, which wakes as well.
@@ -37,7 +37,7 @@ impl Halt {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
-    /// Returns whether it is asked to stop.
+    /// Returns whether a stop is requested.
     #[inline]
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)

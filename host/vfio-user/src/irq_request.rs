@@ -1,5 +1,5 @@
-//! `VFIO_USER_DEVICE_SET_IRQS`, checked and put into one of the few things that
-//! it can mean (`linux/vfio.h`, `struct vfio_irq_set`).
+//! Checks `VFIO_USER_DEVICE_SET_IRQS`, and parses it into one of the few requests that it can
+//! be (`linux/vfio.h`, `struct vfio_irq_set`).
 
 use std::ops::Range;
 
@@ -10,14 +10,14 @@ use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_DATA_TYPE_MASK,
 };
 
-/// What a VMM wants done to the vectors of one index.
+/// A request about the vectors of one index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum IrqRequest {
     /// Take all eventfds away.
     Disable,
-    /// Raise vectors as if the device did.
+    /// Raise vectors as if the device had.
     Fire(Range<u32>),
-    /// Use the eventfds that came along.
+    /// Assign the eventfds that came with the request.
     Assign(Range<u32>),
     /// Take the eventfds of some vectors away.
     Deassign(Range<u32>),

@@ -1,5 +1,5 @@
-//! What a VMM is told about the device: regions and interrupts, numbered as
-//! vfio numbers those of a PCI device (`linux/vfio.h`, `VFIO_PCI_*`).
+//! The device's regions and interrupts as reported to a VMM, with the indices that vfio uses
+//! for a PCI device (`linux/vfio.h`, `VFIO_PCI_*`).
 
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR5_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
@@ -60,12 +60,11 @@ pub(super) fn region(backend: &dyn Backend, index: u32) -> Option<RegionInfo> {
 
 /// Returns a kind of interrupts, if there is one with this index.
 ///
-/// MSI-X does not say `VFIO_IRQ_INFO_NORESIZE`: it means that all vectors have
-/// to be turned off to add one, so that QEMU would do that whenever the guest
-/// uses a further vector, and we don't need it.
+/// MSI-X does not have `VFIO_IRQ_INFO_NORESIZE`: with it, all vectors must be disabled to add
+/// one, which QEMU would do whenever the guest uses a further vector.
 ///
-/// Error and request are there because QEMU warns about a device without them;
-/// this one never reports an error that way, nor asks to be given back.
+/// Error and request exist because QEMU warns about a device without them; this one never
+/// reports an error that way, nor asks to be released.
 pub(super) fn irq(index: u32, msix_vectors: u32) -> Option<IrqInfo> {
     let count = irq_count(index, msix_vectors);
     (index < IRQS).then_some(IrqInfo {

@@ -1,17 +1,16 @@
 //! Serves a PCI function to a virtual machine monitor (VMM) over vfio-user, the
 //! protocol of QEMU's `docs/interop/vfio-user.rst`, version 0.1.
 //!
-//! Whoever has a function implements [`Backend`], and serves it by a [`Server`]. `wire`
-//! has the messages, `connection` takes them off the socket, and `session` carries
-//! them out. A session that fails ends alone, and the next VMM is served. A session can be stopped between two
-//! messages and continued by another process ([`Stopper::hand_over`], [`Server::resume`]).
+//! A function implements [`Backend`], and a [`Server`] serves it. `wire` defines the messages,
+//! `connection` reads them from the socket, and `session` carries them out. A session that
+//! fails ends alone, and the next VMM is served. A session can be stopped between two messages
+//! and continued by another process ([`Stopper::hand_over`], [`Server::resume`]).
 //!
-//! A VMM is whoever may connect to the socket, and the file's permissions decide
-//! who that is. A message has at most 1 MiB and 16 descriptors; one that claims
-//! more ends its session. One VMM is served at a time: as long as it stays
-//! connected, others wait. Nothing that a VMM sends panics here; should the device's own
-//! code do so, the thread ends, and with it the process, rather than continue with a device
-//! that is half done.
+//! Whoever may connect to the socket is a VMM: the file's permissions decide. A message has up
+//! to 1 MiB and 16 descriptors; one that claims more ends its session. One VMM is served at a
+//! time: as long as it stays connected, others wait. Nothing that a VMM sends causes a panic
+//! here; should the device's own code panic, the thread ends, and with it the process, rather
+//! than continue with a half-updated device.
 
 mod attachment;
 mod backend;

@@ -1,14 +1,14 @@
-//! How much VMMs can have logged.
+//! Limits how many log lines VMMs can cause.
 
 use manatee_common::ration::Ration;
 
-/// The lines that VMMs can cause. Those of one kind do not use up another's.
+/// The rations of the lines that VMMs can cause, one for each kind.
 #[derive(Debug, Default)]
 pub struct Rations {
-    /// That one comes, resets the device, and goes.
+    /// A VMM connects, resets the device, or disconnects.
     pub sessions: Ration,
-    /// What is refused.
+    /// A request is refused.
     pub refusals: Ration,
-    /// That memory is out of reach.
+    /// Guest memory is out of reach.
     pub memory: Ration,
 }

@@ -1,4 +1,4 @@
-//! The socket, and one VMM after the other that connects to it.
+//! The socket, and the VMMs that connect to it, served one after the other.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,13 +23,13 @@ use crate::session::{self, End};
 use crate::suspended::{NoSession, Suspended};
 use crate::vectors::Vectors;
 
-/// How long to wait before accepting again when the kernel could not.
+/// How long to wait after a failed accept before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why [`Server::serve`] gave up.
+/// Why [`Server::serve`] ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// There is no such session.
+    /// No server could have left this session.
     #[error("the session can't be continued: {0}")]
     Session(#[from] NoSession),
     /// The socket can't be used any more.
@@ -37,8 +37,8 @@ pub enum ServeError {
     Accept(#[source] io::Error),
 }
 
-/// A vfio-user socket. Its file goes when this and every [`Stopper`] is dropped,
-/// or when it is stopped.
+/// A vfio-user socket. Its file is removed when this and every [`Stopper`] is dropped, or when it
+/// is stopped.
 #[derive(Debug)]
 pub struct Server {
     control: Arc<Control>,
@@ -60,13 +60,13 @@ pub struct HandedOver {
 #[derive(Debug)]
 struct Control {
     socket: Listener,
-    /// Asked once the server is to stop.
+    /// Set once the server is to stop.
     halt: Halt,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// What becomes of a session that was stopped.
+/// What happens to a session that was stopped.
 enum Halted {
     /// It is kept for a successor.
     Kept,
@@ -99,12 +99,12 @@ impl Server {
         Self::bind_for(path, Access::default())
     }
 
-    /// Listens on `path`, for VMMs that are given access. Whoever can connect owns the
-    /// device as long as it stays connected.
+    /// Listens on `path`, for VMMs that are granted `access`. Whoever can connect owns the device
+    /// as long as it stays connected.
     ///
     /// # Errors
     ///
-    /// [`BindError`] if the path is taken or can't be used, or access can't be given.
+    /// [`BindError`] if the path is taken or can't be used, or access can't be granted.
     pub fn bind_for(path: &Path, access: Access) -> Result<Self, BindError> {
         let kernel = |source: Errno| BindError::Kernel {
             path: path.to_owned(),
@@ -113,8 +113,8 @@ impl Server {
         Self::on(Listener::bind(path, access)?).map_err(kernel)
     }
 
-    /// Serves at a listening socket that somebody else bound, such as a service manager. It
-    /// stays theirs: its file is not removed, and others may listen on it afterwards.
+    /// Serves on a listening socket that another process bound, such as a service manager. Its
+    /// file is not removed, and others may listen on it afterwards.
     ///
     /// # Errors
     ///
@@ -123,19 +123,18 @@ impl Server {
         Self::on(Listener::adopt(socket)?).map_err(AdoptError::Kernel)
     }
 
-    /// Serves at a socket as [`adopt`](Self::adopt) does, and removes its file in the end: a
-    /// process before this one bound it to this absolute path, where the file has this device
-    /// and inode.
+    /// Serves on a socket as [`adopt`](Self::adopt) does, and removes its file at the end: an
+    /// earlier process bound it to this absolute path, where the file has this device and inode.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as for [`adopt`](Self::adopt).
     pub fn inherit(socket: OwnedFd, path: &Path, inode: (u64, u64)) -> Result<Self, AdoptError> {
         Self::on(Listener::inherit(socket, path, inode)?).map_err(AdoptError::Kernel)
     }
 
     fn on(socket: Listener) -> rustix::io::Result<Self> {
-        // Whoever else has the socket may be quicker in accepting.
+        // Another owner of the socket may accept first.
         ioctl_fionbio(&socket, true)?;
         let control = Control {
             socket,
@@ -148,12 +147,12 @@ impl Server {
         })
     }
 
-    /// Returns the socket's file, as an absolute path; None if somebody else bound the socket.
+    /// Returns the socket's file, as an absolute path; None if another process bound the socket.
     pub fn path(&self) -> Option<&Path> {
         self.control.socket.path()
     }
 
-    /// Returns the path that the socket was bound to, by whomever; None if it has none.
+    /// Returns the path that the socket was bound to by any process; None if it has none.
     pub fn address(&self) -> Option<&Path> {
         self.control.socket.address()
     }
@@ -163,25 +162,25 @@ impl Server {
         Stopper(self.control.clone())
     }
 
-    /// Serves `backend` to one VMM after the other, until it is told to stop.
-    /// `vectors` are those that the function raises its interrupts on. Between two
-    /// VMMs it is reset and forgets the guest's memory.
+    /// Serves `backend` to one VMM after the other, until it is stopped. `vectors` are those on
+    /// which the function raises its interrupts. Between two VMMs it is reset and forgets the
+    /// guest's memory.
     ///
     /// # Errors
     ///
-    /// [`ServeError`] if the socket breaks.
+    /// [`ServeError`] if the socket can't be used any more.
     pub fn serve(self, backend: &dyn Backend, vectors: &Vectors) -> Result<(), ServeError> {
         let _running = Running::new(&self.control);
         self.serve_others(backend, vectors, &mut Rations::default())
     }
 
-    /// Continues a session that another server has [handed over](Stopper::hand_over), with its
-    /// `backend` and `vectors` as they were there, and then serves one VMM after the other as
-    /// [`serve`](Self::serve) does.
+    /// Continues a session that another server has [handed over](Stopper::hand_over), with a
+    /// `backend` and `vectors` in the state that they had there, and then serves one VMM after the
+    /// other as [`serve`](Self::serve) does.
     ///
     /// # Errors
     ///
-    /// [`ServeError`] if no server could have left such a session, or if the socket breaks.
+    /// [`ServeError`] if no server could have left such a session, or if the socket can't be used.
     pub fn resume(
         self,
         session: Suspended,
@@ -213,7 +212,7 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a VMM until it goes, or until its session is kept for a successor.
+    /// Serves a VMM until it disconnects, or until its session is kept for a successor.
     fn serve_one(&self, socket: Foreign, mut attachment: Attachment<'_>, unread: Unread) {
         let used = attachment.was_used();
         let Some((mut socket, mut unread)) = self.control.take(socket, used, unread) else {
@@ -239,8 +238,8 @@ impl Server {
         };
         attachment.backend().detach();
         attachment.vectors().clear();
-        // The VMM is told so at once. What it sent and nobody received is closed with
-        // the socket, and that may take long.
+        // Tell the VMM at once. Data that it sent and nobody received is discarded with the socket,
+        // which may take long.
         let _ = shutdown(&*socket, Shutdown::Both);
         if !self.control.hung_up() {
             attachment.report(outcome);
@@ -249,7 +248,7 @@ impl Server {
 }
 
 impl Control {
-    /// Waits for a VMM. None if there is to be no other.
+    /// Waits for a VMM. Returns None if no other is to be served.
     fn accept(&self) -> Result<Option<Foreign>, ServeError> {
         while !self.state.lock().is_ending() {
             if !closer::wait_for_room(ACCEPT_PAUSE) {
@@ -263,7 +262,7 @@ impl Control {
                 .and_then(|_| retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC)));
             match accepted {
                 Ok(socket) => return Ok(Some(Foreign::new(socket))),
-                // It is to stop, or somebody else was quicker.
+                // The server is to stop, or another process accepted first.
                 Err(Errno::WOULDBLOCK) => {}
                 Err(errno) => self.pause(errno)?,
             }
@@ -271,8 +270,8 @@ impl Control {
         Ok(None)
     }
 
-    /// Remembers a connection, to be ended when the server stops. None if it
-    /// does so already, or if a successor is to serve it.
+    /// Remembers a connection, to be ended when the server stops. Returns None if the server is
+    /// stopping already, or if a successor is to serve the connection.
     fn take(
         &self,
         socket: Foreign,
@@ -307,26 +306,26 @@ impl Control {
                 state.suspended = Some(Suspended::new(socket.keep(), attached, unread));
                 Halted::Kept
             }
-            // Nobody else keeps it.
+            // This is the last reference.
             Err(socket) => Halted::Stopped(socket),
         }
     }
 
-    /// Forgets the connection. True if it was ended because the server stops.
+    /// Forgets the connection. Returns true if it was ended because the server stops.
     fn hung_up(&self) -> bool {
         let mut state = self.state.lock();
         state.connection = None;
         state.stopping
     }
 
-    /// Waits a little after a failed accept, if it can work again.
+    /// Waits a little after a failed accept; fails if the socket can't work again.
     fn pause(&self, errno: Errno) -> Result<(), ServeError> {
         let mut state = self.state.lock();
         if state.is_ending() {
             return Ok(());
         }
-        // A socket that somebody shut stays so; all else is a lack that may pass,
-        // of descriptors for example.
+        // A socket that was shut down stays so; any other error is a shortage that may pass, of
+        // descriptors for example.
         if matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTSOCK) {
             return Err(ServeError::Accept(errno.into()));
         }
@@ -335,7 +334,7 @@ impl Control {
     }
 }
 
-/// Notes that `serve` runs, and that it has ended, however it does.
+/// Notes that `serve` runs, and on drop that it has ended.
 struct Running<'a>(&'a Control);
 
 impl<'a> Running<'a> {
@@ -360,12 +359,12 @@ impl State {
 }
 
 impl Stopper {
-    /// Ends [`Server::serve`] where a successor can continue: the VMM that is served notices
-    /// nothing, its session is stopped between two messages, and others that connect wait. The
-    /// socket's file stays, also when the server is dropped.
+    /// Ends [`Server::serve`] where a successor can continue: the session is stopped between two
+    /// messages without the VMM's notice, and other VMMs that connect wait. The socket's file
+    /// stays, also when the server is dropped.
     ///
-    /// None if the server has not ended within `patience`, because a request takes that long or
-    /// the VMM does not read its answers, or if it was stopped; it serves on then.
+    /// Returns None if the server has not ended within `patience`, because a request takes that
+    /// long or the VMM does not read its answers, or if it was stopped; then it continues to serve.
     pub fn hand_over(&self, patience: Duration) -> Option<HandedOver> {
         let control = &*self.0;
         let deadline = Instant::now() + patience;
@@ -395,20 +394,18 @@ impl Stopper {
         })
     }
 
-    /// Returns a copy of the listening socket, for a process that gets ready to continue.
+    /// Returns a copy of the listening socket, for a process that prepares to continue.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor left.
+    /// If the process is out of descriptors.
     pub fn listener(&self) -> io::Result<OwnedFd> {
         self.0.socket.as_fd().try_clone_to_owned()
     }
 
-    /// Removes the socket's file and ends [`Server::serve`], and the session with
-    /// a VMM if there is one.
-    /// Returns true when it has ended, false if it has not within `patience`;
-    /// it still ends as soon as the VMM goes. If `serve` is only called later, it
-    /// returns at once.
+    /// Removes the socket's file and ends [`Server::serve`], and the session with a VMM if there
+    /// is one. Returns false if that has not ended within `patience`; it still ends as soon as
+    /// the VMM disconnects. If `serve` is only called later, it returns at once.
     pub fn stop(&self, patience: Duration) -> bool {
         let control = &*self.0;
         let deadline = Instant::now() + patience;
@@ -418,7 +415,7 @@ impl Stopper {
         control.socket.unlink();
         control.halt.ask();
         if let Some(connection) = &state.connection {
-            // It may have ended by itself, which is as good.
+            // It may have ended by itself, which is fine.
             let _ = shutdown(&**connection, Shutdown::Both);
         }
         while state.running {

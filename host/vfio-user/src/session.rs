@@ -1,4 +1,4 @@
-//! One VMM's requests, answered until it goes.
+//! The session with one VMM: answers its requests until it disconnects.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,7 +16,7 @@ use crate::wire::{
     Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
     RegionInfo, SetIrqs, VERSION, Version,
 };
-/// When to ask again whether the session may be handed over.
+/// The interval at which the backend is asked whether the session may be handed over.
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// How a session ended.
@@ -24,15 +24,15 @@ const AGAIN: Duration = Duration::from_millis(2);
 pub(super) enum End {
     /// The VMM has closed the connection.
     Closed,
-    /// It was asked to stop, between two messages.
+    /// A stop was requested, between two messages.
     Halted(Unread),
 }
 
-/// Serves a VMM until it closes the connection, or until it is asked to stop.
+/// Serves a VMM until it closes the connection, or until a stop is requested.
 ///
 /// # Errors
 ///
-/// [`Broken`] if it does not get that far.
+/// [`Broken`] if the session fails first.
 pub(super) fn run(
     socket: BorrowedFd<'_>,
     attachment: &mut Attachment<'_>,
@@ -66,7 +66,7 @@ pub(super) fn run(
 struct Session<'a, 'b> {
     socket: BorrowedFd<'a>,
     attachment: &'a mut Attachment<'b>,
-    /// The body of the answer; keeps its allocation.
+    /// The body of the answer, after room for its header; keeps its allocation.
     answer: Vec<u8>,
 }
 
@@ -84,8 +84,8 @@ impl Session<'_, '_> {
         }
     }
 
-    /// Posts a write to a BAR, as on a PCI bus: the VMM is not kept
-    /// waiting while it is carried out, and its next request comes behind it.
+    /// Posts a write to a BAR, as on a PCI bus: it is answered before it is carried out, so that
+    /// the VMM does not wait; its next request is carried out afterwards.
     fn post(&mut self, header: &Header, write: Write<'_>) -> Result<(), Broken> {
         self.answer.clear();
         self.answer.resize(size_of::<Header>(), 0);
@@ -119,8 +119,8 @@ impl Session<'_, '_> {
         send_all(self.socket, &self.answer)
     }
 
-    /// Does what a message asks for, and leaves the body of the answer, or of the
-    /// refusal, behind the room for its header.
+    /// Carries a message out, and appends the body of the answer, or of the refusal, to
+    /// `self.answer`.
     fn carry_out(&mut self, message: Message<'_>) -> Result<(), Errno> {
         let Message {
             header,
@@ -150,8 +150,8 @@ impl Session<'_, '_> {
             Command::DmaUnmap => {
                 let (mut unmap, _) = split::<DmaUnmap>(body)?;
                 let unmapped = attachment.dma_unmap(&unmap);
-                // Cloud Hypervisor's client waits for the body whatever the header says,
-                // and QEMU's takes it. An entry of no size is what was unmapped.
+                // Cloud Hypervisor's client waits for the body whatever the header says, and QEMU's
+                // accepts it. A size of 0 says that nothing was unmapped.
                 if unmapped.is_err() {
                     unmap.size = 0;
                 }
@@ -226,7 +226,7 @@ impl<'a> Write<'a> {
     }
 }
 
-/// Returns the write to a BAR that a message is, if it is a good one.
+/// Returns the write to a BAR, if the message is a valid one.
 fn posted_write<'a>(message: &Message<'a>) -> Option<Write<'a>> {
     if Command::from_wire(message.header.command) != Some(Command::RegionWrite) {
         return None;
@@ -235,7 +235,7 @@ fn posted_write<'a>(message: &Message<'a>) -> Option<Write<'a>> {
     matches!(Region::from_index(write.access.region), Region::Bar(_)).then_some(write)
 }
 
-/// Returns how many bytes an access has.
+/// Checks an access, and returns its length in bytes.
 fn checked(access: &RegionAccess) -> Result<usize, Errno> {
     let count = access.count as usize;
     if layout::has_region(access.region) && count <= MAX_ACCESS {
@@ -245,13 +245,13 @@ fn checked(access: &RegionAccess) -> Result<usize, Errno> {
     }
 }
 
-/// Returns what a body begins with, and the rest.
+/// Splits a body into the structure that it begins with, and the rest.
 fn split<T: FromBytes + KnownLayout + Immutable>(body: &[u8]) -> Result<(T, &[u8]), Errno> {
     T::read_from_prefix(body).map_err(|_| Errno::INVAL)
 }
 
-/// Checks a VMM's version: one of another major version speaks another language. What
-/// it says it can do is of no interest to a server that never asks it for anything.
+/// Checks a VMM's version: another major version is another protocol. The VMM's capabilities
+/// do not matter to a server that never sends requests.
 fn check_version(version: Version, capabilities: &[u8]) -> Result<(), Errno> {
     if version.major != VERSION.0 {
         return Err(Errno::NOTSUP);

@@ -1,4 +1,4 @@
-//! A session between two messages, which another server continues.
+//! A session that was stopped between two messages, for another server to continue.
 
 use std::os::fd::OwnedFd;
 
@@ -15,28 +15,28 @@ pub struct Suspended {
     pub connection: OwnedFd,
     /// Whether the VMM has used the device.
     pub attached: bool,
-    /// What was received of the next messages.
+    /// The bytes of further messages that were received.
     pub received: Vec<u8>,
-    /// The descriptors that came along, each with the place behind its byte in `received`.
+    /// The descriptors that came with them, each with the offset in `received` after its byte.
     pub descriptors: Vec<(u64, OwnedFd)>,
 }
 
 /// Why a session can't be continued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoSession {
-    /// More than a server ever has at hand.
+    /// There are more bytes than a server ever buffers.
     #[error("{0} bytes are said to be received, and no server receives so much at a time")]
     TooLong(usize),
-    /// More than a server ever has at hand.
+    /// There are more descriptors than a server ever holds.
     #[error("{0} descriptors are said to be received, and no server takes so many at a time")]
     TooMany(usize),
-    /// Descriptors without a byte that they came with, or in no order.
+    /// A descriptor has no byte that it came with, or is out of order.
     #[error("a descriptor is said to have come with byte {0}, which can't be")]
     Place(u64),
 }
 
 impl Suspended {
-    /// Checks what a server could not have received.
+    /// Refuses what a server could not have received.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The eventfds that a VMM gave for its interrupt vectors.
+//! The eventfds that a VMM assigned to its interrupt vectors.
 
 use std::io;
 use std::ops::Range;
@@ -11,21 +11,21 @@ use parking_lot::Mutex;
 use crate::eventfd::{EventFd, Signaller};
 use manatee_common::closer::Foreign;
 
-/// How soon a vector may follow itself if it is moderated: a guest that sends as
-/// fast as it can is notified of some completions at once. Each interrupt makes a
+/// The shortest interval between two deliveries of a moderated vector: a guest that sends as
+/// fast as it can is notified of several completions at once. Each interrupt makes a
 /// driver ring two doorbells, and each doorbell is a message that QEMU sends.
 const HOLD: Duration = Duration::from_micros(500);
 
-/// Why descriptors are not taken for vectors.
+/// Why descriptors can't be assigned to vectors.
 #[derive(Debug, thiserror::Error)]
 pub enum AssignError {
-    /// It is something else, to which nothing is ever written.
+    /// The descriptor is no eventfd. Nothing was written to it.
     #[error("the descriptor for vector {0} is no eventfd: send one that `eventfd` made")]
     NotAnEventFd(u32),
     /// There is no such vector.
     #[error("vector {0} is none: there are {1}")]
     NoVector(u32, u32),
-    /// The kernel signals no eventfds for us.
+    /// The kernel refuses the context that signals eventfds.
     #[error(
         "eventfds can't be signalled, since the kernel gives no asynchronous I/O ({0}): raise \
          `sysctl fs.aio-max-nr`, or take a kernel with CONFIG_AIO"
@@ -33,39 +33,36 @@ pub enum AssignError {
     Unavailable(String),
 }
 
-/// A vector as another process continues with it.
+/// A vector's state, for another process to continue with.
 #[derive(Debug)]
 pub struct VectorState {
     /// Its number.
     pub vector: u16,
-    /// The eventfd that the VMM gave it.
+    /// The eventfd that the VMM assigned.
     pub eventfd: Option<OwnedFd>,
-    /// The VMM has masked it.
+    /// Whether the VMM has masked it.
     pub masked: bool,
-    /// It was raised and is held back.
+    /// Whether it was raised and not delivered yet.
     pub pending: bool,
 }
 
-/// Interrupt vectors and the eventfds behind them. Cheap to clone; every clone
-/// is the same table.
+/// Interrupt vectors and their eventfds. Cheap to clone; every clone is the same table.
 ///
-/// A vector that is raised while it is masked, or while it has no eventfd, is
-/// remembered and delivered when that changes: a VMM that emulates the MSI-X
-/// table assigns an eventfd only when the guest unmasks the vector, and a
-/// hardware table would have kept its pending bit.
+/// A vector that is raised while it is masked, or while it has no eventfd, stays pending and is
+/// delivered when that changes: a VMM that emulates the MSI-X table assigns an eventfd only
+/// when the guest unmasks the vector, and a hardware table would have kept the pending bit.
 ///
-/// What is raised by a guest's own doing, its doorbells, is moderated: a vector
-/// that was just delivered comes a little later. Whoever rings has to say when that
-/// is over (`deliver_late`). What comes from elsewhere is
-/// delivered at once, and so is what was held back when packets come
-/// ([`hurry`](Self::hurry)): a device does not raise again what it has raised.
+/// Vectors that the guest's own doorbells raise are moderated: one that was just delivered
+/// follows a little later, when `deliver_late` is called, which is the
+/// caller's task. Other vectors are delivered at once, and so are all deferred ones when packets
+/// arrive ([`hurry`](Self::hurry)): a device does not raise again what it has raised.
 #[derive(Clone, Debug)]
 pub struct Vectors(Arc<Table>);
 
 #[derive(Debug)]
 struct Table {
     slots: Box<[Mutex<Slot>]>,
-    /// Vectors that are held back, and until when; the earliest first.
+    /// Deferred vectors with the time when they are due, the earliest first.
     late: Mutex<Vec<(u16, Instant)>>,
     signaller: io::Result<Signaller>,
 }
@@ -75,9 +72,9 @@ struct Slot {
     eventfd: Option<EventFd>,
     masked: bool,
     pending: bool,
-    /// When it was delivered last.
+    /// The time of the last delivery.
     delivered: Option<Instant>,
-    /// It is held back.
+    /// Whether it is deferred.
     late: bool,
 }
 
@@ -94,8 +91,8 @@ impl Slot {
         }
     }
 
-    /// Raises, unless it was delivered a moment ago. Returns until when it is held
-    /// back, if it is and was not before.
+    /// Raises the vector, unless it was delivered a moment ago: then it is deferred. Returns until
+    /// when, if it was not deferred before.
     fn raise_moderated(&mut self, now: Instant) -> Option<Instant> {
         let until = self.delivered.map(|delivered| delivered + HOLD);
         match until.filter(|until| now < *until) {
@@ -109,12 +106,12 @@ impl Slot {
         None
     }
 
-    /// Returns whether it was raised and is held back.
+    /// Returns whether it was raised and not delivered.
     fn is_waiting(&self) -> bool {
         self.pending || self.late && (self.masked || self.eventfd.is_none())
     }
 
-    /// Delivers what had to wait, if nothing holds it back any more.
+    /// Delivers the vector if it is pending and can be delivered now.
     fn release(&mut self) {
         if self.pending {
             self.raise(Instant::now());
@@ -137,7 +134,7 @@ impl Vectors {
         self.0.slots.len() as u32
     }
 
-    /// Gives eventfds to the vectors from `start` on; all or none.
+    /// Assigns eventfds to the vectors from `start` on; all or none.
     pub(super) fn assign(&self, start: u32, fds: Vec<Foreign>) -> Result<(), AssignError> {
         let signaller = self.0.signaller.as_ref();
         let signaller = signaller.map_err(|error| AssignError::Unavailable(error.to_string()))?;
@@ -155,8 +152,8 @@ impl Vectors {
         Ok(())
     }
 
-    /// Takes the eventfds of vectors away, and forgets what was pending. What was
-    /// held back is delivered first, as it would have been without that.
+    /// Takes the eventfds of vectors away, and forgets which are pending. Deferred vectors are
+    /// delivered first, as they would have been without that.
     pub(super) fn deassign(&self, vectors: Range<u32>) {
         self.each(vectors, |slot| {
             if slot.late {
@@ -167,13 +164,12 @@ impl Vectors {
         });
     }
 
-    /// Goes back to the state after [`new`](Self::new).
+    /// Returns to the state after [`new`](Self::new).
     pub(super) fn clear(&self) {
         self.each(0..self.count(), |slot| *slot = Slot::default());
     }
 
-    /// Forgets what is pending, as a reset of the device does; the eventfds
-    /// stay.
+    /// Forgets which vectors are pending, as a reset of the device does; the eventfds stay.
     pub fn forget_pending(&self) {
         self.each(0..self.count(), |slot| {
             slot.pending = false;
@@ -181,12 +177,12 @@ impl Vectors {
         });
     }
 
-    /// Returns the vectors that are not as [`new`](Self::new) makes them, for
-    /// [`restore`](Self::restore) in another process. What was moderated is delivered first.
+    /// Returns the vectors whose state differs from [`new`](Self::new)'s, for
+    /// [`restore`](Self::restore) in another process. Delivers the deferred ones first.
     ///
     /// # Errors
     ///
-    /// The kernel's, if it has no more descriptors.
+    /// If the process is out of descriptors.
     pub fn save(&self) -> io::Result<Vec<VectorState>> {
         self.hurry();
         let mut saved = Vec::new();
@@ -206,12 +202,11 @@ impl Vectors {
         Ok(saved)
     }
 
-    /// Continues with the vectors of another process. Nothing is delivered that was held back
-    /// there.
+    /// Restores the vectors of another process. Delivers none that was pending there.
     ///
     /// # Errors
     ///
-    /// [`AssignError`]; vectors before the one that it is about are as they were saved.
+    /// [`AssignError`]; vectors before the failing one are restored.
     pub fn restore(&self, saved: Vec<VectorState>) -> Result<(), AssignError> {
         let signaller = self.0.signaller.as_ref();
         for state in saved {
@@ -255,12 +250,12 @@ impl Vectors {
 }
 
 impl Vectors {
-    /// Returns until when the next vector is held back, if one is.
+    /// Returns when the next deferred vector is due, if there is one.
     pub(super) fn next_late(&self) -> Option<Instant> {
         self.0.late.lock().first().map(|(_, until)| *until)
     }
 
-    /// Delivers what was held back until now.
+    /// Delivers the vectors that are due.
     pub(super) fn deliver_late(&self, now: Instant) {
         let due = |late: &mut Vec<(u16, Instant)>| {
             let first = late.first()?;
@@ -274,8 +269,7 @@ impl Vectors {
         }
     }
 
-    /// Delivers a vector that was held back, unless it went along with another one
-    /// meanwhile.
+    /// Delivers a deferred vector, unless it was delivered with a later one meanwhile.
     fn deliver(&self, vector: u16, now: Instant) {
         let mut slot = self.0.slots[usize::from(vector)].lock();
         if slot.late {
@@ -283,7 +277,7 @@ impl Vectors {
         }
     }
 
-    /// Raises a vector as [`raise`](Self::raise) does, for a doorbell.
+    /// Raises a vector for a doorbell, as [`raise_late`](Self::raise_late) does.
     fn raise_moderated(&self, vector: u16, now: Instant) {
         let Some(slot) = self.0.slots.get(usize::from(vector)) else {
             return;
@@ -297,31 +291,30 @@ impl Vectors {
     }
 }
 
-/// For a function that raises interrupts, from any thread; nothing here blocks.
+/// The methods for a function that raises interrupts, from any thread; none blocks.
 impl Vectors {
-    /// Raises a vector. One that the table lacks is ignored.
+    /// Raises a vector. One beyond the table is ignored.
     pub fn raise(&self, vector: u16) {
         if let Some(slot) = self.0.slots.get(usize::from(vector)) {
             slot.lock().raise(Instant::now());
         }
     }
 
-    /// Returns whether a vector was raised and is held back, as its pending bit shows the
-    /// guest.
+    /// Returns whether a vector was raised and not delivered: its pending bit as the guest sees
+    /// it.
     pub fn is_pending(&self, vector: u16) -> bool {
         let slot = self.0.slots.get(usize::from(vector));
         slot.is_some_and(|slot| slot.lock().is_waiting())
     }
 
-    /// Raises a vector for what a doorbell of the guest's own came to: a moment later, if
-    /// it was just delivered.
+    /// Raises a vector because of a doorbell of the guest: defers it if it was just delivered.
     pub fn raise_late(&self, vector: u16) {
         self.raise_moderated(vector, Instant::now());
     }
 
-    /// Delivers now what [`raise_late`](Self::raise_late) has not delivered yet.
+    /// Delivers all deferred vectors now.
     pub fn hurry(&self) {
-        // One by one, so that the list keeps its memory and no two locks are held.
+        // One at a time, so that the list keeps its allocation and no two locks are held.
         let next = || self.0.late.lock().pop();
         while let Some((vector, _)) = next() {
             self.deliver(vector, Instant::now());

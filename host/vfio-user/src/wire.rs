@@ -1,22 +1,21 @@
 //! Messages of the vfio-user protocol, in the byte order of the machine.
 //!
-//! Source: `docs/interop/vfio-user.rst` in QEMU's sources; what a message
-//! carries of vfio itself is in `linux/vfio.h`.
+//! Source: `docs/interop/vfio-user.rst` in QEMU's sources; the parts that come from vfio
+//! are in `linux/vfio.h`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The longest region access in bytes, which a VMM is told
-/// (`max_data_xfer_size`).
+/// The longest region access in bytes, as reported to a VMM (`max_data_xfer_size`).
 pub const MAX_ACCESS: usize = 1 << 20;
-/// The most descriptors of a message, which a VMM is told (`max_msg_fds`).
+/// The most descriptors of a message, as reported to a VMM (`max_msg_fds`).
 pub const MAX_DESCRIPTORS: usize = 16;
-/// The longest message in bytes: the longest access and what goes before it.
+/// The longest message in bytes: the longest access and its headers.
 pub const MAX_MESSAGE: usize = MAX_ACCESS + size_of::<Header>() + size_of::<RegionAccess>();
 
-/// The version of the protocol that is spoken: major, minor.
+/// The version of the protocol: major, minor.
 pub const VERSION: (u16, u16) = (0, 0);
 
-/// What a message asks for.
+/// The command of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     Version,
@@ -32,8 +31,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Converts the number on the wire. None for those that do not exist and those
-    /// that a server need not know.
+    /// Converts the number on the wire. None for commands that do not exist and those that a
+    /// server need not support.
     pub fn from_wire(number: u16) -> Option<Self> {
         Some(match number {
             1 => Self::Version,
@@ -50,8 +49,7 @@ impl Command {
         })
     }
 
-    /// Returns whether an answer says more than that it was done, so that one must be
-    /// wanted.
+    /// Returns whether the answer carries data, so that the request can't do without one.
     pub fn asks(self) -> bool {
         matches!(
             self,
@@ -71,7 +69,7 @@ const NO_REPLY: u32 = 1 << 4;
 /// Set in the flags of an answer that is a refusal.
 const ERROR: u32 = 1 << 5;
 
-/// What every message begins with.
+/// The header of every message.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Header {
@@ -90,7 +88,7 @@ impl Header {
         self.flags & NO_REPLY != 0
     }
 
-    /// Returns the header of an answer with `body` bytes behind it.
+    /// Returns the header of an answer with `body` further bytes.
     pub fn reply(&self, body: usize) -> Self {
         Self {
             size: (size_of::<Self>() + body) as u32,
@@ -100,7 +98,7 @@ impl Header {
         }
     }
 
-    /// Returns the header of a refusal with `body` bytes behind it.
+    /// Returns the header of a refusal with `body` further bytes.
     pub fn refusal(&self, errno: i32, body: usize) -> Self {
         Self {
             flags: REPLY | ERROR,
@@ -145,8 +143,8 @@ pub struct DmaUnmap {
 }
 
 impl DmaUnmap {
-    /// In the flags: all there is, of which one bit is enough. QEMU sends the one that vfio
-    /// has for it (`VFIO_DMA_UNMAP_FLAG_ALL`), the crate `vfio_user` the next one.
+    /// In the flags: all memory, for which one of the two bits is enough. QEMU sends the one that
+    /// vfio defines (`VFIO_DMA_UNMAP_FLAG_ALL`), the crate `vfio_user` the next one.
     pub const ALL: u32 = 1 << 1 | 1 << 2;
 }
 

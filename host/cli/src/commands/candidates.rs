@@ -29,7 +29,7 @@ impl Candidates {
     ///
     /// # Errors
     ///
-    /// The kernel's, if there is no descriptor left.
+    /// If the process is out of descriptors.
     pub fn remember(&self, digest: Digest, name: &str, wasm: &File) -> io::Result<()> {
         let candidate = Candidate {
             digest,

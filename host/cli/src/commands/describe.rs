@@ -32,7 +32,7 @@ pub struct Arguments {
     no_sandbox: bool,
 }
 
-/// What a component's file is.
+/// The kind of a component's file.
 struct File {
     sha256: String,
     metadata: Vec<(&'static str, String)>,

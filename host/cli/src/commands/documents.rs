@@ -60,7 +60,7 @@ const OTHERS: [(&str, &str); 11] = [
     ("wasmtime", "just guest-tests runs it"),
 ];
 
-/// A line of an example that somebody types, with its continuation.
+/// A command line of an example, with its continuation.
 fn typed(page: &str) -> Vec<String> {
     let (mut lines, mut inside, mut open) = (Vec::<String>::new(), false, false);
     for line in page.lines() {
@@ -101,7 +101,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What is wrong with a command line; None if nothing is.
+/// Returns the error in a command line; None if it is valid.
 fn wrong(line: &str) -> Option<String> {
     let words = words(line);
     match words.first().map(String::as_str) {

@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             text::line(&told)
         };
         if !super::output::print_on(&line)? {
-            // Whoever read has seen enough.
+            // The reader has closed the pipe.
             return Ok(());
         }
     }

@@ -10,9 +10,9 @@ pub const REFUSED_BY_CHECK: u8 = 3;
 const BUSY: u8 = 4;
 /// It is so already.
 const ALREADY_SO: u8 = 5;
-/// Nobody answers at the control socket.
+/// No process answers on the control socket.
 const NOBODY: u8 = 6;
-/// What it is about does not exist.
+/// The object of the command does not exist.
 const NOT_FOUND: u8 = 7;
 /// The process that serves is of another release.
 const OTHER_RELEASE: u8 = 8;

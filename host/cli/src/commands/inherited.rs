@@ -68,7 +68,7 @@ pub fn listed() -> anyhow::Result<Vec<(String, OwnedFd)>> {
     (FIRST..).zip(names).map(take).collect()
 }
 
-/// Returns the names of so many descriptors, without one where none is given.
+/// Returns the names of this many descriptors; empty where none is given.
 fn names_of(count: &OsStr, names: Option<&OsStr>) -> anyhow::Result<Vec<String>> {
     let number = count.to_str().and_then(|count| count.parse().ok());
     let number = number.filter(|number| (0..=MAX_LISTED).contains(number));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use manatee_keeper::protocol::{Answer, Request, Upgraded};
 
-/// The program that keeps, beside this one.
+/// The keeper's program, in the same directory as this one.
 const KEEPER: &str = "manatee-keeper";
 
 const KEEP_EXAMPLES: &str = "\
@@ -86,7 +86,7 @@ pub fn run(arguments: &KeepArguments) -> anyhow::Result<()> {
     })
 }
 
-/// Has another process continue.
+/// Replaces the process that serves.
 pub fn upgrade(arguments: &UpgradeArguments) -> anyhow::Result<()> {
     let program = arguments.program.as_ref().map(std::fs::canonicalize);
     let program = program.transpose().context("--program")?;

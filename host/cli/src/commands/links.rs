@@ -30,9 +30,9 @@ pub struct Links {
 struct PortLink {
     /// None if the port has nothing to follow.
     interface: Option<Interface>,
-    /// What an operator wants, whatever the interface does.
+    /// The operator's setting, which overrides the interface.
     forced: Option<bool>,
-    /// What the device was told.
+    /// The last state reported to the device.
     told: bool,
 }
 
@@ -147,11 +147,11 @@ impl Links {
         }
     }
 
-    /// Has links follow their TAPs, for ever.
+    /// Makes links follow their TAPs, until the future is dropped.
     ///
     /// # Errors
     ///
-    /// What the kernel says, if it can't be heard any more.
+    /// If the kernel's reports can't be read any more.
     pub async fn watch(self: Arc<Self>, mut watch: LinkWatch) -> io::Result<()> {
         let descriptor: OwnedFd = watch.as_fd().try_clone_to_owned()?;
         // Its successor is unsafe, because of types whose descriptor changes; this one's
@@ -175,7 +175,7 @@ impl Links {
     ///
     /// # Errors
     ///
-    /// What the kernel says, if nothing can be waited for.
+    /// If waiting fails.
     pub async fn follow_stream<C>(
         self: Arc<Self>,
         stream: StreamLink,

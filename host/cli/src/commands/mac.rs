@@ -6,7 +6,7 @@ use std::path::Path;
 /// A unicast address in transmission order.
 pub type Mac = [u8; 6];
 
-/// What an address is not.
+/// Why a text is no MAC address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMac {
     /// Not six bytes.

@@ -22,7 +22,7 @@ pub fn read(wasm: &[u8]) -> Vec<(&'static str, String)> {
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload {
-            // What is inside is not this component's.
+            // A nested component has metadata of its own.
             Ok(Payload::Version { .. }) => depth += 1,
             Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
             Ok(Payload::CustomSection(section)) if depth == 1 => {

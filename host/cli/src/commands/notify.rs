@@ -77,30 +77,30 @@ impl Notifier {
         })
     }
 
-    /// Says that a VMM can attach, and how it is, in a line for people. It is one message,
+    /// Reports that a VMM can attach, with a status line for people. It is one message,
     /// since who waits for readiness may not listen afterwards.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}\n"));
     }
 
-    /// Says that the configuration was read again.
+    /// Reports that the configuration was reloaded.
     pub fn reloaded(&self) {
         self.tell("READY=1\n");
     }
 
-    /// Says how it is, in a line for people.
+    /// Reports the status, in a line for people.
     pub fn status(&self, status: &str) {
         self.tell(&format!("STATUS={status}\n"));
     }
 
-    /// Says that the configuration is read again, until [`reloaded`](Self::reloaded).
+    /// Reports that the configuration is being reloaded, until [`reloaded`](Self::reloaded).
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
     }
 
-    /// Says that the process ends.
+    /// Reports that the process is stopping.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=Stopping\n");
     }
@@ -125,7 +125,7 @@ impl Notifier {
         self.keeps > 0
     }
 
-    /// Checks that it keeps so many descriptors.
+    /// Checks that it keeps this many descriptors.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl Notifier {
         Ok(())
     }
 
-    /// Has it keep a descriptor for the next start.
+    /// Stores a descriptor there for the next start.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl Notifier {
         self.send(&text, Some(descriptor.as_fd()))
     }
 
-    /// Has it forget what it keeps by a name.
+    /// Removes the descriptors with a name from its store.
     pub fn forget(&self, name: &str) {
         let text = format!("FDSTOREREMOVE=1\nFDNAME={name}\n");
         if let Err(error) = self.send(&text, None) {

@@ -1,4 +1,4 @@
-//! What an operator may ask of a device that is served, by the control socket.
+//! Carries out an operator's requests on the control socket for the device that is served.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +15,8 @@ use manatee_control::method::{
     Captured, Capturing, Counts, LinkStatus, LogLevel, RateStatus, Swapped, Tree,
 };
 use manatee_control::{
-    Capture, Code, Commands, EndCapture, Link, Log, Rate, Refusal, Stage, Swap, may_match, select,
+    Capture, Code, Commands, EndCapture, Link, Log, Rate, Refusal, Stage, SwapRequest, may_match,
+    select,
 };
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
@@ -42,13 +43,13 @@ pub struct Operator {
     device: Device,
     surroundings: Surroundings,
     captures: Captures,
-    /// Held by whoever replaces the component: a candidate takes memory.
+    /// Held while the component is replaced: a candidate takes memory.
     swapping: Mutex<()>,
     /// The lines that clients can cause.
     refusals: Mutex<Ration>,
 }
 
-/// What surrounds a device.
+/// The environment of a device.
 pub struct Surroundings {
     pub broker: Arc<Broker>,
     pub links: Arc<Links>,
@@ -103,7 +104,7 @@ impl Operator {
 
     fn try_swap(
         &self,
-        swap: &Swap,
+        swap: &SwapRequest,
         name: &str,
         given: OwnedFd,
         progress: &mut dyn FnMut(Stage),
@@ -126,7 +127,7 @@ impl Operator {
     }
 
     /// Tells the service manager what runs now.
-    fn report(&self, swapped: &manatee::device::Swap) {
+    fn report(&self, swapped: &manatee::device::SwapReport) {
         let version = child::clean(&swapped.to, child::MAX_NAME);
         let status = format!("Serving by version {version} of the device");
         self.surroundings.notifier.status(&status);
@@ -136,7 +137,7 @@ impl Operator {
     /// copied, whatever becomes of the file.
     fn prepare(
         &self,
-        swap: &Swap,
+        swap: &SwapRequest,
         name: &str,
         wasm: &File,
         digest: Digest,
@@ -165,7 +166,7 @@ impl Operator {
     }
 }
 
-/// Returns why something is refused, as a client is told.
+/// Returns the reason of a refusal for the client.
 fn refused(error: &anyhow::Error) -> Refusal {
     let code = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(Refusal { code, .. }), _) => *code,
@@ -195,7 +196,7 @@ impl Commands for Operator {
 
     fn swap(
         &self,
-        swap: &Swap,
+        swap: &SwapRequest,
         component: OwnedFd,
         progress: &mut dyn FnMut(Stage),
     ) -> Result<Swapped, Refusal> {

@@ -1,4 +1,4 @@
-//! What every command does with its result, and with the component that it is given.
+//! Prints the result of a command, and opens the component that it is given.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use manatee::component;
 use super::{errors, exit};
 use crate::jail::child;
 
-/// Says why the command fails.
+/// Prints why the command fails.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", errors::one_line(&**error));
     exit::status(error)

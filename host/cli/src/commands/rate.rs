@@ -40,7 +40,7 @@ pub struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(Option<u32>);
 
-/// What is no rate.
+/// Why a text is no rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "rate `{0}` is not a number of Mbit/s from 1 to {MAX_RATE_MBPS}, or `off`; to let nothing \

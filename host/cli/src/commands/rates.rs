@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub struct Rates {
     device: Device,
-    /// What was set while it runs, by port: 0 for no limit.
+    /// The rates set at run time, by port: 0 for no limit.
     set: Mutex<Vec<Option<u32>>>,
 }
 
@@ -44,7 +44,7 @@ impl Rates {
     pub fn restore(&self, noted: &[Option<u32>]) {
         for (port, mbps) in (0..).zip(noted) {
             if let Some(mbps) = *mbps {
-                // What an earlier process was let set can be set again.
+                // A rate that an earlier process accepted is valid here too.
                 let _ = self.limit(port, Some(mbps).filter(|mbps| *mbps > 0));
             }
         }

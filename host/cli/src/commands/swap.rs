@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use manatee::component;
 use manatee_control::method::Swapped;
-use manatee_control::{Client, Stage, Swap};
+use manatee_control::{Client, Stage, SwapRequest};
 
 /// Replace the component of a running device
 #[derive(Debug, clap::Args)]
@@ -97,7 +97,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The server has no paths: it gets the file, and the name for its messages.
     let file = component::open(&arguments.file)?;
     let name = std::path::absolute(&arguments.file).context("finding the component")?;
-    let swap = Swap {
+    let swap = SwapRequest {
         name: name.display().to_string(),
         check: !arguments.no_check,
         probation_ms: arguments.probation.as_millis() as u64,

@@ -1,4 +1,4 @@
-//! What the library says of a device, in the words of the control protocol.
+//! Converts the library's reports about a device to types of the control protocol.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub fn event(event: &device::Event) -> Option<Event> {
 }
 
 /// Translates a replacement.
-pub fn swapped(swap: &device::Swap) -> Swapped {
+pub fn swapped(swap: &device::SwapReport) -> Swapped {
     Swapped {
         from: swap.from.clone(),
         from_sha256: swap.from_digest.to_string(),
@@ -49,7 +49,7 @@ pub fn swapped(swap: &device::Swap) -> Swapped {
     }
 }
 
-/// Says whether there is a link.
+/// Converts the state of a link.
 pub fn link(up: bool) -> UpDown {
     if up { UpDown::Up } else { UpDown::Down }
 }

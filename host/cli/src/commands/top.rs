@@ -1,4 +1,4 @@
-//! `manatee top`: another program, which lies beside this one.
+//! `manatee top`: another program, in the same directory as this one.
 
 #[path = "../../../top/src/arguments.rs"]
 mod arguments;
@@ -13,7 +13,7 @@ pub use arguments::Arguments;
 /// The program.
 const TOP: &str = "manatee-top";
 
-/// Becomes that program. What it is told was read here only for the help and the pages.
+/// Executes that program. Its arguments are parsed here only for the help and the pages.
 pub fn run(_: &Arguments) -> anyhow::Result<()> {
     let own = std::env::current_exe().context("finding this program")?;
     let top = own.with_file_name(TOP);

@@ -1,4 +1,4 @@
-//! What keeps a process from being confined.
+//! Why a process can't be confined.
 
 /// Why a process can't be confined.
 #[derive(Debug, thiserror::Error)]
@@ -9,9 +9,9 @@ pub enum JailError {
     /// Privileges can't be dropped.
     #[error("giving up privileges: {step}: {source}{}", hint(.source))]
     Privileges {
-        /// What was being done.
+        /// The operation that failed.
         step: &'static str,
-        /// What the kernel says.
+        /// The error of the system call.
         source: std::io::Error,
     },
     /// The kernel has no landlock.

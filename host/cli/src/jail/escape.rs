@@ -4,18 +4,18 @@
 
 use std::io;
 
-/// A way, what it is in words, and what is to stop it.
+/// A way to escape, its purpose, and the mechanism that stops it.
 pub struct Way {
-    /// What it is asked for by.
+    /// Its name.
     pub name: &'static str,
-    /// What it would give.
+    /// What it would give access to.
     pub aim: &'static str,
-    /// What stops it.
+    /// The mechanism that stops it.
     pub stopped: Stopped,
     attempt: fn() -> io::Result<()>,
 }
 
-/// What stops an attempt.
+/// The mechanism that stops an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
     /// The call fails, with this error of seccomp's.

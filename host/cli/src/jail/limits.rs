@@ -21,7 +21,7 @@ pub fn raise_descriptors() {
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub fn lower(resource: Resource, most: u64) -> std::io::Result<()> {
     let most = getrlimit(resource)
         .maximum
@@ -33,11 +33,11 @@ pub fn lower(resource: Resource, most: u64) -> std::io::Result<()> {
     Ok(setrlimit(resource, limit)?)
 }
 
-/// Runs only when nobody else wants the processor.
+/// Gives the process idle priority: it runs only when no other wants the processor.
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub fn run_when_idle() -> std::io::Result<()> {
     setpriority_process(None, 19)?;
     // SAFETY: a `struct sched_param` is integers; the kernel copies it.
@@ -56,7 +56,7 @@ pub fn run_when_idle() -> std::io::Result<()> {
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub fn processor(most: std::time::Duration) -> std::io::Result<()> {
     let seconds = most.as_secs().max(1);
     let limit = Rlimit {

@@ -14,7 +14,7 @@ const SEALS: SealFlags = SealFlags::WRITE
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub fn create(name: &str) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     Ok(memfd_create(name, flags)?.into())
@@ -24,7 +24,7 @@ pub fn create(name: &str) -> io::Result<File> {
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub fn with_bytes(name: &str, bytes: &[u8]) -> io::Result<File> {
     let mut file = create(name)?;
     file.write_all(bytes)?;
@@ -37,7 +37,7 @@ pub fn with_bytes(name: &str, bytes: &[u8]) -> io::Result<File> {
 ///
 /// # Errors
 ///
-/// The kernel's.
+/// If a system call fails.
 pub fn seal(file: &mut File) -> io::Result<()> {
     fcntl_add_seals(&*file, SEALS)?;
     file.seek(SeekFrom::Start(0)).map(drop)

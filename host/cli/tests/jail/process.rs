@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use manatee_control::method::Swapped;
-use manatee_control::{Client, Swap};
+use manatee_control::{Client, SwapRequest};
 use rustix::io::retry_on_intr;
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -117,7 +117,7 @@ impl Served {
 
     /// Offers a component, unchecked.
     pub fn swap(&self, name: &str, component: &File) -> Result<Swapped, String> {
-        let swap = Swap {
+        let swap = SwapRequest {
             name: name.to_owned(),
             check: false,
             probation_ms: 0,

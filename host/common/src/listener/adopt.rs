@@ -1,4 +1,4 @@
-//! Sockets that somebody else bound: a service manager, or who started the process.
+//! Sockets that another process bound: a service manager, or the one that started this process.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, getsockname, sockop
 
 use super::{BoundFile, Listener, identity};
 
-/// Why a descriptor is no socket to listen on.
+/// Why a descriptor is no listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdoptError {
     /// It is another kind of file.
@@ -23,14 +23,14 @@ pub enum AdoptError {
     /// It is a connection, or nobody has called listen(2).
     #[error("it does not listen: hand over a socket after listen(2), not a connection")]
     NotListening,
-    /// Anything else that the kernel says.
+    /// A system call failed.
     #[error("it can't be used: {0}")]
     Kernel(Errno),
 }
 
 impl Listener {
-    /// Listens on a socket that somebody else bound, and had listen. Its file is never
-    /// removed here, and the socket never shut down: it stays theirs.
+    /// Listens on a socket that another process bound and that listens already. Its file is never
+    /// removed here, and the socket never shut down: both remain with their owner.
     ///
     /// # Errors
     ///
@@ -57,9 +57,9 @@ impl Listener {
         })
     }
 
-    /// Listens on a socket as [`adopt`](Self::adopt) does, and removes its file in the end: a
+    /// Listens on a socket as [`adopt`](Self::adopt) does, and removes its file at the end: a
     /// predecessor of this process bound it to this absolute path. If another file is at the
-    /// path by now, or none, that is left alone.
+    /// path by then, that is left alone.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Listener {
     }
 }
 
-/// Returns the path that a socket was bound to, as it was given then.
+/// Returns the path that a socket was bound to, as it was given to `bind`.
 fn address_of(socket: &OwnedFd) -> Option<PathBuf> {
     let address = SocketAddrUnix::try_from(getsockname(socket).ok()?).ok()?;
     let path = address.path_bytes().filter(|path| !path.is_empty())?;

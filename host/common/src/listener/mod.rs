@@ -1,5 +1,5 @@
-//! Unix sockets that we listen on: taking a path without harming what is there,
-//! and leaving nothing behind; or adopting one that somebody else bound.
+//! Listening Unix sockets: binds a path without harming what is there, and removes the file at
+//! the end; or adopts a socket that another process bound.
 
 mod adopt;
 #[cfg(test)]
@@ -19,27 +19,27 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub use adopt::AdoptError;
 
-/// Connections that wait to be accepted.
+/// The listen backlog.
 const BACKLOG: i32 = 16;
-/// How long to wait for another process that takes a path in the same directory.
+/// How long to wait for another process that binds a path in the same directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a path can't be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// A live socket: it is never taken away from its owner.
+    /// A process listens there: its socket is never taken away.
     #[error("something listens on {0} already; stop it, or choose another path")]
     InUse(PathBuf),
-    /// A file, directory or link, which is left alone.
+    /// It is a file, directory or link, which is left alone.
     #[error("{0} exists and is not a socket; remove it, or choose another path")]
     NotASocket(PathBuf),
     /// The directory is missing.
     #[error("{0} can't be made, as its directory does not exist; create {1} first")]
     NoDirectory(PathBuf, PathBuf),
-    /// The kernel takes at most 107 bytes.
+    /// The path is longer than the 107 bytes that the kernel accepts.
     #[error("{0} is too long for a socket's path; choose one of at most 107 bytes")]
     TooLong(PathBuf),
-    /// The file can't be given to those who should connect.
+    /// The file's mode or group can't be set.
     #[error(
         "giving {path} mode {mode:04o}{group} failed ({source}): choose a mode of at most 0777, and \
          a group that the user who runs this is in",
@@ -54,7 +54,7 @@ pub enum BindError {
         /// What went wrong.
         source: io::Error,
     },
-    /// Anything else that the kernel says.
+    /// Another system call failed.
     #[error("listening on {path}")]
     Kernel {
         /// The path that was to be listened on.
@@ -74,7 +74,7 @@ pub struct Access {
 }
 
 impl Default for Access {
-    /// Gives access to the user who runs the process, and nobody else.
+    /// Grants access to the user who runs the process only.
     fn default() -> Self {
         Self {
             mode: 0o600,
@@ -88,11 +88,11 @@ impl Default for Access {
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
-    /// None if somebody else bound it.
+    /// None if another process bound it.
     file: Option<BoundFile>,
     /// See [`address`](Self::address).
     address: Option<PathBuf>,
-    /// The file is left where it is.
+    /// Whether the file is left in place.
     kept: AtomicBool,
 }
 
@@ -106,8 +106,8 @@ struct BoundFile {
 }
 
 impl Listener {
-    /// Listens on `path`. A socket that nobody listens on any more is replaced. Only those
-    /// who are given access can connect, at any moment and whatever the umask is.
+    /// Listens on `path`. Replaces a socket that nobody listens on any more. At no moment can anyone
+    /// connect who has no access, whatever the umask is.
     ///
     /// # Errors
     ///
@@ -140,7 +140,7 @@ impl Listener {
             identity,
         };
         let given = file.give_access(access);
-        // From here on the file is removed whatever happens.
+        // From here on the file is removed in every case.
         let bound = Self {
             socket,
             address: Some(file.path.clone()),
@@ -156,19 +156,19 @@ impl Listener {
         Ok(bound)
     }
 
-    /// Returns the file that was made here, as an absolute path, and is removed at the end. None
-    /// if somebody else bound the socket.
+    /// Returns the file that was created here, as an absolute path, and is removed at the end. None
+    /// if another process bound the socket.
     pub fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(|file| &*file.path)
     }
 
-    /// Returns the path that the socket was bound to, by whomever. None if it has none.
+    /// Returns the path that the socket was bound to by any process. None if it has none.
     pub fn address(&self) -> Option<&Path> {
         self.address.as_deref()
     }
 
-    /// Removes the file, so that nobody finds the socket any more. Does nothing
-    /// if it is gone, if somebody put another file there, or if somebody else bound it.
+    /// Removes the file, so that nobody finds the socket any more. Does nothing if it is gone, if
+    /// another file has replaced it, or if another process bound the socket.
     pub fn unlink(&self) {
         if let Some(file) = &self.file
             && !self.kept.load(Ordering::Relaxed)
@@ -184,12 +184,12 @@ impl Listener {
 }
 
 impl BoundFile {
-    /// Lets others than the user who runs this connect.
+    /// Sets the file's mode and group.
     fn give_access(&self, access: Access) -> io::Result<()> {
         if access.mode > 0o777 {
             return Err(Errno::INVAL.into());
         }
-        // By descriptor, so that it is the file that was made, and no link in its place.
+        // By descriptor, so that it is the file that was created, and no link that replaced it.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
         let made = file.metadata()?;
@@ -234,8 +234,8 @@ fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Locks a directory against others that take a socket path in it. None if that
-/// isn't possible: the lock is only needed when two start at the same moment.
+/// Locks a directory against other processes that bind a path in it. None if that is impossible:
+/// the lock is only needed when two start at the same moment.
 fn lock(directory: &Path) -> Option<File> {
     let file = File::open(directory).ok()?;
     let give_up = Instant::now() + LOCK_PATIENCE;
@@ -277,7 +277,7 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
     if !file.file_type().is_socket() {
         return Err(BindError::NotASocket(path.to_owned()));
     }
-    // Not blocking, as a live listener whose backlog is full would keep us.
+    // Non-blocking, since connecting to a live listener whose backlog is full blocks.
     let probe = stream_socket(SocketFlags::NONBLOCK).map_err(|e| kernel(e.into()))?;
     match rustix::net::connect(&probe, address) {
         Err(Errno::CONNREFUSED) => {

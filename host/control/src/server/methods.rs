@@ -1,4 +1,4 @@
-//! What is done for each method.
+//! Carries out each method.
 
 use std::os::fd::OwnedFd;
 
@@ -14,13 +14,13 @@ use crate::limits::{
 use crate::method::{Call, Greeting, Hello, Limits, Stage};
 use crate::refusal::{Code, Refusal};
 
-/// What a request gets: a result, and perhaps a descriptor with it.
+/// The outcome of a request: a result, and possibly a descriptor with it.
 pub struct Outcome {
     pub result: Value,
     pub descriptor: Option<OwnedFd>,
 }
 
-/// Closes what a client sent for others: it could be a socket that lingers.
+/// Closes a client's descriptors on another thread: one could be a socket that lingers.
 pub fn close(descriptors: Vec<OwnedFd>) {
     for descriptor in descriptors {
         close_elsewhere(descriptor);

@@ -11,11 +11,11 @@ use crate::event::Event;
 use crate::limits::{MAX_SUBSCRIPTIONS, PROTOCOL};
 use crate::method::{
     Capture, Captured, Capturing, Counts, EndCapture, Link, LinkStatus, Log, LogLevel, Rate,
-    RateStatus, Stage, Swap, Swapped, Tree,
+    RateStatus, Stage, SwapRequest, Swapped, Tree,
 };
 use crate::{ClientError, Told, select};
 
-/// A device that swaps, and each time something happens to it.
+/// A fixed device that publishes an event with each swap.
 struct Fixed(Events);
 
 fn tree() -> Value {
@@ -40,7 +40,7 @@ impl Commands for Fixed {
 
     fn swap(
         &self,
-        swap: &Swap,
+        swap: &SwapRequest,
         component: OwnedFd,
         progress: &mut dyn FnMut(Stage),
     ) -> Result<Swapped, Refusal> {
@@ -113,7 +113,7 @@ fn with_server(client: impl FnOnce(&Path) + Send) {
     assert!(!path.exists());
 }
 
-/// A client that writes lines of its own.
+/// A client that writes raw lines.
 struct Raw {
     stream: UnixStream,
     answers: Lines<BufReader<UnixStream>>,
@@ -175,7 +175,7 @@ fn inspect_with_and_without_pattern() {
 fn swap_and_rollback_are_carried_out() {
     with_server(|path| {
         let mut client = crate::Client::connect(path).unwrap();
-        let swap = Swap {
+        let swap = SwapRequest {
             name: "/new.wasm".into(),
             check: false,
             probation_ms: 0,
@@ -214,7 +214,7 @@ fn capture_brings_a_pipe() {
         }
         let error = client.end_capture(7).unwrap_err().to_string();
         assert_eq!(error, "not here");
-        // Who does not take the descriptor gets the answer all the same.
+        // A client that does not receive the descriptor still gets the answer.
         let mut raw = Raw::connect(path);
         let line = r#"{"jsonrpc":"2.0","id":1,"method":"capture","params":{"port":1}}"#;
         assert_eq!(raw.ask(line)["result"]["capture"], 7);
@@ -335,7 +335,7 @@ fn a_swap_takes_a_descriptor_and_nothing_else_does() {
     });
 }
 
-/// Sends a line with so many descriptors of its own.
+/// Sends a line with `count` descriptors.
 fn send_with(stream: &UnixStream, line: &str, count: usize) {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let descriptors = vec![stream.as_fd(); count];
@@ -361,7 +361,7 @@ fn subscribers_are_told_in_order_and_among_their_answers() {
             };
             assert_eq!((event.number, event.event), (number, Event::Attached));
         }
-        // Its own request makes the next one.
+        // Its own request causes the next one.
         subscriber.counters().unwrap();
         let told = subscriber.follow().unwrap();
         assert!(
@@ -406,7 +406,7 @@ fn subscribers_stay_and_are_bounded_and_the_last_client_is_turned_away() {
             panic!("there are too many subscriptions");
         };
         assert_eq!(refusal.code, Code::TooMany);
-        // Silent ones give way, subscribers do not.
+        // Silent clients are disconnected, subscribers are not.
         for _ in 0..2 * MAX_CLIENTS {
             crate::Client::connect(path).unwrap().counters().unwrap();
         }

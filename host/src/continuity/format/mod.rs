@@ -1,4 +1,4 @@
-//! How a device on its way is written.
+//! The format in which a device is handed over.
 
 mod pack;
 mod records;

@@ -1,4 +1,4 @@
-//! Writing a device on its way.
+//! Writes a device that is handed over.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::continuity::{HandOver, MAX_NOTES, STATE, Session, Vector};
 use crate::device::{Past, PortPast, QueuePast};
 use crate::memory::SharedRegion;
 
-/// Writes what is handed over.
+/// Writes the state, and returns all named descriptors.
 pub fn pack(hand_over: HandOver) -> io::Result<Vec<(String, OwnedFd)>> {
     let HandOver {
         device,

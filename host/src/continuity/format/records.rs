@@ -1,5 +1,5 @@
-//! What is written, as CBOR, with descriptors by their names. Numbers of fields stay; new
-//! ones come behind.
+//! The records of the format, as CBOR, with descriptors by their names. Field numbers never
+//! change; new fields are appended.
 
 use minicbor::{Decode, Encode};
 
@@ -8,7 +8,7 @@ use minicbor::{Decode, Encode};
 pub struct State {
     #[n(0)]
     pub build: String,
-    /// Nanoseconds of the clock that continues while the machine is suspended.
+    /// Nanoseconds on a clock that also runs while the machine is suspended.
     #[n(1)]
     pub begun: u64,
     #[n(2)]
@@ -21,7 +21,7 @@ pub struct State {
     pub down: Option<String>,
     #[n(5)]
     pub paused: bool,
-    /// BAR, offset, value.
+    /// BAR, offset and value.
     #[n(6)]
     pub held: Vec<(u8, u64, u64)>,
     #[n(7)]
@@ -43,7 +43,7 @@ pub struct State {
     pub work_left: bool,
     #[n(15)]
     pub unfinished: bool,
-    /// It is a copy to rehearse with, of a device that continues.
+    /// Whether it is a copy for a rehearsal, of a device that continues.
     #[n(16)]
     pub offered: Option<bool>,
 }
@@ -60,13 +60,13 @@ pub struct PortState {
 #[derive(Encode, Decode)]
 #[cbor(map)]
 pub struct QueueState {
-    /// Counters in a row. Those that a later version adds come last.
+    /// Counters in a fixed order. A later version appends to them.
     #[n(0)]
     pub counters: Vec<u64>,
-    /// Id and number of segments of the buffers that are posted.
+    /// Id and number of segments of each posted buffer.
     #[n(1)]
     pub buffers: Vec<(u32, u16)>,
-    /// Address and length.
+    /// Address and length of each segment.
     #[n(2)]
     pub segments: Vec<(u64, u32)>,
 }
@@ -103,7 +103,7 @@ pub struct RegionState {
     pub size: u64,
     #[n(2)]
     pub writable: bool,
-    /// The descriptor, and the offset there.
+    /// The descriptor's name, and the offset in its file.
     #[n(3)]
     pub file: Option<(String, u64)>,
 }

@@ -1,4 +1,4 @@
-//! Reading a device on its way: hostile input.
+//! Reads a device that was handed over: hostile input.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,16 +16,16 @@ use crate::device::{DeviceState, Past, PortPast, QueuePast};
 use crate::endpoint::{Counters, MAX_QUEUES, RxBuffer, RxQueue};
 use crate::memory::{GuestMemory, Segment, SharedRegion};
 
-/// Ports that a device can have.
+/// The most ports that a device can have.
 const MAX_PORTS: usize = 256;
-/// Vectors that a function can have.
+/// The most vectors that a function can have.
 const MAX_VECTORS: usize = 2048;
-/// Doorbells that are kept.
+/// The most doorbells that are kept.
 const MAX_HELD: usize = 8192;
-/// Descriptors of messages that were received in part.
+/// The most descriptors of messages that were received in part.
 const MAX_RECEIVED: usize = 64;
 
-/// Reads what was handed over.
+/// Reads the descriptors of a device.
 pub fn unpack(descriptors: Vec<(String, OwnedFd)>) -> Result<HandOver, OfferError> {
     let mut named = Named::new(descriptors)?;
     let (file, bytes) = StateFile::read(named.take(STATE)?)?;
@@ -81,7 +81,7 @@ pub fn unpack(descriptors: Vec<(String, OwnedFd)>) -> Result<HandOver, OfferErro
 }
 
 impl State {
-    /// Checks that there is not more of anything than there can be.
+    /// Checks every count against its bound.
     fn check(&self) -> Result<(), OfferError> {
         let received = self.session.as_ref().map_or(0, |it| it.descriptors.len());
         let queues = self.ports.iter().map(|port| port.queues.len()).max();
@@ -128,7 +128,7 @@ impl State {
 }
 
 impl QueueState {
-    /// Checks that each buffer has segments, and all of them together those that there are.
+    /// Checks that each buffer has segments, and that their counts add up to the number of segments.
     fn adds_up(&self) -> bool {
         let mut counts = self.buffers.iter().map(|(_, count)| usize::from(*count));
         let sum: usize = counts.clone().sum();

@@ -24,11 +24,11 @@ pub struct Guarded {
 pub struct Unguardable(String);
 
 impl Guarded {
-    /// Has an endpoint's queues check a policy.
+    /// Wraps an endpoint so that its queues check a policy.
     ///
     /// # Errors
     ///
-    /// If they would not.
+    /// If its queues check no policies.
     pub fn new(endpoint: Box<dyn Endpoint>, policy: Policy) -> Result<Self, Unguardable> {
         match endpoint.checks_policy() {
             true => Ok(Self {
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Guarded {
     }
 }
 
-/// A queue that is told what to check.
+/// A queue that passes the policy on.
 struct GuardedQueue {
     queue: Box<dyn Queue>,
     policy: Arc<Policy>,

@@ -1,9 +1,9 @@
-//! What a guest may send and receive by a port.
+//! The policy of a port: which packets a guest may send and receive.
 //!
 //! A [`Policy`] is checked where a packet's headers are in the host's own memory, which the guest
-//! can't change any more: behind the reading of the headers, before anything leaves. So queues
-//! check it themselves, by what they find in [`QueueIo::policy`](super::QueueIo::policy). An
-//! endpoint without one lies in no wrapper, and its queues find nothing to check.
+//! can't change any more: after the headers were copied, before anything is sent. So queues check
+//! it themselves, by [`QueueIo::policy`](super::QueueIo::policy). An endpoint without a policy
+//! is not wrapped, and its queues have nothing to check.
 
 mod guarded;
 #[cfg(test)]
@@ -18,18 +18,18 @@ use super::headers::{ADDRESS_BYTES, TAG_BYTES, is_tag, tag_control};
 pub use guarded::{Guarded, Unguardable};
 pub use vlans::{InvalidVlans, Vlans};
 
-/// What a guest may send and receive by a port.
+/// Which packets a guest may send and receive on a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The port's own address.
     pub mac: [u8; 6],
-    /// Whether what it sends has to come from that address.
+    /// Whether the guest may only send from that address.
     pub spoof_check: bool,
-    /// Whether it receives what is addressed to others: without, what is addressed to `mac`, to a
-    /// group or to all.
+    /// Whether the guest receives packets for other addresses. Without, it receives those for `mac`,
+    /// and for group addresses including broadcast.
     pub promiscuous: bool,
-    /// The VLANs whose packets it may send and receive; all if there is no list. With one, a
-    /// packet has one 802.1Q tag at the most.
+    /// The VLANs whose packets it may send and receive; all if there is no list. With one, a packet
+    /// has at most one 802.1Q tag.
     pub vlans: Option<Vlans>,
 }
 
@@ -40,7 +40,7 @@ pub enum Refused {
     Source,
     /// It was sent with the tag of a VLAN that is not the port's.
     SentVlan,
-    /// It is addressed to somebody else.
+    /// It is addressed to another host.
     Destination,
     /// It arrived with the tag of a VLAN that is not the port's.
     ReceivedVlan,
@@ -94,12 +94,12 @@ impl Policy {
         self.spoof_check || !self.promiscuous || self.vlans.is_some()
     }
 
-    /// Checks a frame that leaves, by a copy of its beginning that no guest reaches, with the tag
-    /// that is inserted.
+    /// Checks a frame to send, by a copy of its beginning that the guest can't change, and the tag
+    /// to insert.
     ///
     /// # Errors
     ///
-    /// Why it has to stay.
+    /// Why it must not be sent.
     pub fn check_sent(&self, frame: &[u8]) -> Result<(), Refused> {
         if self.spoof_check && frame.get(6..ADDRESS_BYTES) != Some(&self.mac) {
             return Err(Refused::Source);
@@ -112,13 +112,13 @@ impl Policy {
         self.check_tag(tag, frame, behind).ok_or(Refused::SentVlan)
     }
 
-    /// Checks a frame that arrived, by its beginning without the 802.1Q tag that was taken out.
+    /// Checks a received frame, by its beginning without the 802.1Q tag that was removed.
     ///
     /// # Errors
     ///
-    /// Why the guest doesn't get it.
+    /// Why the guest must not receive it.
     pub fn check_received(&self, frame: &[u8], tag: Option<u16>) -> Result<(), Refused> {
-        // The lowest bit of the first byte is set in the address of a group, and of all.
+        // The lowest bit of the first byte is set in group addresses, which include broadcast.
         let own = |to: &[u8]| to[0] & 1 != 0 || to == self.mac;
         if !self.promiscuous && !frame.get(..6).is_some_and(own) {
             return Err(Refused::Destination);
@@ -127,12 +127,12 @@ impl Policy {
         checked.ok_or(Refused::ReceivedVlan)
     }
 
-    /// Checks an 802.1Q tag, behind which the frame has its `EtherType`, or another tag.
+    /// Checks an 802.1Q tag, which is followed by the frame's `EtherType`, or by another tag.
     fn check_tag(&self, tag: Option<u16>, frame: &[u8], behind: usize) -> Option<()> {
         let Some(vlans) = &self.vlans else {
             return Some(());
         };
-        // A switch may take the first tag off, and go by the second: there is to be none.
+        // A switch may remove the first tag, and use the second: a second one is refused.
         let ethertype = frame.get(behind..behind + 2)?;
         let tagged = is_tag(u16::from_be_bytes([ethertype[0], ethertype[1]]));
         // A tag of VLAN 0 has a priority only.

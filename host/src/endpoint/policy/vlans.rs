@@ -6,12 +6,12 @@ use std::str::FromStr;
 /// The highest id of a VLAN; the next one is reserved (IEEE 802.1Q, table 9-2).
 const LAST: u16 = 4094;
 
-/// Some VLANs, by their ids. The id 0 stands for packets without a tag, and for those whose tag
-/// has a priority only.
+/// A set of VLANs by their ids. Id 0 stands for packets without a tag, and for those with a
+/// priority tag.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Vlans([u64; 64]);
 
-/// What is no list of VLANs.
+/// The error about an invalid list of VLANs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is no list of VLANs: give ids from 0 (no tag) to {LAST}, and ranges of them, with \

@@ -1,4 +1,4 @@
-//! What was read of a stream, cut into frames.
+//! The receive buffer of a stream, split into frames.
 
 use std::ops::Range;
 
@@ -10,37 +10,37 @@ use crate::endpoint::rx_flags::{self, LOOK_BYTES};
 /// Room for the longest frame, and for many short ones.
 const SIZE: usize = 128 << 10;
 
-/// A frame as the guest is to have it.
+/// A frame as it is delivered to the guest.
 #[derive(Debug)]
 pub struct Arrived {
     range: Range<usize>,
     /// Where its headers are, if it holds an IP packet.
     pub layout: Option<Layout>,
-    /// What is known of it.
+    /// Its flags.
     pub flags: RxFlags,
-    /// What the tag that was taken out said, with [`RxFlags::VLAN`].
+    /// The tag control information of the removed tag, with [`RxFlags::VLAN`].
     pub vlan_tci: u16,
 }
 
-/// A length that no frame has: what follows can't be understood.
+/// A length that no frame has: the rest of the stream can't be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong(pub usize);
 
-/// What was read and not delivered. Memory of our own: what is known of it stays true.
+/// Bytes that were read and not delivered. The host's own memory, which no guest changes.
 #[derive(Debug)]
 pub struct Inbox {
     bytes: Box<[u8]>,
-    /// Where what was read lies.
+    /// The range of the bytes that were read.
     begin: usize,
     end: usize,
-    /// The first frame of it, once it was looked at.
+    /// The first frame, once it was parsed.
     front: Option<Arrived>,
 }
 
 impl Inbox {
     pub fn new() -> Self {
         Self {
-            // All zeros is what the kernel gives; nothing is touched here.
+            // The kernel provides zeroed memory; no page is touched here.
             bytes: vec![0; SIZE].into_boxed_slice(),
             begin: 0,
             end: 0,
@@ -54,7 +54,7 @@ impl Inbox {
         self.front = None;
     }
 
-    /// Returns where to read to. There is room, unless a frame is complete.
+    /// Returns the buffer to read into. There is room, unless a frame is complete.
     pub fn room(&mut self) -> &mut [u8] {
         if self.begin > 0 {
             self.bytes.copy_within(self.begin..self.end, 0);
@@ -64,13 +64,13 @@ impl Inbox {
         &mut self.bytes[self.end..]
     }
 
-    /// Notes that so many bytes were read to the [`room`](Self::room).
+    /// Records that this many bytes were read into the [`room`](Self::room).
     pub fn fill(&mut self, count: usize) {
         self.end += count;
     }
 
-    /// Looks at the next frame. Returns whether there is one: false if it is not complete.
-    /// Those that are shorter than a header are passed over, and counted.
+    /// Parses the next frame. Returns whether it is complete. Skips and counts those that are
+    /// shorter than a header.
     pub fn look(&mut self, short: &mut u64) -> Result<bool, TooLong> {
         while self.front.is_none() {
             let read = &self.bytes[self.begin..self.end];
@@ -95,7 +95,7 @@ impl Inbox {
         Ok(true)
     }
 
-    /// Returns the frame that was looked at, and its bytes.
+    /// Returns the parsed frame, and its bytes.
     pub fn front(&self) -> Option<(&Arrived, &[u8])> {
         let front = self.front.as_ref()?;
         Some((front, &self.bytes[front.range.clone()]))
@@ -107,7 +107,7 @@ impl Inbox {
     }
 }
 
-/// Looks at a frame, and takes its 802.1Q tag out, as a network card does.
+/// Parses a frame, and removes its 802.1Q tag, as a network card does.
 fn examine(bytes: &mut [u8], range: Range<usize>) -> Arrived {
     let tag = tag_control(&bytes[range.clone()]);
     let mut begin = range.start;

@@ -1,4 +1,4 @@
-//! Whether the other side of a stream is there.
+//! The connection state of a stream.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,10 +10,10 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-/// What a full socket may hold; less is taken where the kernel allows less.
+/// The socket's buffer size; it is smaller where the kernel permits less.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// Why the other side is gone, mostly.
+/// The usual reason for a lost connection.
 pub(super) const CLOSED: &str = "it has closed the connection";
 
 /// Why a descriptor is no stream of frames.
@@ -25,7 +25,7 @@ pub enum StreamError {
          their ends"
     )]
     NoUnixStream,
-    /// Nobody is at its other end.
+    /// It is not connected.
     #[error("it is not connected: hand over a socket that is, or one of a socketpair(2)")]
     NotConnected,
     /// It could not be set up.
@@ -33,10 +33,9 @@ pub enum StreamError {
     Io(#[from] io::Error),
 }
 
-/// Whether the other side of a [`Stream`](super::Stream) is there. Cheap to clone; every clone is
-/// the same.
+/// The connection state of a [`Stream`](super::Stream). Cheap to clone; every clone is the same.
 ///
-/// Its descriptor becomes readable when the other side is lost; [`note`](Self::note) looks then.
+/// Its descriptor becomes readable when the connection is lost; call [`note`](Self::note) then.
 #[derive(Clone, Debug)]
 pub struct StreamLink(Arc<Seen>);
 
@@ -48,12 +47,11 @@ struct Seen {
     fresh: AtomicBool,
     /// The one that was connected last.
     socket: Mutex<Option<Arc<OwnedFd>>>,
-    /// Signalled when the queue is to look for another.
+    /// Signalled when the queue is to take another socket.
     news: OwnedFd,
-    /// Signalled when the queue has lost the other side.
+    /// Signalled when the queue has lost the connection.
     lost: OwnedFd,
-    /// What of both tells that the other side is lost: a queue that has nothing to do does not
-    /// notice.
+    /// Becomes ready when the connection is lost, by either sign: an idle queue does not notice.
     watch: OwnedFd,
 }
 
@@ -74,29 +72,29 @@ impl StreamLink {
         })))
     }
 
-    /// Returns what the other side is called.
+    /// Returns the name of the other side.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Returns whether the other side is there, as far as was noticed.
+    /// Returns whether the other side is connected, as far as was noticed.
     pub fn is_up(&self) -> bool {
         self.0.up.load(Ordering::Relaxed)
     }
 
-    /// Continues with this socket, which is connected.
+    /// Continues with this socket, which must be connected.
     ///
     /// # Errors
     ///
     /// See [`StreamError`]; the link is as before.
     pub fn connect(&self, socket: OwnedFd) -> Result<(), StreamError> {
         check(&socket)?;
-        // As much as may be is better, and less is no reason to go without.
+        // A larger buffer is better, and a smaller one does no harm.
         let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
         let socket = Arc::new(socket);
         let mut current = self.0.socket.lock();
         self.watch_no_more(current.take());
-        // That it hangs up is told without being asked for.
+        // A hang-up is reported without being asked for.
         let hangs_up = EventFlags::empty();
         epoll::add(&self.0.watch, &socket, EventData::new_u64(1), hangs_up)
             .map_err(io::Error::from)?;
@@ -108,7 +106,7 @@ impl StreamLink {
         Ok(())
     }
 
-    /// Notes whether the other side is lost, for whoever waits for that.
+    /// Checks whether the connection is lost.
     pub fn note(&self) {
         // It was read, or there was nothing to read.
         let _ = rustix::io::read(&self.0.lost, &mut [0; 8]);
@@ -142,7 +140,7 @@ impl StreamLink {
         self.0.socket.lock().clone()
     }
 
-    /// Notes that the other side is gone.
+    /// Records that the connection is lost.
     pub(super) fn lose(&self, why: &str) {
         if self.0.up.swap(false, Ordering::Relaxed) {
             let stream = self.name();
@@ -169,14 +167,14 @@ fn check(socket: &OwnedFd) -> Result<(), StreamError> {
     if !is_stream || !is_unix {
         return Err(StreamError::NoUnixStream);
     }
-    // One that listens says so, and one that was never connected is hung up on.
+    // A listening socket says so, and one that was never connected has a hang-up.
     match sockopt::socket_acceptconn(socket) == Ok(false) && !is_hung_up(socket) {
         true => Ok(()),
         false => Err(StreamError::NotConnected),
     }
 }
 
-/// Returns whether nobody is at the other end of a socket.
+/// Returns whether a socket has no peer.
 fn is_hung_up(socket: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(socket, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)

@@ -1,10 +1,10 @@
-//! A Unix stream socket whose other side has a network: passt, another guest, a switch.
+//! A Unix stream socket to a network: passt, another guest, a switch.
 //!
-//! The framing is QEMU's (net/stream.c): each frame comes after its length, four bytes, the
-//! highest first. Nothing is said beside the frame, so checksums, tags and segments are made
-//! here. A frame that was begun is finished, whenever there is room; one for which there is none is
-//! dropped, as on a full wire. When the other side goes, the link is down until a socket
-//! comes that is connected again.
+//! The framing is QEMU's (net/stream.c): each frame follows its length, four bytes in network
+//! byte order. There is no metadata, so checksums, tags and segments are made here. A frame that
+//! was begun is completed as soon as there is room; one for which there is none is dropped, as
+//! on a full link. When the other side disconnects, the link is down until another connected
+//! socket is provided.
 
 mod inbox;
 mod link;
@@ -33,7 +33,7 @@ use transmit::Leaving;
 
 /// Bytes of a frame's length.
 const PREFIX_BYTES: usize = 4;
-/// The longest frame that QEMU takes (`NET_BUFSIZE`).
+/// The longest frame that QEMU accepts (`NET_BUFSIZE`).
 const MAX_FRAME: usize = 4096 + 65_536;
 
 /// A Unix stream socket as an [`Endpoint`].
@@ -49,12 +49,12 @@ pub struct Stream {
 pub struct StreamQueue {
     link: StreamLink,
     socket: Option<Arc<OwnedFd>>,
-    /// What is waited on: the socket, whichever it is, and news of the link.
+    /// The descriptors to wait on: the current socket, and changes of the link.
     epoll: OwnedFd,
     counters: Counters,
     route: Route,
     inbox: Inbox,
-    /// What is left to send of a packet that was begun.
+    /// The rest of a packet that was begun.
     rest: Vec<u8>,
     // What follows is kept for its allocation.
     head: Head,
@@ -64,7 +64,7 @@ pub struct StreamQueue {
 }
 
 impl Stream {
-    /// Uses a connected socket, which people know by this name.
+    /// Uses a connected socket, with this name for people.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Stream {
         })
     }
 
-    /// Returns the link, for whoever is to see that it is lost and to connect it again.
+    /// Returns the link, to notice that it is lost and to connect it again.
     pub fn link(&self) -> StreamLink {
         self.link.clone()
     }
@@ -107,7 +107,7 @@ impl StreamQueue {
         })
     }
 
-    /// Takes the socket that was connected last, if there is a new one.
+    /// Takes the newest socket, if there is one.
     fn refresh(&mut self) {
         let Some(socket) = self.link.take() else {
             return;
@@ -135,7 +135,7 @@ impl StreamQueue {
         self.rest.clear();
     }
 
-    /// Waits for room too, or no longer.
+    /// Waits for room as well, or stops that.
     fn wait_for_room(&self, wait: bool) {
         let mut events = EventFlags::IN | EventFlags::ET;
         events.set(EventFlags::OUT, wait);

@@ -1,4 +1,4 @@
-//! From a stream to guest memory.
+//! Receives from a stream into guest memory.
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -12,8 +12,8 @@ use crate::endpoint::rx_queue::Received;
 use crate::memory::Span;
 
 impl StreamQueue {
-    /// Fills posted buffers until frames, buffers or the budget run out; returns true if
-    /// it was the budget. What has no buffer waits, and what is behind it in the socket.
+    /// Fills posted buffers until frames, buffers or the budget run out; returns true if it was the
+    /// budget. A frame without a buffer waits, and those after it stay in the socket.
     pub(super) fn take_in(&mut self, io: &mut QueueIo<'_>) -> bool {
         for _ in 0..RECEIVE_BUDGET {
             if !self.next_frame() || !self.deliver(io) {
@@ -64,8 +64,8 @@ impl StreamQueue {
         false
     }
 
-    /// Writes the next frame to the first buffer that is memory, unless the guest may not have
-    /// it. Returns whether there was one.
+    /// Writes the next frame to the first buffer in guest memory, unless the policy refuses it.
+    /// Returns whether there was a frame.
     fn deliver(&mut self, io: &mut QueueIo<'_>) -> bool {
         let Some((arrived, frame)) = self.inbox.front() else {
             return false;

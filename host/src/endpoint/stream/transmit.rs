@@ -1,4 +1,4 @@
-//! From guest memory to a stream.
+//! Transmits from guest memory to a stream.
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
@@ -14,15 +14,15 @@ use crate::memory::{GuestMemory, Segment, Span};
 
 /// The longest IP packet there is. A stream has no MTU of its own.
 const MAX_IP_BYTES: usize = 65_535;
-/// From so many bytes on, what was gathered is sent.
+/// The number of gathered bytes from which on they are sent.
 const ENOUGH: usize = 256 << 10;
 
 /// A packet that was gathered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
-    /// Which status is its own.
+    /// The index of its status.
     status: usize,
-    /// Its length in bytes, as the guest handed it over.
+    /// Its length in bytes, as passed by the guest.
     length: u64,
     /// Where its frames end.
     end: usize,
@@ -31,7 +31,7 @@ pub(super) struct Leaving {
 }
 
 impl StreamQueue {
-    /// Sends packets and counts what became of them.
+    /// Sends packets and counts the outcomes.
     pub(super) fn send(
         &mut self,
         memory: &GuestMemory,
@@ -67,7 +67,7 @@ impl StreamQueue {
         self.leave(status);
     }
 
-    /// Copies a packet, does what it asks for, and adds its frames to what leaves.
+    /// Copies a packet, performs its offloads, and appends its frames to the output.
     fn gather(
         &mut self,
         memory: &GuestMemory,
@@ -113,11 +113,10 @@ impl StreamQueue {
         Ok((vnet, request.inserts_tag()))
     }
 
-    /// Sends what was gathered, as far as there is room: a packet that was begun is
-    /// finished later.
+    /// Sends the output, as far as there is room: a packet that was begun is completed later.
     fn leave(&mut self, status: &mut [TxStatus]) {
         let outgoing = std::mem::take(&mut self.outgoing);
-        // Behind what is left of another packet, nothing is begun.
+        // Nothing is begun while another packet is incomplete.
         let sent = match self.rest.is_empty() {
             true => self.push(&outgoing),
             false => 0,
@@ -156,7 +155,7 @@ impl StreamQueue {
         counters.tags_inserted += u64::from(leaving.tag);
     }
 
-    /// Sends what is left of a packet that was begun, as far as there is room.
+    /// Sends the rest of a packet that was begun, as far as there is room.
     pub(super) fn finish_rest(&mut self) {
         if self.rest.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! TAP interfaces whose queues somebody else has opened: a manager that may make interfaces, for
-//! a process that may not.
+//! TAP interfaces whose queues another process has opened: a manager that may create
+//! interfaces, for a process that may not.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,7 +11,7 @@ use super::attach::{Attached, TapError, set_up};
 use super::{ioctl, queues};
 use crate::endpoint::queue_set::MAX_QUEUES;
 
-/// What a queue has to be opened with, and must not be.
+/// The flags that a queue must be opened with, and those that it must not.
 const WANTED: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// Takes queues of one interface, of TAP or macvtap. Returns them with its name.
@@ -81,7 +81,7 @@ struct Here {
 
 impl Here {
     /// Finds the interface of a queue. None if it is in another namespace, where its state is
-    /// not seen: one of the same name here has another address.
+    /// invisible: one of the same name here has another address.
     fn find(fd: BorrowedFd<'_>, name: &str) -> Option<Self> {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None).ok()?;

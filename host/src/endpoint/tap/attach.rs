@@ -1,4 +1,4 @@
-//! Getting hold of a TAP interface.
+//! Attaches to a TAP interface.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
@@ -14,25 +14,25 @@ use crate::endpoint::vnet::VNET_HEADER_BYTES;
 
 const DRIVER: &str = "/dev/net/tun";
 
-/// Ethernet frames, no protocol word before them, a virtio-net header instead.
+/// Ethernet frames with a virtio-net header, without the kernel's protocol information.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// Room for an interface's name, the zero at its end included (`IFNAMSIZ`).
 const NAME_ROOM: usize = libc::IFNAMSIZ;
 
-/// How long an interface may be in use before it is refused: the kernel takes it from a
-/// process that has ended, or from an io_uring that is closed, a moment later.
+/// How long an interface may be in use before it is refused: the kernel releases it a moment
+/// after its process has ended, or its io_uring is closed.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often it is looked at meanwhile; nothing tells when it is free.
+/// The interval between attempts meanwhile; there is no event for the release.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The most queues that an interface is made with if nobody says how many.
+/// The most queues that an interface is created with by default.
 const MOST_BY_DEFAULT: u16 = 16;
 
-/// Why there is no TAP of the name that was asked for.
+/// Why a TAP can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// Linux would not take the name, or take it for a pattern.
+    /// Linux would refuse the name, or treat it as a pattern.
     #[error(
         "`{0}` can't be the name of a TAP interface: use 1 to 15 characters, and no `/`, `:`, `%` or white space"
     )]
@@ -78,7 +78,7 @@ pub enum TapError {
          the others, or ask for fewer"
     )]
     TooFewQueues(String, u16, u16),
-    /// No port has so many queues, or so few.
+    /// A port can't have this many queues.
     #[error("{0} queues are asked for; a port has 1 to {MAX_QUEUES}")]
     QueueCount(u16),
     /// The interface is no TAP.
@@ -104,34 +104,34 @@ pub enum TapError {
     /// Queues are of different interfaces.
     #[error("the descriptors are queues of `{0}` and `{1}`: a port has one interface")]
     Different(String, String),
-    /// Anything else.
+    /// Any other failure.
     #[error("setting up the TAP interface `{name}`: {step}: {source}")]
     Setup {
         /// Its name.
         name: String,
-        /// What was being done.
+        /// The operation that failed.
         step: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         source: std::io::Error,
     },
 }
 
-/// A TAP interface that is ours.
+/// A TAP interface that this process is attached to.
 #[derive(Debug)]
 pub struct Attached {
-    /// To send and receive by, one for each queue.
+    /// The descriptors of its queues.
     pub fds: Vec<OwnedFd>,
     /// The kernel's number for it; 0 if it is in another network namespace.
     pub index: u32,
     /// Its MTU when it was attached; None if the interface is in another network namespace.
     pub mtu: Option<u16>,
-    /// What it drops, if the kernel says.
+    /// Its drop counter, if the kernel reports one.
     pub dropped: Option<queues::Dropped>,
-    /// It was made here, and goes away with `fds`.
+    /// Whether it was created here, and is removed with `fds`.
     pub created: bool,
 }
 
-/// Attaches to the TAP of this name by so many queues, or makes one.
+/// Attaches to the TAP of this name with `count` queues, or creates one.
 pub fn attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
     check_name(name)?;
     if let Some(count) = queues.filter(|count| !(1..=MAX_QUEUES).contains(count)) {
@@ -156,7 +156,7 @@ fn failed(name: &str, step: &'static str) -> impl FnOnce(Errno) -> TapError {
     }
 }
 
-/// Returns a socket to ask about interfaces.
+/// Returns a socket for queries about interfaces.
 fn asking(name: &str) -> Result<OwnedFd, TapError> {
     let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
     socket_with(family, kind, SocketFlags::CLOEXEC, None)
@@ -176,7 +176,7 @@ fn take(name: &str, fds: Vec<OwnedFd>, existed: bool) -> Result<Attached, TapErr
     let socket = asking(name)?;
     // There are 64 at most.
     let count = fds.len() as u16;
-    // Asked after attaching, so that of two who come at once none overlooks the other.
+    // Checked after attaching, so that of two processes at least one notices the other.
     let index = netdevice::name_to_index(&socket, name).map_err(failed("SIOCGIFINDEX"))?;
     let attached = queues::attached(index).map_err(failed("RTM_GETLINK"))?;
     if attached > count.into() {
@@ -197,7 +197,7 @@ fn take(name: &str, fds: Vec<OwnedFd>, existed: bool) -> Result<Attached, TapErr
     })
 }
 
-/// Sets an interface up, by any of its queues. Fails with what was being done.
+/// Configures an interface, through any of its queues. Returns the operation that failed.
 pub fn set_up(fd: BorrowedFd<'_>) -> Result<(), (&'static str, Errno)> {
     let at = |step| move |error| (step, error);
     ioctl::set_header_size(fd, VNET_HEADER_BYTES as libc::c_int).map_err(at("TUNSETVNETHDRSZ"))?;
@@ -207,13 +207,13 @@ pub fn set_up(fd: BorrowedFd<'_>) -> Result<(), (&'static str, Errno)> {
     ioctl::set_offload(fd, libc::TUN_F_CSUM).map_err(at("TUNSETOFFLOAD"))
 }
 
-/// Returns how many queues an interface has that is made here.
+/// Returns how many queues to create an interface with.
 fn by_default() -> u16 {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     processors.min(MOST_BY_DEFAULT.into()) as u16
 }
 
-/// Attaches to so many queues of an interface, or makes it with them.
+/// Attaches to an interface with `count` queues, or creates it.
 fn claim_all(name: &str, existed: bool, count: u16) -> Result<Vec<OwnedFd>, TapError> {
     let mut fds = Vec::new();
     for claimed in 0..count {
@@ -236,7 +236,7 @@ fn claim_all(name: &str, existed: bool, count: u16) -> Result<Vec<OwnedFd>, TapE
     Ok(fds)
 }
 
-/// Returns whether an interface that can't be attached to by several queues can be by one.
+/// Returns whether an interface that refuses several queues accepts one.
 fn has_one_queue(name: &str) -> bool {
     open_driver().is_ok_and(|fd| {
         let one = ioctl::set_interface(fd.as_fd(), name, FLAGS);
@@ -244,7 +244,7 @@ fn has_one_queue(name: &str) -> bool {
     })
 }
 
-/// Checks a name as `dev_valid_name` of the kernel does; `%` would make it choose a number.
+/// Checks a name as the kernel's `dev_valid_name` does; with `%` it would choose a number.
 fn check_name(name: &str) -> Result<(), TapError> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
     let fits = (1..NAME_ROOM).contains(&name.len());

@@ -1,4 +1,4 @@
-//! Frames that were read from a TAP and have no buffer yet.
+//! Frames that were read from a TAP and not delivered yet.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,25 +18,25 @@ use crate::memory::{Calls, Outcome};
 /// which are all that most of them are, spread over a cache.
 const SLOT_BYTES: usize = 1027 * 64;
 
-/// A frame as the guest is to have it.
+/// A frame as it is delivered to the guest.
 #[derive(Debug)]
 pub struct Arrived {
-    /// Where it lies.
+    /// Its range of bytes.
     range: Range<usize>,
     /// Where its headers are, if it holds an IP packet.
     pub layout: Option<Layout>,
-    /// What is known of it.
+    /// Its flags.
     pub flags: RxFlags,
-    /// What the tag that was taken out said, with [`RxFlags::VLAN`].
+    /// The tag control information of the removed tag, with [`RxFlags::VLAN`].
     pub vlan_tci: u16,
-    /// The transport's checksum is known to be right.
+    /// Whether the transport's checksum is known to be right.
     pub good: bool,
-    /// The checksum that is left to do.
+    /// The checksum that is still to be computed.
     pub open: Option<PartialChecksum>,
 }
 
-/// Frames in the order in which they were read, all copies of our own: what is
-/// known of them stays true, whatever a guest does to its memory.
+/// Frames in the order in which they were read. They are copies in the host's own memory, which no
+/// guest changes.
 ///
 /// Of its memory, only what frames were read to is ever touched.
 #[derive(Debug)]
@@ -44,16 +44,16 @@ pub struct Inbox {
     slots: Box<[u8]>,
     frames: VecDeque<Arrived>,
     outcomes: Vec<Outcome>,
-    /// How many frames are likely to wait.
+    /// The expected number of waiting frames.
     likely: usize,
 }
 
-/// What reading came to.
+/// The outcome of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// How many frames came.
+    /// How many frames were read.
     pub count: usize,
-    /// Why no more came: [`Errno::AGAIN`] if none waited at the time.
+    /// Why reading ended: [`Errno::AGAIN`] if no more frames waited.
     pub end: Option<Errno>,
 }
 
@@ -61,7 +61,7 @@ impl Inbox {
     /// Creates an empty one.
     pub fn new() -> Self {
         Self {
-            // All zeros is what the kernel gives; nothing is touched here.
+            // The kernel provides zeroed memory; no page is touched here.
             slots: vec![0; Calls::BATCH * SLOT_BYTES].into_boxed_slice(),
             frames: VecDeque::with_capacity(Calls::BATCH),
             outcomes: Vec::with_capacity(Calls::BATCH),
@@ -74,8 +74,8 @@ impl Inbox {
         self.frames.is_empty()
     }
 
-    /// Reads up to `most` frames, if it is empty. Each read that finds none
-    /// costs a little too, so it tries about as many as there were of late.
+    /// Reads up to `most` frames, if it is empty. A read that finds none costs a little too, so it
+    /// tries about as many as there were recently.
     pub fn fetch(&mut self, calls: &mut Calls, tap: BorrowedFd<'_>, most: usize) -> Fetched {
         debug_assert!(self.is_empty(), "frames would be overwritten");
         let tries = self.likely.min(most).clamp(1, Calls::BATCH);
@@ -113,10 +113,9 @@ impl Inbox {
     }
 }
 
-/// Looks at what was read: header and frame. Takes the frame's 802.1Q tag out:
-/// the kernel puts it into the frame that it hands out, while a driver's
-/// buffers have room for a frame without one, and its hardware reports the tag
-/// beside the frame.
+/// Parses a header and a frame. Removes the frame's 802.1Q tag: the kernel delivers it in the
+/// frame, while a driver's buffers have room for a frame without one, and its hardware reports
+/// the tag as metadata.
 fn examine(slots: &mut [u8], range: Range<usize>) -> Arrived {
     let (header, frame) = slots[range.clone()]
         .split_first_chunk_mut()

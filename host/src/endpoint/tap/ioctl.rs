@@ -1,4 +1,4 @@
-//! The few ioctls that a TAP needs, each behind a safe function.
+//! The ioctls that a TAP needs, each as a safe function.
 //!
 //! linux/if_tun.h and linux/sockios.h; netdevice(7). This is the endpoints'
 //! only unsafe code.
@@ -16,8 +16,8 @@ const TUNGETIFF: Opcode = libc::TUNGETIFF as Opcode;
 const SIOCGIFHWADDR: Opcode = libc::SIOCGIFHWADDR as Opcode;
 const SIOCGIFMTU: Opcode = libc::SIOCGIFMTU as Opcode;
 
-/// Ties a descriptor of `/dev/net/tun` to the interface of this name, which
-/// comes into being if there is none. `flags` are `IFF_TAP` and the like.
+/// Attaches a descriptor of `/dev/net/tun` to the interface of this name, which is created if
+/// there is none. `flags` are `IFF_TAP` and the like.
 pub fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> Result<()> {
     let mut request = request(name)?;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(|_| Errno::INVAL)?;
@@ -25,8 +25,7 @@ pub fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> Res
     unsafe { ioctl(tun, Updater::<TUNSETIFF, _>::new(&mut request)) }
 }
 
-/// Says which packets the interface may leave to us to finish: `TUN_F_CSUM`
-/// and the like.
+/// Sets which offloads the interface may leave to this process: `TUN_F_CSUM` and the like.
 pub fn set_offload(tun: BorrowedFd<'_>, flags: libc::c_uint) -> Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     unsafe {
@@ -49,7 +48,7 @@ pub fn set_little_endian(tun: BorrowedFd<'_>) -> Result<()> {
     unsafe { ioctl(tun, Setter::<TUNSETVNETLE, libc::c_int>::new(1)) }
 }
 
-/// Has a queue of a `multi_queue` interface receive, or not.
+/// Enables or disables reception on a queue of a `multi_queue` interface.
 #[cfg(test)]
 pub fn set_queue(tun: BorrowedFd<'_>, receives: bool) -> Result<()> {
     const TUNSETQUEUE: Opcode = rustix::ioctl::opcode::write::<libc::c_int>(b'T', 217);

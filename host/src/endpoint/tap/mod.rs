@@ -1,15 +1,14 @@
-//! A TAP interface: the guest is on the other end of it.
+//! A TAP interface, whose other end is the guest.
 //!
-//! Packets are moved by one write or read each, with a virtio-net header that
-//! says which checksums and segments are left to do (linux/if_tun.h,
-//! `IFF_VNET_HDR`). One system call makes up to 64 of them where the kernel
-//! lets us use io_uring: most of what a short packet costs is the way into the
-//! kernel and out. Short packets are copied, since a copy costs less than
-//! telling the kernel of another range of memory.
+//! Packets are moved by one write or read each, with a virtio-net header that says which
+//! checksums and segments are left to do (linux/if_tun.h, `IFF_VNET_HDR`). Where the kernel
+//! permits io_uring, one system call makes up to 64 of them: entering and leaving the kernel is
+//! most of the cost of a short packet. Short packets are copied, since a copy costs less than
+//! passing another range of memory to the kernel.
 //!
-//! An interface that was made with `multi_queue` has several queues, a descriptor each, over
-//! which the kernel spreads packets as it sees fit. Each is a queue of the port; a packet that
-//! steering sends to another is passed on by copy.
+//! An interface that was created with `multi_queue` has several queues, a descriptor each, over
+//! which the kernel spreads packets. Each is a queue of the port; a packet that is steered to
+//! another is forwarded by copy.
 
 mod adopt;
 mod attach;
@@ -42,15 +41,15 @@ use crate::memory::{Calls, Outcome};
 use inbox::Inbox;
 use transmit::Leaving;
 
-/// A copy of a packet on its way out, or of its beginning: a packet of the
-/// usual 1514 bytes fits. Larger ones are better copied once.
+/// The size of the copy of a packet, or of its beginning: a packet of the usual 1514 bytes fits.
+/// Larger ones are better copied once.
 type Outgoing = Head<2048>;
 
 /// A TAP interface as an [`Endpoint`].
 #[derive(Debug)]
 pub struct Tap {
     link: TapLink,
-    /// As it was when attached: the device is told once and holds to it.
+    /// The MTU when it was attached, which the device keeps using.
     mtu: Option<u16>,
     created: bool,
     batched: bool,
@@ -68,7 +67,7 @@ pub struct TapQueue {
     mtu: u16,
     counters: Counters,
     route: Route,
-    // What follows is kept for its allocation, or its size.
+    // The following is kept for its allocation, or its size.
     calls: Calls,
     inbox: Inbox,
     /// As many as one call of [`send`](Self::send) ever needed at once.
@@ -89,17 +88,17 @@ impl Tap {
         Self::open_with(name, None, || batched(name))
     }
 
-    /// Opens one as [`open`](Self::open) does, by so many queues: one that is there or is made.
+    /// Opens one as [`open`](Self::open) does, with `count` queues, whether it exists or is created.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as for [`open`](Self::open).
     pub fn with_queues(name: &str, queues: u16) -> Result<Self, TapError> {
         Self::open_with(name, Some(queues), || batched(name))
     }
 
-    /// Continues with the queues of an interface that another process has opened and handed
-    /// over, all of them. What waits in them is received.
+    /// Continues with all queues of an interface that another process has opened and handed over.
+    /// Packets that wait in them are received.
     ///
     /// # Errors
     ///
@@ -120,7 +119,7 @@ impl Tap {
         Ok(Self::of(name, attach::attach(name, queues)?, calls))
     }
 
-    /// Uses queues of one interface, a TAP or macvtap, that somebody else opened: with
+    /// Uses queues of one interface, a TAP or macvtap, that another process opened: with
     /// `IFF_NO_PI` and `IFF_VNET_HDR`.
     ///
     /// # Errors
@@ -146,7 +145,7 @@ impl Tap {
                 "made a TAP; bring it up with `ip link set {name} up`"
             );
         }
-        // One whose MTU is not seen carries what it may.
+        // One whose MTU is unknown is assumed to carry the maximum.
         let link = TapLink::new(name, index, mtu.unwrap_or(u16::MAX));
         // Fits: there are as many as were asked for.
         let (switch, routes) = Switch::new(fds.len() as u16);
@@ -167,7 +166,7 @@ impl Tap {
         }
     }
 
-    /// Returns the descriptors of its queues, until they were handed over.
+    /// Returns the descriptors of its queues, until the queues were taken.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.queues.iter().map(|queue| queue.fd.as_fd())
     }
@@ -178,7 +177,7 @@ impl Tap {
     }
 }
 
-/// Calls that share system calls, if the kernel lets them.
+/// Returns calls that share system calls, if the kernel permits that.
 fn batched(name: &str) -> Calls {
     Calls::batched().unwrap_or_else(|error| {
         tracing::info!(
@@ -220,7 +219,7 @@ impl Endpoint for Tap {
         self.switch.steer(rss);
     }
 
-    /// Returns what found no room in the interface's own queues; 0 if the kernel does not say.
+    /// Returns what the interface's own queues dropped; 0 if the kernel does not report it.
     fn missed(&self) -> u64 {
         missed(self.dropped.as_deref())
     }
@@ -256,7 +255,7 @@ impl Endpoint for Tap {
     }
 }
 
-/// Returns what found no room in the interface's own queues; 0 if the kernel does not say.
+/// Returns what the interface's own queues dropped; 0 if the kernel does not report it.
 fn missed(dropped: Option<&Mutex<queues::Dropped>>) -> u64 {
     let counted = dropped.map(|dropped| dropped.lock().count());
     counted.and_then(Result::ok).unwrap_or(0)

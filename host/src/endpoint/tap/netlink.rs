@@ -10,13 +10,13 @@ const RTM_GETLINK: u16 = 18;
 const NLM_F_REQUEST: u16 = 1;
 pub const NLMSG_ERROR: u16 = 2;
 
-/// The rest of a type are flags.
+/// Masks the flags out of an attribute's type.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// An interface's attributes take one or two KiB.
 pub const MAX_ANSWER: usize = 32 << 10;
 
-/// `struct nlmsghdr`, and the `struct ifinfomsg` behind it.
+/// `struct nlmsghdr`, followed by `struct ifinfomsg`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct LinkMessage {
@@ -50,12 +50,12 @@ impl LinkMessage {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
 struct Attribute {
-    /// In bytes, with this.
+    /// The length in bytes, this header included.
     length: u16,
     kind: u16,
 }
 
-/// Returns a socket to talk to the kernel about interfaces by.
+/// Returns a netlink socket for interfaces.
 pub fn open(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     // Without a protocol it is NETLINK_ROUTE, which has the number 0.

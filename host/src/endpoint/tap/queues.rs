@@ -1,8 +1,8 @@
-//! How many queues of a TAP are attached, by whomever, and what it drops.
+//! The number of a TAP's queues that any process has attached, and its drop counter.
 //!
-//! A TAP that was made with `multi_queue` takes as many as 256 queues, and spreads packets
-//! over them, whichever process has them. Only its owner's attributes say how many there
-//! are (rtnetlink(7), `RTM_GETLINK`; linux/if_link.h, `IFLA_TUN_NUM_QUEUES`).
+//! A TAP that was created with `multi_queue` has up to 256 queues, and spreads packets over
+//! them, whichever process has them. Only its attributes say how many there are
+//! (rtnetlink(7), `RTM_GETLINK`; linux/if_link.h, `IFLA_TUN_NUM_QUEUES`).
 
 use std::os::fd::OwnedFd;
 
@@ -23,12 +23,12 @@ const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 pub struct Dropped {
     socket: OwnedFd,
     index: u32,
-    /// What was dropped before.
+    /// The packets that were dropped before.
     before: u64,
 }
 
 impl Dropped {
-    /// Counts what the interface with this index drops from now on.
+    /// Counts packets that the interface with this index drops from now on.
     pub fn open(index: u32) -> rustix::io::Result<Self> {
         let mut counted = Self {
             socket: open(SocketFlags::NONBLOCK)?,
@@ -51,7 +51,7 @@ impl Dropped {
     }
 }
 
-/// Asks for the attributes of an interface. The kernel answers before this is sent.
+/// Requests the attributes of an interface. The kernel's answer is available on return.
 fn ask(socket: &OwnedFd, index: u32) -> rustix::io::Result<Vec<u8>> {
     let request = LinkMessage::get(index);
     send(socket, request.as_bytes(), SendFlags::empty())?;
@@ -68,7 +68,7 @@ pub fn attached(index: u32) -> rustix::io::Result<u32> {
     queues_of(&ask(&socket, index)?)
 }
 
-/// Returns what an answer says, or the error that it is.
+/// Parses an answer.
 fn link(answer: &[u8]) -> rustix::io::Result<(LinkMessage, &[u8])> {
     let (message, attributes) = LinkMessage::read_from_prefix(answer).map_err(|_| Errno::BADMSG)?;
     match message.kind {

@@ -1,4 +1,4 @@
-//! From a TAP to guest memory.
+//! Receives from a TAP into guest memory.
 
 use std::os::fd::AsFd;
 
@@ -22,7 +22,7 @@ impl TapQueue {
     /// returns true if it was the budget.
     pub(super) fn take_in(&mut self, io: &mut QueueIo<'_>) -> bool {
         self.route.refresh();
-        // Half of the budget is for what comes on this queue itself.
+        // Half of the budget is for packets that arrive on this queue itself.
         let used = match self.route.is_shared() {
             true => self
                 .route
@@ -37,9 +37,8 @@ impl TapQueue {
         more || self.route.has_more(io)
     }
 
-    /// Writes frames to this queue's own buffers. What has no buffer stays in the
-    /// interface's queue, where the kernel's own limits hold: no more frames
-    /// are read than there are buffers.
+    /// Writes frames to this queue's own buffers. Reads no more frames than there are buffers: the
+    /// others stay in the interface's queue, where the kernel's limits hold.
     fn drain(&mut self, io: &mut QueueIo<'_>, budget: usize) -> bool {
         let mut dry = false;
         for used in 0..budget {
@@ -65,8 +64,8 @@ impl TapQueue {
         true
     }
 
-    /// Sends frames to the queues that they are for. One that finds no room is dropped, so
-    /// that none waits for another queue, unless all go to one.
+    /// Forwards frames to the queues that they are steered to. One without room is dropped, so that
+    /// none waits for another queue, unless all are steered to one.
     fn spread(&mut self, io: &mut QueueIo<'_>, budget: usize) -> bool {
         let mut dry = false;
         for used in 0..budget {
@@ -94,13 +93,13 @@ impl TapQueue {
         true
     }
 
-    /// Drops the next frame, which the guest may not have.
+    /// Drops the next frame, because the policy refuses it.
     fn refuse(&mut self, refused: Refused) {
         self.counters.refused.count(refused);
         self.inbox.pop();
     }
 
-    /// Passes the next frame on. Returns false if it waits for room.
+    /// Forwards the next frame. Returns false if it waits for room.
     fn pass(&mut self, io: &mut QueueIo<'_>, destination: Destination) -> bool {
         let Some((arrived, frame)) = self.inbox.front() else {
             return false;
@@ -124,8 +123,7 @@ impl TapQueue {
         true
     }
 
-    /// Reads frames. True if no more wait: one that comes later is an edge for
-    /// whoever polls.
+    /// Reads frames. Returns true if no more wait: a later one is then an edge for the poller.
     fn fetch(&mut self, most: usize) -> bool {
         let fetched = self.inbox.fetch(&mut self.calls, self.fd.as_fd(), most);
         if fetched.count > 0 {
@@ -143,8 +141,8 @@ impl TapQueue {
         true
     }
 
-    /// Writes the next frame to a buffer. If that is not memory, the buffer is
-    /// of no use, but the frame waits for the next one.
+    /// Writes the next frame to a buffer. If that is not in guest memory, the buffer is completed
+    /// with an error, and the frame waits for the next one.
     fn deliver(
         &mut self,
         memory: &GuestMemory,
@@ -188,12 +186,12 @@ impl TapQueue {
 }
 
 impl Arrived {
-    /// Returns what its tag said, if it had one.
+    /// Returns the tag control information of its tag, if it had one.
     fn tag(&self) -> Option<u16> {
         self.flags.contains(RxFlags::VLAN).then_some(self.vlan_tci)
     }
 
-    /// Returns what the guest is told about it.
+    /// Returns its metadata for the guest.
     fn about(&self, destination: Destination) -> About {
         let flags = match self.good {
             true => rx_flags::with_good_transport_checksum(self.flags),
@@ -207,10 +205,10 @@ impl Arrived {
     }
 }
 
-/// Does what `VIRTIO_NET_HDR_F_NEEDS_CSUM` asks for (virtio 1.2, 5.1.6.4.1):
-/// the packet comes from this machine, which left its checksum to us. Whoever
-/// passes the packet on needs it in place, so it is not enough to say that it
-/// is right. Returns whether a checksum was written.
+/// Does what `VIRTIO_NET_HDR_F_NEEDS_CSUM` asks for (virtio 1.2, 5.1.6.4.1): the packet comes
+/// from this machine, which left its checksum to the receiver. A guest that forwards the packet
+/// needs it in place, so it is not enough to report it as right. Returns whether a checksum was
+/// written.
 fn complete_checksum(arrived: &mut Arrived, frame: &mut [u8]) -> bool {
     let Some(PartialChecksum { start, offset }) = arrived.open.take() else {
         return false;

@@ -1,4 +1,4 @@
-//! From guest memory to a TAP.
+//! Transmits from guest memory to a TAP.
 
 use std::os::fd::AsFd;
 
@@ -13,19 +13,19 @@ use crate::endpoint::vnet::{GsoType, VnetHeader};
 
 use crate::memory::{Calls, GuestMemory, IoVecError, Segment, Span, Writes};
 
-/// A packet that the kernel is about to be given.
+/// A packet that is about to be written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Leaving {
-    /// Which status is its own.
+    /// The index of its status.
     status: usize,
-    /// Its length in bytes, as the guest handed it over.
+    /// Its length in bytes, as passed by the guest.
     length: u64,
-    /// What is left to do to it.
+    /// The offloads left to the kernel.
     vnet: VnetHeader,
     tag: bool,
 }
 
-/// What bounds the packets of a port.
+/// The limits for the packets of a port.
 struct Rules<'a> {
     mtu: u16,
     policy: Option<&'a Policy>,
@@ -40,7 +40,7 @@ impl From<IoVecError> for TxStatus {
 }
 
 impl TapQueue {
-    /// Sends packets and counts what became of them.
+    /// Sends packets and counts the outcomes.
     pub(super) fn send(
         &mut self,
         memory: &GuestMemory,
@@ -125,8 +125,8 @@ impl TapQueue {
         counters.tags_inserted += u64::from(tag);
     }
 
-    /// Returns what a failed write means for the packet (`tun_get_user`,
-    /// `tun_chr_write_iter` in drivers/net/tun.c).
+    /// Returns the status of a packet whose write failed (`tun_get_user`, `tun_chr_write_iter` in
+    /// drivers/net/tun.c).
     fn failed(&mut self, error: Errno) -> TxStatus {
         let counters = &mut self.counters.transmit;
         match error {
@@ -151,10 +151,9 @@ impl TapQueue {
     }
 }
 
-/// Adds the call that sends a packet: a copy of its beginning, or of all of
-/// it, and the rest where it lies. Headers are checked and patched in the
-/// copy, so a guest that changes them meanwhile changes nothing. Returns what
-/// is left to do to the packet, and whether it got a tag.
+/// Adds the call that sends a packet: a copy of its beginning, or of all of it, and the rest in
+/// guest memory. Headers are checked and patched in the copy, so a guest that changes them
+/// meanwhile has no effect. Returns the offloads left to the kernel, and whether it got a tag.
 fn add<'a>(
     writes: &mut Writes<'a>,
     frame: &'a mut Outgoing,

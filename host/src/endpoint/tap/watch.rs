@@ -1,7 +1,7 @@
-//! What becomes of TAP interfaces while they are in use: whether they are up, and their MTU.
+//! Watches TAP interfaces while they are in use: whether they are up, and their MTU.
 //!
-//! The kernel reports every change of an interface by netlink (rtnetlink(7)), to whoever
-//! asked before the change: a socket that is opened at the start can be read in a jail.
+//! The kernel reports every change of an interface over netlink (rtnetlink(7)), to sockets that
+//! subscribed before: one that is opened at the start can be read in a jail.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +19,7 @@ use super::netlink::{LinkMessage, MAX_ANSWER, RTM_DELLINK, RTM_NEWLINK, find, nu
 const LINKS: u32 = 1;
 
 const IFLA_MTU: u16 = 4;
-/// Where an interface has gone that was moved to another network namespace.
+/// The attribute with the new namespace of an interface that was moved to it.
 const IFLA_NEW_NETNSID: u16 = 45;
 
 const IFF_UP: u32 = 1;
@@ -38,11 +38,11 @@ pub enum InterfaceState {
     Up,
     /// Packets are dropped.
     Down,
-    /// Somebody deleted the interface.
+    /// The interface was deleted.
     Gone,
 }
 
-/// A TAP interface, as it was seen last. Cheap to clone; every clone is the same.
+/// The last known state of a TAP interface. Cheap to clone; every clone is the same.
 #[derive(Clone, Debug)]
 pub struct TapLink(Arc<Seen>);
 
@@ -72,7 +72,7 @@ impl TapLink {
         &self.0.name
     }
 
-    /// Returns its state: as far as packets show it, if nobody [watches](LinkWatch).
+    /// Returns its state: as packets show it, if nobody [watches](LinkWatch).
     pub fn state(&self) -> InterfaceState {
         match self.0.state.load(Ordering::Relaxed) {
             0 => InterfaceState::Up,
@@ -91,18 +91,17 @@ impl TapLink {
         self.0.index != 0
     }
 
-    /// Remembers its state as a packet shows it. That it is up or down, the kernel knows
-    /// better: packets may have waited.
+    /// Records the state that a packet shows. For up or down, the kernel's reports take precedence:
+    /// packets may have waited.
     pub(super) fn note_by_packet(&self, state: InterfaceState) {
         if state == InterfaceState::Gone || !self.0.watched.load(Ordering::Relaxed) {
             self.note(state);
         }
     }
 
-    /// Remembers its state, and logs when it changes, whoever sees that first. Returns
-    /// whether it did.
+    /// Records its state, and logs a change, whoever notices first. Returns whether it changed.
     fn note(&self, state: InterfaceState) -> bool {
-        // To look costs less than to change, and packets look.
+        // A load is cheaper than a write, and each packet gets here.
         if self.state() == state || self.0.state.swap(state as u8, Ordering::Relaxed) == state as u8
         {
             return false;
@@ -133,7 +132,7 @@ impl LinkWatch {
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// If a system call fails.
     pub fn open(taps: Vec<TapLink>) -> io::Result<Self> {
         let socket = open(SocketFlags::NONBLOCK)?;
         bind(&socket, &SocketAddrNetlink::new(0, LINKS))?;
@@ -149,7 +148,7 @@ impl LinkWatch {
         Ok(watch)
     }
 
-    /// Asks how they all are. The answers are like the news of changes.
+    /// Requests the state of all. The answers are like reports of changes.
     fn ask(&self) -> io::Result<()> {
         for tap in self.taps.iter().filter(|tap| tap.is_here()) {
             let request = LinkMessage::get(tap.0.index);
@@ -158,12 +157,12 @@ impl LinkWatch {
         Ok(())
     }
 
-    /// Notes what has come, and does not wait for more. Returns whether an interface has
-    /// changed; None if nothing has come.
+    /// Handles pending reports, without waiting. Returns whether an interface has changed; None if
+    /// nothing was pending.
     ///
     /// # Errors
     ///
-    /// What the kernel says: nothing is heard any more.
+    /// If the socket fails: nothing is reported any more.
     pub fn note(&mut self) -> io::Result<Option<bool>> {
         let mut changed = None;
         for _ in 0..BUDGET {
@@ -173,14 +172,14 @@ impl LinkWatch {
                 Err(Errno::WOULDBLOCK) => break,
                 Err(Errno::INTR) => continue,
                 Err(Errno::NOBUFS) => {
-                    // More has changed than was heard of.
+                    // Reports were lost.
                     self.ask()?;
                     continue;
                 }
                 Err(errno) => return Err(errno.into()),
             };
             let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
-            // Others than the kernel may send too.
+            // Other processes may send too.
             if sender.is_some_and(|sender| sender.pid() == 0) {
                 let news = note_all(&self.taps, &self.buffer[..length.min(MAX_ANSWER)]);
                 changed = Some(changed.unwrap_or(false) | news);
@@ -196,7 +195,7 @@ impl AsFd for LinkWatch {
     }
 }
 
-/// Notes what messages say. Returns whether an interface has changed.
+/// Handles messages. Returns whether an interface has changed.
 fn note_all(taps: &[TapLink], mut messages: &[u8]) -> bool {
     let mut changed = false;
     while let Ok((message, _)) = LinkMessage::read_from_prefix(messages) {

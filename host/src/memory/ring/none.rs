@@ -1,10 +1,10 @@
-//! The place of [`Ring`] in a library that is built without io_uring: there is none.
+//! Replaces [`Ring`] in a library that is built without io_uring.
 
 use std::os::fd::BorrowedFd;
 
 use super::error::Outcome;
 
-/// An io_uring that can't be.
+/// An io_uring that can't exist.
 #[derive(Debug)]
 pub enum Ring {}
 

@@ -1,5 +1,5 @@
-//! Values in linear memory, where the canonical ABI puts them: little-endian,
-//! each field at a multiple of its alignment.
+//! Values in linear memory, laid out by the canonical ABI: little-endian, each field at a multiple
+//! of its alignment.
 
 use wasmtime::Result;
 
@@ -14,11 +14,11 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Returns the one at an address.
+    /// Returns the record at an address.
     ///
     /// # Errors
     ///
-    /// As [`Heap::bytes`].
+    /// The same as for [`Heap::bytes`].
     pub fn at(heap: &'a Heap<'_>, address: u32, size: usize, align: u32) -> Result<Self> {
         let own = heap.bytes(address, size, align)?;
         Ok(Self { heap, own })
@@ -28,7 +28,7 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     ///
-    /// There are more than `most`, or as [`Heap::bytes`].
+    /// If there are more than `most`; and the same as for [`Heap::bytes`].
     pub fn records(
         self,
         offset: usize,
@@ -47,14 +47,14 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     ///
-    /// There are more than `most`, or as [`Heap::bytes`].
+    /// If there are more than `most`; and the same as for [`Heap::bytes`].
     pub fn bytes(self, offset: usize, (what, most): (&str, usize)) -> Result<Vec<u8>> {
         let (address, length) = (self.u32(offset), self.u32(offset + 4) as usize);
         bounds::check(what, length, most)?;
         Ok(self.heap.bytes(address, length, 1)?.to_vec())
     }
 
-    /// Returns a field of one byte; offsets are those of fields, so that they lie inside.
+    /// Returns a field of one byte, at the offset of a field of this record.
     pub fn u8(self, offset: usize) -> u8 {
         self.own[offset]
     }

@@ -1,4 +1,4 @@
-//! The exports, called in the module.
+//! Calls the exports in the module.
 
 use wasmtime::{
     Instance, InstancePre, Result, Store, TypedFunc, WasmParams, WasmResults, bail, format_err,
@@ -39,8 +39,8 @@ type FlatConfiguration = (
     u32,
 );
 
-/// A function that returns where its result lies, and the one to call once that
-/// was read.
+/// A function that returns the address of its result, and the one to call once the result was
+/// read.
 struct Returning<P> {
     function: TypedFunc<P, u32>,
     after: Option<TypedFunc<u32, ()>>,
@@ -463,7 +463,7 @@ fn configured(result: Record<'_>) -> Result<Result<Features, ConfigureError>> {
     }))
 }
 
-/// Reads what `restore` and `recover` return.
+/// Reads the result of `restore` and `recover`.
 fn restored(result: Record<'_>) -> Result<Result<(), StateRefusal>> {
     use layout::restore_error as case;
     const ERROR: usize = layout::restore_returns::PAYLOAD;

@@ -1,4 +1,4 @@
-//! What the host knows of an instance that it enters directly.
+//! The host's access to an instance that it calls directly.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use super::heap::{Heap, Place};
 use crate::runtime::linear_memory::Reservation;
 use crate::runtime::state::HostState;
 
-/// Asks for memory: an old range (none), alignment and size in bytes.
+/// The parameters of the instance's allocator: an old range (none), alignment and size in bytes.
 pub type Realloc = TypedFunc<(u32, u32, u32, u32), u32>;
 
-/// Linear memory, and how to get a range of it.
+/// Linear memory, and the instance's allocator.
 pub struct GuestAbi {
     memory: Memory,
-    /// What it lies in: asked in place of wasmtime, which looks the memory up each time.
+    /// Its reservation, which is used instead of wasmtime's slower lookup.
     reservation: Option<Arc<Reservation>>,
-    /// Where the arena lies; empty until one is reserved.
+    /// The range of the arena; empty until one is reserved.
     arena: Range<u32>,
-    /// Taken while the instance is asked for memory, or takes back what it
-    /// returned: it may not call the host meanwhile.
+    /// Taken while the allocator or a post-return function runs: the instance must not call the
+    /// host meanwhile.
     realloc: Option<Box<Realloc>>,
 }
 
@@ -31,7 +31,7 @@ impl std::fmt::Debug for GuestAbi {
 }
 
 impl GuestAbi {
-    /// Creates what is known of an instance that exports these.
+    /// Creates the access to an instance with these exports.
     pub fn new(memory: Memory, realloc: Realloc) -> Self {
         Self {
             memory,
@@ -41,7 +41,7 @@ impl GuestAbi {
         }
     }
 
-    /// Says what the memory lies in, if it is this.
+    /// Sets the reservation of the memory, if it is this one.
     pub fn lies_in(&mut self, reservation: &Arc<Reservation>, base: *mut u8) {
         if reservation.base() == base {
             self.reservation = Some(reservation.clone());
@@ -53,7 +53,7 @@ impl GuestAbi {
         self.memory
     }
 
-    /// Notes that this is no heap from now on.
+    /// Records that this range is no heap from now on.
     pub fn set_arena(&mut self, arena: Range<u32>) {
         self.arena = arena;
     }
@@ -104,8 +104,8 @@ where
     Ok((heap, state))
 }
 
-/// Runs a function of the instance that may not call the host, for which `act`
-/// also gets what to ask for memory.
+/// Runs a function of the instance that must not call the host, passing `act` the allocator as
+/// well.
 ///
 /// # Errors
 ///
@@ -125,11 +125,11 @@ pub fn confined<S: AsContextMut<Data = HostState>, T>(
     result
 }
 
-/// Has the instance give memory, and fills it. Returns its address.
+/// Allocates memory of the instance, and fills it. Returns its address.
 ///
 /// # Errors
 ///
-/// The instance fails, or gives a range that can't be.
+/// If the instance fails, or returns an invalid range.
 pub fn put(
     store: &mut impl AsContextMut<Data = HostState>,
     align: u32,

@@ -1,10 +1,9 @@
-//! The part of linear memory that nobody else writes, which is all that the host
-//! ever refers to.
+//! The part of linear memory that only the component writes, which is all that the host ever
+//! creates references to.
 //!
-//! Guest memory lies in the arena only, and [`Heap`] gives out slices that do not
-//! meet it: so no reference of the host's is to memory that a guest, a VMM or
-//! another thread changes. While a `Heap` lives, its store is borrowed, so that
-//! the component does not run and the memory does not grow.
+//! Guest memory is in the arena only, and [`Heap`] returns slices outside of it: so no reference
+//! of the host is to memory that a guest, a VMM or another thread changes. While a `Heap` lives,
+//! its store is borrowed, so that the component does not run and the memory does not grow.
 
 #![allow(unsafe_code)]
 
@@ -16,7 +15,7 @@ use zerocopy::{FromBytes, Immutable};
 
 use crate::runtime::state::HostState;
 
-/// Where the linear memory of a store's instance lies at the moment.
+/// The current location of the linear memory of a store's instance.
 #[derive(Debug)]
 pub struct Place {
     /// Its first byte.
@@ -68,7 +67,7 @@ impl<'a> Heap<'a> {
         }
     }
 
-    /// Checks where a range lies, and returns its first byte and its length.
+    /// Checks a range, and returns its first byte and its length.
     #[inline]
     fn locate(&self, address: u32, size: usize, align: u32) -> Result<(*mut u8, usize)> {
         let begin = address as usize;
@@ -105,7 +104,7 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as for [`bytes`](Self::bytes).
     #[inline]
     pub fn bytes_mut(&mut self, address: u32, size: usize, align: u32) -> Result<&mut [u8]> {
         let (base, size) = self.locate(address, size, align)?;

@@ -25,7 +25,7 @@ type List = (u32, u32);
 ///
 /// # Errors
 ///
-/// wasmtime's, of which there is no cause.
+/// The error of wasmtime, which is not expected.
 pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
     let mut linker = Linker::new(engine);
     let memory = "manatee:device/guest-memory@0.2.0";
@@ -175,7 +175,7 @@ fn raise(mut host: Host<'_>, vectors: u32, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Copies a list of records, in place of what `to` has.
+/// Copies a list of records, replacing the contents of `to`.
 #[inline]
 fn copy<T, const N: usize>(
     heap: &Heap<'_>,
@@ -224,7 +224,7 @@ fn transmit(
     )?;
     let groups = state.transmit(port, queue)?;
     if state.scratch.statuses.is_empty() {
-        // An empty list is nowhere in particular.
+        // An empty list may have any address.
         return transmitted(&mut heap, to, (1, 0), &groups);
     }
     let list = put_statuses(&mut host)?;

@@ -1,13 +1,12 @@
-//! Components past wasmtime's component model: the one module inside is
-//! instantiated by itself, and called as the canonical ABI says.
+//! Runs components without wasmtime's component model: the one module inside is instantiated
+//! alone, and called by the canonical ABI.
 //!
-//! A call through the component model looks a dozen things up, and costs eight
-//! times what a call of the same function in its module does. Nearly all
-//! components are one module, whose imports and exports carry the world's names,
-//! and what the canonical ABI asks for in this world is little: lists and records
-//! in linear memory, no resources, no strings. The sandbox is the same: memory,
-//! limits and deadlines are those of the module, and what it reaches are the
-//! same imports. Its types are those that wasmtime checked on the component.
+//! A call through the component model looks up a dozen things, and costs eight times as much as a
+//! call of the same function in its module. Nearly all components are one module, whose imports
+//! and exports have the world's names, and this world needs little of the canonical ABI: lists
+//! and records in linear memory, no resources, no strings. The sandbox is the same: memory,
+//! limits and deadlines are those of the module, and it reaches the same imports. Its types are
+//! those that wasmtime checked on the component.
 
 mod abi;
 mod exports;

@@ -18,9 +18,9 @@ struct Inner {
     has_state: bool,
 }
 
-/// Returns the one module that a component is made of. There may be others without
-/// state, as those are that `wasm-tools component new` adds to pass imports on.
-/// Such a component's functions are those of the module that have their names.
+/// Returns the one module that a component is made of. There may be others without state, such as
+/// those that `wasm-tools component new` adds to forward imports. Such a component's functions
+/// are those of the module with the same names.
 pub fn module_of(component: &[u8]) -> Option<&[u8]> {
     let inner = modules(component).ok()??;
     let mut programs = inner.into_iter().filter(|module| module.has_state);
@@ -28,10 +28,10 @@ pub fn module_of(component: &[u8]) -> Option<&[u8]> {
     component.get(only.bytes).filter(|_| more.is_none())
 }
 
-/// Returns the modules of a component; None if a component inside has some too.
+/// Returns the modules of a component; None if a nested component has modules too.
 fn modules(component: &[u8]) -> Result<Option<Vec<Inner>>> {
     let mut modules: Vec<Inner> = Vec::new();
-    // What we are in, from the outside in.
+    // The enclosing components and modules, outermost first.
     let mut inside = Vec::new();
     for payload in Parser::new(0).parse_all(component) {
         match payload? {

@@ -1,4 +1,4 @@
-//! The window arena: which guest pages lie where in it.
+//! The window arena: which guest pages are mapped where in it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,53 +23,52 @@ pub enum WindowError {
     /// Too many windows or mappings, or too large.
     #[error("too many windows")]
     Exhausted,
-    /// It is guest memory that no window can lie over: of larger pages, or of no
-    /// file.
+    /// It is guest memory that can't be in a window: of larger pages, or of no file.
     #[error("this guest memory can't be laid into windows")]
     Unsupported,
-    /// The kernel refused, and what was there before is lost.
+    /// The kernel refused, and the previous contents are lost.
     #[error("laying a window: {0}")]
     Broken(#[from] io::Error),
 }
 
-/// Guest pages could not be taken out of windows one by one.
+/// Guest pages could not be unmapped from windows one by one.
 #[derive(Debug, thiserror::Error)]
 #[error("taking guest memory out of windows: {error}")]
 pub struct RevokeError {
-    /// The kernel's.
+    /// The error of the kernel.
     pub error: io::Error,
-    /// The pages may still be there; otherwise all windows were taken away.
+    /// Whether the pages may still be there; otherwise all windows were unmapped.
     pub in_reach: bool,
 }
 
-/// What windows show.
+/// The contents of windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// The guest's pages, for reading and writing.
     Shared,
-    /// The guest's pages as they are; what is written stays here.
+    /// The guest's pages; stores go to private copies.
     Private,
-    /// Zeros; what is written stays here.
+    /// Zeros; stores go to private copies.
     Nothing,
 }
 
-/// What a component does with a window, and what becomes of its stores.
+/// The access of a component to a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowAccess {
     /// Loads and stores of guest memory.
     ReadWrite,
-    /// Loads of guest memory; what is stored stays here.
+    /// Loads of guest memory; stores go to private copies.
     ReadOnly,
 }
 
-/// The guest pages that lie over a range of linear memory.
+/// The guest pages that are mapped over a range of linear memory.
 #[derive(Debug)]
 struct Window {
     /// Guest address of each page, in order.
     pages: Vec<u64>,
     access: WindowAccess,
     mappings: usize,
-    /// A page of it is not guest memory any more.
+    /// Whether a page of it is not guest memory any more.
     lost: bool,
 }
 
@@ -87,15 +86,15 @@ pub struct Arena {
     windows: BTreeMap<usize, Window>,
     mappings: usize,
     view: View,
-    /// Set when a file was made shorter under a window.
+    /// Set when a file was shrunk under a window.
     lost: Arc<AtomicBool>,
-    /// None if there are too many such ranges: then that ends the process, as it
-    /// does without the handler.
+    /// None if too many ranges are registered: then a lost page ends the process, as without the
+    /// handler.
     _faults: Option<FaultRange>,
 }
 
 impl Arena {
-    /// Creates an arena without windows, which lies at this address.
+    /// Creates an arena without windows at this address.
     pub fn new(at: NonNull<u8>, range: Range<usize>, view: View) -> Self {
         let lost = Arc::new(AtomicBool::new(false));
         Self {
@@ -108,7 +107,7 @@ impl Arena {
         }
     }
 
-    /// Returns whether a page of a window is gone with the file that it was of.
+    /// Returns whether a page of a window was lost with its file.
     pub fn lost(&self) -> Arc<AtomicBool> {
         self.lost.clone()
     }
@@ -117,7 +116,7 @@ impl Arena {
         (self.windows.len(), self.mappings)
     }
 
-    /// Lays a window that is checked first.
+    /// Checks and maps a window.
     pub fn map(
         &mut self,
         within: &Reservation,
@@ -164,7 +163,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Takes a window away.
+    /// Unmaps a window.
     pub fn unmap(&mut self, within: &Reservation, offset: usize) -> io::Result<()> {
         let Some(window) = self.windows.remove(&offset) else {
             return Ok(());
@@ -173,7 +172,7 @@ impl Arena {
         clear(within, window.range(offset))
     }
 
-    /// Replaces pages that are gone by zeroed ones.
+    /// Replaces lost pages by zeroed ones.
     pub fn revoke(
         &mut self,
         within: &Reservation,
@@ -205,7 +204,7 @@ impl Arena {
         Ok(lost)
     }
 
-    /// Lays windows again whose pages are back.
+    /// Maps windows again whose pages are back.
     pub fn restore(&mut self, within: &Reservation, memory: &GuestMemory) -> io::Result<Vec<u32>> {
         let mut whole = Vec::new();
         for (offset, window) in self.windows.iter_mut().filter(|(_, window)| window.lost) {
@@ -222,7 +221,7 @@ impl Arena {
         Ok(whole)
     }
 
-    /// Changes what windows show.
+    /// Changes the contents of windows.
     pub fn show(
         &mut self,
         within: &Reservation,
@@ -256,8 +255,8 @@ impl Arena {
                 at += length;
             }
         }
-        // What is contiguous is taken away by one call: other processors are told once that
-        // its pages are gone, and not once for each, which takes twice as long.
+        // Contiguous ranges are unmapped by one call: it interrupts the other processors once instead
+        // of once for each, which takes twice as long.
         let ranges = laid.iter().map(|(at, run, _)| *at..*at + run.length);
         for range in joined(ranges) {
             clear(within, range)?;
@@ -269,7 +268,7 @@ impl Arena {
     }
 }
 
-/// What is mapped where a window lies.
+/// The mapping under a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backing {
     /// The guest's pages.
@@ -279,8 +278,8 @@ enum Backing {
     Zeros,
 }
 
-/// Returns what a window of this kind is made of. Linux shows in a private mapping what
-/// others write to the file, as long as nobody has stored to the mapping's page.
+/// Returns the mapping for this contents. In a private mapping, Linux shows what others write to
+/// the file as long as nobody has stored to the mapping's page.
 fn backing(view: View, access: WindowAccess) -> Backing {
     match (view, access) {
         (View::Nothing, _) => Backing::Zeros,
@@ -337,7 +336,7 @@ fn runs(pages: &[u64], memory: &GuestMemory) -> Vec<Run> {
     runs
 }
 
-/// Lays all runs of a window, one after the other.
+/// Maps all contiguous runs of a window, one after the other.
 fn lay_all(within: &Reservation, offset: usize, runs: &[Run], backing: Backing) -> io::Result<()> {
     let mut at = offset;
     for run in runs {
@@ -378,7 +377,7 @@ fn lay(
     Ok(())
 }
 
-/// Replaces what is mapped in a range by anonymous, zeroed memory.
+/// Replaces a range by anonymous, zeroed memory.
 fn clear(within: &Reservation, range: Range<usize>) -> io::Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
     let rights = ProtFlags::READ | ProtFlags::WRITE;

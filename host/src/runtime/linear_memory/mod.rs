@@ -1,10 +1,9 @@
-//! The linear memory of a component: a heap that nobody else writes, and an arena
-//! in which windows of guest pages are laid.
+//! The linear memory of a component: a heap that only the component writes, and an arena for
+//! windows of guest pages.
 //!
-//! wasmtime asks for each linear memory here ([`MemoryCreator`]), so that the
-//! host knows where it lies and can lay pages of guest memory over a part of it.
-//! The whole 4 GiB that a 32-bit component can address, and a guard behind it, are
-//! reserved up front; the memory never moves.
+//! wasmtime requests each linear memory here ([`MemoryCreator`]), so that the host knows its
+//! address and can map pages of guest memory over a part of it. The whole 4 GiB that a 32-bit
+//! component can address, and a guard after it, are reserved up front; the memory never moves.
 //!
 //! Nothing inside the accessible size is ever inaccessible, or read-only: a fault
 //! there is turned into a trap only if it happens in compiled wasm, and
@@ -32,14 +31,14 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 use crate::memory::{GuestMemory, PAGE_SIZE};
 use arena::Arena;
 
-/// Bytes that are given back in one system call.
+/// Bytes that are freed in one system call.
 const DISCARDED_AT_ONCE: usize = 1 << 20;
 
 const PAGE: usize = PAGE_SIZE as usize;
 /// The granularity of linear memory.
 const WASM_PAGE: usize = 1 << 16;
 
-/// What lies in a linear memory.
+/// The contents of a linear memory.
 #[derive(Debug, Default)]
 struct Contents {
     /// Bytes that the component may use, from the beginning.
@@ -111,7 +110,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// Makes a range of the memory the arena, once, with what its windows show.
+    /// Makes a range of the memory the arena, once, with these contents of its windows.
     ///
     /// # Errors
     ///
@@ -136,7 +135,7 @@ impl Reservation {
         Ok(offset..end)
     }
 
-    /// Lays guest pages over the part of the arena that begins at `offset`.
+    /// Maps guest pages over the part of the arena that begins at `offset`.
     ///
     /// # Errors
     ///
@@ -154,11 +153,11 @@ impl Reservation {
         arena.map(self, offset as usize, pages, access, memory)
     }
 
-    /// Takes a window away; its range is anonymous, zeroed memory again.
+    /// Unmaps a window; its range is anonymous, zeroed memory again.
     ///
     /// # Errors
     ///
-    /// The kernel's: guest pages may still be there.
+    /// If the kernel refuses: guest pages may still be there.
     pub fn unmap(&self, offset: u32) -> io::Result<()> {
         match &mut self.lock().arena {
             Some(arena) => arena.unmap(self, offset as usize),
@@ -171,7 +170,7 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// [`RevokeError`]; the instance is of no use then.
+    /// [`RevokeError`]; the instance is unusable then.
     pub fn revoke(&self, gone: &[Range<u64>]) -> Result<Vec<u32>, RevokeError> {
         match &mut self.lock().arena {
             Some(arena) => arena.revoke(self, gone),
@@ -179,12 +178,12 @@ impl Reservation {
         }
     }
 
-    /// Lays windows that lost pages again, as far as their pages are back. Returns
-    /// the offsets of those that are whole again.
+    /// Maps windows that lost pages again, as far as their pages are back. Returns the offsets of
+    /// those that are complete again.
     ///
     /// # Errors
     ///
-    /// The kernel's; the instance is of no use then.
+    /// If the kernel refuses; the instance is unusable then.
     pub fn restore(&self, memory: &GuestMemory) -> io::Result<Vec<u32>> {
         match &mut self.lock().arena {
             Some(arena) => arena.restore(self, memory),
@@ -192,11 +191,11 @@ impl Reservation {
         }
     }
 
-    /// Changes what windows show from now on.
+    /// Changes the contents of windows.
     ///
     /// # Errors
     ///
-    /// The kernel's; the instance is of no use then.
+    /// If the kernel refuses; the instance is unusable then.
     pub fn show(&self, view: View, memory: &GuestMemory) -> io::Result<()> {
         match &mut self.lock().arena {
             Some(arena) => arena.show(self, view, memory),
@@ -204,9 +203,8 @@ impl Reservation {
         }
     }
 
-    /// Gives back what the memory holds, a little at a time: unmapped at once,
-    /// it would keep everybody waiting who maps something meanwhile. For a
-    /// memory that nobody uses any more; what it held is lost.
+    /// Frees the memory in small steps: unmapped at once, it would block every thread that maps
+    /// something meanwhile. Only for a memory that is not used any more; its contents are lost.
     pub fn discard(&self) {
         let size = self.size();
         for offset in (0..size).step_by(DISCARDED_AT_ONCE) {
@@ -220,8 +218,7 @@ impl Reservation {
         }
     }
 
-    /// Reports an arena whether a page of a window is gone with the file that it
-    /// was of.
+    /// Returns whether a page of a window was lost with its file.
     pub fn lost(&self) -> Option<Arc<AtomicBool>> {
         self.lock().arena.as_ref().map(Arena::lost)
     }
@@ -251,7 +248,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // It stands for a part of what is unmapped here.
+        // It describes a part of what is unmapped here.
         self.lock().arena = None;
         // SAFETY: the range was mapped by `new`, and nobody refers to it any
         // more: wasmtime's memory and the windows hold this value alive.
@@ -263,7 +260,7 @@ impl Drop for Reservation {
 }
 
 thread_local! {
-    /// The memories made on this thread since [`captured`] last looked.
+    /// The memories that were created on this thread since [`captured`] last checked.
     static CREATED: RefCell<Vec<Arc<Reservation>>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -1,5 +1,4 @@
-//! The exports, called through wasmtime's component model, in either version of
-//! the contract.
+//! Calls the exports through wasmtime's component model, in either version of the contract.
 
 use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, Lower, TypedFunc};
 use wasmtime::{AsContextMut, Result, Store, bail, format_err};
@@ -15,7 +14,7 @@ type Returns<P, R> = TypedFunc<P, (R,)>;
 /// Port, queue and a list.
 type Batch<T> = (u32, u32, Vec<T>);
 
-/// An instance's functions, as far as both versions have them.
+/// The functions of an instance that both versions have.
 struct ByModel {
     describe: Returns<(), Description>,
     read_register: Returns<(u8, u64, u8), u64>,
@@ -56,7 +55,7 @@ enum Own {
 ///
 /// # Errors
 ///
-/// wasmtime's, or it lacks a function.
+/// The error of wasmtime, or a function is missing.
 pub fn instantiate(
     component: &InstancePre<HostState>,
     store: &mut Store<HostState>,
@@ -147,8 +146,7 @@ where
     function.call(store, parameters)
 }
 
-/// Calls a function that returns lists, of so many bytes at most; `what` is for
-/// messages.
+/// Calls a function that returns lists, of up to this many bytes; `what` is for messages.
 fn call_for_lists<P, R>(
     function: &Returns<P, R>,
     store: &mut Store<HostState>,
@@ -180,7 +178,7 @@ const DESCRIPTION: (&str, usize) = (
 /// What is passed to imports meanwhile counts too.
 const RESTORING: (&str, usize) = ("bytes of lists while a state is restored", 4 << 20);
 
-/// Checks the words of a refusal.
+/// Checks the text of a refusal.
 fn refused<E: Into<StateRefusal>>(result: Result<(), E>) -> Result<Result<(), StateRefusal>> {
     let refusal = match result {
         Ok(()) => return Ok(Ok(())),
@@ -196,7 +194,7 @@ fn refused<E: Into<StateRefusal>>(result: Result<(), E>) -> Result<Result<(), St
     Ok(Err(refusal))
 }
 
-/// Checks what the bound of all lists together leaves open.
+/// Checks the bounds that are narrower than the one of all lists together.
 fn checked(description: Description) -> Result<contract::Description> {
     let description = contract::Description::from(description);
     let contract::Description {

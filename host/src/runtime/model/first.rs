@@ -1,6 +1,5 @@
-//! What version 0.1.0 of the contract has of its own. A component of that version
-//! still runs: without windows, with one queue a port, and with a link that is up
-//! or down.
+//! The types that only version 0.1.0 of the contract has. A component of that version still
+//! runs: without windows, with one queue a port, and with a link that is up or down.
 
 use wasmtime::component::{ComponentType, Lift, Lower, flags};
 
@@ -28,7 +27,7 @@ impl From<&contract::PortConfig> for PortConfig {
     }
 }
 
-/// Returns whether a device that knows two states of a link takes it for up.
+/// Returns whether a device that knows two states of a link is told that it is up.
 pub fn carries(link: contract::Link) -> bool {
     link.state != contract::LinkState::Down
 }

@@ -1,5 +1,5 @@
-//! The imports, as wasmtime's component model hands over their parameters. Lists
-//! stay in linear memory until their length was looked at.
+//! The imports, with the parameters of wasmtime's component model. Lists stay in linear memory
+//! until their length was checked.
 
 use wasmtime::component::{Lift, Linker, LinkerInstance, WasmList};
 use wasmtime::{Engine, Result, StoreContextMut};
@@ -54,8 +54,8 @@ fn copied<T: Lift + 'static, U: From<T>>(
     items.map(|item| item.map(U::from)).collect()
 }
 
-/// Answers that there are no windows: wasmtime itself refers to linear memory as
-/// slices when it copies lists, so that no guest memory may ever lie there.
+/// Answers that there are no windows: wasmtime creates slices of linear memory when it copies
+/// lists, so that no guest memory may be mapped there.
 fn refuse_window(pages: &WasmList<u64>) -> Result<(Result<(), WindowError>,)> {
     bounds::check(WINDOW_PAGES, pages.len(), bounds::WINDOW_PAGES)?;
     Ok((unsupported(),))
@@ -195,7 +195,7 @@ fn log(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
     )
 }
 
-/// Returns what only version 0.2.0 has.
+/// Returns the imports that only version 0.2.0 has.
 fn second(linker: &mut Linker<HostState>) -> Result<()> {
     let mut memory = linker.instance("manatee:device/guest-memory@0.2.0")?;
     memory.func_wrap("reserve-arena", |_: Host<'_>, (_, _): (u32, u32)| {

@@ -1,10 +1,9 @@
-//! Components through wasmtime's component model: any that fits a version of the
-//! world, however it is put together.
+//! Runs components through wasmtime's component model: any that fits a version of the world,
+//! whatever its structure.
 //!
-//! There are no windows here. wasmtime refers to linear memory as a slice when it
-//! copies lists in and out, and no Rust reference may be to memory that a guest
-//! changes meanwhile. So nothing of the guest ever lies in such a component's
-//! memory: it works by copies.
+//! There are no windows here. wasmtime creates slices of linear memory when it copies lists in
+//! and out, and no Rust reference may be to memory that a guest changes meanwhile. So no guest
+//! memory is ever mapped into such a component's memory: it works by copies.
 
 mod exports;
 mod first;

@@ -1,4 +1,4 @@
-//! What version 0.2.0 of the contract has of its own.
+//! The types that only version 0.2.0 of the contract has.
 
 use wasmtime::component::{ComponentType, Lift, Lower, WasmList, flags};
 
@@ -36,7 +36,7 @@ impl From<Features> for contract::Features {
     }
 }
 
-/// Never looked at: there are no windows in the component model.
+/// Never read: there are no windows in the component model.
 #[derive(Clone, Copy, ComponentType, Lift)]
 #[component(enum)]
 #[repr(u8)]

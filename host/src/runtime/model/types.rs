@@ -1,5 +1,5 @@
-//! The contract's types as wasmtime's component model passes them, as far as both
-//! versions of the contract have them alike.
+//! The contract's types for wasmtime's component model, as far as both versions of the contract
+//! share them.
 
 use wasmtime::component::{ComponentType, Lift, Lower, flags};
 
@@ -83,7 +83,7 @@ impl From<RxBuffer> for contract::RxBuffer {
     }
 }
 
-/// Defines an enum of the contract, and how it comes from the host's own.
+/// Defines an enum of the contract, and its conversion from the host's own.
 macro_rules! cases {
     ($name:ident from $own:path { $($case:ident = $wit:literal),* $(,)? }) => {
         #[derive(Clone, Copy, ComponentType, Lift, Lower)]

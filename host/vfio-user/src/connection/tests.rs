@@ -1,4 +1,4 @@
-//! Messages that are cut, long, wrong, or come with descriptors.
+//! Messages that are split, long, malformed, or have descriptors.
 
 use std::fs::File;
 use std::io::{IoSlice, Write};
@@ -34,7 +34,7 @@ fn send_with(vmm: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
     assert_eq!(sent.unwrap(), bytes.len());
 }
 
-/// Returns id, length of the body and number of descriptors.
+/// Returns the id, the body's length and the number of descriptors.
 fn next(receiver: &mut Receiver<'_>) -> (u16, usize, usize) {
     match receiver.receive(None).unwrap() {
         Received::Message(message) => (
@@ -87,7 +87,7 @@ fn long_message_that_comes_byte_by_byte_is_made_room_for_once() {
         rooms.push(receiver.input.as_ptr());
     }
     rooms.dedup();
-    // Moving is for the header, of which nobody knows what follows.
+    // Only a header whose size is not known yet may be moved.
     assert!(rooms.len() <= 4, "moved {} times", rooms.len());
     vmm.write_all(&bytes[bytes.len() - 1..]).unwrap();
     match receiver.receive(None).unwrap() {
@@ -96,7 +96,10 @@ fn long_message_that_comes_byte_by_byte_is_made_room_for_once() {
     }
     vmm.write_all(&message(2, &[])).unwrap();
     assert_eq!(next(&mut receiver), (2, 0, 0));
-    assert!(receiver.input.capacity() <= 2 * CHUNK, "it is given back");
+    assert!(
+        receiver.input.capacity() <= 2 * CHUNK,
+        "the memory is freed"
+    );
 }
 
 #[test]
@@ -156,7 +159,7 @@ fn too_many_descriptors_break_it() {
     let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
     send_with(&vmm, &message(1, &[]), &many);
     assert!(matches!(receiver.receive(None), Err(Broken::Descriptors)));
-    // A few with each byte of a message that never ends.
+    // A few with each byte of an endless message.
     let (vmm, ours) = UnixStream::pair().unwrap();
     let halt = Halt::new().unwrap();
     let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());

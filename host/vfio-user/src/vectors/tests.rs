@@ -1,4 +1,4 @@
-//! What comes out of the eventfds, and when.
+//! When vectors signal their eventfds, and how often.
 
 use std::os::fd::OwnedFd;
 

@@ -213,14 +213,14 @@ fn refused(error: &WatchError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-/// Makes a pipe, to whose end for writing nobody waits to write.
+/// Creates a pipe whose write end is non-blocking.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     fcntl_setfl(&writer, fcntl_getfl(&writer)? | OFlags::NONBLOCK)?;
     Ok((reader, writer))
 }
 
-/// Writes what comes until it is over, or nobody reads it any more.
+/// Writes packets until the capture ends, or its reader is gone.
 fn write(pipe: &OwnedFd, ring: &Ring, header: Vec<u8>) -> io::Result<()> {
     let mut blocks = header;
     put(pipe, &blocks)?;
@@ -261,7 +261,7 @@ fn put(pipe: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for news. Fails if nobody reads any more.
+/// Waits for more packets. Fails if the reader is gone.
 fn wait(pipe: &OwnedFd, ring: &Ring) -> io::Result<()> {
     let news = ring.as_fd();
     let mut both = [

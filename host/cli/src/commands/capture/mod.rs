@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let ending = signals.end(arguments.control.clone(), capturing.capture)?;
     let mut pipe = File::from(pipe);
     let copied = io::copy(&mut pipe, &mut output.file);
-    // Nobody reads any more: what is still captured need not be waited for.
+    // The reader is gone: do not wait for further packets.
     drop(pipe);
     match copied {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -130,7 +130,7 @@ struct Signals {
     terminate: Signal,
 }
 
-/// What becomes of a capture that a signal ends.
+/// How a signal ends a capture.
 struct Ending {
     asked: Arc<AtomicBool>,
     outcome: Receiver<Result<Captured, ClientError>>,
@@ -162,7 +162,7 @@ impl Signals {
             self.wait();
             asks.store(true, Ordering::Release);
             let client = Client::connect(&control);
-            // Whoever waits for it may be gone.
+            // The client may be gone.
             let _ = told.send(client.and_then(|mut client| client.end_capture(capture)));
             self.wait();
             std::process::exit(INTERRUPTED);
@@ -188,7 +188,7 @@ impl Signals {
 }
 
 impl Ending {
-    /// Says what the capture came to, all of which was written.
+    /// Reports the counters of the capture, which was written completely.
     fn say(&self) {
         let asked = self.asked.load(Ordering::Acquire);
         match asked.then(|| self.outcome.recv()) {

@@ -61,7 +61,7 @@ impl Stamp {
     }
 }
 
-/// What a capture came to.
+/// The counters of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
     pub begun: Stamp,
@@ -77,7 +77,7 @@ pub fn begin(out: &mut Vec<u8>, program: &str, interface: &str, snaplen: u32) {
         for version in [1u16, 0] {
             out.extend_from_slice(&version.to_ne_bytes());
         }
-        // Nobody knows how long it gets.
+        // Its length is unknown.
         out.extend_from_slice(&u64::MAX.to_ne_bytes());
         option(out, SHB_USERAPPL, program.as_bytes());
         option(out, END_OF_OPTIONS, &[]);
@@ -116,7 +116,7 @@ pub fn packet(out: &mut Vec<u8>, packet: &Passed<'_>, at: Stamp, dropped: u64) {
     });
 }
 
-/// Adds what a capture came to, which ends it.
+/// Adds the counters of a capture, which end the file.
 pub fn end(out: &mut Vec<u8>, statistics: &Statistics) {
     block(out, INTERFACE_STATISTICS, |out| {
         let Statistics {

@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::pcapng::{self, OVERHEAD, Stamp, Statistics};
 
-/// A capture's packets, between the device and whoever writes them.
+/// A capture's packets, between the device and the thread that writes them.
 #[derive(Debug)]
 pub struct Ring {
     /// How many bytes of a packet are kept.
@@ -33,20 +33,20 @@ struct Waiting {
     over: bool,
 }
 
-/// What there is to write.
+/// The packets to write.
 #[derive(Debug)]
 pub struct Chunk {
     pub blocks: Vec<u8>,
-    /// What all came to, if these are the last.
+    /// The final counters, if these are the last packets.
     pub over: Option<Statistics>,
 }
 
 impl Ring {
-    /// Returns an empty one, of so many bytes.
+    /// Creates an empty one of this many bytes.
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If a system call fails.
     pub fn new(snaplen: u32, bytes: u64) -> io::Result<Self> {
         Ok(Self {
             packet: snaplen as usize,

@@ -22,7 +22,7 @@ const PAUSES: [f64; 10] = [
 
 type Label = (&'static str, String);
 
-/// What is observed when it happens.
+/// Metrics that are updated when an event happens.
 #[derive(Clone, Debug)]
 pub struct Observed {
     pauses: Histogram,
@@ -54,7 +54,7 @@ impl Observed {
     }
 }
 
-/// What metrics are made of.
+/// The source of the metrics.
 pub struct Facts {
     /// The device.
     pub device: Device,
@@ -109,7 +109,7 @@ impl Metrics {
     }
 }
 
-/// What is read when somebody asks.
+/// Metrics that are read on request.
 struct Collected {
     facts: Facts,
     /// When the process began to serve, in seconds since 1970.

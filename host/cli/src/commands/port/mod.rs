@@ -39,7 +39,7 @@ pub struct PortArgument {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Backend {
     Tap(String),
-    /// Queues of a TAP that somebody else opened.
+    /// Queues of a TAP that another process opened.
     Descriptors(Vec<RawFd>),
     Stream(PathBuf),
     StreamDescriptor(RawFd),

@@ -15,7 +15,7 @@ use crate::commands::inherited;
 use crate::commands::mac::{self, Mac};
 use crate::commands::serve::kept::{Kept, queue_name};
 
-/// What a port that says nothing else gets, as on most networks.
+/// The default MTU, as on most networks.
 pub const DEFAULT_MTU: u16 = 1500;
 /// There is no wire; this is what the guest shows.
 pub const LINK_SPEED_MBPS: u32 = 100_000;
@@ -29,16 +29,16 @@ pub struct Opened {
     pub queues: Vec<(String, OwnedFd)>,
 }
 
-/// What a port is connected to.
+/// The other side of a port.
 struct Connected {
     endpoint: Box<dyn Endpoint>,
-    /// What its link follows.
+    /// The interface or stream that its link follows.
     interface: Option<Interface>,
     /// The queues of a TAP once more.
     queues: Vec<OwnedFd>,
 }
 
-/// What the link of a port follows.
+/// The interface or stream that the link of a port follows.
 #[derive(Clone, Debug)]
 pub enum Interface {
     Tap(TapLink),

@@ -1,4 +1,4 @@
-//! What `--port` says.
+//! Parsing of `--port`.
 
 use super::open::{DEFAULT_MTU, LINK_SPEED_MBPS};
 use super::*;

@@ -1,4 +1,4 @@
-//! What a report says of the machine.
+//! The machine's part of a report.
 
 use std::fs;
 

@@ -99,7 +99,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("writing {shown}"))
 }
 
-/// Asks a process that serves. That it does not answer is worth a report too.
+/// Asks a process that serves. If it does not answer, that is reported.
 fn server(path: &Path) -> Value {
     let asked = ask(path).unwrap_or_else(|error| {
         let error = errors::one_line(&error);

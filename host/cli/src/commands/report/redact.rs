@@ -1,4 +1,4 @@
-//! What nobody needs to know who reads a report: addresses and names of people.
+//! Redacts from a report what its reader must not learn: addresses and names of people.
 //!
 //! Each address becomes a word of its own, and the same one each time, so that a reader still sees
 //! what belongs together.

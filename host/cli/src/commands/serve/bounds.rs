@@ -1,10 +1,10 @@
-//! What a device may take, and what becomes of one that fails.
+//! The resource limits of a device, and its recovery after failures.
 
 use std::time::Duration;
 
 use manatee::device::{CrashPolicy, Limits};
 
-/// What a device may take.
+/// The resource limits of a device.
 #[derive(Debug, clap::Args)]
 pub struct BoundArguments {
     /// The most memory that the component may have, in MiB of addresses: windows into guest

@@ -22,7 +22,7 @@ use crate::jail::broker::Broker;
 /// How long the session with a VMM may take to come to the end of a message.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What is handed over.
+/// The state and descriptors that are handed over.
 pub struct Estate<'a> {
     pub device: &'a Served,
     pub stopper: &'a Stopper,
@@ -53,7 +53,7 @@ impl Estate<'_> {
     ///
     /// # Errors
     ///
-    /// Why nobody can continue with it.
+    /// Why no successor can take over.
     pub fn leave(self) -> anyhow::Result<()> {
         let Served { device, vectors } = self.device;
         let handed = self.stopper.hand_over(PATIENCE);
@@ -134,7 +134,7 @@ impl Estate<'_> {
         Ok(named.collect())
     }
 
-    /// Says by the line to a keeper what this process can offer, or why it can't.
+    /// Offers this process's descriptors to the keeper over the line, or reports why it can't.
     pub fn answer(&self, line: &Line, alone: bool) -> std::io::Result<()> {
         if alone {
             let reason = "one of its ports is a stream, which has two ends only".to_owned();

@@ -1,4 +1,4 @@
-//! What a process before this one has left with the service manager, for this one to continue.
+//! The descriptors that a predecessor stored with the service manager, for this process to continue.
 
 use std::os::fd::OwnedFd;
 
@@ -7,7 +7,7 @@ use manatee::component::Digest;
 use manatee::continuity::{HandOver, OfferError, STATE};
 use serde::{Deserialize, Serialize};
 
-/// What the names of descriptors begin with that a process leaves for the next one.
+/// The prefix of the names of descriptors that a process leaves for the next one.
 pub const PREFIX: &str = "manatee-";
 /// The names of what `manatee serve` adds to what the library hands over.
 pub const VFIO: &str = "listener-vfio";
@@ -16,17 +16,17 @@ pub const METRICS: &str = "listener-metrics";
 pub const COMPONENT: &str = "component";
 /// The name of the line to a keeper.
 pub const LINE: &str = "line";
-/// What the names of TAPs' queues begin with.
+/// The prefix of the names of TAPs' queues.
 const QUEUE: &str = "tap-";
 /// The connection of a VMM, which has this name in what the library hands over.
 const SESSION: &str = "session";
 
-/// What goes along with a device, in JSON.
+/// The notes that accompany a device, in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notes {
-    /// What an operator has set each link to.
+    /// The operator's setting of each link.
     pub links: Vec<Option<bool>>,
-    /// What an operator has set each rate to while it ran: 0 for no limit.
+    /// The operator's rate of each port, set at run time: 0 for no limit.
     #[serde(default)]
     pub rates: Vec<Option<u32>>,
     /// The component that was swapped in, if one was.
@@ -196,7 +196,7 @@ mod tests {
         );
         let (kept, _) = Kept::sort(vec![session]);
         assert!(kept.read().unwrap().is_none());
-        // The VMM hears of it, although somebody has a copy of the connection.
+        // The VMM notices, although another process has a copy of the connection.
         let mut byte = [0];
         assert_eq!(std::io::Read::read(&mut &theirs, &mut byte).unwrap(), 0);
         drop(ours);

@@ -127,7 +127,7 @@ pub struct Arguments {
     logging: LogArguments,
 }
 
-/// Serves until it is told to end.
+/// Serves until it is asked to end.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if arguments.print_capabilities {
         return match super::output::print(&format!("{:#}\n", capabilities())) {
@@ -230,7 +230,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         if inherits {
             broker.own_sockets()?;
         }
-        // What was left there is older than the device from now on.
+        // From now on the stored state is older than the device.
         kept.iter().for_each(|name| notifier.forget(name));
         let facts = Facts {
             device: device.device.clone(),

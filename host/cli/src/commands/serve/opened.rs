@@ -1,4 +1,4 @@
-//! What is opened before the process is confined.
+//! Opens everything that the process needs before it is confined.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::jail::broker::{Begin, Broker, SocketFile};
 use crate::jail::child::{self, Code};
 use crate::jail::sealed;
 
-/// What a command line asks to be opened.
+/// The files that a command line names.
 pub struct Asked<'a> {
     pub sockets: &'a SocketArguments,
     pub metrics: Option<&'a metrics::Address>,
@@ -33,7 +33,7 @@ pub struct Asked<'a> {
     pub sandbox: bool,
 }
 
-/// What has to be opened before the process is confined.
+/// Everything that must be opened before the process is confined.
 pub struct Opened {
     pub signals: Signals,
     /// SIGCHLD: the broker may have ended.
@@ -49,7 +49,7 @@ pub struct Opened {
     pub broker: Arc<Broker>,
     /// The device of a process before this one.
     pub predecessor: Option<Predecessor>,
-    /// What that has left is known to the service manager by these names.
+    /// The names under which the service manager stores its descriptors.
     pub kept: Vec<String>,
     /// Which sockets the service manager hands over at each start.
     pub listed: Listed,
@@ -68,7 +68,7 @@ impl Opened {
     ///
     /// # Errors
     ///
-    /// What can't be opened, and why.
+    /// The file that can't be opened, and why.
     pub fn open(asked: &Asked<'_>, ids: Option<Ids>, mut handed: Handed) -> anyhow::Result<Self> {
         // Before the sockets are made, so that they are removed in any case.
         let signals = Signals::catch().context("catching signals")?;

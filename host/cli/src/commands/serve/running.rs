@@ -1,4 +1,4 @@
-//! What happens while a device is served.
+//! The tasks that run while a device is served.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ pub struct StreamPort {
     pub peer: Option<usize>,
 }
 
-/// Serves until it is told to end.
+/// Serves until it is asked to end.
 pub async fn serve(running: Running) -> anyhow::Result<()> {
     let Running {
         device,
@@ -187,7 +187,7 @@ async fn heed(signals: &mut Signals, notifier: &Notifier) -> bool {
 /// Waits until the device could be had: a process that can't get at it any more is of no use.
 async fn look_after(device: &Device) {
     let device = device.clone();
-    // What came of it, nobody wants to know.
+    // The result does not matter.
     let _ = tokio::task::spawn_blocking(move || device.has_work()).await;
 }
 
@@ -203,7 +203,7 @@ async fn answer(
     }
 }
 
-/// Shows metrics for ever; waits for ever if nobody is to see them.
+/// Serves metrics until the future is dropped; only waits if there is no listener.
 async fn show(socket: Option<&metrics::Socket>, metrics: Option<Metrics>) -> anyhow::Result<()> {
     match socket.zip(metrics) {
         Some((socket, metrics)) => Ok(socket.serve(metrics).await?),
@@ -241,7 +241,7 @@ async fn offer(estate: &Estate<'_>, line: Option<Line>, alone: bool) -> anyhow::
     }
 }
 
-/// Has links follow their TAPs for ever, as long as the kernel reports them.
+/// Makes links follow their TAPs, as long as the kernel reports them.
 async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<()> {
     if let Some(watch) = watch
         && let Err(error) = links.watch(watch).await
@@ -251,7 +251,7 @@ async fn follow(links: Arc<Links>, watch: Option<LinkWatch>) -> anyhow::Result<(
     std::future::pending().await
 }
 
-/// Has links follow streams for ever, which are connected again when their other side is back.
+/// Makes links follow streams, which are reconnected when their other side is back.
 async fn follow_streams(
     links: &Arc<Links>,
     streams: Vec<StreamPort>,
@@ -273,7 +273,7 @@ async fn follow_streams(
     std::future::pending().await
 }
 
-/// Says when the broker ends before its time. The device continues.
+/// Logs an unexpected end of the broker. The device continues.
 async fn watch_broker(broker: &Broker, child: &mut Signal) -> anyhow::Result<()> {
     while !broker.has_ended() {
         child.recv().await;

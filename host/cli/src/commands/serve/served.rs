@@ -29,7 +29,7 @@ pub fn load(component: Option<Code>) -> anyhow::Result<Component> {
 }
 
 impl Served {
-    /// Makes the device. What happens to it is told, and observed.
+    /// Creates the device. Its events are published and counted.
     pub fn new(
         component: &Component,
         ports: Vec<Port>,

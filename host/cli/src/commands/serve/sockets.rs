@@ -14,9 +14,9 @@ use super::kept::{self, Kept};
 use crate::commands::inherited::{self, check_address, place};
 use crate::jail::broker::SocketFile;
 
-/// What a service manager calls the vfio-user socket (`FileDescriptorName=`).
+/// The service manager's name of the vfio-user socket (`FileDescriptorName=`).
 const VFIO: &str = "vfio";
-/// What it calls the control socket.
+/// Its name of the control socket.
 const CONTROL: &str = "control";
 
 /// Where to serve.
@@ -47,7 +47,7 @@ pub struct Handed {
     control: Option<OwnedFd>,
     /// Which of them the service manager hands over at each start.
     pub listed: Listed,
-    /// What a process before this one has left, or offers.
+    /// The state that a predecessor has left, or offers.
     pub kept: Kept,
     /// By which a keeper and this process talk.
     pub line: Option<Line>,

@@ -93,7 +93,7 @@ impl Broker {
             .context("the broker's answer lacks a descriptor")
     }
 
-    /// Has it connect to the peer with this index, once.
+    /// Makes it connect to the peer with this index, once.
     ///
     /// # Errors
     ///
@@ -123,7 +123,7 @@ impl Broker {
             Ok(Some((Answer::Refused(reason), _))) => bail!("{reason}"),
             Ok(None) => bail!("{}", self.lost("it has ended")),
             Err(error) => {
-                // What it answers later would be taken for the answer to something else.
+                // A late answer would be mistaken for the answer to another request.
                 let _ = shutdown(&self.socket, Shutdown::Both);
                 bail!("{}", self.lost(&error.to_string()))
             }
@@ -139,14 +139,14 @@ impl Broker {
         )
     }
 
-    /// Has it leave the sockets' files: another process has the sockets by now.
+    /// Makes it leave the sockets' files: another process has the sockets now.
     pub fn leave_sockets(&self) {
         if let Err(error) = self.ask(&Request::Leave, None, PATIENCE) {
             tracing::warn!("the sockets' files may be removed: {error:#}");
         }
     }
 
-    /// Has it remove the sockets' files in the end: the process that had them has left them.
+    /// Makes it remove the sockets' files at the end: the process that had them has left them.
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl Broker {
         self.ask(&Request::Own, None, PATIENCE).map(|_| ())
     }
 
-    /// Has it remove the sockets and end, if it has not.
+    /// Makes it remove the sockets and end, if it has not.
     pub fn end(&self) {
         if self.is_gone() {
             return;

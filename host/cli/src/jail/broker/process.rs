@@ -1,4 +1,4 @@
-//! What happens inside the broker.
+//! The broker's own process.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -174,7 +174,7 @@ impl Process {
         connected.map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// Has a child do a job. None if nobody waits for it any more.
+    /// Runs a job in a child. None if the requester is gone.
     fn start(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -234,7 +234,7 @@ struct Key {
     digest: [u8; 32],
 }
 
-/// What became of components: compiled once, and refused at once the second time.
+/// The results for components: one that failed to compile is refused at once the second time.
 #[derive(Debug, Default)]
 struct Known {
     compiled: VecDeque<(Key, File)>,
@@ -242,7 +242,7 @@ struct Known {
 }
 
 impl Known {
-    /// Returns what became of a component, which is called `name` now.
+    /// Returns the earlier result for a component, whose name is `name` now.
     fn get(&self, key: &Key, name: &str) -> Option<io::Result<Result<File, String>>> {
         let refused = self.refused.iter().find(|(known, _)| known == key);
         if let Some((_, refusal)) = refused {

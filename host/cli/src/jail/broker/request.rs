@@ -1,4 +1,4 @@
-//! What is asked of the broker, and what it answers.
+//! The requests to the broker, and its answers.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::jail::user::Ids;
 /// The hidden command that is a broker.
 pub const COMMAND: &str = "jail-broker";
 
-/// What the broker needs to know before anything else.
+/// The broker's configuration, which it receives first.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Begin {
     /// The sockets to remove.
@@ -39,7 +39,7 @@ impl SocketFile {
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If a system call fails.
     pub fn at(path: &Path) -> std::io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
         let file = path.symlink_metadata()?;
@@ -56,16 +56,16 @@ impl SocketFile {
     }
 }
 
-/// What is asked of the broker.
+/// A request to the broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// The first.
     Begin(Begin),
     /// Start a child; a sealed file comes along. The digest is the file's.
     Start { job: Job, digest: [u8; 32] },
-    /// Leave the files of sockets, which somebody else has now.
+    /// Leave the files of sockets, which another process has now.
     Leave,
-    /// Remove the files of sockets in the end: whoever had them has left them.
+    /// Remove the files of sockets at the end: the process that had them has left them.
     Own,
     /// Connect to the peer with this index.
     Connect(usize),
@@ -81,7 +81,7 @@ impl Request {
     }
 }
 
-/// What it answers.
+/// An answer of the broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// Done. A child's answer comes along as a sealed file, a connection as a socket.

@@ -1,4 +1,4 @@
-//! What happens inside a child.
+//! The child's own process.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What a child is to do, and what it may use.
+//! The jobs of a child, and its limits.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 /// The longest name of a component in messages, in characters.
 pub const MAX_NAME: usize = 256;
 
-/// What a child is to do.
+/// A job of a child.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// What messages call the component.
+    /// The component's name in messages.
     pub name: String,
-    /// What to do with it.
+    /// The action.
     pub task: Task,
     /// Whether it runs beside a device that is served, which is not to notice: it gets
     /// the processor only when nobody else wants it.
@@ -65,7 +65,7 @@ impl Suite {
     }
 }
 
-/// What a child may use.
+/// The limits of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Memory of its own, in bytes.
@@ -77,11 +77,11 @@ pub struct Bounds {
     /// Time, if it had the processor for less than half of `time`: what has the lowest
     /// priority may have to wait on a busy machine, without being at fault.
     pub starved: Duration,
-    /// What it writes, in bytes.
+    /// The most bytes that it may write.
     pub output: u64,
 }
 
-/// What compiling may use.
+/// The limits for compiling.
 pub(super) const COMPILE: Bounds = Bounds {
     memory: 1 << 30,
     processor: Duration::from_secs(60),
@@ -102,7 +102,7 @@ const PATIENT: SuiteLimits = SuiteLimits {
 const CHECK_MEMORY: u64 = 1 << 30;
 /// Devices, with a testbed and a runner each, that a check has at once.
 const CHECK_MEMORIES: u64 = 12;
-/// What a check writes: a line for each requirement.
+/// The most bytes that a check writes: a line for each requirement.
 pub(super) const CHECK_OUTPUT: u64 = 16 << 20;
 
 impl Job {
@@ -144,7 +144,7 @@ impl Job {
     }
 }
 
-/// Cleans and cuts text of somebody else's, for one line of a message.
+/// Cleans and truncates foreign text, for one line of a message.
 pub fn clean(text: &str, most: usize) -> String {
     let mut short: String = text
         .chars()

@@ -48,7 +48,7 @@ pub enum Refusal {
         name: String,
         /// The bound, in words.
         bound: String,
-        /// What was being done.
+        /// The operation that failed.
         task: &'static str,
     },
     /// It had to wait for the processor.
@@ -70,7 +70,7 @@ pub enum Refusal {
     Failed {
         /// The component.
         name: String,
-        /// What was being done.
+        /// The operation that failed.
         task: &'static str,
         /// Its exit status.
         how: String,
@@ -113,7 +113,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If a system call fails.
     pub fn start(job: Job, wasm: &File, sandbox: bool) -> io::Result<Self> {
         let output = sealed::create("manatee-output")?;
         let words = sealed::create("manatee-words")?;

@@ -13,13 +13,16 @@
 //! code do so, the thread ends, and with it the process, rather than continue with a device
 //! that is half done.
 
+mod answers;
 mod attachment;
 mod backend;
 mod connection;
 mod eventfd;
 mod halt;
 mod irq_request;
+mod journal;
 mod layout;
+mod peek;
 mod rations;
 mod server;
 mod session;
@@ -28,6 +31,7 @@ mod vectors;
 mod wire;
 
 pub use backend::{Backend, CONFIG_SPACE_SIZE, MAX_DMA_MAPS, MemoryMap, Refused};
+pub use journal::{Journal, Lost, Progress};
 pub use manatee_common::listener::{Access, AdoptError, BindError};
 pub use server::{HandedOver, ServeError, Server, Stopper};
 pub use suspended::{NoSession, Suspended};

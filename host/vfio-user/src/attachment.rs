@@ -1,15 +1,19 @@
 //! Carries out a VMM's requests on a backend.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::VFIO_PCI_MSIX_IRQ_INDEX;
 
 use manatee_common::closer::Foreign;
 
+use crate::answers;
 use crate::backend::{Backend, MemoryMap, Refused};
-use crate::connection::Broken;
+use crate::connection::{Broken, Unread};
 use crate::irq_request::IrqRequest;
+use crate::journal::Journal;
 use crate::layout::Region;
 use crate::rations::Rations;
 use crate::vectors::Vectors;
@@ -20,6 +24,8 @@ pub(crate) struct Attachment<'a> {
     backend: &'a dyn Backend,
     vectors: &'a Vectors,
     rations: &'a mut Rations,
+    /// Where the session is noted.
+    journal: Option<&'a dyn Journal>,
     /// The VMM has sent a request.
     greeted: bool,
     /// The log has said that the guest's memory is out of reach.
@@ -34,6 +40,7 @@ impl<'a> Attachment<'a> {
             backend,
             vectors,
             rations,
+            journal: None,
             greeted: false,
             warned_unreachable: false,
             reported_unsealed: false,
@@ -45,6 +52,65 @@ impl<'a> Attachment<'a> {
         self.greeted = true;
         self.backend.attach();
         self.inform("the session with the VMM continues");
+    }
+
+    /// Opens a journal for the session, or continues without if that fails.
+    /// What was received of a message by a process without a journal is in this one only.
+    pub fn open_journal(
+        &mut self,
+        journal: &'a dyn Journal,
+        connection: BorrowedFd<'_>,
+        unread: &Unread,
+    ) {
+        let opened = match unread.bytes.is_empty() {
+            true => answers::prepare(journal, connection),
+            false => Err(io::Error::other(
+                "a message was received in part before it began",
+            )),
+        };
+        let opened = opened.and_then(|()| journal.opened(connection));
+        let opened = opened.and_then(|()| {
+            // What another server knew of it.
+            if self.greeted {
+                journal.vectors(self.vectors)?;
+                journal.attached();
+            }
+            Ok(())
+        });
+        self.journal = Some(journal);
+        if let Err(error) = opened {
+            self.close_journal(&error);
+        }
+    }
+
+    /// Continues with the journal of a server that died.
+    pub fn reopen_journal(&mut self, journal: &'a dyn Journal) {
+        self.journal = Some(journal);
+    }
+
+    /// Returns the journal of the session, if it has one.
+    pub fn journal(&self) -> Option<&'a dyn Journal> {
+        self.journal
+    }
+
+    fn close_journal(&mut self, error: &io::Error) {
+        if let Some(journal) = self.journal.take() {
+            journal.closed();
+        }
+        if let Some(dropped) = self.rations.journals.pass() {
+            tracing::warn!(
+                dropped,
+                "this session with a VMM will not survive the end of this process: {error}"
+            );
+        }
+    }
+
+    /// Notes the vectors in the journal. The session continues without one if that fails.
+    pub fn note_vectors(&mut self) {
+        let noted = self.journal.map(|journal| journal.vectors(self.vectors));
+        if let Some(Err(error)) = noted {
+            self.close_journal(&error);
+        }
     }
 
     /// Returns whether a VMM used the device in this session.
@@ -85,6 +151,9 @@ impl<'a> Attachment<'a> {
         if !self.greeted {
             self.greeted = true;
             self.backend.attach();
+            if let Some(journal) = self.journal {
+                journal.attached();
+            }
             self.inform("a VMM is attached");
         }
     }

@@ -16,7 +16,9 @@ use rustix::net::{
 use zerocopy::FromBytes;
 
 use crate::halt::Halt;
-use crate::wire::{Header, MAX_DESCRIPTORS, MAX_MESSAGE};
+use crate::journal::Journal;
+use crate::peek::Arrivals;
+use crate::wire::{Header, MAX_DESCRIPTORS, MAX_KEPT_MESSAGE, MAX_MESSAGE};
 use manatee_common::closer::{self, Foreign};
 
 /// The most that is received at a time, unless a message is longer. A doorbell write is a
@@ -60,6 +62,15 @@ pub enum Broken {
         waiting = closer::MAX_WAITING
     )]
     Closing,
+    /// Descriptors in the middle of more than a message.
+    #[error(
+        "descriptors came in the middle of more bytes than a message has: send those of a \
+         message with its first byte, and each message by itself"
+    )]
+    Packet,
+    /// The connection is not as its journal says.
+    #[error("{0}, so the journal of the session is not of this connection")]
+    Unlike(&'static str),
 }
 
 impl From<Errno> for Broken {
@@ -88,6 +99,8 @@ pub struct Message<'a> {
     pub body: &'a [u8],
     /// The descriptors that came along.
     pub descriptors: Vec<Foreign>,
+    /// Bytes before it that are carried out and not consumed; 0 without a journal.
+    pub done: u32,
 }
 
 /// Bytes and descriptors that were received and not processed yet.
@@ -98,13 +111,17 @@ pub struct Unread {
     pub descriptors: VecDeque<(u64, Foreign)>,
 }
 
-/// Splits a connected socket's bytes into messages.
-#[derive(Debug)]
+/// Takes a connected socket's bytes apart into messages.
 pub struct Receiver<'a> {
     socket: BorrowedFd<'a>,
     halt: &'a Halt,
-    /// The receive buffer. It keeps its size while a message arrives, because growing zeroes the
-    /// new part.
+    /// Where it is noted what is consumed. With a journal bytes are peeked at, and `input`
+    /// begins with the first that is not consumed.
+    journal: Option<&'a dyn Journal>,
+    /// Made when it is waited for more than what was peeked at.
+    arrivals: Option<Arrivals>,
+    /// Room for what is received. It keeps its size while a message comes in, since what
+    /// is made room for is zeroed.
     input: Vec<u8>,
     /// The bytes from `begin` to `end` are received and not processed yet.
     begin: usize,
@@ -138,6 +155,8 @@ impl<'a> Receiver<'a> {
         Self {
             socket,
             halt,
+            journal: None,
+            arrivals: None,
             begin: 0,
             end: unread.bytes.len(),
             input: unread.bytes,
@@ -181,6 +200,8 @@ impl<'a> Receiver<'a> {
             }
         };
         let size = header.size as usize;
+        // It is small: see `fill`.
+        let done = self.journal.map_or(0, |_| self.begin as u32);
         let body = self.begin + size_of::<Header>()..self.begin + size;
         self.begin += size;
         self.consumed += size as u64;
@@ -197,6 +218,7 @@ impl<'a> Receiver<'a> {
             header,
             body: &self.input[body],
             descriptors,
+            done,
         }))
     }
 
@@ -209,7 +231,8 @@ impl<'a> Receiver<'a> {
         let Ok((header, _)) = Header::read_from_prefix(&self.input[self.begin..self.end]) else {
             return Ok(None);
         };
-        if (size_of::<Header>()..=MAX_MESSAGE).contains(&(header.size as usize)) {
+        let most = self.journal.map_or(MAX_MESSAGE, |_| MAX_KEPT_MESSAGE);
+        if (size_of::<Header>()..=most).contains(&(header.size as usize)) {
             Ok(Some(header))
         } else {
             Err(Broken::Size(header.size))
@@ -219,9 +242,29 @@ impl<'a> Receiver<'a> {
     /// Receives at least one byte; `missing` bytes are needed for the message. Returns how many
     /// bytes arrived, 0 at the end of the stream, None if nothing arrived in time.
     fn fill(&mut self, missing: usize, deadline: Option<Instant>) -> Result<Option<usize>, Broken> {
+        match self.journal {
+            Some(journal) => self.consume_done(journal)?,
+            None => self.compact(),
+        }
+        let room = self.end + missing.max(CHUNK);
+        self.make_room(room);
+        let before = self.descriptors.len();
+        let mut received = self.receive_into(self.end..room, deadline)?;
+        let all = self.end + received.unwrap_or(0) == room;
+        if self.journal.is_some() && all && self.descriptors.len() > before {
+            received = self.peek_at_packet(before)?;
+        }
+        self.end += received.unwrap_or(0);
+        Ok(received)
+    }
+
+    /// Moves what was not looked at to the beginning.
+    fn compact(&mut self) {
         self.input.copy_within(self.begin..self.end, 0);
         (self.begin, self.end) = (0, self.buffered());
-        let room = self.end + missing.max(CHUNK);
+    }
+
+    fn make_room(&mut self, room: usize) {
         if room <= 2 * CHUNK && self.input.len() > 2 * CHUNK {
             self.input.truncate(2 * CHUNK);
             self.input.shrink_to_fit();
@@ -229,9 +272,6 @@ impl<'a> Receiver<'a> {
         if self.input.len() < room {
             self.input.resize(room, 0);
         }
-        let received = self.receive_into(self.end..room, deadline)?;
-        self.end += received.unwrap_or(0);
-        Ok(received)
     }
 
     fn receive_into(
@@ -241,16 +281,30 @@ impl<'a> Receiver<'a> {
     ) -> Result<Option<usize>, Broken> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        // The stream's place that `input` begins with.
+        let head = self.consumed - self.begin as u64;
         let begin = place.start;
-        let mut room = [IoSliceMut::new(&mut self.input[place])];
-        let flags = RecvFlags::CMSG_CLOEXEC;
+        let mut flags = RecvFlags::CMSG_CLOEXEC;
+        if self.journal.is_some() {
+            flags |= RecvFlags::PEEK;
+        }
         let quick = flags | RecvFlags::DONTWAIT;
         let until = Instant::now() + self.patience;
         let until = deadline.map_or(until, |deadline| until.min(deadline));
+        let mut in_vain = false;
         let received = loop {
+            let mut room = [IoSliceMut::new(&mut self.input[place.clone()])];
             match recvmsg(self.socket, &mut room, &mut ancillary, quick) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if Instant::now() < until => yield_now(),
+                // A peek must not wait: kernels before 6.19 begin at the head again when more
+                // comes meanwhile.
+                Err(Errno::AGAIN) if self.journal.is_some() => {
+                    if !self.arrives_before(deadline, in_vain)? {
+                        return Ok(None);
+                    }
+                    in_vain = true;
+                }
                 Err(Errno::AGAIN) => {
                     if !readable_before(self.socket, self.halt, deadline)? {
                         return Ok(None);
@@ -262,7 +316,7 @@ impl<'a> Receiver<'a> {
                 received => break received?,
             }
         };
-        let at = self.consumed + (begin + received.bytes) as u64;
+        let at = head + (begin + received.bytes) as u64;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.descriptors
@@ -315,5 +369,6 @@ fn readable_before(
     }
 }
 
+mod kept;
 #[cfg(test)]
 mod tests;

@@ -12,13 +12,16 @@
 //! here; should the device's own code panic, the thread ends, and with it the process, rather
 //! than continue with a half-updated device.
 
+mod answers;
 mod attachment;
 mod backend;
 mod connection;
 mod eventfd;
 mod halt;
 mod irq_request;
+mod journal;
 mod layout;
+mod peek;
 mod rations;
 mod server;
 mod session;
@@ -27,6 +30,7 @@ mod vectors;
 mod wire;
 
 pub use backend::{Backend, CONFIG_SPACE_SIZE, MAX_DMA_MAPS, MemoryMap, Refused};
+pub use journal::{Journal, Lost, Progress};
 pub use manatee_common::listener::{Access, AdoptError, BindError};
 pub use server::{HandedOver, ServeError, Server, Stopper};
 pub use suspended::{NoSession, Suspended};

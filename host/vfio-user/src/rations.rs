@@ -11,4 +11,6 @@ pub struct Rations {
     pub refusals: Ration,
     /// Guest memory is out of reach.
     pub memory: Ration,
+    /// That a session will not survive.
+    pub journals: Ration,
 }

@@ -7,24 +7,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
-use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{Shutdown, shutdown};
 
-use manatee_common::closer::{self, Foreign};
+use manatee_common::closer::Foreign;
 use manatee_common::listener::{Access, AdoptError, BindError, Listener};
 
 use crate::attachment::Attachment;
 use crate::backend::Backend;
 use crate::connection::Unread;
 use crate::halt::Halt;
+use crate::journal::Journal;
 use crate::rations::Rations;
-use crate::session::{self, End};
+use crate::session::{self, End, Start};
 use crate::suspended::{NoSession, Suspended};
 use crate::vectors::Vectors;
-
-/// How long to wait after a failed accept before the next.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use control::{Control, Halted, Running};
 
 /// Why [`Server::serve`] ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +35,15 @@ pub enum ServeError {
     Accept(#[source] io::Error),
 }
 
-/// A vfio-user socket. Its file is removed when this and every [`Stopper`] is dropped, or when it
-/// is stopped.
-#[derive(Debug)]
+mod control;
+mod recover;
+
+/// A vfio-user socket. Its file goes when this and every [`Stopper`] is dropped,
+/// or when it is stopped.
 pub struct Server {
     control: Arc<Control>,
+    /// Where sessions are noted.
+    journal: Option<Arc<dyn Journal>>,
 }
 
 /// Ends a [`Server`] from another thread. Cheap to clone.
@@ -55,37 +57,6 @@ pub struct HandedOver {
     pub listener: OwnedFd,
     /// The session with the VMM that was served, if there was one.
     pub session: Option<Suspended>,
-}
-
-#[derive(Debug)]
-struct Control {
-    socket: Listener,
-    /// Set once the server is to stop.
-    halt: Halt,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-/// What happens to a session that was stopped.
-enum Halted {
-    /// It is kept for a successor.
-    Kept,
-    /// The server stops, and so does the session.
-    Stopped(Arc<Foreign>),
-    /// The request was withdrawn.
-    Withdrawn(Arc<Foreign>, Unread),
-}
-
-#[derive(Debug, Default)]
-struct State {
-    stopping: bool,
-    /// Another server is to continue.
-    handing_over: bool,
-    /// The session that it continues with.
-    suspended: Option<Suspended>,
-    running: bool,
-    /// The VMM that is being served.
-    connection: Option<Arc<Foreign>>,
 }
 
 impl Server {
@@ -144,6 +115,7 @@ impl Server {
         };
         Ok(Self {
             control: Arc::new(control),
+            journal: None,
         })
     }
 
@@ -212,15 +184,27 @@ impl Server {
         Ok(())
     }
 
-    /// Serves a VMM until it disconnects, or until its session is kept for a successor.
-    fn serve_one(&self, socket: Foreign, mut attachment: Attachment<'_>, unread: Unread) {
+    /// Serves a VMM until it goes, or until its session is kept for a successor.
+    fn serve_one<'a>(&'a self, socket: Foreign, mut attachment: Attachment<'a>, unread: Unread) {
         let used = attachment.was_used();
-        let Some((mut socket, mut unread)) = self.control.take(socket, used, unread) else {
+        let Some((socket, unread)) = self.control.take(socket, used, unread) else {
             return;
         };
+        if let Some(journal) = self.journal.as_deref() {
+            attachment.open_journal(journal, socket.as_fd(), &unread);
+        }
+        self.serve_until_end(socket, attachment, Start::Next(unread));
+    }
+
+    fn serve_until_end(
+        &self,
+        mut socket: Arc<Foreign>,
+        mut attachment: Attachment<'_>,
+        mut start: Start,
+    ) {
         let outcome = loop {
             let halt = &self.control.halt;
-            match session::run(socket.as_fd(), &mut attachment, halt, unread) {
+            match session::run(socket.as_fd(), &mut attachment, halt, start) {
                 Ok(End::Closed) => break Ok(()),
                 Err(error) => break Err(error),
                 Ok(End::Halted(rest)) => {
@@ -231,130 +215,24 @@ impl Server {
                             socket = again;
                             break Ok(());
                         }
-                        Halted::Withdrawn(again, rest) => (socket, unread) = (again, rest),
+                        Halted::Withdrawn(again, rest) => {
+                            (socket, start) = (again, Start::Next(rest));
+                        }
                     }
                 }
             }
         };
         attachment.backend().detach();
         attachment.vectors().clear();
-        // Tell the VMM at once. Data that it sent and nobody received is discarded with the socket,
-        // which may take long.
+        if let Some(journal) = attachment.journal() {
+            journal.closed();
+        }
+        // The VMM is told so at once. What it sent and nobody received is closed with
+        // the socket, and that may take long.
         let _ = shutdown(&*socket, Shutdown::Both);
         if !self.control.hung_up() {
             attachment.report(outcome);
         }
-    }
-}
-
-impl Control {
-    /// Waits for a VMM. Returns None if no other is to be served.
-    fn accept(&self) -> Result<Option<Foreign>, ServeError> {
-        while !self.state.lock().is_ending() {
-            if !closer::wait_for_room(ACCEPT_PAUSE) {
-                continue;
-            }
-            let mut fds = [
-                PollFd::new(&self.socket, PollFlags::IN),
-                PollFd::new(&self.halt, PollFlags::IN),
-            ];
-            let accepted = retry_on_intr(|| poll(&mut fds, None))
-                .and_then(|_| retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC)));
-            match accepted {
-                Ok(socket) => return Ok(Some(Foreign::new(socket))),
-                // The server is to stop, or another process accepted first.
-                Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => self.pause(errno)?,
-            }
-        }
-        Ok(None)
-    }
-
-    /// Remembers a connection, to be ended when the server stops. Returns None if the server is
-    /// stopping already, or if a successor is to serve the connection.
-    fn take(
-        &self,
-        socket: Foreign,
-        attached: bool,
-        unread: Unread,
-    ) -> Option<(Arc<Foreign>, Unread)> {
-        let mut state = self.state.lock();
-        if state.stopping {
-            return None;
-        }
-        if state.handing_over {
-            state.suspended = Some(Suspended::new(socket.keep(), attached, unread));
-            return None;
-        }
-        let socket = Arc::new(socket);
-        state.connection = Some(socket.clone());
-        Some((socket, unread))
-    }
-
-    /// Keeps a session that was stopped for a successor, if there is one.
-    fn suspend(&self, socket: Arc<Foreign>, attached: bool, unread: Unread) -> Halted {
-        let mut state = self.state.lock();
-        if state.stopping {
-            return Halted::Stopped(socket);
-        }
-        if !state.handing_over {
-            return Halted::Withdrawn(socket, unread);
-        }
-        state.connection = None;
-        match Arc::try_unwrap(socket) {
-            Ok(socket) => {
-                state.suspended = Some(Suspended::new(socket.keep(), attached, unread));
-                Halted::Kept
-            }
-            // This is the last reference.
-            Err(socket) => Halted::Stopped(socket),
-        }
-    }
-
-    /// Forgets the connection. Returns true if it was ended because the server stops.
-    fn hung_up(&self) -> bool {
-        let mut state = self.state.lock();
-        state.connection = None;
-        state.stopping
-    }
-
-    /// Waits a little after a failed accept; fails if the socket can't work again.
-    fn pause(&self, errno: Errno) -> Result<(), ServeError> {
-        let mut state = self.state.lock();
-        if state.is_ending() {
-            return Ok(());
-        }
-        // A socket that was shut down stays so; any other error is a shortage that may pass, of
-        // descriptors for example.
-        if matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTSOCK) {
-            return Err(ServeError::Accept(errno.into()));
-        }
-        self.changed.wait_for(&mut state, ACCEPT_PAUSE);
-        Ok(())
-    }
-}
-
-/// Notes that `serve` runs, and on drop that it has ended.
-struct Running<'a>(&'a Control);
-
-impl<'a> Running<'a> {
-    fn new(control: &'a Control) -> Self {
-        control.state.lock().running = true;
-        Self(control)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.state.lock().running = false;
-        self.0.changed.notify_all();
-    }
-}
-
-impl State {
-    /// Returns whether no VMM is to be served any more.
-    fn is_ending(&self) -> bool {
-        self.stopping || self.handing_over
     }
 }
 

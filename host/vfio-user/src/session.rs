@@ -8,15 +8,22 @@ use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::answers::{self, Place};
 use crate::attachment::Attachment;
-use crate::connection::{Broken, Message, Received, Receiver, Unread, send_all};
+use crate::connection::{Broken, Message, Received, Receiver, Unread};
 use crate::halt::Halt;
+use crate::journal::Progress;
 use crate::layout::{self, Region};
 use crate::wire::{
-    Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, RegionAccess,
-    RegionInfo, SetIrqs, VERSION, Version,
+    Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, MAX_KEPT_ACCESS,
+    RegionAccess, RegionInfo, SetIrqs, VERSION, Version,
 };
-/// The interval at which the backend is asked whether the session may be handed over.
+
+mod lost;
+
+pub(super) use lost::Unfinished;
+
+/// When to ask again whether the session may be handed over.
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// How a session ended.
@@ -28,7 +35,16 @@ pub(super) enum End {
     Halted(Unread),
 }
 
-/// Serves a VMM until it closes the connection, or until a stop is requested.
+/// What a session begins with.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// The next message, of which something may have been received.
+    Next(Unread),
+    /// What a server that died has left.
+    Lost(Unfinished),
+}
+
+/// Serves a VMM until it closes the connection, or until it is asked to stop.
 ///
 /// # Errors
 ///
@@ -37,19 +53,35 @@ pub(super) fn run(
     socket: BorrowedFd<'_>,
     attachment: &mut Attachment<'_>,
     halt: &Halt,
-    unread: Unread,
+    start: Start,
 ) -> Result<End, Broken> {
+    let (unread, lost) = match start {
+        Start::Next(unread) => (unread, None),
+        Start::Lost(lost) => (Unread::default(), Some(lost)),
+    };
     let mut receiver = Receiver::new(socket.as_fd(), halt, unread);
+    let journal = attachment.journal();
     let mut session = Session {
         socket,
+        max_access: journal.map_or(MAX_ACCESS, |_| MAX_KEPT_ACCESS),
         attachment,
         answer: Vec::new(),
+        place: Place::default(),
+        took_effect: false,
     };
+    match (journal, lost) {
+        (Some(journal), Some(lost)) => session.continue_lost(&mut receiver, journal, lost)?,
+        (Some(journal), None) => receiver.keep(journal)?,
+        (None, _) => {}
+    }
     loop {
+        if receiver.is_kept() && session.attachment.journal().is_none() {
+            receiver.leave_journal()?;
+        }
         let mut until = session.attachment.vectors().next_late();
         if halt.is_asked() {
             if session.attachment.backend().may_be_handed_over() {
-                return Ok(End::Halted(receiver.into_unread()));
+                return Ok(End::Halted(receiver.stop()?));
             }
             let again = Instant::now() + AGAIN;
             until = Some(until.map_or(again, |until| until.min(again)));
@@ -66,35 +98,75 @@ pub(super) fn run(
 struct Session<'a, 'b> {
     socket: BorrowedFd<'a>,
     attachment: &'a mut Attachment<'b>,
-    /// The body of the answer, after room for its header; keeps its allocation.
+    /// The answer; keeps its allocation.
     answer: Vec<u8>,
+    /// The longest region access in bytes.
+    max_access: usize,
+    /// The message in progress.
+    place: Place,
+    /// It had its effect on the device before another server died.
+    took_effect: bool,
 }
 
 impl Session<'_, '_> {
     fn serve(&mut self, message: Message<'_>) -> Result<(), Broken> {
         let header = message.header;
-        if let Some(write) = posted_write(&message) {
-            return self.post(&header, write);
+        self.place = Place::of(&message);
+        if let Some(write) = posted_write(&message, self.max_access) {
+            if !header.no_reply() {
+                self.answer_posted(&header, &write)?;
+            }
+            self.carry_out_posted(&write);
+        } else {
+            self.begin(Place::executing);
+            self.answer.clear();
+            self.answer.resize(size_of::<Header>(), 0);
+            match self.carry_out(message) {
+                Ok(()) => self.reply(&header)?,
+                Err(errno) => self.refuse(&header, errno)?,
+            }
         }
-        self.answer.clear();
-        self.answer.resize(size_of::<Header>(), 0);
-        match self.carry_out(message) {
-            Ok(()) => self.reply(&header),
-            Err(errno) => self.refuse(&header, errno),
-        }
+        self.note(Place::finished);
+        Ok(())
     }
 
-    /// Posts a write to a BAR, as on a PCI bus: it is answered before it is carried out, so that
-    /// the VMM does not wait; its next request is carried out afterwards.
-    fn post(&mut self, header: &Header, write: Write<'_>) -> Result<(), Broken> {
+    /// Answers a write to a BAR before it is carried out, which is posted as on a PCI bus: the
+    /// VMM is not kept waiting meanwhile, and its next request comes behind it.
+    fn answer_posted(&mut self, header: &Header, write: &Write<'_>) -> Result<(), Broken> {
         self.answer.clear();
         self.answer.resize(size_of::<Header>(), 0);
         self.answer.extend(write.access.as_bytes());
-        self.reply(header)?;
-        let Write { access, data } = write;
-        self.attachment
-            .region_write(access.region, access.offset, data);
-        Ok(())
+        self.reply(header)
+    }
+
+    fn carry_out_posted(&mut self, write: &Write<'_>) {
+        self.begin(Place::posted);
+        self.write(write);
+    }
+
+    /// Notes that the message in progress begins to be carried out. If it had its effect before
+    /// another server died, that stays noted: the journal would forget it with a new request.
+    fn begin(&mut self, progress: impl FnOnce(Place) -> Progress) {
+        if !self.took_effect {
+            self.note(progress);
+        }
+    }
+
+    /// Notes how far the message in progress has come.
+    fn note(&self, progress: impl FnOnce(Place) -> Progress) {
+        if let Some(journal) = self.attachment.journal() {
+            journal.set_progress(progress(self.place));
+        }
+    }
+
+    fn write(&mut self, write: &Write<'_>) {
+        let access = write.access;
+        if self.took_effect {
+            self.attachment.greet();
+        } else {
+            self.attachment
+                .region_write(access.region, access.offset, write.data);
+        }
     }
 
     fn reply(&mut self, header: &Header) -> Result<(), Broken> {
@@ -102,9 +174,7 @@ impl Session<'_, '_> {
             return Ok(());
         }
         let body = self.answer.len() - size_of::<Header>();
-        let header = header.reply(body);
-        self.answer[..size_of::<Header>()].copy_from_slice(header.as_bytes());
-        send_all(self.socket, &self.answer)
+        self.send(header.reply(body))
     }
 
     fn refuse(&mut self, header: &Header, errno: Errno) -> Result<(), Broken> {
@@ -114,9 +184,13 @@ impl Session<'_, '_> {
             return Ok(());
         }
         let body = self.answer.len() - size_of::<Header>();
-        let header = header.refusal(errno.raw_os_error(), body);
+        self.send(header.refusal(errno.raw_os_error(), body))
+    }
+
+    fn send(&mut self, header: Header) -> Result<(), Broken> {
         self.answer[..size_of::<Header>()].copy_from_slice(header.as_bytes());
-        send_all(self.socket, &self.answer)
+        let journal = self.attachment.journal();
+        answers::send(journal, self.socket, self.place, &self.answer)
     }
 
     /// Carries a message out, and appends the body of the answer, or of the refusal, to
@@ -126,6 +200,7 @@ impl Session<'_, '_> {
             header,
             body,
             descriptors,
+            ..
         } = message;
         let command = Command::from_wire(header.command).ok_or(Errno::NOTSUP)?;
         if command.asks() && header.no_reply() {
@@ -145,13 +220,22 @@ impl Session<'_, '_> {
                 if descriptors.len() > 0 {
                     return Err(Errno::INVAL);
                 }
+                if self.took_effect {
+                    attachment.greet();
+                    return Ok(());
+                }
                 attachment.dma_map(&map, file.map(|file| file.keep().into()))?;
             }
             Command::DmaUnmap => {
                 let (mut unmap, _) = split::<DmaUnmap>(body)?;
-                let unmapped = attachment.dma_unmap(&unmap);
-                // Cloud Hypervisor's client waits for the body whatever the header says, and QEMU's
-                // accepts it. A size of 0 says that nothing was unmapped.
+                let unmapped = if self.took_effect {
+                    attachment.greet();
+                    Ok(())
+                } else {
+                    attachment.dma_unmap(&unmap)
+                };
+                // Cloud Hypervisor's client waits for the body whatever the header says,
+                // and QEMU's takes it. An entry of no size is what was unmapped.
                 if unmapped.is_err() {
                     unmap.size = 0;
                 }
@@ -177,20 +261,20 @@ impl Session<'_, '_> {
             Command::DeviceSetIrqs => {
                 let (set, _) = split::<SetIrqs>(body)?;
                 attachment.set_irqs(&set, descriptors)?;
+                attachment.note_vectors();
             }
             Command::RegionRead => {
                 let (access, _) = split::<RegionAccess>(body)?;
-                let count = checked(&access)?;
+                let count = checked(&access, self.max_access)?;
                 self.answer.extend(access.as_bytes());
                 let data = self.answer.len();
                 self.answer.resize(data + count, 0);
                 attachment.region_read(access.region, access.offset, &mut self.answer[data..]);
             }
             Command::RegionWrite => {
-                let write = Write::of(body)?;
-                let access = write.access;
-                attachment.region_write(access.region, access.offset, write.data);
-                self.answer.extend(access.as_bytes());
+                let write = Write::of(body, self.max_access)?;
+                self.write(&write);
+                self.answer.extend(write.access.as_bytes());
             }
             Command::DeviceReset => attachment.reset(),
         }
@@ -203,7 +287,7 @@ impl Session<'_, '_> {
         let capabilities = serde_json::json!({
             "capabilities": {
                 "max_msg_fds": MAX_DESCRIPTORS,
-                "max_data_xfer_size": MAX_ACCESS,
+                "max_data_xfer_size": self.max_access,
             }
         });
         self.answer.extend(capabilities.to_string().as_bytes());
@@ -218,27 +302,27 @@ struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    fn of(body: &'a [u8]) -> Result<Self, Errno> {
+    fn of(body: &'a [u8], max_access: usize) -> Result<Self, Errno> {
         let (access, data) = split::<RegionAccess>(body)?;
-        let count = checked(&access)?;
+        let count = checked(&access, max_access)?;
         let data = data.get(..count).ok_or(Errno::INVAL)?;
         Ok(Self { access, data })
     }
 }
 
-/// Returns the write to a BAR, if the message is a valid one.
-fn posted_write<'a>(message: &Message<'a>) -> Option<Write<'a>> {
+/// Returns the write to a BAR that a message is, if it is a good one.
+fn posted_write<'a>(message: &Message<'a>, max_access: usize) -> Option<Write<'a>> {
     if Command::from_wire(message.header.command) != Some(Command::RegionWrite) {
         return None;
     }
-    let write = Write::of(message.body).ok()?;
+    let write = Write::of(message.body, max_access).ok()?;
     matches!(Region::from_index(write.access.region), Region::Bar(_)).then_some(write)
 }
 
-/// Checks an access, and returns its length in bytes.
-fn checked(access: &RegionAccess) -> Result<usize, Errno> {
+/// Returns how many bytes an access has, if it has no more than `max_access`.
+fn checked(access: &RegionAccess, max_access: usize) -> Result<usize, Errno> {
     let count = access.count as usize;
-    if layout::has_region(access.region) && count <= MAX_ACCESS {
+    if layout::has_region(access.region) && count <= max_access {
         Ok(count)
     } else {
         Err(Errno::INVAL)

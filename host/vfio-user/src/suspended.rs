@@ -33,6 +33,31 @@ pub enum NoSession {
     /// A descriptor has no byte that it came with, or is out of order.
     #[error("a descriptor is said to have come with byte {0}, which can't be")]
     Place(u64),
+    /// More than a server peeks at, or no message.
+    #[error(
+        "a request of {length} bytes behind {done} others is said to be in progress, and no \
+         server takes so much before it consumes it"
+    )]
+    Request {
+        /// Bytes that are said to be before it.
+        done: u32,
+        /// Its bytes.
+        length: u32,
+    },
+    /// More than was there.
+    #[error(
+        "{done} of {peeked} bytes are said to be consumed, and no server takes so much before \
+         it consumes it"
+    )]
+    Consuming {
+        /// Bytes that are said to be consumed.
+        done: u32,
+        /// Bytes that are said to be there.
+        peeked: u32,
+    },
+    /// Too short, too long, or of another length than it says.
+    #[error("an answer of {0} bytes is said to be noted, and those are none")]
+    Answer(usize),
 }
 
 impl Suspended {

@@ -12,7 +12,16 @@ pub const MAX_DESCRIPTORS: usize = 16;
 /// The longest message in bytes: the longest access and its headers.
 pub const MAX_MESSAGE: usize = MAX_ACCESS + size_of::<Header>() + size_of::<RegionAccess>();
 
-/// The version of the protocol: major, minor.
+/// The longest message in bytes of a session with a journal: an answer has to have room in a
+/// pipe, and a message in the VMM's send buffer.
+pub const MAX_KEPT_MESSAGE: usize = 1 << 16;
+/// The longest region access of such a session.
+pub const MAX_KEPT_ACCESS: usize =
+    MAX_KEPT_MESSAGE - size_of::<Header>() - size_of::<RegionAccess>();
+/// The most that is peeked at and not consumed.
+pub const MAX_UNCONSUMED: usize = 8 * MAX_KEPT_MESSAGE;
+
+/// The version of the protocol that is spoken: major, minor.
 pub const VERSION: (u16, u16) = (0, 0);
 
 /// The command of a message.

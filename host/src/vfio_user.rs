@@ -1,15 +1,18 @@
 //! Serves a device to a VMM in another process over vfio-user.
 
+use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 pub use manatee_vfio_user::{
-    Access, AssignError, BindError, HandedOver, MAX_DMA_MAPS, NoSession, ServeError, Server,
-    Stopper, Suspended, VectorState, Vectors,
+    Access, AssignError, BindError, HandedOver, Journal, Lost, MAX_DMA_MAPS, NoSession, Progress,
+    ServeError, Server, Stopper, Suspended, VectorState, Vectors,
 };
 use manatee_vfio_user::{Backend, CONFIG_SPACE_SIZE, MemoryMap, Refused};
 use rustix::io::Errno;
 
+use crate::continuity::live::{LiveState, LiveVector, LostSession};
 use crate::continuity::{self, HandOver};
 use crate::device::{self, Device};
 use crate::interrupt::VectorSink;
@@ -157,6 +160,73 @@ pub fn give_away(
     Ok(hand_over)
 }
 
+/// How a session with a VMM continues that another process served.
+#[derive(Debug)]
+pub enum Session {
+    /// It was handed over between two messages: [`Server::resume`].
+    Suspended(Suspended),
+    /// The process died: [`Server::recover`].
+    Lost(Lost),
+}
+
+/// Has a live state keep a device with its vectors from now on.
+///
+/// # Errors
+///
+/// If something can't be stored.
+pub fn record(live: &LiveState, device: &Device, vectors: &Vectors) -> io::Result<()> {
+    device.record(live);
+    Journal::vectors(live, vectors)
+}
+
+impl Journal for LiveState {
+    fn opened(&self, connection: BorrowedFd<'_>) -> io::Result<()> {
+        self.open_session(connection)
+    }
+
+    fn attached(&self) {
+        self.note_attached();
+    }
+
+    fn closed(&self) {
+        self.close_session();
+    }
+
+    fn progress(&self) -> Progress {
+        Progress::from_word(LiveState::progress(self)).unwrap_or(Progress::Idle { done: 0 })
+    }
+
+    fn set_progress(&self, progress: Progress) {
+        let begins = matches!(
+            progress,
+            Progress::Executing { .. } | Progress::Posted { .. }
+        );
+        LiveState::set_progress(self, progress.to_word(), begins);
+    }
+
+    fn set_answer(&self, answer: &[u8]) {
+        self.write_answer(answer);
+    }
+
+    fn answer(&self) -> Vec<u8> {
+        LiveState::answer(self)
+    }
+
+    fn pipe(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        LiveState::pipe(self)
+    }
+
+    fn vectors(&self, vectors: &Vectors) -> io::Result<()> {
+        let saved = vectors.save()?;
+        let each = saved.iter().map(|state| LiveVector {
+            vector: state.vector,
+            eventfd: state.eventfd.as_ref().map(AsFd::as_fd),
+            masked: state.masked,
+        });
+        self.set_vectors(&each.collect::<Vec<_>>())
+    }
+}
+
 /// Has a device and its vectors take over. Returns the session for [`Server::resume`], if there
 /// was one, and how long the device was paused.
 ///
@@ -167,14 +237,11 @@ pub fn take_over(
     mut hand_over: HandOver,
     device: &Device,
     vectors: &Vectors,
-) -> Result<(Option<Suspended>, Duration), TakeOverError> {
-    let session = hand_over.take_session().map(|session| Suspended {
-        connection: session.connection,
-        attached: session.attached,
-        received: session.received,
-        descriptors: session.descriptors,
-    });
-    session.as_ref().map_or(Ok(()), Suspended::check)?;
+) -> Result<(Option<Session>, Duration), TakeOverError> {
+    let session = match hand_over.take_lost_session() {
+        Some(lost) => Some(Session::Lost(recovered(lost)?)),
+        None => hand_over.take_session().map(suspended).transpose()?,
+    };
     let saved = hand_over
         .take_vectors()
         .into_iter()
@@ -187,6 +254,31 @@ pub fn take_over(
     vectors.restore(saved.collect())?;
     let pause = hand_over.take_over(device)?;
     Ok((session, pause))
+}
+
+fn suspended(session: continuity::Session) -> Result<Session, NoSession> {
+    let suspended = Suspended {
+        connection: session.connection,
+        attached: session.attached,
+        received: session.received,
+        descriptors: session.descriptors,
+    };
+    suspended.check()?;
+    Ok(Session::Suspended(suspended))
+}
+
+fn recovered(lost: LostSession) -> Result<Lost, NoSession> {
+    let progress = Progress::from_word(lost.progress);
+    let progress = progress.ok_or(NoSession::Progress(lost.progress))?;
+    let lost = Lost {
+        connection: lost.connection,
+        attached: lost.attached,
+        progress,
+        answer: lost.answer,
+        took_effect: lost.took_effect,
+    };
+    lost.check()?;
+    Ok(lost)
 }
 
 fn refused(errno: Errno, error: &MapError) -> Refused {

@@ -64,7 +64,9 @@ impl Serve {
         let keeper = path("keeper");
         let mut command = Command::new(start.manatee);
         if start.kept {
-            command.arg("keep").arg("--control").arg(&keeper).arg("--");
+            command.arg("keep").arg("--control").arg(&keeper);
+            // A demonstration may kill it again and again.
+            command.args(["--tries", "1000"]).arg("--");
         }
         command.arg("serve").arg("--socket").arg(&socket);
         command.arg("--control").arg(&control);

@@ -144,8 +144,8 @@ pub struct Running {
     /// The keeper's end of the line to it.
     pub line: Line,
     hung_up: bool,
-    pub begun: Instant,
-    pub ready: bool,
+    /// When it was ready, if it is.
+    pub ready: Option<Instant>,
 }
 
 /// What a process is started with.
@@ -201,8 +201,7 @@ impl Running {
             child,
             line,
             hung_up: false,
-            begun: Instant::now(),
-            ready: false,
+            ready: None,
         };
         for batch in descriptors.chunks(BATCH) {
             send(&ours, batch).context("handing descriptors over")?;

@@ -28,6 +28,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The run time after which a failure does not count as a repeated one.
 const RAN_WELL: Duration = Duration::from_secs(60);
+/// One that served for so long did not fail at once: a guest waits for the next.
+const SERVED: Duration = Duration::from_millis(250);
 /// A program that fails within this time after it took over is replaced by the previous one.
 const PROBATION: Duration = Duration::from_secs(10);
 
@@ -92,6 +94,8 @@ pub struct Keeper {
     manager: Option<UnixDatagram>,
     /// Failures in a row.
     failed: u32,
+    /// How long the last one served.
+    served: Duration,
     /// Events that arrived during an upgrade and are handled after it.
     put_off: VecDeque<Event>,
     _folder: tempfile::TempDir,
@@ -126,6 +130,7 @@ impl Keeper {
             signals: SignalFd::with_flags(&heard, flags)?,
             manager: manager()?,
             failed: 0,
+            served: Duration::ZERO,
             put_off: VecDeque::new(),
             _folder: folder,
             options,
@@ -227,7 +232,10 @@ impl Keeper {
             );
         }
         let doubled = 2_u32.saturating_pow(self.failed - 1);
-        let wait = FIRST_WAIT.saturating_mul(doubled).min(LONGEST_WAIT);
+        let wait = match self.served > SERVED {
+            true => Duration::ZERO,
+            false => FIRST_WAIT.saturating_mul(doubled).min(LONGEST_WAIT),
+        };
         say(&format!(
             "the process ended with {status}; it is restarted in {} ms ({} of {tries})",
             wait.as_millis(),
@@ -245,7 +253,7 @@ impl Keeper {
             if self.notify.hear(&mut self.store, process)?
                 && let Some(running) = &mut self.running
             {
-                running.ready = true;
+                running.ready = Some(Instant::now());
                 return Ok(Event::Ready);
             }
             if let Some(running) = &mut self.running
@@ -253,7 +261,9 @@ impl Keeper {
             {
                 // Once more, for messages sent just before it ended.
                 self.notify.hear(&mut self.store, process)?;
-                if running.begun.elapsed() > RAN_WELL {
+                let served = running.ready.map(|ready| ready.elapsed());
+                self.served = served.unwrap_or_default();
+                if self.served > RAN_WELL {
                     self.failed = 0;
                 }
                 self.running = None;

@@ -65,7 +65,7 @@ impl Keeper {
     /// Checks that the process is ready, and that the next program can read the state it writes.
     fn check(&self, next: &Program) -> Result<()> {
         let running = self.running.as_ref();
-        let ready = running.is_some_and(|running| running.ready);
+        let ready = running.is_some_and(|running| running.ready.is_some());
         ensure!(ready, "the process that runs is not ready yet");
         let (writes, reads) = (self.program.facts.writes, next.facts.reads);
         ensure!(

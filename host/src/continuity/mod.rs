@@ -28,8 +28,9 @@
 //! loopback has not sent back yet, are lost.
 
 mod error;
-mod format;
+pub(crate) mod format;
 mod limits;
+pub mod live;
 mod state_file;
 #[cfg(test)]
 mod tests;
@@ -93,6 +94,8 @@ pub struct HandOver {
     file: Option<StateFile>,
     /// Whether the device still runs, and this is for a rehearsal.
     offered: bool,
+    /// What a process left that died.
+    lost: Option<live::Lost>,
 }
 
 /// Offers a device, which continues: the result serves for a [rehearsal](HandOver::rehearse)
@@ -132,6 +135,7 @@ impl HandOver {
             others: Vec::new(),
             file: None,
             offered: false,
+            lost: None,
         }
     }
 
@@ -208,6 +212,17 @@ impl HandOver {
         self.session.take()
     }
 
+    /// Takes the session with a VMM whose server died.
+    pub fn take_lost_session(&mut self) -> Option<live::LostSession> {
+        self.lost.as_mut()?.session.take()
+    }
+
+    /// Takes what the next live state begins with, if the process before this one died.
+    pub fn take_follow(&mut self) -> Option<live::Follow> {
+        let lost = self.lost.as_mut()?;
+        lost.follow.take()
+    }
+
     /// Resumes the device that was given away, because nobody takes it over.
     pub fn take_back(self, device: &Device) {
         if !self.device.paused {
@@ -263,6 +278,10 @@ impl HandOver {
             let _ = file.map_or(Ok(()), |file| file.set_taken(false));
         }
         taken?;
+        // Nobody noted when a process died.
+        if begun.is_zero() {
+            return Ok(Duration::ZERO);
+        }
         let pause = now().saturating_sub(begun);
         device.note_hand_over(pause);
         Ok(pause)

@@ -19,7 +19,7 @@ const HEADER: usize = 56;
 
 /// A file with a state.
 #[derive(Debug)]
-pub(super) struct StateFile(File);
+pub struct StateFile(File);
 
 impl StateFile {
     /// Writes a state to a new memory file, whose length is sealed.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
+use crate::continuity::live::DoorbellTable;
 use crate::contract::{DoorbellRange as Range, RegisterWrite};
 
 /// The most doorbells that are kept: more than a device has queues. MANA has 5125 with all
@@ -26,6 +27,8 @@ struct Recent {
     /// Which bits of a value are the doorbell's id.
     id_bits: u64,
     value: u64,
+    /// Its number, in the order in which doorbells rang first.
+    number: usize,
 }
 
 impl Recent {
@@ -53,10 +56,19 @@ const RECENT: usize = 8;
 pub struct Doorbells {
     ranges: Vec<Range>,
     /// All doorbells, without the values that are only in `recent` so far.
-    last: HashMap<Key, u64, RandomState>,
+    last: HashMap<Key, Last, RandomState>,
     recent: [Option<Recent>; RECENT],
     /// BAR, offset and value of a lower half whose upper half has not been written.
     low: Option<(u8, u64, u64)>,
+    /// Where they are noted for a successor, too.
+    table: Option<DoorbellTable>,
+}
+
+/// A doorbell's number and its last value, unless that is cached.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    number: usize,
+    value: u64,
 }
 
 impl Doorbells {
@@ -106,6 +118,9 @@ impl Doorbells {
         match &mut self.recent[Recent::slot(offset)] {
             Some(recent) if recent.is_rung_by(bar, offset, value) => {
                 recent.value = value;
+                if let Some(table) = &self.table {
+                    table.ring(recent.number, value);
+                }
                 true
             }
             _ => self.note_other(bar, offset, value),
@@ -121,34 +136,51 @@ impl Doorbells {
         let id_bits = range.key;
         let id = value & id_bits;
         let key = Key { bar, offset, id };
-        if !self.last.contains_key(&key) && self.last.len() >= MAX_DOORBELLS {
+        let known = self.last.get(&key).map(|last| last.number);
+        let number = known.unwrap_or(self.last.len());
+        if number >= MAX_DOORBELLS {
             return true;
         }
-        self.last.insert(key, value);
+        if let Some(table) = &self.table {
+            let write = RegisterWrite { bar, offset, value };
+            table.add(number, write, known.is_none());
+        }
+        self.last.insert(key, Last { number, value });
         let recent = Recent {
             key,
             id_bits,
             value,
+            number,
         };
         if let Some(before) = self.recent[Recent::slot(offset)].replace(recent) {
-            self.last.insert(before.key, before.value);
+            let Recent { number, value, .. } = before;
+            self.last.insert(before.key, Last { number, value });
         }
         true
     }
 
-    /// Forgets all values.
+    /// Notes them in a table, too, in which those that there are lie already, as
+    /// [`writes`](Self::writes) returns them.
+    pub fn note_in(&mut self, table: DoorbellTable) {
+        self.table = Some(table);
+    }
+
+    /// Forgets all values. A table is not cleared: from now on none are noted there.
     pub fn clear(&mut self) {
+        self.table = None;
         self.last.clear();
         self.recent = [None; RECENT];
     }
 
-    /// Returns the last values, in no order.
+    /// Returns the last values, in the order in which the doorbells rang first.
     pub fn writes(&self) -> Vec<RegisterWrite> {
-        let value = |key: &Key, value: &u64| match self.recent[Recent::slot(key.offset)] {
+        let value = |key: &Key, last: &Last| match self.recent[Recent::slot(key.offset)] {
             Some(recent) if recent.key == *key => recent.value,
-            _ => *value,
+            _ => last.value,
         };
-        let writes = self.last.iter().map(|(key, last)| RegisterWrite {
+        let mut sorted: Vec<_> = self.last.iter().collect();
+        sorted.sort_unstable_by_key(|(_, last)| last.number);
+        let writes = sorted.into_iter().map(|(key, last)| RegisterWrite {
             bar: key.bar,
             offset: key.offset,
             value: value(key, last),

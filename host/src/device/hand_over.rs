@@ -9,7 +9,7 @@ use super::snapshot::{self, SnapshotError};
 use super::swap::{Candidate, SwapError};
 use super::telemetry::Past;
 use crate::component::{Component, Digest};
-use crate::contract::{Link, LinkState, PortConfig, RegisterWrite};
+use crate::contract::{HandedOver, Link, LinkState, PortConfig, RegisterWrite};
 use crate::endpoint::{Counters, RxBuffer};
 use crate::memory::{MapError, Segment, SharedRegion};
 use crate::runtime::{Failure, Limits, Port, PortState, QueueState};
@@ -45,6 +45,19 @@ pub struct DeviceState {
     pub past: Past,
     /// The guest's memory that is in files, or out of reach.
     pub memory: Vec<SharedRegion>,
+    /// What its process noted after all of that, if it died.
+    pub died: Option<Died>,
+}
+
+/// What a process noted that died, after the last change of its device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Died {
+    /// Doorbells that rang since, with their last values.
+    pub rung: Vec<RegisterWrite>,
+    /// The last packets that queues were handed.
+    pub handed_over: Vec<HandedOver>,
+    /// The WQE that the component worked on.
+    pub attempt: Option<u64>,
 }
 
 /// A port's state for its successor.
@@ -263,6 +276,16 @@ impl DeviceInner {
             None => self.save()?,
             Some(_) => Vec::new(),
         };
+        Ok(self.state_for_successor(component, down, paused))
+    }
+
+    /// Returns what a successor continues with, of which this is the component's own state.
+    pub(super) fn state_for_successor(
+        &mut self,
+        component: Vec<u8>,
+        down: Option<String>,
+        paused: bool,
+    ) -> DeviceState {
         let snapshot = self.snapshot_of(component);
         let state = self.state_ref();
         let vectors = 0..state.function.msix_vectors();
@@ -272,7 +295,7 @@ impl DeviceInner {
         });
         let mut queues = state.ports.iter().flat_map(PortState::queues);
         let unfinished = queues.any(|queue| queue.pending() > 0);
-        Ok(DeviceState {
+        DeviceState {
             component: self.component.digest(),
             snapshot,
             down,
@@ -290,7 +313,8 @@ impl DeviceInner {
                 ..self.telemetry.past()
             },
             memory: state.memory.shared(),
-        })
+            died: None,
+        }
     }
 
     fn take_over_state(&mut self, state: DeviceState) -> Result<(), SnapshotError> {
@@ -299,7 +323,11 @@ impl DeviceInner {
                 self.link_changed(index, false);
             }
         }
+        let has_died = state.died.is_some();
         match state.down {
+            None if let Some(died) = &state.died => {
+                self.continue_after_death(&state.snapshot, died)?;
+            }
             None if state.unfinished => self.restore(&state.snapshot)?,
             None => {
                 self.restore_exactly(&state.snapshot)?;
@@ -320,8 +348,13 @@ impl DeviceInner {
         }
         self.hold_again(&state.held);
         self.restarts = state.past.restarts;
-        self.recoverer.failures = state.past.failures;
-        self.telemetry.continue_from(state.past);
+        let mut past = state.past;
+        if has_died {
+            past.failures += 1;
+            past.recoveries += 1;
+        }
+        self.recoverer.failures = past.failures;
+        self.telemetry.continue_from(past);
         if state.paused {
             self.set_paused(true);
         }

@@ -137,6 +137,11 @@ impl Device {
             Some((file, offset)) => memory.map_file(address, size, file, offset, writable)?,
             None => memory.map_unreachable(address, size)?,
         }
+        if let Some(live) = &inner.live
+            && let Some((region, file)) = inner.state_ref().memory.shared_at(address)
+        {
+            live.map(&region, file);
+        }
         inner.memory_came(size);
         inner.settle();
         Ok(())
@@ -180,6 +185,7 @@ impl Device {
         let mut inner = self.shared.own();
         let gone = unmap(&mut inner.state().memory)?;
         let taken = inner.memory_went(&gone);
+        inner.forget_regions(&gone);
         inner.leave();
         // The thread waits for it to come back for a bounded time.
         self.shared.poller.kick();
@@ -208,6 +214,7 @@ impl Device {
         self.run(|inner| {
             inner.reset();
             let gone = inner.state().memory.clear();
+            inner.forget_regions(&gone);
             // The component is not notified: the owner of the memory is gone.
             let _ = inner.memory_went(&gone);
             inner.state().absence.waiting = false;

@@ -10,6 +10,7 @@ use super::recovery::{CrashPolicy, Recoverer};
 use super::swap::{SwapError, Swaps};
 use super::telemetry::{ComponentView, Listener, Telemetry, View};
 use crate::component::Component;
+use crate::continuity::live::LiveState;
 use crate::contract::{Description, LinkState, PortConfig};
 use crate::runtime::{Failure, HostState, Instance, PortState, RevokeError};
 
@@ -49,6 +50,10 @@ pub struct DeviceInner {
     pub restarts: u64,
     /// The copy that others see.
     pub(super) telemetry: Arc<Telemetry>,
+    /// What a successor continues with if this process dies.
+    pub(super) live: Option<LiveState>,
+    /// The VMM's last request that the device has carried out.
+    pub(super) executed: u64,
     /// The size of linear memory that they see.
     pub(super) shown_bytes: Option<usize>,
 }
@@ -85,6 +90,8 @@ impl DeviceInner {
             swaps: Swaps::default(),
             restarts: 0,
             telemetry: Arc::new(telemetry),
+            live: None,
+            executed: 0,
             shown_bytes: None,
         })
     }

@@ -45,6 +45,9 @@ impl DeviceInner {
         let state = self.state_ref();
         let bytes = state.linear_memory.as_ref().map(|memory| memory.size());
         if state.stale || bytes != self.shown_bytes {
+            if state.stale {
+                self.preserve();
+            }
             self.shown_bytes = bytes;
             self.show();
         }

@@ -101,6 +101,7 @@ impl DeviceInner {
             }
             if let Ok(state) = instance.save() {
                 self.recoverer.keep(state);
+                self.preserve();
                 self.state().stale = true;
                 return;
             }

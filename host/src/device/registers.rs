@@ -14,7 +14,8 @@ impl DeviceInner {
 
     pub fn config_write(&mut self, offset: u64, data: &[u8]) {
         if Function::initiates_reset(offset, data) {
-            return self.reset();
+            self.reset();
+            return self.note_executed();
         }
         let state = self.state();
         state.stale = true;
@@ -23,6 +24,7 @@ impl DeviceInner {
         let was_master = state.function.bus_master();
         let due = state.function.config_write(offset, data);
         self.mastering_changed(was_master, due);
+        self.note_executed();
     }
 
     /// Handles a change of bus mastering, if there was one, and delivers interrupts that it
@@ -137,7 +139,8 @@ impl DeviceInner {
             state.stale = true;
             state.hurry();
             let due = state.function.msix_write(offset, data);
-            return deliver_interrupts(state, due);
+            deliver_interrupts(state, due);
+            return self.note_executed();
         }
         if self.state_ref().absence.is_noted() {
             self.stop_waiting();
@@ -151,7 +154,7 @@ impl DeviceInner {
             && offset.is_multiple_of(8)
         {
             self.write_register(bar, offset, 8, u64::from_le_bytes(value));
-            return;
+            return self.note_executed();
         }
         let mut at = offset;
         let mut rest = data;
@@ -166,13 +169,14 @@ impl DeviceInner {
             at += width as u64;
             rest = later;
         }
+        self.note_executed();
     }
 
     /// Writes a register, or defers a doorbell until the guest enables bus mastering. Returns
     /// whether the component still runs.
     #[inline]
     fn write_register(&mut self, bar: u8, at: u64, width: usize, value: u64) -> bool {
-        self.recoverer.doorbells.note(bar, at, width, value);
+        let rings = self.recoverer.doorbells.note(bar, at, width, value);
         if !self.state_ref().function.bus_master() && self.held.note(bar, at, width, value) {
             return true;
         }
@@ -181,6 +185,10 @@ impl DeviceInner {
         };
         let left = instance.write_register(bar, at, width as u8, value);
         self.work_left |= left.as_ref().is_ok_and(|left| *left);
+        if !rings && self.live.is_some() {
+            // A successor must not find half of what the driver writes in several registers.
+            self.state().changed = true;
+        }
         left.is_ok()
     }
 }

@@ -79,6 +79,7 @@ impl DeviceInner {
             state_bytes,
             rollback,
         };
+        self.preserve();
         self.state().stale = true;
         self.telemetry.swapped(&swap);
         Ok((swap, replaced))

@@ -340,6 +340,22 @@ impl DeviceInner {
         restored
     }
 
+    /// Restores the function and the ports, and returns the component's own state; None if the
+    /// device was at power-on.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`]; the device is at power-on.
+    pub(super) fn restore_host(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let snapshot = Snapshot::decode(bytes)?;
+        self.restore_function(&snapshot)?;
+        if snapshot.component.is_empty() {
+            return Ok(None);
+        }
+        set(self.state(), snapshot.ports.unwrap_or_default())?;
+        Ok(Some(snapshot.component))
+    }
+
     /// Restores a device that is down until it is reset.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::unit::PAGE_SIZE;
 /// Identifies a file, and distinguishes one that may be written from the same
 /// file opened for reading only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FileId {
+pub(crate) struct FileId {
     device: u64,
     inode: u64,
     writable: bool,

@@ -246,24 +246,18 @@ impl GuestMemory {
     pub(crate) fn shared(&self) -> Vec<SharedRegion> {
         let mut files: BTreeMap<FileId, Arc<File>> = BTreeMap::new();
         let shared = |region: &Region| {
-            let file = match &region.backing {
-                Backing::File { file, offset } => {
-                    let known = files.entry(file.id());
-                    let file = known.or_insert_with(|| file.file().clone());
-                    Some((file.clone(), *offset))
-                }
-                Backing::Range { .. } => return None,
-                Backing::None => None,
-            };
-            let info = region.info();
-            Some(SharedRegion {
-                address: info.range.start,
-                size: info.range.end - info.range.start,
-                writable: info.writable,
-                file,
-            })
+            let (mut shared, id) = shared_region(region)?;
+            if let (Some((file, _)), Some(id)) = (&mut shared.file, id) {
+                *file = files.entry(id).or_insert_with(|| file.clone()).clone();
+            }
+            Some(shared)
         };
         self.regions.iter().filter_map(shared).collect()
+    }
+
+    /// Returns the region at an address as [`shared`](Self::shared) does, and which file it is in.
+    pub(crate) fn shared_at(&self, address: u64) -> Option<(SharedRegion, Option<FileId>)> {
+        shared_region(self.regions.find(address)?)
     }
 
     /// Returns the regions in address order.
@@ -360,4 +354,22 @@ impl GuestMemory {
         all.resize(NEAR, Reach::NOWHERE);
         near.copy_from_slice(&all);
     }
+}
+
+/// Returns a region for another process, and which file it is in; None if the caller has mapped
+/// it itself.
+fn shared_region(region: &Region) -> Option<(SharedRegion, Option<FileId>)> {
+    let (file, id) = match &region.backing {
+        Backing::File { file, offset } => (Some((file.file().clone(), *offset)), Some(file.id())),
+        Backing::Range { .. } => return None,
+        Backing::None => (None, None),
+    };
+    let info = region.info();
+    let shared = SharedRegion {
+        address: info.range.start,
+        size: info.range.end - info.range.start,
+        writable: info.writable,
+        file,
+    };
+    Some((shared, id))
 }

@@ -17,7 +17,7 @@ mod file;
 mod guest;
 mod iovec;
 mod limits;
-mod mapping;
+pub(crate) mod mapping;
 mod range;
 mod region;
 #[cfg_attr(not(feature = "io-uring"), path = "ring/none.rs")]
@@ -31,6 +31,7 @@ pub use error::{Access, Fault, MapError, Outcome};
 #[allow(unused_imports, reason = "for linear memories, which windows lie in")]
 pub(crate) use fault::FaultRange;
 pub use fault::install_fault_handler;
+pub(crate) use file::FileId;
 pub use file::GuestFile;
 pub use guest::{GuestMemory, NoWindow, PageSource};
 pub use iovec::{Calls, IoVecError, Writes};

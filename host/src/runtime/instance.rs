@@ -153,7 +153,10 @@ impl Instance {
         let left = self.until.saturating_sub(self.runtime.ticker.now());
         self.store.set_epoch_deadline(left.max(1));
         let state = self.store.data_mut();
-        (state.attempt, state.in_doorbell) = (None, false);
+        state.in_doorbell = false;
+        if state.attempt.is_some() {
+            state.set_attempt(None);
+        }
         state.gauges.calls.add(1);
         let _running = self.runtime.ticker.enter(&self.caller);
         call(&mut *self.exports, &mut self.store).map_err(|error| {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::gauges::{PortGauges, PortSettings};
 use super::pace::Pace;
 use super::queue::QueueState;
+use crate::continuity::live::LiveState;
 use crate::contract::{Link, LinkState, LinkStatistics, PortConfig};
 use crate::endpoint::{
     Completions, Counters, Endpoint, MAX_QUEUES, QueueSet, Rss, RxBuffer, Segment, Steering,
@@ -142,6 +143,13 @@ impl PortState {
             mac: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
             link: self.link(),
             queues: self.count(),
+        }
+    }
+
+    /// Notes the last packet that each queue was handed in a live state, as this port's.
+    pub fn record(&mut self, port: usize, live: &LiveState) {
+        for (number, queue) in self.queues.iter_mut().enumerate() {
+            queue.record(live.handed(port, number));
         }
     }
 

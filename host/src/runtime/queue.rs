@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::gauges::QueueGauges;
 use super::pace::{Pace, wire_bytes};
+use crate::continuity::live::Cell;
 use crate::contract::{Segment, TxCompletion, TxPacket, TxStatus};
 use crate::endpoint::{
     self, Completions, Counters, Queue, QueueIo, QueueSet, RxQueue, TxBatch, Waiting, Watcher,
@@ -23,6 +24,8 @@ pub struct QueueState {
     pub done: Completions,
     /// The last packet that was handed over.
     handed_over: Option<u32>,
+    /// Where that is noted for a successor, too.
+    live: Option<Cell>,
     /// Packets that are delayed by the port's rate.
     waiting: Waiting,
     /// Packets that were dropped because there was no room to delay them.
@@ -45,6 +48,7 @@ impl QueueState {
             rx: RxQueue::new(),
             done: Completions::default(),
             handed_over: None,
+            live: None,
             waiting: Waiting::default(),
             dropped: 0,
             before: None,
@@ -247,6 +251,12 @@ impl QueueState {
         self.publish_posted();
     }
 
+    /// Notes the last packet that was handed over in a cell, too.
+    pub fn record(&mut self, cell: Option<Cell>) {
+        self.live = cell;
+        self.set_handed_over(self.handed_over);
+    }
+
     /// Returns the last packet that was handed over, if there is one.
     pub fn handed_over(&self) -> Option<u32> {
         self.handed_over
@@ -257,6 +267,9 @@ impl QueueState {
     pub fn set_handed_over(&mut self, last: Option<u32>) {
         self.handed_over = last;
         self.gauges.set_handed_over(last);
+        if let Some(cell) = &self.live {
+            cell.store_packet(last);
+        }
     }
 
     /// Publishes how many buffers are posted.

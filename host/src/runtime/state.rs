@@ -14,6 +14,7 @@ use super::linear_memory::{Reservation, RevokeError, View};
 use super::port::PortState;
 use super::queue::QueueState;
 use super::scratch::Scratch;
+use crate::continuity::live::Cell;
 use crate::contract::{Features, HandedOver, Steering};
 use crate::interrupt::{Interrupts, VectorSink};
 use crate::memory::GuestMemory;
@@ -76,6 +77,8 @@ pub struct HostState {
     pub changed: bool,
     /// The WQE that it announced in the current call.
     pub attempt: Option<u64>,
+    /// Where that is noted for a successor, too.
+    pub attempt_cell: Option<Cell>,
     /// Whether the current call writes a register.
     pub in_doorbell: bool,
     /// The state of guest memory that the instance uses.
@@ -146,6 +149,7 @@ impl HostState {
             agreed: Features::empty(),
             changed: false,
             attempt: None,
+            attempt_cell: None,
             in_doorbell: false,
             absence: Absence::default(),
             window_lost: None,
@@ -240,6 +244,14 @@ impl HostState {
                 Some(HandedOver { port, queue, id })
             })
         })
+    }
+
+    /// Sets the WQE that the component works on.
+    pub fn set_attempt(&mut self, attempt: Option<u64>) {
+        self.attempt = attempt;
+        if let Some(cell) = &self.attempt_cell {
+            cell.store(attempt.map_or(0, |element| element.wrapping_add(1)));
+        }
     }
 
     /// Sets the last packet that a queue was handed, if the queue exists.

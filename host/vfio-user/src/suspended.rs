@@ -33,6 +33,9 @@ pub enum NoSession {
     /// A descriptor has no byte that it came with, or is out of order.
     #[error("a descriptor is said to have come with byte {0}, which can't be")]
     Place(u64),
+    /// No server notes such a word.
+    #[error("the word {0:#x} is said to tell how far a request was, and no server notes that")]
+    Progress(u64),
     /// More than a server peeks at, or no message.
     #[error(
         "a request of {length} bytes behind {done} others is said to be in progress, and no \

@@ -43,6 +43,16 @@ impl Candidates {
         Ok(())
     }
 
+    /// Returns all of them.
+    ///
+    /// # Errors
+    ///
+    /// If the process is out of descriptors.
+    pub fn all(&self) -> io::Result<Vec<(Swapped, OwnedFd)>> {
+        let all = self.0.lock();
+        all.iter().map(Candidate::copy).collect()
+    }
+
     /// Returns the component with this digest; None if it was not swapped in.
     ///
     /// # Errors
@@ -50,14 +60,18 @@ impl Candidates {
     /// As above.
     pub fn running(&self, digest: Digest) -> io::Result<Option<(Swapped, OwnedFd)>> {
         let all = self.0.lock();
-        let Some(found) = all.iter().find(|candidate| candidate.digest == digest) else {
-            return Ok(None);
-        };
+        let found = all.iter().find(|candidate| candidate.digest == digest);
+        found.map(Candidate::copy).transpose()
+    }
+}
+
+impl Candidate {
+    fn copy(&self) -> io::Result<(Swapped, OwnedFd)> {
         let swapped = Swapped {
-            name: found.name.clone(),
-            sha256: digest.0,
+            name: self.name.clone(),
+            sha256: self.digest.0,
         };
-        Ok(Some((swapped, found.wasm.try_clone()?.into())))
+        Ok((swapped, self.wasm.try_clone()?.into()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -145,10 +145,10 @@ impl Notifier {
     /// # Errors
     ///
     /// If it does not take it in time.
-    pub fn keep(&self, name: &str, descriptor: &OwnedFd) -> anyhow::Result<()> {
+    pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
         // One that hung up is kept as well: that is for the next process to see.
         let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
-        self.send(&text, Some(descriptor.as_fd()))
+        self.send(&text, Some(descriptor))
     }
 
     /// Removes the descriptors with a name from its store.

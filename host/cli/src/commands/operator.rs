@@ -28,6 +28,7 @@ use super::links::Links;
 use super::logging;
 use super::notify::Notifier;
 use super::rates::Rates;
+use super::serve::keeping::Keeping;
 use super::told;
 use crate::jail::broker::Broker;
 use crate::jail::child::{self, Job, Suite, Task};
@@ -58,6 +59,8 @@ pub struct Surroundings {
     pub notifier: Arc<Notifier>,
     /// The bytes of what was swapped in.
     pub candidates: Arc<Candidates>,
+    /// What is kept for the next process, if anything is.
+    pub keeping: Option<Arc<Keeping>>,
     /// None if the process is not confined.
     pub confinement: Option<Confinement>,
 }
@@ -117,6 +120,7 @@ impl Operator {
         }
         let component = self.prepare(swap, name, &wasm, digest, progress)?;
         self.surroundings.candidates.remember(digest, name, &wasm)?;
+        self.keep();
         let options = SwapOptions {
             probation: Duration::from_millis(swap.probation_ms),
         };
@@ -124,6 +128,13 @@ impl Operator {
         let swapped = self.device.swap(&component, options)?;
         self.report(&swapped);
         Ok(told::swapped(&swapped))
+    }
+
+    /// Has what an operator has set kept for the next process.
+    fn keep(&self) {
+        if let Some(keeping) = &self.surroundings.keeping {
+            keeping.note();
+        }
     }
 
     /// Tells the service manager what runs now.
@@ -220,11 +231,15 @@ impl Commands for Operator {
     }
 
     fn link(&self, link: &Link) -> Result<LinkStatus, Refusal> {
-        self.surroundings.links.set(link)
+        let set = self.surroundings.links.set(link);
+        self.keep();
+        set
     }
 
     fn rate(&self, rate: &Rate) -> Result<RateStatus, Refusal> {
-        self.surroundings.rates.set(rate)
+        let set = self.surroundings.rates.set(rate);
+        self.keep();
+        set
     }
 
     fn log(&self, log: &Log) -> Result<LogLevel, Refusal> {

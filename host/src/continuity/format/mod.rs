@@ -4,5 +4,6 @@ mod pack;
 mod records;
 mod unpack;
 
-pub use pack::pack;
-pub use unpack::unpack;
+pub use pack::{pack, pack_device};
+pub use records::{RegionState, State, VectorState};
+pub use unpack::{Named, assemble, unpack};

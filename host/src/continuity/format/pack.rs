@@ -11,10 +11,10 @@ use super::records::{
     PastState, PortState, QueueState, RegionState, SessionState, State, VectorState,
 };
 use crate::continuity::error::OfferError;
-use crate::continuity::limits::{VERSION, WRITES};
+use crate::continuity::limits::{BUILD, VERSION, WRITES};
 use crate::continuity::state_file::StateFile;
 use crate::continuity::{HandOver, MAX_NOTES, STATE, Session, Vector};
-use crate::device::{Past, PortPast, QueuePast};
+use crate::device::{DeviceState, Past, PortPast, QueuePast};
 use crate::memory::SharedRegion;
 
 /// Writes the state, and returns all named descriptors.
@@ -29,6 +29,7 @@ pub fn pack(hand_over: HandOver) -> io::Result<Vec<(String, OwnedFd)>> {
         others: mut descriptors,
         file: _,
         offered,
+        lost: _,
     } = hand_over;
     if notes.len() > MAX_NOTES {
         return Err(io::Error::other(OfferError::notes(notes.len())));
@@ -37,30 +38,43 @@ pub fn pack(hand_over: HandOver) -> io::Result<Vec<(String, OwnedFd)>> {
     let state = State {
         build,
         begun: nanoseconds(begun),
-        component: device.component.0.to_vec(),
-        snapshot: device.snapshot,
-        down: device.down,
-        paused: device.paused,
-        held: device
-            .held
-            .iter()
-            .map(|write| (write.bar, write.offset, write.value))
-            .collect(),
-        pending: device.pending,
-        ports: device.ports.iter().map(pack_port).collect(),
-        past: pack_past(&device.past),
         memory,
         vectors: pack_vectors(vectors, &mut descriptors),
         session: session.map(|session| pack_session(session, &mut descriptors)),
         notes,
-        work_left: device.work_left,
-        unfinished: device.unfinished,
         offered: offered.then_some(true),
+        ..pack_device(device)
     };
     let version = if offered { VERSION } else { WRITES };
     let state = minicbor::to_vec(&state).map_err(io::Error::other)?;
     descriptors.push((STATE.to_owned(), StateFile::write(&state, version)?));
     Ok(descriptors)
+}
+
+/// Returns what is written of a device itself.
+pub fn pack_device(device: DeviceState) -> State {
+    let held = device.held.iter();
+    State {
+        build: BUILD.to_owned(),
+        begun: 0,
+        component: device.component.0.to_vec(),
+        snapshot: device.snapshot,
+        down: device.down,
+        paused: device.paused,
+        held: held
+            .map(|write| (write.bar, write.offset, write.value))
+            .collect(),
+        pending: device.pending,
+        ports: device.ports.iter().map(pack_port).collect(),
+        past: pack_past(&device.past),
+        memory: Vec::new(),
+        vectors: Vec::new(),
+        session: None,
+        notes: Vec::new(),
+        work_left: device.work_left,
+        unfinished: device.unfinished,
+        offered: None,
+    }
 }
 
 fn pack_memory(

@@ -108,7 +108,7 @@ pub struct RegionState {
     pub file: Option<(String, u64)>,
 }
 
-#[derive(Encode, Decode)]
+#[derive(Debug, Encode, Decode)]
 #[cbor(map)]
 pub struct VectorState {
     #[n(0)]

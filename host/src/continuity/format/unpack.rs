@@ -29,12 +29,15 @@ const MAX_RECEIVED: usize = 64;
 pub fn unpack(descriptors: Vec<(String, OwnedFd)>) -> Result<HandOver, OfferError> {
     let mut named = Named::new(descriptors)?;
     let (file, bytes) = StateFile::read(named.take(STATE)?)?;
-    let mut decoder = minicbor::Decoder::new(&bytes);
-    let state: State = decoder.decode()?;
-    if decoder.position() != bytes.len() {
-        return Err(OfferError::Malformed("bytes follow it".to_owned()));
-    }
-    state.check()?;
+    assemble(State::decode(&bytes)?, named, Some(file))
+}
+
+/// Puts what was read of a device and its descriptors together.
+pub fn assemble(
+    state: State,
+    mut named: Named,
+    file: Option<StateFile>,
+) -> Result<HandOver, OfferError> {
     let vectors = state.vectors.into_iter().map(|vector| {
         Ok(Vector {
             vector: vector.vector,
@@ -66,6 +69,7 @@ pub fn unpack(descriptors: Vec<(String, OwnedFd)>) -> Result<HandOver, OfferErro
         ports: state.ports.into_iter().map(unpack_port).collect(),
         past: unpack_past(&state.past),
         memory: unpack_memory(state.memory, &mut named)?,
+        died: None,
     };
     Ok(HandOver {
         device,
@@ -75,14 +79,30 @@ pub fn unpack(descriptors: Vec<(String, OwnedFd)>) -> Result<HandOver, OfferErro
         session,
         notes: state.notes,
         others: named.rest(),
-        file: Some(file),
+        file,
+        lost: None,
         offered: state.offered.unwrap_or(false),
     })
 }
 
 impl State {
+    /// Reads what was written, and checks it.
+    ///
+    /// # Errors
+    ///
+    /// If no build writes that.
+    pub fn decode(bytes: &[u8]) -> Result<Self, OfferError> {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        let state: Self = decoder.decode()?;
+        if decoder.position() != bytes.len() {
+            return Err(OfferError::Malformed("bytes follow it".to_owned()));
+        }
+        state.check()?;
+        Ok(state)
+    }
+
     /// Checks every count against its bound.
-    fn check(&self) -> Result<(), OfferError> {
+    pub fn check(&self) -> Result<(), OfferError> {
         let received = self.session.as_ref().map_or(0, |it| it.descriptors.len());
         let queues = self.ports.iter().map(|port| port.queues.len()).max();
         let all = || self.ports.iter().flat_map(|port| &port.queues);
@@ -216,10 +236,15 @@ fn unpack_session(session: SessionState, named: &mut Named) -> Result<Session, O
 }
 
 /// Descriptors by their names.
-struct Named(BTreeMap<String, OwnedFd>);
+pub struct Named(BTreeMap<String, OwnedFd>);
 
 impl Named {
-    fn new(descriptors: Vec<(String, OwnedFd)>) -> Result<Self, OfferError> {
+    /// Sorts them.
+    ///
+    /// # Errors
+    ///
+    /// If a name came twice.
+    pub fn new(descriptors: Vec<(String, OwnedFd)>) -> Result<Self, OfferError> {
         let mut named = BTreeMap::new();
         for (name, descriptor) in descriptors {
             if named.contains_key(&name) {
@@ -230,7 +255,12 @@ impl Named {
         Ok(Self(named))
     }
 
-    fn take(&mut self, name: &str) -> Result<OwnedFd, OfferError> {
+    /// Takes one by its name.
+    ///
+    /// # Errors
+    ///
+    /// If it did not come along.
+    pub fn take(&mut self, name: &str) -> Result<OwnedFd, OfferError> {
         let taken = self.0.remove(name);
         taken.ok_or_else(|| OfferError::Missing(name.chars().take(64).collect()))
     }

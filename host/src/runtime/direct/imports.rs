@@ -74,7 +74,7 @@ pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
         Ok(())
     })?;
     linker.func_wrap(recovery, "attempt", |mut host: Host<'_>, element: u64| {
-        called(&mut host)?.1.attempt = Some(element);
+        called(&mut host)?.1.set_attempt(Some(element));
         Ok(())
     })?;
     linker.func_wrap("manatee:device/log@0.2.0", "write", log)?;

@@ -178,7 +178,7 @@ fn recovery(interface: &mut LinkerInstance<'_, HostState>) -> Result<()> {
         Ok(())
     })?;
     interface.func_wrap("attempt", |mut host: Host<'_>, (element,): (u64,)| {
-        host.data_mut().attempt = Some(element);
+        host.data_mut().set_attempt(Some(element));
         Ok(())
     })
 }

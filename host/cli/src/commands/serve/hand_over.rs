@@ -10,6 +10,7 @@ use manatee::vfio_user::{self, Stopper};
 use manatee_control as control;
 use manatee_keeper::line::{Line, Word};
 
+use super::keeping::Keeping;
 use super::kept::{self, Notes, full_name};
 use super::served::Served;
 use crate::commands::candidates::Candidates;
@@ -39,6 +40,8 @@ pub struct Estate<'a> {
     pub broker: &'a Arc<Broker>,
     /// By which a keeper and this process talk.
     pub line: Option<&'a Line>,
+    /// What is kept while the device runs.
+    pub keeping: Option<&'a Keeping>,
 }
 
 /// Which listening sockets the service manager hands over by itself.
@@ -71,12 +74,18 @@ impl Estate<'_> {
         self.notifier.check_room(count)?;
         // The state is the last of them: without it, the others are of no use to anybody.
         for (name, descriptor) in descriptors {
-            let kept = self.notifier.keep(&full_name(&name), &descriptor);
+            if self.keeping.is_some() && kept::is_open(&name) {
+                continue;
+            }
+            let kept = self.notifier.keep(&full_name(&name), descriptor.as_fd());
             kept.with_context(|| format!("leaving the descriptor {name}"))?;
         }
         self.notifier
             .wait_until_heard()
             .context("leaving the device")?;
+        if let Some(keeping) = self.keeping {
+            keeping.live().end();
+        }
         if let Some(control) = self.control {
             control.hand_over()?;
         }
@@ -114,7 +123,7 @@ impl Estate<'_> {
         let mut notes = Notes {
             links: self.links.forced(),
             rates: self.rates.noted(),
-            component: None,
+            ..Notes::default()
         };
         let running = self.device.device.component().digest();
         if let Some((swapped, wasm)) = self.candidates.running(running)? {

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context, ensure};
 use manatee::component::Digest;
+use manatee::continuity::live::PREFIX as PREFIX_OF_LIVE;
 use manatee::continuity::{HandOver, OfferError, STATE};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,9 @@ pub struct Notes {
     pub rates: Vec<Option<u32>>,
     /// The component that was swapped in, if one was.
     pub component: Option<Swapped>,
+    /// All that were swapped in last: which of them ran, the state says.
+    #[serde(default)]
+    pub candidates: Vec<Swapped>,
 }
 
 /// A component that was swapped in. Its bytes are behind a descriptor.
@@ -71,6 +75,13 @@ impl Kept {
         self.0.iter().any(|(own, _)| own == name)
     }
 
+    /// Returns whether a process noted its device that may have died.
+    pub fn has_live(&self) -> bool {
+        self.0
+            .iter()
+            .any(|(name, _)| name.starts_with(PREFIX_OF_LIVE))
+    }
+
     /// Takes one by its name.
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
         let place = self.0.iter().position(|(own, _)| own == name)?;
@@ -86,12 +97,11 @@ impl Kept {
 
     /// Closes copies of what this process has opened already.
     pub fn close_copies(&mut self) {
-        let open = |name: &str| [VFIO, CONTROL, METRICS].contains(&name) || name.starts_with(QUEUE);
-        self.0.retain(|(name, _)| !open(name));
+        self.0.retain(|(name, _)| !is_open(name));
     }
 
-    /// Returns the device to continue with; None if the guest has to begin anew, because a
-    /// process has died that had it.
+    /// Returns the device to continue with: the one that was handed over, or the one of a process
+    /// that died. None if there is none, and the guest has to begin anew.
     ///
     /// # Errors
     ///
@@ -105,25 +115,24 @@ impl Kept {
                 "{why}: the adapter begins anew, and a VMM that was attached is cut off"
             );
         };
-        let session = self.0.iter().find(|(name, _)| name == SESSION);
-        let session = session.map(|(_, fd)| fd.try_clone()).transpose()?;
+        let sessions = self.0.iter().filter(|(name, _)| is_session(name));
+        let sessions: Vec<_> = sessions
+            .map(|(_, fd)| fd.try_clone())
+            .collect::<Result<_, _>>()?;
         // Another process may have a copy of the connection.
-        let cut_off = || session.map(|it| rustix::net::shutdown(it, rustix::net::Shutdown::Both));
-        if !self.has(STATE) {
-            lost("the process before this one has left no state");
+        let cut_off = || {
+            for session in sessions {
+                let _ = rustix::net::shutdown(session, rustix::net::Shutdown::Both);
+            }
+        };
+        let read = self.hand_over().with_context(|| {
+            "what the process before this one has left can't be used, and stays with the \
+             service manager; to begin anew, stop the service for good and start it again"
+        });
+        let Some(hand_over) = read? else {
+            lost("the process before this one has left no device to continue with");
             cut_off();
             return Ok(None);
-        }
-        let hand_over = match HandOver::from_descriptors(self.0) {
-            Err(OfferError::Taken) => {
-                lost("the process before this one has ended without handing its device over");
-                cut_off();
-                return Ok(None);
-            }
-            read => read.with_context(|| {
-                "what the process before this one has left can't be used, and stays with the \
-                 service manager; to begin anew, stop the service for good and start it again"
-            })?,
         };
         let notes = serde_json::from_slice(hand_over.notes());
         let notes = notes.context("what the process before this one has noted")?;
@@ -131,17 +140,45 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// Reads the device that was handed over; if there is none, or if somebody took it over who
+    /// died since, the one that this one noted.
+    fn hand_over(self) -> Result<Option<HandOver>, OfferError> {
+        if self.has(STATE) {
+            let copy = |(name, fd): &(String, OwnedFd)| Ok((name.clone(), fd.try_clone()?));
+            let copies: std::io::Result<Vec<_>> = self.0.iter().map(copy).collect();
+            match HandOver::from_descriptors(copies?) {
+                Err(OfferError::Taken) => {}
+                read => return read.map(Some),
+            }
+        }
+        let others = self.0.into_iter().filter(|(name, _)| !is_open(name));
+        HandOver::from_the_dead(others.collect())
+    }
+}
+
 impl Predecessor {
+    /// Returns the component that was swapped in and has to run, if one was.
+    fn swapped(&self) -> Option<(Swapped, String)> {
+        if let Some(swapped) = &self.notes.component {
+            return Some((swapped.clone(), COMPONENT.to_owned()));
+        }
+        let ran = self.hand_over.component();
+        let mut all = self.notes.candidates.iter();
+        let swapped = all.find(|candidate| Digest(candidate.sha256) == ran)?;
+        Some((swapped.clone(), component_name(swapped.sha256)))
+    }
+
     /// Takes the bytes of the component that was swapped in, with its name, if there was one.
     ///
     /// # Errors
     ///
     /// If they are missing, or others.
     pub fn take_component(&mut self) -> anyhow::Result<Option<(Vec<u8>, String)>> {
-        let Some(Swapped { name, sha256 }) = self.notes.component.clone() else {
+        let Some((Swapped { name, sha256 }, kept)) = self.swapped() else {
             return Ok(None);
         };
-        let file = self.hand_over.take(COMPONENT);
+        let file = self.hand_over.take(&kept);
         let file = file.with_context(|| format!("the bytes of {name} are missing"))?;
         let wasm = crate::jail::sealed::read(&mut file.into(), manatee::component::MAX_FILE)?;
         let same = Digest::of(&wasm) == Digest(sha256);
@@ -153,6 +190,27 @@ impl Predecessor {
 /// Returns the name that a descriptor has with the service manager.
 pub fn full_name(name: &str) -> String {
     format!("{PREFIX}{name}")
+}
+
+/// Returns whether a name is that of a VMM's connection.
+fn is_session(name: &str) -> bool {
+    name == SESSION || name.starts_with(PREFIX_OF_LIVE) && name.contains("-session-")
+}
+
+/// Returns whether a name is one of a listening socket or of a TAP's queue.
+pub fn is_open(name: &str) -> bool {
+    [VFIO, CONTROL, METRICS].contains(&name) || name.starts_with(QUEUE)
+}
+
+/// Returns the name of the bytes of a component.
+pub fn component_name(sha256: [u8; 32]) -> String {
+    format!("{COMPONENT}-{}", Digest(sha256))
+}
+
+/// Returns whether a name is one of [`component_name`].
+pub fn is_component(name: &str) -> bool {
+    let digest = name.strip_prefix(COMPONENT);
+    digest.is_some_and(|digest| digest.starts_with('-'))
 }
 
 /// Returns the name of a queue of a port's TAP.

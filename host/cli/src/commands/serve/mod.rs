@@ -3,6 +3,7 @@
 mod access;
 mod bounds;
 mod hand_over;
+pub mod keeping;
 pub mod kept;
 mod opened;
 mod running;
@@ -29,6 +30,7 @@ use super::port::{self, Interface, PortArgument};
 use super::rates::Rates;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
 use bounds::BoundArguments;
+use keeping::{Keeping, Material};
 use kept::Predecessor;
 use manatee_keeper::line::Word;
 use opened::{Asked, Opened};
@@ -221,8 +223,13 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         let links = Arc::new(links);
         let given = arguments.ports.iter().map(PortArgument::rate);
         let rates = Arc::new(Rates::new(device.device.clone(), given)?);
-        let mut session = None;
-        if let Some(Predecessor { hand_over, notes }) = predecessor {
+        let (mut session, mut follow) = (None, None);
+        if let Some(Predecessor {
+            mut hand_over,
+            notes,
+        }) = predecessor
+        {
+            follow = hand_over.take_follow();
             session = device.take_over(hand_over)?;
             links.restore(&notes.links);
             rates.restore(&notes.rates);
@@ -230,8 +237,28 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         if inherits {
             broker.own_sockets()?;
         }
-        // From now on the stored state is older than the device.
-        kept.iter().for_each(|name| notifier.forget(name));
+        let keeping = match notifier.keeps_descriptors() {
+            true => {
+                let material = Material {
+                    notifier: &notifier,
+                    device: &device,
+                    sockets: &sockets,
+                    metrics: metrics.as_ref(),
+                    taps: &queues,
+                    listed,
+                    links: &links,
+                    rates: &rates,
+                    candidates: &candidates,
+                    kept: &kept,
+                };
+                let keeping = Keeping::begin(&material, follow);
+                let keeping = keeping.context("having the service manager keep the device")?;
+                // The next process has the sockets, however this one ends.
+                broker.leave_sockets();
+                Some(Arc::new(keeping))
+            }
+            false => None,
+        };
         let facts = Facts {
             device: device.device.clone(),
             confined: confinement.is_some(),
@@ -246,6 +273,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             log_level,
             notifier: notifier.clone(),
             candidates: candidates.clone(),
+            keeping: keeping.clone(),
             confinement,
         };
         let operator = Operator::new(surroundings, device.device.clone());
@@ -268,6 +296,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             taps: queues,
             listed,
             line,
+            keeping,
         }))
     });
     broker.end();

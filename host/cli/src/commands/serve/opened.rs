@@ -97,7 +97,7 @@ impl Opened {
             ids,
             sandbox,
             // If this process can't continue, the next one needs the files.
-            waits: handed.kept.has(STATE),
+            waits: handed.kept.has(STATE) || handed.kept.has_live(),
         };
         let inherits = begin.waits;
         let broker = Broker::start(&begin).context("starting the broker")?;

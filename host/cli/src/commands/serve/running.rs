@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use manatee::device::Device;
 use manatee::endpoint::{LinkWatch, StreamLink};
-use manatee::vfio_user::Suspended;
+use manatee::vfio_user::Session;
 use manatee_common::ration::Ration;
 use manatee_control as control;
 use manatee_keeper::line::{Heard, Line, Word};
@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::hand_over::{Estate, Listed};
+use super::keeping::Keeping;
 use super::served::Served;
 use super::signals::{Heard as Signalled, Signals};
 use super::sockets::Sockets;
@@ -49,7 +50,7 @@ pub struct Running {
     pub notifier: Arc<Notifier>,
     pub broker: Arc<Broker>,
     /// The session with the VMM of a process before this one.
-    pub session: Option<Suspended>,
+    pub session: Option<Session>,
     pub candidates: Arc<Candidates>,
     /// The queues of TAPs, for the next process.
     pub taps: Vec<(String, OwnedFd)>,
@@ -57,6 +58,8 @@ pub struct Running {
     pub listed: Listed,
     /// By which a keeper and this process talk.
     pub line: Option<Line>,
+    /// What is kept while the device runs.
+    pub keeping: Option<Arc<Keeping>>,
 }
 
 /// A port that is a stream.
@@ -87,9 +90,13 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         taps,
         listed,
         line,
+        keeping,
     } = running;
     let (metrics, metrics_page) = metrics.unzip();
-    let Sockets { vfio, control } = sockets;
+    let Sockets { mut vfio, control } = sockets;
+    if let Some(keeping) = &keeping {
+        vfio = vfio.with_journal(Arc::new(keeping.live().clone()));
+    }
     let address = vfio.address();
     let socket = address.map_or("a descriptor".into(), |path| path.display().to_string());
     let stopper = vfio.stopper();
@@ -102,7 +109,8 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         .name("vfio-user".to_owned())
         .spawn(move || {
             ended.send(match session {
-                Some(session) => vfio.resume(session, &served, &vectors),
+                Some(Session::Suspended(session)) => vfio.resume(session, &served, &vectors),
+                Some(Session::Lost(session)) => vfio.recover(session, &served, &vectors),
                 None => vfio.serve(&served, &vectors),
             })
         })
@@ -123,6 +131,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
         notifier: &notifier,
         broker: &broker,
         line: line_copy.as_ref(),
+        keeping: keeping.as_deref(),
     };
     let alone = !streams.is_empty();
     let mut may_go_on = false;
@@ -152,6 +161,12 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
             Err(error) => tracing::error!(
                 "the device can't be left for the next process, and ends here: {error:#}"
             ),
+        }
+    }
+    if let Some(keeping) = &keeping {
+        keeping.live().end();
+        if let Err(error) = broker.own_sockets() {
+            tracing::warn!("the sockets' files are left behind: {error:#}");
         }
     }
     broker.end();

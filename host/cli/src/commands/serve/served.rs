@@ -5,7 +5,7 @@ use manatee::component::Component;
 use manatee::continuity::HandOver;
 use manatee::device::{Device, Port};
 use manatee::interrupt::Interrupts;
-use manatee::vfio_user::{self, Suspended, Vectors};
+use manatee::vfio_user::{self, Session, Vectors};
 use manatee_control as control;
 
 use super::bounds::BoundArguments;
@@ -62,7 +62,7 @@ impl Served {
 
     /// Continues with the device of a process before this one. Returns the session with its VMM,
     /// if there was one.
-    pub fn take_over(&self, hand_over: HandOver) -> anyhow::Result<Option<Suspended>> {
+    pub fn take_over(&self, hand_over: HandOver) -> anyhow::Result<Option<Session>> {
         let (build, component) = (hand_over.build().to_owned(), hand_over.component());
         let taken = vfio_user::take_over(hand_over, &self.device, &self.vectors);
         let (session, pause) = taken

@@ -146,12 +146,23 @@ const SERVER: List = &[
         libc::SYS_ioctl,
         &[
             Value(1, libc::FIONBIO as u32),
+            Value(1, libc::FIONREAD as u32),
             Value(1, libc::TCGETS as u32),
         ],
     ),
     // Interrupts: eventfds are signalled by the kernel's asynchronous I/O, which can do
     // to open files what `read` and `write` can.
     (libc::SYS_pipe2, &[Any]),
+    // Answers to a VMM, from a pipe that outlives the process.
+    (libc::SYS_splice, &[Any]),
+    (libc::SYS_setsockopt, &[Value(2, libc::SO_PEEK_OFF as u32)]),
+    (
+        libc::SYS_fcntl,
+        &[
+            Value(1, libc::F_SETPIPE_SZ as u32),
+            Value(1, libc::F_GETPIPE_SZ as u32),
+        ],
+    ),
     (libc::SYS_io_setup, &[Any]),
     (libc::SYS_io_submit, &[Any]),
     (libc::SYS_io_getevents, &[Any]),

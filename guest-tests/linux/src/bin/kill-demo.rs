@@ -1,0 +1,219 @@
+//! Kills the process that serves a stock Linux guest with traffic, again and again.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use manatee_guest_linux::control::Control;
+use manatee_guest_linux::lab::{Lab, Parts, Plan};
+use manatee_guest_linux::opening::{self, same_guest, talk};
+use manatee_guest_linux::report::{self, Report};
+use manatee_guest_linux::spread::Spread;
+use manatee_guest_linux::stage::{Options, Stage};
+use manatee_guest_linux::traffic::{Traffic, Way};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Two queues, so that they are at different points when the process dies.
+const PLAN: Plan = Plan {
+    cpus: 2,
+    queues: 2,
+    ..Plan::ONE_PORT
+};
+
+/// How many datagrams arrive both ways between two kills: those of half a second, after which the keeper
+/// starts the next process at once.
+const BETWEEN: u64 = 256;
+/// How long after these the process is killed at most.
+const LATER: Duration = Duration::from_millis(4);
+/// How long these may take.
+const WITHIN: Duration = Duration::from_secs(60);
+/// Packets of a queue that are handed over at a time: what a death may lose each way.
+const BATCH: u64 = 64;
+/// Queues of the adapter.
+const QUEUES: u64 = 2;
+
+/// What the guest does to its adapter while the process is killed.
+const COMMANDS: [&str; 4] = [
+    "ethtool -L {} combined 1",
+    "ethtool -L {} combined 2",
+    "ip link set {} down; ip link set {} up",
+    "ethtool -G {} rx 256 tx 256; ethtool -G {} rx 512 tx 512",
+];
+
+/// Kills the process that serves a stock Linux guest with traffic, and counts what is lost,
+/// doubled and reordered.
+#[derive(Parser)]
+#[command(name = "kill-demo")]
+struct Arguments {
+    /// How many times the process is killed under traffic
+    #[arg(long, default_value_t = 200)]
+    kills: usize,
+    /// How many times it is killed while the guest configures its adapter
+    #[arg(long, default_value_t = 20)]
+    configurations: usize,
+    /// Where the choice of moments begins
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    report::conclude("kill-demo", show(&Arguments::parse()))
+}
+
+fn show(arguments: &Arguments) -> Result<()> {
+    let stage = Arc::new(Stage::set(&arguments.options)?);
+    let what = format!("{} deaths of the process", arguments.kills);
+    let kernel = &stage.kernel.release;
+    let report = Report::begin(&format!("{what} under a stock Linux {kernel}"));
+    let mut lab = opening::network(&report, &stage, PLAN)?;
+    lab.keep();
+    match steps(&report, &mut lab, arguments) {
+        Ok(()) => {
+            println!("  all of it in {}", report.total());
+            Ok(())
+        }
+        Err(error) => Err(lab.with_evidence(error)),
+    }
+}
+
+fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
+    let mut moments = Moments(arguments.seed);
+    opening::guest(report, lab, PLAN, &[])?;
+    let healthy = lab.health()?;
+    report.step("swap", || {
+        let next: PathBuf = lab.stage().sandbox.run_dir().join("next.wasm");
+        std::fs::write(&next, manatee_variants::NEXT)?;
+        let swap = lab.control(0)?.swap(&next, false)?;
+        Ok(format!("{} runs, which was swapped in", swap.to))
+    })?;
+    let traffic = talk(report, lab)?;
+    report.step("deaths", || {
+        let words = die(lab, &traffic, &mut moments, arguments.kills)?;
+        let version: String = lab.control(0)?.inspect("component/version")?;
+        Ok(format!("{words}; {version} still runs"))
+    })?;
+    report.step("guest", || {
+        let words = same_guest(lab, &healthy)?;
+        Ok(format!("{words}; QEMU is still connected"))
+    })?;
+    nothing_twice(report, lab, traffic, arguments.kills as u64)?;
+    report.step("configuring", || {
+        configure(lab, &mut moments, arguments.configurations)
+    })?;
+    report.step("end", || {
+        lab.stop()?;
+        Ok("the keeper and `manatee serve` ended cleanly on SIGTERM".to_owned())
+    })
+}
+
+/// Kills the process under traffic.
+fn die(lab: &Lab, traffic: &Traffic, moments: &mut Moments, kills: usize) -> Result<String> {
+    let control = lab.control(0)?;
+    let mut took = Vec::new();
+    for number in 1..=kills {
+        traffic.wait_for_more(BETWEEN + moments.below(BETWEEN / 8), WITHIN)?;
+        let killed = moments.kill(&control);
+        took.push(killed.with_context(|| format!("death {number} of {kills}"))?);
+    }
+    traffic.wait_for_more(BETWEEN, WITHIN)?;
+    let took = Spread::of(took).context("nothing was killed")?;
+    Ok(format!(
+        "{kills}; from SIGKILL until the next process answers {took}"
+    ))
+}
+
+/// Kills the process while the guest configures its adapter, and checks that it works afterwards.
+fn configure(lab: &mut Lab, moments: &mut Moments, times: usize) -> Result<String> {
+    let control = lab.control(0)?;
+    for number in 0..times {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let command = COMMANDS[number % COMMANDS.len()].replace("{}", &ports[0].interface);
+        vm.sh(&format!(
+            "({command}) >/tmp/configure 2>&1; echo $? >>/tmp/configure & true"
+        ))?;
+        moments
+            .kill(&control)
+            .with_context(|| format!("while the guest did: {command}"))?;
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let done = vm.sh("wait; while ! tail -n 1 /tmp/configure | grep -q '^[0-9]*$'; do usleep 10000; done; cat /tmp/configure")?;
+        ensure!(done.trim().ends_with('0'), "{command}: {done}");
+        let host = ports[0]
+            .tap
+            .subnet()
+            .host(manatee_guest_linux::netns::Family::V4);
+        vm.sh(&format!("ping -c 3 -i 0.2 -W 10 {host}"))
+            .with_context(|| format!("after the guest did: {command}"))?;
+    }
+    Ok(format!(
+        "{times} deaths, and the guest's network works after each"
+    ))
+}
+
+/// Ends the traffic, and checks that nothing arrived twice or out of order, that no more is missing than
+/// could be on its way when the process died, and that TCP delivered every byte.
+fn nothing_twice(report: &Report, lab: &mut Lab, traffic: Traffic, kills: u64) -> Result<()> {
+    let outcome = report.step_with("end of it", || {
+        let Parts { vm, ports, .. } = lab.parts()?;
+        let outcome = traffic.finish(vm, &ports[0])?;
+        Ok((outcome, "both ends have told what they received".to_owned()))
+    })?;
+    for (name, way) in [
+        ("to guest", outcome.to_guest),
+        ("from guest", outcome.from_guest),
+    ] {
+        report.step(name, || check(&way, kills))?;
+    }
+    Ok(())
+}
+
+fn check(way: &Way, kills: u64) -> Result<String> {
+    let tally = &way.0.datagrams;
+    let once = tally.doubled == 0 && tally.reordered == 0 && tally.corrupt == 0;
+    ensure!(once, "datagrams: {tally}");
+    let bound = kills * BATCH * QUEUES;
+    ensure!(
+        tally.lost <= bound,
+        "datagrams: {tally}, of which {bound} may be lost"
+    );
+    way.check_bytes()?;
+    Ok(format!("{way} (up to {bound} may be lost)"))
+}
+
+/// Moments that are chosen by a seed (splitmix64).
+struct Moments(u64);
+
+impl Moments {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) % bound
+    }
+
+    /// Kills the process that serves, a moment from now. Returns how many microseconds later the next one
+    /// answers.
+    fn kill(&mut self, control: &Control) -> Result<u64> {
+        let before: i32 = control.inspect("process/id")?;
+        let later = self.below(LATER.as_micros() as u64);
+        std::thread::sleep(Duration::from_micros(later));
+        kill(Pid::from_raw(before), Signal::SIGKILL)?;
+        let begun = Instant::now();
+        // The listening socket outlives the process: the next one answers.
+        let now = loop {
+            match control.inspect::<i32>("process/id") {
+                Ok(now) => break now,
+                // The dying process still had the connection.
+                Err(error) => ensure!(begun.elapsed() < WITHIN, "{error:#}"),
+            }
+        };
+        ensure!(now != before, "process {before} still serves");
+        Ok(begun.elapsed().as_micros() as u64)
+    }
+}

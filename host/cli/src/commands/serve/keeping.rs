@@ -1,0 +1,177 @@
+//! Has the service manager keep all that the next process needs, from the moment this one serves: it
+//! may die at any time.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use manatee::continuity::live::{DescriptorStore, Follow, LiveState, next_number};
+use manatee::vfio_user;
+use manatee_control as control;
+use parking_lot::Mutex;
+
+use super::hand_over::Listed;
+use super::kept::{self, Notes, full_name};
+use super::served::Served;
+use super::sockets::Sockets;
+use crate::commands::candidates::Candidates;
+use crate::commands::links::Links;
+use crate::commands::metrics;
+use crate::commands::notify::Notifier;
+use crate::commands::rates::Rates;
+
+/// Descriptors that the service manager keeps.
+#[derive(Debug)]
+struct Store(Arc<Notifier>);
+
+impl DescriptorStore for Store {
+    fn store(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let kept = self.0.keep(&full_name(name), descriptor);
+        kept.map_err(|error| io::Error::other(format!("{error:#}")))
+    }
+
+    fn remove(&self, name: &str) {
+        self.0.forget(&full_name(name));
+    }
+}
+
+/// What is kept.
+pub struct Keeping {
+    live: LiveState,
+    links: Arc<Links>,
+    rates: Arc<Rates>,
+    candidates: Arc<Candidates>,
+    /// Names of the components that are kept.
+    components: Mutex<BTreeSet<String>>,
+}
+
+/// What it is made of.
+pub struct Material<'a> {
+    pub notifier: &'a Arc<Notifier>,
+    pub device: &'a Served,
+    pub sockets: &'a Sockets,
+    pub metrics: Option<&'a metrics::Socket>,
+    pub taps: &'a [(String, OwnedFd)],
+    pub listed: Listed,
+    pub links: &'a Arc<Links>,
+    pub rates: &'a Arc<Rates>,
+    pub candidates: &'a Arc<Candidates>,
+    /// Names of what is kept of a process before this one.
+    pub kept: &'a [String],
+}
+
+impl Keeping {
+    /// Has everything kept from now on, also what a process before this one left that died.
+    ///
+    /// # Errors
+    ///
+    /// If the service manager does not take it.
+    pub fn begin(material: &Material<'_>, follow: Option<Follow>) -> anyhow::Result<Self> {
+        let &Material {
+            notifier,
+            device,
+            kept,
+            ..
+        } = material;
+        let names = kept
+            .iter()
+            .filter_map(|name| name.strip_prefix(kept::PREFIX));
+        let number = next_number(names);
+        let store = Box::new(Store(notifier.clone()));
+        let live = match follow {
+            Some(follow) => LiveState::follow(store, number, follow)?,
+            None => LiveState::new(store, number)?,
+        };
+        for (name, descriptor) in material.sockets_and_queues()? {
+            if !kept.contains(&full_name(&name)) {
+                live.add(&name, descriptor.as_fd());
+            }
+        }
+        let names = kept
+            .iter()
+            .filter_map(|name| name.strip_prefix(kept::PREFIX));
+        let components = names.filter(|name| kept::is_component(name));
+        let components = components.map(str::to_owned).collect();
+        vfio_user::record(&live, &device.device, &device.vectors)?;
+        let keeping = Self {
+            live,
+            links: material.links.clone(),
+            rates: material.rates.clone(),
+            candidates: material.candidates.clone(),
+            components: Mutex::new(components),
+        };
+        keeping.note();
+        notifier.wait_until_heard()?;
+        keeping.live.activate();
+        let live = |name: &&String| !is_lasting(name);
+        kept.iter()
+            .filter(live)
+            .for_each(|name| notifier.forget(name));
+        Ok(keeping)
+    }
+
+    /// Notes what an operator has set.
+    pub fn note(&self) {
+        let mut notes = Notes {
+            links: self.links.forced(),
+            rates: self.rates.noted(),
+            ..Notes::default()
+        };
+        let mut components = self.components.lock();
+        let mut kept = BTreeSet::new();
+        for (swapped, wasm) in self.candidates.all().unwrap_or_default() {
+            let name = kept::component_name(swapped.sha256);
+            if !components.contains(&name) {
+                self.live.add(&name, wasm.as_fd());
+            }
+            kept.insert(name);
+            notes.candidates.push(swapped);
+        }
+        for name in components.difference(&kept) {
+            self.live.remove(name);
+        }
+        *components = kept;
+        self.live
+            .set_notes(&serde_json::to_vec(&notes).unwrap_or_default());
+    }
+
+    /// Returns what is kept while the device runs.
+    pub fn live(&self) -> &LiveState {
+        &self.live
+    }
+}
+
+impl Material<'_> {
+    /// Returns copies of what has the same name from process to process.
+    fn sockets_and_queues(&self) -> anyhow::Result<Vec<(String, OwnedFd)>> {
+        let mut all = Vec::new();
+        if !self.listed.vfio {
+            all.push((
+                kept::VFIO.to_owned(),
+                self.sockets.vfio.stopper().listener()?,
+            ));
+        }
+        if let Some(control) = self
+            .sockets
+            .control
+            .as_ref()
+            .filter(|_| !self.listed.control)
+        {
+            all.push((kept::CONTROL.to_owned(), control::Server::copy(control)?));
+        }
+        if let Some(metrics) = self.metrics {
+            all.push((kept::METRICS.to_owned(), metrics.copy()?));
+        }
+        for (name, queue) in self.taps {
+            all.push((name.clone(), queue.try_clone()?));
+        }
+        Ok(all)
+    }
+}
+
+/// Returns whether what is kept by a name is the same for each process.
+pub fn is_lasting(name: &str) -> bool {
+    let name = name.strip_prefix(kept::PREFIX).unwrap_or(name);
+    kept::is_open(name) || kept::is_component(name)
+}

@@ -1,0 +1,145 @@
+//! The VMM's memory: a region is valid from the store of its first cell on, until that becomes 0.
+//!
+//! | cell | what |
+//! | --- | --- |
+//! | 0 | 1 while it is valid |
+//! | 1 | address |
+//! | 2 | bytes |
+//! | 3 | number of its file, plus 1; 0 if it is out of reach |
+//! | 4 | offset in the file |
+//! | 5 | whether it is writable (bit 0), and the number of the request that changed it last |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::cells::{CELL, Cells};
+use super::layout::{MAX_REGIONS, region};
+use crate::memory::{FileId, SharedRegion};
+
+/// A region that another process was serving with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostRegion {
+    pub address: u64,
+    pub size: u64,
+    pub writable: bool,
+    /// The number of its file, and the offset there.
+    pub file: Option<(u64, u64)>,
+}
+
+/// Which regions and files there are.
+#[derive(Debug)]
+pub struct Regions {
+    cells: Arc<Cells>,
+    /// Slots by address.
+    slots: BTreeMap<u64, usize>,
+    /// Slots that were used and are free again.
+    free: Vec<usize>,
+    /// The numbers of files, with how many regions they have.
+    files: BTreeMap<FileId, (u64, usize)>,
+    /// The file of each slot.
+    owners: BTreeMap<usize, FileId>,
+    next_file: u64,
+}
+
+impl Regions {
+    /// Creates an empty table.
+    pub fn new(cells: Arc<Cells>) -> Self {
+        Self {
+            cells,
+            slots: BTreeMap::new(),
+            free: Vec::new(),
+            files: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            next_file: 0,
+        }
+    }
+
+    /// Returns the number of a file, and whether it is new: then its descriptor is to be stored
+    /// before a region of it is [added](Self::add).
+    pub fn file(&mut self, id: FileId) -> (u64, bool) {
+        if let Some((number, _)) = self.files.get(&id) {
+            return (*number, false);
+        }
+        let number = self.next_file;
+        self.next_file += 1;
+        self.files.insert(id, (number, 0));
+        (number, true)
+    }
+
+    /// Adds a region.
+    pub fn add(&mut self, shared: &SharedRegion, file: Option<FileId>, request: u64) {
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        if slot >= MAX_REGIONS {
+            return;
+        }
+        let owner = file.and_then(|id| Some((id, self.files.get_mut(&id)?)));
+        let number = owner.map(|(id, (number, regions))| {
+            *regions += 1;
+            self.owners.insert(slot, id);
+            *number
+        });
+        let offset = shared.file.as_ref().map_or(0, |(_, offset)| *offset);
+        let at = region(slot);
+        let values = [
+            shared.address,
+            shared.size,
+            number.map_or(0, |number| number + 1),
+            offset,
+            u64::from(shared.writable) | request << 1,
+        ];
+        for (number, value) in (1..).zip(values) {
+            self.cells.store(at + number * CELL, value);
+        }
+        self.cells.store(at, 1);
+        self.slots.insert(shared.address, slot);
+    }
+
+    /// Removes the regions whose first byte is in a range. Returns the numbers of files that have
+    /// none any more.
+    pub fn remove(&mut self, range: std::ops::Range<u64>, request: u64) -> Vec<u64> {
+        let gone: Vec<_> = self.slots.range(range).map(|(a, s)| (*a, *s)).collect();
+        let mut unused = Vec::new();
+        for (address, slot) in gone {
+            self.slots.remove(&address);
+            let at = region(slot);
+            let writable = self.cells.load(at + 5 * CELL) & 1;
+            self.cells.store(at + 5 * CELL, writable | request << 1);
+            self.cells.store(at, 0);
+            self.free.push(slot);
+            if let Some(id) = self.owners.remove(&slot)
+                && let Some((number, regions)) = self.files.get_mut(&id)
+            {
+                *regions -= 1;
+                if *regions == 0 {
+                    unused.push(*number);
+                    self.files.remove(&id);
+                }
+            }
+        }
+        unused
+    }
+}
+
+/// Reads the regions: hostile input. Also returns whether the request with this number has changed one.
+pub fn read(cells: &Cells, request: u64) -> (Vec<LostRegion>, bool) {
+    let mut regions = Vec::new();
+    let mut changed = false;
+    for slot in 0..MAX_REGIONS {
+        let at = region(slot);
+        let value = |number: usize| cells.load(at + number * CELL);
+        // Slots are used in order.
+        if value(5) == 0 && value(0) == 0 {
+            break;
+        }
+        changed |= value(5) >> 1 == request;
+        if value(0) == 1 {
+            regions.push(LostRegion {
+                address: value(1),
+                size: value(2),
+                writable: value(5) & 1 == 1,
+                file: value(3).checked_sub(1).map(|number| (number, value(4))),
+            });
+        }
+    }
+    (regions, changed)
+}

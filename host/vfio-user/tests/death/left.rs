@@ -259,6 +259,26 @@ fn session_that_can_not_be_kept_is_served_all_the_same() {
 }
 
 #[test]
+fn longer_access_than_was_announced_is_refused() {
+    let most = (1 << 16) - 32;
+    let request = read(1, BAR, 0, 8);
+    let length = request.len() as u32;
+    let dead = Dead::new(&request);
+    dead.recover(Progress::Executing { done: 0, length }, &[], |mut vmm| {
+        assert_eq!(answer(vmm), read_answer(1, 0, 8));
+        vmm.write_all(&read(2, BAR, 0, most + 1)).unwrap();
+        let refused = answer(vmm);
+        // An error, and which: EINVAL.
+        assert_eq!((refused[8] & 0x20, refused[12]), (0x20, 22));
+        vmm.write_all(&read(3, BAR, 0, most)).unwrap();
+        assert!(answer(vmm) == read_answer(3, 0, most));
+        let long = write(4, 0, BAR, 0, &vec![1; most + 1]);
+        vmm.write_all(&long[..16]).unwrap();
+        assert_eq!(vmm.read(&mut [0]).unwrap_or(0), 0, "it is the end");
+    });
+}
+
+#[test]
 fn session_that_is_handed_over_has_nothing_received_and_is_noted_by_the_successor() {
     let first = World::new();
     let Place {

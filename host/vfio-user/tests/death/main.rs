@@ -105,6 +105,10 @@ fn undisturbed(in_step: bool) -> (Outcome, u64) {
     let world = World::new();
     let (outcome, generations) = run(&world, in_step, |_| u64::MAX);
     assert_eq!(generations, 1);
+    for (address, first) in [(0x1000, 11), (0x2000, 22), (0x3000, 44), (0x7000, 33)] {
+        let map = Effect::Map(address, Some(first));
+        assert!(outcome.effects.contains(&map), "{map:?}");
+    }
     (outcome, world.steps())
 }
 
@@ -128,6 +132,22 @@ fn vmm_that_waits_for_answers_notices_no_death_at_any_step() {
 #[test]
 fn vmm_that_sends_ahead_notices_no_death_at_any_step() {
     die_everywhere(false);
+}
+
+#[test]
+fn successor_that_dies_as_it_begins_leaves_the_same_to_its_own() {
+    let (expected, steps) = undisturbed(true);
+    for (step, again) in (1..steps).flat_map(|step| (1..=4).map(move |again| (step, again))) {
+        let world = World::new();
+        let lives = |generation| match generation {
+            0 => step,
+            1 => again,
+            _ => u64::MAX,
+        };
+        let (outcome, _) = run(&world, true, lives);
+        let died = format!("died at step {step}, and {again} later");
+        assert!(outcome == expected, "{died}: {outcome:?}");
+    }
 }
 
 #[test]

@@ -185,11 +185,12 @@ impl Script {
         }
     }
 
-    /// Adds descriptors that come behind more than is peeked at once, in one packet.
+    /// Adds descriptors in a packet of more than is peeked at once (512 bytes), which ends in
+    /// the middle of their message.
     pub fn with_long_packet(mut self) -> Self {
-        let messages = [write(40, 0, BAR, 0x2000, &[4; 1000]), map(41, 0x3000)];
-        self.packets
-            .insert(8, packet_with(2, &messages, [memory(44)]));
+        let messages = [write(40, 0, BAR, 0x2000, &[4; 460]), map(41, 0x3000)];
+        let packet = packet_with(2, &messages, [memory(44)]);
+        self.packets.insert(8, packet);
         self
     }
 

@@ -342,8 +342,8 @@ fn readable_before(
     halt: &Halt,
     deadline: Option<Instant>,
 ) -> Result<bool, Broken> {
-    // A stop was requested already: wait for the deadline only.
-    let news = match halt.is_asked() {
+    // The caller has seen the request to stop: wait for its deadline only.
+    let news = match halt.is_asked() && deadline.is_some() {
         true => PollFlags::empty(),
         false => PollFlags::IN,
     };

@@ -4,7 +4,9 @@
 //! A function implements [`Backend`], and a [`Server`] serves it. `wire` defines the messages,
 //! `connection` reads them from the socket, and `session` carries them out. A session that
 //! fails ends alone, and the next VMM is served. A session can be stopped between two messages
-//! and continued by another process ([`Stopper::hand_over`], [`Server::resume`]).
+//! and continued by another process ([`Stopper::hand_over`], [`Server::resume`]). With a
+//! [`Journal`], it is also continued when the serving process dies at any instruction
+//! ([`Server::recover`]); `journal` has the protocol.
 //!
 //! Whoever may connect to the socket is a VMM: the file's permissions decide. A message has up
 //! to 1 MiB and 16 descriptors; one that claims more ends its session. One VMM is served at a

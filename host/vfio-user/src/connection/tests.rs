@@ -131,6 +131,15 @@ fn descriptors_stay_with_their_message() {
 }
 
 #[test]
+fn request_to_stop_that_comes_before_the_wait_ends_it() {
+    let (_vmm, ours) = UnixStream::pair().unwrap();
+    let halt = Halt::new().unwrap();
+    let mut receiver = Receiver::new(ours.as_fd(), &halt, Unread::default());
+    halt.ask();
+    assert!(matches!(receiver.receive(None), Ok(Received::Nothing)));
+}
+
+#[test]
 fn nonsense_breaks_it() {
     for size in [0, 15, MAX_MESSAGE as u32 + 1, u32::MAX] {
         let (mut vmm, ours) = UnixStream::pair().unwrap();

@@ -1,17 +1,17 @@
-# Every task a person does. `just` alone lists them.
+# All tasks. `just` alone lists them.
 
 set positional-arguments
 
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 
-# Where builds leave and find the component's machine code.
+# The file with the component's machine code.
 export MANATEE_DEVICE_CODE := target / "device.cwasm"
 
 # List the tasks
 default:
     @just --list --unsorted
 
-# Set up all that is missing: a wasm compiler, QEMU, tools and a kernel for the guest
+# Install what is missing: a wasm compiler, QEMU, tools and a kernel for the guest
 setup:
     scripts/setup.sh
 
@@ -23,7 +23,7 @@ build:
     cargo build --release --workspace
     @{{just_executable()}} top
 
-# Build `manatee top`, a workspace of its own, beside the command
+# Build `manatee top`, a workspace of its own, and copy it next to the command
 [private]
 top:
     cargo build --release --locked --manifest-path host/top/Cargo.toml --target-dir "{{target}}/top"
@@ -57,18 +57,18 @@ demo-rootless *arguments:
     scripts/setup.sh passt
     {{just_executable()}} guest-programs
     if [ "$(id -u)" = 0 ]; then
-        # Whatever root may do is not to be needed.
+        # The demonstration must not need root's privileges.
         exec setpriv --reuid 65534 --regid 65534 --clear-groups "{{target}}/release/demo-rootless" "$@"
     fi
     exec "{{target}}/release/demo-rootless" "$@"
 
-# Replace the device 100 times under a stock guest that talks, and count what is lost: --swaps N, --kernel 6.1
+# Replace the device 100 times under a stock guest's traffic, and count losses: --swaps N, --kernel 6.1
 swap-demo *arguments:
     @scripts/setup.sh
     @{{just_executable()}} guest-programs
     @"{{target}}/release/swap-demo" "$@"
 
-# Replace the process under a stock guest that talks, 50 times, and count what is lost: --upgrades N, --kernel 6.1
+# Replace the process 50 times under a stock guest's traffic, and count losses: --upgrades N, --kernel 6.1
 upgrade-demo *arguments:
     @scripts/setup.sh
     cargo build --release --package manatee-cli --package manatee-guest-linux --features manatee-cli/first-format
@@ -76,13 +76,13 @@ upgrade-demo *arguments:
     @{{just_executable()}} guest-programs
     @"{{target}}/release/upgrade-demo" "$@"
 
-# Crash the device in every way under a stock guest that talks: --kernel 6.1
+# Crash the device in five ways under a stock guest's traffic: --kernel 6.1
 fault-demo *arguments:
     @scripts/setup.sh
     @{{just_executable()}} guest-programs
     @"{{target}}/release/fault-demo" "$@"
 
-# Serve a stock guest from a confined process, and try every way out of it: --kernel 6.1
+# Serve a stock guest from a confined process, and try every way out of its jail: --kernel 6.1
 jail-demo *arguments:
     @scripts/setup.sh
     cargo build --release --package manatee-cli --features escape
@@ -90,7 +90,7 @@ jail-demo *arguments:
     @{{just_executable()}} guest-programs
     @"{{target}}/release/jail-demo" "$@"
 
-# Build what the stock guest's demonstrations and tests run, with the guest's own program linked statically
+# Build the programs of the stock guest's demonstrations and tests, with the guest's own program linked statically
 [private]
 guest-programs:
     cargo build --release --package manatee-cli --package manatee-guest-linux
@@ -144,11 +144,11 @@ fuzz target *seconds:
     @scripts/setup.sh fuzz
     @scripts/fuzz.sh "$@"
 
-# Run under miri what it can run, where the toolchain has it
+# Run the tests that miri supports, if the toolchain has it
 miri:
     @scripts/miri.sh
 
-# Hold the dependencies to deny.toml: licences, sources and duplicates (advisories need a network: `cargo deny check advisories`)
+# Check the dependencies against deny.toml: licences, sources and duplicates (advisories need a network: `cargo deny check advisories`)
 deny:
     @scripts/setup.sh deny
     "{{target}}/tools/bin/cargo-deny" check licenses sources bans
@@ -166,12 +166,12 @@ record:
     @mkdir -p docs/media
     @scripts/record.py docs/media/swap-demo.svg "just swap-demo --swaps 30" "{{target}}/release/swap-demo" --swaps 30
 
-# Pack the library's crates, and build an embedder with them outside of this workspace (7 minutes; nothing is uploaded)
+# Package the library's crates, and build an embedder with them outside of this workspace (7 minutes; nothing is uploaded)
 pack:
     @scripts/setup.sh build
     @scripts/pack.sh
 
-# Run what takes hours: fuzzing by minutes, 10,000 swaps and 1,000 crashes
+# Run the tests that take hours: long fuzzing, 10,000 swaps and 1,000 crashes
 test-long minutes="10": setup
     MANATEE_LONG=1 cargo test --workspace --test attacks --test jail
     scripts/fuzz.sh all "$(({{minutes}} * 60))"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Fuzzes with libFuzzer. Run it by `just fuzz`.
 #
-#   scripts/fuzz.sh TARGET [SECONDS]    one target, for a minute if not told otherwise
-#   scripts/fuzz.sh all [SECONDS]       each target in turn, 5 seconds each if not told otherwise
+#   scripts/fuzz.sh TARGET [SECONDS]    one target, by default for a minute
+#   scripts/fuzz.sh all [SECONDS]       each target in turn, by default 5 seconds each
 #   scripts/fuzz.sh --list              the targets
 #
-# Only the crates of this repository are instrumented: nobody wants the coverage of the
-# compiler of wasm, which takes ten minutes to build with it. So everything else is built
+# Only the crates of this repository are instrumented: coverage of the wasm compiler is
+# useless, and takes ten minutes to build. So everything else is built
 # as for the tests, and shared with them. `cargo fuzz run --fuzz-dir guest-tests/fuzz
 # --features libfuzzer fuzz_TARGET` does it the usual way.
 #
-# What is found is kept in target/fuzz/artifacts, and what led there in
+# Failing inputs are kept in target/fuzz/artifacts, and the corpus in
 # target/fuzz/corpus; put an input into guest-tests/fuzz/seeds/TARGET to keep it for ever.
 set -euo pipefail
 
@@ -55,10 +55,10 @@ case ${1:-} in
         [[ " ${targets[*]} " = *" ${1:-} "* ]] || die "there is no target '${1:-}': give all, or one of ${targets[*]}"
         chosen=("$1") seconds=${2:-60} ;;
 esac
-[[ $seconds =~ ^[1-9][0-9]*$ ]] || die "'$seconds' is no number of seconds"
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || die "'$seconds' is not a number of seconds"
 
 command -v c++ >/dev/null || die "libFuzzer is C++, and there is no c++ here: install g++"
-# What it made is of use only as long as it is the same; cargo knows it by its name.
+# Artifacts are valid only for the same wrapper; a change of its name makes cargo rebuild.
 wrapper=$target/fuzz/rustc-$(sed -n '/^if .*--compile/,/^fi/p' "$root/scripts/fuzz.sh" | cksum | cut -d ' ' -f 1)
 mkdir -p "$target/fuzz"
 printf '#!/bin/sh\nexec bash %q --compile "$@"\n' "$root/scripts/fuzz.sh" >"$wrapper"
@@ -72,7 +72,7 @@ for name in "${chosen[@]}"; do
     corpus=$target/fuzz/corpus/$name artifacts=$target/fuzz/artifacts/$name
     mkdir -p "$corpus" "$artifacts"
     log=$target/fuzz/$name.log
-    # The rate and the count are what a person wants; the rest is in the log.
+    # Only the count is printed; the rest is in the log.
     if "$target/debug/fuzz_$name" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 \
         -print_final_stats=1 -artifact_prefix="$artifacts/" "$corpus" "$seeds/$name" >"$log" 2>&1; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Lints what is compiled for wasm only. Run it by `just lint`.
 #
-# By whichever toolchain compiles the component: rustup's own, whose clippy lints, or
-# Debian's, which builds the library from source, and has no clippy: then it is compiled
+# It uses the toolchain that compiles the component: rustup's, with clippy, or
+# Debian's, which builds the library from source and has no clippy: then it compiles
 # with warnings as errors.
 set -euo pipefail
 
@@ -11,7 +11,7 @@ wasm_target=wasm32-unknown-unknown
 cd "$root"
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/component
 
-# Each alone: together they would share the features of what they have in common.
+# Each alone: together, common dependencies would have the union of their features.
 each() {
     "$@" --package manatee-device --features component
     "$@" --package manatee-device --features component,faults
@@ -33,6 +33,6 @@ check() {
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$wasm_target/lib" ]; then
     each lint
 else
-    echo "not linted: clippy for wasm, which Debian's toolchain has not; it is compiled with warnings as errors instead"
+    echo "not linted: clippy for wasm, which Debian's toolchain lacks; it is compiled with warnings as errors instead"
     each check
 fi

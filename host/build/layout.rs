@@ -1,9 +1,9 @@
-//! Generates where the canonical ABI puts the fields of the contract's types.
+//! Generates the layout of the contract's types in the canonical ABI.
 //!
 //! Each record becomes a module with its size, its alignment and the offsets of its fields
 //! in bytes; each enum and variant one with the numbers of its cases; and each result of a
 //! function one named after it. A field or result that is an option, a result or
-//! a variant also says where its payload lies.
+//! a variant also has the offset of its payload.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -27,7 +27,7 @@ pub fn generate(wit: &Path) -> Result<String, Box<dyn Error>> {
         text: String::new(),
     };
     for (id, ty) in resolve.types.iter() {
-        // Types that an interface uses of another are the same.
+        // Types that an interface imports from another have their module there.
         if let (Some(name), false) = (&ty.name, matches!(ty.kind, TypeDefKind::Type(_))) {
             generator.named(name, Type::Id(id), ty)?;
         }
@@ -104,7 +104,7 @@ impl Generator<'_> {
         Ok(())
     }
 
-    /// Returns where the payload of an option, a result or a variant lies.
+    /// Returns the offset of the payload of an option, a result or a variant.
     fn payload(&self, ty: Type) -> Option<usize> {
         let Type::Id(id) = ty else {
             return None;
@@ -125,7 +125,8 @@ impl Generator<'_> {
     }
 }
 
-/// Returns the constant of a field or case. A few names say something of the whole type.
+/// Returns the name of a field's or case's constant. A few names are taken by constants of the
+/// whole type.
 fn upper(name: &str) -> String {
     let name = name.replace('-', "_").to_uppercase();
     match &*name {

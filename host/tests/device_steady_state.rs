@@ -1,4 +1,4 @@
-//! A whole device in steady state: what the host allocates for it (nothing).
+//! A whole device in steady state: the host allocates nothing for it.
 
 mod machines;
 
@@ -17,7 +17,7 @@ use manatee_conformance::driver::{Driver, traffic};
 use manatee_conformance::guest::Unwired;
 
 const PACKETS: usize = 64;
-/// Rounds after which every buffer has grown to its size.
+/// The number of rounds after which every buffer has its final size.
 const WARM_UP: usize = 4;
 const ROUNDS: usize = 8;
 
@@ -29,7 +29,7 @@ impl VectorSink for Processor {
     }
 }
 
-/// Posts entries, and counts what the doorbell allocates.
+/// Posts WQEs, and returns the number of allocations of the doorbell.
 fn ring(device: &Device, driver: &mut Driver<'_>, queue: &mut Wq, entry: &Wqe) -> u64 {
     for _ in 0..PACKETS {
         queue.write(driver, entry);
@@ -39,8 +39,8 @@ fn ring(device: &Device, driver: &mut Driver<'_>, queue: &mut Wq, entry: &Wqe) -
     measure(|| device.bar_write(0, offset, &bell.into_bits().to_le_bytes())).count_total
 }
 
-/// What a round allocates, once the device has settled. `receives` says
-/// whether what is sent comes back.
+/// Returns the number of allocations of a round in steady state. `receives` says
+/// whether sent packets come back.
 fn allocations(endpoint: Box<dyn Endpoint>, receives: bool) -> u64 {
     let (sender, interrupts) = channel();
     let machine = machine(endpoint, Box::new(Processor(sender)), interrupts);

@@ -1,6 +1,6 @@
-//! Endpoints in steady state: what they allocate (nothing), and how fast they are.
+//! Endpoints in steady state: they allocate nothing; and how fast they are.
 //!
-//! The numbers: `cargo test --release -p manatee --test endpoint_steady_state -- --ignored --nocapture`
+//! For the figures: `cargo test --release -p manatee --test endpoint_steady_state -- --ignored --nocapture`
 
 use std::fs::File;
 use std::io::Write;
@@ -36,7 +36,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// A guest whose packets are all `frame`, each in two segments.
+    /// Returns a guest whose packets are all `frame`, each in two segments.
     fn new(frame: &[u8], packet: TxPacket) -> Self {
         let size = 2 * BUFFERS;
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
@@ -95,7 +95,7 @@ impl Guest {
         self.rx.post(&self.buffers[..room], &self.room[..room]);
     }
 
-    /// Receives what is there; returns how many.
+    /// Receives all packets that have arrived. Returns their number.
     fn receive(&mut self, queue: &mut dyn Queue) -> usize {
         self.done.received.clear();
         let mut io = QueueIo {
@@ -110,7 +110,7 @@ impl Guest {
     }
 }
 
-/// An IPv4 packet that the kernel has no use for, and answers with nothing.
+/// Returns an IPv4 packet that the kernel drops without an answer.
 fn frame(tcp: bool, payload: usize) -> Vec<u8> {
     let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
         .ipv4([10, 0, 0, 1], [10, 9, 9, 9], 64);
@@ -135,7 +135,8 @@ fn packet(offloads: Offloads) -> TxPacket {
     }
 }
 
-/// What a guest sends: plain, with a checksum to fill in and a tag, to be segmented.
+/// Returns guests that send packets without offloads, with a checksum to fill in and a tag, and for
+/// segmentation.
 fn guests() -> [(&'static str, Guest); 3] {
     let sum = Offloads::UDP_CHECKSUM | Offloads::INSERT_VLAN;
     let cut = Offloads::TCP_SEGMENTATION;
@@ -156,8 +157,8 @@ fn guests() -> [(&'static str, Guest); 3] {
 /// Runs a test in a network namespace of its own, if that is permitted.
 fn in_namespace(name: &str, test: impl FnOnce() + Send) {
     let isolated = || {
-        // The deprecated function is the safe one; what makes its successor
-        // unsafe is another flag.
+        // The deprecated function is the safe one; its successor is unsafe because of a flag
+        // that is not used here.
         #[expect(deprecated)]
         match rustix::thread::unshare(UnshareFlags::NEWNET) {
             Ok(()) => test(),
@@ -178,7 +179,7 @@ fn ip(arguments: &str) {
     assert!(status.expect("iproute2").success(), "ip {arguments}");
 }
 
-/// A TAP, its only queue, and a socket whose datagrams arrive there.
+/// Returns a TAP, its only queue, and a socket whose datagrams arrive there.
 fn tap_and_socket() -> (Tap, Box<dyn Queue>, UdpSocket) {
     let mut tap = Tap::with_queues("tap-test", 1).unwrap();
     let queue = tap.take_queues().remove(0);
@@ -190,7 +191,7 @@ fn tap_and_socket() -> (Tap, Box<dyn Queue>, UdpSocket) {
     (tap, queue, socket)
 }
 
-/// Has datagrams arrive, and receives as many; returns the number of
+/// Sends datagrams to the TAP, and receives them. Returns the number of
 /// allocations.
 fn receive_batch(guest: &mut Guest, tap: &mut dyn Queue, socket: &UdpSocket) -> u64 {
     for _ in 0..BATCH {

@@ -1,5 +1,4 @@
-//! Which interrupts may be delivered a little later: those that tell a guest what
-//! it did itself, and no others.
+//! Which interrupts may be deferred: only those for completions of the guest's own sends.
 
 mod machines;
 
@@ -18,7 +17,7 @@ use manatee_conformance::guest::Unwired;
 enum Raised {
     AtOnce,
     Late,
-    /// What is late is to come now.
+    /// Deferred interrupts are to be delivered now.
     Hurry,
 }
 
@@ -58,7 +57,7 @@ fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
     let packet = vport.packet(&[sge(frame, 64)]);
     let buffer = Wqe::receive(&[sge(room, 2048)]);
     let expected = [
-        // The event queue has one interrupt, and the send's completion is first.
+        // The event queue raises one interrupt, and the send's completion comes first.
         ("both completion queues armed", true, Raised::Late),
         ("that of sends not armed", false, Raised::AtOnce),
     ];
@@ -80,8 +79,8 @@ fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
     }
 }
 
-/// The MSI-X control register with its enable and function mask bits, and where the pending
-/// bits are in their BAR.
+/// The MSI-X control register, its enable and function mask bits, and the offset of the pending
+/// bits in their BAR.
 const MSIX_CONTROL: u64 = 0x82;
 const ENABLED: u16 = 1 << 15;
 const ENABLED_AND_MASKED: u16 = 0b11 << 14;

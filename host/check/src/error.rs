@@ -1,4 +1,4 @@
-//! What keeps a component from being checked.
+//! Why a component can't be checked.
 
 use manatee::component::ComponentError;
 
@@ -16,7 +16,7 @@ pub enum CheckError {
         /// What does not fit.
         error: String,
     },
-    /// No requirement is asked for.
+    /// No requirement has the requested name.
     #[error("no requirement has {0} in its name; `--list` lists all")]
     Unknown(String),
     /// This machine can't run the tests.

@@ -2,7 +2,7 @@
 //! sees it.
 //!
 //! The component is composed with the testbed and the runner, as in
-//! `just guest-tests`, and every requirement is tried on an instance of its
+//! `just guest-tests`, and every requirement runs on an instance of its
 //! own: a device that traps or never ends misses one requirement, not all.
 
 mod error;
@@ -20,11 +20,11 @@ use program::Program;
 /// Bounds of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SuiteLimits {
-    /// Longest that one requirement may take.
+    /// The longest that one requirement may take.
     pub requirement: Duration,
-    /// Longest that all may take; those that are left then are not met.
+    /// The longest that all may take; the remaining ones count as missed.
     pub total: Duration,
-    /// Most linear memory of the device, in bytes; at least 64 MiB, which the
+    /// The limit of the device's linear memory, in bytes; at least 64 MiB, which the
     /// tests themselves may need.
     pub memory: usize,
 }
@@ -40,19 +40,19 @@ impl Default for SuiteLimits {
     }
 }
 
-/// A requirement that was tried.
+/// The result of a requirement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Its name.
     pub name: &'static str,
-    /// Where it comes from.
+    /// Its source.
     pub source: &'static str,
-    /// How it was missed, if it was: what was expected and what was found.
+    /// What was expected and what was found, if it was missed.
     pub missed: Option<String>,
 }
 
-/// Returns the requirements whose name contains any of these; every one if there are
-/// none.
+/// Returns the requirements whose name contains any of these; all if the list is
+/// empty.
 ///
 /// # Errors
 ///
@@ -69,12 +69,12 @@ pub fn select(names: &[String]) -> Result<Vec<&'static Requirement>, CheckError>
     Ok(requirements().filter(asked).collect())
 }
 
-/// Tries requirements on a device component, and tells `each` as they end;
-/// `name` is for messages. True if every one is met.
+/// Runs requirements on a device component, and reports each result to `each`;
+/// `name` is for messages. Returns whether all are met.
 ///
 /// # Errors
 ///
-/// [`CheckError`] if it can't be tried at all.
+/// [`CheckError`] if none can be run.
 pub fn check(
     component: &[u8],
     name: &str,
@@ -89,7 +89,10 @@ pub fn check(
     for requirement in requirements {
         let left = limits.total.saturating_sub(begun.elapsed());
         let outcome = if left.is_zero() {
-            Err(format!("not tried: {:?} are over", limits.total))
+            Err(format!(
+                "not run: the time limit of {:?} is over",
+                limits.total
+            ))
         } else {
             let time = left.min(limits.requirement);
             program.attempt(requirement.name, time, limits.memory)

@@ -1,4 +1,4 @@
-//! The program that a component is composed to, run once a requirement.
+//! A component composed with the tests to a program, which runs once for each requirement.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -14,15 +14,15 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::error::CheckError;
 
-/// The most that a run may print.
+/// The most bytes that a run may print.
 const MAX_OUTPUT: usize = 1 << 20;
-/// Linear memory that a testbed and a runner need, and may have in any case:
-/// guest memory, and some more.
+/// The limit of linear memory of a testbed and a runner: guest memory,
+/// and some more.
 const OWN_MEMORY: usize = 64 << 20;
 /// More core instances, memories or tables than any composition has.
 const MAX_ITEMS: usize = 1000;
 
-/// What all checks of a process share.
+/// The engine and linker, shared by all checks of a process.
 struct Checker {
     engine: Engine,
     linker: Linker<State>,
@@ -46,7 +46,7 @@ impl Checker {
         Ok(Self { engine, linker })
     }
 
-    /// Runs something, and interrupts it if it has not ended after `time`.
+    /// Runs a function, and interrupts its wasm after `time`.
     fn run_within<T>(
         &self,
         time: Duration,
@@ -55,7 +55,7 @@ impl Checker {
     ) -> T {
         let ends = Instant::now() + time;
         store.set_epoch_deadline(1);
-        // The engine's epoch may also advance for another run.
+        // The engine's epoch also advances for other runs.
         store.epoch_deadline_callback(move |_| {
             if Instant::now() < ends {
                 return Ok(UpdateDeadline::Continue(1));
@@ -77,7 +77,7 @@ impl Checker {
     }
 }
 
-/// What a run may reach: arguments and standard output.
+/// The WASI context of a run: arguments and standard output.
 struct State {
     wasi: WasiCtx,
     resources: ResourceTable,
@@ -100,7 +100,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Composes and compiles.
+    /// Composes and compiles a program.
     pub fn new(device: &[u8], name: &str) -> Result<Self, CheckError> {
         let checker = Checker::get()?;
         let misfit = |error: String| CheckError::Compose {
@@ -116,7 +116,7 @@ impl Program {
         Ok(Self { checker, command })
     }
 
-    /// Tries a requirement on a new instance.
+    /// Runs a requirement on a new instance.
     pub fn attempt(&self, name: &str, time: Duration, memory: usize) -> Result<(), String> {
         let output = MemoryOutputPipe::new(MAX_OUTPUT);
         let wasi = WasiCtx::builder()
@@ -144,14 +144,14 @@ impl Program {
         match ended {
             Ok(status) => verdict(&output.contents(), name, status.is_ok()),
             Err(error) if error.downcast_ref() == Some(&Trap::Interrupt) => {
-                Err(format!("it was not done after {time:?}"))
+                Err(format!("it had not ended after {time:?}"))
             }
             Err(error) => Err(format!("the device failed: {error:?}")),
         }
     }
 }
 
-/// Returns what the runner printed of a requirement. The device can't print.
+/// Returns the verdict that the runner printed. The device can't print.
 fn verdict(output: &[u8], name: &str, succeeded: bool) -> Result<(), String> {
     let events = output
         .split(|byte| *byte == b'\n')
@@ -162,8 +162,8 @@ fn verdict(output: &[u8], name: &str, succeeded: bool) -> Result<(), String> {
         Some(event) if event["event"] == "ok" && succeeded => Ok(()),
         Some(event) => {
             let text = event["stdout"].as_str();
-            Err(text.unwrap_or("the test said nothing").to_owned())
+            Err(text.unwrap_or("the test gave no reason").to_owned())
         }
-        None => Err("the test ended before it was done".to_owned()),
+        None => Err("the test ended early".to_owned()),
     }
 }

@@ -33,7 +33,7 @@ fn the_embedded_component_passes() {
 }
 
 #[test]
-fn what_there_is_no_time_for_is_missed() {
+fn requirements_after_the_time_limit_are_missed() {
     let limits = SuiteLimits {
         total: Duration::ZERO,
         ..SuiteLimits::default()
@@ -41,11 +41,11 @@ fn what_there_is_no_time_for_is_missed() {
     let (met, verdicts) = verdicts(&limits);
     assert!(!met);
     let text = verdicts[0].missed.as_deref().unwrap();
-    assert!(text.starts_with("not tried"), "{text}");
+    assert!(text.starts_with("not run"), "{text}");
 }
 
 #[test]
-fn what_is_no_device_is_refused_by_name() {
+fn components_that_are_no_device_are_refused_by_name() {
     let requirements = select(&[]).unwrap();
     for (bytes, expected) in [(&b"MZ"[..], "not WebAssembly"), (EMPTY, "does not export")] {
         let refused = check(

@@ -1,11 +1,11 @@
-//! The documentation: whether its links lead somewhere, and the book has all of it. No network is
+//! The documentation: its links have targets, and the book contains all of it. No network is
 //! needed.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where files of this repository are on the web: the book leads there.
+/// The web address of this repository's files, which the book links to.
 const WEB: &str = "https://github.com/manatee-vmm/manatee/blob/main/";
 
 fn root() -> PathBuf {
@@ -13,7 +13,7 @@ fn root() -> PathBuf {
     root.canonicalize().unwrap()
 }
 
-/// All pages: those of the book, and those at the top.
+/// Returns all pages: those of the book, and those at the repository's root.
 fn pages() -> Vec<PathBuf> {
     let folder = |folder: &Path| {
         let entries = fs::read_dir(folder).unwrap();
@@ -25,7 +25,7 @@ fn pages() -> Vec<PathBuf> {
     [folder(&root()), folder(&root().join("docs"))].concat()
 }
 
-/// The lines of a page that are text, not examples.
+/// Returns the lines of a page outside of code blocks.
 fn text(page: &str) -> impl Iterator<Item = &str> {
     let mut inside = false;
     page.lines().filter(move |line| {
@@ -35,7 +35,7 @@ fn text(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What is linked to: `](target)`.
+/// Returns the targets of links: `](target)`.
 fn links(page: &str) -> Vec<String> {
     let mut links = Vec::new();
     for line in text(page) {
@@ -48,7 +48,7 @@ fn links(page: &str) -> Vec<String> {
     links
 }
 
-/// The names that headings have as targets of links, as GitHub and mdbook make them.
+/// Returns the anchors of headings, as GitHub and mdbook generate them.
 fn anchors(page: &str) -> BTreeSet<String> {
     let headings = text(page).filter(|line| line.starts_with('#'));
     let anchor = |line: &str| {
@@ -99,7 +99,7 @@ fn the_book_has_every_page_and_leads_to_nothing_outside() {
     let names = own.map(|page| page.file_name().unwrap().to_str().unwrap().to_owned());
     let found: BTreeSet<_> = names.filter(|name| name != "SUMMARY.md").collect();
     assert_eq!(listed, found);
-    // Beside the book there is no repository.
+    // The published book comes without the repository.
     for name in found {
         let page = fs::read_to_string(docs.join(&name)).unwrap();
         let outside: Vec<_> = links(&page)

@@ -1,9 +1,9 @@
-//! What the library brings into an embedder's tree, and what it must not.
+//! The dependencies that the library adds to an embedder's tree, and those that it must not.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Returns the packages that a package depends on, directly or not, other than for
+/// Returns the direct and indirect dependencies of a package, without those for
 /// builds and tests.
 fn dependencies_of(package: &str, features: &[&str]) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
@@ -23,7 +23,7 @@ fn dependencies_of(package: &str, features: &[&str]) -> BTreeSet<String> {
     text.lines().filter_map(name).collect()
 }
 
-/// Fails if a package depends on any of others.
+/// Checks that a package depends on none of `others`.
 fn has_none_of(package: &str, features: &[&str], others: &[&str]) {
     let dependencies = dependencies_of(package, features);
     assert!(dependencies.contains(package), "{dependencies:?}");

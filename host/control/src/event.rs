@@ -110,9 +110,9 @@ impl EventKind {
     const fn told(self) -> (&'static str, &'static str) {
         match self {
             Self::Attached => ("attached", "A virtual machine attached"),
-            Self::Detached => ("detached", "It is gone"),
+            Self::Detached => ("detached", "The virtual machine detached"),
             Self::Swapped => ("swapped", "The component was replaced"),
-            Self::RolledBack => ("rolled_back", "The component before runs again"),
+            Self::RolledBack => ("rolled_back", "The previous component runs again"),
             Self::Crashed => ("crashed", "An instance of the component failed"),
             Self::Recovered => ("recovered", "A fresh instance continued"),
             Self::Link => ("link", "The guest's link changed"),

@@ -145,7 +145,7 @@ pub struct Counts {
     pub failures: u64,
     /// Failures after which a fresh instance continued.
     pub recoveries: u64,
-    /// Restarts of the device at power-on.
+    /// Resets that started a fresh instance because the previous one had failed.
     pub restarts: u64,
     /// How long the guest had no device in the last replacement, in microseconds.
     pub last_pause_us: u64,

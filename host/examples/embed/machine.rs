@@ -1,4 +1,4 @@
-//! A machine with the adapter in it, as the guest's driver sees it.
+//! A machine with the adapter, as the guest's driver sees it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

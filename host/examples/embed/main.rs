@@ -1,7 +1,7 @@
 //! Embeds the adapter in a program and sends a packet through it.
 //!
-//! `main` is what a VMM does. Where a VMM runs a guest, this example has a
-//! driver of its own (that of the conformance suite) go through the motions of
+//! `main` is what a VMM does. Where a VMM runs a guest, this example runs a
+//! driver (that of the conformance suite) which does the same as
 //! Linux's: it brings the device up over its registers, posts a receive buffer,
 //! and transmits a frame, which a loopback port sends back.
 //!
@@ -9,8 +9,8 @@
 //! $ cargo run --example embed
 //! ```
 //!
-//! With the name of a file, it writes there what the component is compiled to, for a build
-//! that has no compiler (without the feature `compiler`).
+//! With the name of a file, it writes the compiled component there, for a build without
+//! a compiler (without the feature `compiler`).
 
 mod machine;
 
@@ -28,12 +28,12 @@ use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
 
 use machine::Machine;
 
-/// Takes interrupts to where the guest's processors are.
+/// Delivers interrupts to the guest's processors.
 struct Processor(Sender<u16>);
 
 impl VectorSink for Processor {
     fn raise(&self, vector: u16) {
-        // Without a processor there is nobody to interrupt.
+        // An error means that the driver has ended.
         let _ = self.0.send(vector);
     }
 }
@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     memory.set_len(MEMORY_SIZE)?;
     device.map_memory(0, MEMORY_SIZE, Some((memory.try_clone()?, 0)), true)?;
 
-    // What firmware and the operating system write to the command register:
+    // As firmware and the operating system write to the command register:
     // memory space on, bus master on.
     device.config_write(4, &6u16.to_le_bytes());
 
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Sends a frame and receives it again.
+/// Sends a frame and receives it back.
 fn run_guest(machine: Machine) -> Result<()> {
     let mut machine = Unwired(machine);
     let mut driver = Driver::new(&mut machine);

@@ -1,10 +1,9 @@
-//! Saves a device in one process and restores it in another, with traffic
-//! going on.
+//! Saves a device in one process and restores it in another, during traffic.
 //!
 //! The first process runs the guest: its memory, and a driver (that of the
 //! conformance suite) which sends frames through a loopback port. In the middle
-//! of that it saves its device and starts the second process, which makes a
-//! device of its own over the same memory, restores the state, and carries out
+//! it saves its device and starts the second process, which creates its own
+//! device over the same memory, restores the state, and carries out
 //! the driver's register accesses from then on.
 //!
 //! ```console
@@ -30,25 +29,25 @@ use manatee_conformance::driver::{Driver, traffic, wqe::sge};
 use manatee_conformance::guest::{Guest, MEMORY_SIZE, Unwired};
 use remote::Remote;
 
-/// Frames on either side of the handover.
+/// The number of frames before and after the handover.
 const FRAMES: u8 = 10;
 
-/// Takes interrupts to where the guest's processors are.
+/// Delivers interrupts to the guest's processors.
 struct Processor(Sender<u16>);
 
 impl VectorSink for Processor {
     fn raise(&self, vector: u16) {
-        // In the second process nobody listens: the driver of this example
-        // looks at its queues by itself once it is up.
+        // In the second process there is no receiver: the driver of this example
+        // polls its queues once it is up.
         let _ = self.0.send(vector);
     }
 }
 
-/// Where the device is.
+/// The process that has the device.
 pub enum Place {
-    /// In this process.
+    /// This process.
     Here(Device),
-    /// In another.
+    /// Another process.
     There(Remote),
 }
 
@@ -147,7 +146,7 @@ fn device(memory: File, processor: Sender<u16>) -> Result<Device> {
     Ok(device)
 }
 
-/// Sends a frame for each buffer that was posted, and takes it from there.
+/// Sends a frame for each posted buffer, and receives it there.
 fn exchange(
     driver: &mut Driver<'_>,
     vport: &mut Vport,
@@ -176,7 +175,7 @@ fn hand_over(place: &Mutex<Place>, memory: &File) -> Result<()> {
         std::process::id(),
         state.len()
     );
-    // By this path, another process opens the same memory.
+    // Another process opens the same memory by this path.
     let path = format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd());
     let remote = Remote::start(&path, &state)?;
     println!("restored in process {}", remote.id());

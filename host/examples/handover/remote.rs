@@ -9,13 +9,13 @@ use manatee::device::Device;
 
 /// The argument that makes this program the second process.
 pub const COMMAND: &str = "take-over";
-/// The longest state that is taken.
+/// The longest state that is accepted.
 const MAX_STATE: usize = 4 << 20;
 
 /// A register access: whether it writes, its width, its offset, its value.
 type Access = [u8; 18];
 
-/// The second process, as the first one sees it.
+/// The second process, as seen by the first one.
 pub struct Remote {
     child: Child,
 }
@@ -34,7 +34,7 @@ impl Remote {
         input.write_all(&(state.len() as u64).to_le_bytes())?;
         input.write_all(state)?;
         input.flush()?;
-        // A device that could not take over has no registers to read.
+        // The read fails if the device could not take over.
         remote.read(0, 4)?;
         Ok(remote)
     }
@@ -49,7 +49,7 @@ impl Remote {
         self.ask(false, offset, width, 0)
     }
 
-    /// Writes a register, and waits until the device has done what it can.
+    /// Writes a register, and waits until the device has finished its work.
     pub fn write(&mut self, offset: u64, width: u8, value: u64) -> Result<()> {
         self.ask(true, offset, width, value).map(|_| ())
     }
@@ -74,7 +74,7 @@ impl Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        // It ends when nobody asks any more.
+        // It ends when its standard input is closed.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
@@ -93,7 +93,7 @@ pub fn receive_state() -> Result<Vec<u8>> {
     Ok(state)
 }
 
-/// Carries out accesses in the second process, until there are no more.
+/// Carries out accesses in the second process, until its standard input is closed.
 pub fn serve(device: &Device) -> Result<()> {
     let mut access: Access = [0; 18];
     loop {

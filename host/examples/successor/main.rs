@@ -1,8 +1,8 @@
 //! A VMM that replaces itself: it gives its device away, executes its own successor, and the
 //! guest continues there.
 //!
-//! The descriptors wait in a socket of the process's own, which `execve` leaves open as standard
-//! input.
+//! The descriptors wait in a socket pair of the process itself, one end of which `execve` leaves
+//! open as standard input.
 //!
 //! ```console
 //! $ cargo run --example successor
@@ -26,11 +26,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// The argument by which the program is a successor, and how often it was one.
+/// The argument that makes the program a successor; the generation follows.
 const COMMAND: &str = "generation";
-/// Generations until it ends.
+/// The last generation.
 const LAST: u32 = 3;
-/// The interrupt line register, which a guest's firmware writes and nobody else reads.
+/// The interrupt line register, which only a guest's firmware uses.
 const INTERRUPT_LINE: u64 = 0x3c;
 
 struct Nobody;
@@ -46,7 +46,7 @@ fn main() -> Result<()> {
         [command, generation] if command == COMMAND => {
             let taken = HandOver::from_descriptors(receive()?)?;
             let pause = taken.take_over(&device)?;
-            println!("the device stood still for {} us", pause.as_micros());
+            println!("the device was paused for {} us", pause.as_micros());
             generation.parse()?
         }
         _ => {
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
             )?);
             memory.set_len(1 << 20)?;
             device.map_memory(0, 1 << 20, Some((memory, 0)), true)?;
-            // Memory space on, bus master on, and something to find again.
+            // Memory space on, bus master on, and a value to verify later.
             device.config_write(4, &[6, 0]);
             device.config_write(INTERRUPT_LINE, &[42]);
             0
@@ -104,7 +104,7 @@ fn receive() -> Result<Vec<(String, OwnedFd)>> {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut name)];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        // The other end was closed by `execve`: this ends when there are no more.
+        // `execve` closed the other end, so this ends after the last descriptor.
         let received = recvmsg(stdin().as_fd(), &mut parts, &mut control, flags)?;
         if received.bytes == 0 {
             return Ok(descriptors);

@@ -140,7 +140,7 @@ impl Device {
         if let Some(live) = &inner.live
             && let Some((region, file)) = inner.state_ref().memory.shared_at(address)
         {
-            live.map(&region, file);
+            live.map(&region, file, true);
         }
         inner.memory_came(size);
         inner.settle();

@@ -46,7 +46,7 @@ pub struct DeviceInner {
     pub(super) ended: bool,
     pub(super) recoverer: Recoverer,
     pub(super) swaps: Swaps,
-    /// Restarts at power-on.
+    /// Resets that started a fresh instance because the previous one had failed.
     pub restarts: u64,
     /// The copy that others see.
     pub(super) telemetry: Arc<Telemetry>,

@@ -1,4 +1,4 @@
-//! The life of a device beyond that of one instance: fresh ones after a reset
+//! The lifecycle of a device beyond a single instance: fresh instances after a reset
 //! and after a failure.
 
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::contract::{DeviceEvent, Observations, PortConfig};
 use crate::runtime::{Failure, HostState, Instance, Limits, PortState};
 
 impl DeviceInner {
-    /// Why the component fails at a reset.
+    /// Continues with a fresh instance after a reset that failed, or that found the instance failed.
     pub(super) fn begin_again(&mut self) {
         if let Some(failure) = self.failure().cloned()
             && !self.down
@@ -23,7 +23,7 @@ impl DeviceInner {
         self.restart();
     }
 
-    /// Ends the device for good, wherever the host's own code was interrupted.
+    /// Ends the device for good, after a panic of the host's own code at any point.
     pub(super) fn end(&mut self, failure: Failure) {
         (self.down, self.ended) = (true, true);
         match &mut self.life {
@@ -36,7 +36,7 @@ impl DeviceInner {
         }
     }
 
-    /// Returns a fresh instance at power-on.
+    /// Replaces the instance by a fresh one at power-on.
     fn restart(&mut self) {
         if self.ended {
             return;

@@ -37,9 +37,10 @@ impl DeviceInner {
         let regions: Vec<_> = state.memory.regions().map(|it| it.range.start).collect();
         for address in regions {
             if let Some((region, file)) = self.state_ref().memory.shared_at(address) {
-                live.map(&region, file);
+                live.map(&region, file, false);
             }
         }
+        self.executed = live.executed();
         self.live = Some(live.clone());
         self.preserve();
     }

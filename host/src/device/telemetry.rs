@@ -40,7 +40,7 @@ pub struct Telemetry {
     listener: Option<Listener>,
 }
 
-/// The rarely changing part, as of when the device was given up last.
+/// The rarely changing part, as of when the device was last released.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The component that runs.
@@ -61,7 +61,7 @@ pub struct View {
     pub failure: Option<String>,
     /// Instances that failed.
     pub failures: u64,
-    /// Instances that restarted.
+    /// Resets that started a fresh instance because the previous one had failed.
     pub restarts: u64,
     /// The size of the last checkpoint.
     pub checkpoint_bytes: Option<usize>,
@@ -135,7 +135,7 @@ pub struct Past {
     pub failures: u64,
     /// Failures after which a fresh instance continued.
     pub recoveries: u64,
-    /// Instances that restarted.
+    /// Resets that started a fresh instance because the previous one had failed.
     pub restarts: u64,
     /// Processes that handed it over.
     pub hand_overs: u64,
@@ -167,7 +167,7 @@ pub struct Totals {
     pub failures: u64,
     /// Failures after which a fresh instance continued.
     pub recoveries: u64,
-    /// Instances that restarted, at power-on.
+    /// Resets that started a fresh instance because the previous one had failed.
     pub restarts: u64,
     /// Processes that handed the device over to the next.
     pub hand_overs: u64,

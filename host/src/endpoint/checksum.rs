@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// Computes a checksum as RFC 1071 has it by the letter.
+    /// Computes a checksum by RFC 1071's definition.
     fn definition(bytes: &[u8]) -> [u8; 2] {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {

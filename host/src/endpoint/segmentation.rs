@@ -111,7 +111,7 @@ mod tests {
     use crate::memory::Span;
     use crate::memory::tests::segment;
 
-    /// Cuts a packet as an endpoint does. None if there is nothing to cut.
+    /// Segments a packet as an endpoint does. Returns None if it needs no segmentation.
     fn segments(sample: &Sample, size: u16) -> Option<Vec<Vec<u8>>> {
         let guest = Guest::new();
         let frame = sample.unsegmented();

@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_kernel_holds_a_ring_to_its_calls() {
-        // Where a test may not have io_uring, nothing here uses it.
+        // Without permission for io_uring there is nothing to test.
         let Ok(mut ring) = Ring::new(4) else { return };
         let mut outcomes = Vec::new();
         // SAFETY: neither call uses memory.

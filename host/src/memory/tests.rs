@@ -22,11 +22,11 @@ use super::*;
 
 /// Two pages of memory, ending where [`HIGH`] begins.
 pub(crate) const LOW: u64 = 0x10_0000;
-/// Memory behind [`LOW`], of another file: what crosses lies in both.
+/// Memory after [`LOW`], of another file: an access that crosses the boundary is in both.
 pub(crate) const HIGH: u64 = LOW + 2 * PAGE_SIZE;
-/// 256 KiB for larger packets.
+/// A region of 256 KiB for larger packets.
 pub(crate) const LARGE: u64 = 0x100_0000;
-/// Its size.
+/// The size of [`LARGE`].
 pub(crate) const LARGE_BYTES: u64 = 256 << 10;
 /// A page that may only be read.
 pub(crate) const READ_ONLY: u64 = 0x200_0000;
@@ -147,7 +147,7 @@ fn a_copy_crosses_regions_on_both_sides() {
     assert!(memory.copy(READ_ONLY, LARGE, PAGE_SIZE).is_ok());
 }
 
-/// Calls of both kinds; of one, if the kernel forbids the other.
+/// Returns both implementations of [`Calls`], or one if the kernel forbids io_uring.
 fn both_ways() -> impl Iterator<Item = Calls> {
     Calls::batched().into_iter().chain([Calls::one_by_one()])
 }
@@ -215,7 +215,7 @@ fn reads_fill_buffers_in_order() {
         for count in [1, 3, 4, 64, 100] {
             let sent = pattern(10 * count);
             rustix::io::write(&to, &sent).unwrap();
-            // Two more than there is something for.
+            // Two more than there are messages.
             let mut seen = vec![0; 10 * (count + 2)];
             calls.read(from.as_fd(), seen.chunks_mut(10), &mut outcomes);
             let (full, none) = outcomes.split_at(count);
@@ -245,9 +245,9 @@ fn ranges_are_checked_and_bounded() {
         let many = (0..).map(|i| segment(LOW + i % 16, 1));
         let fits = many.clone().take(Calls::MAX_RANGES - 1);
         assert_eq!(writes.add(b"!", &memory, fits), Ok(()));
-        // Endless segments: it must stop by itself.
+        // An endless iterator of segments: it must stop by itself.
         assert_eq!(writes.add(b"?", &memory, many), Err(IoVecError::TooMany));
-        // Those that were refused are not made.
+        // Refused calls are not made.
         writes.run(to.as_fd(), &mut outcomes);
         assert_eq!(outcomes, [Ok(Calls::MAX_RANGES)]);
         let mut seen = [0; 2 * Calls::MAX_RANGES];

@@ -116,7 +116,7 @@ mod tests {
         while pace.send(1250, later) {
             sent += 1;
         }
-        // 10 ms of it, and the packet that exceeds them.
+        // 10 ms of unused time, and the packet that exceeds it.
         assert_eq!(sent, 101);
     }
 

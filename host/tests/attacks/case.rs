@@ -1,4 +1,4 @@
-//! What a row is carried out against, and the device that it attacks.
+//! The configurations that a row runs in, and the device that it attacks.
 
 use std::fmt;
 use std::fs::File;
@@ -25,7 +25,7 @@ pub const MEMORY: u64 = manatee_conformance::guest::MEMORY_SIZE;
 pub struct Case {
     /// The contract's version.
     pub version: Version,
-    /// Whether the component is called in its module, or by the component model.
+    /// Whether the component is called in its module, instead of through the component model.
     pub direct: bool,
 }
 
@@ -41,13 +41,13 @@ impl Case {
     pub fn all() -> impl Iterator<Item = Self> {
         VERSIONS.into_iter().flat_map(|version| {
             let ways = [true, false].into_iter();
-            // The first contract is by the component model, always.
+            // The first contract always goes through the component model.
             let ways = ways.filter(move |direct| version.has_arenas || !direct);
             ways.map(move |direct| Self { version, direct })
         })
     }
 
-    /// Returns a component that behaves, to be given bodies that do not.
+    /// Returns a well-behaved component, whose function bodies a row replaces with hostile ones.
     pub fn hostile(&self) -> Hostile {
         let hostile = Hostile::new(self.version);
         if self.direct {
@@ -57,8 +57,8 @@ impl Case {
         }
     }
 
-    /// Returns the limits of a device under attack: the default ones, and a deadline
-    /// that does not make the suite wait.
+    /// Returns the limits of a device under attack: the default ones, with a deadline short
+    /// enough for the suite.
     pub fn limits(&self) -> Limits {
         Limits {
             direct: self.direct,
@@ -73,11 +73,11 @@ impl Case {
         victim.expect("the component behaves so far")
     }
 
-    /// Makes a device of a component that perhaps can't be one.
+    /// Makes a device of a component that the host may refuse.
     ///
     /// # Errors
     ///
-    /// What the host says.
+    /// The host refuses the component.
     pub fn try_victim(
         &self,
         hostile: &Hostile,
@@ -91,13 +91,13 @@ impl Case {
     /// Tries to make a device of a component, and returns why that is refused.
     pub fn refusal(&self, hostile: &Hostile) -> String {
         match self.try_victim(hostile, self.limits(), Box::new(Loopback::new())) {
-            Ok(_) => panic!("it was taken for a device"),
+            Ok(_) => panic!("it was accepted as a device"),
             Err(error) => error,
         }
     }
 }
 
-/// Counts vectors, and passes them on to whoever wants them.
+/// Counts vectors, and forwards them to a listener, if there is one.
 #[derive(Clone, Default)]
 pub struct Counter {
     count: Arc<AtomicU64>,
@@ -110,7 +110,7 @@ impl Counter {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Has those that are raised from now on sent to somebody.
+    /// Returns a channel that receives the vectors raised from now on.
     pub fn listen(&self) -> Receiver<u16> {
         let (sender, receiver) = channel();
         *self.listener.lock() = Some(sender);
@@ -138,11 +138,11 @@ pub struct Victim {
 }
 
 impl Victim {
-    /// Makes a device; the first failure ends it, as no instance saved a state.
+    /// Makes a device. Its first failure takes it down, since it has no checkpoint.
     ///
     /// # Errors
     ///
-    /// What the host says.
+    /// The host refuses the component.
     pub fn new(
         component: &Component,
         limits: Limits,
@@ -188,7 +188,7 @@ impl Victim {
         self.device.config_write(4, &6_u16.to_le_bytes());
     }
 
-    /// Has the component called: `write-register`, with 8 bytes.
+    /// Calls the component: a `write-register` of 8 bytes.
     pub fn poke(&self) {
         self.write(0, 0);
     }
@@ -215,7 +215,7 @@ impl Victim {
     }
 
     /// Checks that the instance was ended, that this is counted and shown, and that
-    /// the message has one of these words. Returns the message.
+    /// the message contains one of these words. Returns the message.
     pub fn is_ended(&self, words: &[&str]) -> String {
         let failure = self.device.failure().expect("the instance was ended");
         let text = failure.summary();
@@ -229,7 +229,7 @@ impl Victim {
         text
     }
 
-    /// Checks that the device works, whatever failed before.
+    /// Checks that the device works, ignoring earlier failures.
     pub fn runs_after_failures(&self) {
         assert!(self.device.failure().is_none());
         assert_ne!(self.read(0x100), u64::MAX);
@@ -246,7 +246,7 @@ impl Victim {
     }
 }
 
-/// Checks that a text of one line is fit for a log.
+/// Checks that a text is a single, bounded line without control characters.
 pub fn is_clean(text: &str) {
     assert!(!text.is_empty());
     assert!(text.len() <= 2048, "a message of {} bytes", text.len());
@@ -257,7 +257,7 @@ pub fn is_clean(text: &str) {
     assert!(!text.contains(odd), "{text:?}");
 }
 
-/// Checks that a text has one of these words; none are asked for if there are none.
+/// Checks that a text contains one of these words; an empty list accepts any text.
 pub fn has_one_of(text: &str, words: &[&str]) {
     let found = words.is_empty() || words.iter().any(|word| text.contains(word));
     assert!(found, "{text:?} has none of {words:?}");

@@ -1,4 +1,4 @@
-//! The process that a row runs in.
+//! The process in which a row runs.
 
 use std::io::Read;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -12,12 +12,12 @@ use crate::case::Case;
 use crate::neighbour::Neighbour;
 use crate::rows::Row;
 
-/// Which row a process is to carry out.
+/// The environment variable that names the row which a process runs.
 const VARIABLE: &str = "MANATEE_ATTACK";
-/// Far longer than any row takes; a row that takes it hangs.
+/// Far longer than any row takes: a row that takes this long hangs.
 const WATCHDOG: Duration = Duration::from_secs(300);
-/// Most memory that a process may have of its own, whatever its row's bound, so that
-/// one that fails does not take the machine with it.
+/// The limit of a process' private memory, whatever its row's bound, so that a failing
+/// row does not exhaust the machine.
 const MOST_MEMORY: u64 = 4 << 30;
 
 /// Returns the name of the row that this process was started for.
@@ -25,7 +25,7 @@ pub fn asked_for() -> Option<String> {
     std::env::var(VARIABLE).ok()
 }
 
-/// Carries a row out.
+/// Runs a row in this process.
 pub fn carry_out(row: &Row, case: &Case) -> ExitCode {
     let limit = Rlimit {
         current: Some(MOST_MEMORY),
@@ -33,7 +33,7 @@ pub fn carry_out(row: &Row, case: &Case) -> ExitCode {
     };
     setrlimit(Resource::Data, limit).expect("a limit can be lowered");
     let neighbour = Neighbour::start();
-    // The peak is that from now on.
+    // Resets the peak, so that it covers the row only.
     std::fs::write("/proc/self/clear_refs", "5").expect("the peak can be reset");
     let before = status("VmRSS:");
     (row.run)(case);
@@ -54,14 +54,14 @@ pub fn status(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("it can be read");
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.expect("the kernel tells it")
+    number.expect("the kernel reports it")
 }
 
 /// Runs a row in a process, and waits for its end.
 ///
 /// # Errors
 ///
-/// The process failed, died, or did not end.
+/// The process failed, was killed, or did not end.
 pub fn run(name: &str) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut child = Command::new(program)
@@ -80,7 +80,7 @@ pub fn run(name: &str) -> Result<(), String> {
     Err(format!("{}\n{said}", describe(status)))
 }
 
-/// Reads what a process says until it ends.
+/// Reads a process' output until it ends.
 fn wait(child: &mut Child) -> Result<String, String> {
     const MOST: u64 = 64 << 10;
     let mut output = child.stderr.take().ok_or("no output")?;

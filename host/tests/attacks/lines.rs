@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
-    /// Has all lines of the host from the level `debug` on written here, without those
+    /// Captures all lines of the host from the level `debug` on, except those
     /// of the compiler.
     pub fn capture() -> Self {
         let lines = Self::default();

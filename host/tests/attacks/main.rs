@@ -1,6 +1,6 @@
 //! Hostile components against the host that runs them.
 //!
-//! Each row is carried out in a process of its own, which runs a neighbour too: a
+//! Each row runs in a process of its own, which runs a neighbour too: a
 //! device that moves packets before, during and after the attack. The row fails if
 //! its process dies or hangs, if the neighbour stops, if memory grows beyond the
 //! row's bound, or if the row's own claims do not hold.

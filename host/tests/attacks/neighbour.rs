@@ -1,4 +1,4 @@
-//! A device in the same process, which moves packets all the time.
+//! A device in the same process, which continuously moves packets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,9 +11,9 @@ use manatee::endpoint::Loopback;
 use crate::case::Victim;
 use crate::hostile::{ANSWER, Hostile, OWN, VERSIONS};
 
-/// Packets that it has to move after the attack.
+/// The number of packets that it must move after the attack.
 const PACKETS: u64 = 64;
-/// Far longer than they take.
+/// Far longer than those packets take.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// A thread that drives a device of its own.
@@ -23,7 +23,7 @@ pub struct Neighbour {
     thread: JoinHandle<()>,
 }
 
-/// What takes turns with the attack on few processors; not a measure of anything.
+/// The pause after each packet, which lets the attack run on few processors.
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Neighbour {
@@ -67,7 +67,7 @@ impl Neighbour {
         }
     }
 
-    /// Checks that it moves packets still, and ends it.
+    /// Checks that it still moves packets, and ends it.
     pub fn works_on(self) {
         self.moves();
         self.stop.store(true, Ordering::SeqCst);
@@ -75,8 +75,8 @@ impl Neighbour {
     }
 }
 
-/// A component that posts a buffer, transmits a packet to itself, and counts what
-/// arrives.
+/// Returns a component that posts a buffer, transmits a packet to itself, and counts the packets
+/// that arrive.
 fn component() -> Hostile {
     let (packet, buffer, from, to) = (OWN, OWN + 32, OWN + 64, OWN + 96);
     Hostile::new(VERSIONS[0])

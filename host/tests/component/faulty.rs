@@ -1,21 +1,21 @@
-//! Components of the right type whose every function does the wrong thing.
+//! Components of the right type whose every function misbehaves.
 
 use manatee::component::Component;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
-/// What every exported function does.
+/// The behaviour of every exported function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
     /// Traps.
     Trap,
     /// Never returns.
     Loop,
-    /// Returns a pointer to nowhere.
+    /// Returns an invalid pointer.
     Nonsense,
 }
 
-/// A component of the world that behaves like this.
+/// Returns a component of the world with this behaviour.
 pub fn component(behaviour: Behaviour) -> Component {
     let mut resolve = Resolve::default();
     let wit = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit");
@@ -46,7 +46,7 @@ pub fn component(behaviour: Behaviour) -> Component {
     Component::from_bytes(&bytes, "a faulty component").expect("it has the right type")
 }
 
-/// Changes the functions that return an i32, such as `describe`, whose result
+/// Replaces the bodies of functions that return an i32, such as `describe`, whose result
 /// is the address of a record.
 fn nonsense(text: &str, body: &str) -> String {
     let mut changed = String::new();

@@ -1,5 +1,4 @@
-//! Components that are not what they should be: refused with a reason, or
-//! contained when they misbehave.
+//! Invalid components are refused with a reason, and misbehaving ones contained.
 
 mod faulty;
 
@@ -36,7 +35,7 @@ fn device(component: &Component, limits: Limits) -> Result<Device, DeviceError> 
 }
 
 fn refusal(bytes: &[u8]) -> ComponentError {
-    Component::from_bytes(bytes, "x.wasm").expect_err("this must not be taken for a device")
+    Component::from_bytes(bytes, "x.wasm").expect_err("this must not be accepted as a device")
 }
 
 #[test]
@@ -67,7 +66,7 @@ fn the_shipped_component_is_called_in_its_module_and_inspect_says_so() {
     let told = calls(&shipped, model);
     assert_eq!(told["by"], "component model");
     assert_eq!(told["because"], "the limits say so");
-    // Its contract was called by the component model only.
+    // The first contract is called through the component model only.
     let first = Component::from_bytes(manatee_variants::FIRST, "first.wasm").unwrap();
     let told = calls(&first, direct);
     assert_eq!(told["by"], "component model", "{told}");
@@ -138,7 +137,7 @@ fn a_component_that_never_returns_is_ended() {
     let before = Instant::now();
     let error = component.describe().unwrap_err();
     assert!(matches!(error, ComponentError::Failed(_)), "{error}");
-    // Not a measurement: it would be forever otherwise.
+    // Not a measurement: without a deadline it would take for ever.
     assert!(before.elapsed() < Duration::from_secs(60));
 }
 
@@ -177,7 +176,7 @@ fn ports_that_make_no_sense_are_refused() {
     let component = Component::embedded().unwrap();
     let make = |ports| {
         Device::new(&component, ports, Interrupts::Vectors(Box::new(Nowhere)))
-            .expect_err("these ports must not be taken")
+            .expect_err("these ports must be refused")
             .to_string()
     };
     assert!(make(vec![]).contains("1 to 256"));

@@ -1,4 +1,4 @@
-//! A device in the host, with a test at both of its ends.
+//! A device in the host, with the test as its driver and as its network.
 
 use std::fs::File;
 use std::ops::Range;
@@ -18,14 +18,14 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::wire::Wire;
 
-/// The command register, and memory space and bus master in it.
+/// The offset of the command register.
 const COMMAND: u64 = 4;
 const ENABLED: [u8; 2] = [6, 0];
-/// Longest that a device may have work left that it is not about to do.
+/// The longest that a device may have work left.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// From this many calls on, only every so many are followed by a swap: a
-/// device with a thousand queues takes its time.
+/// The number of calls after which a swap follows only some of them: a
+/// device with a thousand queues takes long to swap.
 const MANY_CALLS: u32 = 400;
 
 /// Size of a guest page in bytes.
@@ -39,7 +39,7 @@ impl VectorSink for Processor {
     }
 }
 
-/// Makes devices in the host.
+/// Makes benches with the device in the host.
 pub struct HostWorkshop {
     pub component: Component,
     /// Whether devices are given windows.
@@ -56,13 +56,13 @@ pub struct HostWorkshop {
 pub struct HostBench {
     machine: Machine,
     wires: Vec<Wire>,
-    /// Whether it is to have windows.
+    /// Whether it is expected to have windows.
     windows: bool,
     /// Guest memory that was taken away, in pages.
     revoked: Vec<Range<u64>>,
-    /// What it is replaced by after every call.
+    /// The component that replaces it after every call.
     successor: Option<Component>,
-    /// What makes the device that it is handed over to after every call.
+    /// Makes the device that it is handed over to after every call.
     maker: Option<Maker>,
     /// Calls so far.
     calls: u32,
@@ -78,7 +78,7 @@ fn ports(wires: &[Wire]) -> impl Iterator<Item = Port> {
     })
 }
 
-/// Makes devices that are alike.
+/// Makes identical devices.
 struct Maker {
     component: Component,
     limits: Limits,
@@ -145,10 +145,10 @@ fn map(device: &Device, memory: &File, range: Range<u64>) {
 }
 
 impl HostBench {
-    /// Maps the guest memory that was not taken away, in place of what is mapped.
+    /// Replaces the mapped memory by the guest memory that was not taken away.
     fn map_again(&mut self) {
         let Machine { device, memory, .. } = &self.machine;
-        device.unmap_all_memory().expect("memory out of reach");
+        device.unmap_all_memory().expect("memory is unmapped");
         self.revoked.sort_by_key(|gone| gone.start);
         let mut from = 0;
         for gone in &self.revoked {
@@ -156,7 +156,7 @@ impl HostBench {
             from = from.max(gone.end);
         }
         map(device, memory, from..MEMORY_SIZE);
-        // Memory that is gone now does not come back by itself: the host need not wait.
+        // Revoked memory does not come back by itself, so the host need not wait.
         // A write of a byte has no effect on the device.
         device.bar_write(0, 0, &[0]);
         self.settle();
@@ -180,7 +180,7 @@ impl HostBench {
             let swapped = device.swap(successor, SwapOptions::default());
             swapped.expect("a component that can take over from itself");
         }
-        // What an endpoint of the test's has not sent ends with its process.
+        // Packets that the test's endpoint has not sent end with its process.
         let pending = self.wires.iter().any(|wire| wire.pending() > 0);
         if often && !pending {
             self.hand_over();
@@ -198,18 +198,18 @@ impl HostBench {
         let successor = maker.make(&self.wires);
         let read = HandOver::from_descriptors(descriptors).expect("a state as it was written");
         let taken = read.take_over(&successor);
-        taken.expect("a device that can take over from its like");
+        taken.expect("an identical device can take over");
         self.machine.device = successor;
     }
 
-    /// Has a successor rehearse, which must not be seen.
+    /// Lets a successor rehearse, which must have no visible effects.
     fn rehearse(&self, maker: &Maker) {
         let offer = continuity::offer(&self.machine.device).expect("a device to offer");
         let descriptors = offer.into_descriptors().expect("memory for its state");
         let read = HandOver::from_descriptors(descriptors).expect("a state as it was written");
         let ports: Vec<_> = ports(&self.wires).collect();
         let rehearsed = read.rehearse(&maker.component, &ports, maker.limits);
-        rehearsed.expect("a device that can take over from its like");
+        rehearsed.expect("an identical device can take over");
     }
 
     fn wire(&self, port: u32) -> &Wire {
@@ -218,16 +218,12 @@ impl HostBench {
 }
 
 impl Drop for HostBench {
-    /// What was tried was tried over the path that it was meant for.
+    /// Checks that the requirement used the intended path.
     fn drop(&mut self) {
         if !std::thread::panicking() && !self.windows {
             let laid =
                 self.machine.device.inspect()["runtime"]["linear_memory"]["windows"].as_u64();
-            assert_eq!(
-                laid,
-                Some(0),
-                "a window over a device that was to have none"
-            );
+            assert_eq!(laid, Some(0), "a window of a device without windows");
         }
     }
 }

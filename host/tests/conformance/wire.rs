@@ -1,4 +1,4 @@
-//! The other end of a port: an endpoint that does what a test says.
+//! The far end of a port: an endpoint that a test controls.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,23 +15,23 @@ use manatee_conformance::world;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Longest that the host may take to look at a port that has something.
+/// The longest that the host may take to poll a port with packets.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What lies on a wire, as the test and the endpoint see it.
+/// The state of a wire, shared by the test and the endpoint.
 #[derive(Default)]
 struct Lying {
-    /// What was transmitted, and is planned. Buffers are the host's to keep.
+    /// Transmitted packets, and planned results. The host keeps the buffers.
     queue: world::Queue,
-    /// Ends of pending packets that the device was not told.
+    /// Completions of pending packets that were not reported to the device yet.
     ended: Vec<TxCompletion>,
-    /// Frames that arrive, with what the test knows of them.
+    /// Frames to deliver, with their flags.
     arriving: VecDeque<(Vec<u8>, RxFlags)>,
-    /// Frames that found a buffer.
+    /// The number of frames for which there was a buffer.
     arrived: usize,
-    /// The most buffers that the port takes.
+    /// The limit of posted buffers.
     most_buffers: usize,
-    /// Times that the host looked, and was asked to.
+    /// How often the host polled, and was asked to.
     looked: u64,
     asked: u64,
 }
@@ -45,7 +45,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// A wire with nothing on it.
+    /// Returns an idle wire.
     pub fn new() -> Self {
         let ready = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd");
         let lying = Lying {
@@ -59,22 +59,22 @@ impl Wire {
         }
     }
 
-    /// Packets since the last call.
+    /// Returns the packets since the last call.
     pub fn take_transmitted(&self) -> Vec<Transmitted> {
         self.lying.lock().queue.take_transmitted()
     }
 
-    /// How the next packets end.
+    /// Sets the results of the next packets.
     pub fn plan(&self, statuses: &[platform::TxStatus]) {
         self.lying.lock().queue.plan_transmits(statuses);
     }
 
-    /// Number of packets that have not ended.
+    /// Returns the number of pending packets.
     pub fn pending(&self) -> usize {
         self.lying.lock().queue.pending_transmits()
     }
 
-    /// Ends the oldest pending packets.
+    /// Completes the oldest pending packets.
     pub fn finish(&self, statuses: &[platform::TxStatus]) {
         let mut lying = self.lying.lock();
         let ended = lying.queue.finish_transmits(statuses);
@@ -87,8 +87,8 @@ impl Wire {
         self.look();
     }
 
-    /// Frames arrive together. Returns how many found a buffer; the others
-    /// are gone.
+    /// Delivers frames together. Returns for how many there was a buffer; the others
+    /// are lost.
     pub fn arrive(&self, frames: &[(&[u8], platform::RxFlags)]) -> usize {
         let mut lying = self.lying.lock();
         lying.arrived = 0;
@@ -103,13 +103,13 @@ impl Wire {
         lying.arrived
     }
 
-    /// The most buffers that the port takes from now on.
+    /// Sets the most buffers that the port takes from now on.
     pub fn limit_buffers(&self, most: usize) {
         self.lying.lock().most_buffers = most;
         self.look();
     }
 
-    /// Has the host look at the port, and waits until it did.
+    /// Makes the host poll the port, and waits until it did.
     fn look(&self) {
         let mut lying = self.lying.lock();
         lying.asked += 1;
@@ -117,7 +117,7 @@ impl Wire {
         rustix::io::write(&*self.ready, &1u64.to_ne_bytes()).expect("eventfd");
         while lying.looked < asked {
             let waited = self.looked.wait_for(&mut lying, PATIENCE);
-            assert!(!waited.timed_out(), "the host did not look at its port");
+            assert!(!waited.timed_out(), "the host did not poll its port");
         }
     }
 }
@@ -148,7 +148,7 @@ impl Lying {
         host_status(self.queue.take_packet(&packet, &frame))
     }
 
-    /// Writes the next frame to the next buffer. False if either is missing.
+    /// Writes the next frame to the next buffer. Returns false if either is missing.
     fn deliver(&mut self, io: &mut QueueIo<'_>) -> bool {
         let Some(buffer) = io.rx.front() else {
             return false;
@@ -232,7 +232,7 @@ fn host_status(status: platform::TxStatus) -> TxStatus {
     }
 }
 
-/// The same flags, of the host's own type.
+/// Converts flags to the host's own type.
 fn host_flags(flags: platform::RxFlags) -> RxFlags {
     let pairs = [
         (platform::RxFlags::TRUNCATED, RxFlags::TRUNCATED),
@@ -259,7 +259,7 @@ fn host_flags(flags: platform::RxFlags) -> RxFlags {
     given.fold(RxFlags::empty(), |all, (_, ours)| all | *ours)
 }
 
-/// The same offloads, of the device's own type.
+/// Converts offloads to the device's own type.
 fn device_offloads(offloads: manatee::endpoint::Offloads) -> platform::Offloads {
     use manatee::endpoint::Offloads;
     let pairs = [

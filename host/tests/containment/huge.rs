@@ -1,4 +1,4 @@
-//! A guest whose memory is huge pages, in which no windows can lie.
+//! A guest whose memory is huge pages, which have no windows.
 
 use std::io::Write;
 
@@ -9,10 +9,10 @@ use super::*;
 
 const HUGE: u64 = 2 << 20;
 const KNOB: &str = "/proc/sys/vm/nr_hugepages";
-/// Where QEMU begins and ends regions around the hole of a PC, inside a huge page.
+/// The bounds of a PC's memory hole, where QEMU splits regions inside a huge page.
 const HOLE: [u64; 2] = [0xa_0000, 0xc_0000];
 
-/// Huge pages that were asked for, given back at the end.
+/// Huge pages that were reserved, and are freed at the end.
 struct Pool {
     before: u64,
     /// Held so that no other test changes their number meanwhile.
@@ -24,7 +24,7 @@ impl Pool {
         std::fs::read_to_string(KNOB).ok()?.trim().parse().ok()
     }
 
-    /// So many more; None if the kernel has not got them.
+    /// Reserves this many more. Returns `None` if the kernel has too few.
     fn new(count: u64) -> Option<Self> {
         let lock = File::open(KNOB).ok()?;
         lock.lock().ok()?;
@@ -44,7 +44,7 @@ impl Drop for Pool {
     }
 }
 
-/// A machine whose memory is mapped here too: files of huge pages can't be written.
+/// A machine whose memory is mapped here too, since files of huge pages have no `write`.
 struct HugeMachine {
     machine: Machine,
     memory: MmapRegion,
@@ -79,7 +79,7 @@ fn a_guest_in_huge_pages_carries_packets_by_copies() {
     let size = MEMORY_SIZE.next_multiple_of(HUGE);
     let Some(_pool) = Pool::new(size / HUGE) else {
         let line = "skipped a_guest_in_huge_pages_carries_packets_by_copies: the kernel has no \
-                    huge pages to give (/proc/sys/vm/nr_hugepages)\n";
+                    huge pages left (/proc/sys/vm/nr_hugepages)\n";
         let _ = std::io::stderr().write_all(line.as_bytes());
         return;
     };

@@ -1,4 +1,4 @@
-//! A device that fails takes nothing with it, and comes back with a reset.
+//! A device that fails harms nothing else, and works again after a reset.
 
 mod huge;
 mod mapped;
@@ -74,20 +74,20 @@ fn share_memory(machine: &Machine) {
         .unwrap();
 }
 
-/// Returns what the guest's memory holds.
+/// Returns the content of guest memory.
 fn content(memory: &File) -> Vec<u8> {
     let mut bytes = vec![0; MEMORY_SIZE as usize];
     memory.read_exact_at(&mut bytes, 0).unwrap();
     bytes
 }
 
-/// A frame goes out and comes back.
+/// Sends a frame and receives it back.
 fn echo(driver: &mut Driver<'_>) -> Outcome {
     let mut vport = driver.start_and_open()?;
     echo_again(driver, &mut vport)
 }
 
-/// As [`echo`], over queues that exist.
+/// As [`echo`], over existing queues.
 fn echo_again(driver: &mut Driver<'_>, vport: &mut Vport) -> Outcome {
     let frame = traffic::frame(700);
     let (buffer, place) = vport.post_buffer(driver, 1514)?;
@@ -113,7 +113,7 @@ fn both_memory_paths_carry_packets() {
 }
 
 #[test]
-fn queues_go_on_when_their_memory_was_away_for_a_moment() {
+fn queues_continue_after_their_memory_was_briefly_unmapped() {
     for windows in [true, false] {
         let mut machine = Unwired(machine(windows));
         let device = machine.0.device.clone();
@@ -142,7 +142,7 @@ fn memory_that_stays_away_ends_its_queues_and_nothing_else() {
     echo(&mut driver).unwrap();
     device.unmap_memory(0, MEMORY_SIZE).unwrap();
 
-    // The next request lies in a queue that is gone.
+    // The next request is in a queue whose memory is unmapped.
     let tree = device.inspect();
     let queues = &tree["device"]["queues"];
     for (offset, kind) in [(0x1400, "rq"), (0x1000, "sq")] {
@@ -159,7 +159,7 @@ fn memory_that_stays_away_ends_its_queues_and_nothing_else() {
 
     echo(&mut Driver::new(&mut Unwired(other))).unwrap();
 
-    // The VMM gives the memory back, and the driver starts again.
+    // The VMM maps the memory again, and the driver restarts.
     share_memory(&victim.0);
     device.reset();
     device.config_write(COMMAND.0, &COMMAND.1);
@@ -184,7 +184,7 @@ fn a_vmm_that_goes_leaves_a_device_for_the_next() {
 }
 
 #[test]
-fn without_bus_master_the_device_touches_no_memory_and_goes_on_with_it() {
+fn without_bus_master_the_device_touches_no_memory_and_continues_with_it() {
     for windows in [true, false] {
         let mut machine = Unwired(machine(windows));
         let device = machine.0.device.clone();
@@ -222,7 +222,7 @@ fn ending_a_device_ends_its_thread_and_its_descriptors() {
     for _ in 0..20 {
         drop(machine(true));
     }
-    // Threads of this and other tests come and go; twenty would stay.
+    // Other tests start and end threads meanwhile; a leak of twenty would show.
     let after = (count("/proc/self/fd"), count("/proc/self/task"));
     assert!(
         after.0 < before.0 + 20 && after.1 < before.1 + 20,

@@ -50,7 +50,7 @@ fn windows_lie_over_memory_whose_file_is_known() {
         let windows = &tree["runtime"]["linear_memory"]["windows"];
         assert_eq!(windows.as_u64().unwrap() > 0, known);
         assert_eq!(tree["memory"]["regions"][0]["windows"], known);
-        // It is given back with the guest's memory.
+        // It is unmapped with the guest's memory.
         assert_eq!(Arc::strong_count(&range), 2);
         device.detach();
         assert_eq!(Arc::strong_count(&range), 1);

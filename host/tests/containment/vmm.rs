@@ -1,4 +1,4 @@
-//! What a VMM does by call: pausing, enabling, doorbells for later, waking a queue.
+//! What an embedding VMM calls: pausing, enabling, deferred doorbells, waking a queue.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -13,7 +13,7 @@ use manatee_conformance::driver::ring::Wq;
 
 use super::*;
 
-/// Returns offset and value of the doorbell that says how much is posted.
+/// Returns offset and value of the doorbell that announces posted WQEs.
 fn doorbell(queue: &Wq) -> (u64, [u8; 8]) {
     let bits = WqDoorbell::new().with_id(queue.id).with_tail(queue.head);
     (DOORBELLS + queue.doorbell, bits.into_bits().to_le_bytes())
@@ -39,7 +39,7 @@ fn a_paused_device_touches_nothing_and_continues() {
         let before = content(&file);
         vport.tx.wq.ring(&mut driver);
         let raised = device.inspect()["interrupts"]["raised"].clone();
-        // Neither the guest, nor saving, nor another component resumes it.
+        // Neither the guest, nor saving, nor a swap resumes it.
         device.config_write(COMMAND.0, &COMMAND.1);
         let saved = device.save().unwrap();
         let component = Component::embedded().unwrap();
@@ -85,7 +85,7 @@ fn a_vmm_enables_the_device_by_call() {
     device.config_write(COMMAND.0, &[0, 4]);
     device.set_memory_space(true);
     device.set_bus_master(true);
-    assert_eq!(command(), [6, 4], "what else is there stays");
+    assert_eq!(command(), [6, 4], "the other bits stay");
     device.set_bus_master(false);
     assert_eq!(command(), [2, 4]);
     device.set_memory_space(false);
@@ -134,7 +134,7 @@ fn doorbells_for_later_ring_before_those_that_come_after() {
             let packet = vport.packet(&[sge(address, frame.len() as u32)]);
             vport.tx.wq.write(&mut driver, &packet);
             let (offset, value) = doorbell(&vport.tx.wq);
-            // The second one overtakes the first, unless that is rung before it.
+            // The second one would overtake the first if that was not rung before it.
             if later {
                 device.bar_write_later(0, offset, &value);
             } else {
@@ -149,7 +149,7 @@ fn doorbells_for_later_ring_before_those_that_come_after() {
     }
 }
 
-/// Notes the names of the threads that send.
+/// Records the names of the threads that send.
 #[derive(Clone, Default)]
 struct Senders(Arc<Mutex<Vec<Option<String>>>>);
 
@@ -200,7 +200,7 @@ fn a_doorbell_for_later_keeps_no_processor() {
     assert_eq!(names, [own, Some("device".to_owned())]);
 }
 
-/// Has packets that no descriptor shows.
+/// Has packets, but no descriptor that becomes readable.
 #[derive(Clone, Default)]
 struct Mailbox(Arc<Mutex<VecDeque<Vec<u8>>>>);
 
@@ -245,7 +245,7 @@ fn a_queue_is_woken_by_hand() {
     let (buffer, place) = vport.post_buffer(&mut driver, 1514).unwrap();
     let frame = traffic::frame(200);
     mailbox.0.lock().unwrap().push_back(frame.clone());
-    // What there is not is ignored.
+    // A queue that does not exist is ignored.
     device.wake(0, 1);
     device.wake(1, 0);
     assert!(!mailbox.0.lock().unwrap().is_empty());

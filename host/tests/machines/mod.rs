@@ -11,8 +11,8 @@ use manatee_conformance::guest::MEMORY_SIZE;
 
 pub use manatee_kit::machine::Machine;
 
-/// A machine whose device has this endpoint, may use memory, and raises vectors by
-/// `sink`, which passes them on to `interrupts`.
+/// Returns a machine whose device has this endpoint, may use memory, and raises vectors by
+/// `sink`, which forwards them to `interrupts`.
 pub fn machine(
     endpoint: Box<dyn Endpoint>,
     sink: Box<dyn VectorSink>,

@@ -1,24 +1,24 @@
-//! Components that describe themselves as anything, and can do nothing.
+//! Components with any description and no function.
 
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
-/// What a candidate makes of a state that it is to restore.
+/// A candidate's answer to `restore`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restores {
     /// It traps.
     Never,
-    /// It takes the first and refuses a second, as builds did that knew of no
+    /// It accepts the first state and refuses a second, as builds did that knew no
     /// rehearsal.
     Once,
-    /// It takes the first and traps at a second.
+    /// It accepts the first state and traps at a second.
     OnceOrTraps,
-    /// It takes any, but calls this function of `packet-endpoint` with a port
+    /// It accepts any, but calls this function of `packet-endpoint` with a port
     /// and a queue.
     Calling(&'static str),
 }
 
-/// What a candidate says of itself.
+/// A candidate's description.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     pub device_id: u16,
@@ -27,13 +27,13 @@ pub struct Candidate {
     pub max_ports: u32,
     /// The one format that it reads and writes.
     pub format: u32,
-    /// Whether it takes its ports; it traps otherwise.
+    /// Whether it accepts its ports; otherwise it traps.
     pub takes_ports: bool,
     pub restores: Restores,
 }
 
 impl Candidate {
-    /// As the shipped device describes itself.
+    /// The shipped device's description.
     pub const TWIN: Self = Self {
         device_id: 0xba,
         bar_size: 0x2000,
@@ -44,7 +44,7 @@ impl Candidate {
         restores: Restores::Never,
     };
 
-    /// The component. Whatever it does beyond `describe`, `configure` and
+    /// Returns the component. Every function except `describe`, `configure` and
     /// perhaps `restore` traps.
     pub fn bytes(&self) -> Vec<u8> {
         let mut resolve = Resolve::default();
@@ -64,7 +64,7 @@ impl Candidate {
             .expect("the module is a component of the world")
     }
 
-    /// Gives some functions bodies, and memory the description.
+    /// Inserts bodies of some functions, and the description as data.
     fn rewrite(&self, text: &str) -> String {
         let mut bodies = vec![
             (
@@ -83,8 +83,8 @@ impl Candidate {
                 "i32.const 16",
             ));
         }
-        // The byte at 48 says whether it has restored, 16 is the address of a
-        // result that is good, and 32 that of one that is not.
+        // The byte at 48 says whether it has restored; 16 is the address of a successful
+        // result, and 32 that of an error.
         let once = |again: &str| {
             format!(
                 "i32.const 48 i32.load8_u if (result i32) {again} else \
@@ -135,7 +135,7 @@ impl Candidate {
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// The record `description` of the world, as it lies at address 64.
+    /// Returns the world's record `description`, laid out for address 64.
     fn description(&self) -> Vec<u8> {
         let texts = 256_u32;
         let mut record = Vec::new();
@@ -173,7 +173,7 @@ impl Candidate {
     }
 }
 
-/// The index of the function that is exported under a name that ends so.
+/// Returns the index of the function that is exported under a name with this suffix.
 fn index_of(text: &str, name: &str) -> String {
     let export = text.lines().find(|line| {
         line.trim().starts_with("(export ") && line.contains(&format!("{name}\" (func "))
@@ -183,7 +183,7 @@ fn index_of(text: &str, name: &str) -> String {
     index.trim_end_matches(')').trim().to_owned()
 }
 
-/// The index of a function that is imported from `packet-endpoint`.
+/// Returns the index of a function that is imported from `packet-endpoint`.
 fn index_of_import(text: &str, name: &str) -> String {
     let start = format!("(import \"manatee:device/packet-endpoint@0.2.0\" \"{name}\" (func (;");
     let import = text

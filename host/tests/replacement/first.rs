@@ -1,4 +1,4 @@
-//! The device of contract 0.1.0, which still runs and is replaced by today's.
+//! The device of contract 0.1.0, which still runs and is replaced by the current one.
 
 use manatee::component::Component;
 use manatee_conformance::driver::Driver;

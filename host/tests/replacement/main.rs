@@ -1,4 +1,4 @@
-//! A device whose component is replaced, and one whose component fails.
+//! Replacements of a device's component, and its failures.
 
 mod candidate;
 mod first;
@@ -91,7 +91,7 @@ fn machine_with(
     }
 }
 
-/// A frame goes out and comes back.
+/// Sends a frame and receives it back.
 fn echo(driver: &mut Driver<'_>, vport: &mut Vport) -> Outcome {
     let frame = traffic::frame(700);
     let (buffer, place) = vport.post_buffer(driver, 1514)?;
@@ -284,8 +284,8 @@ fn a_swap_meets_a_reset_or_a_vmm_that_goes() {
     assert!(device.failure().is_none());
 }
 
-/// Sends until the faulty device has failed this often. Returns how many
-/// packets went out, and the completions that were errors.
+/// Sends until the faulty device has failed this often. Returns the numbers of packets that were
+/// sent, and of error completions.
 fn send_through_faults(device: &Device, driver: &mut Driver<'_>, failures: u64) -> (u64, u64) {
     let mut vport = driver.open(0).unwrap();
     let address = driver.place(&traffic::frame(60)).unwrap();
@@ -296,7 +296,7 @@ fn send_through_faults(device: &Device, driver: &mut Driver<'_>, failures: u64) 
             vport.tx.wq.write(driver, &packet);
         }
         vport.tx.wq.ring(driver);
-        // What is left when the lock is given up, the device's thread does.
+        // The device's thread does the work that is left when the lock is released.
         while device.has_work() {
             std::thread::yield_now();
         }
@@ -312,7 +312,7 @@ fn send_through_faults(device: &Device, driver: &mut Driver<'_>, failures: u64) 
             .count() as u64;
         vport.tx.cq.ring(driver, true);
         sent += BURST;
-        assert!(sent < 2_000_000, "the faults do not come");
+        assert!(sent < 2_000_000, "the faults do not occur");
     }
     (sent, errors)
 }
@@ -324,8 +324,8 @@ fn every_seeded_fault_is_survived() {
     let device = machine.0.device.clone();
     let mut driver = Driver::new(&mut machine);
     driver.start().unwrap();
-    // Five faults that recur, each of which fails two instances, and five that
-    // do not.
+    // Five recurring faults, each of which fails two instances, and five transient
+    // ones.
     let (sent, errors) = send_through_faults(&device, &mut driver, 15);
     let tree = device.inspect();
     let runtime = &tree["runtime"];
@@ -341,7 +341,7 @@ fn every_seeded_fault_is_survived() {
 }
 
 #[test]
-fn the_guest_is_asked_to_reset_a_device_that_does_not_go_on() {
+fn the_guest_is_asked_to_reset_a_device_that_does_not_recover() {
     let faulty = component(manatee_variants::FAULTY, "faulty.wasm");
     let policy = CrashPolicy {
         recoveries: 1,
@@ -352,7 +352,7 @@ fn the_guest_is_asked_to_reset_a_device_that_does_not_go_on() {
     let mut driver = Driver::new(&mut machine);
     driver.start().unwrap();
     // The first fault recurs: the second instance that meets it is the last
-    // that is only told to continue.
+    // that continues without a reset request.
     send_through_faults(&device, &mut driver, 2);
     let mut hwc = driver.hwc.take().unwrap();
     let events = hwc.eq.drain(&mut driver).unwrap();
@@ -365,7 +365,7 @@ fn the_guest_is_asked_to_reset_a_device_that_does_not_go_on() {
 }
 
 #[test]
-fn a_device_that_can_not_go_on_is_down_until_it_is_reset() {
+fn a_device_that_can_not_recover_is_down_until_it_is_reset() {
     let faulty = component(manatee_variants::FAULTY, "faulty.wasm");
     let policy = CrashPolicy {
         recoveries: 1,
@@ -409,7 +409,7 @@ fn a_device_that_can_not_go_on_is_down_until_it_is_reset() {
 }
 
 #[test]
-fn one_that_fails_in_its_probation_makes_way_for_the_one_before() {
+fn a_component_that_fails_in_its_probation_is_rolled_back() {
     let mut machine = Unwired(machine_at(
         &Component::embedded().unwrap(),
         Box::new(Null::default()),
@@ -423,7 +423,7 @@ fn one_that_fails_in_its_probation_makes_way_for_the_one_before() {
     };
     device.swap(&faulty, options).unwrap();
     let (_, errors) = send_through_faults(&device, &mut driver, 1);
-    assert_eq!(errors, 0, "the one before has no faults");
+    assert_eq!(errors, 0, "the previous component has no faults");
     let tree = device.inspect();
     assert_eq!(tree["component"]["version"], "0.1.0");
     assert_eq!(tree["runtime"]["swaps"][1]["rollback"], true);
@@ -462,7 +462,7 @@ fn ten_thousand_swaps_leave_nothing_behind() {
     let before = used();
     (100..10_000).for_each(|round| swap(round, &mut driver, &mut vport));
     let after = used();
-    // Other tests run beside this one; ten thousand of anything would stand out.
+    // Other tests run in parallel; a leak of ten thousand would show.
     assert!(
         after.0 < before.0 + 100,
         "descriptors: {before:?} {after:?}"

@@ -16,7 +16,7 @@ fn embedded() -> Machine {
     machine(&Component::embedded().unwrap())
 }
 
-/// Gives a machine other memory, a file of this name.
+/// Replaces a machine's memory by a file with this name.
 fn rename_memory(machine: &mut Machine, name: &str) {
     let memory = File::from(memfd_create(name, MemfdFlags::CLOEXEC).unwrap());
     memory.set_len(MEMORY_SIZE).unwrap();
@@ -31,7 +31,7 @@ fn map(device: &Device, memory: &File) {
     mapped.unwrap();
 }
 
-/// How often a file is mapped by this process.
+/// Returns how often this process has mapped a file.
 fn mappings(name: &str) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let name = format!("/memfd:{name} ");
@@ -56,7 +56,7 @@ fn queues_come_and_go_between_rehearsal_and_swap() {
     echo(&mut driver, &mut vport).unwrap();
     let laid = windows(&device);
     rehearsal.swap().unwrap();
-    // Those of queues that the device writes are laid when they are used again.
+    // Windows that the device writes are laid when their queue is used next.
     let kept = windows(&device);
     assert!(kept < laid, "{kept} of {laid} windows");
     driver.query_vport(0).unwrap();
@@ -72,7 +72,7 @@ fn queues_come_and_go_between_rehearsal_and_swap() {
     let kept = windows(&device);
     assert!(kept < left, "{kept} of {left} windows");
 
-    // The new queues lie elsewhere than those that were rehearsed.
+    // The new queues have other addresses than those in the rehearsal.
     let mut vport = driver.open(0).unwrap();
     let rehearsal = device.rehearse(&successors[0], NO_PROBATION).unwrap();
     driver.close(&vport).unwrap();
@@ -113,7 +113,7 @@ fn memory_that_is_taken_away_leaves_a_rehearsal_too() {
     let running = mappings(name);
     let rehearsal = device.rehearse(&next(), NO_PROBATION).unwrap();
     assert!(mappings(name) > running, "the rehearsal has windows");
-    // Other memory goes first: the rehearsal is in vain, its windows are still there.
+    // Other memory is unmapped first: the rehearsal is invalid, but its windows still exist.
     let other = File::from(memfd_create("other", MemfdFlags::CLOEXEC).unwrap());
     other.set_len(4096).unwrap();
     let mapped = device.map_memory(MEMORY_SIZE, 4096, Some((other, 0)), true);
@@ -122,8 +122,8 @@ fn memory_that_is_taken_away_leaves_a_rehearsal_too() {
     device.unmap_memory(0, MEMORY_SIZE).unwrap();
     assert_eq!(mappings(name), 0);
 
-    // The same memory is back: the one that ran has lost its windows, and the
-    // one that rehearsed must not continue with lost ones.
+    // The same memory is mapped again: the running instance has lost its windows, and the
+    // rehearsed one must not continue with lost ones.
     map(&device, &memory);
     let swap = rehearsal.swap().unwrap();
     assert_eq!(swap.to, "0.1.0+next");
@@ -182,7 +182,7 @@ fn one_that_restores_only_once_takes_over_without_a_rehearsal() {
         let swap = device.swap(&candidate, SwapOptions::default()).unwrap();
         assert_eq!((&*swap.to, swap.rollback), ("9.9.9", false));
         assert_eq!(device.inspect()["runtime"]["swap_count"], 2);
-        // It can do nothing else, and so was rolled back already.
+        // It has no other function, and so was rolled back already.
         echo(&mut driver, &mut vport).unwrap();
         assert_eq!(device.inspect()["component"]["version"], "0.1.0");
     }

@@ -4,17 +4,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The shortest and the longest time between two looks, in milliseconds.
+/// The shortest and the longest sampling interval, in milliseconds.
 const EVERY: std::ops::RangeInclusive<u64> = 100..=3_600_000;
 
-/// Watch devices: ports, queues, packets a second, drops, and what happens
+/// Watch devices: ports, queues, packets a second, drops, and events
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Watch devices: ports, queues, packets and bits a second, drops, and what \
-        happens to them, such as replacements and failures of the component.\n\n\
-        q, Esc or Ctrl-C ends it. Asking costs a device nothing: its counters are read, and it \
-        does not wait.",
-    after_help = "Examples: all devices of a host; a look for a script\n\n  \
+    long_about = "Watch devices: ports, queues, packets and bits a second, drops, and \
+    events, such as replacements and failures of the component.\n\n\
+    q, Esc or Ctrl-C ends it. It reads counters without taking a device's lock.",
+    after_help = "Examples: all devices of a host; plain text for a script\n\n  \
         manatee top --control /run/manatee/tap0.control --control /run/manatee/tap1.control\n  \
         manatee top --control /run/manatee/tap0.control --once"
 )]
@@ -23,20 +22,20 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", required = true)]
     pub control: Vec<PathBuf>,
 
-    /// Seconds between two looks
+    /// Seconds between two samples
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub interval: Duration,
 
-    /// Look twice, with the interval between, print plain text and end
+    /// Take two samples, print plain text and end
     #[arg(long)]
     pub once: bool,
 }
 
-/// Reads the time between two looks.
+/// Parses a sampling interval.
 ///
 /// # Errors
 ///
-/// If it is no number, or out of bounds.
+/// If it is not a number, or out of bounds.
 pub fn interval(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok().filter(|it: &f64| it.is_finite());
     let millis = seconds.map(|seconds| (seconds * 1000.0).round());

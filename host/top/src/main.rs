@@ -1,4 +1,4 @@
-//! `manatee top`: a program of its own, so that the one that serves has no screen in it.
+//! `manatee top`, a separate program, so that the one that serves contains no terminal code.
 
 mod arguments;
 mod model;
@@ -23,10 +23,10 @@ use model::{Flow, Look, Model};
 use screen::{Input, Screen};
 use view::Palette;
 
-/// How long until a device that does not answer is tried again.
+/// The pause before a device that does not answer is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is to be reacted to.
+/// An input of the main loop.
 enum News {
     Input(Input),
     Look(usize, Look),
@@ -34,7 +34,7 @@ enum News {
     Happened(usize, Told),
 }
 
-/// Nobody answers at the control socket: as of `manatee` itself.
+/// The exit status if no process answers at the control socket, as of `manatee` itself.
 const NOBODY: u8 = 6;
 
 /// The command line.
@@ -63,7 +63,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.once {
         return once(arguments).map(|()| ExitCode::SUCCESS);
     }
-    // Before anything is asked: a device that is not there is an error, not a picture.
+    // A device that does not exist at the start is an error, instead of a line on the screen.
     for path in &arguments.control {
         Client::connect(path)?;
     }
@@ -86,7 +86,7 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> 
     started.map(drop).context("starting a thread")
 }
 
-/// Draws what is new until somebody ends it.
+/// Draws news until the user ends it.
 fn show(
     screen: &mut Screen,
     arguments: &Arguments,
@@ -97,7 +97,7 @@ fn show(
     loop {
         screen.draw(|frame| view::draw(frame, &model, palette, arguments.interval))?;
         let mut next = heard.recv_timeout(RETRY);
-        // All that came meanwhile is in one picture.
+        // One frame shows all news that arrived meanwhile.
         loop {
             match next {
                 Ok(News::Input(Input::End(status))) => return Ok(status),
@@ -114,7 +114,7 @@ fn show(
     }
 }
 
-/// Looks at a device again and again, until nobody cares.
+/// Samples a device until the receiver is dropped.
 fn look_for_ever(device: usize, path: &Path, every: Duration, news: &Sender<News>) {
     let mut client = None;
     loop {
@@ -138,7 +138,7 @@ fn look_for_ever(device: usize, path: &Path, every: Duration, news: &Sender<News
     }
 }
 
-/// Follows a device's events, until nobody cares.
+/// Follows a device's events until the receiver is dropped.
 fn follow_for_ever(device: usize, path: &Path, news: &Sender<News>) {
     loop {
         let followed = Client::connect(path).and_then(|mut client| {
@@ -153,12 +153,12 @@ fn follow_for_ever(device: usize, path: &Path, news: &Sender<News>) {
         if followed.is_ok() {
             return;
         }
-        // That it is gone is seen by whoever looks.
+        // The sampling thread reports the lost connection.
         thread::sleep(RETRY);
     }
 }
 
-/// Asks a device for its numbers. Neither waits for the device.
+/// Samples a device's counters. Neither request waits for the device.
 fn look(client: &mut Client) -> Result<Look, manatee_control::ClientError> {
     let counts = client.counters()?;
     let tree = client.inspect(Some("ports/*/queues".to_owned()))?;
@@ -168,7 +168,7 @@ fn look(client: &mut Client) -> Result<Look, manatee_control::ClientError> {
     })
 }
 
-/// Looks twice and prints what was seen.
+/// Takes two samples and prints the result.
 fn once(arguments: &Arguments) -> anyhow::Result<()> {
     let connect = |path: &PathBuf| Client::connect(path);
     let mut clients = arguments
@@ -184,7 +184,7 @@ fn once(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     let text = view::text(&model);
-    // A reader that has seen enough (`| head`) is no error.
+    // A closed pipe (`| head`) is no error.
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

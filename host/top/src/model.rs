@@ -1,4 +1,4 @@
-//! What `manatee top` knows of devices, and what it makes of two looks at them.
+//! The state of watched devices, and rates from two samples.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -8,25 +8,25 @@ use manatee_control::method::{Counts, PortCounts};
 use manatee_control::{Event, Told, text};
 use serde_json::Value;
 
-/// Events that are remembered.
+/// The number of events that are kept.
 const EVENTS: usize = 100;
-/// The longest text of others that is shown.
+/// The longest foreign text that is shown, in characters.
 const LONGEST: usize = 200;
 
 /// The devices that are watched.
 #[derive(Debug)]
 pub struct Model {
     pub devices: Vec<Watched>,
-    /// What happened last, the newest at the end.
+    /// The latest events, the newest at the end.
     pub events: VecDeque<Happened>,
 }
 
 /// An event, as a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happened {
-    /// When and what.
+    /// Time and description.
     pub text: String,
-    /// Whether something failed.
+    /// Whether it is a failure.
     pub bad: bool,
 }
 
@@ -35,13 +35,13 @@ pub struct Happened {
 pub struct Watched {
     /// Its control socket.
     pub path: PathBuf,
-    /// The last two looks at it, the later one at the end.
+    /// Its last two samples, the later one at the end.
     looks: VecDeque<Look>,
-    /// Why it can't be looked at.
+    /// Why it can't be sampled.
     pub gone: Option<String>,
 }
 
-/// What a device was like at a time.
+/// A sample of a device.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     pub counts: Counts,
@@ -49,7 +49,7 @@ pub struct Look {
     pub queues: Vec<Vec<Flow>>,
 }
 
-/// What passed a port or a queue.
+/// The counters of a port or a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Flow {
     pub sent: u64,
@@ -59,11 +59,11 @@ pub struct Flow {
     pub dropped: u64,
     /// Buffers that are posted.
     pub posted: u64,
-    /// Packets that wait to leave; not known of a port by itself.
+    /// Packets that wait to be sent; unknown for a port as a whole.
     pub waiting: u64,
 }
 
-/// What passes a port or a queue in a second.
+/// The rates of a port or a queue, per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
     pub sent: f64,
@@ -74,7 +74,7 @@ pub struct Pace {
 }
 
 impl Model {
-    /// Begins with nothing known.
+    /// Creates a model without samples.
     pub fn new(paths: &[PathBuf]) -> Self {
         let watched = |path: &PathBuf| Watched {
             path: path.clone(),
@@ -87,7 +87,7 @@ impl Model {
         }
     }
 
-    /// Notes what happened to a device.
+    /// Adds an event of a device.
     pub fn happened(&mut self, device: usize, told: &Told) {
         let name = self.devices.get(device).map(|it| name(&it.path));
         let line = clean(text::line(told).trim_end(), LONGEST);
@@ -106,22 +106,22 @@ impl Model {
     }
 }
 
-/// Cleans and cuts text of somebody else's.
+/// Cleans and truncates foreign text.
 pub fn clean(text: &str, most: usize) -> String {
     ration::clean(text.as_bytes(), most)
 }
 
-/// Returns what people call a device: the end of its socket's path.
+/// Returns a device's name: the last part of its socket's path.
 pub fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     clean(&name.to_string_lossy(), LONGEST)
 }
 
 impl Watched {
-    /// Notes how it is now.
+    /// Adds a sample.
     pub fn looked(&mut self, look: Look) {
         self.gone = None;
-        // Another process counts from the beginning.
+        // The counters of another process begin at 0.
         let restarted = |former: &Look| former.counts.uptime_ms > look.counts.uptime_ms;
         if self.now().is_some_and(restarted) {
             self.looks.clear();
@@ -132,18 +132,18 @@ impl Watched {
         self.looks.push_back(look);
     }
 
-    /// Notes that it can't be looked at.
+    /// Records that it can't be sampled.
     pub fn lost(&mut self, why: &str) {
         self.looks.clear();
         self.gone = Some(clean(why, LONGEST));
     }
 
-    /// Returns how it was at the last look.
+    /// Returns the last sample.
     pub fn now(&self) -> Option<&Look> {
         self.looks.back()
     }
 
-    /// Returns what happens in a second, of a number; None until there were two looks.
+    /// Returns rates from the last two samples; None until there are two.
     pub fn pace<T>(
         &self,
         of: impl Fn(&Look) -> Option<T>,
@@ -155,7 +155,7 @@ impl Watched {
         (millis > 0).then(|| Some(between(of(former)?, of(now)?, seconds)))?
     }
 
-    /// Returns what passes a port in a second.
+    /// Returns the rates of a port.
     pub fn port(&self, port: usize) -> Option<Pace> {
         self.pace(
             |look| look.counts.ports.get(port).map(Flow::of_port),
@@ -163,13 +163,13 @@ impl Watched {
         )
     }
 
-    /// Returns what passes a queue in a second.
+    /// Returns the rates of a queue.
     pub fn queue(&self, port: usize, queue: usize) -> Option<Pace> {
         let of = |look: &Look| look.queues.get(port)?.get(queue).copied();
         self.pace(of, Flow::until)
     }
 
-    /// Returns how many calls into the component there are in a second.
+    /// Returns the rate of calls into the component.
     pub fn calls(&self) -> Option<f64> {
         let [former, now] = [&self.looks.front()?.counts, &self.looks.back()?.counts];
         let millis = now
@@ -181,7 +181,7 @@ impl Watched {
 }
 
 impl Flow {
-    /// Returns what passed a port.
+    /// Returns the counters of a port.
     pub fn of_port(port: &PortCounts) -> Self {
         let (sent, received, refused) = (&port.transmit, &port.receive, &port.refused);
         Self {
@@ -211,7 +211,7 @@ impl Flow {
         }
     }
 
-    /// Returns what passed a queue, of what `inspect` shows of it.
+    /// Returns the counters of a queue from its part of `inspect`.
     fn of_queue(shown: &Value) -> Self {
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         let (sent, received) = (
@@ -246,7 +246,7 @@ impl Flow {
         }
     }
 
-    /// Returns the queues of each port, of what `inspect` shows.
+    /// Returns the queues of each port from `inspect`.
     pub fn queues(tree: &Value) -> Vec<Vec<Self>> {
         let port = |index: usize| tree["ports"].get(index.to_string());
         let queues = |port: &Value| {

@@ -1,7 +1,7 @@
-//! The terminal while `manatee top` has it, and after.
+//! Setting up the terminal for `manatee top`, and restoring it.
 //!
-//! Whatever ends the process, the terminal is left as it was: on a key, on every signal that
-//! a process can hear, and on a panic.
+//! Whatever ends the process, the terminal is restored: on a key, on every signal that
+//! can be caught, and on a panic.
 
 use std::io::{self, IsTerminal, Read, Stdout, stdout};
 use std::process::ExitCode;
@@ -19,8 +19,8 @@ use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-/// Signals that are none of ours: of children, of urgent data, and that a process continues. SIGSTOP and
-/// SIGKILL can't be heard, and nobody may hear those by which the processor reports a fault.
+/// Signals that are not handled: of children, of urgent data, and continuation. SIGSTOP and
+/// SIGKILL can't be caught, and fault signals must not be.
 const OTHERS: [i32; 9] = [
     libc::SIGCHLD,
     libc::SIGURG,
@@ -32,39 +32,39 @@ const OTHERS: [i32; 9] = [
     libc::SIGSEGV,
     libc::SIGBUS,
 ];
-/// What Ctrl-C and Escape are in raw mode.
+/// The keys that end it: q, Ctrl-C and Escape in raw mode.
 const ENDING: [u8; 3] = [b'q', 3, 27];
-/// What Ctrl-Z and Ctrl-L are.
+/// The key that suspends it: Ctrl-Z in raw mode.
 const SUSPENDING: u8 = 26;
 const REDRAWING: u8 = 12;
 
-/// What somebody wants.
+/// A request of the user.
 #[derive(Clone, Copy, Debug)]
 pub enum Input {
-    /// It ends, with this status.
+    /// End with this status.
     End(ExitCode),
-    /// It stops until it is continued.
+    /// Stop until SIGCONT.
     Suspend,
-    /// The screen is another, or is to be drawn again.
+    /// Draw the whole screen again, perhaps after it was resized.
     Redraw,
 }
 
-/// A terminal that is taken. It is given back when this is dropped.
+/// A terminal in raw mode. It is restored when this is dropped.
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
 }
 
 impl Screen {
-    /// Takes the terminal. What somebody wants is told to `told`, until that says to stop.
+    /// Sets the terminal up. The user's requests are passed to `told`, until that returns false.
     ///
     /// # Errors
     ///
     /// If there is no terminal, or it can't be used.
     pub fn open(told: impl Fn(Input) -> bool + Clone + Send + 'static) -> anyhow::Result<Self> {
         if !io::stdin().is_terminal() || !stdout().is_terminal() {
-            bail!("this is no terminal: use `manatee top --once` for plain text");
+            bail!("this is not a terminal: use `manatee top --once` for plain text");
         }
-        // Before the terminal is another.
+        // Before the terminal's mode is changed.
         hear(told.clone())?;
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -82,27 +82,27 @@ impl Screen {
         })
     }
 
-    /// Draws a picture.
+    /// Draws a frame.
     pub fn draw(&mut self, picture: impl FnOnce(&mut Frame<'_>)) -> anyhow::Result<()> {
         self.terminal.draw(picture).context("the terminal")?;
         Ok(())
     }
 
-    /// Has the next picture drawn as a whole, also after the screen has another size.
+    /// Makes the next frame be drawn as a whole, also after a resize.
     pub fn clear(&mut self) -> anyhow::Result<()> {
         self.terminal.clear().context("the terminal")
     }
 
-    /// Gives the terminal back while the process is stopped.
+    /// Restores the terminal while the process is stopped.
     pub fn suspend(&mut self) -> anyhow::Result<()> {
         restore();
-        // It can't be heard, so it stops the process here and now.
+        // SIGSTOP can't be caught: it stops the process at once.
         kill_process(getpid(), Signal::STOP)?;
         take()?;
         self.clear()
     }
 
-    /// Gives the terminal back.
+    /// Restores the terminal.
     pub fn close(&mut self) {
         restore();
     }
@@ -119,13 +119,13 @@ fn take() -> anyhow::Result<()> {
     taken.inspect_err(|_| restore()).context("the terminal")
 }
 
-/// Gives the terminal back, as often as it is called. There is nobody to tell of failures.
+/// Restores the terminal; may be called repeatedly. Errors can't be reported anywhere.
 fn restore() {
     let _ = execute!(stdout(), LeaveAlternateScreen, Show);
     let _ = disable_raw_mode();
 }
 
-/// Hears all signals that can be heard, on a thread of its own.
+/// Handles all signals that can be caught, on a thread of its own.
 fn hear(told: impl Fn(Input) -> bool + Send + 'static) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -133,7 +133,7 @@ fn hear(told: impl Fn(Input) -> bool + Send + 'static) -> anyhow::Result<()> {
         .context("hearing signals")?;
     let entered = runtime.enter();
     let mut heard = JoinSet::new();
-    // Those from 32 on are the C library's own, and for real time.
+    // Signals from 32 on are the C library's, and real-time ones.
     for number in (1..32).filter(|number| !OTHERS.contains(number)) {
         let mut one = signal(SignalKind::from_raw(number)).context("hearing signals")?;
         heard.spawn_on(
@@ -150,7 +150,7 @@ fn hear(told: impl Fn(Input) -> bool + Send + 'static) -> anyhow::Result<()> {
             let input = match number {
                 libc::SIGWINCH => Input::Redraw,
                 libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => Input::Suspend,
-                // As a shell says that a signal ended it; all of them are below 32.
+                // The status by which a shell reports a signal; all of them are below 32.
                 _ => Input::End(ExitCode::from(128 + number as u8)),
             };
             if !told(input) {
@@ -169,16 +169,16 @@ fn hear(told: impl Fn(Input) -> bool + Send + 'static) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads keys until nobody cares, or there are none any more.
+/// Reads keys until `told` returns false, or the terminal is closed.
 fn read_keys(told: &impl Fn(Input) -> bool) {
     let mut keys = [0; 64];
     loop {
         let read = io::stdin().read(&mut keys);
         let input = match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // The terminal is gone.
+            // The terminal is closed.
             Ok(0) | Err(_) => Input::End(ExitCode::SUCCESS),
-            // An arrow is Escape and more.
+            // An arrow key is Escape followed by more.
             Ok(1) if ENDING.contains(&keys[0]) => Input::End(ExitCode::SUCCESS),
             Ok(1) if keys[0] == SUSPENDING => Input::Suspend,
             Ok(1) if keys[0] == REDRAWING => Input::Redraw,

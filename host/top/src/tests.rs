@@ -1,4 +1,4 @@
-//! What the screen shows, at 80 columns.
+//! The screen's content at 80 columns.
 
 use manatee_control::event::{Crash, Stamped};
 use manatee_control::method::{Counts, PortCounts, RefusedCounts, RxCounts, TxCounts, UpDown};
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::*;
 use crate::arguments::interval;
 
-/// A device of two ports after so many seconds.
+/// Returns a sample of a device with two ports after this many seconds.
 fn look(seconds: u64) -> Look {
     let transmit = TxCounts {
         packets: 1_300_000 * seconds,
@@ -113,7 +113,7 @@ fn rows(buffer: &Buffer) -> Vec<String> {
     rows.map(row).collect()
 }
 
-/// How it looks at 80 columns.
+/// The expected lines at 80 columns.
 const EXPECTED: [&str; 11] = [
     "manatee top, every 1 s   q ends",
     "nic.control  running  attached  0.1.0  up 1h00m  9.0k calls/s  swaps 2  crashes ",
@@ -172,7 +172,7 @@ fn small_screens_keep_the_newest_events() {
 fn plain_text_is_what_the_screen_shows() {
     let text = view::text(&model());
     let lines: Vec<_> = text.lines().collect();
-    // A terminal cuts what is too long for it.
+    // A terminal truncates long lines.
     let cut: Vec<String> = lines
         .iter()
         .map(|line| line.chars().take(80).collect())
@@ -194,7 +194,7 @@ fn paces_need_two_looks_of_one_process() {
     assert_eq!((pace.sent, pace.dropped), (1_300_000.0, 5.0));
     assert_eq!(device.queue(0, 1).unwrap().sent, 4000.0);
     assert_eq!((device.queue(0, 2), device.port(2)), (None, None));
-    // One that began anew counts anew, and a look at the same moment says nothing.
+    // A restarted process counts from 0, and two samples at the same time give no rate.
     device.looked(look(1));
     assert_eq!(device.port(0), None);
     device.looked(look(1));
@@ -216,7 +216,7 @@ fn intervals_are_bounded() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_an_error() {
+fn a_device_that_does_not_exist_is_an_error() {
     let error = Client::connect(Path::new("/nonexistent/control")).unwrap_err();
     assert!(error.to_string().contains("manatee serve --control"));
 }

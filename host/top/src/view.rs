@@ -1,4 +1,4 @@
-//! What `manatee top` shows: the same lines on a screen and as plain text.
+//! The output of `manatee top`: the same lines on a screen and as plain text.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use ratatui::widgets::Paragraph;
 
 use crate::model::{Flow, Look, Model, Pace, Watched, clean, name};
 
-/// The least rows that are left to events on a screen.
+/// The least number of rows for events on a screen.
 const EVENT_ROWS: usize = 6;
-/// The width of what a port is connected to.
+/// The width of the column of endpoints.
 const ENDPOINT: usize = 18;
 
-/// What has a colour, where colours are wanted.
+/// Colours, if they are enabled.
 #[derive(Clone, Copy, Debug)]
 pub struct Palette {
     colours: bool,
@@ -33,7 +33,7 @@ enum Tone {
 }
 
 impl Palette {
-    /// Returns one with colours, or without.
+    /// Returns a palette with or without colours.
     pub fn new(colours: bool) -> Self {
         Self { colours }
     }
@@ -58,7 +58,7 @@ impl Palette {
     }
 }
 
-/// Draws all of it.
+/// Draws the screen.
 pub fn draw(frame: &mut Frame<'_>, model: &Model, palette: Palette, every: Duration) {
     let devices = devices(model, palette);
     let height = usize::from(frame.area().height);
@@ -81,7 +81,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, palette: Palette, every: Durat
     frame.render_widget(Paragraph::new(events), bottom);
 }
 
-/// Writes it as plain text, without what happened.
+/// Returns it as plain text, without events.
 pub fn text(model: &Model) -> String {
     let lines = devices(model, Palette::new(false)).into_iter();
     let line = |line: Line<'_>| {
@@ -117,7 +117,7 @@ fn devices(model: &Model, palette: Palette) -> Vec<Line<'static>> {
 fn one(device: &Watched, palette: Palette) -> Vec<Line<'static>> {
     let name = palette.span(Tone::Title, name(&device.path));
     let Some(look) = device.now() else {
-        let why = device.gone.as_deref().unwrap_or("not asked yet");
+        let why = device.gone.as_deref().unwrap_or("no answer yet");
         let why = palette.span(Tone::Bad, format!("  {why}"));
         return vec![Line::from(vec![name, why])];
     };
@@ -158,7 +158,7 @@ fn one(device: &Watched, palette: Palette) -> Vec<Line<'static>> {
     lines
 }
 
-/// Returns what the columns of [`row`] are.
+/// Returns the titles of the columns of [`row`].
 fn header(palette: Palette) -> Line<'static> {
     let [port, link, to] = ["PORT", "LINK", "ENDPOINT"];
     let [sent, received, bits] = ["SENT/s", "RECV/s", "bit/s"];
@@ -229,11 +229,11 @@ fn row(
     Line::from(begin)
 }
 
-/// Writes a number in five characters at the most.
+/// Formats a number in at most five characters.
 fn short(number: f64) -> String {
     const UNITS: [&str; 5] = ["", "k", "M", "G", "T"];
     let (mut number, mut unit) = (number, 0);
-    // What would be rounded up to 1000 is of the next unit.
+    // A number that rounds up to 1000 takes the next unit.
     while number >= 999.5 && unit + 1 < UNITS.len() {
         number /= 1000.0;
         unit += 1;
@@ -245,7 +245,7 @@ fn short(number: f64) -> String {
     }
 }
 
-/// Writes how long something lasts, by its two largest units.
+/// Formats a duration by its two largest units.
 fn age(millis: u64) -> String {
     let seconds = millis / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);

@@ -1,4 +1,4 @@
-//! `manatee top`, as text and on a terminal, of a device that is made up.
+//! `manatee top`, as text and on a terminal, with a mock device.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -17,16 +17,20 @@ use serde_json::json;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_manatee-top");
 
-/// A device that only counts.
+/// A mock device that has only counters.
 struct MadeUp;
 
 fn no<T>() -> Result<T, Refusal> {
-    Err(Refusal::failed("it is made up".to_owned()))
+    Err(Refusal::failed("this is a mock".to_owned()))
 }
 
 impl Commands for MadeUp {
     fn inspect(&self, pattern: Option<&str>) -> Result<Tree, Refusal> {
-        assert_eq!(pattern, Some("ports/*/queues"), "no more than is shown");
+        assert_eq!(
+            pattern,
+            Some("ports/*/queues"),
+            "only what is shown is requested"
+        );
         let queue = json!({ "posted_buffers": 7 });
         let queues = json!({ "queues": [queue, queue] });
         let tree = json!({ "ports": { "0": { "queues": [queue] }, "1": queues } });
@@ -81,7 +85,7 @@ impl Commands for MadeUp {
     }
 }
 
-/// Runs a test while that device is served at a path.
+/// Runs a test while the mock device is served at a path.
 fn with_device(test: impl FnOnce(&Path) + Send) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
@@ -113,13 +117,13 @@ fn top(control: &Path) -> Command {
     top
 }
 
-/// What makes a terminal's other screen the one that is shown, and the first one again.
+/// The sequences that switch to a terminal's alternate screen, and back.
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
 const SHOW_CURSOR: &str = "\u{1b}[?25h";
 
 #[test]
-fn a_look_for_scripts_is_plain_text() {
+fn output_for_scripts_is_plain_text() {
     with_device(|control| {
         let output = top(control).args(["--once", "--interval", "0.1"]).output();
         let output = output.unwrap();
@@ -152,7 +156,7 @@ fn without_a_terminal_or_a_device_it_says_what_to_do() {
     assert!(error.contains("is `manatee serve --control"), "{error}");
 }
 
-/// `manatee top` on a terminal of its own, which `script` makes.
+/// `manatee top` on a pseudo-terminal, which `script` creates.
 struct OnTerminal {
     script: Child,
     keys: ChildStdin,
@@ -162,7 +166,7 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(control: &Path) -> Self {
-        // How it ended and how it leaves the terminal is shown there, behind it.
+        // Its exit status and the terminal's settings are printed after it.
         let line = format!(
             "stty rows 24 cols 80; sh -c 'echo pid=$$.; exec {PROGRAM} --control {}'; \
              echo status=$?.; stty -a; echo over",
@@ -182,7 +186,7 @@ impl OnTerminal {
         }
     }
 
-    /// Reads until something is shown.
+    /// Reads until a text is shown.
     fn wait_for(&mut self, text: &str) {
         let mut bytes = [0; 4096];
         while !self.shown.contains(text) {

@@ -45,7 +45,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use zerocopy::FromBytes;
 
-use crate::suspended::NoSession;
+use crate::no_session::NoSession;
 use crate::vectors::Vectors;
 use crate::wire::{Header, MAX_KEPT_MESSAGE, MAX_UNCONSUMED};
 
@@ -189,6 +189,17 @@ pub struct Lost {
     pub answer: Vec<u8>,
     /// The request in progress had taken its effect on the device. It counts for requests that
     /// were being carried out only.
+    pub took_effect: bool,
+}
+
+/// What a server that died has noted of a session, and was checked.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    /// How far it had come.
+    pub progress: Progress,
+    /// The answer that was noted last.
+    pub answer: Vec<u8>,
+    /// See [`Lost`].
     pub took_effect: bool,
 }
 

@@ -20,22 +20,13 @@ use crate::halt::Halt;
 use crate::journal::Journal;
 use crate::rations::Rations;
 use crate::session::{self, End, Start};
-use crate::suspended::{NoSession, Suspended};
+use crate::suspended::Suspended;
 use crate::vectors::Vectors;
 use control::{Control, Halted, Running};
-
-/// Why [`Server::serve`] ended with an error.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// No server could have left this session.
-    #[error("the session can't be continued: {0}")]
-    Session(#[from] NoSession),
-    /// The socket can't be used any more.
-    #[error("waiting for a VMM failed")]
-    Accept(#[source] io::Error),
-}
+pub use error::ServeError;
 
 mod control;
+mod error;
 mod recover;
 
 /// A vfio-user socket. Its file goes when this and every [`Stopper`] is dropped,

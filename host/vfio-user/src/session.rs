@@ -12,7 +12,7 @@ use crate::answers::{self, Place};
 use crate::attachment::Attachment;
 use crate::connection::{Broken, Message, Received, Receiver, Unread};
 use crate::halt::Halt;
-use crate::journal::Progress;
+use crate::journal::{Progress, Unfinished};
 use crate::layout::{self, Region};
 use crate::wire::{
     Command, DeviceInfo, DmaUnmap, Header, IrqInfo, MAX_ACCESS, MAX_DESCRIPTORS, MAX_KEPT_ACCESS,
@@ -20,8 +20,6 @@ use crate::wire::{
 };
 
 mod lost;
-
-pub(super) use lost::Unfinished;
 
 /// When to ask again whether the session may be handed over.
 const AGAIN: Duration = Duration::from_millis(2);

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 
 use super::serve::kept::Swapped;
 
-/// The one that runs, the one before, and one that is tried.
+/// The running component, the previous one, and a candidate.
 const MOST: usize = 3;
 
-/// The components that were swapped in last, as sealed files.
+/// The most recently swapped-in components, as sealed files.
 #[derive(Debug, Default)]
 pub struct Candidates(Mutex<VecDeque<Candidate>>);
 

@@ -1,13 +1,13 @@
-//! `--print-capabilities`: what management software asks of a backend (QEMU's
-//! docs/interop/vfio-user.rst, and vhost-user.rst, which that goes by).
+//! `--print-capabilities`: what management software expects of a backend (QEMU's
+//! docs/interop/vfio-user.rst, and vhost-user.rst, which that is based on).
 
 use serde_json::{Value, json};
 
-/// The name by which the command is a backend: it serves, without a subcommand.
+/// The program name under which the command serves without a subcommand.
 pub const BACKEND: &str = "vfio-user-mana";
 
-/// Returns what the backend is and can. The file in contrib/vfio-user says the same of the program
-/// that is installed.
+/// Returns the backend's description and capabilities. The file in contrib/vfio-user describes the
+/// installed program in the same way.
 pub fn capabilities() -> Value {
     json!({
         "type": "net",

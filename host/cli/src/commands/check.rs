@@ -21,27 +21,27 @@ const EMBEDDED: &str = "the embedded device";
 #[command(
     long_about = "Test a device component against the conformance suite: what the Linux driver \
     relies on, requirement by requirement, each on a fresh instance within limits of time and \
-    memory, in a confined process of its own. Nothing but the component is touched: no VM, no TAP, no privileges. \
-    Exit status 0 means that it may be shown to a guest, 3 that it misses a requirement."
+    memory, in a confined process of its own. It needs no virtual machine, TAP or privileges. \
+    Exit status 0 means that it may serve a guest, 3 that it misses a requirement."
 )]
 pub struct Arguments {
-    /// The component; the embedded device if none is named
+    /// The component; by default the embedded device
     #[arg(value_name = "FILE.wasm")]
     file: Option<PathBuf>,
 
-    /// Try only the requirements with one of these in their name
+    /// Run only the requirements whose name contains one of these
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 
-    /// Try only the requirements with this in their name, of the embedded device too
+    /// Run only the requirements whose name contains this; works for the embedded device too
     #[arg(long = "requirement", value_name = "NAME")]
     requirements: Vec<String>,
 
-    /// List the requirements instead of trying them
+    /// List the requirements instead of running them
     #[arg(long)]
     list: bool,
 
-    /// Print JSON, one object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 
@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Returns the component to test, and what messages call it.
+/// Returns the component to test, and its name in messages.
 fn component(file: Option<&Path>) -> anyhow::Result<(Cow<'static, [u8]>, String)> {
     let Some(file) = file else {
         return Ok((manatee_component::BYTES.into(), EMBEDDED.to_owned()));
@@ -108,8 +108,8 @@ fn component(file: Option<&Path>) -> anyhow::Result<(Cow<'static, [u8]>, String)
     let read = component::read(file);
     if read.is_err() && !file.exists() {
         bail!(
-            "there is no file {name}; requirements of the embedded device are tried by \
-             `manatee check --requirement NAME`, and `manatee check --list` lists them"
+            "there is no file {name}; `manatee check --requirement NAME` runs requirements of \
+            the embedded device, and `manatee check --list` lists them"
         );
     }
     Ok((read?.into(), name))
@@ -129,7 +129,7 @@ fn as_text(name: &str, verdicts: &[Verdict], took: Duration) -> String {
     for (verdict, reason) in &missed {
         text += &format!("{}\n", verdict.name);
         for line in reason.lines() {
-            // A component's own words could play tricks on a terminal.
+            // Text from a component may contain terminal escape sequences.
             text += &format!("    {}\n", line.replace(char::is_control, " "));
         }
         text += &format!("    required by: {}\n\n", verdict.source);

@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 use super::metadata;
 use crate::jail::child;
 
-/// Say what a device component is
+/// Describe a device component
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Say what a device component is: its PCI identity, BARs and interrupts, \
-    its version, what it imports and exports, and which formats of saved state it knows."
+    long_about = "Describe a device component: its PCI identity, BARs and interrupts, \
+    its version, imports and exports, and the formats of saved state that it supports."
 )]
 pub struct Arguments {
     /// The component; by default the one that is built in
@@ -32,7 +32,7 @@ pub struct Arguments {
     no_sandbox: bool,
 }
 
-/// The kind of a component's file.
+/// A component's file.
 struct File {
     sha256: String,
     metadata: Vec<(&'static str, String)>,
@@ -63,7 +63,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// Returns a component's own words. What could play tricks on a terminal is escaped.
+/// Returns a component's text, with terminal escape sequences escaped.
 fn words(text: &[u8]) -> String {
     String::from_utf8_lossy(text).escape_debug().to_string()
 }

@@ -1,5 +1,5 @@
-//! Whether the command lines of the documentation are such: each is read as the command reads it, or
-//! is on the list of those that other programs read.
+//! Tests that the documentation's command lines are valid: each is parsed as the command does, or
+//! its program is on a list with the reason why it is not.
 
 use std::path::Path;
 
@@ -42,16 +42,16 @@ const PAGES: [(&str, &str); 12] = [
 ];
 const TASKS: &str = include_str!("../../../../justfile");
 
-/// Other programs, and why their lines are not read here.
+/// Other programs, and the reason why their lines are not parsed here.
 const OTHERS: [(&str, &str); 11] = [
     (
         "qemu-system-x86_64",
         "just test-guest boots a guest with these options",
     ),
-    ("cloud-hypervisor", "not tried, as the page says"),
+    ("cloud-hypervisor", "not tested, as the page says"),
     ("passt", "just demo-rootless runs it"),
     ("ip", "the tests of TAPs make theirs in the same way"),
-    ("systemctl", "it takes a running systemd"),
+    ("systemctl", "it needs a running systemd"),
     ("pip", "it fetches from a registry"),
     ("cargo", "the build itself"),
     ("cd", "the shell's"),
@@ -60,7 +60,7 @@ const OTHERS: [(&str, &str); 11] = [
     ("wasmtime", "just guest-tests runs it"),
 ];
 
-/// A command line of an example, with its continuation.
+/// Returns the command lines of a page's examples, with their continuation lines.
 fn typed(page: &str) -> Vec<String> {
     let (mut lines, mut inside, mut open) = (Vec::<String>::new(), false, false);
     for line in page.lines() {
@@ -82,7 +82,7 @@ fn typed(page: &str) -> Vec<String> {
     lines
 }
 
-/// The words of a line, up to a comment or what the shell does with the output.
+/// Returns the words of a line, up to a comment, a pipe or a redirection.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {
@@ -120,14 +120,14 @@ fn wrong(line: &str) -> Option<String> {
         }
         Some(other) if OTHERS.iter().any(|(name, _)| *name == other) => None,
         Some(other) => Some(format!(
-            "nobody knows of {other} here: run the line in a test, or add it to OTHERS with the reason"
+            "{other} is unknown here: run the line in a test, or add it to OTHERS with the reason"
         )),
         None => None,
     }
 }
 
 #[test]
-fn command_lines_of_the_documentation_are_such() {
+fn command_lines_of_the_documentation_are_valid() {
     let (mut bad, mut seen) = (Vec::new(), 0);
     for (name, page) in PAGES {
         for line in typed(page) {

@@ -1,8 +1,8 @@
-//! How errors are told.
+//! Error messages.
 
 use std::error::Error;
 
-/// Writes an error with its causes, as far as they add something.
+/// Returns an error with its causes in one line, leaving out causes that repeat it.
 pub fn one_line(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! `manatee escape`, of test builds.
+//! `manatee escape`, in test builds only.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use manatee_control::{Client, ClientError};
 
 use crate::jail::escape::{Stopped, WAYS, find};
 
-/// Have a process that serves try to get out of its jail
+/// Make a process that serves try to escape from its jail
 #[derive(Debug, clap::Args)]
 #[command(hide = true)]
 pub struct Arguments {
@@ -14,11 +14,11 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", required_unless_present = "list")]
     control: Option<PathBuf>,
 
-    /// List the ways, one a line: name, what stops it, what it would give
+    /// List the attempts, one a line: name, what stops it, what it would give access to
     #[arg(long)]
     list: bool,
 
-    /// The way to try
+    /// The attempt to make
     #[arg(value_name = "WAY", required_unless_present = "list")]
     way: Option<String>,
 }
@@ -32,7 +32,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let ends = find(name).is_some_and(|way| way.stopped == Stopped::Killed);
     match Client::connect(control)?.escape(name.clone()) {
-        // Its process has ended: by what, its parent knows.
+        // The process has ended; its parent knows the cause.
         Err(ClientError::Broken(..)) if ends => super::output::print("the process ended\n"),
         answer => super::output::print(&format!("{}\n", answer?.as_str().unwrap_or_default())),
     }

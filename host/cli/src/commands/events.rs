@@ -6,12 +6,12 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use manatee_control::{Client, EventKind, Told, text};
 use serde_json::json;
 
-/// Follow what happens to a running device
+/// Follow the events of a running device
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Follow what happens to a running device, a line each, until it ends: that a \
-        virtual machine comes and goes, replacements of the component, its failures and \
-        recoveries, and links.",
+    long_about = "Follow the events of a running device, one a line, until it ends: virtual \
+    machines that attach and detach, replacements of the component, its failures and \
+    recoveries, and links.",
     after_help = "Example: failures, for a program\n\n  \
         manatee events --control /tmp/nic.control --json crashed recovered down"
 )]
@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH")]
     control: PathBuf,
 
-    /// Which events; all if none is named
+    /// The events to follow; by default all
     #[arg(value_parser = kind(), value_name = "EVENT")]
     events: Vec<EventKind>,
 
@@ -29,11 +29,11 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Returns what reads the name of an event: any of the protocol's.
+/// Returns the parser of an event's name.
 fn kind() -> impl TypedValueParser<Value = EventKind> {
     let value = |kind: EventKind| PossibleValue::new(kind.name()).help(kind.meaning());
     PossibleValuesParser::new(EventKind::ALL.map(value))
-        .map(|name| EventKind::find(&name).expect("one of those that are listed"))
+        .map(|name| EventKind::find(&name).expect("one of the possible values"))
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {

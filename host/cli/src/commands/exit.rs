@@ -6,9 +6,9 @@ use manatee_control::{ClientError, Code};
 
 /// A component misses requirements of the conformance suite.
 pub const REFUSED_BY_CHECK: u8 = 3;
-/// Something else is under way.
+/// Another operation is in progress.
 const BUSY: u8 = 4;
-/// It is so already.
+/// There is nothing to do.
 const ALREADY_SO: u8 = 5;
 /// No process answers on the control socket.
 const NOBODY: u8 = 6;

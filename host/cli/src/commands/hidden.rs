@@ -1,4 +1,4 @@
-//! Commands that `manatee` runs itself by: see [`crate::jail`].
+//! Hidden commands with which `manatee` starts itself: see [`crate::jail`].
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::jail::{broker, child};
 
-/// A child that does one job.
+/// Arguments of a child, which does one job.
 #[derive(Debug, clap::Args)]
 pub struct ChildArguments {
     job: String,

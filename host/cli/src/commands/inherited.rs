@@ -1,4 +1,4 @@
-//! Descriptors that were handed over by whoever started the process: sd_listen_fds(3), and
+//! Descriptors that were inherited from the parent process: sd_listen_fds(3), and
 //! `--fd`.
 //!
 //! They are taken before anything else is opened.
@@ -14,16 +14,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-/// The first that a service manager hands over (`SD_LISTEN_FDS_START`).
+/// The number of the first descriptor from a service manager (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
-/// The most of them that are taken.
+/// The most descriptors that are accepted from a service manager.
 const MAX_LISTED: RawFd = 4096;
 
-/// Takes a descriptor that was handed over with this number.
+/// Takes the inherited descriptor with this number.
 ///
 /// # Errors
 ///
-/// If there is none, or it is not one to take.
+/// If it is not open, a standard stream, or was opened by this process.
 pub fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
     ensure!(
         number >= FIRST,
@@ -31,13 +31,13 @@ pub fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
     );
     // SAFETY: F_GETFD takes no argument, and of a closed descriptor says that it is closed.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    // What was handed over came through execve(2), which closes all that have this flag; what
-    // this process has opened or taken has it.
+    // Inherited descriptors survived execve(2), which closes all that have this flag; those
+    // that this process opened or took have it.
     let given = flags >= 0 && flags & libc::FD_CLOEXEC == 0;
     ensure!(
         given,
-        "descriptor {number} is not open: start the command with it open, and not to be closed \
-         on execve(2)"
+        "descriptor {number} is not open: start the command with it open, and without \
+        close-on-exec"
     );
     // SAFETY: it is open, and as it lacks the flag nothing in this process owns it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
@@ -45,7 +45,7 @@ pub fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
     Ok(descriptor)
 }
 
-/// Takes those that a service manager hands over, with the names that it gives them.
+/// Takes the descriptors from a service manager, with their names.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ pub fn listed() -> anyhow::Result<Vec<(String, OwnedFd)>> {
     };
     let process = env::var_os("LISTEN_PID").unwrap_or_default();
     if process != OsStr::new(&std::process::id().to_string()) {
-        // They are another process's.
+        // The variables are meant for another process.
         return Ok(Vec::new());
     }
     let names = env::var_os("LISTEN_FDNAMES");
@@ -68,18 +68,18 @@ pub fn listed() -> anyhow::Result<Vec<(String, OwnedFd)>> {
     (FIRST..).zip(names).map(take).collect()
 }
 
-/// Returns the names of this many descriptors; empty where none is given.
+/// Returns the names of this many descriptors; empty ones if none are given.
 fn names_of(count: &OsStr, names: Option<&OsStr>) -> anyhow::Result<Vec<String>> {
     let number = count.to_str().and_then(|count| count.parse().ok());
     let number = number.filter(|number| (0..=MAX_LISTED).contains(number));
     let number: RawFd = number.with_context(|| {
         let count = count.display();
-        format!("LISTEN_FDS is `{count}`: it is a number of descriptors, {MAX_LISTED} at most")
+        format!("LISTEN_FDS is `{count}`: it must be a number of descriptors, {MAX_LISTED} at most")
     })?;
     let Some(names) = names else {
         return Ok(vec![String::new(); number as usize]);
     };
-    let text = names.to_str().context("LISTEN_FDNAMES is no UTF-8")?;
+    let text = names.to_str().context("LISTEN_FDNAMES is not UTF-8")?;
     let names: Vec<_> = text.split(':').map(str::to_owned).collect();
     if names.len() != number as usize {
         bail!(
@@ -90,7 +90,7 @@ fn names_of(count: &OsStr, names: Option<&OsStr>) -> anyhow::Result<Vec<String>>
     Ok(names)
 }
 
-/// Returns a path as an absolute one, with the device and inode of the file there.
+/// Returns the absolute path, and device and inode of the file there.
 pub fn place(path: &Path) -> (PathBuf, (u64, u64)) {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let file = absolute.symlink_metadata();
@@ -98,13 +98,13 @@ pub fn place(path: &Path) -> (PathBuf, (u64, u64)) {
     (absolute, inode)
 }
 
-/// Checks that a socket was bound to the path that this process is to serve at.
+/// Checks that an inherited socket is bound to the path that the command line gives.
 pub fn check_address(bound: Option<&Path>, path: &Path, option: &str) -> anyhow::Result<()> {
     let bound = bound.map(std::path::absolute).transpose()?;
     ensure!(
         bound.as_deref() == Some(path),
-        "the process before this one listened on {}, and {option} is {}: give the same path, or stop \
-         the service for good and start it again",
+        "the previous process listened on {}, and {option} is {}: give the same path, or stop \
+        the service for good and start it again",
         bound.as_deref().unwrap_or(Path::new("no path")).display(),
         path.display()
     );

@@ -17,12 +17,12 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH")]
     control: PathBuf,
 
-    /// Which part: names joined by `/`, with `*` for any one of them and `**`
-    /// for any number (quote it for the shell). Everything by default
+    /// The part to show: names joined by `/`, with `*` for any one of them and `**`
+    /// for any number (quote it for the shell). By default everything
     #[arg(value_name = "PATTERN")]
     pattern: Option<String>,
 
-    /// Print JSON, as it does anyway
+    /// Print JSON (always on)
     #[arg(long)]
     json: bool,
 }

@@ -20,45 +20,45 @@ Example:
 SIGTERM and SIGINT end the keeper and what it keeps. SIGTERM to the process that serves has
 another one continue.";
 
-/// Run `manatee serve`, and keep its guests' network while it is replaced or fails
+/// Run `manatee serve`, and keep its guest's network while it is replaced or fails
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Run `manatee serve`, and keep its guests' network while it is replaced or \
-        fails.\n\n\
-        A small process of its own holds what the one that serves leaves when it ends (the \
-        VMM's connection, guest memory, interrupts, TAP queues, the device's state), as systemd's \
-        descriptor store does, and starts the next one with it. One that fails is started \
-        again, later each time.",
+    long_about = "Run `manatee serve`, and keep its guest's network while it is replaced or \
+    fails.\n\n\
+    A small process of its own holds what the serving process leaves when it ends (the \
+    VMM's connection, guest memory, interrupts, TAP queues, the device's state), as systemd's \
+    descriptor store does, and starts the next one with it. A process that fails is restarted, \
+    after a longer pause each time.",
     after_help = KEEP_EXAMPLES
 )]
 pub struct KeepArguments {
-    /// A socket to make, by which `manatee upgrade` reaches the keeper. Only the user who runs
+    /// The socket to create, by which `manatee upgrade` reaches the keeper. Only the user who runs
     /// this may use it
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 
-    /// How many processes that fail one after the other are followed by another
+    /// How often a failing process is restarted in a row
     #[arg(long, value_name = "N", default_value = "5",
         value_parser = clap::value_parser!(u32).range(0..=1000))]
     tries: u32,
 
-    /// What to keep: `serve` and its arguments
+    /// The command to keep: `serve` and its arguments
     #[arg(last = true, required = true, value_name = "serve ARGUMENT")]
     command: Vec<OsString>,
 }
 
-/// Have another process serve, of a new version perhaps, while the guest continues
+/// Replace the process that serves, possibly by a new version, while the guest continues
 #[derive(Debug, clap::Args)]
 pub struct UpgradeArguments {
     /// The keeper's socket (`manatee keep --control`)
     #[arg(long, value_name = "PATH")]
     control: PathBuf,
 
-    /// The program to continue with, instead of the one at the same path as before
+    /// The program to continue with; by default the one at the same path
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
 
-    /// Print what came of it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -80,7 +80,7 @@ pub fn run(arguments: &KeepArguments) -> anyhow::Result<()> {
     let error = command.exec();
     Err(error).with_context(|| {
         format!(
-            "starting {}, which belongs beside this program",
+            "starting {}, which has to be in the same directory as this program",
             keeper.display()
         )
     })
@@ -111,8 +111,8 @@ fn text(upgraded: &Upgraded, json: bool) -> anyhow::Result<String> {
     } = upgraded;
     let took = Duration::from_micros(*took_us).as_millis();
     let end = match (handed_over, rehearsed) {
-        (false, _) => "; the device could not be handed over, and begins anew",
-        (true, false) => "; it could only be started then",
+        (false, _) => "; the device could not be handed over, and was reset",
+        (true, false) => "; it was started without a rehearsal",
         (true, true) => "",
     };
     Ok(format!(

@@ -10,7 +10,7 @@ use manatee_control::{Client, LinkSetting};
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Show or set the link of a port, as the guest sees it.\n\n\
-        By itself the link of a TAP is up while its interface is: `auto`. `up` and `down` hold \
+        With `auto`, the default, the link of a TAP is up while its interface is. `up` and `down` hold \
         until the next setting, whatever the interface does.",
     after_help = "Example: unplug the first port, and leave it to its TAP again\n\n  \
         manatee link --control /tmp/nic.control 0 down\n  \
@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(value_name = "PORT")]
     port: u32,
 
-    /// What to set it to; only shown if nothing is given
+    /// The state to set; without it the link is only shown
     #[arg(value_enum, value_name = "STATE")]
     state: Option<Setting>,
 
@@ -40,7 +40,7 @@ enum Setting {
     Up,
     /// The guest has none
     Down,
-    /// As the port's TAP; up if it is none
+    /// The link follows the port's TAP; up for other ports
     Auto,
 }
 
@@ -59,9 +59,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn as_text(link: &LinkStatus) -> String {
     let why = match (link.forced, &link.interface) {
-        (Some(_), None) => "as an operator says".to_owned(),
+        (Some(_), None) => "set by an operator".to_owned(),
         (Some(_), Some(interface)) => {
-            format!("as an operator says; its interface is {interface}")
+            format!("set by an operator; its interface is {interface}")
         }
         (None, Some(interface)) => format!("its interface is {interface}"),
         (None, None) => "it has no interface to follow".to_owned(),
@@ -88,7 +88,7 @@ mod tests {
         };
         assert_eq!(
             as_text(&link),
-            "port 0: down (as an operator says; its interface is up)\n"
+            "port 0: down (set by an operator; its interface is up)\n"
         );
         link.forced = None;
         link.interface = Some("down".into());

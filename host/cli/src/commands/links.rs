@@ -1,4 +1,4 @@
-//! The links of ports: as their TAPs and streams are, or as an operator says.
+//! The links of ports, which follow their TAPs and streams unless an operator sets them.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use super::port::Interface;
 use super::told;
 
-/// How long until a stream is tried again whose other side is not there.
+/// The pause between attempts to reconnect a stream.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The links of a device's ports.
@@ -78,13 +78,13 @@ impl Links {
         }
     }
 
-    /// Returns what an operator has set each to.
+    /// Returns the operator's setting of each port.
     pub fn forced(&self) -> Vec<Option<bool>> {
         self.ports.lock().iter().map(|port| port.forced).collect()
     }
 
-    /// Continues with what an operator has set, and with what the device was told, in a
-    /// process before this one.
+    /// Restores the operator's settings, and the states reported to the device, from the previous
+    /// process.
     pub fn restore(&self, forced: &[Option<bool>]) {
         let totals = self.device.totals();
         let mut ports = self.ports.lock();
@@ -97,7 +97,7 @@ impl Links {
         self.tell(&mut ports);
     }
 
-    /// Tells the device of links that have changed.
+    /// Reports links that have changed to the device.
     pub fn follow(&self) {
         self.tell(&mut self.ports.lock());
     }
@@ -117,7 +117,7 @@ impl Links {
         }
     }
 
-    /// Sets a port's link, or just says how it is.
+    /// Sets a port's link if asked to, and returns its status.
     pub fn set(&self, asked: &Link) -> Result<LinkStatus, Refusal> {
         let Link { port, set } = *asked;
         let mut ports = self.ports.lock();
@@ -154,8 +154,8 @@ impl Links {
     /// If the kernel's reports can't be read any more.
     pub async fn watch(self: Arc<Self>, mut watch: LinkWatch) -> io::Result<()> {
         let descriptor: OwnedFd = watch.as_fd().try_clone_to_owned()?;
-        // Its successor is unsafe, because of types whose descriptor changes; this one's
-        // does not.
+        // The successor of this function is unsafe, because of types whose descriptor changes;
+        // this one's does not.
         #[expect(deprecated)]
         let news = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
         loop {
@@ -170,8 +170,8 @@ impl Links {
         }
     }
 
-    /// Has links follow a stream, for ever: it is down while nobody is at the other side, and
-    /// is connected again by `connect`, if that can be.
+    /// Makes links follow a stream, for ever: a link is down while its peer is disconnected, and
+    /// `connect`, if given, reconnects it.
     ///
     /// # Errors
     ///
@@ -197,31 +197,35 @@ impl Links {
             let Some(connect) = &connect else {
                 tracing::error!(
                     stream = stream.name(),
-                    "a socket that was handed over can't be connected again: start `manatee \
-                     serve` anew with another"
+                    "a socket that was handed over can't be reconnected: restart `manatee \
+                    serve` with another"
                 );
                 continue;
             };
             while let Err(error) = reconnect(&stream, connect.clone()).await? {
-                tracing::debug!(stream = stream.name(), error, "nobody is there yet");
+                tracing::debug!(
+                    stream = stream.name(),
+                    error,
+                    "the peer does not accept connections yet"
+                );
                 tokio::time::sleep(RETRY).await;
             }
             tracing::info!(
                 stream = stream.name(),
-                "the other side is back: the link is up"
+                "the peer is connected again: the link is up"
             );
             self.clone().follow_now().await?;
         }
     }
 
-    /// Tells the device of links that have changed, which may have to be waited for.
+    /// Reports links that have changed to the device, on a thread that may block on its lock.
     async fn follow_now(self: Arc<Self>) -> io::Result<()> {
         tokio::task::spawn_blocking(move || self.follow()).await?;
         Ok(())
     }
 }
 
-/// Connects a stream again. What comes of it is for people.
+/// Reconnects a stream. The error is for people.
 async fn reconnect(
     stream: &StreamLink,
     connect: impl Fn() -> anyhow::Result<OwnedFd> + Send + 'static,

@@ -7,8 +7,9 @@ use manatee_control::Client;
 /// Show or change what a running `manatee serve` logs
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Show or change what a running `manatee serve` logs, until it ends or is told otherwise.",
-    after_help = "Example: all of the vfio-user server's, warnings of all else\n\n  \
+    long_about = "Show or change what a running `manatee serve` logs, until it ends or the next \
+        change.",
+    after_help = "Example: everything from the vfio-user server, warnings from the rest\n\n  \
         manatee log --control /tmp/nic.control warn,manatee_vfio_user=trace"
 )]
 pub struct Arguments {
@@ -16,8 +17,8 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH")]
     control: PathBuf,
 
-    /// What to log from now on: a level, or parts with a level each, as for --log-level; only
-    /// shown if nothing is given
+    /// What to log from now on: a level, or parts with a level each, as for --log-level; without it
+    /// the current one is only shown
     #[arg(value_name = "LEVEL")]
     level: Option<String>,
 

@@ -11,10 +11,10 @@ use tracing_subscriber::filter::Directive;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-/// The longest text that says what to log, in bytes.
+/// The longest log filter, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// How to log.
+/// Options of logging.
 #[derive(Debug, clap::Args)]
 pub struct LogArguments {
     /// Write log lines for people, or as one JSON object each
@@ -23,11 +23,11 @@ pub struct LogArguments {
 
     /// What to log: off, error, warn, info, debug or trace, or parts of the program with a
     /// level each, as in `warn,manatee_vfio_user=debug`. Without it the variable RUST_LOG
-    /// says so, and -v. `manatee log` changes it later
+    /// decides, or -v. `manatee log` changes it later
     #[arg(long, value_name = "LEVEL", value_parser = directives, conflicts_with = "verbose")]
     log_level: Option<String>,
 
-    /// Log more: -v what the virtual machine asks for, -vv everything
+    /// Log more: -v the virtual machine's requests, -vv everything
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -47,21 +47,21 @@ pub struct LogLevel {
 }
 
 impl LogLevel {
-    /// Returns where lines go.
+    /// Returns the destination of lines.
     pub fn output(&self) -> Stderr {
         self.output.clone()
     }
 
-    /// Returns what is logged.
+    /// Returns the current filter.
     pub fn text(&self) -> String {
         self.text.lock().clone()
     }
 
-    /// Logs something else from now on.
+    /// Changes the filter.
     ///
     /// # Errors
     ///
-    /// If it is invalid; nothing changes.
+    /// If it is invalid; then nothing changes.
     pub fn set(&self, text: &str) -> anyhow::Result<()> {
         directives(text).map_err(anyhow::Error::msg)?;
         let mut current = self.text.lock();
@@ -71,12 +71,12 @@ impl LogLevel {
     }
 }
 
-/// Begins to log to standard error. A panic on any thread is logged, and ends the
-/// process: what is left of it would serve half a device.
+/// Starts logging to standard error. A panic on any thread is logged, and ends the
+/// process: the remaining threads would serve half a device.
 ///
 /// # Errors
 ///
-/// If the variable RUST_LOG is invalid; all else is logged as if it were not set.
+/// If the variable RUST_LOG is invalid; then lines are logged as if it were not set.
 pub fn start(arguments: &LogArguments) -> (LogLevel, anyhow::Result<()>) {
     let chosen = arguments.chosen();
     let (text, outcome) = match chosen {
@@ -105,7 +105,7 @@ pub fn start(arguments: &LogArguments) -> (LogLevel, anyhow::Result<()>) {
     (level, outcome)
 }
 
-/// Checks what is to be logged, and names the part that is invalid.
+/// Checks a filter. The error names the invalid part.
 fn directives(text: &str) -> Result<String, String> {
     check(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
@@ -116,7 +116,7 @@ fn check(text: &str) -> anyhow::Result<()> {
     for part in text.split(',').filter(|part| !part.is_empty()) {
         if let Err(error) = part.parse::<Directive>() {
             bail!(
-                "`{}` says nothing ({error}): use off, error, warn, info, debug or trace, or \
+                "`{}` is not a valid filter ({error}): use off, error, warn, info, debug or trace, or \
                  PART=LEVEL, as in manatee_vfio_user=debug",
                 part.escape_debug()
             );
@@ -132,7 +132,7 @@ fn wants_colours() -> bool {
 }
 
 impl LogArguments {
-    /// Returns what to log.
+    /// Returns the chosen filter.
     fn chosen(&self) -> anyhow::Result<String> {
         if let Some(text) = &self.log_level {
             return Ok(text.clone());
@@ -145,7 +145,7 @@ impl LogArguments {
                 Ok(text)
             }
             Err(VarError::NotPresent) => Ok(self.by_verbosity().to_owned()),
-            Err(VarError::NotUnicode(_)) => bail!("the variable RUST_LOG is no UTF-8"),
+            Err(VarError::NotUnicode(_)) => bail!("the variable RUST_LOG is not UTF-8"),
         }
     }
 
@@ -157,7 +157,7 @@ impl LogArguments {
         }
     }
 
-    /// Reports why the command fails: as lines are logged, if that is for programs.
+    /// Reports why the command fails, in JSON if lines are logged as JSON.
     pub fn report(&self, error: &anyhow::Error) {
         let text = super::errors::one_line(&**error);
         match self.log_format {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_part_that_makes_no_sense_is_named() {
+    fn the_invalid_part_is_named() {
         for good in ["", "debug", "warn,manatee_vfio_user=trace", "off,"] {
             assert!(check(good).is_ok(), "{good}");
         }

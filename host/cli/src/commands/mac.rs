@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A unicast address in transmission order.
+/// A MAC address in transmission order.
 pub type Mac = [u8; 6];
 
 /// Why a text is no MAC address.
@@ -12,14 +12,14 @@ pub enum InvalidMac {
     /// Not six bytes.
     #[error("`{0}` is not a MAC address: write six bytes in hexadecimal, as in 02:00:00:00:00:01")]
     Malformed(String),
-    /// Bit 0 of the first byte says so.
+    /// A multicast address: bit 0 of the first byte is set.
     #[error(
-        "{0} is a multicast address, and an adapter needs one of its own: the first byte must be \
+        "{0} is a multicast address, and an adapter needs a unicast one: the first byte must be \
          even, as in 02:00:00:00:00:01"
     )]
     Multicast(String),
     /// All bytes are zero.
-    #[error("{0} means that there is no address: use one as 02:00:00:00:00:01")]
+    #[error("{0} is not a valid address: use one such as 02:00:00:00:00:01")]
     Zero(String),
 }
 
@@ -27,7 +27,7 @@ pub enum InvalidMac {
 ///
 /// # Errors
 ///
-/// [`InvalidMac`] if it is no unicast address.
+/// [`InvalidMac`] if it is not a unicast address.
 pub fn parse(text: &str) -> Result<Mac, InvalidMac> {
     let malformed = || InvalidMac::Malformed(text.to_owned());
     let mac: macaddr::MacAddr6 = text.parse().map_err(|_| malformed())?;
@@ -40,13 +40,13 @@ pub fn parse(text: &str) -> Result<Mac, InvalidMac> {
     Ok(mac.into_array())
 }
 
-/// Returns it as people write it.
+/// Returns an address as text.
 pub fn format(mac: Mac) -> String {
     macaddr::MacAddr6::from(mac).to_string().to_lowercase()
 }
 
-/// Returns an address for a port that was given none: locally administered, the same
-/// whenever a device is served at the same socket, different for another one.
+/// Returns an address for a port without `mac=`: locally administered, always the same for
+/// the same socket, different for another one.
 pub fn for_port(socket: &Path, index: usize) -> Mac {
     let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
     let index = (index as u64).to_le_bytes();

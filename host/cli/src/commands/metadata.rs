@@ -1,4 +1,4 @@
-//! What a component's file says of itself: custom sections, by the names that
+//! A component's own metadata: custom sections with the names that
 //! [wasm-metadata](https://docs.rs/wasm-metadata) gives them.
 
 use manatee_common::ration::clean;
@@ -6,7 +6,7 @@ use wasmparser::{ComponentName, ComponentNameSectionReader, KnownCustom, Parser,
 
 /// The longest value that is shown, in bytes.
 const MAX_VALUE: usize = 256;
-/// The sections, and what they are called here.
+/// The sections, and their titles in the output.
 const SECTIONS: [(&str, &str); 6] = [
     ("version", "version"),
     ("description", "description"),
@@ -16,7 +16,7 @@ const SECTIONS: [(&str, &str); 6] = [
     ("revision", "revision"),
 ];
 
-/// Reads names and values. A file that is cut or broken has those before the break.
+/// Reads names and values. Of a truncated or corrupt file, those before the corruption.
 pub fn read(wasm: &[u8]) -> Vec<(&'static str, String)> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     let mut depth = 0_usize;

@@ -63,8 +63,7 @@ Example: a network adapter for a QEMU guest, on the TAP interface tap0
 #[derive(Debug, Parser)]
 #[command(name = "manatee", arg_required_else_help = true, after_help = EXAMPLE)]
 struct Cli {
-    /// Print what this build is: version, commit, wasmtime, contracts, and the component that is
-    /// built in
+    /// Print this build's version, commit, wasmtime, contracts, and built-in component
     #[arg(short = 'V', long)]
     version: bool,
 
@@ -107,7 +106,7 @@ enum Command {
     Escape(escape::Arguments),
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub fn run() -> ExitCode {
     let Cli {
         version,
@@ -155,7 +154,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Returns the words that the command was given. By the name of a backend it serves.
+/// Returns the command line, with `serve` inserted if the program has a backend's name.
 fn command_line() -> Vec<OsString> {
     let mut words: Vec<_> = std::env::args_os().collect();
     let name = words.first().map(Path::new).and_then(Path::file_name);

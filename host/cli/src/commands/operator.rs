@@ -1,4 +1,4 @@
-//! Carries out an operator's requests on the control socket for the device that is served.
+//! Carries out an operator's requests from the control socket on the served device.
 
 use std::fs::File;
 use std::io::Write;
@@ -34,19 +34,19 @@ use crate::jail::broker::Broker;
 use crate::jail::child::{self, Job, Suite, Task};
 use crate::jail::{Confinement, sealed};
 
-/// Missed requirements that a refusal names.
+/// The most missed requirements that a refusal names.
 const SOME: usize = 5;
-/// Bytes of a component that are copied at a time.
+/// The number of bytes of a component that are copied at a time.
 const CHUNK: usize = 64 << 10;
 
-/// A device with what surrounds it.
+/// A device and its environment.
 pub struct Operator {
     device: Device,
     surroundings: Surroundings,
     captures: Captures,
-    /// Held while the component is replaced: a candidate takes memory.
+    /// Held while the component is replaced: each candidate takes memory.
     swapping: Mutex<()>,
-    /// The lines that clients can cause.
+    /// The rationing of log lines that clients can cause.
     refusals: Mutex<Ration>,
 }
 
@@ -57,7 +57,7 @@ pub struct Surroundings {
     pub rates: Arc<Rates>,
     pub log_level: logging::LogLevel,
     pub notifier: Arc<Notifier>,
-    /// The bytes of what was swapped in.
+    /// The bytes of swapped-in components.
     pub candidates: Arc<Candidates>,
     /// What is kept for the next process, if anything is.
     pub keeping: Option<Arc<Keeping>>,
@@ -90,7 +90,7 @@ impl Operator {
         })
     }
 
-    /// Puts the live tree together. Parts that are not wanted are null.
+    /// Assembles the live tree. Parts that are not wanted are null.
     fn tree(&self, wanted: impl Fn(&str) -> bool) -> Value {
         let mut tree = Map::new();
         for part in Device::PARTS {
@@ -137,15 +137,15 @@ impl Operator {
         }
     }
 
-    /// Tells the service manager what runs now.
+    /// Reports the new version to the service manager.
     fn report(&self, swapped: &manatee::device::SwapReport) {
         let version = child::clean(&swapped.to, child::MAX_NAME);
         let status = format!("Serving by version {version} of the device");
         self.surroundings.notifier.status(&status);
     }
 
-    /// Has a candidate compiled and, if asked to, checked: the very bytes that were
-    /// copied, whatever becomes of the file.
+    /// Compiles a candidate in a child and, if requested, checks it: the bytes that were
+    /// copied, whatever happens to the file.
     fn prepare(
         &self,
         swap: &SwapRequest,
@@ -197,7 +197,7 @@ impl Commands for Operator {
         }
         match tree {
             Value::Object(tree) => Ok(Tree(tree)),
-            _ => Err(Refusal::failed("the tree is no object")),
+            _ => Err(Refusal::failed("the tree is not an object")),
         }
     }
 
@@ -270,13 +270,13 @@ impl Commands for Operator {
     }
 }
 
-/// Copies what a client has open to a sealed file in memory. Returns that with the
-/// digest of what is in it.
+/// Copies a client's file to a sealed file in memory. Returns that with the
+/// digest of its content.
 fn take(given: OwnedFd) -> anyhow::Result<(File, Digest)> {
     let kind = fstat(&given)?;
     ensure!(
         FileType::from_raw_mode(kind.st_mode) == FileType::RegularFile,
-        "it is no regular file"
+        "it is not a regular file"
     );
     ensure!(
         !fcntl_getfl(&given)?.contains(OFlags::PATH),
@@ -288,7 +288,7 @@ fn take(given: OwnedFd) -> anyhow::Result<(File, Digest)> {
     let mut chunk = vec![0; CHUNK];
     let mut length = 0;
     loop {
-        // Where the client has got to in reading does not matter.
+        // The file offset, which the client shares, is not used.
         let count = given.read_at(&mut chunk, length)?;
         if count == 0 {
             break;
@@ -315,7 +315,7 @@ fn refusal(name: &str, missed: &[&str]) -> String {
     let some = some.collect::<Vec<_>>().join(", ");
     format!(
         "{name} fails the conformance suite: {some}{more}; \
-         `manatee check {name}` says how, and --no-check swaps all the same"
+         `manatee check {name}` says how, and --no-check swaps anyway"
     )
 }
 
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(error, "it has more than 64 MiB");
         let (pipe, _writer) = std::io::pipe().unwrap();
         let error = take(pipe.into()).unwrap_err().to_string();
-        assert_eq!(error, "it is no regular file");
+        assert_eq!(error, "it is not a regular file");
     }
 
     #[test]

@@ -15,18 +15,18 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     exit::status(error)
 }
 
-/// Compiles the component in a file, in a process of its own.
+/// Compiles a component file in a child.
 pub fn compile(file: &Path, sandbox: bool) -> anyhow::Result<child::Code> {
     let bytes = component::read(file)?;
     child::compile(&bytes, &file.display().to_string(), sandbox)
 }
 
-/// Prints a result. A reader that has seen enough (`| head`) is no error.
+/// Prints a result. A closed pipe (`| head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     print_on(text).map(|_| ())
 }
 
-/// Prints some of what is to come. Returns whether anybody still reads.
+/// Prints a part of a result. Returns false if the reader has closed the pipe.
 pub fn print_on(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

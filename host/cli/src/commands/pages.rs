@@ -1,4 +1,4 @@
-//! `manatee completions` and `manatee man`: made from the command line's own description.
+//! `manatee completions` and `manatee man`: generated from the definition of the command line.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub struct CompletionArguments {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n\n  manatee man /usr/share/man/man1")]
 pub struct ManArguments {
-    /// The folder, which exists
+    /// The folder, which must exist
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }

@@ -12,11 +12,11 @@ use manatee::component::{Component, Processor};
     MANATEE_DEVICE_CODE names the result embeds it, and starts without compiling anything. \
     `just build` does both.")]
 pub struct Arguments {
-    /// Where the result goes
+    /// The file to write
     #[arg(value_name = "FILE")]
     output: PathBuf,
 
-    /// The processors that it is for; others compile it when they start
+    /// The target processors; others compile the component at the start
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
     processor: Level,
 }
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Level::V2 => Processor::X86_64V2,
         Level::V3 => Processor::X86_64V3,
     })?;
-    // A build embeds again what has changed only.
+    // An unchanged file is not rewritten, so that cargo does not rebuild.
     if std::fs::read(&arguments.output).is_ok_and(|found| found == compiled) {
         return Ok(());
     }

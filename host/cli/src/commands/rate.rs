@@ -7,14 +7,14 @@ use manatee::device::MAX_RATE_MBPS;
 use manatee_control::Client;
 use manatee_control::method::{RateSetting, RateStatus};
 
-/// Show or set how fast a port sends at the most
+/// Show or set a port's rate limit
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Show or set how fast a port sends at the most, in Mbit/s.\n\n\
-        What the guest sends beyond that waits, and is dropped when more than 1024 packets of a \
-        queue do. What it receives is not limited. The rate stays until it is set again, also \
-        when the component or the process is replaced; it begins with `rate=` of --port.",
-    after_help = "Example: 100 Mbit/s for the first port, and no limit again\n\n  \
+    long_about = "Show or set a port's rate limit for packets from the guest, in Mbit/s.\n\n\
+    Packets beyond that wait, up to 1024 a queue; further ones are dropped. What the guest \
+    receives is not limited. The limit stays until it is set again, also \
+    when the component or the process is replaced; `rate=` of --port sets the first one.",
+    after_help = "Example: limit the first port to 100 Mbit/s, and remove the limit\n\n  \
         manatee rate --control /tmp/nic.control 0 100\n  \
         manatee rate --control /tmp/nic.control 0 off"
 )]
@@ -27,7 +27,7 @@ pub struct Arguments {
     #[arg(value_name = "PORT")]
     port: u32,
 
-    /// What to set it to: Mbit/s, or `off`; only shown if nothing is given
+    /// The limit to set: Mbit/s, or `off`; without it the limit is only shown
     #[arg(value_name = "MBITS|off")]
     rate: Option<Limit>,
 
@@ -36,15 +36,15 @@ pub struct Arguments {
     json: bool,
 }
 
-/// A rate in Mbit/s, as it is written.
+/// A parsed rate in Mbit/s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(Option<u32>);
 
-/// Why a text is no rate.
+/// A text that is not a rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "rate `{0}` is not a number of Mbit/s from 1 to {MAX_RATE_MBPS}, or `off`; to let nothing \
-     through, use `manatee link PORT down`"
+    "rate `{0}` is not a number of Mbit/s from 1 to {MAX_RATE_MBPS}, or `off`; to block all \
+    traffic, use `manatee link PORT down`"
 )]
 pub struct InvalidRate(String);
 
@@ -93,9 +93,9 @@ fn as_text(rate: &RateStatus) -> String {
         return format!("port {port}: no limit\n");
     };
     let why = match (operator_mbps, guest_mbps) {
-        (Some(_), Some(guest)) => format!("as an operator says; the guest itself says {guest}"),
-        (Some(_), None) => "as an operator says".to_owned(),
-        (None, _) => "as the guest says".to_owned(),
+        (Some(_), Some(guest)) => format!("set by an operator; the guest set {guest}"),
+        (Some(_), None) => "set by an operator".to_owned(),
+        (None, _) => "set by the guest".to_owned(),
     };
     format!("port {port}: {mbps} Mbit/s ({why})\n")
 }
@@ -122,10 +122,10 @@ mod tests {
         assert_eq!(as_text(&rate), "port 0: no limit\n");
         rate.guest_mbps = Some(900);
         rate.rate_mbps = Some(900);
-        assert_eq!(as_text(&rate), "port 0: 900 Mbit/s (as the guest says)\n");
+        assert_eq!(as_text(&rate), "port 0: 900 Mbit/s (set by the guest)\n");
         rate.operator_mbps = Some(100);
         rate.rate_mbps = Some(100);
-        let both = "port 0: 100 Mbit/s (as an operator says; the guest itself says 900)\n";
+        let both = "port 0: 100 Mbit/s (set by an operator; the guest set 900)\n";
         assert_eq!(as_text(&rate), both);
     }
 }

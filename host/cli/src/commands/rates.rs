@@ -1,4 +1,4 @@
-//! How fast ports send at the most, as an operator says.
+//! The rate limits of ports that an operator sets.
 
 use manatee::device::{Device, RateError};
 use manatee_control::method::{RateSetting, RateStatus};
@@ -14,7 +14,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Sets the rates that a command line says.
+    /// Sets the rates from the command line.
     ///
     /// # Errors
     ///
@@ -34,13 +34,13 @@ impl Rates {
         })
     }
 
-    /// Returns what was set since the process began, by port: 0 for no limit.
+    /// Returns the rates set since the process began, by port: 0 for no limit.
     pub fn noted(&self) -> Vec<Option<u32>> {
         self.set.lock().clone()
     }
 
-    /// Continues with what was set in a process before this one, which matters more than a
-    /// command line.
+    /// Restores the rates from the previous process, which take precedence over the command
+    /// line.
     pub fn restore(&self, noted: &[Option<u32>]) {
         for (port, mbps) in (0..).zip(noted) {
             if let Some(mbps) = *mbps {
@@ -59,7 +59,7 @@ impl Rates {
         Ok(())
     }
 
-    /// Sets a port's rate, or just says how it is.
+    /// Sets a port's rate if asked to, and returns its status.
     pub fn set(&self, asked: &Rate) -> Result<RateStatus, Refusal> {
         let Rate { port, set } = *asked;
         let limited = match set {

@@ -1,9 +1,8 @@
-//! Standard error for log lines, which never keeps anybody waiting.
+//! Log lines on standard error, without blocking.
 //!
-//! Whoever reads the log decides when it does. A pipe that nobody empties would block the
-//! thread that logs, and that may be one that moves a guest's packets. So a line that
-//! finds no room is dropped and counted, and the next one that finds some says how many
-//! were.
+//! A full pipe, whose reader is slow, would block the logging thread, which may be one that
+//! moves a guest's packets. So a line for which there is no room is dropped and counted, and the
+//! next line is preceded by the number of dropped ones.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,26 +14,26 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long a thread waits for another that is writing a line.
+/// The longest that a thread waits for another that is writing a line.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// A pipe that is writable has room for so many bytes (`PIPE_BUF`, `pipe(7)`); a longer line
+/// The number of bytes for which a writable pipe has room (`PIPE_BUF`, `pipe(7)`); a longer line
 /// is written in parts.
 const PART: usize = 4096;
 
-/// Writes whole lines, or none of a line. Cheap to clone; every clone is the same.
+/// Writes whole lines or drops them. Cheap to clone; all clones share their state.
 #[derive(Clone, Debug)]
 pub struct Stderr(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     output: Mutex<Output>,
-    /// Lines, since the last that was written.
+    /// Lines dropped since the last line that was written.
     dropped: AtomicU64,
-    /// Lines so far.
+    /// Lines dropped so far.
     all_dropped: AtomicU64,
 }
 
-/// Where lines go: None is standard error itself.
+/// The destination of lines; None is standard error itself.
 #[derive(Debug)]
 struct Output(Option<OwnedFd>);
 
@@ -60,14 +59,15 @@ impl Default for Stderr {
 }
 
 impl Output {
-    /// Writes a line, and before it how many were dropped. False if there is no room.
+    /// Writes a line, preceded by the number of dropped ones. Returns false if there is no room.
     fn line(&mut self, line: &[u8], dropped: &AtomicU64) -> bool {
         if !self.is_writable() {
             return false;
         }
         let dropped = dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let told = format!("({dropped} lines of the log were dropped: nobody read it)\n");
+            let told =
+                format!("({dropped} log lines were dropped: the log was not read in time)\n");
             self.write(told.as_bytes());
         }
         for part in line.chunks(PART) {
@@ -92,7 +92,7 @@ impl Output {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // There is nowhere to report it to.
+        // An error can't be reported anywhere.
         let _ = match &self.0 {
             Some(to) => rustix::io::write(to, bytes).map(|_| ()).map_err(Into::into),
             None => io::stderr().write_all(bytes),
@@ -107,7 +107,7 @@ impl Write for Stderr {
             dropped,
             all_dropped,
         } = &*self.0;
-        // Without the lock, another thread is held up after all.
+        // Another thread held the lock for too long: drop the line.
         let output = output.try_lock_for(PATIENCE);
         if !output.is_some_and(|mut output| output.line(line, dropped)) {
             dropped.fetch_add(1, Ordering::Relaxed);
@@ -137,11 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_that_find_no_room_are_dropped_and_counted() {
+    fn lines_without_room_are_dropped_and_counted() {
         let (from, to) = rustix::pipe::pipe().unwrap();
         let mut stderr = Stderr::new(Some(to));
         let line = [b"x".repeat(1000), b"\n".to_vec()].concat();
-        // More than a pipe holds, by far: this would block for ever.
+        // Far more than a pipe holds: a blocking write would never end.
         for _ in 0..1000 {
             stderr.write_all(&line).unwrap();
         }
@@ -156,7 +156,7 @@ mod tests {
         let length = from.read(&mut read).unwrap();
         let told = String::from_utf8_lossy(&read[..length]);
         let expected =
-            format!("({dropped} lines of the log were dropped: nobody read it)\nagain\n");
+            format!("({dropped} log lines were dropped: the log was not read in time)\nagain\n");
         assert_eq!(told, expected);
     }
 }

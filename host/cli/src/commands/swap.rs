@@ -13,10 +13,10 @@ use manatee_control::{Client, Stage, SwapRequest};
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Replace the component of a running device by another version.\n\n\
-        The new component is compiled and checked while the old one works, by processes of \
+        The new component is compiled and checked while the old one runs, by processes of \
         their own with limits of memory and time. Then the device's \
         state moves: the guest sees a pause of less than a millisecond, no reset, and loses no \
-        packet. Whatever goes wrong before, the old component continues, and the reason is told.",
+        packet. If anything fails before, the old component continues, and the reason is shown.",
     after_help = "Examples:\n  \
         manatee swap --control /tmp/nic.control new.wasm\n  \
         manatee swap --control /tmp/nic.control --probation 60 new.wasm"
@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long)]
     no_check: bool,
 
-    /// If the new component fails within this time, go back to the old one;
+    /// If the new component fails within this time, return to the old one;
     /// 0 to continue with the new one in any case
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     probation: Duration,
@@ -43,11 +43,11 @@ pub struct Arguments {
     output: Output,
 }
 
-/// Go back to the component that ran before the last swap
+/// Return to the component that ran before the last swap
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Go back to the component that ran before the last swap. That one is itself \
-        what a second rollback goes back to, so that two in a row change nothing."
+    long_about = "Return to the component that ran before the last swap. A second rollback undoes \
+    the first."
 )]
 pub struct RollbackArguments {
     /// The control socket that `manatee serve` was given
@@ -64,7 +64,7 @@ struct Output {
     #[arg(long)]
     json: bool,
 
-    /// As it was called before `--json`
+    /// The old name of `--json`
     #[arg(long, value_name = "FORMAT", hide = true, conflicts_with = "json")]
     format: Option<Format>,
 }
@@ -89,12 +89,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
     if (0.0..=day).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
     } else {
-        Err(format!("there are 0 to {day} seconds"))
+        Err(format!("give 0 to {day} seconds"))
     }
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    // The server has no paths: it gets the file, and the name for its messages.
+    // The server can't open paths: it gets the open file, and a name for messages.
     let file = component::open(&arguments.file)?;
     let name = std::path::absolute(&arguments.file).context("finding the component")?;
     let swap = SwapRequest {
@@ -108,8 +108,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             "{}",
             match stage {
                 Stage::Compiling => "compiling the new component",
-                Stage::Checking =>
-                    "running the conformance suite on it; the guest is not concerned",
+                Stage::Checking => "running the conformance suite on it; the guest is not affected",
                 Stage::Swapping => "swapping",
             }
         );

@@ -10,7 +10,7 @@ use manatee_control::method::{
     Counts, PortCounts, RefusedCounts, RxCounts, Swapped, TxCounts, UpDown,
 };
 
-/// Translates an event. None if this build's protocol has no word for it.
+/// Converts an event. None if this build's protocol has no such event.
 pub fn event(event: &device::Event) -> Option<Event> {
     Some(match event {
         device::Event::Attached => Event::Attached,
@@ -36,7 +36,7 @@ pub fn event(event: &device::Event) -> Option<Event> {
     })
 }
 
-/// Translates a replacement.
+/// Converts a replacement.
 pub fn swapped(swap: &device::SwapReport) -> Swapped {
     Swapped {
         from: swap.from.clone(),
@@ -54,7 +54,7 @@ pub fn link(up: bool) -> UpDown {
     if up { UpDown::Up } else { UpDown::Down }
 }
 
-/// Translates numbers.
+/// Converts counters.
 pub fn counts(totals: Totals) -> Counts {
     Counts {
         uptime_ms: totals.uptime.as_millis() as u64,

@@ -1,4 +1,4 @@
-//! `manatee top`: another program, in the same directory as this one.
+//! `manatee top`, a separate program in the same directory as this one.
 
 #[path = "../../../top/src/arguments.rs"]
 mod arguments;
@@ -10,7 +10,7 @@ use anyhow::Context;
 
 pub use arguments::Arguments;
 
-/// The program.
+/// The program's name.
 const TOP: &str = "manatee-top";
 
 /// Executes that program. Its arguments are parsed here only for the help and the pages.
@@ -21,7 +21,7 @@ pub fn run(_: &Arguments) -> anyhow::Result<()> {
     let error = Command::new(&top).args(words).exec();
     Err(error).with_context(|| {
         format!(
-            "starting {}, which belongs beside this program: `just build` builds it",
+            "starting {}, which has to be in the same directory as this program: `just build` builds it",
             top.display()
         )
     })

@@ -4,11 +4,11 @@ use manatee::component::{CONTRACTS, Component};
 use manatee::continuity::{BUILD, VERSION, WRITES};
 use serde_json::{Value, json};
 
-/// Returns what this build is.
+/// Returns this build's versions.
 ///
 /// # Errors
 ///
-/// If the component that is built in can't be asked.
+/// If the built-in component can't be loaded.
 pub fn version() -> anyhow::Result<Value> {
     let component = Component::embedded()?;
     let description = component.describe()?;
@@ -29,19 +29,19 @@ pub fn version() -> anyhow::Result<Value> {
     }))
 }
 
-/// Returns which versions of states it leaves for other processes, and up to which it reads; and
-/// that it can be started while its predecessor serves.
+/// Returns the version of the state that it hands over to other processes, the newest that it
+/// reads, and that it can be started while its predecessor serves.
 fn hand_over() -> Value {
     json!({ "writes": WRITES, "reads": VERSION, "stands_by": true })
 }
 
-/// Prints what a keeper has to know of this build, without a look at its component.
+/// Prints what a keeper needs to know of this build, without loading its component.
 pub fn print_facts() -> anyhow::Result<()> {
     let facts = json!({ "version": BUILD, "hand_over": hand_over() });
     super::output::print(&format!("{facts}\n"))
 }
 
-/// Prints what this build is.
+/// Prints this build's versions.
 pub fn run(json: bool) -> anyhow::Result<()> {
     let version = version()?;
     if json {

@@ -1,4 +1,4 @@
-//! Ways out of the jail, tried from inside. Test builds only.
+//! Attempts to escape from the jail, made from inside. Test builds only.
 
 #![allow(unsafe_code)]
 
@@ -18,17 +18,17 @@ pub struct Way {
 /// The mechanism that stops an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// The call fails, with this error of seccomp's.
+    /// Seccomp makes the call fail with this error.
     Refused(i32),
     /// Seccomp ends the process.
     Killed,
-    /// Nothing: it is how a component is loaded, and documented.
+    /// Nothing: loading a component works this way, as documented.
     Documented,
 }
 
 const EPERM: Stopped = Stopped::Refused(libc::EPERM);
 
-/// All ways. Those that end the process are last.
+/// All attempts. Those that end the process are last.
 pub const WAYS: &[Way] = &[
     way("open", "open a file", EPERM, || {
         call(
@@ -177,16 +177,16 @@ const fn way(
     }
 }
 
-/// Returns the way of this name.
+/// Returns the attempt with this name.
 pub fn find(name: &str) -> Option<&'static Way> {
     WAYS.iter().find(|way| way.name == name)
 }
 
-/// Tries the way of this name, and says what stopped it.
+/// Makes the attempt with this name, and returns what stopped it.
 ///
 /// # Errors
 ///
-/// If there is none of this name.
+/// If there is none with this name.
 #[cfg(feature = "escape")]
 pub fn attempt(name: &str) -> Result<String, String> {
     let way = find(name).ok_or_else(|| format!("there is no way `{name}`"))?;
@@ -194,7 +194,7 @@ pub fn attempt(name: &str) -> Result<String, String> {
 }
 
 impl Way {
-    /// Tries it, and says what stopped it.
+    /// Makes the attempt, and returns what stopped it.
     pub fn attempt(&self) -> String {
         match (self.attempt)() {
             Ok(()) if self.stopped == Stopped::Documented => "not stopped, as documented".into(),
@@ -239,8 +239,8 @@ fn call_for(number: libc::c_long, [a, b, c, d]: [usize; 4]) -> io::Result<usize>
 }
 
 fn call6(number: libc::c_long, [a, b, c, d, e, f]: [usize; 6]) -> io::Result<usize> {
-    // SAFETY: the pointers among the arguments are null or of live values, and where
-    // the call would harm this process, that is what is tested.
+    // SAFETY: the pointers among the arguments are null or of live values; harm to this process
+    // is what the call tests.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }

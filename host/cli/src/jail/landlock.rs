@@ -1,4 +1,4 @@
-//! Landlock: which paths are left, and that there is no network.
+//! Landlock: restricts paths, and denies the network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,24 +11,24 @@ use landlock::{
 
 use super::JailError;
 
-/// The oldest that is taken: Linux 5.13. All paths are covered by it.
+/// The oldest supported version, of Linux 5.13. It covers all paths.
 const OLDEST: ABI = ABI::V1;
-/// What is asked for as far as the kernel has it: truncation (6.2), TCP (6.7), device
+/// The version that is used as far as the kernel supports it: truncation (6.2), TCP (6.7), device
 /// ioctls (6.10), abstract sockets and signals (6.12).
 const NEWEST: ABI = ABI::V6;
 
-/// What stays in reach; nothing by default.
+/// The paths that stay accessible; none by default.
 #[derive(Clone, Debug, Default)]
 pub struct Paths {
     /// Folders whose files may be removed.
     pub removable: Vec<PathBuf>,
-    /// Whether this program may be started again: it, and the libraries that it is
-    /// linked with.
+    /// Whether this program, and the libraries that it is linked with, may be
+    /// executed.
     pub program: bool,
 }
 
-/// Restricts this thread and those that it starts. Returns the kernel's version of
-/// landlock, as far as it is used here.
+/// Restricts this thread and those that it starts. Returns the version of landlock that
+/// is used.
 ///
 /// # Errors
 ///
@@ -70,7 +70,7 @@ fn allow(mut rules: RulesetCreated, paths: &Paths) -> Result<RulesetCreated, Rul
     Ok(rules)
 }
 
-/// Allows something beneath a path. One that can't be opened is not allowed.
+/// Allows accesses beneath a path. A path that can't be opened is not allowed.
 fn add(
     rules: RulesetCreated,
     path: &Path,
@@ -79,14 +79,13 @@ fn add(
     match PathFd::new(path) {
         Ok(fd) => rules.add_rule(PathBeneath::new(fd, rights)),
         Err(error) => {
-            tracing::debug!(path = %path.display(), %error, "not within reach");
+            tracing::debug!(path = %path.display(), %error, "not accessible");
             Ok(rules)
         }
     }
 }
 
-/// Returns the files that this process is made of, as the kernel shows them, and the one by
-/// which the loader finds them.
+/// Returns the files that are mapped into this process, and the loader's cache.
 fn linked_files() -> Vec<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let mut files: Vec<PathBuf> = maps

@@ -1,11 +1,11 @@
-//! Limits of resources.
+//! Resource limits.
 
 #![allow(unsafe_code)]
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
-/// Raises the number of descriptors that this process may have to the most that it
-/// may ask for: a VMM may share memory by many.
+/// Raises this process' limit of descriptors to its hard limit, since a VMM may share memory by
+/// many.
 pub fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -13,11 +13,11 @@ pub fn raise_descriptors() {
         maximum: limit.maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, "the limit of descriptors stays as it is");
+        tracing::debug!(%error, "the limit of descriptors is not raised");
     }
 }
 
-/// Lowers a limit for ever; one that is lower already stays.
+/// Lowers a hard limit; a lower one is kept.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub fn lower(resource: Resource, most: u64) -> std::io::Result<()> {
     Ok(setrlimit(resource, limit)?)
 }
 
-/// Gives the process idle priority: it runs only when no other wants the processor.
+/// Gives the process idle priority: it runs only when no other process is runnable.
 ///
 /// # Errors
 ///
@@ -52,7 +52,7 @@ pub fn run_when_idle() -> std::io::Result<()> {
     }
 }
 
-/// Limits the processor time of this process: it gets a signal (SIGXCPU) then.
+/// Limits the processor time of this process, which gets SIGXCPU at the limit.
 ///
 /// # Errors
 ///
@@ -61,20 +61,20 @@ pub fn processor(most: std::time::Duration) -> std::io::Result<()> {
     let seconds = most.as_secs().max(1);
     let limit = Rlimit {
         current: Some(seconds),
-        // Killed a second later, should the signal be ignored.
+        // The process is killed a second later, should the signal be ignored.
         maximum: Some(seconds + 1),
     };
     Ok(setrlimit(Resource::Cpu, limit)?)
 }
 
-/// Returns how long a process has had the processor.
+/// Returns the processor time that a process has used.
 ///
 /// # Errors
 ///
 /// If there is no such process.
 pub fn processor_time(process: u32) -> std::io::Result<std::time::Duration> {
     let mut clock = 0;
-    // SAFETY: the C library writes the id of a clock.
+    // SAFETY: the C library writes a clock's id to a live value.
     let error = unsafe { libc::clock_getcpuclockid(process as libc::pid_t, &raw mut clock) };
     if error != 0 {
         return Err(std::io::Error::from_raw_os_error(error));
@@ -83,7 +83,7 @@ pub fn processor_time(process: u32) -> std::io::Result<std::time::Duration> {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the kernel writes a time.
+    // SAFETY: the kernel writes a time to a live value.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return Err(std::io::Error::last_os_error());
     }

@@ -1,4 +1,4 @@
-//! The jail: what a process that runs somebody else's code gives up before it does.
+//! The jail: the privileges that a process gives up before it runs untrusted code.
 //!
 //! `manatee serve` opens all that it needs, starts its [broker](broker), and
 //! [confines](Jail::enter) itself before it has a second thread: an unprivileged user,
@@ -32,17 +32,17 @@ pub use user::{Ids, resolve};
 /// How a process is to be confined.
 #[derive(Debug)]
 pub struct Jail {
-    /// Which system calls are left.
+    /// Which system calls it may make.
     pub role: Role,
-    /// The user to become, if that is to change.
+    /// The user to become, if it changes.
     pub ids: Option<Ids>,
-    /// Capabilities that are kept in spite of that.
+    /// Capabilities that are kept nevertheless.
     pub keep: CapabilitySet,
-    /// What stays in reach of the file system.
+    /// The paths that stay accessible.
     pub paths: Paths,
 }
 
-/// What a process was confined by, as the kernel says.
+/// A process' confinement, as reported by the kernel.
 #[derive(Clone, Debug)]
 pub struct Confinement {
     user: u32,
@@ -65,17 +65,17 @@ impl Jail {
         }
     }
 
-    /// Confines this process, for ever. It must have one thread.
+    /// Confines this process irrevocably. It must have one thread.
     ///
     /// # Errors
     ///
-    /// [`JailError`]; the process may be confined in part, and should end.
+    /// [`JailError`]; the process may then be partly confined, and should end.
     pub fn enter(&self) -> Result<Confinement, JailError> {
         check_threads()?;
         self.confine()
     }
 
-    /// Confines this thread, and as to system calls all others.
+    /// Confines this thread; the filter of system calls applies to all threads.
     fn confine(&self) -> Result<Confinement, JailError> {
         privileges::drop_all(self.ids, self.keep)?;
         let landlock_abi = landlock::restrict(&self.paths)?;
@@ -127,7 +127,7 @@ impl Confinement {
 }
 
 fn check_threads() -> Result<(), JailError> {
-    // Where /proc is missing, nothing can be counted.
+    // Without /proc threads can't be counted.
     let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
         return Ok(());
     };

@@ -9,12 +9,12 @@ use rustix::thread::{
 use super::JailError;
 use super::user::Ids;
 
-/// More than any kernel has: it says where they end.
+/// More than any kernel has: the kernel reports the last one.
 const MAX_CAPABILITIES: u32 = 64;
 
-/// Becomes another user if there is one to become, and drops every capability but
-/// `keep` from every set, for ever. Without privileges there is little to drop, and
-/// what is left to do needs none.
+/// Becomes the user of `ids`, if any, and irrevocably drops every capability except
+/// `keep` from every set. An unprivileged process has little to drop, and needs no privilege
+/// for that.
 ///
 /// # Errors
 ///
@@ -75,8 +75,8 @@ fn drop_bounding_set() -> Result<(), JailError> {
 fn drop_groups() -> Result<(), JailError> {
     match thread::set_thread_groups(&[]) {
         Ok(()) => Ok(()),
-        // A user namespace that an ordinary user made: there the groups stay, and
-        // they are that user's.
+        // In a user namespace of an ordinary user the groups are fixed, and are
+        // that user's.
         Err(Errno::PERM) if groups_are_fixed() => Ok(()),
         Err(errno) => Err(failed("setgroups")(errno)),
     }
@@ -86,7 +86,7 @@ fn groups_are_fixed() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|answer| answer.trim() == "deny")
 }
 
-/// Becomes a user. Each call changes one thread, which is all of this process.
+/// Becomes a user. The calls change one thread; this process has no other.
 fn become_user(ids: Ids) -> Result<(), JailError> {
     let (user, group) = (Uid::from_raw(ids.user), Gid::from_raw(ids.group));
     thread::set_thread_res_gid(group, group, group).map_err(failed("setresgid"))?;

@@ -1,4 +1,4 @@
-//! Files in memory that nobody can change any more.
+//! Sealed files in memory, which can't be changed any more.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,7 +10,7 @@ const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::SHRINK)
     .union(SealFlags::SEAL);
 
-/// Creates a file in memory; `name` is for people who look at /proc.
+/// Creates a file in memory; `name` is shown in /proc.
 ///
 /// # Errors
 ///
@@ -32,8 +32,8 @@ pub fn with_bytes(name: &str, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Seals a file for ever, and goes to its beginning. Fails if somebody could still
-/// write to it, by a mapping.
+/// Seals a file, and seeks to its beginning. Fails while a writable mapping of it
+/// exists.
 ///
 /// # Errors
 ///
@@ -43,7 +43,7 @@ pub fn seal(file: &mut File) -> io::Result<()> {
     file.seek(SeekFrom::Start(0)).map(drop)
 }
 
-/// Returns whether a file is sealed so. One that is no file in memory is not.
+/// Returns whether a file is sealed like this. Only a file in memory can be.
 pub fn is_sealed(file: &File) -> bool {
     fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
 }
@@ -52,7 +52,7 @@ pub fn is_sealed(file: &File) -> bool {
 ///
 /// # Errors
 ///
-/// The kernel's, or that it is longer.
+/// If reading fails, or it is longer.
 pub fn read(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();

@@ -1,13 +1,13 @@
-//! Seccomp: which system calls are left.
+//! Seccomp: restricts system calls.
 //!
-//! Three filters lie on top of one another, and the strictest answer counts:
+//! Three filters are stacked, and the strictest result applies:
 //!
-//! - what only an attacker would call ends the process;
-//! - `clone3` is unknown (ENOSYS), because a filter can't see its flags: the C library
+//! - calls that only an attacker would make end the process;
+//! - `clone3` fails with ENOSYS, because a filter can't see its flags: the C library
 //!   falls back to `clone`, whose flags are checked;
-//! - what is not on the list of the [`Role`] is refused with EPERM, and so is what is
-//!   on it with other arguments. Libraries look at files and sockets and do without;
-//!   they should not end the process by that.
+//! - calls that are not on the list of the [`Role`], or have other arguments, fail with
+//!   EPERM. Libraries try to open files and sockets and continue without; that should not
+//!   end the process.
 
 mod allow;
 mod lists;
@@ -23,7 +23,7 @@ use super::error::JailError;
 pub use allow::Role;
 use allow::{Allow, List};
 
-/// Leaves this process, all of its threads and its children the system calls of
+/// Restricts this process, all of its threads and its children to the system calls of
 /// `role`.
 ///
 /// # Errors
@@ -37,13 +37,14 @@ pub fn restrict(role: Role) -> Result<(), JailError> {
     Ok(())
 }
 
-/// Returns the filters in the order in which they are laid: after the last, no other can be.
+/// Returns the filters in the order in which they are installed: the last one forbids further
+/// filters.
 fn programs(role: Role) -> Result<Vec<BpfProgram>, String> {
     let mut programs = vec![refuse(
         &[libc::SYS_clone3],
         SeccompAction::Errno(libc::ENOSYS as u32),
     )?];
-    // Its children have the broker's filters too, and start as any program does.
+    // Its children inherit the broker's filters, and have to start like any program.
     let deadly = match role {
         Role::Broker => lists::DEADLY,
         _ => lists::DEADLY_AND_EXECUTION,
@@ -78,7 +79,7 @@ fn allow(lists: &[List]) -> Result<BpfProgram, String> {
         for way in *ways {
             match (rule(*way)?, &mut *entry) {
                 (Some(rule), Some(rules)) => rules.push(rule),
-                // Without conditions in one list, without conditions.
+                // A call without conditions in one list has none at all.
                 _ => *entry = None,
             }
         }
@@ -94,7 +95,7 @@ fn allow(lists: &[List]) -> Result<BpfProgram, String> {
     )
 }
 
-/// Returns the rule for a way, if it has conditions.
+/// Returns the rule for a condition; None if there is none.
 fn rule(way: Allow) -> Result<Option<SeccompRule>, String> {
     let masked = |(index, bits, value)| {
         SeccompCondition::new(

@@ -1,9 +1,9 @@
-//! Signals of a process that has no runtime to wait for them.
+//! Signals of a process without a runtime that waits for them.
 
 #![allow(unsafe_code)]
 
 /// Ignores the signals by which a terminal, an operator or a service manager ends the
-/// processes of a group: the broker ends when the process ends that it works for.
+/// processes of a group: the broker ends with the process that it serves.
 pub fn ignore_endings() {
     for signal in [
         libc::SIGHUP,

@@ -1,5 +1,5 @@
-//! The jail, from inside. A test starts this program once more, which confines itself
-//! and tries one thing: a jail can't be left again.
+//! The jail, from inside. Since a jail can't be left, each test starts this program again,
+//! which confines itself and makes one attempt.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 use super::escape::{Stopped, WAYS, find};
 use super::*;
 
-/// What the process inside is to do.
+/// The environment variable with the order for the process inside.
 const ORDER: &str = "MANATEE_JAIL_TEST";
-/// What a landlock without TCP answers; seccomp leaves no socket in any case.
+/// The answer where landlock can't restrict TCP; seccomp forbids sockets in any case.
 const UNKNOWN: &str = "not restricted before Linux 6.7";
 
 /// Runs `inside` in a process of its own, and returns what it printed last.
@@ -71,7 +71,7 @@ fn a_process_with_threads_is_not_confined_in_part() {
 }
 
 #[test]
-fn every_way_out_is_closed_by_what_is_to_close_it() {
+fn every_escape_is_stopped_by_the_expected_mechanism() {
     for way in WAYS {
         let (output, answer) = run_inside(&format!("serve {}", way.name));
         if way.stopped == Stopped::Killed {
@@ -86,7 +86,7 @@ fn every_way_out_is_closed_by_what_is_to_close_it() {
 
 #[test]
 fn children_are_confined_more_strictly() {
-    // One that compiles runs nothing of what it has compiled.
+    // A child that compiles runs none of the compiled code.
     let (_, answer) = run_inside("compile write-then-execute");
     assert_eq!(answer, "EPERM by seccomp");
     for role in ["compile", "check"] {

@@ -1,4 +1,4 @@
-//! Which user a process becomes.
+//! The user that a process becomes.
 
 use std::fs;
 
@@ -18,24 +18,24 @@ const NOBODY: Ids = Ids {
 };
 const ROOT: Ids = Ids { user: 0, group: 0 };
 
-/// Why `--user` can't be followed.
+/// Why `--user` can't be honoured.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
-    /// No such name.
+    /// An unknown user.
     #[error("there is no user `{0}` in /etc/passwd; give a name from there, or UID or UID:GID")]
     NoUser(String),
-    /// No such name.
+    /// An unknown group.
     #[error("there is no group `{0}` in /etc/group; give a name from there, or its number")]
     NoGroup(String),
     /// Not root.
     #[error(
-        "only root can become another user, and this is user {0}; leave --user out to stay that user"
+        "only root can become another user, and this is user {0}; omit --user to stay that user"
     )]
     NotRoot(u32),
 }
 
-/// Returns the user to become: what `--user` says, or `nobody` if this is root and it says
-/// nothing. None to stay who this is.
+/// Returns the user to become: that of `--user`, or `nobody` if this is root and there is
+/// no `--user`. None to stay the current user.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ pub fn resolve(wanted: Option<&str>) -> Result<Option<Ids>, UserError> {
     Ok((ids != own).then_some(ids))
 }
 
-/// Returns `nobody`, if there is one: a user namespace may have root only.
+/// Returns `nobody`, if it exists: a user namespace may have root only.
 fn default_ids() -> Option<Ids> {
     let mapped = |file, id| fs::read_to_string(file).is_ok_and(|map| is_mapped(&map, id));
     let exists =
@@ -69,7 +69,7 @@ fn default_ids() -> Option<Ids> {
     exists.then_some(NOBODY)
 }
 
-/// Returns whether a map of user or group numbers, as /proc shows it, has this one.
+/// Returns whether a map of user or group numbers in /proc contains this one.
 fn is_mapped(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u64>);
@@ -82,7 +82,7 @@ fn is_mapped(map: &str, id: u32) -> bool {
     })
 }
 
-/// The files that name users and groups. They are read here, because the C library's
+/// The files with users and groups. They are read here, because the C library's
 /// look-ups may load other code and talk to other processes.
 struct Tables {
     users: String,
@@ -126,7 +126,7 @@ fn parse(text: &str, tables: &Tables) -> Result<Ids, UserError> {
     };
     let mut ids = match (user.parse(), tables.user(user)) {
         _ if user == "root" => ROOT,
-        // A number is its own group's too, as for most users.
+        // A user's number is also its group's, as for most users.
         (Ok(number), _) => Ids {
             user: number,
             group: number,

@@ -1,4 +1,4 @@
-//! Components that the compiler can't cope with.
+//! Components that exhaust the compiler.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn bomb() -> Vec<u8> {
     wat::parse_str(manatee_variants::bomb()).unwrap()
 }
 
-/// Whether a refusal names one of the bounds.
+/// Returns whether a refusal names one of the bounds.
 fn names_a_bound(refusal: &str) -> bool {
     let bounds = ["1 GiB of memory", "60 s of processor time"];
     refusal.contains("bomb.wasm takes more than ")
@@ -33,21 +33,21 @@ fn a_bomb_is_refused_by_name_and_nobody_notices() {
     });
     assert!(names_a_bound(&refused), "{refused}");
     assert!(reads > 1000, "a VMM had only {reads} answers meanwhile");
-    // It is known by now, under whatever name.
+    // It is remembered now, under any name.
     let again = served.swap("another.wasm", &File::open(&path).unwrap());
     let again = again.unwrap_err();
     assert!(
         again.contains("another.wasm") && again.contains("as before"),
         "{again}"
     );
-    // Others are compiled as ever.
+    // Others are still compiled.
     std::fs::write(&path, manatee_variants::NEXT).unwrap();
     served
         .swap("next.wasm", &File::open(&path).unwrap())
         .unwrap();
 }
 
-/// Attaches, and reads a register until it is over. Returns how often.
+/// Attaches, and reads a register until `over`. Returns how often.
 fn read_until(socket: &Path, over: &AtomicBool) -> usize {
     let mut vmm = vfio_user::Client::new(socket).unwrap();
     let mut reads = 0;

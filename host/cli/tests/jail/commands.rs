@@ -1,4 +1,4 @@
-//! The commands for operators and packagers, run as they do.
+//! The commands for operators and packagers, run as processes.
 
 use std::process::Output;
 
@@ -27,7 +27,7 @@ fn what_is_logged_changes_while_it_runs() {
     };
     assert_eq!(text(&log(&[]).stdout), "info\n");
     let refuse = |name: &str| {
-        // The line is written before the answer is.
+        // The line is written before the answer.
         let nothing = tempfile::tempfile().unwrap();
         served.swap(name, &nothing).unwrap_err();
     };
@@ -39,7 +39,7 @@ fn what_is_logged_changes_while_it_runs() {
     refuse("second.wasm");
     let wrong = log(&["info,manatee=loud"]);
     assert_eq!(wrong.status.code(), Some(1));
-    assert!(text(&wrong.stderr).contains("`manatee=loud` says nothing"));
+    assert!(text(&wrong.stderr).contains("`manatee=loud` is not a valid filter"));
     assert_eq!(text(&log(&[]).stdout), "warn,manatee_vfio_user=debug\n");
     let line = served.wait_for_line("a swap was refused");
     assert!(line.contains("second.wasm"), "{line}");

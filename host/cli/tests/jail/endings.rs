@@ -28,7 +28,7 @@ fn signals_end_it_or_change_nothing_and_leave_no_socket() {
         ] {
             served.signal(ignored);
         }
-        // They stop it where a terminal could have it continue.
+        // These stop it, unless its process group is orphaned.
         for stopping in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
             served.signal(stopping);
             served.signal(Signal::CONT);
@@ -40,8 +40,8 @@ fn signals_end_it_or_change_nothing_and_leave_no_socket() {
     }
 }
 
-/// The signals that it does not know and that end a process, a few of those of real time
-/// among them, and the one that can't be caught.
+/// The signals without a handler that end a process, including a few real-time signals,
+/// and the one that can't be caught.
 const DEADLY: [i32; 19] = [
     libc::SIGKILL,
     libc::SIGALRM,
@@ -70,7 +70,7 @@ fn one_that_is_killed_leaves_no_socket() {
         let mut served = Served::start_confined();
         assert!(served.socket().exists() && served.control().exists());
         assert_eq!(served.end_by(signal).signal(), Some(signal));
-        // The log ends when the last process that may write to it has.
+        // The log ends with the last process that may write to it.
         served.rest_of_log();
         assert!(!served.socket().exists() && !served.control().exists());
     }
@@ -131,5 +131,5 @@ fn without_its_broker_it_serves_on_and_refuses_swaps_by_name() {
     served.signal(Signal::TERM);
     assert!(served.wait().success());
     let told = served.rest_of_log().matches("the broker has ended").count();
-    assert_eq!(told, 0, "once is enough");
+    assert_eq!(told, 0, "it is logged once");
 }

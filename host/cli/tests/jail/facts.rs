@@ -1,10 +1,10 @@
-//! What the kernel says of confined processes.
+//! The kernel's view of confined processes.
 
 use std::path::PathBuf;
 
 use crate::process::{ORDINARY, Served, is_root, status, threads};
 
-/// Checks every thread of a process: no privilege, and a filter.
+/// Checks that every thread of a process has a filter and no privileges except `capabilities`.
 fn check_confined(process: u32, capabilities: &str) {
     let threads = threads(process);
     assert!(!threads.is_empty());
@@ -22,14 +22,14 @@ fn check_confined(process: u32, capabilities: &str) {
 }
 
 const NONE: &str = "0000000000000000";
-/// CAP_DAC_OVERRIDE and CAP_FOWNER: a folder of sockets may be anybody's.
+/// CAP_DAC_OVERRIDE and CAP_FOWNER: any user may own a folder of sockets.
 const OTHERS_FILES: &str = "000000000000000a";
 
 #[test]
 fn every_thread_is_confined_and_inspect_shows_it() {
     let served = Served::start(&[]);
     check_confined(served.pid(), NONE);
-    assert!(threads(served.pid()).len() > 1, "it has threads by now");
+    assert!(threads(served.pid()).len() > 1, "it has started threads");
     let shown = served.inspect();
     let jail = &shown["jail"];
     assert_eq!(jail["no_new_privs"], true);
@@ -66,7 +66,7 @@ fn an_ordinary_user_is_confined_too() {
 #[test]
 fn root_can_stay_root_without_its_privileges() {
     if !is_root() {
-        // For anybody else `--user root` is an error: see the command's own tests.
+        // For other users `--user root` is an error: see the command's own tests.
         return;
     }
     let served = Served::start(&["--user", "root"]);

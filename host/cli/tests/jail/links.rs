@@ -15,19 +15,19 @@ use crate::process::{Served, is_root};
 
 const TAP: &str = "tap-link";
 
-/// Runs a test in a network namespace of its own. Only root may make one.
+/// Runs a test in a network namespace of its own. Only root may create one.
 pub fn in_namespace(test: impl FnOnce() + Send) {
     if !is_root() {
         return;
     }
     let isolated = || {
-        // The deprecated function is the safe one; what makes its successor unsafe is
-        // another flag.
+        // The deprecated function is the safe one; its successor is unsafe because of another
+        // flag.
         #[expect(deprecated)]
         rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
         test();
     };
-    // Namespaces are a thread's own, and its children's.
+    // A namespace applies to one thread, and to its children.
     let outcome = std::thread::scope(|scope| scope.spawn(isolated).join());
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -40,7 +40,7 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
-/// Serves a loopback port, 0, and a TAP that is up, 1.
+/// Serves a loopback as port 0, and a TAP that is up as port 1.
 fn serve() -> Served {
     ip(&format!("tuntap add dev {TAP} mode tap"));
     ip(&format!("link set {TAP} up"));
@@ -52,7 +52,7 @@ fn tree(served: &Served) -> Value {
     client.inspect(None).unwrap()
 }
 
-/// How port 1 is: as the host sees it, and as the device does.
+/// Checks the link of port 1, as the host and as the device see it.
 fn check(served: &Served, expected: &Value) {
     let tree = tree(served);
     assert_eq!(&tree["ports"]["1"]["link"], expected);
@@ -83,7 +83,7 @@ fn link_follows_its_tap() {
         ip(&format!("link set {TAP} down"));
         served.wait_for_line("the guest's link is down");
         check(&served, &link("down", None, "down", 1500));
-        // Another component takes over, and knows it too.
+        // A component that takes over has the same state.
         let component = served.dir().join("next.wasm");
         std::fs::write(&component, manatee_variants::NEXT).unwrap();
         served
@@ -93,7 +93,7 @@ fn link_follows_its_tap() {
         ip(&format!("link set {TAP} up"));
         served.wait_for_line("the guest's link is up");
         check(&served, &link("up", None, "up", 1500));
-        // What the guest was told at the start holds.
+        // The guest keeps the MTU that it got at the start.
         ip(&format!("link set {TAP} mtu 9000"));
         served.wait_for_line("the interface's MTU has changed");
         check(&served, &link("up", None, "up", 9000));
@@ -105,14 +105,14 @@ fn link_follows_its_tap() {
         served.signal(rustix::process::Signal::TERM);
         assert!(served.wait().success());
         let rest = served.rest_of_log();
-        assert!(!rest.contains("deleted"), "once is enough: {rest}");
+        assert!(!rest.contains("deleted"), "it is logged once: {rest}");
     });
 }
 
 #[test]
 fn tap_that_is_down_at_the_start_has_no_link() {
     in_namespace(|| {
-        // It is made, and left down.
+        // It is created, and left down.
         let mut served = Served::start(&["--port", &format!("tap={TAP}")]);
         served.wait_for_line("the guest's link is down");
         check(&served, &link("down", None, "down", 1500));
@@ -123,7 +123,7 @@ fn tap_that_is_down_at_the_start_has_no_link() {
 }
 
 #[test]
-fn operator_has_the_last_word() {
+fn operator_overrides_the_interface() {
     in_namespace(|| {
         let mut served = serve();
         let down = set(&served, 1, LinkSetting::Down).unwrap();
@@ -155,7 +155,7 @@ fn command_shows_and_sets_a_link() {
     };
     let up = "port 0: up (it has no interface to follow)\n".to_owned();
     assert_eq!(run(&["0"]), (Some(0), up.clone()));
-    let down = "port 0: down (as an operator says)\n".to_owned();
+    let down = "port 0: down (set by an operator)\n".to_owned();
     assert_eq!(run(&["0", "down"]), (Some(0), down));
     let (code, text) = run(&["0", "--json"]);
     let shown: Value = serde_json::from_str(&text).unwrap();
@@ -178,12 +178,12 @@ fn command_shows_and_sets_a_rate_that_a_swap_and_a_reset_leave() {
     };
     let said = |text: &str| (Some(0), format!("port 0: {text}\n"));
     assert_eq!(run(&["0"]), said("no limit"));
-    assert_eq!(run(&["0", "100"]), said("100 Mbit/s (as an operator says)"));
+    assert_eq!(run(&["0", "100"]), said("100 Mbit/s (set by an operator)"));
     let component = served.dir().join("next.wasm");
     std::fs::write(&component, manatee_variants::NEXT).unwrap();
     let component = File::open(component).unwrap();
     served.swap("next.wasm", &component).unwrap();
-    // A VMM that comes and goes resets the device.
+    // A VMM that attaches and detaches resets the device.
     drop(vfio_user::Client::new(&served.socket()).unwrap());
     let (code, text) = run(&["0", "--json"]);
     let shown: Value = serde_json::from_str(&text).unwrap();
@@ -203,12 +203,12 @@ fn command_shows_and_sets_a_rate_that_a_swap_and_a_reset_leave() {
         let way_out = text.contains("`manatee link PORT down`");
         assert!(code == Some(2) && way_out, "{code:?} {text}");
     }
-    // A client of another make is held to the same.
+    // Requests of other clients are checked too.
     let mut client = Client::connect(&served.control()).unwrap();
     for wrong in [0, 1_000_001] {
         let refused = client.rate(0, Some(RateSetting::Mbps(wrong)));
         let Err(ClientError::Refused(refusal)) = refused else {
-            panic!("{wrong} was taken");
+            panic!("{wrong} was accepted");
         };
         assert_eq!(refusal.code, Code::InvalidParams);
         assert!(refusal.message.contains("set no rate"), "{refusal}");

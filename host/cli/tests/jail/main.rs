@@ -1,5 +1,5 @@
-//! The confinement of `manatee serve`: what the kernel says of its process and its
-//! broker, how they end, and what candidates that can't be compiled do to them.
+//! The confinement of `manatee serve`: the kernel's view of its process and its
+//! broker, how they end, and candidates that can't be compiled.
 
 #[allow(dead_code)]
 #[path = "../vfio_user/harness.rs"]

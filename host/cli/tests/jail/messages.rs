@@ -1,4 +1,4 @@
-//! What `manatee serve` says of settings and at its start.
+//! Messages of `manatee serve` about settings and at its start.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness;
 use crate::process::is_root;
 
-/// Starts it where it can't, and returns what it prints.
+/// Starts a server that fails, and returns its output.
 fn refused(options: &[&str], change: impl FnOnce(&mut Command)) -> String {
     let mut command = harness::serve("/nonexistent/socket".as_ref());
     command.args(options);
@@ -47,13 +47,19 @@ fn a_malformed_filter_is_an_error_that_names_the_part() {
         text.starts_with("error: the variable RUST_LOG is"),
         "{text}"
     );
-    assert!(text.contains("`manatee=loud` says nothing"), "{text}");
+    assert!(
+        text.contains("`manatee=loud` is not a valid filter"),
+        "{text}"
+    );
     let line: Value = serde_json::from_str(with("info,manatee=loud", "json").trim()).unwrap();
     assert!(line["message"].as_str().unwrap().contains("`manatee=loud`"));
     let text = with("manatee=debug", "text");
     assert!(!text.contains("RUST_LOG"), "{text}");
     let text = refused(&["--log-level", "manatee=loud"], |_| ());
-    assert!(text.contains("`manatee=loud` says nothing"), "{text}");
+    assert!(
+        text.contains("`manatee=loud` is not a valid filter"),
+        "{text}"
+    );
 }
 
 #[test]

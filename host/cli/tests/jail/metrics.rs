@@ -1,4 +1,4 @@
-//! Metrics of a confined process: what is shown, to scrapers of all kinds.
+//! Metrics of a confined process: their content, and scrapers that misbehave.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,12 +19,12 @@ use crate::process::Served;
 const DOCUMENT: &str = include_str!("../../../../docs/operations.md");
 const RULES: &str = include_str!("../../../../contrib/prometheus/manatee.rules.yml");
 const DASHBOARD: &str = include_str!("../../../../contrib/grafana/manatee.json");
-/// The longest that anything may take, on a busy machine.
+/// The longest that any step may take, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// As many as are answered at a time.
+/// The number of scrapers that are served at a time.
 const MAX_SCRAPERS: usize = 8;
 
-/// Serves with metrics at a socket in its folder.
+/// A server with metrics at a socket in its folder.
 struct Shown {
     served: Served,
     _dir: tempfile::TempDir,
@@ -50,12 +50,12 @@ impl Shown {
         stream
     }
 
-    /// What a request gets: the head, and the text.
+    /// Sends a request. Returns head and body of the response.
     fn get(&self, path: &str) -> (String, String) {
         self.try_get(path).unwrap()
     }
 
-    /// As [`get`](Self::get); fails if there is no place.
+    /// As [`get`](Self::get); fails if there are too many scrapers.
     fn try_get(&self, path: &str) -> io::Result<(String, String)> {
         let mut stream = self.connect();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
@@ -67,7 +67,7 @@ impl Shown {
         Ok((head.to_owned(), text.to_owned()))
     }
 
-    /// Scrapes until there is a place, and a metric has a value.
+    /// Scrapes until a metric has a value, ignoring refused connections.
     fn wait_for(&self, metric: &str, expected: &str) {
         let begun = Instant::now();
         loop {
@@ -86,7 +86,7 @@ fn value_of(text: &str, metric: &str) -> Option<String> {
     line.strip_prefix(' ').map(str::to_owned)
 }
 
-/// The names of all metrics of a text.
+/// Returns the names of all metric families of a text.
 fn families(text: &str) -> Vec<&str> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types.map(|line| line.split(' ').next().unwrap()).collect()
@@ -137,7 +137,7 @@ fn every_metric_is_documented_and_those_of_the_rules_exist() {
     }
 }
 
-/// The metrics that a text names.
+/// Returns the metrics that a text names.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("manatee_"))
@@ -147,24 +147,24 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
 fn scrapers_that_are_slow_many_or_gone_are_bounded() {
     let shown = Shown::start();
     let mut silent: Vec<_> = (0..MAX_SCRAPERS).map(|_| shown.connect()).collect();
-    // One more finds no place, once those are there.
+    // One more is refused once those are connected.
     let begun = Instant::now();
     loop {
         let mut more = shown.connect();
         let mut answer = Vec::new();
         let _ = write!(more, "GET /metrics HTTP/1.1\r\n\r\n");
-        // What was sent and not read resets the connection.
+        // Unread data resets the connection.
         let _ = more.read_to_end(&mut answer);
         if answer.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < DEADLINE, "everybody is answered");
+        assert!(begun.elapsed() < DEADLINE, "no scraper is refused");
     }
-    // They are hung up on when their time is over, and give way at once when they go.
+    // They are disconnected at their time limit, and free their slot when they disconnect.
     assert_eq!(silent.pop().unwrap().read(&mut [0]).unwrap(), 0);
     drop(silent);
     shown.wait_for("manatee_swaps_total", "0");
-    // Nobody waits for one that asks and goes.
+    // A scraper that disconnects after its request delays no other.
     for _ in 0..100 {
         let mut gone = shown.connect();
         let _ = write!(gone, "GET /metrics HTTP/1.1\r\n\r\n");
@@ -193,8 +193,8 @@ fn the_socket_goes_with_the_process() {
     assert!(words.contains("127.0.0.1:9464"), "{words}");
 }
 
-/// A program that scripts/setup.sh fetches, if it is not there yet; once for all tests,
-/// which would be in each other's way.
+/// Returns a program that scripts/setup.sh fetches if it is missing; under a lock, since tests run
+/// in parallel.
 fn tool(name: &str) -> Command {
     static SETUP: Mutex<()> = Mutex::new(());
     let _only = SETUP.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,7 +228,7 @@ fn alert_rules_and_dashboard_are_valid() {
     }
 }
 
-/// The queries of the dashboard, as rules that promtool can check.
+/// Returns the dashboard's queries as rules that promtool can check.
 fn dashboard_as_rules() -> String {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
@@ -249,7 +249,7 @@ fn dashboard_as_rules() -> String {
     rules
 }
 
-/// A Prometheus that scrapes, in the network namespace of this thread.
+/// A running Prometheus, in the network namespace of this thread.
 struct Prometheus {
     process: Child,
     address: String,
@@ -289,7 +289,7 @@ impl Prometheus {
         }
     }
 
-    /// The value of a query that has one, once it has.
+    /// Waits until a query has a value, and returns it.
     fn query(&self, query: &str) -> String {
         let begun = Instant::now();
         loop {

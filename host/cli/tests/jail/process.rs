@@ -1,4 +1,4 @@
-//! A `manatee serve` whose processes are looked at from outside.
+//! A `manatee serve` whose processes are inspected from outside.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -21,10 +21,10 @@ use tempfile::TempDir;
 
 use crate::harness;
 
-/// The longest that anything may take, in a debug build on a busy machine.
+/// The longest that any step may take, in a debug build on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A user without any privilege.
+/// A user without privileges.
 pub const ORDINARY: u32 = 12_345;
 
 /// A running `manatee serve` with a loopback port.
@@ -35,7 +35,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// Starts it as the user that runs this test, with more options.
+    /// Starts it as the user that runs this test, with additional options.
     pub fn start(options: &[&str]) -> Self {
         Self::start_as(None, options)
     }
@@ -69,8 +69,8 @@ impl Served {
         served
     }
 
-    /// Starts it, and returns when it has its sockets and is confined, and has not looked
-    /// at the component yet.
+    /// Starts it, and returns when it has its sockets and is confined, before it loads the
+    /// component.
     pub fn start_confined() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command = harness::serve(&dir.path().join("vfio.sock"));
@@ -99,23 +99,23 @@ impl Served {
         self.dir.path().join("control.sock")
     }
 
-    /// A folder for files of the test's.
+    /// Returns a folder for the test's files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What `manatee inspect` shows of the processes.
+    /// Returns the part `process` of `manatee inspect`.
     pub fn inspect(&self) -> Value {
         let mut client = Client::connect(&self.control()).unwrap();
         client.inspect(Some("process/**".into())).unwrap()["process"].clone()
     }
 
-    /// The process id of its broker.
+    /// Returns the process id of its broker.
     pub fn broker(&self) -> u32 {
         self.inspect()["broker"]["id"].as_u64().unwrap() as u32
     }
 
-    /// Offers a component, unchecked.
+    /// Swaps a component in without the conformance suite.
     pub fn swap(&self, name: &str, component: &File) -> Result<Swapped, String> {
         let swap = SwapRequest {
             name: name.to_owned(),
@@ -133,7 +133,7 @@ impl Served {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for a line of the log with these words.
+    /// Waits for a log line that contains `words`.
     pub fn wait_for_line(&mut self, words: &str) -> String {
         let mut line = String::new();
         while self.log.read_line(&mut line).unwrap() > 0 {
@@ -145,22 +145,22 @@ impl Served {
         panic!("the log ended before a line with `{words}`");
     }
 
-    /// Reads the log from now on, for a test that does not: it would block the process
-    /// once its pipe is full.
+    /// Discards the log from now on: for a test that does not read it, a full pipe would drop
+    /// lines.
     pub fn discard_log(&self) {
         let log = self.log.get_ref().as_fd().try_clone_to_owned().unwrap();
         thread::spawn(move || io::copy(&mut File::from(log), &mut io::sink()));
     }
 
-    /// The log until its end, which is that of all processes that write to it.
+    /// Returns the rest of the log, which ends with the last process that writes to it.
     pub fn rest_of_log(&mut self) -> String {
         let mut text = String::new();
         self.log.read_to_string(&mut text).unwrap();
         text
     }
 
-    /// Sends a signal until it has ended: wasmtime takes the first that reports a fault for
-    /// one, and returns to see whether it comes again.
+    /// Sends a signal until the process has ended: wasmtime treats the first fault signal as a
+    /// fault, and returns to see whether it recurs.
     pub fn end_by(&mut self, signal: i32) -> ExitStatus {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
@@ -174,7 +174,7 @@ impl Served {
         panic!("signal {signal} does not end it");
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -188,7 +188,7 @@ impl Drop for Served {
     }
 }
 
-/// A field of a thread's or process's status.
+/// Returns a field of a thread's or process's status.
 pub fn status(path: &Path, field: &str) -> String {
     let text = fs::read_to_string(path.join("status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(field));
@@ -198,7 +198,7 @@ pub fn status(path: &Path, field: &str) -> String {
         .unwrap_or_default()
 }
 
-/// The folders of all threads of a process.
+/// Returns the folders of all threads of a process.
 pub fn threads(process: u32) -> Vec<PathBuf> {
     let folder = fs::read_dir(format!("/proc/{process}/task")).unwrap();
     folder.map(|thread| thread.unwrap().path()).collect()

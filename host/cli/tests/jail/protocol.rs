@@ -1,4 +1,4 @@
-//! docs/control.md, carried out: its examples, and whether it names all there is.
+//! docs/control.md: runs its examples, and checks that it covers the whole protocol.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Lines, Read, Write};
@@ -23,12 +23,12 @@ use crate::harness;
 use crate::process::Served;
 
 const DOCUMENT: &str = include_str!("../../../../docs/control.md");
-/// Stands in an example for what is another each time.
+/// In an example, stands for a value that differs each time.
 const ANYTHING: &str = "…";
 /// The longest that a message may take, in a debug build on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The lines of all examples of a kind.
+/// Returns the lines of all examples of a kind.
 fn examples(kind: &str) -> Vec<&'static str> {
     let fence = format!("```{kind}");
     let mut inside = false;
@@ -45,7 +45,7 @@ fn examples(kind: &str) -> Vec<&'static str> {
     lines
 }
 
-/// Whether a message is as an example shows it.
+/// Returns whether a message matches an example.
 fn is_as(found: &Value, shown: &Value) -> bool {
     match (found, shown) {
         (_, Value::String(text)) if text == ANYTHING => true,
@@ -62,7 +62,7 @@ fn is_as(found: &Value, shown: &Value) -> bool {
     }
 }
 
-/// Reads what comes, and keeps the descriptors that come along.
+/// A reader that keeps the descriptors that are passed with the data.
 struct Keeping {
     stream: UnixStream,
     descriptors: Vec<OwnedFd>,
@@ -83,14 +83,14 @@ impl Read for Keeping {
     }
 }
 
-/// The client of the examples, and what happens around it.
+/// The client of the examples, and its environment.
 struct Play {
     stream: UnixStream,
     messages: BufReader<Keeping>,
     served: Served,
     vmm: Option<Client>,
     descriptor: Option<File>,
-    /// Messages that are not shown may come.
+    /// Whether messages that are not shown are skipped.
     skips: bool,
 }
 
@@ -162,22 +162,22 @@ impl Play {
             "(the component fails)" => self.fail(1),
             "(the component fails 600 times more, and nobody reads)" => self.fail(600),
             "(the component fails, and so does every fresh instance)" => self.fail(1001),
-            other => panic!("what is to be done for {other}?"),
+            other => panic!("unknown stage direction {other}"),
         }
     }
 
-    /// Has the component of [`crashing`] fail.
+    /// Makes the component of [`crashing`] fail.
     fn fail(&mut self, times: usize) {
         let vmm = self.vmm.as_mut().unwrap();
         for _ in 0..times {
             vmm.region_write(0, 0x40, &[0; 4]).unwrap();
         }
-        // Until the last was carried out.
+        // Wait until the last one was carried out.
         vmm.region_read(0, 0, &mut [0; 4]).unwrap();
     }
 }
 
-/// A component that fails when it is told to, attached to, and ready to recover.
+/// Serves a component that fails on request, with a VMM attached and a checkpoint.
 fn crashing() -> Play {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("crashes.wasm");
@@ -243,7 +243,7 @@ fn everything_is_named_and_has_an_example() {
     }
 }
 
-/// `manatee events`, whose lines are read.
+/// A running `manatee events`, and its output.
 struct Following {
     command: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -275,7 +275,7 @@ impl Drop for Following {
     }
 }
 
-/// Ends what runs until then, also when a test fails.
+/// Sets a flag when it is dropped, also when a test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -293,7 +293,7 @@ fn events_are_printed_as_they_happen() {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _over = Over(&over);
-        // Nobody knows when both have subscribed: the link changes until they were told.
+        // It is not visible when both have subscribed: the link changes until both are notified.
         scope.spawn(|| {
             let mut client = manatee_control::Client::connect(&served.control()).unwrap();
             while !over.load(Ordering::Relaxed) {
@@ -312,7 +312,7 @@ fn events_are_printed_as_they_happen() {
 
 #[test]
 fn inspecting_the_hosts_part_does_not_wait_for_the_device() {
-    // A component that takes its time at every register.
+    // A component that never returns from a register write.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("slow.wasm");
     let component = Hostile::new(VERSIONS[1]).export("write-register", "loop br 0 end i32.const 0");
@@ -322,7 +322,7 @@ fn inspecting_the_hosts_part_does_not_wait_for_the_device() {
     served.discard_log();
     let mut vmm = Client::new(&served.socket()).unwrap();
     vmm.region_write(harness::CONFIG, 4, &[6, 0]).unwrap();
-    // It is answered at once, and keeps the device for a minute.
+    // The write is acknowledged at once, and holds the device's lock for a minute.
     vmm.region_write(0, 0x40, &[0; 4]).unwrap();
     let mut control = manatee_control::Client::connect(&served.control()).unwrap();
     for part in [
@@ -337,7 +337,7 @@ fn inspecting_the_hosts_part_does_not_wait_for_the_device() {
         assert_eq!(shown["device"], Value::Null, "{part}");
     }
     assert_eq!(control.counters().unwrap().state, "running");
-    // Were the device waited for, it would have failed meanwhile.
+    // If the request had waited for the device, the component would have failed meanwhile.
     let runtime = control.inspect(Some("runtime/failures".into())).unwrap();
     assert_eq!(runtime["runtime"]["failures"], 0);
 }

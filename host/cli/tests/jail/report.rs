@@ -1,4 +1,4 @@
-//! What is in a report, and what is not.
+//! The content of a report, and what it leaves out.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::command;
 use crate::process::Served;
 
-/// What nobody is to read, in the forms that it may have.
+/// Secrets in all forms that they may have.
 const SECRETS: [&str; 7] = [
     "02:aa:bb:cc:dd:01",
     "02aabbccdd01",
@@ -25,7 +25,7 @@ opened /home/jane/nic.sock \u{1b}[31m
 the last line";
 
 #[test]
-fn a_report_says_what_matters_and_nothing_of_others() {
+fn a_report_has_the_state_and_no_secrets() {
     let served = Served::start(&["--port", "null,mac=02:aa:bb:cc:dd:01"]);
     let (log, report) = (served.dir().join("log"), served.dir().join("report.json"));
     fs::write(&log, LOG).unwrap();
@@ -64,7 +64,7 @@ fn a_report_says_what_matters_and_nothing_of_others() {
     assert_eq!(inspect["runtime"]["limits"]["memory_bytes"], 512 << 20);
     let error = silent["error"].as_str().unwrap();
     assert!(error.contains("no control socket answers"), "{error}");
-    // What belongs together is still seen.
+    // Occurrences of one address have the same word.
     let mac = &inspect["ports"]["1"]["mac"];
     let mac = mac.as_str().unwrap();
     assert!(mac.starts_with("[MAC "), "{mac}");

@@ -1,4 +1,4 @@
-//! Replacements and crashes without end, in a confined process that must not grow.
+//! Many replacements and crashes, in a confined process that must not grow.
 //!
 //! With `MANATEE_LONG` set, as `just test-long` sets it, there are 10,000 and 1,000 of them.
 
@@ -11,7 +11,7 @@ use crate::harness;
 use crate::process::Served;
 use manatee_kit::hostile::{Hostile, VERSIONS};
 
-/// How often something is done before and while growth is measured.
+/// Returns the number of rounds of a soak.
 fn rounds(usual: usize, long: usize) -> usize {
     match std::env::var_os("MANATEE_LONG") {
         Some(_) => long,
@@ -19,13 +19,13 @@ fn rounds(usual: usize, long: usize) -> usize {
     }
 }
 
-/// What a process has of what may grow, by the kernel's account of it.
+/// A process' resource usage, as reported by the kernel.
 #[derive(Clone, Copy, Debug)]
 struct Usage {
-    /// Room in the table of descriptors, which grows by powers of two.
+    /// The size of the table of descriptors, which grows by powers of two.
     descriptors: u64,
     threads: u64,
-    /// Addresses and resident memory, in KiB.
+    /// Mapped addresses, in KiB.
     mapped: u64,
     resident: u64,
 }
@@ -45,7 +45,7 @@ fn usage_of(served: &Served) -> Usage {
     }
 }
 
-/// Does something over and over, of which the first tenth warms up.
+/// Repeats an action, and checks that usage does not grow after the first tenth.
 fn grows_by_nothing(served: &Served, count: usize, mut act: impl FnMut(usize)) {
     let warm = count / 10;
     (0..warm).for_each(&mut act);
@@ -55,7 +55,7 @@ fn grows_by_nothing(served: &Served, count: usize, mut act: impl FnMut(usize)) {
     let said = format!("{count} rounds: {before:?}, then {after:?}");
     assert!(after.descriptors <= before.descriptors.max(256), "{said}");
     assert!(after.threads <= before.threads + 4, "{said}");
-    // An instance that is being taken down has 4 GiB of addresses.
+    // An instance that is being dropped still has 4 GiB of addresses.
     assert!(after.mapped < before.mapped + (12 << 20), "{said}");
     assert!(after.resident < before.resident + (16 << 10), "{said}");
 }
@@ -81,18 +81,18 @@ fn replacements_leave_nothing_behind() {
 
 #[test]
 fn crashes_leave_nothing_behind() {
-    /// Calls that a fresh instance has to survive until it is trusted.
+    /// The number of calls after which earlier failures are forgotten.
     const TRUSTED_AFTER: usize = 128;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("crashes.wasm");
-    // What it says of a change is what a fresh instance continues from.
+    // The change makes the host take a checkpoint for a fresh instance.
     let body = "call $changed local.get 3 i64.eqz if unreachable end i32.const 0";
     let crashing = Hostile::new(VERSIONS[1]).export("write-register", body);
     fs::write(&path, crashing.bytes()).unwrap();
     let served = Served::start(&["--component", path.to_str().unwrap()]);
     served.discard_log();
     let mut vmm = Client::new(&served.socket()).unwrap();
-    // Its memory answers, and it may be master of the bus.
+    // Enable memory space and bus mastering.
     vmm.region_write(harness::CONFIG, 4, &[6, 0]).unwrap();
     vmm.region_write(0, 0x40, &[1, 0, 0, 0]).unwrap();
     grows_by_nothing(&served, rounds(50, 1_000), |_| {

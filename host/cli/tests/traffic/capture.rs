@@ -1,4 +1,4 @@
-//! Captures of a confined process, decoded by tshark, and readers of all kinds.
+//! Captures of a confined process, decoded by tshark, and readers that misbehave.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -56,7 +56,7 @@ fn decode(capture: &[u8], fields: &[&str]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// `manatee capture`, which has begun.
+/// A running `manatee capture`.
 struct Capturing {
     command: Child,
     begun: Vec<u8>,
@@ -71,13 +71,13 @@ impl Capturing {
             .spawn()
             .unwrap();
         let mut begun = vec![0; 4];
-        // The beginning is written when the port is captured.
+        // The file's header is written once the port is captured.
         let out = command.stdout.as_mut().unwrap();
         out.read_exact(&mut begun).unwrap();
         Self { command, begun }
     }
 
-    /// Ends it as Ctrl-C does. Returns what was captured, and what the command said.
+    /// Ends it as Ctrl-C does. Returns the capture, and the command's messages.
     fn end(self) -> (Vec<u8>, String) {
         kill_process(Pid::from_child(&self.command), Signal::INT).unwrap();
         let output = self.command.wait_with_output().unwrap();
@@ -115,7 +115,7 @@ fn packets_are_decoded_as_they_were_sent() {
     served.discard_log();
     with_ports(&served.socket(), 3, |driver, vports| {
         let captures = ["0", "1", "2"].map(|port| Capturing::start(&served, &[port]));
-        // A checksum that the adapter is to do, and a tag to put in.
+        // A checksum for the adapter to compute, and a tag to insert.
         let mut frame = udp(100);
         frame[40..42].fill(0);
         let tagged = Sending {
@@ -126,12 +126,12 @@ fn packets_are_decoded_as_they_were_sent() {
         let (small, _) = vports[0].post_buffer(driver, 2048).unwrap();
         assert_eq!(tagged.send(driver, &mut vports[0]), CqeType::TxOkay as u8);
         receive(driver, &mut vports[0], small);
-        // As long as a packet gets.
+        // A packet of the maximum length.
         let long = Sending::plain(udp(65_000));
         let (large, _) = vports[1].post_buffer(driver, 65_600).unwrap();
         assert_eq!(long.send(driver, &mut vports[1]), CqeType::TxOkay as u8);
         assert_eq!(receive(driver, &mut vports[1], large), long.frame);
-        // A packet to be cut, without a length, as Linux hands it over.
+        // A packet for segmentation, with a length of 0, as Linux passes it.
         let mut frame = tcp(6000);
         frame[16..18].fill(0);
         let cut = Sending {
@@ -219,7 +219,7 @@ fn slow_reader_loses_packets_which_are_counted_and_keeps_nobody_waiting() {
         };
         let [before, dropped] = counts();
         assert!(dropped > 0);
-        // As it is read, there is room again.
+        // Reading makes room again.
         let (mut pipe, mut file) = (File::from(pipe), Vec::new());
         let mut sent = SENT as u64;
         while counts()[0] == before {
@@ -230,7 +230,7 @@ fn slow_reader_loses_packets_which_are_counted_and_keeps_nobody_waiting() {
             sent += 1;
         }
         let captured = client.end_capture(capturing.capture).unwrap();
-        // It is still read.
+        // It is still being read.
         let busy = client.capture(asked(1)).unwrap_err();
         assert!(busy.to_string().contains("still read"), "{busy}");
         pipe.read_to_end(&mut file).unwrap();
@@ -278,7 +278,7 @@ fn one_captures_a_port_at_a_time_until_nobody_reads() {
     for wrong in ["--snaplen=13", "--ring=0", "--ring=65"] {
         assert_eq!(run(&served, &["4", wrong]).status.code(), Some(2));
     }
-    // Whoever reads is killed.
+    // The reader is killed.
     let Capturing { mut command, .. } = first;
     command.kill().unwrap();
     command.wait().unwrap();
@@ -310,7 +310,7 @@ fn full_disks_and_closed_pipes_end_a_capture() {
     with_ports(&served.socket(), 2, |driver, vports| {
         let mut closed = Capturing::start(&served, &["1"]);
         drop(closed.command.stdout.take());
-        // The first packet after that finds out.
+        // The next packet detects it.
         wait_for(|| {
             Sending::plain(udp(10)).send_often(driver, &mut vports[1], 1);
             closed.command.try_wait().unwrap()

@@ -1,4 +1,4 @@
-//! A guest at the socket of a served device.
+//! A guest that is attached to a served device.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,7 +18,7 @@ use vfio_user::Client;
 
 use crate::harness;
 
-/// The longest that anything may take, on a busy machine.
+/// The longest that any step may take, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// `VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER`.
 const TRIGGER_BY_EVENTFD: u32 = 4 | 32;
@@ -52,7 +52,7 @@ impl Guest for Remote {
         self.memory.write_all_at(data, address).unwrap();
     }
 
-    /// Waits for that of the hardware channel, the only one that this driver goes by.
+    /// Waits for the interrupt of the hardware channel, the only one that this driver uses.
     fn take_interrupts(&mut self) -> Vec<u16> {
         assert!(harness::readable(&self.vector, DEADLINE), "no interrupt");
         rustix::io::read(&self.vector, &mut [0; 8]).unwrap();
@@ -84,14 +84,14 @@ pub fn with_ports(socket: &Path, ports: u32, test: impl FnOnce(&mut Driver<'_>, 
     test(&mut driver, &mut vports);
 }
 
-/// Does something until it comes to something.
+/// Calls a function until it returns a value.
 pub fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(it) = what() {
             return it;
         }
-        assert!(begun.elapsed() < DEADLINE, "nothing comes");
+        assert!(begun.elapsed() < DEADLINE, "nothing arrives");
         std::thread::yield_now();
     }
 }
@@ -99,15 +99,15 @@ pub fn wait_for<T>(mut what: impl FnMut() -> Option<T>) -> T {
 /// A packet that a guest sends.
 pub struct Sending {
     pub frame: Vec<u8>,
-    /// What it asks for.
+    /// The offloads that it requests.
     pub oob: fn(TxShortOob) -> TxShortOob,
     pub tag: Option<u16>,
-    /// Where the headers end, and the bytes of a segment.
+    /// The length of the headers, and the segment size.
     pub cut: Option<(usize, u16)>,
 }
 
 impl Sending {
-    /// One that asks for nothing.
+    /// Returns a packet without offloads.
     pub fn plain(frame: Vec<u8>) -> Self {
         Self {
             frame,
@@ -118,7 +118,7 @@ impl Sending {
     }
 
     fn wqe(&self, driver: &mut Driver<'_>, vport: &Vport) -> Wqe {
-        // Memory of these tests is not given back, and each sends little.
+        // These tests do not free memory, and each sends little.
         let address = driver.place(&self.frame).unwrap();
         let length = self.frame.len() as u32;
         let head = self.cut.map_or(length, |(head, _)| head as u32);
@@ -148,7 +148,7 @@ impl Sending {
         send_again(driver, vport, &wqe)
     }
 
-    /// Sends it, which must go well, so many times.
+    /// Sends it this many times, which must succeed.
     pub fn send_often(&self, driver: &mut Driver<'_>, vport: &mut Vport, times: usize) {
         let wqe = self.wqe(driver, vport);
         for _ in 0..times {
@@ -164,7 +164,7 @@ fn send_again(driver: &mut Driver<'_>, vport: &mut Vport, wqe: &Wqe) -> u8 {
     completion.transmit().cqe_type.0
 }
 
-/// Waits for a packet in the buffer that was posted next, at this address. Returns its bytes.
+/// Waits for a packet in the oldest posted buffer, which is at this address. Returns its bytes.
 pub fn receive(driver: &mut Driver<'_>, vport: &mut Vport, address: u64) -> Vec<u8> {
     let completion = wait_for(|| vport.rx.cq.next(driver).unwrap());
     vport.rx.cq.ring(driver, true);
@@ -172,7 +172,7 @@ pub fn receive(driver: &mut Driver<'_>, vport: &mut Vport, address: u64) -> Vec<
     driver.read(address, completion.receive().length.into())
 }
 
-/// Returns a UDP packet over IPv4, with this many bytes of payload, from a port of a test's.
+/// Returns a UDP packet over IPv4, with this many bytes of payload, from a UDP port of the test.
 pub fn udp(payload: usize) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
         .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
@@ -182,7 +182,7 @@ pub fn udp(payload: usize) -> Vec<u8> {
     frame
 }
 
-/// Returns a TCP packet over IPv4, in one piece.
+/// Returns an unsegmented TCP packet over IPv4.
 pub fn tcp(payload: usize) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
         .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)

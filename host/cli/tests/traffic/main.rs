@@ -1,5 +1,5 @@
-//! Packets through a confined `manatee serve`, which a driver of the tests' own sends and
-//! receives by vfio-user: what is captured of them, and by which endpoints they go.
+//! Packets through a confined `manatee serve`, which the tests' own driver sends and
+//! receives over vfio-user: captures, and endpoints.
 
 #[allow(dead_code)]
 #[path = "../vfio_user/harness.rs"]

@@ -28,10 +28,10 @@ fn write(peer: &mut UnixStream, frame: &[u8]) {
     peer.write_all(frame).unwrap();
 }
 
-/// Frames go both ways.
+/// Checks that frames pass both ways.
 fn passes(driver: &mut Driver<'_>, vport: &mut Vport, peer: &mut UnixStream) {
     let (address, _) = vport.post_buffer(driver, 2048).unwrap();
-    // What is left for the adapter to do is done by the time it arrives.
+    // The adapter has computed the checksum before the frame arrives.
     let whole = udp(100);
     let mut frame = whole.clone();
     frame[40..42].fill(0);
@@ -59,7 +59,7 @@ fn stream_is_connected_again_when_its_other_side_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("peer");
     let listener = UnixListener::bind(&path).unwrap();
-    // Frames of the tests go to no guest's address.
+    // The tests' frames are not addressed to the guest.
     let option = format!("--port=stream={},promiscuous=on", path.display());
     let mut served = Served::start(&[&option]);
     let mut peer = accept(&listener);
@@ -68,7 +68,7 @@ fn stream_is_connected_again_when_its_other_side_is_back() {
         for _ in 0..2 {
             std::fs::remove_file(&path).unwrap();
             drop(peer);
-            let line = served.wait_for_line("the other side is gone");
+            let line = served.wait_for_line("the peer has disconnected");
             assert!(line.contains("peer"), "{line}");
             served.wait_for_line("the guest's link is down");
             let shown = port(&served);
@@ -84,7 +84,7 @@ fn stream_is_connected_again_when_its_other_side_is_back() {
     served.discard_log();
 }
 
-/// Serves a stream that is handed over as descriptor 9, which is none of the test's own.
+/// Serves a stream that is inherited as descriptor 9, which the test itself does not use.
 fn serve_handed(dir: &Path, port: &str, socket: UnixStream) -> (std::process::Child, String) {
     let mut shell = Command::new("sh");
     shell

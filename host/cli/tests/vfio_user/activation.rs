@@ -1,4 +1,4 @@
-//! Sockets that somebody else bound.
+//! Sockets that the parent process bound.
 
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use crate::harness::{Manatee, command, config_u32};
 
-/// Starts `manatee serve` as a service manager does: with descriptors from 3 on, and
-/// variables that report them.
+/// Returns a command that starts `manatee serve` as a service manager does: with descriptors from
+/// 3 on, and variables that describe them.
 fn activated(sockets: [OwnedFd; 2], names: &str, options: &[&str]) -> Command {
     let script = r#"exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec "$0" serve "$@""#;
     shell(script, sockets, options, |shell| {
@@ -52,7 +52,7 @@ fn service_manager_hands_over_sockets_and_keeps_them() {
     let dir = Rc::new(tempfile::tempdir().unwrap());
     let (vfio, first) = bind(dir.path(), "vfio.sock");
     let (control, second) = bind(dir.path(), "control.sock");
-    // In the other order than is usual: their names count.
+    // In reverse order, since names identify them.
     let command = activated([second, first], "control:vfio", &[]);
     let mut manatee = Manatee::start_as_it_is(dir.clone(), command);
     assert_eq!(config_u32(&mut manatee.attach(), 0), 0x00ba_1414);
@@ -103,7 +103,7 @@ fn descriptor_is_handed_over_by_number() {
     assert!(manatee.socket().exists() && !control.exists());
 }
 
-/// What it says when it can't serve what was handed over.
+/// Returns its error for descriptors that it can't serve.
 fn refused(mut command: Command) -> String {
     let Output { status, stderr, .. } = command.output().unwrap();
     let text = String::from_utf8(stderr).unwrap();
@@ -167,7 +167,7 @@ fn management_software_learns_what_the_backend_can() {
     for key in ["type", "features"] {
         assert_eq!(printed[key], file[key]);
     }
-    // The program of that name needs no subcommand.
+    // The program with that name needs no subcommand.
     let dir = tempfile::tempdir().unwrap();
     let name = Path::new(file["binary"].as_str().unwrap())
         .file_name()

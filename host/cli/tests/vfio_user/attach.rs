@@ -1,4 +1,4 @@
-//! What a VMM sees of the device.
+//! The device as a VMM sees it.
 
 use std::os::fd::AsRawFd;
 
@@ -111,7 +111,7 @@ fn memory_is_shared_and_taken_away() {
         .unwrap();
     client.dma_unmap(0, 0x10_0000).unwrap();
     client.dma_map(0, 0, 0x10_0000, memory.as_raw_fd()).unwrap();
-    // Overlapping: refused and said so, but nothing breaks.
+    // An overlapping region is refused with a message, without other effects.
     client
         .dma_map(0, 0x8_0000, 0x10_0000, memory.as_raw_fd())
         .unwrap();
@@ -139,7 +139,7 @@ fn memory_without_descriptor_is_explained_once() {
     raw.ask(raw::DMA_MAP, &raw::dma_map(READ_WRITE, 0x20_0000, 0x1000))
         .unwrap();
     assert_eq!(manatee.log().matches("share=on").count(), 1);
-    // All at once: a flag, no range.
+    // All at once: by a flag, without a range.
     let all = raw::dma_unmap(4, 0, 0);
     raw.ask(raw::DMA_UNMAP, &all).unwrap();
     raw.ask(raw::DMA_UNMAP, &all).unwrap();
@@ -200,11 +200,11 @@ fn next_vmm_finds_a_fresh_device() {
     }
     assert!(
         !manatee.log().contains("overlaps"),
-        "memory was forgotten each time"
+        "memory was unmapped each time"
     );
 }
 
-/// Device control of the PCI Express capability, and its bit that resets the function.
+/// The device control register of the PCI Express capability.
 const DEVICE_CONTROL: u64 = 0x48;
 const INITIATE_RESET: u16 = 1 << 15;
 

@@ -1,4 +1,4 @@
-//! Descriptors that do harm to whoever uses them without care.
+//! Descriptors that block or otherwise harm a careless server.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,7 +21,7 @@ fn still_serves(manatee: &Manatee) {
     assert_eq!(config_u32(&mut manatee.attach(), 0), 0x00ba_1414);
 }
 
-/// The request to use eventfds for the vectors from 0 on.
+/// Returns the request to use eventfds for the vectors from 0 on.
 fn assignment(count: usize) -> Vec<u8> {
     raw::words(&[20, EVENTFD | TRIGGER, MSIX, 0, count as u32])
 }
@@ -33,7 +33,7 @@ fn full_eventfd_that_blocks_costs_its_owner_interrupts_and_nobody_anything() {
     let (full, other) = (eventfd(), eventfd());
     assign(&mut client, 0, &[&full, &other]);
     rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-    // The flag is of the file, and so of the server's descriptor too.
+    // The flag belongs to the open file, which the server shares.
     for flags in [OFlags::empty(), OFlags::NONBLOCK, OFlags::empty()] {
         fcntl_setfl(&full, flags).unwrap();
         set(&mut client, NONE | TRIGGER, 0, 2);
@@ -74,10 +74,10 @@ fn only_eventfds_are_taken_for_vectors() {
     let mut raw = Raw::connect(&manatee.socket());
     let own = |fd| {
         assert!(fd >= 0);
-        // SAFETY: the descriptor is new, and nobody else's.
+        // SAFETY: the descriptor is new, and has no other owner.
         unsafe { OwnedFd::from_raw_fd(fd) }
     };
-    // SAFETY: the calls take numbers, and an empty set of signals that is all zeros.
+    // SAFETY: the calls take numbers, and a valid empty set of signals, all zeros.
     let (timer, signals, epoll, inotify) = unsafe {
         let none: libc::sigset_t = std::mem::zeroed();
         (
@@ -122,7 +122,7 @@ fn only_eventfds_are_taken_for_vectors() {
     still_serves(&manatee);
 }
 
-/// A socket that takes an hour to close, unless its peer is closed.
+/// Returns a socket whose close blocks for an hour, unless its peer is closed.
 fn lingering() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -134,10 +134,10 @@ fn lingering() -> (TcpStream, TcpStream) {
     (socket, peer)
 }
 
-/// Runs a test where the only network is a loopback interface of its own.
+/// Runs a test in a network namespace with only a loopback interface.
 fn in_namespace(test: impl FnOnce() + Send) {
     let isolated = || {
-        // The deprecated function is the safe one; what makes its successor unsafe is another
+        // The deprecated function is the safe one; its successor is unsafe because of another
         // flag.
         #[expect(deprecated)]
         let unshared = rustix::thread::unshare(UnshareFlags::NEWNET);
@@ -161,15 +161,15 @@ fn in_namespace(test: impl FnOnce() + Send) {
 fn descriptors_that_take_an_hour_to_close_hold_nobody_up() {
     in_namespace(|| {
         let manatee = Manatee::start();
-        // As long as another is served, nothing is received, and so the last descriptor is
-        // the server's when it is.
+        // While another client is served, nothing is received, so the server has the last
+        // reference when it receives the descriptor.
         let other = manatee.attach();
         let mut raw = Raw::connect(&manatee.socket());
         let mut peers = Vec::new();
         let read = raw::message(raw::REGION_READ, 0, &raw::region_access(0, 7, 4));
         let assign = raw::message(raw::SET_IRQS, 0, &assignment(1));
-        // As no eventfd; with a message that should have none; more than one may have, of
-        // which none may be closed on the spot.
+        // As a vector; with a message that should have no descriptors; and more than a message may
+        // have. None may be closed on the server's thread.
         for (message, count) in [(&assign, 1), (&read, 1), (&read, 200)] {
             let (socket, peer) = lingering();
             raw.send_with(message, &vec![socket.as_fd(); count]);
@@ -193,8 +193,8 @@ fn descriptors_that_nobody_received_hold_nobody_up() {
         let manatee = Manatee::start();
         let other = manatee.attach();
         let mut raw = Raw::connect(&manatee.socket());
-        // The session ends at the first message, which is longer than what is received at a
-        // time, and the second is never received.
+        // The session ends at the first message, which is longer than one receive, so the
+        // second is never received.
         raw.send(&raw::claiming(0, raw::RESET, 0, &[0; 4096]))
             .unwrap();
         let (socket, peer) = lingering();
@@ -207,7 +207,7 @@ fn descriptors_that_nobody_received_hold_nobody_up() {
     });
 }
 
-/// Whether the process has this few descriptors open, before long.
+/// Returns whether the process soon has at most this many open descriptors.
 fn settles_below(manatee: &Manatee, most: usize) -> bool {
     let begun = std::time::Instant::now();
     while manatee.descriptors() > most {

@@ -1,13 +1,13 @@
-//! Lines of the log that a VMM can cause.
+//! Log lines that a VMM can cause.
 
 use std::os::unix::net::UnixStream;
 
 use crate::harness::{MSIX, Manatee, config_u32};
 use crate::raw::{self, Raw};
 
-/// Sessions or requests of a flood.
+/// The number of sessions or requests of a flood.
 const MANY: usize = 2000;
-/// Lines of a flood that are logged, and those of the start and of the end.
+/// The most lines that are logged for a flood, the start and the end.
 const FEW: usize = 60;
 
 fn is_contained(manatee: &Manatee) {
@@ -63,7 +63,7 @@ fn refusals_are_rationed() {
     let nonsense = raw::words(&[20, 0, MSIX, 0, 1]);
     for _ in 0..MANY {
         raw.ask(raw::SET_IRQS, &nonsense).unwrap_err();
-        // Cloud Hypervisor's client wants an answer with a body whatever is wrong.
+        // Cloud Hypervisor's client requires a body even in an error.
         let _ = raw.ask(
             raw::DMA_UNMAP,
             &[raw::words(&[24, 0]), vec![1; 16]].concat(),

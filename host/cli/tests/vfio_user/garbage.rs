@@ -1,4 +1,4 @@
-//! Peers that do not speak the protocol.
+//! Clients that violate the protocol.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -7,10 +7,10 @@ use proptest::test_runner::TestRunner;
 use crate::harness::{CONFIG, Manatee, config_u32};
 use crate::raw::{self, Raw};
 
-/// Sends `bytes` to a fresh connection and waits until the server has had enough.
+/// Sends `bytes` over a new connection, and waits until the server closes it.
 fn throw(manatee: &Manatee, bytes: &[u8]) {
     let mut raw = Raw::connect(&manatee.socket());
-    // The server may hang up before it has read everything.
+    // The server may close the connection before it has read everything.
     let _ = raw.send(bytes);
     raw.finish();
 }
@@ -112,7 +112,7 @@ fn odd_widths_and_places_of_registers_are_harmless() {
     assert_eq!(config_u32(&mut client, 0), 0x00ba_1414);
 }
 
-/// Sixty random messages with a header that could be true.
+/// Sends sixty random messages with a plausible header.
 #[test]
 fn random_messages_leave_the_server_serving() {
     let manatee = Manatee::start();
@@ -128,6 +128,6 @@ fn random_messages_leave_the_server_serving() {
         throw(&manatee, &bytes);
     }
     still_serves(&manatee);
-    // Bounded, however much was wrong.
+    // The log is bounded.
     assert!(manatee.log().lines().count() < 200, "{}", manatee.log());
 }

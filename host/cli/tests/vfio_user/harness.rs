@@ -1,4 +1,4 @@
-//! Runs the command, and waits for it without guessing how long.
+//! Runs the command, and waits for events instead of times.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,11 +14,11 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use tempfile::TempDir;
 use vfio_user::Client;
 
-/// The longest that anything may take: compiling the component in a debug build
+/// The longest that any step may take: compiling the component in a debug build
 /// on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Sizes and offsets are those of vfio-pci.
+/// The region of configuration space, as in vfio-pci.
 pub const CONFIG: u32 = 7;
 pub const MSIX: u32 = 2;
 
@@ -33,7 +33,7 @@ pub struct Manatee {
 }
 
 impl Manatee {
-    /// Returns when it says that it is ready.
+    /// Starts it, and returns when it is ready.
     pub fn start() -> Self {
         Self::start_in(Rc::new(tempfile::tempdir().unwrap()))
     }
@@ -43,11 +43,11 @@ impl Manatee {
         Self::start_by(dir, command)
     }
 
-    /// Starts one that may have so many descriptors at most.
+    /// Starts it with a limit of descriptors.
     pub fn start_with_descriptors(most: u64) -> Self {
         let dir = Rc::new(tempfile::tempdir().unwrap());
         let serve = serve(&dir.path().join("vfio.sock"));
-        // The limit of a confined process can't be changed from outside any more.
+        // The limit of a confined process can't be changed from outside later.
         let mut command = Command::new("prlimit");
         command
             .arg(format!("--nofile={most}:{most}"))
@@ -56,14 +56,14 @@ impl Manatee {
         Self::start_by(dir, command)
     }
 
-    /// Starts it by a command that serves at `vfio.sock` in this directory.
+    /// Starts it with a command that serves at `vfio.sock` in this directory.
     pub fn start_by(dir: Rc<TempDir>, mut command: Command) -> Self {
         let control = dir.path().join("control.sock");
         command.arg("--control").arg(control);
         Self::start_as_it_is(dir, command)
     }
 
-    /// Starts it by a command that says all by itself, and that inherits NOTIFY_SOCKET.
+    /// Starts it with a complete command, which inherits NOTIFY_SOCKET.
     pub fn start_as_it_is(dir: Rc<TempDir>, mut command: Command) -> Self {
         let notify = dir.path().join("notify");
         let readiness = UnixDatagram::bind(&notify).unwrap();
@@ -103,13 +103,13 @@ impl Manatee {
         }
     }
 
-    /// The live tree.
+    /// Returns the live tree.
     pub fn inspect(&self) -> serde_json::Value {
         let mut client = manatee_control::Client::connect(&self.control()).unwrap();
         client.inspect(None).unwrap()
     }
 
-    /// How many descriptors it has open.
+    /// Returns the number of its open descriptors.
     pub fn descriptors(&self) -> usize {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
         open.unwrap().count()
@@ -119,7 +119,7 @@ impl Manatee {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child)
     }
@@ -136,7 +136,7 @@ impl Drop for Manatee {
     }
 }
 
-/// The command that serves a loopback port at a socket.
+/// Returns the command that serves a loopback port at a socket.
 pub fn serve(socket: &Path) -> Command {
     let mut command = command();
     command
@@ -155,7 +155,7 @@ pub fn wait(child: &mut Child) -> ExitStatus {
     child.wait().unwrap()
 }
 
-/// Whether a descriptor becomes readable in time.
+/// Returns whether a descriptor becomes readable in time.
 pub fn readable(fd: impl AsFd, patience: Duration) -> bool {
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     let patience = Timespec::try_from(patience).unwrap();
@@ -174,7 +174,7 @@ pub fn config_u32(client: &mut Client, offset: u64) -> u32 {
     u32::from_le_bytes(data)
 }
 
-/// Memory that can be shared with the device.
+/// Creates memory that can be shared with the device.
 pub fn memfd(size: u64) -> OwnedFd {
     let fd = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&fd, size).unwrap();

@@ -1,4 +1,4 @@
-//! `SET_IRQS` and what comes out of the eventfds.
+//! `SET_IRQS`, and the eventfds' signals.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -20,8 +20,8 @@ pub fn eventfd() -> OwnedFd {
     rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap()
 }
 
-/// How often it was signalled. The answer to a request comes after what the
-/// request caused, so there is nothing to wait for.
+/// Returns how often it was signalled, and resets it. The answer to a request comes after its
+/// effects, so there is nothing to wait for.
 pub fn taken(fd: &OwnedFd) -> u64 {
     let mut data = [0; 8];
     rustix::io::read(fd, &mut data).map_or(0, |_| u64::from_ne_bytes(data))
@@ -73,13 +73,13 @@ fn eventfds_are_replaced_and_taken_away() {
     assign(&mut client, 0, &[&second]);
     set(&mut client, NONE | TRIGGER, 0, 1);
     assert_eq!((taken(&first), taken(&second)), (0, 1));
-    // Without descriptors: no more for this vector.
+    // Without descriptors: the vector's eventfd is removed.
     set(&mut client, EVENTFD | TRIGGER, 0, 1);
     set(&mut client, NONE | TRIGGER, 0, 1);
     assert_eq!(taken(&second), 0);
     assign(&mut client, 0, &[&second]);
-    assert_eq!(taken(&second), 1, "what was raised meanwhile");
-    // Count 0: all off.
+    assert_eq!(taken(&second), 1, "the interrupt that was raised meanwhile");
+    // Count 0: all are removed.
     set(&mut client, NONE | TRIGGER, 0, 0);
     set(&mut client, NONE | TRIGGER, 0, 1);
     assert_eq!(taken(&second), 0);

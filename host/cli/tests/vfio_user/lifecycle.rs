@@ -1,4 +1,4 @@
-//! Starting, ending, and asking from outside.
+//! Starting, ending, and inspection.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -58,7 +58,7 @@ fn socket_is_for_its_owner_unless_others_are_named() {
 }
 
 #[test]
-fn access_that_makes_no_sense_is_explained() {
+fn invalid_access_options_are_explained() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     for (option, value, says) in [

@@ -1,4 +1,4 @@
-//! `manatee serve`, driven over its sockets as a VMM and an operator do.
+//! `manatee serve`, driven over its sockets like by a VMM and an operator.
 
 mod activation;
 mod attach;

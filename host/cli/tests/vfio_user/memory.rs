@@ -1,4 +1,4 @@
-//! Guest memory as VMMs share it, and as they had better not.
+//! Guest memory, shared as VMMs do, and in invalid ways.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use crate::raw::{self, Raw};
 
 const PAGE: u64 = 0x1000;
 const INVAL: u32 = 22;
-/// What vfio has for all memory at once, and what the crate `vfio_user` has.
+/// The flags for all memory at once: vfio's, and that of the crate `vfio_user`.
 const ALL: [u32; 2] = [1 << 1, 1 << 2];
 
 fn region_count(manatee: &Manatee) -> u64 {
@@ -20,7 +20,7 @@ fn region_count(manatee: &Manatee) -> u64 {
         .unwrap()
 }
 
-/// The device still answers.
+/// Checks that the device still answers.
 fn assert_alive(client: &mut Client) {
     assert_eq!(config_u32(client, 0), 0x00ba_1414);
 }
@@ -31,7 +31,7 @@ fn a_region_is_unmapped_as_a_whole() {
     let mut client = manatee.attach();
     let memory = memfd(0x10_0000);
     client.dma_map(0, 0, 0x10_0000, memory.as_raw_fd()).unwrap();
-    // This client reads a body whatever the header says, and looks at none of it.
+    // This client reads a body whatever the header says, and ignores it.
     client.dma_unmap(0x1000, PAGE).unwrap();
     assert_alive(&mut client);
     assert_eq!(region_count(&manatee), 1);
@@ -44,7 +44,7 @@ fn a_region_is_unmapped_as_a_whole() {
 fn a_refused_unmap_says_that_nothing_was_unmapped() {
     let manatee = Manatee::start();
     let mut raw = Raw::connect(&manatee.socket());
-    // Without a descriptor: known, and out of reach.
+    // Without a descriptor: known, but not accessible.
     raw.ask(raw::DMA_MAP, &raw::dma_map(3, 0x10_0000, 0x10_0000))
         .unwrap();
     let refused = [
@@ -52,7 +52,7 @@ fn a_refused_unmap_says_that_nothing_was_unmapped() {
         raw::dma_unmap(0, 0, PAGE),
         raw::dma_unmap(0, 0x10_0000, 0),
         raw::dma_unmap(0, u64::MAX, PAGE),
-        // A dirty bitmap, which is not kept.
+        // A dirty bitmap, which is not supported.
         raw::dma_unmap(1, 0x10_0000, 0x10_0000),
         raw::dma_unmap(ALL[0], 0, PAGE),
         raw::dma_unmap(ALL[1], 0x10_0000, 0),
@@ -96,7 +96,7 @@ fn a_file_takes_one_descriptor_however_many_regions_it_has() {
 }
 
 #[test]
-fn regions_are_as_many_as_the_protocol_says_and_the_session_goes_on() {
+fn regions_are_as_many_as_the_protocol_says_and_the_session_continues() {
     const MOST: u64 = 65_535;
     let manatee = Manatee::start();
     let mut raw = Raw::connect(&manatee.socket());

@@ -1,4 +1,4 @@
-//! What holds interrupts back: masks that the VMM passes on, and pending bits.
+//! Interrupts that are masked, and pending bits.
 
 use vfio_user::Client;
 
@@ -13,7 +13,7 @@ const MSIX_PBA: u64 = 0x88;
 const ENABLE: u16 = 1 << 15;
 const MASK_ALL: u16 = 1 << 14;
 
-/// A vector of the second byte of pending bits.
+/// A vector in the second byte of the pending bits.
 const VECTOR: u32 = 9;
 
 fn control(client: &mut Client, bits: u16) {
@@ -22,7 +22,7 @@ fn control(client: &mut Client, bits: u16) {
     client.region_write(CONFIG, MSIX_CONTROL, &value).unwrap();
 }
 
-/// The vectors whose pending bits are set, of the first 64.
+/// Returns the pending bits of the first 64 vectors.
 fn pending(client: &mut Client) -> u64 {
     let place = config_u32(client, MSIX_PBA);
     let mut bits = [0; 8];
@@ -85,7 +85,8 @@ fn what_is_held_back_is_pending_and_comes_once() {
         hold(&mut client);
         fire(&mut client);
         fire(&mut client);
-        // Reading comes after writes to BARs, which are answered before they are done.
+        // A read waits for earlier writes to BARs, which are acknowledged before they are
+        // carried out.
         assert_eq!(pending(&mut client), 1 << VECTOR, "{way}");
         assert_eq!(taken(&fd), 0, "{way}");
         release(&mut client);

@@ -25,12 +25,12 @@ const MAX_SENT: usize = 253;
 
 const HEADER: usize = 16;
 
-/// A message whose header tells the truth.
+/// Returns a message with a correct header.
 pub fn message(command: u16, flags: u32, body: &[u8]) -> Vec<u8> {
     claiming((HEADER + body.len()) as u32, command, flags, body)
 }
 
-/// A message whose header says that it has `size` bytes.
+/// Returns a message whose header claims `size` bytes.
 pub fn claiming(size: u32, command: u16, flags: u32, body: &[u8]) -> Vec<u8> {
     [
         words(&[u32::from(command) << 16, size, flags, 0]),
@@ -57,7 +57,7 @@ pub fn dma_unmap(flags: u32, address: u64, size: u64) -> Vec<u8> {
     [words(&[24, flags]), range].concat()
 }
 
-/// A connection without any manners.
+/// A connection that sends any bytes.
 pub struct Raw(UnixStream);
 
 impl Raw {
@@ -97,7 +97,7 @@ impl Raw {
         self.answer()
     }
 
-    /// The body of the answer; Err if it is a refusal.
+    /// Returns the body of the answer, or the error of a refusal.
     pub fn answer(&mut self) -> Result<Vec<u8>, u32> {
         match self.whole_answer() {
             (None, body) => Ok(body),
@@ -105,7 +105,7 @@ impl Raw {
         }
     }
 
-    /// What was wrong, if it is a refusal, and the body of the answer.
+    /// Returns the error, if it is a refusal, and the body of the answer.
     pub fn whole_answer(&mut self) -> (Option<u32>, Vec<u8>) {
         let mut header = [0; HEADER];
         self.0.read_exact(&mut header).unwrap();
@@ -121,13 +121,13 @@ impl Raw {
         self.answer()
     }
 
-    /// Says that nothing more comes, and waits for the other side to hang up.
+    /// Shuts writing down, and waits until the server closes the connection.
     pub fn finish(mut self) {
         let _ = self.0.shutdown(std::net::Shutdown::Write);
         let mut rest = Vec::new();
-        // Unread data on the other side shows as a reset.
+        // If the server has unread data, the connection is reset.
         match self.0.read_to_end(&mut rest) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("not hung up"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("not closed"),
             _ => {}
         }
     }

@@ -11,14 +11,14 @@ use vfio_user::Client;
 use crate::harness::{CONFIG, command, config_u16, config_u32, memfd, wait};
 use crate::interrupts::{MASK, NONE, TRIGGER, UNMASK, assign, eventfd, set, taken};
 
-/// A `manatee keep -- serve ...` with a loopback port.
+/// A running `manatee keep -- serve ...` with a loopback port.
 pub struct Kept {
     keeper: Child,
     dir: TempDir,
 }
 
 impl Kept {
-    /// Returns when it serves.
+    /// Starts it, and returns when it serves.
     pub fn start(options: &[&str]) -> Self {
         Self::start_with(options, &["--port", "loopback"])
     }
@@ -78,7 +78,7 @@ impl Kept {
         client.inspect(None).unwrap()
     }
 
-    /// The process that serves.
+    /// Returns the process that serves.
     pub fn process(&self) -> u32 {
         let tree = self.inspect();
         u32::try_from(tree["process"]["id"].as_u64().unwrap()).unwrap()
@@ -93,7 +93,7 @@ impl Kept {
         upgrade.args(options).output().unwrap()
     }
 
-    /// Has another process serve. Returns what came of it.
+    /// Replaces the process that serves. Returns the command's result.
     pub fn upgraded(&self) -> serde_json::Value {
         self.upgraded_to(&[])
     }
@@ -105,7 +105,7 @@ impl Kept {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Why it can't.
+    /// Returns why an upgrade to a program is refused.
     pub fn refused(&self, program: &Path) -> String {
         let output = self.upgrade(&["--program", program.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1));
@@ -124,7 +124,7 @@ impl Drop for Kept {
     }
 }
 
-/// A VMM that has shared memory and set interrupts up.
+/// Attaches a VMM that has shared memory and set interrupts up.
 pub fn attached(kept: &Kept) -> (Client, Vec<OwnedFd>) {
     let mut client = kept.attach();
     let memory = memfd(2 << 20);
@@ -157,7 +157,7 @@ fn vmm_does_not_notice_that_another_process_serves_it() {
         assert_eq!(config_u16(&mut client, 4), 6);
         set(&mut client, NONE | TRIGGER, 0, 3);
         let counts: Vec<_> = fds.iter().map(taken).collect();
-        assert_eq!(counts, [1, 0, 1], "the one that is masked waits");
+        assert_eq!(counts, [1, 0, 1], "the masked one is pending");
     }
     set(&mut client, NONE | UNMASK, 1, 1);
     assert_eq!(taken(&fds[1]), 1, "since before the first upgrade");
@@ -171,7 +171,7 @@ fn vmm_does_not_notice_that_another_process_serves_it() {
 fn requests_that_wait_are_answered_by_the_next_process() {
     let kept = Kept::start(&[]);
     let (mut client, _fds) = attached(&kept);
-    // They come while nobody serves, too.
+    // Some arrive while no process serves.
     let socket = kept.path("keeper");
     let upgrades = std::thread::spawn(move || {
         for _ in 0..3 {
@@ -205,7 +205,7 @@ fn terminated_process_is_followed_by_another() {
     let process = kept.process();
     let pid = Pid::from_raw(process.cast_signed()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
-    // Whoever serves answers: the old one, if it has not heard yet.
+    // The old process answers if it has not received the signal yet.
     while client.region_read(CONFIG, 0, &mut [0; 4]).is_ok() {
         if std::fs::metadata(format!("/proc/{process}")).is_err() {
             break;
@@ -216,7 +216,7 @@ fn terminated_process_is_followed_by_another() {
 }
 
 #[test]
-fn killed_process_is_followed_by_one_that_begins_anew() {
+fn killed_process_is_followed_by_one_at_power_on() {
     let mut kept = Kept::start(&["--tries", "2"]);
     for _ in 0..2 {
         let (mut client, _fds) = attached(&kept);
@@ -234,7 +234,7 @@ fn killed_process_is_followed_by_one_that_begins_anew() {
 }
 
 #[test]
-fn program_that_is_no_manatee_is_refused_and_the_old_one_goes_on() {
+fn program_that_is_no_manatee_is_refused_and_the_old_one_continues() {
     let kept = Kept::start(&[]);
     let (mut client, _fds) = attached(&kept);
     let process = kept.process();
@@ -253,7 +253,7 @@ fn program_that_is_no_manatee_is_refused_and_the_old_one_goes_on() {
 }
 
 #[test]
-fn program_that_can_not_go_on_is_followed_by_the_old_one() {
+fn program_that_can_not_continue_is_replaced_by_the_old_one() {
     let kept = Kept::start(&[]);
     let (mut client, fds) = attached(&kept);
     let process = kept.process();
@@ -269,7 +269,7 @@ fn program_that_can_not_go_on_is_followed_by_the_old_one() {
 }
 
 #[test]
-fn of_two_upgrades_at_once_the_second_waits_or_is_told_to() {
+fn of_two_upgrades_at_once_the_second_waits_or_is_refused() {
     let kept = Kept::start(&[]);
     let (mut client, _fds) = attached(&kept);
     let outputs = std::thread::scope(|scope| {
@@ -287,7 +287,7 @@ fn of_two_upgrades_at_once_the_second_waits_or_is_told_to() {
     assert_eq!(config_u16(&mut client, 4), 6);
 }
 
-/// Writes a program.
+/// Writes an executable script.
 pub fn script(kept: &Kept, name: &str, body: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let path = kept.path(name);
@@ -317,7 +317,7 @@ fn component_that_was_swapped_in_goes_on() {
 }
 
 #[test]
-fn keeper_ends_with_all_that_it_made() {
+fn keeper_ends_and_removes_its_files() {
     let mut kept = Kept::start(&[]);
     let mut client = kept.attach();
     assert_eq!(config_u32(&mut client, 0), 0x00ba_1414);

@@ -1,4 +1,4 @@
-//! What the service manager is told.
+//! Notifications to the service manager.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{self, command};
 
-/// The longest that anything may take, in a debug build on a busy machine.
+/// The longest that any step may take, in a debug build on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A `manatee serve` whose service manager is this test.
@@ -34,7 +34,7 @@ impl Service {
         }
     }
 
-    /// The next that it tells.
+    /// Returns the next notification.
     fn hear(&self) -> String {
         let mut text = [0; 256];
         let length = self.manager.recv(&mut text).unwrap();
@@ -55,7 +55,7 @@ impl Drop for Service {
 }
 
 #[test]
-fn service_manager_hears_of_start_reload_and_end() {
+fn service_manager_is_notified_of_start_reload_and_end() {
     let service = Service::start(|_| ());
     let ready = service.hear();
     assert!(ready.starts_with("READY=1\nSTATUS=Serving at /"), "{ready}");
@@ -79,7 +79,7 @@ fn watchdog_is_fed_for_as_long_as_it_serves() {
     for _ in 0..10 {
         assert_eq!(service.hear(), "WATCHDOG=1\n");
     }
-    // It is another process's.
+    // It is meant for another process.
     let service = Service::start(|command| {
         command
             .env("WATCHDOG_USEC", "20000")

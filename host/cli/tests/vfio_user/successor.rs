@@ -16,7 +16,7 @@ fn program_that_can_not_rehearse_leaves_the_old_one_serving() {
     let text = kept.refused(&script(&kept, "broken", &body));
     assert!(text.contains("version 9 can't take over"), "{text}");
     assert!(text.contains("exit status: 7"), "{text}");
-    // A successor with other options says itself why it can't.
+    // A successor with other options reports itself why it can't take over.
     let own = command().get_program().to_owned();
     let body = format!(
         "case $1 in hand-over-facts) {facts};; *) exec {} serve --port null --port null \
@@ -30,7 +30,7 @@ fn program_that_can_not_rehearse_leaves_the_old_one_serving() {
         text.contains("a device with 1 ports, and this one has 2"),
         "{text}"
     );
-    assert_eq!(kept.process(), process, "it has served all the time");
+    assert_eq!(kept.process(), process, "it never stopped serving");
     assert_eq!(kept.inspect()["runtime"]["hand_over_count"], 0);
     set(&mut client, NONE | TRIGGER, 0, 1);
     assert_eq!(taken(&fds[0]), 1);

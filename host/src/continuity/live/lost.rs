@@ -33,6 +33,7 @@ pub struct Follow {
     pub(super) progress: u64,
     pub(super) answer: Vec<u8>,
     pub(super) session: Option<(OwnedFd, bool)>,
+    pub(super) took_effect: bool,
 }
 
 /// What is left besides the device.
@@ -130,13 +131,14 @@ fn read(number: u64, cells: &Cells, mut named: Named) -> Result<HandOver, OfferE
     let pipe =
         ["answers-out", "answers-in"].map(|end| named.take(&format!("{PREFIX}{number}-{end}")));
     let [out, into] = pipe;
+    let took_effect = changed || device.word == request;
     let lost = Lost {
         session: connection.map(|connection| LostSession {
             connection,
             attached,
             progress,
             answer: answer.clone(),
-            took_effect: changed || device.word == request,
+            took_effect,
         }),
         follow: Some(Follow {
             pipe: (out?, into?),
@@ -144,6 +146,7 @@ fn read(number: u64, cells: &Cells, mut named: Named) -> Result<HandOver, OfferE
             progress,
             answer,
             session: copy.map(|connection| (connection, attached)),
+            took_effect,
         }),
     };
     let died = Died {

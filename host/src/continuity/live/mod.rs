@@ -129,6 +129,8 @@ struct Inner {
     names: Mutex<Names>,
     /// The number of the VMM's request in progress.
     request: AtomicU64,
+    /// The same, if it had taken effect when a process before this one died.
+    executed: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -170,10 +172,13 @@ impl LiveState {
             progress,
             answer,
             session,
+            took_effect,
         } = follow;
         let live = Self::make(store, number, pipe)?;
         let cells = &live.0.cells;
         live.0.request.store(request, Ordering::Relaxed);
+        let executed = if took_effect { request } else { 0 };
+        live.0.executed.store(executed, Ordering::Relaxed);
         cells.store(layout::REQUEST_AT, request);
         live.write_answer(&answer);
         if let Some((connection, attached)) = session {
@@ -201,6 +206,7 @@ impl LiveState {
             names: Mutex::default(),
             // So that 0 is none.
             request: AtomicU64::new(1),
+            executed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         }));
         let Inner { store, pipe, .. } = &*live.0;
@@ -274,6 +280,12 @@ impl LiveState {
         self.0.request.load(Ordering::Relaxed)
     }
 
+    /// Returns the number of the VMM's request in progress if it took effect before the process
+    /// before this one died, and 0 otherwise.
+    pub(crate) fn executed(&self) -> u64 {
+        self.0.executed.load(Ordering::Relaxed)
+    }
+
     /// Replaces the device's state, which includes the effect of the request `executed`, and
     /// returns where doorbells that ring from now on are noted, behind those that `rung` since.
     pub(crate) fn commit(
@@ -302,8 +314,8 @@ impl LiveState {
         Cell::new(&self.0.cells, layout::ATTEMPT_AT)
     }
 
-    /// Adds a region of the VMM's memory.
-    pub(crate) fn map(&self, region: &SharedRegion, id: Option<FileId>) {
+    /// Adds a region of the VMM's memory, which the request in progress maps, or one before.
+    pub(crate) fn map(&self, region: &SharedRegion, id: Option<FileId>, mapped_now: bool) {
         let mut regions = self.0.regions.lock();
         if let (Some(id), Some((file, _))) = (id, &region.file) {
             let (number, new) = regions.file(id);
@@ -312,7 +324,8 @@ impl LiveState {
                 self.fail("a file of the guest's memory", &error);
             }
         }
-        regions.add(region, id, self.request());
+        let request = if mapped_now { self.request() } else { 0 };
+        regions.add(region, id, request);
     }
 
     /// Removes the regions in a range.

@@ -176,10 +176,35 @@ fn session_is_found_as_it_was_noted() {
     next.activate();
     live.close_session();
     let lost = kept.read().unwrap().take_lost_session().unwrap();
-    assert!(lost.attached);
+    assert!(lost.attached && !lost.took_effect);
     assert_eq!((lost.progress, &*lost.answer), (7, &b"answer"[..]));
     next.close_session();
     assert!(kept.read().unwrap().take_lost_session().is_none());
+}
+
+/// A successor that dies too leaves what it found.
+#[test]
+fn effect_is_known_after_a_second_death() {
+    let (old, live, kept) = recorded();
+    map(&old, 0, &memory());
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    live.open_session(ours.as_fd()).unwrap();
+    for (number, effect) in [(2, false), (3, true)] {
+        live.set_progress(1, true);
+        if effect {
+            old.config_write(4, &[6, 0]);
+        }
+        let mut read = kept.read().unwrap();
+        let follow = read.take_follow().unwrap();
+        let next = LiveState::follow(Box::new(kept.clone()), number, follow).unwrap();
+        let device = device();
+        read.take_over(&device).unwrap();
+        device.record(&next);
+        next.activate();
+        let lost = kept.read().unwrap().take_lost_session().unwrap();
+        assert_eq!(lost.took_effect, effect);
+        next.end();
+    }
 }
 
 /// The effect of a request on the device is part of what is found, or not.
@@ -224,10 +249,9 @@ fn what_is_no_file_of_ours_is_refused() {
     };
     assert!(refused(layout::MAGIC_AT, 1).contains("begins with something else"));
     assert!(refused(layout::VERSION_AT, 2).contains("version 2"));
-    assert!(
-        refused(layout::doorbells(0), u64::MAX).contains("doorbells")
-            || refused(layout::doorbells(1), u64::MAX).contains("doorbells")
-    );
+    let cells = Cells::open(kept.file(1).into(), layout::LENGTH).unwrap();
+    let copy = layout::DEVICE.read(&cells).unwrap().number;
+    assert!(refused(layout::doorbells(copy), u64::MAX).contains("doorbells"));
     let mut others = kept.copies();
     others.retain(|(name, _)| name != "live-1");
     others.push(("live-1".to_owned(), tempfile::tempfile().unwrap().into()));
@@ -235,7 +259,7 @@ fn what_is_no_file_of_ours_is_refused() {
     assert!(error.contains("another length"), "{error}");
 }
 
-/// Whatever is changed in the file, reading it ends, and nothing of it ends a process.
+/// Whatever is changed in the file, reading it ends.
 #[test]
 fn any_change_is_refused_or_survived() {
     let (old, live, kept) = recorded();
@@ -257,9 +281,7 @@ fn any_change_is_refused_or_survived() {
         let mut before = [0; 8];
         file.read_exact_at(&mut before, at as u64).unwrap();
         file.write_all_at(&value, at as u64).unwrap();
-        if let Ok(Some(read)) = HandOver::from_the_dead(kept.copies()) {
-            let _ = read.take_over(&device());
-        }
+        let _ = HandOver::from_the_dead(kept.copies());
         file.write_all_at(&before, at as u64).unwrap();
     });
 }

@@ -1,4 +1,4 @@
-//! What is reported of a device, and seen of one that somebody else has.
+//! Events of a device, and reading its state while another thread holds its lock.
 
 use crate::component::Component;
 use crate::device::{Device, Port, SwapOptions};
@@ -13,7 +13,7 @@ impl VectorSink for Nowhere {
     fn raise(&self, _vector: u16) {}
 }
 
-/// Returns a device with one port, and what it tells.
+/// Returns a device with one port, and the events that it reports.
 fn device() -> (Device, Arc<Mutex<Vec<Event>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let port = Port {

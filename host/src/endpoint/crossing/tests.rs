@@ -23,7 +23,7 @@ fn steer(switch: &Switch, routes: &mut [Route], table: &[u16]) {
     routes.iter_mut().for_each(Route::refresh);
 }
 
-/// Passes a packet of so many bytes, all of one value. Returns whether it was taken, and
+/// Passes a packet of `length` bytes, all equal to `value`. Returns whether it was accepted, and
 /// which queues were woken.
 fn pass(route: &Route, queue: u16, value: u8, length: usize) -> (bool, QueueSet) {
     let mut woken = QueueSet::default();
@@ -62,7 +62,7 @@ fn packets_arrive_in_order_where_they_were_passed_to() {
 #[test]
 fn a_backlog_is_bounded_and_whoever_waits_for_room_is_woken() {
     let (switch, mut routes) = Switch::new(3);
-    // All go to the queue 0: what finds no room waits.
+    // All go to queue 0: packets without room wait.
     assert!(routes[1].holds());
     for _ in 0..MAX_PACKETS {
         assert!(pass(&routes[1], 0, 1, 60).0);
@@ -74,7 +74,7 @@ fn a_backlog_is_bounded_and_whoever_waits_for_room_is_woken() {
     assert_eq!(guest.woken.collect::<Vec<_>>(), [1]);
     assert!(pass(&routes[1], 0, 1, 60).0);
 
-    // They go to several: nobody waits.
+    // They go to several: none waits.
     steer(&switch, &mut routes, &[0, 2]);
     assert!(!routes[1].holds());
     assert!(!pass(&routes[1], 0, 1, 60).0);
@@ -82,7 +82,7 @@ fn a_backlog_is_bounded_and_whoever_waits_for_room_is_woken() {
     guest.post();
     routes[0].take_in(&mut guest.io(), &mut counters, 9);
     assert!(guest.woken.is_empty());
-    // A full queue is no other's business.
+    // A full queue does not affect others.
     assert!(pass(&routes[1], 2, 1, 60).0);
 }
 
@@ -127,7 +127,7 @@ fn a_bad_buffer_does_not_cost_the_packet() {
     assert_eq!(received[0].flags, RxFlags::MEMORY_FAULT);
     assert_eq!(guest.content(&received[1]), [5; 60]);
     assert_eq!((counters.memory_faults, counters.packets), (1, 1));
-    // A small one gets the beginning.
+    // A small buffer gets the beginning.
     pass(&routes[1], 0, 5, 60);
     guest.post_cut(&[segment(crate::memory::tests::LARGE, 20)]);
     routes[0].take_in(&mut guest.io(), &mut counters, 9);
@@ -143,7 +143,7 @@ fn a_packet_that_cannot_be_read_is_not_passed() {
     let passed = routes[1].pass(0, ABOUT, &mut woken, |_| Err("unreadable"));
     assert_eq!(passed, Err("unreadable"));
     assert!(woken.is_empty() && !routes[0].has_waiting());
-    // Nor is one for a queue that there is not.
+    // Neither is one for a queue that does not exist.
     assert!(!pass(&routes[1], 2, 0, 60).0);
 }
 
@@ -156,7 +156,7 @@ fn steering_takes_effect_when_a_queue_looks() {
     assert!(!routes[0].is_own() && routes[1].is_own());
     assert_eq!(routes[0].look(&[0; 60], None).queue, 1);
     switch.steer(None);
-    assert!(routes[1].is_own(), "it has not looked");
+    assert!(routes[1].is_own(), "it has not polled");
     routes.iter_mut().for_each(Route::refresh);
     assert!(routes[0].is_own() && !routes[1].is_own());
     assert!(!Route::default().is_shared());

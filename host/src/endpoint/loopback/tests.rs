@@ -1,4 +1,4 @@
-//! What goes in comes out.
+//! Packets come back as they were sent.
 
 use super::*;
 use crate::endpoint::headers::{IpVersion, Transport};
@@ -57,7 +57,7 @@ fn checksums_are_good_without_being_computed() {
         assert_eq!(status, TxStatus::Sent);
         let received = guest.received();
         assert!(received[0].flags.contains(RxFlags::L4_CHECKSUM_GOOD));
-        // All but the checksum itself is there.
+        // Everything except the checksum itself is there.
         let field = sample.transport_offset() + transport.checksum_offset();
         let mut seen = guest.content(&received[0]);
         seen[field..field + 2].copy_from_slice(b"??");
@@ -104,7 +104,7 @@ fn packets_wait_for_buffers_in_order() {
     }
     assert!(!loopback.receive(&mut guest.io()));
     assert_eq!(guest.done.transmitted.len(), 3);
-    // With packets waiting, a new one does not get past them.
+    // A new packet does not overtake waiting ones.
     let packet = TxPacket { id: 5, ..plain() };
     let late = segment(TX_AREA + 5 * 4096, frames[0].len() as u32);
     guest.post();
@@ -232,7 +232,7 @@ struct Sides {
 }
 
 impl Sides {
-    /// So many, whose packets go to the queues of a table.
+    /// Creates this many queues, to which a table steers packets.
     fn new(queues: u16, table: &[u16]) -> Self {
         let mut endpoint = Loopback::with_queues(queues);
         let mut sides = Self {
@@ -269,7 +269,7 @@ impl Sides {
     }
 }
 
-/// Any key that tells flows apart.
+/// A key that distinguishes flows.
 const KEY: &[u8; 40] = b"a key of forty bytes, of which all count";
 
 /// Returns a frame of a flow, and the queue that its hash names.
@@ -330,7 +330,7 @@ fn order_in_a_flow_is_kept_across_a_change_of_the_table() {
     assert_eq!(sides.send(0, &frames[1]), TxStatus::Sent);
     sides.guests[1].post();
     sides.steer(&[0]);
-    // One was delivered, and the other is lost: it does not come after those behind it.
+    // One was delivered, and the other is lost rather than delivered after later ones.
     let received = sides.guests[1].received();
     assert_eq!(received.len(), 1);
     assert_eq!(sides.guests[1].content(&received[0]), frames[0]);

@@ -9,7 +9,7 @@ use crate::memory::tests::{LARGE, guest_memory, segment};
 
 const MTU: usize = 1500;
 
-/// Prepares a frame; returns what is sent.
+/// Prepares a frame. Returns what is sent.
 fn send(frame: &[u8], packet: &TxPacket, mtu: usize) -> Result<(VnetHeader, Vec<u8>), Refusal> {
     let memory = guest_memory();
     memory.write(LARGE, frame).unwrap();
@@ -43,7 +43,7 @@ fn routed(segments_left: u8) -> Sample {
 }
 
 #[test]
-fn nothing_asked_is_nothing_done() {
+fn a_packet_without_offloads_is_unchanged() {
     let frame = Sample::new(IpVersion::V4, Transport::Tcp, 100).without_checksum();
     let (vnet, sent) = send(&frame, &plain(), MTU).unwrap();
     assert_eq!(vnet, VnetHeader::default());
@@ -129,8 +129,8 @@ fn segments_may_have_two_tags_and_the_mtu() {
 }
 
 #[test]
-fn what_the_packet_is_need_not_be_said() {
-    // As Linux asks where the EtherType is that of an 802.1ad tag.
+fn the_ip_version_need_not_be_given() {
+    // As Linux requests it if the EtherType is that of an 802.1ad tag.
     for (version, transport) in kinds() {
         for tags in 0..=2 {
             let mut sample = Sample::new(version, transport, 100);
@@ -232,7 +232,7 @@ fn requests_must_fit_the_headers() {
             ..good
         };
         assert!(send(&frame, &unknown, MTU).is_ok());
-        // Headers cut short, and an IP packet longer than its frame.
+        // Truncated headers, and an IP packet longer than its frame.
         for end in 0..frame.len() {
             let refused = send(&frame[..end], &good, MTU);
             assert_eq!(refused, Err(Refusal::BadHeaders), "{end} bytes");
@@ -320,7 +320,7 @@ proptest! {
         if let Ok((vnet, sent)) = send(&frame, &packet, MTU)
             && let Some(partial) = vnet.partial
         {
-            // What the kernel is told lies inside the frame.
+            // The offsets in the kernel's header are inside the frame.
             prop_assert!(usize::from(partial.start + partial.offset) + 2 <= sent.len());
             prop_assert!(usize::from(vnet.header_length) <= sent.len());
         }
@@ -336,7 +336,7 @@ proptest! {
     }
 }
 
-/// Generates packets that ask for anything.
+/// Generates packets with any requests.
 fn packets() -> impl Strategy<Value = TxPacket> {
     let flags = [
         Offloads::IPV4,

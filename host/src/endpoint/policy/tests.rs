@@ -1,4 +1,4 @@
-//! What passes a policy, at each kind of endpoint.
+//! Packets that pass a policy, for each kind of endpoint.
 
 use std::os::unix::net::UnixStream;
 
@@ -35,7 +35,7 @@ fn vlans(list: &str) -> Policy {
     }
 }
 
-/// A frame from one address to another.
+/// Returns a frame from one address to another.
 fn frame(from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     let mut frame = Sample::new(IpVersion::V4, Transport::Udp, 40).frame();
     frame[..6].copy_from_slice(&to);
@@ -115,7 +115,7 @@ fn a_guest_sends_to_its_own_vlans_only() {
     let (mut guest, plain_frame) = (Guest::new(), frame(OWN, OTHER));
     let mut queue = guarded(Null::new(), vlans("1,5-9"));
     let mut send = |frame: &[u8], packet| guest.send(&mut *queue, frame, packet);
-    // Whether the guest puts the tag in or has it put in, it is the same.
+    // A tag in the frame and an inserted one are treated alike.
     for control in [1, 5, 9, 0x6005] {
         let own = with_tag(&plain_frame, control);
         assert_eq!(send(&own, plain()), TxStatus::Sent);
@@ -130,7 +130,7 @@ fn a_guest_sends_to_its_own_vlans_only() {
         );
     }
     assert_eq!(send(&plain_frame, plain()), TxStatus::Dropped);
-    // A second tag may be what a switch goes by, and another kind of tag has ids of its own.
+    // A switch may forward by a second tag, and another kind of tag has ids of its own.
     let twice = with_tag(&with_tag(&plain_frame, 2), 5);
     assert_eq!(send(&twice, plain()), TxStatus::Dropped);
     let mut service = with_tag(&plain_frame, 5);
@@ -202,7 +202,7 @@ fn frames_of_a_stream_are_held_to_the_policy() {
     );
     let mut first = vec![0; 4 + frame(OWN, OTHER).len()];
     theirs.read_exact(&mut first).unwrap();
-    assert_eq!(first[4..], frame(OWN, OTHER), "nothing left before it");
+    assert_eq!(first[4..], frame(OWN, OTHER), "no earlier frame was sent");
     let counted = RefusedCounters {
         source: 1,
         sent_vlan: 0,
@@ -221,7 +221,7 @@ fn only_endpoints_that_check_policies_have_one() {
     assert!(!policy().restricts() && spoof_check().restricts() && vlans("0").restricts());
 }
 
-/// A queue of somebody's who knows nothing of policies.
+/// A queue of an implementation that does not support policies.
 struct Forwarding(Box<dyn Queue>);
 
 impl Queue for Forwarding {

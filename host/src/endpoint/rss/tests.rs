@@ -17,7 +17,7 @@ fn look(rss: &Rss, frame: &[u8]) -> Destination {
     rss.look(frame, Layout::parse(frame).as_ref())
 }
 
-/// Returns an IPv4 frame from and to the ends of a published value.
+/// Returns an IPv4 frame with the endpoints of a published value.
 fn published(index: usize, udp: bool) -> Vec<u8> {
     let (destination, source, ..) = toeplitz::tests::IPV4[index];
     let octets = |end: (&str, u16)| end.0.parse::<std::net::Ipv4Addr>().unwrap().octets();
@@ -46,7 +46,7 @@ fn frames_have_the_published_hashes() {
             };
             let frame = published(index, udp);
             assert_eq!(look(&rss, &frame), expected);
-            // Its tag is no part of it.
+            // The tag is not hashed.
             assert_eq!(look(&rss, &with_tag(&frame, 5)), expected);
         }
     }
@@ -100,7 +100,7 @@ fn fragments_and_tunnels_hash_by_what_is_in_sight() {
     let rss = Rss::new(&steering(ALL, &[], 0), true);
     let of_addresses = toeplitz::tests::IPV4[0].2;
     let mut fragment = published(0, true);
-    // More fragments follow: no part of a datagram has its ports used.
+    // The first fragment: no fragment's ports are hashed.
     fragment[14 + 6] |= 0x20;
     let found = look(&rss, &fragment);
     assert_eq!((found.hash, found.flags), (of_addresses, RxFlags::HASH_L3));
@@ -109,7 +109,7 @@ fn fragments_and_tunnels_hash_by_what_is_in_sight() {
     tunnel[14 + 9] = 47;
     let found = look(&rss, &tunnel);
     assert_eq!((found.hash, found.flags), (of_addresses, RxFlags::HASH_L3));
-    // Ports that are cut off.
+    // Truncated ports.
     let cut = &published(0, true)[..14 + 20 + 3];
     assert_eq!(look(&rss, cut).flags, RxFlags::HASH_L3);
 }
@@ -147,7 +147,7 @@ fn what_has_no_hash_goes_to_the_default_queue() {
         assert_eq!(look(&rss, frame).queue, 3);
     }
     assert_eq!(rss.only(), None);
-    // Without a table, that is where all go, hashed or not.
+    // Without a table all go to the default queue, hashed or not.
     let rss = Rss::new(&steering(ALL, &[], 2), true);
     let found = look(&rss, &published(0, false));
     assert_eq!((found.queue, rss.only()), (2, Some(2)));
@@ -156,7 +156,7 @@ fn what_has_no_hash_goes_to_the_default_queue() {
 }
 
 #[test]
-fn steering_that_makes_no_sense_is_named() {
+fn invalid_steering_is_named() {
     let check = |table: &[u16], default| steering(ALL, table, default).check(4);
     assert_eq!(check(&[], 3), Ok(()));
     assert_eq!(check(&[3; 1024], 0), Ok(()));

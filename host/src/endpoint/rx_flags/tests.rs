@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::endpoint::testing::{Sample, kinds, samples};
 
-/// Returns what a frame says, wherever its headers are.
+/// Returns the flags of a frame.
 fn classify(frame: &[u8]) -> RxFlags {
     super::classify(frame, Layout::parse(frame).as_ref())
 }

@@ -51,7 +51,7 @@ fn lists_that_do_not_add_up_are_refused_whole() {
 }
 
 #[test]
-fn a_queue_takes_so_many_buffers_and_no_more() {
+fn the_buffers_of_a_queue_are_bounded() {
     let mut queue = RxQueue::new();
     let count = RxQueue::MAX_BUFFERS + 10;
     let buffers: Vec<_> = (0..count as u32).map(|id| buffer(id, 1)).collect();
@@ -69,7 +69,7 @@ fn a_queue_takes_so_many_buffers_and_no_more() {
 }
 
 #[test]
-fn a_queue_takes_so_many_segments_and_no_more() {
+fn the_segments_of_a_queue_are_bounded() {
     let mut queue = RxQueue::new();
     let half = u16::try_from(RxQueue::MAX_SEGMENTS / 2 + 1).unwrap();
     let segments = vec![segment(0, 1); usize::from(half) * 2];
@@ -78,7 +78,7 @@ fn a_queue_takes_so_many_segments_and_no_more() {
 }
 
 #[test]
-fn a_queue_that_is_never_empty_keeps_no_room_for_what_is_gone() {
+fn a_queue_that_is_never_empty_frees_completed_buffers() {
     let mut queue = RxQueue::new();
     let mut done = Completions::default();
     queue.post(&[buffer(0, 1)], &[segment(0, 1)]);

@@ -144,7 +144,10 @@ impl StreamLink {
     pub(super) fn lose(&self, why: &str) {
         if self.0.up.swap(false, Ordering::Relaxed) {
             let stream = self.name();
-            tracing::warn!(stream, "the other side is gone ({why}): the link is down");
+            tracing::warn!(
+                stream,
+                "the peer has disconnected ({why}): the link is down"
+            );
             signal(&self.0.lost);
         }
     }

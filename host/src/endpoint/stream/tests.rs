@@ -1,4 +1,4 @@
-//! Frames over a socket pair whose other end the test has.
+//! Frames over a socket pair with the test as the peer.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -13,7 +13,7 @@ use crate::endpoint::testing::{Guest, Sample, kinds, plain, tagged, with_tag};
 use crate::endpoint::{RxPacket, TxPacket};
 use crate::memory::tests::{NOWHERE, UNREACHABLE, segment};
 
-/// A guest at a stream, and the other side.
+/// A guest with a stream, and the stream's peer.
 struct Scene {
     guest: Guest,
     link: StreamLink,
@@ -31,7 +31,7 @@ impl Scene {
             queue: stream.take_queues().remove(0),
             peer,
         };
-        // It has the socket now.
+        // The queue has taken the socket over.
         assert!(!scene.receive());
         scene
     }
@@ -44,14 +44,14 @@ impl Scene {
         self.queue.receive(&mut self.guest.io())
     }
 
-    /// What the guest has received, with what lies in its buffers.
+    /// Returns the packets that the guest has received, with the content of their buffers.
     fn received(&mut self) -> Vec<(RxPacket, Vec<u8>)> {
         let packets = self.guest.received();
         let content = |packet| (packet, self.guest.content(&packet));
         packets.into_iter().map(content).collect()
     }
 
-    /// Reads a frame at the other side.
+    /// Reads a frame as the peer.
     fn read(&mut self) -> Vec<u8> {
         let mut length = [0; 4];
         self.peer.read_exact(&mut length).unwrap();
@@ -74,7 +74,7 @@ fn sample(payload: usize) -> Sample {
 }
 
 #[test]
-fn frames_leave_with_all_done_that_was_asked_for() {
+fn frames_leave_with_their_offloads_carried_out() {
     let mut scene = Scene::new();
     for (version, transport) in kinds() {
         for payload in [1, 230, 1400] {
@@ -112,7 +112,7 @@ fn large_packets_are_cut_into_segments() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_and_leaves_nothing() {
+fn invalid_packets_are_refused_and_send_nothing() {
     let mut scene = Scene::new();
     let wrong = sample(10).segmentation_offload(4);
     assert_eq!(
@@ -155,7 +155,7 @@ fn frames_that_come_in_any_pieces_are_received() {
             (tagged.vlan_tci, tagged.flags.contains(RxFlags::VLAN)),
             (0x2007, true)
         );
-        // Whether checksums are right, nobody has said.
+        // Nothing is known about the checksums.
         assert!(
             !tagged
                 .flags
@@ -202,7 +202,7 @@ fn full_socket_drops_packets_and_never_half_of_one() {
     let sample = sample(30_000);
     let packet = sample.segmentation_offload(1448);
     let (mut sent, mut dropped) = (0, 0);
-    // How much fits depends on the kernel; the end of it may lie anywhere.
+    // The kernel decides how much fits; the end may be anywhere in a frame.
     while dropped < 3 {
         match scene.send(&sample.unsegmented(), packet) {
             TxStatus::Sent => sent += 1,
@@ -211,7 +211,7 @@ fn full_socket_drops_packets_and_never_half_of_one() {
         }
     }
     assert_eq!(scene.queue.counters().transmit.dropped_busy, dropped);
-    // All of what was begun arrives, without another packet to send.
+    // A partly sent frame is completed without another packet to send.
     scene.peer.set_nonblocking(true).unwrap();
     let mut bytes = Vec::new();
     let mut chunk = vec![0; 64 << 10];
@@ -243,7 +243,7 @@ fn full_socket_drops_packets_and_never_half_of_one() {
     assert!(rest.is_empty());
 }
 
-/// Whether somebody who polls as a device's thread does is woken.
+/// Returns whether a thread that polls like a device's is woken.
 fn woken(epoll: &OwnedFd) -> bool {
     let mut events = [const { std::mem::MaybeUninit::uninit() }; 1];
     let now = Timespec::default();
@@ -252,13 +252,13 @@ fn woken(epoll: &OwnedFd) -> bool {
 }
 
 #[test]
-fn whoever_polls_is_woken_by_frames_by_room_and_by_a_new_socket() {
+fn a_polling_thread_is_woken_by_frames_by_room_and_by_a_new_socket() {
     let mut scene = Scene::new();
     let poller = epoll::create(CreateFlags::CLOEXEC).unwrap();
     let edges = EventFlags::IN | EventFlags::ET;
     let ready = scene.queue.readiness().unwrap();
     epoll::add(&poller, ready, EventData::new_u64(0), edges).unwrap();
-    // What has come by now was seen.
+    // Earlier events were seen.
     woken(&poller);
     let frame = sample(1).frame();
     for _ in 0..3 {
@@ -268,7 +268,7 @@ fn whoever_polls_is_woken_by_frames_by_room_and_by_a_new_socket() {
         assert!(woken(&poller) && !scene.receive());
         assert_eq!(scene.received().len(), 1);
     }
-    // Whoever reads at the other side tells nobody, unless something waits for room.
+    // A peer that reads causes no wake-up, unless a frame waits for room.
     scene.send(&frame, plain());
     scene.read();
     assert!(!woken(&poller));
@@ -281,7 +281,7 @@ fn whoever_polls_is_woken_by_frames_by_room_and_by_a_new_socket() {
     while scene.peer.read(&mut chunk).is_ok() {}
     assert!(woken(&poller));
     assert!(!scene.receive());
-    // The other side goes, and comes back.
+    // The peer disconnects, and reconnects.
     let (own, peer) = UnixStream::pair().unwrap();
     scene.peer = peer;
     assert!(woken(&poller) && !scene.receive());
@@ -294,11 +294,11 @@ fn whoever_polls_is_woken_by_frames_by_room_and_by_a_new_socket() {
 }
 
 #[test]
-fn other_side_that_is_gone_takes_the_link_down_until_there_is_another() {
+fn a_peer_that_disconnects_takes_the_link_down_until_there_is_another() {
     let mut scene = Scene::new();
     let frame = sample(200).frame();
     scene.guest.post();
-    // Half a frame is lost with it.
+    // A partly received frame is lost.
     scene.peer.write_all(&framed(&frame)[..100]).unwrap();
     assert!(!scene.receive());
     let (own, peer) = UnixStream::pair().unwrap();
@@ -343,7 +343,7 @@ fn lost(link: &StreamLink) -> bool {
 }
 
 #[test]
-fn other_side_that_does_not_speak_frames_is_left() {
+fn a_peer_that_violates_the_framing_is_disconnected() {
     for noise in [u32::MAX, MAX_FRAME as u32 + 1, 0x4745_5420] {
         let mut scene = Scene::new();
         scene.peer.write_all(&noise.to_be_bytes()).unwrap();
@@ -351,7 +351,7 @@ fn other_side_that_does_not_speak_frames_is_left() {
         assert!(!scene.link.is_up());
         assert_eq!(scene.queue.counters().receive.errors, 1);
     }
-    // The longest that there is passes.
+    // A frame of the maximum length passes.
     let mut scene = Scene::new();
     scene.guest.post();
     let mut peer = scene.peer.try_clone().unwrap();

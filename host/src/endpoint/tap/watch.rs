@@ -290,7 +290,7 @@ mod tests {
         let up = IFF_UP | IFF_LOWER_UP;
         assert!(note_all(&taps, &message(RTM_NEWLINK, 1, up, &mtu(9000))));
         assert_eq!((taps[0].state(), taps[0].mtu()), (InterfaceState::Up, 9000));
-        // Another interface has its number by now.
+        // Its number has been reused by another interface.
         assert!(!note_all(&taps, &message(RTM_NEWLINK, 2, up, &mtu(1500))));
     }
 

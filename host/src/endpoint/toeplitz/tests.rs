@@ -14,7 +14,7 @@ pub const KEY: [u8; KEY_BYTES] = [
     0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
 ];
 
-/// An end of a connection: address and port.
+/// An endpoint of a connection: address and port.
 type End = (&'static str, u16);
 
 /// Destination, source, the hash of the addresses, and that with the ports.
@@ -101,7 +101,7 @@ fn published_values_of_ipv6() {
     }
 }
 
-/// Returns the definition, bit by bit.
+/// Returns the hash by its definition, bit by bit.
 fn by_definition(key: &[u8; KEY_BYTES], input: &[u8]) -> u32 {
     let bit = |bytes: &[u8], at: usize| bytes[at / 8] >> (7 - at % 8) & 1 != 0;
     let mut hash = 0;

@@ -1,4 +1,4 @@
-//! What a watcher sees of packets.
+//! Packets as a watcher sees them.
 
 use parking_lot::Mutex;
 
@@ -33,7 +33,7 @@ impl Watcher for Eye {
     }
 }
 
-/// A guest at a queue that is watched.
+/// A guest with a watched queue.
 struct Scene {
     guest: Guest,
     queue: Box<dyn Queue>,
@@ -151,7 +151,7 @@ fn what_does_not_pass_is_not_shown() {
         .guest
         .post_cut(&[segment(LARGE + 4096, 20), segment(LARGE, 41)]);
     assert!(!scene.queue.receive(&mut scene.guest.io()));
-    // What did not fit its buffer is shown as far as it did.
+    // A packet that was truncated to its buffer is shown truncated.
     let length = frame.len() as u32;
     let expected = (Direction::ToGuest, 3, length, frame[..61].to_vec());
     assert_eq!(scene.seen(), [expected]);

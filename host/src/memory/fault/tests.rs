@@ -1,4 +1,4 @@
-//! Faults for real, each test in a process of its own: this program, run again.
+//! Real faults, each in a process of its own: this program, run again.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -12,12 +12,12 @@ use super::*;
 use crate::memory::{Access, GuestMemory, PAGE_SIZE};
 
 const PAGE: usize = PAGE_SIZE as usize;
-/// Set for a process that is to do what the test is about.
+/// The environment variable that is set for a child process.
 const CHILD: &str = "MANATEE_FAULT_TEST";
-/// What such a process says at its end.
+/// The child's last output.
 const DONE: &str = "the child is done";
 
-/// Runs `act` in a process of its own. The test named `test` calls this, there too.
+/// Runs `act` in a child process, which runs the test named `test` again and so calls this too.
 fn in_child(test: &str, act: fn()) -> Output {
     if std::env::var_os(CHILD).is_some_and(|value| value == test) {
         act();
@@ -30,7 +30,7 @@ fn in_child(test: &str, act: fn()) -> Output {
     command.env(CHILD, test).output().unwrap()
 }
 
-/// Checks that the process did all of it.
+/// Checks that the child ran to its end.
 fn assert_done(output: &Output) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{:?}: {said}", output.status);
@@ -53,7 +53,7 @@ fn guest() -> (GuestMemory, File) {
     (memory, file)
 }
 
-/// Creates memory of one page that is gone, at the address it is mapped to.
+/// Maps a page of a file that has none. Returns its address.
 fn lost_page() -> *mut u8 {
     let file = memfd(1);
     let rights = ProtFlags::READ | ProtFlags::WRITE;
@@ -65,7 +65,7 @@ fn lost_page() -> *mut u8 {
 }
 
 fn touch(page: *mut u8) -> u8 {
-    // SAFETY: a mapped page; what it raises is what the tests are about.
+    // SAFETY: a mapped page; the tests are about the signal that it raises.
     unsafe { page.read_volatile() }
 }
 
@@ -80,7 +80,7 @@ fn memory_outlives_its_file() {
         file.set_len(2 * PAGE_SIZE).unwrap();
         assert_eq!(memory.lost(), None, "nothing was accessed yet");
 
-        // What is left is still the file's; behind it are zeros.
+        // The remaining pages are still the file's; the rest reads as zero.
         let mut seen = [1; 2 * PAGE];
         memory.read(PAGE_SIZE, &mut seen).unwrap();
         assert_eq!((seen[0], seen[PAGE - 1]), (7, 7));
@@ -88,7 +88,7 @@ fn memory_outlives_its_file() {
         let lost = memory.lost().expect("it is reported");
         assert!(lost.contains("0x0+0x8000"), "{lost}");
 
-        // All other ways to it, each on a page that none was at before.
+        // All other kinds of access, each to a page that was not accessed before.
         memory.write(3 * PAGE_SIZE - 4, &[9; 8]).unwrap();
         assert_eq!(memory.load(4 * PAGE_SIZE), Some(0));
         memory.copy(5 * PAGE_SIZE, 0, 100).unwrap();
@@ -140,7 +140,7 @@ fn a_file_that_lost_pages_is_not_used_again() {
         file.set_len(0).unwrap();
         assert_eq!(memory.load(0), Some(0));
         assert!(memory.lost().is_some());
-        // It is as long as it was, and mapped again: the old mapping shows other pages.
+        // The file has its old length and is mapped again: the old mapping has other pages.
         file.set_len(8 * PAGE_SIZE).unwrap();
         let shared = file.try_clone().unwrap();
         memory.map(1 << 20, PAGE_SIZE, shared, 0, true).unwrap();
@@ -148,7 +148,7 @@ fn a_file_that_lost_pages_is_not_used_again() {
         let mut seen = [0; 6];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut seen, 0).unwrap();
         assert_eq!(&seen, b"shared");
-        // The region that lost its pages did so for good.
+        // The region that lost its pages does not get them back.
         assert_eq!(memory.load(0), Some(0));
         assert!(memory.lost().is_some());
         memory.unmap(0, 8 * PAGE_SIZE).unwrap();
@@ -186,10 +186,10 @@ fn without_the_handler_the_process_ends() {
     assert_eq!(output.status.signal(), Some(libc::SIGBUS));
 }
 
-/// What other handlers saw.
+/// The signal that another handler received.
 static SEEN: AtomicI32 = AtomicI32::new(0);
 
-/// Installs what is there before our handler.
+/// Installs a handler before the one under test.
 fn install_before(handler: usize, flags: c_int) {
     // SAFETY: all zeros is a value of this structure.
     let mut own: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -202,7 +202,7 @@ fn install_before(handler: usize, flags: c_int) {
 extern "C" fn with_info(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     // SAFETY: the kernel's structure, for a fault.
     let address = unsafe { (*info).si_addr() };
-    // SAFETY: the page is the test's own, which is lost.
+    // SAFETY: the page is the test's own lost page.
     unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         libc::mmap(address, PAGE, libc::PROT_READ, flags, -1, 0);
@@ -221,7 +221,7 @@ fn foreign_faults_go_to_the_handler_before() {
         install_before(handler as usize, libc::SA_SIGINFO);
         assert_eq!(touch(lost_page()), 0);
         assert_eq!(SEEN.load(Relaxed), 1);
-        // One of ours is ours, and no more than that.
+        // A fault in guest memory is handled, and is not passed on.
         let (memory, file) = guest();
         file.set_len(0).unwrap();
         assert_eq!(memory.load(0), Some(0));
@@ -286,7 +286,7 @@ fn signals_are_ignored_where_they_were_and_faults_are_not() {
     assert!(killed(output.status));
 }
 
-/// Ranges come and go other threads while this one faults again and again.
+/// Other threads add and remove ranges while this one faults repeatedly.
 #[test]
 fn faults_are_found_while_the_table_changes() {
     let output = in_child("faults_are_found_while_the_table_changes", || {

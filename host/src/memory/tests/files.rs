@@ -1,4 +1,4 @@
-//! Files: each mapped once, and gone with its last region.
+//! Files: each is mapped once, and unmapped with its last region.
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -38,7 +38,7 @@ fn a_file_is_mapped_once_and_goes_with_its_last_region() {
             .unwrap();
     }
     assert_eq!(kept(name), (1, 2), "one mapping; its descriptor and ours");
-    // Another that may only be read is another file to the kernel's rights.
+    // A read-only descriptor of it needs a mapping of its own.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let readable = File::open(path).unwrap();
     memory
@@ -50,10 +50,10 @@ fn a_file_is_mapped_once_and_goes_with_its_last_region() {
 
     memory.unmap(0, 31 * PAGE_SIZE).unwrap();
     memory.unmap(1 << 30, PAGE_SIZE).unwrap();
-    assert_eq!(kept(name), (1, 2), "a region lies in it still");
+    assert_eq!(kept(name), (1, 2), "it still has a region");
     memory.unmap(31 * PAGE_SIZE, PAGE_SIZE).unwrap();
     assert_eq!(kept(name), (0, 1));
-    // And once more from the beginning.
+    // The same again.
     let shared = file.try_clone().unwrap();
     memory.map(0, PAGE_SIZE, shared, 0, true).unwrap();
     let copy = memory.clone();
@@ -115,7 +115,7 @@ fn rights_are_those_of_region_and_file() {
     memory
         .map(1 << 20, PAGE_SIZE, readable(), 0, false)
         .unwrap();
-    // Open for writing, but sealed against it.
+    // Open for writing, but sealed against writes.
     let sealed = sealable();
     fcntl_add_seals(&sealed, SealFlags::FUTURE_WRITE).unwrap();
     let shared = sealed.try_clone().unwrap();
@@ -125,7 +125,7 @@ fn rights_are_those_of_region_and_file() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_by_name() {
+fn other_kinds_of_descriptors_are_refused_by_name() {
     let mut memory = GuestMemory::new();
     let (pipe, _end) = pipe();
     let (socket, _peer) = UnixStream::pair().unwrap();
@@ -145,10 +145,10 @@ fn what_is_no_file_is_refused_by_name() {
         assert!(refused.contains(name), "{refused}");
         assert!(
             refused.contains("memfd"),
-            "it says what would do: {refused}"
+            "it names what is accepted: {refused}"
         );
     }
-    // One that can't be mapped at all.
+    // A file that can't be mapped at all.
     let path = rustix::fs::open("/proc/self/exe", OFlags::PATH, Mode::empty()).unwrap();
     let refused = memory.map(0, PAGE_SIZE, path.into(), 0, false);
     assert!(matches!(refused, Err(MapError::Mmap(..))), "{refused:?}");
@@ -183,11 +183,11 @@ fn files_on_a_disk_need_not_end_with_a_page() {
     assert!(matches!(refused, Err(MapError::FileTooShort { .. })));
 }
 
-/// A TCP socket whose peer does not read waits in `close` for as long as its owner
-/// said. The peer gets everything if that was not waited out.
+/// Closing a TCP socket with SO_LINGER blocks while its peer does not read. The peer gets
+/// everything only if the time did not run out.
 #[test]
-fn a_refused_socket_keeps_nobody_waiting() {
-    let name = "a_refused_socket_keeps_nobody_waiting";
+fn closing_a_refused_socket_does_not_block() {
+    let name = "closing_a_refused_socket_does_not_block";
     let test = || {
         #[expect(deprecated)]
         let unshared = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET);

@@ -1,4 +1,4 @@
-//! Memory of huge pages, of which the kernel must have some to give.
+//! Memory of huge pages, which the kernel must have available.
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate};
 
@@ -7,7 +7,7 @@ use super::*;
 const HUGE: u64 = 2 << 20;
 const COUNT: u64 = 2;
 
-/// Huge pages that were asked for, given back at the end.
+/// Huge pages that were reserved, and are freed at the end.
 struct Pool {
     before: u64,
     /// Held so that no other test changes their number meanwhile.
@@ -21,7 +21,7 @@ impl Pool {
         text.trim().parse().unwrap()
     }
 
-    /// Creates a pool with enough pages; None if there are none to be had.
+    /// Creates a pool with enough pages; None if the kernel has too few.
     fn new() -> Option<Self> {
         let lock = File::open(Self::KNOB).ok()?;
         lock.lock().ok()?;
@@ -53,7 +53,7 @@ impl Drop for Pool {
 fn regions_may_begin_and_end_inside_huge_pages() {
     let Some(_pool) = Pool::new() else {
         let line = "skipped regions_may_begin_and_end_inside_huge_pages: the kernel has no huge \
-                    pages to give (/proc/sys/vm/nr_hugepages)\n";
+        pages left (/proc/sys/vm/nr_hugepages)\n";
         let _ = std::io::stderr().write_all(line.as_bytes());
         return;
     };
@@ -85,10 +85,10 @@ fn regions_may_begin_and_end_inside_huge_pages() {
         assert_eq!((region.page_size, region.windows), (HUGE, false));
     }
 
-    // With the VMM's descriptor, the last thing that holds the pages.
+    // Dropping the VMM's descriptor releases the last reference to the pages.
     drop(file);
     assert_eq!(Pool::free(), free);
     memory.unmap(0, 0xa_0000).unwrap();
     memory.unmap(0xc_0000, 2 * HUGE - 0xc_0000).unwrap();
-    assert_eq!(Pool::free(), free + COUNT, "they are given back");
+    assert_eq!(Pool::free(), free + COUNT, "they are freed");
 }

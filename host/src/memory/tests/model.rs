@@ -1,8 +1,8 @@
-//! Regions against a model that looks at all of them, each time.
+//! Regions against a model that searches all of them linearly.
 
 use super::*;
 
-/// Pages that regions may lie in.
+/// The number of pages in which regions are mapped.
 const PAGES: u64 = 96;
 
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..150)
 }
 
-/// A region as the model has it: pages, where it lies, whether it may be written to.
+/// A region of the model: its pages, their place in a file, and whether they are writable.
 #[derive(Clone, Debug)]
 struct Known {
     pages: Range<u64>,
@@ -36,7 +36,7 @@ struct Known {
     writable: bool,
 }
 
-/// Creates files each of whose pages says which one it is.
+/// Creates files each of whose pages contains an identifying mark.
 fn files() -> Vec<File> {
     let files = (0..3).map(|file| {
         let memfd = memfd(12 * PAGE_SIZE);
@@ -104,7 +104,7 @@ proptest! {
         let files = files();
         let mut memory = GuestMemory::new();
         let mut model = Model::default();
-        // Elsewhere, so that there are more or fewer than are looked at one by one.
+        // Additional regions elsewhere, so that more exist than are searched one by one.
         for page in (0..FEW as u64 - 4).filter(|_| crowded).map(|index| 1000 + index) {
             memory.map_unreachable(page * PAGE_SIZE, PAGE_SIZE).unwrap();
             model.0.push(Known { pages: page..page + 1, at: None, writable: false });

@@ -1,4 +1,4 @@
-//! What becomes a region and what does not, and how regions go.
+//! Mapping regions, refusals, and unmapping.
 
 use super::*;
 
@@ -65,7 +65,7 @@ fn the_number_of_regions_is_bounded() {
     let one_more = memory.map_unreachable(PAGE_SIZE, PAGE_SIZE);
     assert!(matches!(one_more, Err(MapError::TooMany)));
     assert!(one_more.unwrap_err().to_string().contains("65535"));
-    // All of them are the one page that the file has.
+    // All of them map the file's only page.
     memory.write(0, &7u64.to_le_bytes()).unwrap();
     let last = (GuestMemory::MAX_REGIONS as u64 - 1) * 2 * PAGE_SIZE;
     assert_eq!(memory.load(last), Some(7));
@@ -87,7 +87,7 @@ fn all_devices_share_a_budget_of_regions() {
     let refused = other.map(PAGE_SIZE, PAGE_SIZE, memfd(PAGE_SIZE), 0, true);
     assert!(matches!(refused, Err(MapError::TooManyInProcess)));
     assert_eq!(other.regions().len(), 1);
-    // A refusal takes nothing, and what goes is given back.
+    // A refusal uses no budget, and unmapped regions return theirs.
     assert!(one.map_unreachable(0, PAGE_SIZE).is_err());
     drop(one);
     for page in 1..3 {
@@ -139,7 +139,7 @@ fn unmapping_takes_whole_regions_only() {
         Err(MapError::Wraps(..))
     ));
     assert!(memory.unmap(NOWHERE, 0).is_err() && memory.unmap(LOW, 0).is_err());
-    assert_eq!(memory.regions().len(), 5, "nothing went");
+    assert_eq!(memory.regions().len(), 5, "nothing was unmapped");
     let both = memory.unmap(LOW, 4 * PAGE_SIZE).unwrap();
     assert_eq!(both.len(), 1);
     assert_eq!(both[0], LOW..HIGH + 2 * PAGE_SIZE);
@@ -170,7 +170,7 @@ fn a_clone_keeps_what_it_was_made_of() {
     assert!(memory.check(LOW, 2 * PAGE_SIZE, Access::Write).is_err());
 }
 
-/// Memory of an embedder's.
+/// Memory that an embedder mapped.
 #[derive(Debug)]
 struct Own {
     map: vm_memory::MmapRegion,
@@ -214,7 +214,7 @@ fn an_embedder_may_have_mapped_memory_itself() {
     let overlaps = memory.map_range(0x11_000, without.clone(), true);
     assert!(matches!(overlaps, Err(MapError::Overlaps(..))));
 
-    // It lies in both, and behind the first page of the file.
+    // The access is in both regions, after the first page of the file.
     let sent = pattern(2000);
     memory.write(0x12_000 - 1000, &sent).unwrap();
     let mut seen = vec![0; 1000];
@@ -234,5 +234,5 @@ fn an_embedder_may_have_mapped_memory_itself() {
 
     assert_eq!(Arc::strong_count(&shared), 2);
     memory.unmap(0x10_000, 0x4000).unwrap();
-    assert_eq!(Arc::strong_count(&shared), 1, "it was given back");
+    assert_eq!(Arc::strong_count(&shared), 1, "it was dropped");
 }

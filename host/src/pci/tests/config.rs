@@ -43,7 +43,7 @@ fn capabilities_are_express_and_msix() {
     assert_eq!(
         config_u32(&function, u64::from(next) + 8),
         0x1002,
-        "pending bits behind it"
+        "pending bits after it"
     );
     assert_eq!(
         config::<4>(&function, 0x100),
@@ -173,8 +173,8 @@ fn invalid_descriptions_are_refused() {
 }
 
 proptest! {
-    /// Checks that, whatever is written where, read-only bits stay, a BAR address is a
-    /// multiple of the size, and any read agrees with reads byte by byte.
+    /// Checks that after any writes read-only bits are unchanged, a BAR address is a
+    /// multiple of the size, and any read equals reads byte by byte.
     #[test]
     fn configuration_space_survives_any_access(
         writes in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! What a guest sees of a function.
+//! A function as a guest sees it.
 
 mod config;
 mod msix;

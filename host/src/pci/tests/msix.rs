@@ -98,7 +98,7 @@ fn what_a_vmm_with_its_own_table_passes_on_holds_back() {
     hold(&mut function, COMMAND, &[2]);
     let due = function.config_write(COMMAND, &[6]);
     assert_eq!(vectors(&due), [1]);
-    // A mask that the guest wrote, and one of another vector.
+    // The mask that the guest wrote, and that of another vector.
     let _ = program(&mut function, 1, false);
     let _ = program(&mut function, 2, true);
     assert!(function.raise(1).is_some());
@@ -109,7 +109,7 @@ fn what_a_vmm_with_its_own_table_passes_on_holds_back() {
     assert_eq!(pending(&function), [2]);
     function.reset();
     let _ = function.config_write(COMMAND, &[6]);
-    assert!(function.raise(2).is_some(), "nothing is left of it");
+    assert!(function.raise(2).is_some(), "the mask is cleared");
 }
 
 #[test]
@@ -186,8 +186,8 @@ fn largest_table_fits_its_bar() {
 }
 
 proptest! {
-    /// Checks against a model that an interrupt is delivered at once if nothing holds it
-    /// back, else exactly once when the last obstacle goes.
+    /// Checks against a model that an interrupt is delivered at once if it is not masked,
+    /// otherwise exactly once when the last mask is cleared.
     #[test]
     fn no_interrupt_is_lost_or_doubled(
         steps in prop::collection::vec((0_u8..6, 0_u16..8, any::<bool>()), 0..200),

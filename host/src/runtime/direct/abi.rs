@@ -90,7 +90,7 @@ pub fn set(own: &mut [u8], offset: usize, field: &[u8]) {
 mod tests {
     use super::*;
 
-    /// What lies at 40 is the arena.
+    /// Memory from 40 on is the arena.
     fn with_heap(memory: &mut [u8], test: impl FnOnce(Heap<'_>)) {
         test(Heap::over(memory, 40..48));
     }

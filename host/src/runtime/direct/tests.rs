@@ -1,5 +1,4 @@
-//! Modules that break the canonical ABI's rules, and what that does: nothing but
-//! end the instance.
+//! Modules that violate the canonical ABI, which ends the instance and has no other effect.
 
 use wasmtime::{Module, Store};
 
@@ -9,7 +8,7 @@ use crate::runtime::bounds;
 use crate::runtime::exports::Exports;
 use crate::runtime::{HostState, Limits, Runtime};
 
-/// The functions of a module, with their types and what they do.
+/// The functions of a module, with their types and bodies.
 const FUNCTIONS: [(&str, &str, &str); 15] = [
     ("describe", "(result i32)", "unreachable"),
     (
@@ -52,16 +51,16 @@ const FUNCTIONS: [(&str, &str, &str); 15] = [
     ("inspect", "(result i32)", "i32.const 32"),
 ];
 
-/// Asks for memory behind what is used.
+/// Returns memory after the data in use.
 const REALLOC: &str = "i32.const 1024";
 
-/// Zeros at 16: a result that is good. At 32 a list: `state`. At 48 the refusal
+/// Zeros at 16: a successful result. At 32 a list: `state`. At 48 the refusal
 /// `version(7)`.
 const DATA: &str = r#"(data (i32.const 32) "\40\00\00\00\05\00\00\00")
     (data (i32.const 48) "\01\00\00\00\01\00\00\00\07\00\00\00")
     (data (i32.const 64) "state")"#;
 
-/// Returns a module that does everything right, but for a function or two.
+/// Returns a valid module with some functions' bodies replaced.
 fn module(changes: &[(&str, &str)]) -> String {
     let changed = |name: &str, body: &'static str| {
         let change = changes.iter().find(|(of, _)| *of == name);
@@ -97,7 +96,7 @@ fn module(changes: &[(&str, &str)]) -> String {
     )
 }
 
-/// Configures with nothing offered.
+/// Configures a device without offering features.
 fn configure(
     device: &mut dyn Exports,
     store: &mut Store<HostState>,
@@ -123,7 +122,7 @@ fn with(changes: &[(&str, &str)]) -> Made {
     make(&module(changes)).expect("a module with every function")
 }
 
-/// Returns the error of a module whose doorbells do this.
+/// Returns the error of a module whose `write-register` has this body.
 fn doorbell_error(body: &str) -> String {
     let (mut store, mut device) = with(&[("write-register", body)]);
     let error = device.write_register(&mut store, 0, 0, 8, 0);
@@ -192,7 +191,7 @@ fn lists_beyond_memory_or_askew_are_refused() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn invalid_arguments_are_refused() {
     let error = doorbell_error("i32.const 5 i32.const 0 i32.const 0 call $log i32.const 0");
     assert!(error.contains("level 5"), "{error}");
     let error = doorbell_error("i32.const 0 i32.const 2 call $raise i32.const 0");
@@ -211,7 +210,7 @@ fn results_beyond_memory_are_refused() {
         assert!(device.save(&mut store).is_err(), "{address}");
         assert!(device.restore(&mut store, b"").is_err(), "{address}");
     }
-    // A list of which the first byte lies inside.
+    // A list whose first byte is inside memory.
     let body = "i32.const 16 i32.const 65535 i32.store i32.const 20 i32.const 2 i32.store
         i32.const 16";
     let (mut store, mut device) = with(&[("inspect", body)]);

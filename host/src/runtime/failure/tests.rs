@@ -1,4 +1,4 @@
-//! What is said of a failure.
+//! Descriptions of failures.
 
 use wasmtime::{Engine, Linker, Module, Store};
 
@@ -49,7 +49,7 @@ fn failure_names_the_trap_and_the_function() {
         summary.contains(", in <unknown>!ring::doorbell at 0x"),
         "{summary}"
     );
-    assert_eq!(*failure.reason, *summary, "nobody called it");
+    assert_eq!(*failure.reason, *summary, "it has no caller");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::runtime::bounds;
 const ARENA: u32 = WASM_PAGE as u32;
 const GUEST: u64 = 0x10_0000;
 
-/// A linear memory with an arena behind its first 64 KiB, and 16 pages of guest
+/// A linear memory with an arena after its first 64 KiB, and 16 pages of guest
 /// memory, each of which begins with its number.
 struct Machine {
     linear: Arc<Reservation>,
@@ -51,7 +51,7 @@ impl Machine {
         self.linear.map(ARENA + offset, &pages, access, &self.guest)
     }
 
-    /// Lays one page of the guest as a window that is only read.
+    /// Lays one guest page as a read-only window.
     fn lay_read_only(&self, offset: u32, page: u64) {
         let pages = [GUEST + page * PAGE_SIZE];
         let access = WindowAccess::ReadOnly;
@@ -64,7 +64,7 @@ impl Machine {
     }
 
     fn load(&self, offset: u32) -> u8 {
-        // SAFETY: it is accessible, whatever is mapped there.
+        // SAFETY: all of the memory is accessible, whatever is mapped there.
         unsafe { self.at(offset).read_volatile() }
     }
 
@@ -73,7 +73,7 @@ impl Machine {
         unsafe { self.at(offset).write_volatile(value) }
     }
 
-    /// Returns what the guest has at the beginning of a page.
+    /// Returns the first byte of a guest page.
     fn guest(&self, page: u64) -> u8 {
         let mut byte = [0];
         pread(&self.file, &mut byte, page * PAGE_SIZE).unwrap();
@@ -163,16 +163,16 @@ fn windows_that_are_read_follow_the_guest_and_change_nothing() {
         machine.lay(4096, &[3]).unwrap();
         machine.lay_read_only(8192, 4);
         assert_eq!((machine.load(0), machine.load(8192)), (3, 5));
-        // Read before and after, and across a change of view.
+        // Reads before and after a change of view.
         pwrite(&machine.file, &[40], 2 * PAGE_SIZE).unwrap();
         assert_eq!(machine.load(0), 40);
         machine.linear.show(View::Shared, &machine.guest).unwrap();
         pwrite(&machine.file, &[41], 2 * PAGE_SIZE).unwrap();
         assert_eq!((machine.load(0), machine.load(4096)), (41, 4));
-        // What is stored shows in this window alone.
+        // A store is visible in this window only.
         machine.store(8192, 99);
         assert_eq!((machine.load(8192), machine.guest(4)), (99, 5));
-        // Taken away and given back as others are.
+        // Its memory is unmapped and mapped again like that of others.
         assert_eq!(machine.take_away(0, 16).len(), 3);
         assert_eq!((machine.load(0), machine.load(8192)), (0, 0));
         machine.share(0, 16);

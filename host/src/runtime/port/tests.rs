@@ -1,4 +1,4 @@
-//! What a port keeps for its queues.
+//! The state that a port keeps for its queues.
 
 use super::*;
 use crate::contract::{HashTypes, Offloads, TxPacket};
@@ -48,7 +48,7 @@ fn post(port: &mut PortState, queue: u16, count: u32) {
     assert_eq!(port.post(queue, &buffers, &segments), Some(count));
 }
 
-/// Receives until nobody has anything to do. Returns how many packets each queue has.
+/// Receives until no queue has work. Returns the number of packets of each queue.
 fn receive(port: &mut PortState, memory: &GuestMemory) -> Vec<usize> {
     let mut rounds = 0;
     loop {
@@ -91,14 +91,14 @@ fn packets_find_their_queue_and_wake_it() {
         post(&mut port, queue, 8);
     }
     assert_eq!(receive(&mut port, &memory), [0, 0, 0]);
-    // Without steering all go to the first.
+    // Without steering all go to the first queue.
     send(&mut port, 2, &memory, &[1, 2]);
     assert_eq!(receive(&mut port, &memory), [2, 0, 0]);
     port.steer(Some(&memory), Some(steering(&[1])), true);
     send(&mut port, 2, &memory, &[3, 4, 5]);
     assert_eq!(receive(&mut port, &memory), [2, 3, 0]);
     assert!(port.finished().eq(QueueSet::first(2)));
-    // What is told is told once.
+    // Packets are reported once.
     let done = port.take_done(1);
     assert_eq!(done.received.len(), 3);
     port.give_back_done(1, Completions::default());
@@ -122,9 +122,9 @@ fn the_device_hears_of_what_came_before_a_change_first() {
     assert_eq!(
         receive(&mut port, &memory),
         [0, 2],
-        "the third does not come late"
+        "the third is not delivered later"
     );
-    // If memory can't be written at the moment, nothing is.
+    // While memory can't be written, nothing is delivered.
     port.steer(Some(&memory), Some(steering(&[1])), true);
     send(&mut port, 0, &memory, &[4]);
     port.steer(None, None, true);
@@ -144,7 +144,7 @@ fn an_instance_that_ends_leaves_what_the_next_one_needs() {
     assert_eq!(port.queues()[0].handed_over(), Some(8));
     assert_eq!(port.steering(), Some(&steering(&[1])));
     assert_eq!(port.rate(), Some(100_000));
-    // Packets that were on their way arrive.
+    // Packets in the backlog arrive.
     post(&mut port, 1, 4);
     assert_eq!(receive(&mut port, &memory), [0, 2]);
 
@@ -172,7 +172,7 @@ fn a_queue_whose_buffers_are_taken_back_gets_nothing_that_waited() {
     assert_eq!(pending, 300 - 256);
     port.cancel_receive(1);
     post(&mut port, 1, 400);
-    // Those that had not been passed on come now.
+    // Those that had not been passed on arrive now.
     assert_eq!(receive(&mut port, &memory), [0, pending]);
     let statistics = port.statistics();
     assert_eq!(
@@ -203,7 +203,7 @@ fn the_lower_of_two_rates_holds_and_the_operators_outlives_a_reset() {
     port.limit_rate_by_operator(Some(1));
     port.reset();
     assert_eq!(shown(&port), (Some(1), (None, Some(1))));
-    // At 1 Mbit/s the first leaves, and the second waits half a millisecond at least.
+    // At 1 Mbit/s the first leaves, and the second waits at least half a millisecond.
     send(&mut port, 0, &memory, &[2, 3]);
     assert_eq!(port.queues()[0].pending(), 1);
     port.release_all(&memory);
@@ -225,7 +225,7 @@ fn what_a_rate_holds_is_there_until_it_is_lifted() {
         );
     }
     assert!(port.take_alarm() && !port.take_alarm());
-    // Work continues after a while in which there was none.
+    // Traffic continues after an idle time.
     port.wake_all();
     assert!(port.take_alarm());
     port.release(&memory);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::contract::Offloads;
 
-/// Notes what it is handed, of which every third packet takes longer.
+/// Records its packets, every third of which completes later.
 #[derive(Clone, Default)]
 struct Noting(Arc<Mutex<Vec<u32>>>);
 
@@ -33,7 +33,7 @@ impl Queue for Noting {
     }
 }
 
-/// A queue, and what it handed on.
+/// A queue, and the packets that it passed to its endpoint.
 struct Side {
     queue: QueueState,
     noted: Noting,
@@ -116,12 +116,12 @@ fn packets_wait_for_their_time_and_leave_in_order() {
     assert_eq!(statuses[0], TxStatus::Sent);
     assert_eq!(statuses[1..], [TxStatus::Pending; 3]);
     assert_eq!((side.noted(), side.queue.pending()), (vec![0], 3));
-    // None gets past those that wait, though time for it would be.
+    // A packet does not overtake waiting ones, even if the rate would allow it.
     assert_eq!(side.send(4..5, 1000), [TxStatus::Pending]);
     assert!(side.noted().is_empty());
     assert!(side.release(1000));
     assert_eq!(side.noted(), [1, 2, 3, 4]);
-    // The endpoint itself finishes the one that takes longer.
+    // The endpoint itself completes the pending one.
     assert_eq!(side.ended(), [1, 3, 4]);
     assert!(!side.queue.is_held() && !side.release(2000));
 }

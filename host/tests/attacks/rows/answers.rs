@@ -32,7 +32,7 @@ fn nowhere(case: &Case) {
         victim.is_ended(&[]);
         let hostile = case.hostile();
         let hostile = hostile.export("configure", format!("i32.const {address}"));
-        // A result of two bytes may begin at any address, and end before those.
+        // A result of two bytes is not aligned, and may end before the end of memory.
         if !(0..(16 << 16) - 1).contains(&address) {
             case.refusal(&hostile);
         }
@@ -43,7 +43,7 @@ fn nowhere(case: &Case) {
 }
 
 fn no_such_case(case: &Case) {
-    // The first byte says success or an error, the second which.
+    // The first byte is the result's case, success or error, the second the error's.
     for (bytes, words) in [
         ("\\02\\00", &[][..]),
         ("\\01\\ff", &[]),
@@ -55,7 +55,7 @@ fn no_such_case(case: &Case) {
             .export("configure", format!("i32.const {OWN}"));
         has_one_of(&case.refusal(&hostile), words);
     }
-    // Every bit of a truth is true.
+    // Any nonzero value is true.
     let hostile = case.hostile().export("write-register", "i32.const -2");
     let hostile = hostile.export("service", "i32.const 0");
     let victim = case.victim(&hostile);
@@ -78,7 +78,7 @@ fn no_such_port(case: &Case) {
         victim.poke();
         victim.is_ended(&[]);
     }
-    // To take back what was never given is no fault.
+    // Revoking what was never given is no fault.
     for call in ["cancel-receive", "cancel-transmit"] {
         let body = format!("i32.const 99 i32.const 99 call ${call} i32.const 0");
         let victim = case.victim(&case.hostile().export("write-register", body));
@@ -87,7 +87,7 @@ fn no_such_port(case: &Case) {
     }
 }
 
-/// A component whose memory is zero pages, with a list of most of them at an address.
+/// Makes a device whose memory is zero pages, and whose function returns a list of most of them.
 fn long_list(case: &Case, name: &'static str) -> Victim {
     let (pages, bytes) = (8000_u32, 480_u32 << 20);
     let hostile = case
@@ -118,7 +118,7 @@ fn long_inspection(case: &Case) {
     assert!(tree.to_string().len() < 64 << 10);
 }
 
-/// A component whose inspection is this text, repeated.
+/// Makes a device whose inspection is this text, repeated.
 fn inspection(case: &Case, text: &str, count: u32) -> Victim {
     let length = text.len() as u32;
     let hostile = case
@@ -167,8 +167,8 @@ fn deep_json(case: &Case) {
     assert!(victim.device.inspect()["device"]["error"].is_string());
 }
 
-/// A text within the limit is many times as many values: they are not made of what is no
-/// JSON either.
+/// A text within the limit can hold many values. The host must not allocate them before it knows
+/// that the text is valid JSON.
 fn many_numbers(case: &Case) {
     let victim = inspection(case, "0,0,0,0,0,0,0,0,", 60_000);
     let tree = victim.device.inspect();
@@ -180,7 +180,7 @@ fn forged_json(case: &Case) {
     let text = r#"{"a":"b\n2026-01-01 ERROR all is lost\u001b[2J\u202e"}"#;
     let victim = inspection(case, text, 1);
     let tree = victim.device.inspect();
-    // What is printed as text is escaped by whoever prints it: as JSON it is.
+    // Printed as JSON, the text is escaped.
     assert!(!tree.to_string().contains(['\n', '\u{1b}']));
     victim.runs();
 }

@@ -1,4 +1,4 @@
-//! What a component says of itself.
+//! A component's own description.
 
 use super::{Row, row};
 use crate::case::{Case, has_one_of, is_clean};
@@ -15,7 +15,7 @@ pub const ROWS: &[Row] = &[
     row("describe with odd texts", odd_texts),
 ];
 
-/// 500 MiB of zero pages; a list of that many bytes lies in them.
+/// 500 MiB of zero pages, in which a list of that many bytes fits.
 const PAGES: u32 = 8000;
 const BYTES: u32 = 480 << 20;
 
@@ -27,8 +27,8 @@ fn refused(case: &Case, pages: u32, change: impl FnOnce(&mut Described)) -> Stri
     text
 }
 
-/// A list of a device is never longer than what a device can have, and the message says
-/// what that is.
+/// Checks that a list longer than a device can have is refused, and that the message names
+/// the bound.
 fn too_long(case: &Case, change: impl FnOnce(&mut Described)) {
     let text = refused(case, PAGES, change);
     has_one_of(
@@ -108,7 +108,7 @@ fn no_function(case: &Case) {
     refused(case, 16, |d| d.max_ports = 0);
 }
 
-/// Taken, as long as what people see of them is clean; or refused.
+/// Checks that odd texts are either refused, or accepted and shown cleaned.
 fn odd_texts(case: &Case) {
     let texts: [&[u8]; 6] = [
         b"two\nlines",

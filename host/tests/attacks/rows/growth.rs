@@ -1,4 +1,4 @@
-//! Components that take what they can get.
+//! Components that use as many resources as they can get.
 
 use manatee::device::Limits;
 use manatee::endpoint::Loopback;
@@ -34,12 +34,12 @@ fn grows_memory(case: &Case) {
         .export("read-register", read);
     let limits = Limits {
         memory: 64 << 20,
-        // Filling takes what it takes on a machine that is busy.
+        // Filling takes its time on a busy machine.
         deadline: std::time::Duration::from_secs(20),
         ..case.limits()
     };
     let victim = case.try_victim(&hostile, limits, Box::new(Loopback::new()));
-    let victim = victim.expect("it behaves so far");
+    let victim = victim.expect("the component is accepted");
     victim.poke();
     victim.runs();
     assert_eq!(victim.read(0), 1024, "pages of 64 KiB");
@@ -85,7 +85,7 @@ fn changes(case: &Case) {
     assert_eq!(tree["runtime"]["checkpoint_bytes"], 1 << 20, "{tree:#}");
 }
 
-/// What is refused is not copied each time, and the device works on without.
+/// A state that is refused is not copied each time, and the device continues without.
 fn changes_too_much(case: &Case) {
     let victim = saves(case, (1 << 20) + 1);
     for _ in 0..2000 {
@@ -95,7 +95,7 @@ fn changes_too_much(case: &Case) {
     assert!(tree["runtime"]["checkpoint_bytes"].is_null(), "{tree:#}");
 }
 
-/// A million entries are named, and the call ends badly: one name is kept.
+/// A million WQEs are announced in a call that fails: only one id is kept.
 fn attempts(case: &Case) {
     let body = "(local $round i32)
         call $changed
@@ -119,7 +119,7 @@ fn attempts(case: &Case) {
     assert!(tree["runtime"]["failures"].as_u64() > Some(0), "{tree:#}");
 }
 
-/// A queue takes what it has room for, and says so.
+/// A queue accepts as many buffers as it has room for, and returns their number.
 fn posts(case: &Case) {
     let (buffer, segment) = (OWN, OWN + 32);
     let body = format!(
@@ -144,7 +144,7 @@ fn posts(case: &Case) {
     assert_eq!(victim.read(0), 4096);
     let tree = victim.device.inspect();
     assert_eq!(tree["ports"]["0"]["posted_buffers"], 4096, "{tree:#}");
-    // In one call, until it is ended.
+    // All in one call, until the call is ended.
     let body = format!(
         "{} i32.const 0",
         for_ever(&format!(
@@ -167,7 +167,7 @@ fn posts(case: &Case) {
     assert_eq!(tree["ports"]["0"]["posted_buffers"], 0, "{tree:#}");
 }
 
-/// Descriptors, mappings and threads are what they were.
+/// The numbers of descriptors, mappings and threads do not grow.
 fn resets(case: &Case) {
     let victim = case.victim(&case.hostile().export("write-register", "unreachable"));
     let count = |path| std::fs::read_dir(path).expect("it can be read").count();

@@ -1,4 +1,4 @@
-//! Lists that a component hands to the host.
+//! Lists that a component passes to the host.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub const ROWS: &[Row] = &[
     row("lists that are misaligned", misaligned),
     row("answers that are to go nowhere", answers_nowhere),
     row("lists that lie over their own answers", over_answers),
-    // The component's own 64 MiB, and what may come of them.
+    // The component's own 64 MiB, and the host's copies.
     large("transmit of millions of packets", 112, millions_of_packets),
     large(
         "transmit of millions of segments",
@@ -30,7 +30,7 @@ pub const ROWS: &[Row] = &[
     row("every list of 4 GiB", four_gibibytes),
 ];
 
-/// Calls of the imports that take lists; `LIST` stands for address and count.
+/// Calls of the imports with list parameters; `LIST` stands for address and count.
 const IMPORTS: [(&str, u32, &str); 8] = [
     ("write", 1, "i64.const 0 LIST i32.const 1280 call $write"),
     ("log", 1, "i32.const 2 LIST call $log"),
@@ -62,7 +62,7 @@ const IMPORTS: [(&str, u32, &str); 8] = [
     ),
 ];
 
-/// Bytes of a page of linear memory, of which a component has 16 by default.
+/// The end of linear memory: a component has 16 pages by default.
 const END: u32 = 16 << 16;
 
 fn with_list(call: &str, address: u32, count: u32) -> String {
@@ -70,7 +70,7 @@ fn with_list(call: &str, address: u32, count: u32) -> String {
     format!("{} i32.const 0", call.replace("LIST", &list))
 }
 
-/// Each of the calls ends the instance.
+/// Checks that each of the calls ends the instance.
 fn all_end(case: &Case, lists: impl Fn(u32) -> Vec<(u32, u32)>) {
     for (import, align, call) in IMPORTS {
         for (address, count) in lists(align) {
@@ -156,9 +156,9 @@ fn answers_nowhere(case: &Case) {
     }
 }
 
-/// The host reads its parameters before it writes an answer over them.
+/// The host reads parameters before it writes the answer over them.
 fn over_answers(case: &Case) {
-    // A packet of one segment of 64 bytes at address 0x1000, answered in its place.
+    // A packet of one segment of 64 bytes at address 0x1000, whose answer overwrites it.
     let body = format!(
         "i32.const {OWN} i32.const 5 i32.store
          i32.const {} i32.const 1 i32.store
@@ -179,7 +179,7 @@ fn over_answers(case: &Case) {
     assert_eq!(tree["ports"]["0"]["endpoint"], "loopback", "{tree:#}");
 }
 
-/// Fills 60 MiB from 1 MiB on with copies of the 16 bytes that are there.
+/// Returns code that fills 60 MiB from 1 MiB on with copies of the first 16 bytes there.
 fn copies() -> String {
     let (begin, end) = (1_u32 << 20, 61_u32 << 20);
     let (mut text, mut length) = (String::new(), 16);
@@ -194,7 +194,7 @@ fn copies() -> String {
     text
 }
 
-/// Fills memory with records of these words, and makes a call with them.
+/// Fills memory with records of these words, and calls the host with them.
 fn millions(case: &Case, words: [u32; 4], call: &str) {
     let mut body = String::new();
     for (index, word) in words.iter().enumerate() {
@@ -208,16 +208,16 @@ fn millions(case: &Case, words: [u32; 4], call: &str) {
     is_bounded(case, &hostile);
 }
 
-/// The instance is ended by name, or had an answer that its contract has for this. What
-/// was allocated for it is the row's own bound.
+/// Checks that the instance was ended with a message that names the bound, or got an error that
+/// the contract has for this. The row's own bound covers the host's allocations.
 fn is_bounded(case: &Case, hostile: &Hostile) {
     let limits = Limits {
-        // Filling memory takes what it takes on a machine that is busy.
+        // Filling memory takes its time on a busy machine.
         deadline: Duration::from_secs(60),
         ..case.limits()
     };
     let victim = case.try_victim(hostile, limits, Box::new(Loopback::new()));
-    let victim = victim.expect("it behaves so far");
+    let victim = victim.expect("the component is accepted");
     victim.poke();
     if victim.device.failure().is_none() {
         return victim.runs();
@@ -233,7 +233,7 @@ fn is_bounded(case: &Case, hostile: &Hostile) {
     let text = victim.is_ended(&words);
     assert!(
         text.contains(|c: char| c.is_ascii_digit()),
-        "the message has no bound: {text}"
+        "the message names no bound: {text}"
     );
 }
 
@@ -259,7 +259,7 @@ fn millions_of_buffers(case: &Case) {
     millions(case, [1, 1, 1, 1], &call);
 }
 
-/// Every one of these is more than a device can have.
+/// Checks a call whose list is longer than a device can have.
 fn many(case: &Case, call: &str) {
     let body = format!("{call} i32.const 0");
     let hostile = case.hostile().memory(1024).export("write-register", body);
@@ -279,7 +279,7 @@ fn millions_of_vectors(case: &Case) {
     many(case, &call);
 }
 
-/// The contract has an answer for this one, so that the instance continues.
+/// The contract has an error for this one, so the instance continues.
 fn long_write(case: &Case) {
     let body = format!(
         "i64.const 0 i32.const 65536 i32.const {} i32.const {ANSWER} call $write
@@ -294,7 +294,7 @@ fn long_write(case: &Case) {
             .export("read-register", read),
     );
     victim.poke();
-    // An error: too long.
+    // The error `too long`.
     assert_eq!(victim.read(0) & 0xffff, 0x0101);
     victim.runs();
 }
@@ -329,7 +329,7 @@ fn long_read(case: &Case) {
                 .export("read-register", &read[..]),
         );
         victim.poke();
-        // An error, and behind it, 4 bytes on, which.
+        // The case `error`, and 4 bytes later the error.
         assert_eq!(victim.read(0) & 0xff, 1);
         victim.runs();
     }

@@ -1,4 +1,4 @@
-//! What happens before a component is a device.
+//! Attacks while a component is loaded, before it is a device.
 
 use manatee::component::Component;
 
@@ -14,8 +14,8 @@ pub const ROWS: &[Row] = &[
     row("memory larger than the limit", large_memory),
     row("bytes changed anywhere", changed_bytes),
     row("truncated anywhere", truncated),
-    // The library compiles where it is called; the command does so in a child, which has
-    // limits of its own.
+    // The library compiles in the caller's process; the command does so in a child with limits
+    // of its own.
     large("a hundred thousand functions", 1536, many_functions),
 ];
 
@@ -33,7 +33,7 @@ fn start_traps(case: &Case) {
     is_refused(&case.refusal(&hostile), &["unreachable"]);
 }
 
-/// Refused, or an instance that did nothing by it: there is no device yet.
+/// The component is refused, or its calls had no effect: there is no device yet.
 fn start_imports(case: &Case) {
     let calls = [
         "i32.const 0 i32.const 0 call $raise".to_owned(),
@@ -62,14 +62,14 @@ fn start_imports(case: &Case) {
     }
 }
 
-/// The limit of an instance holds before it has begun.
+/// An instance's limits apply to its start function too.
 fn start_grows(case: &Case) {
     let hostile = case.hostile().fields(
         "(func $begin (loop $more i32.const 16384 memory.grow i32.const -1 i32.ne br_if $more)
            i32.const 0x200 memory.grow drop)
          (start $begin)",
     );
-    let component = hostile.load().expect("it is no more than greedy");
+    let component = hostile.load().expect("the component loads");
     component.describe().expect("it describes itself");
 }
 
@@ -78,10 +78,10 @@ fn large_memory(case: &Case) {
     is_refused(&case.refusal(&hostile), &["memory"]);
 }
 
-/// One line that says why.
+/// Checks that the refusal is one bounded line with one of these words.
 fn is_refused(error: &str, words: &[&str]) {
     has_one_of(error, words);
-    // A trap has a backtrace behind it; the first line is what is logged.
+    // A backtrace follows a trap; only the first line is logged.
     is_clean(error.lines().next().unwrap_or_default());
     assert!(error.len() < 16 << 10, "a message of {} bytes", error.len());
 }
@@ -106,7 +106,9 @@ fn truncated(case: &Case) {
     let good = case.hostile().bytes();
     for length in (0..good.len()).step_by(17) {
         let error = Component::from_bytes(&good[..length], "truncated.wasm");
-        let error = error.expect_err("a part is no component").to_string();
+        let error = error
+            .expect_err("a truncated component is refused")
+            .to_string();
         is_refused(&error, &["truncated.wasm"]);
     }
 }
@@ -119,7 +121,7 @@ fn many_functions(case: &Case) {
     }
 }
 
-/// Numbers that are the same in every run.
+/// A pseudo-random sequence, the same in every run.
 struct Random(u64);
 
 impl Random {

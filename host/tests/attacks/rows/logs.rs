@@ -15,7 +15,7 @@ pub const ROWS: &[Row] = &[
     row("refuses a state in a million words", long_objection),
 ];
 
-/// Of a component's doing, all in all.
+/// The limit of everything that a component causes to be logged.
 const MOST_BYTES: usize = 96 << 10;
 
 fn is_bounded(lines: &Lines) {
@@ -23,7 +23,7 @@ fn is_bounded(lines: &Lines) {
     assert!(text.len() < MOST_BYTES, "{} bytes were logged", text.len());
     for line in text.lines() {
         is_clean(line);
-        // Each begins with the time, so that none is forged.
+        // Each line begins with the time, so none is forged.
         assert!(line.starts_with("20"), "{line:?}");
     }
 }

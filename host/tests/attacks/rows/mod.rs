@@ -19,19 +19,19 @@ use crate::case::Case;
 /// An attack.
 #[derive(Clone, Copy)]
 pub struct Row {
-    /// What is done.
+    /// What the attack does.
     pub name: &'static str,
     /// The most that the process may grow by, in MiB.
     pub megabytes: u64,
-    /// Does it, and checks what came of it.
+    /// Carries the attack out, and checks the result.
     pub run: fn(&Case),
 }
 
-/// Set for the rows that take minutes, too.
+/// The environment variable that also selects the rows that take minutes.
 const LONG: &str = "MANATEE_LONG";
 
-/// What a row may take that does not say otherwise: the compiler, an instance, and
-/// what the test itself reads.
+/// The default bound of a row, in MiB: the compiler, an instance, and the
+/// test's own reads.
 const MEGABYTES: u64 = 48;
 
 const fn row(name: &'static str, run: fn(&Case)) -> Row {

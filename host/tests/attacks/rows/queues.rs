@@ -28,20 +28,20 @@ pub const ROWS: &[Row] = &[
     row("settings that outlive an instance", settings_stay),
 ];
 
-/// Steering, the hash, rates and statistics, as bits of `features`.
+/// The bits of `features` for steering, the hash, rates and statistics.
 const FEATURES: u8 = 0b11110;
 
 /// Bytes of a key.
 const KEY: u32 = 40;
-/// Where tables lie, behind the key.
+/// The address of tables, after the key.
 const TABLE: u32 = OWN + 1024;
 
-/// A component that agreed on everything that is about queues.
+/// Returns a component that negotiated all features of queues.
 fn agreed(case: &Case) -> Hostile {
     case.hostile().agrees(FEATURES)
 }
 
-/// A call of `steer` with a key and a table of these lengths.
+/// Returns a call of `steer` with a key and a table of these lengths.
 fn steer(port: u32, key: u32, table: u32, default: u32) -> String {
     format!(
         "i32.const {port} i32.const 63 i32.const {OWN} i32.const {key} i32.const {TABLE}
@@ -49,8 +49,8 @@ fn steer(port: u32, key: u32, table: u32, default: u32) -> String {
     )
 }
 
-/// A device of two queues whose component does this when it is poked, and may take its time:
-/// what it takes on a machine that is busy.
+/// Makes a device of two queues whose component does this at each `write-register`, with a
+/// deadline for busy machines.
 fn poked(case: &Case, hostile: &Hostile, body: &str) -> Victim {
     let limits = Limits {
         deadline: Duration::from_secs(60),
@@ -66,7 +66,7 @@ fn poked_within(case: &Case, hostile: &Hostile, body: &str, limits: Limits) -> V
     );
     let endpoint = Box::new(Loopback::with_queues(2));
     let victim = case.try_victim(&hostile, limits, endpoint);
-    let victim = victim.expect("it behaves so far");
+    let victim = victim.expect("the component is accepted");
     victim.poke();
     victim
 }
@@ -75,7 +75,7 @@ fn beyond_the_port(case: &Case) {
     let nothing = "i32.const 16384 i32.const 0 i32.const 16384 i32.const 0";
     let transmit = format!("{nothing} i32.const {ANSWER} call $transmit");
     let post = format!("{nothing} call $post-receive drop");
-    // To take back what was never given is no fault.
+    // Revoking what was never given is no fault.
     let calls = [
         (&*transmit, true),
         (&post, true),
@@ -93,7 +93,7 @@ fn beyond_the_port(case: &Case) {
                 let body = format!("i32.const 0 i32.const {queue} {call} i32.const 0");
                 let hostile = case.hostile().export("write-register", body);
                 let victim = case.try_victim(&hostile, case.limits(), endpoint());
-                let victim = victim.expect("it behaves so far");
+                let victim = victim.expect("the component is accepted");
                 victim.poke();
                 if ends {
                     victim.is_ended(&["does not exist"]);
@@ -101,12 +101,12 @@ fn beyond_the_port(case: &Case) {
                     victim.runs();
                 }
             }
-            // The last one is there.
+            // The last queue exists.
             let last = count - 1;
             let body = format!("i32.const 0 i32.const {last} {call} i32.const 0");
             let hostile = case.hostile().export("write-register", body);
             let victim = case.try_victim(&hostile, case.limits(), endpoint());
-            let victim = victim.expect("it behaves so far");
+            let victim = victim.expect("the component is accepted");
             victim.poke();
             victim.runs();
         }
@@ -169,7 +169,7 @@ fn missing_queues(case: &Case) {
             agreed(case).fields(format!("(data (i32.const {}) \"\\{queue}\")", TABLE + 30));
         let victim = poked(case, &hostile, &steer(0, KEY, 16, 0));
         victim.is_ended(&["does not exist"]);
-        // What is not part of the table is no queue.
+        // A number after the table's end is not checked.
         poked(case, &hostile, &steer(0, KEY, 8, 0)).runs();
     }
     for default in [2, 64, 0x1_0000, u32::MAX] {
@@ -194,7 +194,7 @@ fn missing_ports(case: &Case) {
     }
 }
 
-/// Steers in another way each time, which costs more than any other call here.
+/// Changes the steering each time, the most expensive call here.
 fn steering_in_a_loop(case: &Case) {
     if !case.version.has_arenas {
         return;
@@ -209,7 +209,7 @@ fn steering_in_a_loop(case: &Case) {
     poked(case, &agreed(case), &rounds(100, &turn)).runs();
 }
 
-/// 64 packets that no hash is made of, at one place in guest memory.
+/// Returns 64 packets without a hash, all at the same address in guest memory.
 fn packets() -> String {
     let mut text = String::new();
     for packet in 0..64 {
@@ -223,7 +223,7 @@ fn packets() -> String {
     text
 }
 
-/// Sends them, many times.
+/// Returns calls that send them many times.
 fn flood(queue: u32) -> String {
     let call = format!(
         "i32.const 0 i32.const {queue} i32.const {} i32.const 64 i32.const {} i32.const 64
@@ -238,7 +238,7 @@ fn queue(victim: &Victim, index: usize) -> Value {
     victim.device.inspect()["ports"]["0"]["queues"][index].clone()
 }
 
-/// All packets go to a queue that has no buffers: what is held is bounded.
+/// All packets go to a queue without buffers: the host's backlog is bounded.
 fn flood_on_the_only_queue(case: &Case) {
     if !case.version.has_arenas {
         return;
@@ -254,13 +254,13 @@ fn flood_on_the_only_queue(case: &Case) {
     assert_eq!(sender["pending_transmits"], 1024, "{sender:#}");
     let dropped = sender["counters"]["transmit"]["dropped_busy"].as_u64();
     assert!(dropped > Some(100_000), "{sender:#}");
-    // A reset gives all of it up.
+    // A reset discards all of it.
     victim.device.reset();
     let sender = queue(&victim, 0);
     assert_eq!(sender["pending_transmits"], 0, "{sender:#}");
 }
 
-/// Packets go to two queues, of which one has no buffers: it stops nothing.
+/// Packets go to two queues, one of which has no buffers: it does not delay the other.
 fn flood_on_one_of_two(case: &Case) {
     if !case.version.has_arenas {
         return;
@@ -320,8 +320,8 @@ fn statistics_nowhere(case: &Case) {
     poked(case, &agreed(case), &call).runs();
 }
 
-/// What a component has set is the host's to keep: no instance that follows can be without
-/// it, unless it did not agree on that.
+/// The host keeps a component's settings: they apply to every later instance that
+/// negotiated the feature.
 fn settings_stay(case: &Case) {
     if !case.version.has_arenas {
         return;
@@ -344,16 +344,19 @@ fn settings_stay(case: &Case) {
     victim.device.reset();
     assert_eq!(settings(&victim), ((Value::Null, Value::Null), Value::Null));
 
-    // One that agreed on it has it, and one that did not has not.
+    // An instance that negotiated the feature has the setting, another has not.
     for (hostile, has) in [(&hostile, true), (&case.hostile(), false)] {
         let endpoint = Box::new(Loopback::with_queues(2));
         let victim = case.try_victim(hostile, case.limits(), endpoint);
-        let victim = victim.expect("it behaves so far");
-        victim.device.restore(&state).expect("the state is taken");
+        let victim = victim.expect("the component is accepted");
+        victim
+            .device
+            .restore(&state)
+            .expect("the state is accepted");
         assert_eq!(settings(&victim) == expected, has);
         victim.runs();
     }
-    // A port of fewer queues can't have it.
+    // A port with fewer queues can't apply it.
     let victim = case.victim(&hostile);
     assert!(victim.device.restore(&state).is_err());
 }

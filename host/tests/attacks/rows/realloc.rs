@@ -1,4 +1,4 @@
-//! Components that give the host no proper memory for what it returns.
+//! Components whose `cabi_realloc` misbehaves.
 
 use super::{Row, row};
 use crate::case::Case;
@@ -13,12 +13,13 @@ pub const ROWS: &[Row] = &[
     row("memory for answers that holds the description", over_code),
 ];
 
-/// Has a list of 64 bytes put where `cabi_realloc` says.
+/// Returns a call whose result of 64 bytes goes to the address that `cabi_realloc` returns.
 fn read() -> String {
     format!("i64.const 0 i32.const 64 i32.const {ANSWER} call $read i32.const 0")
 }
 
-/// Ports are put into memory too, so that the function behaves until then.
+/// Returns a body that misbehaves only once armed: `configure` allocates its ports with
+/// `cabi_realloc` too.
 fn later(body: &str) -> String {
     format!("global.get $armed if (result i32) {body} else i32.const 65536 end")
 }
@@ -60,7 +61,7 @@ fn imports(case: &Case) {
     }
 }
 
-/// Memory that moves, or whose size changes, under what the host is about to write.
+/// Memory that moves, or whose size changes, before the host writes to it.
 fn grows(case: &Case) {
     let fresh = "i32.const 1 memory.grow i32.const 16 i32.shl";
     let victim = reads_with(case, fresh);
@@ -78,7 +79,7 @@ fn recursion(case: &Case) {
     reads_with(case, body).is_ended(&["stack"]);
 }
 
-/// What the host says of itself was read before; what lies there now is not believed.
+/// The host read the component's description before; it must not trust what is there now.
 fn over_code(case: &Case) {
     let victim = reads_with(case, "i32.const 2048");
     victim.runs();

@@ -1,4 +1,4 @@
-//! What only shows after a long time. These rows are part of `just test-long`.
+//! Leaks that show only after a long time. These rows are part of `just test-long`.
 
 use manatee::component::Component;
 use manatee::device::{CrashPolicy, SwapOptions};
@@ -11,7 +11,7 @@ pub const ROWS: &[Row] = &[
     large("a thousand crashes", 64, crashes),
 ];
 
-/// Descriptors, mappings, threads, and memory in KiB.
+/// Numbers of descriptors, mappings and threads, and memory in KiB.
 #[derive(Debug)]
 struct Usage {
     descriptors: usize,
@@ -32,7 +32,7 @@ impl Usage {
         }
     }
 
-    /// Checks that nothing has grown but by what comes and goes.
+    /// Checks that nothing has grown, except for short-lived resources.
     fn has_not_grown(&self) {
         let now = Self::now();
         let held = now.descriptors <= self.descriptors
@@ -43,7 +43,7 @@ impl Usage {
     }
 }
 
-/// A component that saves nothing, and so takes over from any other.
+/// Loads a component that saves nothing, and so can take over from any other.
 fn twin(case: &Case) -> Component {
     case.hostile().load().expect("it loads")
 }
@@ -56,7 +56,7 @@ fn swaps(case: &Case) {
     };
     let swap = |round: usize| {
         let swapped = victim.device.swap(&successors[round % 2], options());
-        swapped.expect("a swap between equals");
+        swapped.expect("the components can replace each other");
     };
     (0..200).for_each(swap);
     let before = Usage::now();
@@ -72,7 +72,7 @@ fn crashes(case: &Case) {
         .fields("(global $round (mut i32) (i32.const 0))")
         .export(
             "write-register",
-            // Others succeed, so that the device is not given up.
+            // Other calls succeed, so that the device is not taken down.
             "call $changed local.get 3 i64.eqz if unreachable end i32.const 0",
         );
     let victim = case.victim(&hostile);

@@ -1,4 +1,4 @@
-//! Saved states of the shipped device, changed and sealed again.
+//! Saved states of the shipped device, changed, with a new checksum.
 
 use manatee::component::Component;
 use manatee::device::Limits;
@@ -26,7 +26,7 @@ pub const ROWS: &[Row] = &[
     ),
 ];
 
-/// Bytes of a state that are changed in a run.
+/// The number of changed states that a run tries.
 const ROUNDS: usize = 150;
 
 fn victim(component: &Component, case: &Case) -> Victim {
@@ -84,7 +84,7 @@ impl Random {
     }
 }
 
-/// Uses a device whose state is odd: nothing that it does is anybody's but its own.
+/// Uses a device with an odd state: it may harm only itself.
 fn use_it(victim: &Victim) {
     for offset in [0x1000_u64, 0x1400, 0x1800, 0x1ff8] {
         for (round, id) in [1_u64, 2, 3, 4, 5, 9].into_iter().enumerate() {
@@ -96,7 +96,7 @@ fn use_it(victim: &Victim) {
     let _ = victim.device.save();
 }
 
-/// After a reset a behaving driver finds a working device.
+/// Checks that the device works for a well-behaved driver after a reset.
 fn works(victim: &Victim) {
     victim.device.reset();
     victim.be_master();
@@ -114,7 +114,7 @@ fn works(victim: &Victim) {
 
 fn tried(component: &Component, case: &Case, state: &[u8], memory: &Victim) {
     let mut victim = victim(component, case);
-    // The rings are where they were, and what they held.
+    // The rings keep their addresses and their content.
     victim.memory = memory.memory.try_clone().expect("a descriptor");
     let file = memory.memory.try_clone().expect("a descriptor");
     let size = crate::case::MEMORY;
@@ -161,7 +161,7 @@ fn device_states(case: &Case) {
         random.change(&mut state);
         tried(&component, case, &state, &memory);
     }
-    // Well-formed, and absurd.
+    // Well-formed, but absurd.
     let outer: Outer = minicbor::decode(&good).expect("it is a device's state");
     let absurd = [
         Outer {
@@ -195,7 +195,7 @@ fn device_states(case: &Case) {
     }
 }
 
-/// A device's state around that of its component.
+/// A device's state, which contains that of its component.
 #[derive(Clone, Encode, Decode)]
 #[cbor(map)]
 struct Outer {
@@ -217,5 +217,5 @@ struct Outer {
 }
 
 fn encoded(outer: &Outer) -> Vec<u8> {
-    minicbor::to_vec(outer).expect("a vector takes all")
+    minicbor::to_vec(outer).expect("a vector has room")
 }

@@ -1,4 +1,4 @@
-//! Components that take their time, or others'.
+//! Components that take too long, or keep others from running.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +58,7 @@ fn recursion(case: &Case) {
     let victim = case.victim(&hostile);
     victim.poke();
     victim.is_ended(&["stack"]);
-    // From deep down, the host has stack of its own.
+    // Deep in the recursion, the host still has a stack of its own.
     let hostile = case
         .hostile()
         .fields(format!(
@@ -93,7 +93,7 @@ fn import_storm(case: &Case) {
     ];
     for call in calls {
         let body = format!("{} i32.const 0", for_ever(&call));
-        // 1 MiB that is read has to find room.
+        // A read of 1 MiB needs room.
         let hostile = case.hostile().memory(64).export("write-register", body);
         let hostile = hostile.realloc("i32.const 0x200000");
         let victim = case.victim(&hostile);
@@ -102,7 +102,7 @@ fn import_storm(case: &Case) {
     }
 }
 
-/// Runs something on the device over and over while somebody else wants it too.
+/// Runs a device that never runs out of work, and checks that another thread gets its turns.
 fn serves_others(case: &Case, service: &str, deadline: Duration) {
     let hostile = case
         .hostile()
@@ -121,7 +121,7 @@ fn serves_others(case: &Case, service: &str, deadline: Duration) {
         ..case.limits()
     };
     let victim = case.try_victim(&hostile, limits, Box::new(Null::new()));
-    let victim = victim.expect("it behaves so far");
+    let victim = victim.expect("the component is accepted");
     victim.poke();
     // A second thread looks at configuration space, as a VMM does.
     let done = Arc::new(AtomicBool::new(false));
@@ -145,7 +145,7 @@ fn serves_others(case: &Case, service: &str, deadline: Duration) {
         thread::yield_now();
     }
     reader.join().expect("the reader read");
-    // Neither is it forgotten.
+    // Its own work continues too.
     let before = victim.read(0);
     while before != u64::MAX && victim.read(0) == before {
         assert!(
@@ -154,7 +154,7 @@ fn serves_others(case: &Case, service: &str, deadline: Duration) {
         );
         thread::yield_now();
     }
-    // And it ends when it is told to.
+    // Dropping the device ends its thread.
     victim.device.reset();
     drop(victim);
 }
@@ -164,12 +164,12 @@ fn always_more(case: &Case) {
 }
 
 fn slow_and_more(case: &Case) {
-    // About half of the deadline each, as `spin_for` finds out.
+    // Each takes about half of the deadline, as `spin_for` measures.
     let spin = spin_for(case, Duration::from_millis(100));
     serves_others(case, &spin, Duration::from_millis(200));
 }
 
-/// Returns a loop that takes about so long on this machine.
+/// Returns a loop that takes about this long on this machine.
 fn spin_for(case: &Case, time: Duration) -> String {
     const TRIED: u32 = 4_000_000;
     let hostile = case.hostile().export(
@@ -183,7 +183,7 @@ fn spin_for(case: &Case, time: Duration) -> String {
     let victim = case.try_victim(&hostile, limits, Box::new(Null::new()));
     let victim = victim.expect("it behaves");
     victim.poke();
-    // The shortest of some: what was slow for others' sake would spin too little.
+    // The shortest of several: a preempted measurement would make the loop too short.
     let once = || {
         let begun = Instant::now();
         victim.poke();
@@ -194,8 +194,8 @@ fn spin_for(case: &Case, time: Duration) -> String {
     rounds((count as u32).max(1), "")
 }
 
-/// A read of 64 bytes is eight calls; they have one deadline. Half of it each is four
-/// deadlines in all, so that it is ended however uneven this machine is.
+/// A read of 64 bytes is eight calls with one deadline. At half a deadline each they take
+/// four in all, so the read is ended however uneven this machine is.
 fn slow_wide_read(case: &Case) {
     let deadline = Duration::from_millis(1000);
     let spin = spin_for(case, deadline / 2);
@@ -208,14 +208,14 @@ fn slow_wide_read(case: &Case) {
         ..case.limits()
     };
     let victim = case.try_victim(&hostile, limits, Box::new(Null::new()));
-    let victim = victim.expect("it behaves so far");
+    let victim = victim.expect("the component is accepted");
     let mut data = [0; 64];
     victim.device.bar_read(0, 0, &mut data);
     victim.is_ended(&["interrupt", "deadline", "time"]);
     assert_eq!(data[56..], [0xff; 8]);
 }
 
-/// Time in imports is the call's own: a hundred long reads after a long stay.
+/// Time in imports counts towards the call's deadline: a hundred long reads after a long loop.
 fn slow_imports(case: &Case) {
     let read = format!("i64.const 0 i32.const 0x100000 i32.const {ANSWER} call $read");
     let body = format!(

@@ -1,4 +1,4 @@
-//! Packets, buffers and vectors that are not what they should be.
+//! Malformed packets, buffers and vectors.
 
 use manatee::endpoint::{Loopback, Null};
 
@@ -17,9 +17,9 @@ pub const ROWS: &[Row] = &[
     row("traffic without bus mastering", no_master),
 ];
 
-/// A packet: id, segments, offset of layer 4, segment size, tag, offloads.
+/// A packet's id, number of segments, layer-4 offset, segment size, tag and offloads.
 type Packet = (u32, u16, u16, u16, u16, u8);
-/// Address and length.
+/// A segment's address and length.
 type Segment = (u64, u32);
 
 fn bytes(data: impl IntoIterator<Item = u8>) -> String {
@@ -28,7 +28,7 @@ fn bytes(data: impl IntoIterator<Item = u8>) -> String {
         .collect()
 }
 
-/// Data of packets at [`OWN`] and of segments 8 KiB behind.
+/// Returns data segments with packets at [`OWN`] and their segments 8 KiB after it.
 fn data(packets: &[Packet], segments: &[Segment]) -> String {
     let packets = packets.iter().flat_map(|packet| {
         let (id, segments, l4, size, tag, offloads) = *packet;
@@ -61,7 +61,7 @@ fn transmits(case: &Case, packets: &[Packet], segments: &[Segment], null: bool) 
         OWN + 8192,
         segments.len()
     );
-    // Address and length of the statuses.
+    // The address and length of the statuses.
     let read = format!("i32.const {ANSWER} i64.load");
     let hostile = case
         .hostile()
@@ -74,7 +74,7 @@ fn transmits(case: &Case, packets: &[Packet], segments: &[Segment], null: bool) 
         Box::new(Loopback::new())
     };
     let victim = case.try_victim(&hostile, case.limits(), endpoint);
-    let victim = victim.expect("it behaves so far");
+    let victim = victim.expect("the component is accepted");
     victim.poke();
     victim
 }
@@ -139,7 +139,7 @@ fn odd_offloads(case: &Case) {
     }
 }
 
-/// Far more than any packet has, all of it guest memory.
+/// Packets far longer than any valid one, all of it in guest memory.
 fn longest(case: &Case) {
     let segments = [(0, MEMORY as u32); 500];
     for null in [false, true] {
@@ -168,12 +168,12 @@ fn vectors(case: &Case) {
                 format!("i32.const {OWN} i32.const {count} call $raise i32.const 0"),
             )
     };
-    // Ignored, as the contract says.
+    // They are ignored, as the contract says.
     let victim = case.victim(&hostile("\\ff\\ff\\41\\00\\00\\80", 3));
     victim.poke();
     victim.runs();
     assert_eq!(victim.device.inspect()["runtime"]["interrupts_raised"], 0);
-    // Each at most once is as many as there are.
+    // A list longer than the table names a vector twice.
     let victim = case.victim(&hostile("", 66));
     victim.poke();
     victim.is_ended(&["65"]);
@@ -221,7 +221,7 @@ fn buffers_nowhere(case: &Case) {
             .export("read-register", "global.get $count");
         let victim = case.victim(&hostile);
         victim.poke();
-        // The buffer is given back with a fault, or with what had room.
+        // The buffer is returned with a fault, or with as much as fitted.
         assert_eq!(victim.read(0), 1);
         victim.runs();
     }
@@ -253,7 +253,7 @@ fn no_master(case: &Case) {
     let victim = case.victim(&hostile);
     victim.device.config_write(4, &2_u16.to_le_bytes());
     victim.poke();
-    // An error: unmapped.
+    // The error `unmapped`.
     assert_eq!(victim.read(0), 1);
     assert_eq!(victim.guest(64, 8), [0; 8]);
     assert_eq!(victim.vectors.count(), 0);

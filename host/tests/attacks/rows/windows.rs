@@ -1,4 +1,4 @@
-//! Windows of guest memory, and lists that lie in them.
+//! Windows of guest memory, and lists in them.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -30,13 +30,13 @@ pub const ROWS: &[Row] = &[
     row("a window of no known access", no_such_access),
 ];
 
-/// Where windows are laid, within 1 MiB.
+/// The offset at which windows are laid, within 1 MiB.
 const WINDOW: u32 = ARENA;
-/// The guest page that is shown there.
+/// The guest page that is mapped there.
 const PAGE: u64 = 0x3000;
 
-/// A component that lays a window at the first write, and does this at later ones. What
-/// `map-window` answered can be read at offset 0.
+/// Returns a component that lays a window at the first `write-register`, and runs `body` at later
+/// ones. The result of `map-window` can be read at offset 0.
 fn with_window(case: &Case, body: &str) -> Hostile {
     let map = format!("i32.const {ANSWER} call $map-window");
     mapped_by(case, &map, body)
@@ -63,18 +63,18 @@ fn mapped_by(case: &Case, map: &str, body: &str) -> Hostile {
         .export("read-register", format!("i32.const {ANSWER} i64.load16_u"))
 }
 
-/// As [`with_window`], of this access. For versions of the contract that have some.
+/// As [`with_window`], with this access, for versions of the contract that have access modes.
 fn with_access(case: &Case, access: u32, body: &str) -> Hostile {
     let map = format!("i32.const {access} i32.const {ANSWER} call $map-window-with-access");
     mapped_by(case, &map, body)
 }
 
-/// Lays the window. Returns whether it is there; a host need not have any.
+/// Lays the window. Returns whether the host did; it need not support windows.
 fn lay(victim: &Victim) -> bool {
     victim.poke();
     match victim.read(0) {
         0 => true,
-        // An error: unsupported.
+        // The error `unsupported`.
         1 => false,
         other => panic!("map-window answered {other:#x}"),
     }
@@ -88,7 +88,7 @@ fn impossible(case: &Case) {
             .map(|b| format!("\\{b:02x}"))
             .collect::<String>()
     };
-    // Offset, and the page's address.
+    // The offset, and the page's address.
     let windows: [(u32, u64); 10] = [
         (WINDOW + 1, PAGE),
         (WINDOW + 2048, PAGE),
@@ -117,14 +117,14 @@ fn impossible(case: &Case) {
             .export("read-register", format!("i32.const {ANSWER} i64.load16_u"));
         let victim = case.victim(&hostile);
         victim.poke();
-        // An error: unsupported, or invalid.
+        // The error `unsupported`, or `invalid`.
         let answer = victim.read(0);
         assert!(matches!(answer, 0x001 | 0x101), "{offset:#x} {answer:#x}");
         victim.runs();
     }
 }
 
-/// The window takes the place of lists, answers, the description, and of page 0.
+/// The window covers lists, answers, the description, and page 0.
 fn over_own_lists(case: &Case) {
     for offset in [0, 4096, OWN & !4095, 65536] {
         let hostile = case
@@ -145,11 +145,11 @@ fn over_own_lists(case: &Case) {
         for _ in 0..3 {
             victim.poke();
         }
-        // Whatever came of it, only the instance did.
+        // At most the instance failed.
         if victim.device.failure().is_some() {
             victim.is_ended(&[]);
         }
-        // Nor is an answer found in the guest's memory, where another reads it.
+        // No answer was written to guest memory.
         victim.device.reset();
     }
 }
@@ -185,7 +185,7 @@ fn many(case: &Case) {
     };
     let endpoint = Box::new(manatee::endpoint::Loopback::new());
     let victim = case.try_victim(&hostile, limits, endpoint);
-    let victim = victim.expect("it behaves so far");
+    let victim = victim.expect("the component is accepted");
     victim.poke();
     let laid = victim.read(0);
     assert!(laid <= 2048, "{laid} windows");
@@ -193,7 +193,7 @@ fn many(case: &Case) {
     victim.device.reset();
 }
 
-/// Loads, stores, and the instructions that are carried out by native code.
+/// Loads, stores, and the instructions that native code carries out.
 const ACCESSES: [&str; 9] = [
     "i32.const 0x80000 i64.load drop",
     "i32.const 0x80ff8 i64.const -1 i64.store",
@@ -218,7 +218,7 @@ fn gone(case: &Case) {
             .expect("the VMM's own page");
         victim.poke();
         victim.poke();
-        // Nothing of it reached the guest's memory, and the process is here to say so.
+        // Nothing reached guest memory, and the process still runs.
         assert_eq!(victim.guest(PAGE, 64), [0x55; 64], "{access}");
         victim.share_memory();
         victim.device.reset();
@@ -227,7 +227,7 @@ fn gone(case: &Case) {
     }
 }
 
-/// Every import that takes a list, or gives one back.
+/// Every import that takes or returns a list.
 const LISTS: [&str; 11] = [
     "i64.const 0 i32.const 0x80000 i32.const 4096 i32.const 1280 call $write",
     "i32.const 1 i32.const 0x80000 i32.const 1024 call $log",
@@ -258,7 +258,7 @@ fn lists_gone(case: &Case) {
     }
 }
 
-/// Whoever shares a file can make it shorter. That costs the device that uses it.
+/// The owner of a shared file can shrink it. That ends the device that uses it.
 fn shrunk(case: &Case) {
     manatee::memory::install_fault_handler().expect("there is a handler");
     let copies = [
@@ -273,7 +273,7 @@ fn shrunk(case: &Case) {
         victim.poke();
         let touches = laid || access.contains("call");
         assert_eq!(victim.device.failure().is_some(), touches, "{access}");
-        // With memory that is there, it works again.
+        // With mapped memory it works again.
         victim
             .device
             .unmap_memory(0, MEMORY)
@@ -289,9 +289,9 @@ fn shrunk(case: &Case) {
     }
 }
 
-/// A VMM's thread, or a guest's processor, writes to the page all the time.
+/// A VMM's thread, or a guest's processor, writes to the page continuously.
 fn racing(case: &Case) {
-    // Text that ends in the middle of a character, now and then.
+    // The text sometimes ends in the middle of a character.
     let log = "i32.const 4 i32.const 0x80c00 i32.const 1024 call $log";
     let looped = |call: &str| crate::hostile::rounds(3000, call);
     for list in LISTS.into_iter().chain([log]) {
@@ -311,14 +311,14 @@ fn racing(case: &Case) {
         });
         victim.poke();
         stop.store(true, Ordering::SeqCst);
-        writer.join().expect("the writer wrote");
+        writer.join().expect("the writer did not fail");
         if victim.device.failure().is_some() {
             victim.is_ended(&[]);
         }
     }
 }
 
-/// The guest's page, mapped once more.
+/// A second mapping of the guest's page.
 struct Mapped(MmapRegion);
 
 impl Mapped {
@@ -336,14 +336,14 @@ fn map(victim: &Victim) -> Mapped {
     Mapped(MmapRegion::from_file(offset, 4096).expect("it can be mapped"))
 }
 
-/// The host never looks at what lies there, whether a window is laid or not.
+/// The host never reads lists in the arena, whether a window is laid there or not.
 fn in_the_arena(case: &Case) {
     if !case.version.has_arenas {
         return;
     }
     if !case.direct {
-        // By the component model there is no arena, and nothing of the guest's ever lies
-        // in linear memory: these are lists like others.
+        // Through the component model there is no arena, and linear memory never holds guest pages:
+        // these are ordinary lists.
         let across = "i64.const 0 i32.const 0x7ffff i32.const 2 i32.const 1280 call $write";
         let victim = case.victim(&with_window(case, across));
         assert!(!lay(&victim));
@@ -353,9 +353,9 @@ fn in_the_arena(case: &Case) {
     let across = [
         // One that begins in the heap, and ends in the arena.
         "i64.const 0 i32.const 0x7ffff i32.const 2 i32.const 1280 call $write",
-        // One that begins in the arena, and ends in the heap behind it.
+        // One that begins in the arena, and ends in the heap after it.
         "i64.const 0 i32.const 0x9ffff i32.const 2 i32.const 1280 call $write",
-        // One that has all of it inside.
+        // One that contains the arena.
         "i32.const 1 i32.const 0x70000 i32.const 0x40000 call $log",
     ];
     for list in LISTS.into_iter().chain(across) {
@@ -364,7 +364,7 @@ fn in_the_arena(case: &Case) {
             if laid {
                 lay(&victim);
             } else {
-                // The first write lays it; a page that is not there is none.
+                // The first write lays it; an unmapped page has no window.
                 victim
                     .device
                     .unmap_memory(0, MEMORY)
@@ -375,7 +375,7 @@ fn in_the_arena(case: &Case) {
             victim.is_ended(&["arena"]);
         }
     }
-    // Beyond the arena there is heap again.
+    // After the arena there is heap again.
     let beyond = "i64.const 0 i32.const 0xa0000 i32.const 64 i32.const 1280 call $write";
     let victim = case.victim(&with_window(case, beyond));
     lay(&victim);
@@ -396,7 +396,7 @@ fn results_in_the_arena(case: &Case) {
         victim.device.inspect();
         victim.is_ended(&["arena"]);
     }
-    // Nor does it write there.
+    // The host does not write there either.
     let hostile = case
         .hostile()
         .arena()
@@ -416,7 +416,7 @@ fn results_in_the_arena(case: &Case) {
     victim.is_ended(&["arena"]);
 }
 
-/// An arena is asked for once, and lies inside memory.
+/// An arena is reserved once, and must be inside memory.
 fn impossible_arenas(case: &Case) {
     if !case.version.has_arenas {
         return;
@@ -465,7 +465,7 @@ fn impossible_arenas(case: &Case) {
     assert!(victim.device.failure().is_some() || victim.read(0) & 1 == 1);
 }
 
-/// A candidate may look. What it writes is its own, whatever way it writes.
+/// A candidate may read. Its writes, by any instruction, stay private.
 fn rehearsal(case: &Case) {
     for access in ACCESSES {
         let victim = case.victim(&case.hostile());
@@ -494,12 +494,11 @@ fn rehearsal(case: &Case) {
     }
 }
 
-/// Without bus mastering nothing is read or written, and with it again the device goes
-/// on.
+/// Without bus mastering nothing is read or written; with it the device continues.
 fn no_master(case: &Case) {
     let read = "i32.const 0x80000 i64.load i32.const 0x20000 i32.const 0 drop drop drop";
     let store = format!("i32.const {WINDOW} i64.const -1 i64.store {read}");
-    // Laid before, and taken away.
+    // The window was laid before bus mastering was turned off.
     let victim = case.victim(&with_window(case, &store));
     lay(&victim);
     victim.device.config_write(4, &2_u16.to_le_bytes());
@@ -512,7 +511,7 @@ fn no_master(case: &Case) {
     victim.be_master();
     victim.poke();
     victim.runs();
-    // Laid while it was off.
+    // The window was laid while it was off.
     let victim = case.victim(&with_window(case, &store));
     victim.device.config_write(4, &2_u16.to_le_bytes());
     lay(&victim);
@@ -524,7 +523,7 @@ fn no_master(case: &Case) {
     );
 }
 
-/// A hole in the VMM's memory that is flipped is no failure of the component.
+/// Guest memory that the VMM repeatedly unmaps and maps is no failure of the component.
 fn comes_and_goes(case: &Case) {
     let store = format!("i32.const {WINDOW} i64.const -1 i64.store");
     let victim = case.victim(&with_window(case, &store));
@@ -547,7 +546,7 @@ fn read_only(case: &Case) {
     }
     let fill = format!("i32.const {WINDOW} i32.const 0xaa i32.const 4096 memory.fill");
     let victim = case.victim(&with_access(case, 1, &fill));
-    // Otherwise what follows would show nothing.
+    // Otherwise the following checks would prove nothing.
     let laid = case.direct && cfg!(target_arch = "x86_64");
     assert_eq!(lay(&victim), laid);
     let guest = || {

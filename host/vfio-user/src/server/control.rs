@@ -11,7 +11,7 @@ use rustix::net::{SocketFlags, accept_with};
 use manatee_common::closer::{self, Foreign};
 use manatee_common::listener::Listener;
 
-use super::ServeError;
+use super::error::ServeError;
 use crate::connection::Unread;
 use crate::halt::Halt;
 use crate::suspended::Suspended;

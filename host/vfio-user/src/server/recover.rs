@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use manatee_common::closer::Foreign;
 
+use super::Server;
 use super::control::Running;
-use super::{ServeError, Server};
+use super::error::ServeError;
 use crate::attachment::Attachment;
 use crate::backend::Backend;
-use crate::journal::{Journal, Lost};
+use crate::journal::{Journal, Lost, Unfinished};
 use crate::rations::Rations;
-use crate::session::{Start, Unfinished};
+use crate::session::Start;
 use crate::vectors::Vectors;
 
 impl Server {

@@ -2,18 +2,9 @@
 
 use crate::answers::{self, Place};
 use crate::connection::{Broken, Receiver};
-use crate::journal::{Journal, Progress};
+use crate::journal::{Journal, Progress, Unfinished};
 
 use super::{Session, posted_write};
-
-/// What a server that died has noted of a session, and was checked.
-#[derive(Debug)]
-pub struct Unfinished {
-    pub progress: Progress,
-    pub answer: Vec<u8>,
-    /// See [`Lost`](crate::Lost).
-    pub took_effect: bool,
-}
 
 impl Session<'_, '_> {
     /// Finishes the step that was in progress, so that the next message can be received.

@@ -1,8 +1,8 @@
 //! The captures of a device that is served.
 //!
-//! Each has a ring, which the device fills, a thread that writes what is in it, and a pipe, whose
-//! other end the client reads. The pipe is made here, so that no client says what kind of
-//! descriptor is written to, or whether writing to it waits.
+//! Each has a ring, which the device fills, a thread that writes the ring's content, and a pipe,
+//! whose other end the client reads. The pipe is created here, so that no client chooses the kind of
+//! descriptor that is written to, or whether writes to it block.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::pcapng;
 use super::ring::{Chunk, Ring};
 
-/// The most captures at a time, those included that have ended and are still read.
+/// The most captures at a time, including those that have ended and are still being read.
 const MOST: usize = 4;
 
 /// The captures of a device.
@@ -38,7 +38,7 @@ struct Running {
     /// Captures so far.
     last: u64,
     list: Vec<One>,
-    /// The lines that clients can cause.
+    /// The rationing of log lines that clients can cause.
     lines: Ration,
 }
 
@@ -50,7 +50,7 @@ struct One {
 }
 
 impl Captures {
-    /// Returns those of a device: none yet.
+    /// Creates an empty set of captures of a device.
     pub fn new(device: Device) -> Self {
         Self {
             device,
@@ -58,7 +58,7 @@ impl Captures {
         }
     }
 
-    /// Begins one. Returns the end of a pipe from which it is read.
+    /// Starts a capture. Returns the end of the pipe from which it is read.
     pub fn begin(&self, asked: &Capture) -> Result<(Capturing, OwnedFd), Refusal> {
         check(asked)?;
         let failed = |error: io::Error| Refusal::failed(format!("the capture's pipe: {error}"));
@@ -114,14 +114,14 @@ impl Captures {
         })
     }
 
-    /// Returns what a reader of the capture calls the port.
+    /// Returns the port's name in the capture.
     fn name(&self, port: u32) -> String {
         let ports = self.device.totals().ports;
         let endpoint = ports.get(port as usize).map(|port| port.endpoint.as_str());
         format!("port {port} ({})", endpoint.unwrap_or_default())
     }
 
-    /// Ends one. What was captured can still be read.
+    /// Ends a capture. Captured packets can still be read.
     pub fn end(&self, end: &EndCapture) -> Result<Captured, Refusal> {
         let running = self.running.lock();
         let found = running.list.iter().find(|one| one.capture == end.capture);

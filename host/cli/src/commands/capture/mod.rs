@@ -1,4 +1,4 @@
-//! `manatee capture`, and what serves it.
+//! `manatee capture`, and the server's side of it.
 
 mod captures;
 mod pcapng;
@@ -28,13 +28,13 @@ const INTERRUPTED: i32 = 130;
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Capture the packets of a port as they pass, as pcapng: with times in \
-        nanoseconds, which way each went, the queue, and how many were dropped from the \
+        nanoseconds, direction, queue, and the number that were dropped from the \
         capture.\n\n\
-        What the guest left to the adapter is shown done: checksums, and tags in place. A \
-        packet that is to be cut into segments is shown whole. The device does not wait for the \
+        Offloads are shown carried out: checksums are computed, tags inserted. A \
+        packet for segmentation is shown whole. The device does not wait for the \
         capture: of packets that are not read in time, as many as fit into the ring are \
         kept.\n\n\
-        It ends on SIGINT and SIGTERM, when nobody reads any more, and with the device.",
+        It ends on SIGINT and SIGTERM, when its reader ends, and with the device.",
     after_help = "Examples:\n\n  \
         manatee capture --control /tmp/nic.control 0 -w nic0.pcapng\n  \
         manatee capture --control /tmp/nic.control 0 | tshark -r -"
@@ -52,12 +52,12 @@ pub struct Arguments {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     write: PathBuf,
 
-    /// Keep so many bytes of a packet
+    /// Keep at most this many bytes of each packet
     #[arg(long, value_name = "BYTES", default_value_t = *Capture::SNAPLEN.end(),
         value_parser = clap::value_parser!(u32).range(bounds(Capture::SNAPLEN)))]
     snaplen: u32,
 
-    /// Keep so many MiB of packets that wait to be written
+    /// Keep up to this many MiB of packets that wait to be written
     #[arg(long, value_name = "MIB", default_value_t = 4,
         value_parser = clap::value_parser!(u64).range(Capture::RING_BYTES.start() >> 20..=Capture::RING_BYTES.end() >> 20))]
     ring: u64,
@@ -67,7 +67,7 @@ fn bounds(range: std::ops::RangeInclusive<u32>) -> std::ops::RangeInclusive<i64>
     i64::from(*range.start())..=i64::from(*range.end())
 }
 
-/// Captures until it is told to end, or nobody reads any more.
+/// Captures until a signal ends it, or its reader ends.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut output = Output::open(&arguments.write)?;
     let asked = Capture {
@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         snaplen: arguments.snaplen,
         ring_bytes: arguments.ring << 20,
     };
-    // Before the first packet, so that none of the file is missing however early it ends.
+    // Before the first packet, so that the file is complete however early a signal comes.
     let signals = Signals::catch().context("catching signals")?;
     let (capturing, pipe) = Client::connect(&arguments.control)?.capture(asked)?;
     let ending = signals.end(arguments.control.clone(), capturing.capture)?;
@@ -87,7 +87,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error).with_context(|| {
             let name = output.name;
-            format!("writing {name}: the capture has ended, and what is in {name} can be read up to there")
+            format!(
+                "writing {name}: the capture has ended, and {name} can be read up to that point"
+            )
         }),
         Ok(_) => {
             ending.say();
@@ -96,7 +98,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// Where packets are written.
+/// The destination of packets.
 struct Output {
     file: File,
     name: String,
@@ -152,8 +154,8 @@ impl Signals {
         })
     }
 
-    /// Ends a capture when one comes: what was captured until then is written still, unless
-    /// another comes.
+    /// Ends a capture at the first signal: packets captured until then are still written, unless
+    /// another signal comes.
     fn end(mut self, control: PathBuf, capture: u64) -> io::Result<Ending> {
         let (told, outcome) = channel();
         let asked = Arc::new(AtomicBool::new(false));
@@ -162,7 +164,7 @@ impl Signals {
             self.wait();
             asks.store(true, Ordering::Release);
             let client = Client::connect(&control);
-            // The client may be gone.
+            // The client may have disconnected.
             let _ = told.send(client.and_then(|mut client| client.end_capture(capture)));
             self.wait();
             std::process::exit(INTERRUPTED);
@@ -171,7 +173,7 @@ impl Signals {
         Ok(Ending { asked, outcome })
     }
 
-    /// Waits for one.
+    /// Waits for a signal.
     fn wait(&mut self) {
         let Self {
             runtime,
@@ -193,12 +195,14 @@ impl Ending {
         let asked = self.asked.load(Ordering::Acquire);
         match asked.then(|| self.outcome.recv()) {
             Some(Ok(Ok(captured))) => eprintln!(
-                "{} packets captured, {} dropped because those before were not written in time",
+                "{} packets captured, {} dropped because writing was too slow",
                 captured.packets, captured.dropped
             ),
             Some(Ok(Err(error))) => eprintln!("the capture has ended: {error}"),
             Some(Err(_)) | None => {
-                eprintln!("the capture has ended, since the device has, or another ended it");
+                eprintln!(
+                    "the capture has ended, because the device has ended or another client ended it"
+                );
             }
         }
     }

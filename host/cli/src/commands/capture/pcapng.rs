@@ -32,15 +32,15 @@ const ISB_IFDROP: u16 = 5;
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
 
-/// Bytes of a packet's block without the packet, at the most.
+/// The most bytes of a packet's block, without the packet.
 pub const OVERHEAD: usize = 80;
 
-/// A time as pcapng has it: nanoseconds since 1970, in UTC.
+/// A time in pcapng's form: nanoseconds since 1970, in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(u64);
 
 impl Stamp {
-    /// Returns the present.
+    /// Returns the current time.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self::after(since.unwrap_or_default())
@@ -51,7 +51,7 @@ impl Stamp {
         Self(since.as_nanos() as u64)
     }
 
-    /// Returns its two halves, the upper first.
+    /// Returns its two 32-bit halves, the upper one first.
     fn bytes(self) -> [u8; 8] {
         let [high, low] = [(self.0 >> 32) as u32, self.0 as u32].map(u32::to_ne_bytes);
         let mut bytes = [0; 8];
@@ -93,12 +93,12 @@ pub fn begin(out: &mut Vec<u8>, program: &str, interface: &str, snaplen: u32) {
     });
 }
 
-/// Adds a packet, and how many were lost before it.
+/// Adds a packet, and the number that were lost before it.
 pub fn packet(out: &mut Vec<u8>, packet: &Passed<'_>, at: Stamp, dropped: u64) {
     block(out, ENHANCED_PACKET, |out| {
         out.extend_from_slice(&0u32.to_ne_bytes());
         out.extend_from_slice(&at.bytes());
-        // A packet is shorter than that.
+        // A packet is shorter than 4 GiB.
         out.extend_from_slice(&(packet.bytes.len() as u32).to_ne_bytes());
         out.extend_from_slice(&packet.length.to_ne_bytes());
         out.extend_from_slice(packet.bytes);
@@ -129,7 +129,7 @@ pub fn end(out: &mut Vec<u8>, statistics: &Statistics) {
         out.extend_from_slice(&ended.bytes());
         option(out, ISB_STARTTIME, &begun.bytes());
         option(out, ISB_ENDTIME, &ended.bytes());
-        // Those that were lost were received too.
+        // Lost packets count as received.
         option(out, ISB_IFRECV, &(packets + dropped).to_ne_bytes());
         option(out, ISB_IFDROP, &dropped.to_ne_bytes());
         option(out, END_OF_OPTIONS, &[]);
@@ -142,7 +142,7 @@ fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(&kind.to_ne_bytes());
     out.extend_from_slice(&[0; 4]);
     body(out);
-    // No block is as long as that.
+    // A block is shorter than 4 GiB.
     let length = ((out.len() - begin + 4) as u32).to_ne_bytes();
     out[begin + 4..begin + 8].copy_from_slice(&length);
     out.extend_from_slice(&length);
@@ -155,7 +155,7 @@ fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
     pad(out);
 }
 
-/// Fills up to a multiple of four bytes; all blocks are such.
+/// Pads to a multiple of four bytes, as the format requires of blocks.
 fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
@@ -164,7 +164,7 @@ fn pad(out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// The blocks of a file: kind and body of each.
+    /// Returns kind and body of each block of a file.
     fn blocks(mut rest: &[u8]) -> Vec<(u32, &[u8])> {
         let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap());
         let mut blocks = Vec::new();

@@ -1,5 +1,5 @@
-//! What was captured and not read yet, which is bounded: whoever reads slowly loses packets,
-//! and keeps nobody waiting.
+//! Captured packets that were not read yet. Their size is bounded: a slow reader loses packets
+//! instead of delaying the device.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,12 +13,12 @@ use super::pcapng::{self, OVERHEAD, Stamp, Statistics};
 /// A capture's packets, between the device and the thread that writes them.
 #[derive(Debug)]
 pub struct Ring {
-    /// How many bytes of a packet are kept.
+    /// The most bytes that are kept of a packet.
     packet: usize,
-    /// The bytes that wait; as many are being written.
+    /// The capacity for waiting packets, in bytes; up to the same amount is being written.
     room: usize,
     begun: Stamp,
-    /// Readable when there is something to write, or it is over.
+    /// Readable when there are packets to write, or the capture has ended.
     news: OwnedFd,
     waiting: Mutex<Waiting>,
 }
@@ -28,7 +28,7 @@ struct Waiting {
     blocks: Vec<u8>,
     packets: u64,
     dropped: u64,
-    /// Those of them that no block reports yet.
+    /// Dropped packets that no block has reported yet.
     untold: u64,
     over: bool,
 }
@@ -42,7 +42,7 @@ pub struct Chunk {
 }
 
 impl Ring {
-    /// Creates an empty one of this many bytes.
+    /// Creates an empty ring of this many bytes.
     ///
     /// # Errors
     ///
@@ -57,22 +57,23 @@ impl Ring {
         })
     }
 
-    /// Returns how many packets were captured, and how many were dropped from the capture.
+    /// Returns the numbers of packets that were captured, and dropped from the capture.
     pub fn counts(&self) -> (u64, u64) {
         let waiting = self.waiting.lock();
         (waiting.packets, waiting.dropped)
     }
 
-    /// Ends it: no packet comes any more.
+    /// Ends the capture: no more packets are added.
     pub fn end(&self) {
         self.waiting.lock().over = true;
         self.tell();
     }
 
-    /// Takes what waits, in exchange for an empty list. Returns None if nothing does.
+    /// Takes the waiting packets, in exchange for an empty list. Returns that list if there are
+    /// none.
     pub fn take(&self, mut empty: Vec<u8>) -> Result<Chunk, Vec<u8>> {
         empty.clear();
-        // A count of news that was read is none any more.
+        // Reading resets the eventfd; an error means that it was reset already.
         let _ = rustix::io::read(&self.news, &mut [0; 8]);
         let mut waiting = self.waiting.lock();
         if waiting.blocks.is_empty() && !waiting.over {
@@ -91,7 +92,7 @@ impl Ring {
     }
 
     fn tell(&self) {
-        // It fails when there is news already.
+        // It fails only if the eventfd is signalled already.
         let _ = rustix::io::write(&self.news, &1u64.to_ne_bytes());
     }
 }
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_loses_packets_and_costs_no_more() {
+    fn a_reader_that_is_slow_loses_packets_and_memory_stays_bounded() {
         let ring = Ring::new(1000, 4096).unwrap();
         assert!(ring.take(Vec::new()).is_err());
         for _ in 0..1000 {
@@ -155,14 +156,14 @@ mod tests {
         let chunk = ring.take(Vec::new()).unwrap();
         assert!(chunk.blocks.len() <= 2048 && chunk.over.is_none());
         assert_eq!(packets, 3);
-        // While these are written, as much has room again.
+        // While these are written, there is room for as many again.
         look(&ring, &[2; 500]);
         ring.end();
         look(&ring, &[3; 500]);
         let chunk = ring.take(chunk.blocks).unwrap();
         let statistics = chunk.over.unwrap();
         assert_eq!((statistics.packets, statistics.dropped), (4, 997));
-        // The packet after the gap says how large it was.
+        // The packet after the gap reports its size.
         let told = 997u64.to_ne_bytes();
         let mut windows = chunk.blocks.windows(8);
         assert!(windows.any(|window| window == told));

@@ -1,4 +1,4 @@
-//! The metrics themselves. docs/operations.md lists them, which a test holds.
+//! The metrics themselves. docs/operations.md lists them, as a test checks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::commands::stderr::Stderr;
 use crate::jail::broker::Broker;
 
-/// Ends of the classes of pauses, in seconds.
+/// The upper bounds of the buckets of pauses, in seconds.
 const PAUSES: [f64; 10] = [
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 5e-3, 10e-3, 50e-3, 100e-3, 1.0,
 ];
@@ -39,10 +39,10 @@ impl Default for Observed {
 }
 
 impl Observed {
-    /// Takes note of an event.
+    /// Records an event.
     pub fn note(&self, event: &device::Event) {
         match event {
-            // One that its probation brought back had no pause of its own.
+            // A rollback by probation has no pause of its own.
             device::Event::Swapped(swap) if !swap.pause.is_zero() => {
                 self.pauses.observe(swap.pause.as_secs_f64());
             }
@@ -62,7 +62,7 @@ pub struct Facts {
     pub confined: bool,
     /// The broker.
     pub broker: Arc<Broker>,
-    /// Where the log goes.
+    /// The log's destination.
     pub log: Stderr,
 }
 
@@ -82,13 +82,13 @@ impl Metrics {
         registry.register("build", "The program that serves", Info::new(build));
         registry.register_with_unit(
             "swap_pause",
-            "How long the guest had no device in replacements of the component",
+            "Pauses of the guest's device for replacements of the component",
             Unit::Seconds,
             observed.pauses,
         );
         registry.register_with_unit(
             "recovery",
-            "From a failure of the component until a fresh instance had looked at everything",
+            "From a failure of the component until a fresh instance had processed every queue",
             Unit::Seconds,
             observed.recoveries,
         );
@@ -103,7 +103,7 @@ impl Metrics {
     /// Writes them as OpenMetrics.
     pub fn encode(&self) -> String {
         let mut page = String::new();
-        // Writing to a text never fails.
+        // Writing to a string never fails.
         let _ = text::encode(&mut page, &self.0);
         page
     }
@@ -153,7 +153,7 @@ impl Collected {
         out.gauge("broker_up", "Whether the broker runs", !broker.is_gone())?;
         out.counters(
             "log_lines_dropped",
-            "Lines that were not logged: the component's beyond its share, the process's that nobody read",
+            "Lines that were not logged: the component's beyond its share, the process's that were not read in time",
             [
                 (
                     [("source", "component".to_owned())],
@@ -174,7 +174,7 @@ fn component(out: &mut Out<'_>, totals: &Totals) -> fmt::Result {
     let conditions = [Condition::Running, Condition::Recovering, Condition::Down];
     out.gauges(
         "device_state",
-        "1 for the state that the device is in",
+        "1 for the device's current state, 0 for the others",
         conditions.map(|condition| {
             let state = [("state", condition.name().to_owned())];
             (state, i64::from(condition == totals.condition))
@@ -194,7 +194,7 @@ fn component(out: &mut Out<'_>, totals: &Totals) -> fmt::Result {
         ),
         (
             "rollbacks",
-            "Replacements that went back to the component before",
+            "Replacements that returned to the previous component",
             totals.rollbacks,
         ),
         (
@@ -209,7 +209,7 @@ fn component(out: &mut Out<'_>, totals: &Totals) -> fmt::Result {
         ),
         (
             "restarts",
-            "Instances that restarted, at power-on",
+            "Resets that started a fresh instance because the previous one had failed",
             totals.restarts,
         ),
         ("calls", "Calls into the component", totals.calls),
@@ -251,7 +251,7 @@ fn ports(out: &mut Out<'_>, ports: &[PortTotals]) -> fmt::Result {
     )?;
     out.gauges(
         "rate_limit_bits_per_second",
-        "How fast the port sends at the most; 0 if it is not limited",
+        "The rate limit of the port; 0 if it has none",
         each(|port| i64::from(port.rate_mbps.unwrap_or(0)) * 1_000_000),
     )?;
     let both = |of: fn(&PortTotals) -> [u64; 2]| {
@@ -306,7 +306,7 @@ fn labels(port: usize, direction: &str) -> [Label; 2] {
     ]
 }
 
-/// Lists why packets were dropped, and how many.
+/// Lists the reasons for which packets were dropped, with their counts.
 fn reasons(port: &PortTotals) -> [(&'static str, &'static str, u64); 13] {
     let (tx, rx) = (&port.counters.transmit, &port.counters.receive);
     let refused = &port.counters.refused;
@@ -327,7 +327,7 @@ fn reasons(port: &PortTotals) -> [(&'static str, &'static str, u64); 13] {
     ]
 }
 
-/// Where metrics are written to.
+/// The destination of metrics.
 struct Out<'a>(DescriptorEncoder<'a>);
 
 /// A value of a gauge.

@@ -1,4 +1,4 @@
-//! As much of HTTP as a scraper speaks: one GET, one answer.
+//! The part of HTTP that a scraper uses: one GET, one response.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Metrics,
-    /// The same, without the text.
+    /// The metrics' headers only.
     Head,
     Elsewhere,
     OtherMethod,
@@ -25,7 +25,7 @@ enum Asked {
     TooMuch,
 }
 
-/// Answers a scraper, and hangs up.
+/// Answers a scraper, and closes the connection.
 pub async fn answer(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     text: impl Fn() -> Arc<str>,
@@ -35,7 +35,11 @@ pub async fn answer(
         Asked::Metrics | Asked::Head => ("200 OK", OPEN_METRICS, text()),
         Asked::Elsewhere => ("404 Not Found", PLAIN, "metrics are at /metrics\n".into()),
         Asked::OtherMethod => ("405 Method Not Allowed", PLAIN, "use GET\n".into()),
-        Asked::Nonsense => ("400 Bad Request", PLAIN, "this is no HTTP request\n".into()),
+        Asked::Nonsense => (
+            "400 Bad Request",
+            PLAIN,
+            "this is not an HTTP request\n".into(),
+        ),
         Asked::TooMuch => (
             "431 Request Header Fields Too Large",
             PLAIN,
@@ -71,7 +75,7 @@ async fn listen(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Asked> {
     }
 }
 
-/// Returns what is asked for; None if more is to come.
+/// Returns the request; None if it is incomplete.
 fn understand(head: &[u8]) -> Option<Asked> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);

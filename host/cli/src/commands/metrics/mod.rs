@@ -1,7 +1,7 @@
-//! `--metrics`: what the device did, for Prometheus and whatever else reads OpenMetrics.
+//! `--metrics`: the device's counters, for Prometheus and other readers of OpenMetrics.
 //!
-//! The socket is opened before the process is confined, and answered by the control plane's
-//! thread, which needs no further right for that. A scrape neither waits for the device nor runs
+//! The socket is opened before the process is confined, and served by the control plane's
+//! thread, which needs no further privilege for that. A scrape neither waits for the device nor runs
 //! its component.
 
 mod collect;
@@ -28,16 +28,16 @@ use super::inherited::{check_address, place};
 
 pub use collect::{Facts, Metrics, Observed};
 
-/// Scrapers at a time; more are hung up on.
+/// The most scrapers at a time; further connections are closed.
 const MAX_SCRAPERS: usize = 8;
 /// The longest that a scrape may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long to wait before accepting again when the kernel could not.
+/// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Scrapes within this time get the same text.
 const SHELF_LIFE: Duration = Duration::from_millis(50);
 
-/// Where metrics are to be had.
+/// The address at which metrics are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A Unix socket, at a path.
@@ -62,21 +62,21 @@ impl FromStr for Address {
     }
 }
 
-/// A socket that is listened on.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Socket {
-    /// By path. Its file goes with this.
+    /// A Unix socket. Its file is removed when this is dropped.
     Unix(Listener),
-    /// By address.
+    /// A TCP socket.
     Tcp(std::net::TcpListener),
 }
 
 impl Socket {
-    /// Listens, or takes the socket of the process before this one.
+    /// Listens, or takes the socket of the previous process.
     ///
     /// # Errors
     ///
-    /// If the path or the address is taken or can't be used, or is not what that one listened at.
+    /// If the path or the address is in use or invalid, or differs from the previous process'.
     pub fn open(address: &Address, left: Option<OwnedFd>) -> anyhow::Result<Self> {
         match (address, left) {
             (Address::Path(path), Some(left)) => {
@@ -88,10 +88,11 @@ impl Socket {
             (Address::Tcp(address), Some(left)) => {
                 let listener = std::net::TcpListener::from(left);
                 let own = listener.local_addr();
-                let own = own.context("what the process before this one left is no TCP socket")?;
+                let own = own
+                    .context("the descriptor that the previous process left is not a TCP socket")?;
                 ensure!(
                     own.ip() == address.ip() && [0, own.port()].contains(&address.port()),
-                    "the process before this one listened at {own}, and --metrics is {address}: \
+                    "the previous process listened at {own}, and --metrics is {address}: \
                      give the same, or stop the service for good and start it again"
                 );
                 Ok(Self::Tcp(listener))
@@ -110,7 +111,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// If there is no descriptor left.
+    /// If the process is out of descriptors.
     pub fn copy(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
@@ -125,7 +126,7 @@ impl Socket {
         }
     }
 
-    /// Returns the file that was made here.
+    /// Returns the path of the file that was created.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Unix(listener) => listener.path(),
@@ -162,7 +163,7 @@ impl Socket {
     }
 }
 
-/// A bounded number of scrapers, who are hung up on when this is dropped.
+/// A bounded number of scrapers, which are disconnected when this is dropped.
 struct Scrapers {
     page: Arc<Page>,
     places: Arc<Semaphore>,
@@ -200,7 +201,7 @@ impl Scrapers {
             };
             let page = self.page.clone();
             self.tasks.spawn(async move {
-                // One that is slow or gone is no concern of anybody else's.
+                // A slow or disconnected scraper affects no other.
                 let _ = timeout(PATIENCE, http::answer(stream, || page.text())).await;
                 drop(place);
             });
@@ -211,7 +212,7 @@ impl Scrapers {
 /// The text that scrapers get.
 struct Page {
     metrics: Metrics,
-    /// When it was made last.
+    /// When it was generated last.
     last: Mutex<Option<(Instant, Arc<str>)>>,
 }
 

@@ -17,12 +17,12 @@ use super::rate::{InvalidRate, Limit};
 
 /// The smallest MTU of IPv4 (RFC 791).
 const MIN_MTU: u16 = 68;
-/// The largest that fits a length of 16 bits with the Ethernet header.
+/// The largest MTU whose frame length fits 16 bits.
 const MAX_MTU: u16 = 65521;
-/// Faster than any wire; what Linux keeps a speed in holds it.
+/// Faster than any link, and within Linux's type of a speed.
 const MAX_SPEED_MBPS: u32 = 1_000_000;
 
-/// `--port` as it was given.
+/// The parsed argument of `--port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortArgument {
     backend: Backend,
@@ -47,15 +47,15 @@ enum Backend {
     Null,
 }
 
-/// Why `--port` can't be understood.
+/// Why `--port` is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPort {
     /// No such backend.
     #[error(
-        "`{0}` is no kind of port: use tap=INTERFACE, fd=N or fds=N:M (a TAP's queues that \
-         somebody else opened), stream=PATH or fd=N,type=stream (a Unix stream socket, such as \
-         passt's), loopback or null, and then, if you like, ,mac=ADDRESS, ,mtu=BYTES, \
-         ,speed=MBITS and ,queues=NUMBER"
+        "`{0}` is not a kind of port: use tap=INTERFACE, fd=N or fds=N:M (a TAP's queues that \
+        another process opened), stream=PATH or fd=N,type=stream (a Unix stream socket, such as \
+        passt's), loopback or null, optionally followed by ,mac=ADDRESS, ,mtu=BYTES, \
+        ,speed=MBITS and ,queues=NUMBER"
     )]
     Backend(String),
     /// `tap=` without a name.
@@ -65,10 +65,12 @@ pub enum InvalidPort {
     #[error("stream= needs the path of a socket, as in stream=/tmp/passt_1.socket")]
     NoPath,
     /// `fd=` or `fds=` is wrong.
-    #[error("`{0}` are no descriptors: fd=N is one, fds=N:M up to {MAX_QUEUES} different ones")]
+    #[error(
+        "`{0}` is not a list of descriptors: fd=N is one, fds=N:M up to {MAX_QUEUES} different ones"
+    )]
     Descriptors(String),
     /// `type=` is wrong, or where it has no meaning.
-    #[error("`type={0}`: fd=N may have type=tap, which it has without it, or type=stream")]
+    #[error("`type={0}`: fd=N may have type=tap, the default, or type=stream")]
     Type(String),
     /// `queues=` where it has no meaning.
     #[error(
@@ -77,7 +79,7 @@ pub enum InvalidPort {
     QueuesOfAnother,
     /// No such setting.
     #[error(
-        "`{0}` is no setting of a port: there are mac=ADDRESS, mtu=BYTES, speed=MBITS, \
+        "`{0}` is not a setting of a port: there are mac=ADDRESS, mtu=BYTES, speed=MBITS, \
          queues=NUMBER, rate=MBITS, spoof-check=on, promiscuous=on and vlans=LIST"
     )]
     Setting(String),
@@ -97,9 +99,9 @@ pub enum InvalidPort {
     #[error(transparent)]
     Rate(#[from] InvalidRate),
     /// `rate=off`.
-    #[error("`rate=off` is what a port has without it: leave it out")]
+    #[error("`rate=off` is the default: leave it out")]
     RateOff,
-    /// A switch is neither on nor off.
+    /// A switch that is neither on nor off.
     #[error("`{0}={1}`: give {0}=on or {0}=off")]
     Switch(&'static str, String),
     /// `vlans=` is wrong.
@@ -158,7 +160,7 @@ impl FromStr for PortArgument {
 }
 
 impl PortArgument {
-    /// Returns the path of the socket that it is connected to, if it is.
+    /// Returns the path of the socket that it connects to, if it does.
     pub fn stream(&self) -> Option<&Path> {
         match &self.backend {
             Backend::Stream(path) => Some(path),
@@ -166,13 +168,13 @@ impl PortArgument {
         }
     }
 
-    /// Returns how fast it sends at the most, in Mbit/s.
+    /// Returns its rate limit in Mbit/s.
     pub fn rate(&self) -> Option<u32> {
         self.rate
     }
 
-    /// Returns what its guest may send and receive. What comes from a network is not for
-    /// everybody by default; what a loopback gives back was the guest's own.
+    /// Returns the policy for what its guest may send and receive. By default a guest on a network
+    /// is not promiscuous; what a loopback returns was the guest's own.
     fn policy(&self, mac: Mac) -> Policy {
         let network = !matches!(self.backend, Backend::Loopback | Backend::Null);
         Policy {
@@ -185,7 +187,7 @@ impl PortArgument {
 }
 
 impl Backend {
-    /// Returns what it is when it has a type.
+    /// Returns the backend with this type.
     fn of_type(&self, text: &str) -> Result<Self, InvalidPort> {
         match (self, text) {
             (Self::Descriptors(fds), "stream") if fds.len() == 1 => {
@@ -232,7 +234,7 @@ fn parse_descriptors(text: &str) -> Result<Backend, InvalidPort> {
     Ok(Backend::Descriptors(numbers))
 }
 
-/// Joins what follows a list's first id to it: commas separate ids as well as settings.
+/// Joins the later ids of a list to its first: commas separate both ids and settings.
 fn with_lists<'a>(parts: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut settings: Vec<String> = Vec::new();
     for part in parts {
@@ -260,7 +262,7 @@ fn parse_switch(name: &'static str, text: &str) -> Result<bool, InvalidPort> {
 
 fn parse_rate(text: &str) -> Result<u32, InvalidPort> {
     let limit: Limit = text.parse()?;
-    // `off` is what it is without it.
+    // `off` is the default.
     limit.mbps().ok_or(InvalidPort::RateOff)
 }
 

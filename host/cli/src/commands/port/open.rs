@@ -1,4 +1,4 @@
-//! Opening what ports are connected to.
+//! Opening the endpoints of ports.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -17,24 +17,24 @@ use crate::commands::serve::kept::{Kept, queue_name};
 
 /// The default MTU, as on most networks.
 pub const DEFAULT_MTU: u16 = 1500;
-/// There is no wire; this is what the guest shows.
+/// The speed that the guest shows; there is no physical link.
 pub const LINK_SPEED_MBPS: u32 = 100_000;
 
-/// The ports of an adapter, and what the link of each follows.
+/// The opened ports of an adapter, with the interfaces that their links follow.
 #[derive(Debug, Default)]
 pub struct Opened {
     pub ports: Vec<Port>,
     pub interfaces: Vec<Option<Interface>>,
-    /// The queues of TAPs once more, by the names by which the next process finds them.
+    /// Copies of TAP queues' descriptors, with the names by which the next process finds them.
     pub queues: Vec<(String, OwnedFd)>,
 }
 
-/// The other side of a port.
+/// A port's endpoint.
 struct Connected {
     endpoint: Box<dyn Endpoint>,
     /// The interface or stream that its link follows.
     interface: Option<Interface>,
-    /// The queues of a TAP once more.
+    /// Copies of a TAP's queues' descriptors.
     queues: Vec<OwnedFd>,
 }
 
@@ -46,7 +46,7 @@ pub enum Interface {
 }
 
 impl Interface {
-    /// Returns its state, as it was seen last.
+    /// Returns its last known state.
     pub fn state(&self) -> InterfaceState {
         match self {
             Self::Tap(tap) => tap.state(),
@@ -64,13 +64,13 @@ impl Interface {
     }
 }
 
-/// Opens the endpoints of all ports of the adapter that is served at `socket`, if that has a
-/// path.
+/// Opens the endpoints of all ports. `socket` is the path at which the adapter is served, if
+/// it has one.
 ///
 /// # Errors
 ///
-/// If an interface can't be opened, two ports would have the same address, or there is none
-/// to give.
+/// If an interface can't be opened, two ports have the same address, or one can't be
+/// derived.
 pub fn open_all(
     arguments: &[PortArgument],
     socket: Option<&Path>,
@@ -111,7 +111,7 @@ impl PortArgument {
             tracing::warn!(
                 port = endpoint.name(),
                 mtu,
-                "the other side carries {} bytes only; longer packets are lost",
+                "the endpoint carries {} bytes only; longer packets are lost",
                 carried.unwrap_or_default()
             );
         }
@@ -128,7 +128,7 @@ impl PortArgument {
         })
     }
 
-    /// Opens what it is connected to, or continues with the queues that another process left.
+    /// Opens its endpoint, or continues with the queues that another process left.
     fn connect(&self, kept: Vec<OwnedFd>) -> anyhow::Result<Connected> {
         match &self.backend {
             Backend::Tap(name) => of_tap(match self.queues {

@@ -56,7 +56,7 @@ fn mistakes_are_named() {
         parse("null,rates=1"),
         Err(InvalidPort::Setting("rates=1".to_owned()))
     );
-    // What begins no setting belongs to a list only behind one.
+    // A word that begins no setting belongs to a list only after one.
     assert_eq!(
         parse("null,mtu=900,5-9"),
         Err(InvalidPort::Setting("5-9".to_owned()))
@@ -118,7 +118,7 @@ fn policies_are_read_and_a_network_is_not_for_everybody() {
         assert!(!policy(network).promiscuous, "{network}");
         assert!(policy(network).restricts());
         let all = policy(&format!("{network},promiscuous=on"));
-        assert!(!all.restricts(), "{network}: nothing is checked then");
+        assert!(!all.restricts(), "{network}: nothing is restricted");
     }
     assert!(!policy("loopback").restricts() && !policy("null").restricts());
     let strict = policy("tap=t,vlans=1,5-9,spoof-check=on,mtu=900");

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Map, Value, json};
 
-/// Settings of the kernel that matter here.
+/// Kernel settings that affect `manatee`.
 const SETTINGS: [&str; 6] = [
     "vm/max_map_count",
     "vm/overcommit_memory",
@@ -15,7 +15,7 @@ const SETTINGS: [&str; 6] = [
     "net/core/rmem_max",
 ];
 
-/// Describes the machine, without its name.
+/// Describes the machine, without its host name.
 pub fn describe() -> Value {
     let kernel = |name: &str| read(&format!("/proc/sys/kernel/{name}")).unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
@@ -32,7 +32,7 @@ pub fn describe() -> Value {
     })
 }
 
-/// Lists what this process may use, which is what it hands on to what it starts.
+/// Lists the resource limits of this process, which its children inherit.
 pub fn limits() -> Value {
     let limit = |name: &str, resource| {
         let limit = getrlimit(resource);
@@ -65,7 +65,7 @@ fn settings() -> Map<String, Value> {
     SETTINGS.iter().map(setting).collect()
 }
 
-/// Returns what the processor is called.
+/// Returns the processor's model name.
 fn processor() -> Option<String> {
     let line = line("/proc/cpuinfo", "model name")?;
     Some(line.trim_start_matches(':').trim().to_owned())
@@ -76,7 +76,7 @@ fn distribution() -> Option<String> {
     Some(line.trim_matches('"').to_owned())
 }
 
-/// Returns what a file has behind these words, in the first line that begins with them.
+/// Returns the rest of a file's first line that begins with these words.
 fn line(path: &str, begin: &str) -> Option<String> {
     let text = read(path)?;
     let line = text.lines().find_map(|line| line.strip_prefix(begin))?;

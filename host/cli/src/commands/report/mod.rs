@@ -18,36 +18,36 @@ use super::{errors, output, version};
 use crate::jail::child::clean;
 use redact::Redaction;
 
-/// The newest lines of a log that are taken.
+/// The number of newest log lines in the report.
 const LINES: usize = 500;
-/// The longest line.
+/// The longest line, in bytes.
 const LINE: usize = 1000;
-/// The end of a log, in which these lines are.
+/// The number of bytes at a log's end that are read.
 const TAIL: u64 = 1 << 20;
 
-/// Write one file for a bug report, with nothing of a guest's and no address
+/// Write one file for a bug report, without guest data or addresses
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Write one file for a bug report, as JSON: this build, the machine with its \
-        limits, and of each process that serves its counters, all that `manatee inspect` shows \
-        (its jail and the component's failures included), and the end of its log.\n\n\
-        No packet and no memory of a guest is in it. MAC addresses, IP addresses and names of \
+        limits, and for each process that serves its counters, all that `manatee inspect` shows \
+        (including its jail and the component's failures), and the end of its log.\n\n\
+        It contains no packet and no memory of a guest. MAC addresses, IP addresses and names of \
         users are replaced by words, and the machine's name is left out. Read it before you \
-        give it to others.",
+        share it.",
     after_help = "Example:\n\n  \
         manatee report --control /run/manatee/tap0.control report.json"
 )]
 pub struct Arguments {
     /// The control socket that `manatee serve` was given; repeat it for more devices. Without it
-    /// the report is about this build and machine only
+    /// the report covers this build and machine only
     #[arg(long, value_name = "PATH")]
     control: Vec<PathBuf>,
 
-    /// A file that the log was written to. Without it systemd's journal is asked
+    /// A file with the log. Without it systemd's journal is read
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 
-    /// The file, which is new; `-` is standard output
+    /// The file, which must not exist; `-` is standard output
     #[arg(value_name = "FILE", default_value = "manatee-report.json")]
     output: PathBuf,
 }
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "log": log,
     });
     redaction.tree(&mut report);
-    // Versions are no addresses, whatever they look like.
+    // Versions are not redacted, even if they look like addresses.
     report["build"] = version::version()?;
     let text = format!("{report:#}\n");
     if arguments.output == Path::new("-") {
@@ -76,12 +76,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     write(&arguments.output, &text)?;
     let path = arguments.output.display();
     output::print(&format!(
-        "{path}: {} KiB. Read it before you give it to others.\n",
+        "{path}: {} KiB. Read it before you share it.\n",
         text.len().div_ceil(1024)
     ))
 }
 
-/// Writes a new file that its owner only reads.
+/// Writes a new file that only its owner can read.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let shown = path.display();
     let file = OpenOptions::new()
@@ -99,7 +99,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("writing {shown}"))
 }
 
-/// Asks a process that serves. If it does not answer, that is reported.
+/// Queries a process that serves. If it does not answer, the report says so.
 fn server(path: &Path) -> Value {
     let asked = ask(path).unwrap_or_else(|error| {
         let error = errors::one_line(&error);
@@ -132,7 +132,7 @@ fn tail(path: &Path) -> anyhow::Result<Vec<String>> {
     Ok(last_lines(&bytes))
 }
 
-/// Returns what systemd's journal has of a process; None if there is none here.
+/// Returns a process' lines in systemd's journal; None if there is no journal.
 fn journal(process: u64) -> Option<Vec<String>> {
     let journal = Command::new("journalctl")
         .args(["--quiet", "--no-pager", "--output=cat"])

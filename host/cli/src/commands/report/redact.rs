@@ -1,27 +1,27 @@
-//! Redacts from a report what its reader must not learn: addresses and names of people.
+//! Redacts addresses and names of users from a report.
 //!
-//! Each address becomes a word of its own, and the same one each time, so that a reader still sees
-//! what belongs together.
+//! Each address is always replaced by the same word, so that a reader can still relate
+//! its occurrences.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
-/// Bytes of a MAC address, as text with colons.
+/// The length of a MAC address as text with colons.
 const MAC_TEXT: usize = 17;
 
 /// Replaces addresses by words.
 #[derive(Debug, Default)]
 pub struct Redaction {
-    /// The word for each address, by its text in small letters.
+    /// The word for each address, by its text in lower case.
     words: HashMap<String, String>,
-    /// MAC addresses that were seen, as twelve digits: they are found without colons too.
+    /// MAC addresses that were seen, as twelve digits, to find them without colons too.
     known: Vec<String>,
 }
 
 impl Redaction {
-    /// Takes note of the addresses in a tree, where they stand under their name.
+    /// Collects the addresses of a tree's members that are named as such.
     pub fn learn(&mut self, tree: &Value) {
         match tree {
             Value::Object(members) => {
@@ -46,7 +46,7 @@ impl Redaction {
             Value::Object(members) => {
                 for (name, value) in members {
                     match value {
-                        // An address in another form is one nevertheless.
+                        // The name says that it is an address, in whatever form.
                         Value::Number(_) | Value::Array(_) if is_address(name) => {
                             *value = Value::from("[MAC]");
                         }
@@ -82,7 +82,8 @@ impl Redaction {
         out
     }
 
-    /// Returns how long what begins a text is, if it is not for everybody, and a word for it.
+    /// Returns the length of the address or name that begins a text, and its word, if there is
+    /// one.
     fn find(&mut self, text: &str) -> Option<(usize, String)> {
         if let Some(length) = mac_at(text) {
             let word = self.word("MAC", &digits_of(&text[..length]));
@@ -111,13 +112,13 @@ impl Redaction {
     }
 }
 
-/// Returns whether a member of a tree is a MAC address by its name.
+/// Returns whether a member of a tree is named as a MAC address.
 fn is_address(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name == "mac" || name.ends_with("_mac") || name.starts_with("mac_")
 }
 
-/// Returns the digits of a MAC address, in small letters.
+/// Returns the digits of a MAC address, in lower case.
 fn digits_of(text: &str) -> String {
     let digits = text.chars().filter(char::is_ascii_hexdigit);
     digits.map(|digit| digit.to_ascii_lowercase()).collect()
@@ -161,7 +162,7 @@ fn address_at(text: &str) -> usize {
         byte.is_ascii_hexdigit() || b":.".contains(byte)
     });
     let six = text[..six].trim_end_matches('.');
-    // A colon may be the text's own, behind the address.
+    // A colon may be punctuation after the address.
     let six = match six.strip_suffix(':') {
         Some(shorter) if !shorter.ends_with(':') => shorter,
         _ => six,
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_stays() {
+    fn text_without_addresses_is_unchanged() {
         let mut redaction = Redaction::default();
         for text in [
             "07:24:53.004 attached",

@@ -1,4 +1,4 @@
-//! The broker, as the process sees it that started it.
+//! The broker, as seen by the process that started it.
 
 use std::fs::File;
 use std::io;
@@ -18,19 +18,19 @@ use super::request::{Answer, Begin, COMMAND, Request};
 use super::wire;
 use crate::jail::child::Job;
 
-/// How long it may take to start or to end.
+/// The longest that it may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How much longer than a child its answer may take.
+/// How much longer its answer may take than the child.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// A broker that runs.
+/// A running broker.
 #[derive(Debug)]
 pub struct Broker {
     socket: OwnedFd,
     process: Mutex<Child>,
     pid: u32,
     ended: OwnedFd,
-    /// Held while something is asked of it.
+    /// Held during a request.
     asking: Mutex<()>,
     gone: AtomicBool,
 }
@@ -40,7 +40,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Why there is none.
+    /// Why it can't be started.
     pub fn start(begin: &Begin) -> anyhow::Result<Self> {
         let (ours, theirs) = wire::pair()?;
         let process = Command::new("/proc/self/exe")
@@ -73,13 +73,13 @@ impl Broker {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// Returns whether it has ended by now; nothing of it is left behind then.
+    /// Returns whether it has ended; if so, reaps it.
     pub fn has_ended(&self) -> bool {
         let ended = matches!(self.process.lock().try_wait(), Ok(Some(_)) | Err(_));
         self.gone.fetch_or(ended, Ordering::Relaxed) || ended
     }
 
-    /// Has a child do a job on the component in a sealed file. Returns its answer,
+    /// Lets a child do a job on the component in a sealed file. Returns its answer,
     /// which is sealed too.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl Broker {
             Ok(Some((Answer::Refused(reason), _))) => bail!("{reason}"),
             Ok(None) => bail!("{}", self.lost("it has ended")),
             Err(error) => {
-                // A late answer would be mistaken for the answer to another request.
+                // A late answer would be mistaken for the answer to the next request.
                 let _ = shutdown(&self.socket, Shutdown::Both);
                 bail!("{}", self.lost(&error.to_string()))
             }
@@ -139,14 +139,14 @@ impl Broker {
         )
     }
 
-    /// Makes it leave the sockets' files: another process has the sockets now.
+    /// Makes it keep the sockets' files at the end: another process has the sockets now.
     pub fn leave_sockets(&self) {
         if let Err(error) = self.ask(&Request::Leave, None, PATIENCE) {
             tracing::warn!("the sockets' files may be removed: {error:#}");
         }
     }
 
-    /// Makes it remove the sockets' files at the end: the process that had them has left them.
+    /// Makes it remove the sockets' files at the end: the previous process has handed them over.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl Broker {
             return;
         }
         self.gone.store(true, Ordering::Relaxed);
-        // It may be gone already.
+        // It may have ended already.
         let _ = shutdown(&self.socket, Shutdown::Write);
         match wire::wait(&self.ended, PATIENCE) {
             Ok(true) => drop(self.process.lock().wait()),

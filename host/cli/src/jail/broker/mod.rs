@@ -1,10 +1,10 @@
 //! The broker: a small process, started before the jail is entered, that does for the
-//! process that serves what that can't do any more. It removes the sockets' files at
-//! the end, however that comes, starts the children that compile and check
-//! candidates, and connects again to the sockets that ports were connected to; nothing else. It has a jail and a list of its own, and ends with the
-//! process that it works for.
+//! serving process what that can't do in its jail. It removes the sockets' files at the
+//! end, however the process ends, starts the children that compile and check candidates, and
+//! reconnects to the sockets that ports were connected to; nothing else. It has a jail and a
+//! list of system calls of its own, and ends with the process that it serves.
 //!
-//! Requests and answers are JSON, one each a packet of a socket pair, with at most one
+//! Requests and answers are JSON, each in one packet of a socket pair, with at most one
 //! descriptor.
 
 mod client;

@@ -18,12 +18,12 @@ use super::wire;
 use crate::jail::child::{Job, Refusal, Running, Task};
 use crate::jail::{Jail, Paths, Role, sealed, signals};
 
-/// Compiled components that are kept.
+/// The most compiled components that are cached.
 const MAX_COMPILED: usize = 4;
-/// Components whose refusal is kept.
+/// The most components whose refusal is remembered.
 const MAX_REFUSED: usize = 64;
 
-/// Does what is asked by the socket on standard input, until that is closed.
+/// Serves requests from the socket on standard input, until that is closed.
 pub fn run() -> ExitCode {
     signals::ignore_endings();
     let socket = io::stdin();
@@ -49,10 +49,10 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// A broker that is confined.
+/// A confined broker.
 struct Process {
     sockets: Vec<Removable>,
-    /// Whether these are to be removed.
+    /// Whether to remove them at the end.
     owns: bool,
     peers: Vec<PathBuf>,
     sandbox: bool,
@@ -61,7 +61,7 @@ struct Process {
 
 fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
     let Some((Request::Begin(begin), None)) = wire::receive(socket)? else {
-        bail!("it was not told what to do");
+        bail!("it got no configuration");
     };
     let Begin {
         sockets,
@@ -76,7 +76,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
     if sandbox {
         let mut jail = Jail::new(Role::Broker);
         jail.ids = ids;
-        // The folders may be others' than the user's that it becomes.
+        // The folders may belong to another user than the one it becomes.
         jail.keep = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
         jail.paths = Paths {
             removable,
@@ -94,7 +94,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
     })
 }
 
-/// The file of a socket, to be removed at the end.
+/// The file of a socket, which is removed at the end.
 struct Removable {
     folder: OwnedFd,
     file: SocketFile,
@@ -116,7 +116,7 @@ impl Removable {
         })
     }
 
-    /// Removes the file, unless another has taken its path.
+    /// Removes the file, unless another one has replaced it.
     fn remove(&self) {
         let Some(name) = self.file.path.file_name() else {
             return;
@@ -134,7 +134,7 @@ impl Process {
     fn serve(&mut self, socket: BorrowedFd<'_>) -> anyhow::Result<()> {
         while let Some((request, file)) = wire::receive(socket)? {
             let outcome = match request {
-                Request::Begin(_) => bail!("it was told twice what to do"),
+                Request::Begin(_) => bail!("it got two configurations"),
                 Request::Leave | Request::Own => {
                     self.owns = matches!(request, Request::Own);
                     wire::send(socket, &Answer::Done, None).context("answering")?;
@@ -153,7 +153,7 @@ impl Process {
                 Err(reason) => wire::send(socket, &Answer::Refused(reason), None),
             };
             match sent {
-                // Its process is gone, which the next look tells.
+                // The process has ended; the next receive reports that.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
                 sent => sent.context("answering")?,
             }
@@ -161,20 +161,20 @@ impl Process {
         Ok(())
     }
 
-    /// Connects to a peer, if it is there now. No other path can be asked for.
+    /// Connects to a peer, if that accepts connections. No other path can be requested.
     fn connect(&self, peer: usize) -> Result<OwnedFd, String> {
         let path = self.peers.get(peer).ok_or("there is no such peer")?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let connected = SocketAddrUnix::new(path).and_then(|address| {
             let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // It does not wait for a peer with too many clients.
+            // It does not wait for a peer whose backlog is full.
             connect(&socket, &address)?;
             Ok(socket)
         });
         connected.map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// Runs a job in a child. None if the requester is gone.
+    /// Runs a job in a child. Returns None if the requester has ended.
     fn start(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -206,8 +206,8 @@ impl Process {
     }
 }
 
-/// Waits for the end of a child, at the longest until its time is over. False if the
-/// process that wanted it is gone, and the child with it.
+/// Waits for the end of a child, at most until its time limit. Returns false if the
+/// requester has ended.
 fn wait(socket: BorrowedFd<'_>, running: &mut Running) -> io::Result<bool> {
     loop {
         let left = running.left();
@@ -221,7 +221,7 @@ fn wait(socket: BorrowedFd<'_>, running: &mut Running) -> io::Result<bool> {
             Ok(0) if left.is_zero() => return Ok(true),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
-            // One thing is asked at a time, so this is the end.
+            // Only one request is made at a time, so this is the end of the socket.
             Ok(_) => return Ok(fds[1].revents().is_empty()),
         }
     }
@@ -234,7 +234,7 @@ struct Key {
     digest: [u8; 32],
 }
 
-/// The results for components: one that failed to compile is refused at once the second time.
+/// Cached results for components: one that failed to compile is refused at once the second time.
 #[derive(Debug, Default)]
 struct Known {
     compiled: VecDeque<(Key, File)>,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::jail::child::Job;
 use crate::jail::user::Ids;
 
-/// The hidden command that is a broker.
+/// The hidden command that runs as a broker.
 pub const COMMAND: &str = "jail-broker";
 
 /// The broker's configuration, which it receives first.
@@ -16,13 +16,13 @@ pub const COMMAND: &str = "jail-broker";
 pub struct Begin {
     /// The sockets to remove.
     pub sockets: Vec<SocketFile>,
-    /// The sockets to connect to again when that is asked for.
+    /// The sockets to reconnect to on request.
     pub peers: Vec<PathBuf>,
     /// The user to become.
     pub ids: Option<Ids>,
     /// Whether it and its children are confined.
     pub sandbox: bool,
-    /// Whether the sockets are another process's until [`Request::Own`].
+    /// Whether the sockets belong to another process until [`Request::Own`].
     pub waits: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Notes the socket that is at `path` now.
+    /// Records the socket that is at `path` now.
     ///
     /// # Errors
     ///
@@ -59,20 +59,20 @@ impl SocketFile {
 /// A request to the broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// The first.
+    /// The configuration, which comes first.
     Begin(Begin),
-    /// Start a child; a sealed file comes along. The digest is the file's.
+    /// Start a child; a sealed file is attached. The digest is the file's.
     Start { job: Job, digest: [u8; 32] },
-    /// Leave the files of sockets, which another process has now.
+    /// Keep the files of sockets, which another process has now.
     Leave,
-    /// Remove the files of sockets at the end: the process that had them has left them.
+    /// Remove the files of sockets at the end: the previous process has handed them over.
     Own,
     /// Connect to the peer with this index.
     Connect(usize),
 }
 
 impl Request {
-    /// Asks for a child that does `job` on the file with this digest.
+    /// Returns the request for a child that does `job` on the file with this digest.
     pub fn start(job: Job, digest: Digest) -> Self {
         Self::Start {
             job,
@@ -84,8 +84,8 @@ impl Request {
 /// An answer of the broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// Done. A child's answer comes along as a sealed file, a connection as a socket.
+    /// Done. A child's answer is attached as a sealed file, a connection as a socket.
     Done,
-    /// Why not, for people.
+    /// It failed; the reason is for people.
     Refused(String),
 }

@@ -38,7 +38,7 @@ pub fn send(
     Ok(())
 }
 
-/// Waits for a message. None if the other side is gone.
+/// Waits for a message. Returns None if the peer has ended.
 pub fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
@@ -50,7 +50,7 @@ pub fn receive<T: DeserializeOwned>(
         recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
     });
     let received = match received {
-        // It ended with words of ours unread.
+        // It ended without reading our last message.
         Err(rustix::io::Errno::CONNRESET) => return Ok(None),
         received => received?,
     };
@@ -64,7 +64,7 @@ pub fn receive<T: DeserializeOwned>(
     }
     let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
     if received.flags.intersects(cut) {
-        return Err(io::Error::other("the message was cut"));
+        return Err(io::Error::other("the message was truncated"));
     }
     let message = serde_json::from_slice(&packet[..received.bytes])?;
     Ok(Some((message, descriptor)))
@@ -82,7 +82,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Waits until there is something to receive, or the other side is gone; false if
+/// Waits until there is a message, or the peer has ended. Returns false if
 /// neither happens in time.
 pub fn wait(socket: impl AsFd, time: std::time::Duration) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

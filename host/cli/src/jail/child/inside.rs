@@ -13,16 +13,16 @@ use rustix::process::{Resource, Signal, set_parent_process_death_signal};
 use super::job::{Job, Task};
 use crate::jail::{Jail, Role, limits, resolve, sealed};
 
-/// The status with which a child ends that says why it has no result.
+/// The exit status of a child that has no result and printed the reason.
 pub const REFUSED: i32 = 1;
-/// The status with which it ends if it could not even be confined.
+/// The exit status of a child that could not be confined.
 const UNCONFINED: u8 = 2;
-/// Descriptors that a child may have.
+/// The most descriptors that a child may have.
 const DESCRIPTORS: u64 = 64;
-/// The longest reason for a requirement that is missed, in bytes.
+/// The longest reason for a missed requirement, in bytes.
 const MAX_REASON: usize = 16 << 10;
 
-/// Takes the answer of a child for compiled code.
+/// Accepts the answer of a child as compiled code.
 pub(super) fn trust(bytes: Vec<u8>) -> Compiled {
     // SAFETY: a child of this program wrote them, and nobody else could: it was handed
     // the file, which was sealed when the child had ended. The compiler is trusted like
@@ -30,7 +30,7 @@ pub(super) fn trust(bytes: Vec<u8>) -> Compiled {
     unsafe { Compiled::from_bytes(bytes) }
 }
 
-/// Does a job, confined.
+/// Confines this process and does a job.
 pub fn run(job: &Job, sandbox: bool) -> ExitCode {
     let output =
         confine(job, sandbox).and_then(|()| Ok(io::stdout().as_fd().try_clone_to_owned()?));
@@ -107,7 +107,7 @@ fn answer(job: &Job) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// Returns the beginning of a reason.
+/// Truncates a reason.
 fn short(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(MAX_REASON)]
 }

@@ -13,10 +13,10 @@ pub const MAX_NAME: usize = 256;
 pub struct Job {
     /// The component's name in messages.
     pub name: String,
-    /// The action.
+    /// What to do.
     pub task: Task,
-    /// Whether it runs beside a device that is served, which is not to notice: it gets
-    /// the processor only when nobody else wants it.
+    /// Whether it runs in parallel with a served device, which it must not disturb: it
+    /// runs at idle priority.
     pub background: bool,
 }
 
@@ -68,14 +68,14 @@ impl Suite {
 /// The limits of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Memory of its own, in bytes.
+    /// Private memory, in bytes.
     pub memory: u64,
     /// Processor time.
     pub processor: Duration,
-    /// Time.
+    /// Wall-clock time.
     pub time: Duration,
-    /// Time, if it had the processor for less than half of `time`: what has the lowest
-    /// priority may have to wait on a busy machine, without being at fault.
+    /// Wall-clock time, if it had the processor for less than half of `time`: at the lowest
+    /// priority it may have to wait on a busy machine through no fault of its own.
     pub starved: Duration,
     /// The most bytes that it may write.
     pub output: u64,
@@ -90,23 +90,24 @@ pub(super) const COMPILE: Bounds = Bounds {
     output: 256 << 20,
 };
 
-/// The limits of the suite when it runs beside a device: they are of time, in which
-/// others may have the processor.
+/// The limits of the suite when it runs in parallel with a device. They are wall-clock time,
+/// during which other processes may have the processor.
 const PATIENT: SuiteLimits = SuiteLimits {
     requirement: Duration::from_secs(30),
     total: Duration::from_secs(240),
     memory: 64 << 20,
 };
 
-/// Memory of a check besides the linear memories of the devices in it.
+/// The memory of a check without the linear memories of its devices.
 const CHECK_MEMORY: u64 = 1 << 30;
-/// Devices, with a testbed and a runner each, that a check has at once.
+/// The number of linear memories that a check has at once: devices, each with a testbed and a
+/// runner.
 const CHECK_MEMORIES: u64 = 12;
-/// The most bytes that a check writes: a line for each requirement.
+/// The most bytes of a check's output: a line for each requirement.
 pub(super) const CHECK_OUTPUT: u64 = 16 << 20;
 
 impl Job {
-    /// Creates a job on a component of this name, which is cleaned and cut.
+    /// Creates a job on a component of this name, which is cleaned and truncated.
     pub fn new(name: &str, task: Task) -> Self {
         Self {
             name: clean(name, MAX_NAME),
@@ -129,7 +130,7 @@ impl Job {
         }
     }
 
-    /// Returns what it may use.
+    /// Returns its limits.
     pub fn bounds(&self) -> Bounds {
         match &self.task {
             Task::Compile => COMPILE,
@@ -163,7 +164,7 @@ pub fn clean(text: &str, most: usize) -> String {
     short
 }
 
-/// Returns whether a character changes how others are shown: those that set the direction.
+/// Returns whether a character changes how others are shown, such as the direction of text.
 fn is_format(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

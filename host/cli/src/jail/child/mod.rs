@@ -2,8 +2,8 @@
 //! limits of memory and time and in a jail of their own.
 //!
 //! A child gets the component by its standard input and answers by its standard
-//! output, both of them files in memory; its standard error, a third, says what became
-//! of it if it fails. Nothing else is open in it.
+//! output, both of them files in memory; its standard error, a third, has the reason if it
+//! fails. It has no other open descriptors.
 
 mod inside;
 mod job;
@@ -26,46 +26,46 @@ pub use inside::run;
 use job::{CHECK_OUTPUT, COMPILE};
 pub use job::{Job, MAX_NAME, Suite, Task, clean};
 
-/// The hidden command that is a child.
+/// The hidden command that runs as a child.
 pub const COMMAND: &str = "jail-child";
-/// The hidden option by which it is not confined.
+/// The hidden option that turns its confinement off.
 pub const NO_SANDBOX: &str = "--no-sandbox";
-/// The most that is shown of a failed child's words, in bytes.
+/// The most bytes that are shown of a failed child's standard error.
 const MAX_WORDS: usize = 2048;
-/// How often is looked at a child that has to wait for the processor.
+/// The interval at which a child that waits for the processor is checked.
 const STARVED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why a child has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It said why.
+    /// The child's own reason.
     #[error("{0}")]
     Said(String),
-    /// A bound was reached.
+    /// A limit was reached.
     #[error("{name} takes more than {bound} to {task}, and is refused")]
     Bound {
         /// The component.
         name: String,
-        /// The bound, in words.
+        /// The limit, as text.
         bound: String,
         /// The operation that failed.
         task: &'static str,
     },
-    /// It had to wait for the processor.
+    /// Other processes used the processor.
     #[error(
-        "{name} could not be dealt with in {} s, in which others had the processor for all \
+        "{name} could not be processed in {} s, because other processes used the processor for all \
          but {} s; try again when the machine is less busy",
         time.as_secs(), processor.as_secs()
     )]
     Starved {
         /// The component.
         name: String,
-        /// The time that it was waited for.
+        /// How long it ran.
         time: Duration,
         /// The processor time that it had.
         processor: Duration,
     },
-    /// It ended in another way.
+    /// It failed otherwise.
     #[error("the process that was to {task} {name} failed ({how}){words}")]
     Failed {
         /// The component.
@@ -80,7 +80,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the same refusal of a component that is called otherwise.
+    /// Returns the same refusal for a component with another name.
     pub fn of(&self, name: &str) -> Self {
         let mut same = self.clone();
         if let Self::Bound { name: own, .. } = &mut same {
@@ -95,7 +95,7 @@ impl Refusal {
     }
 }
 
-/// A child that runs. It is killed when this is dropped.
+/// A running child. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Running {
     job: Job,
@@ -104,7 +104,7 @@ pub struct Running {
     output: File,
     words: File,
     begun: Instant,
-    /// How long it had the processor when its time was over.
+    /// The processor time that it had used at its time limit.
     used: Duration,
 }
 
@@ -142,7 +142,7 @@ impl Running {
         })
     }
 
-    /// Returns what is readable when it has ended.
+    /// Returns a descriptor that becomes readable when it has ended.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
     }
@@ -156,19 +156,19 @@ impl Running {
         }
         self.used = limits::processor_time(self.process.id()).unwrap_or(self.used);
         if self.is_starved() {
-            // Now and then, to look at what it has got.
+            // Wake up regularly, to check its processor time.
             bounds.starved.saturating_sub(elapsed).min(STARVED_PAUSE)
         } else {
             Duration::ZERO
         }
     }
 
-    /// Returns whether others had the processor for most of its time.
+    /// Returns whether other processes used the processor for most of its time.
     fn is_starved(&self) -> bool {
         self.job.background && self.used < self.job.bounds().time / 2
     }
 
-    /// Waits until it ends, or ends it when its time is over. Returns its answer,
+    /// Waits until it ends, or kills it at its time limit. Returns its answer,
     /// sealed.
     ///
     /// # Errors
@@ -206,7 +206,7 @@ impl Running {
             match poll(&mut fds, Some(&timeout)) {
                 Ok(0) if left.is_zero() => return false,
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                // It can't be waited for, so it is ended.
+                // It can't be waited for, so it is killed.
                 Err(_) => return false,
                 Ok(_) => return true,
             }
@@ -291,7 +291,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only when it has ended already and was waited for.
+        // Both fail only if it was reaped already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -301,7 +301,7 @@ fn is_lack_of_memory(words: &str) -> bool {
     words.contains("memory allocation of") || words.contains("os error 12")
 }
 
-/// Runs a child on the bytes of a component, from here.
+/// Runs a child on the bytes of a component, without a broker.
 ///
 /// # Errors
 ///
@@ -309,7 +309,7 @@ fn is_lack_of_memory(words: &str) -> bool {
 fn run_on(job: Job, wasm: &[u8], sandbox: bool) -> Result<File, Refusal> {
     let failed = |error: io::Error| Refusal::Failed {
         name: job.name.clone(),
-        task: "look at",
+        task: "compile or check",
         how: error.to_string(),
         words: String::new(),
     };
@@ -318,7 +318,7 @@ fn run_on(job: Job, wasm: &[u8], sandbox: bool) -> Result<File, Refusal> {
     running.finish()
 }
 
-/// What a child has compiled, to be loaded once the process is confined: loading starts
+/// Code that a child has compiled, for loading after the process is confined: loading starts
 /// threads, and runs the component.
 pub struct Code {
     file: File,
@@ -350,7 +350,7 @@ pub fn compile(wasm: &[u8], name: &str, sandbox: bool) -> anyhow::Result<Code> {
     })
 }
 
-/// Loads what a child has compiled.
+/// Loads code that a child has compiled.
 ///
 /// # Errors
 ///
@@ -380,19 +380,16 @@ pub fn check(
     verdicts(run_on(job, wasm, sandbox)?, suite)
 }
 
-/// Reads what a child says of the requirements of a suite.
+/// Reads a child's verdicts on the requirements of a suite.
 ///
 /// # Errors
 ///
-/// If that is not a word about each.
+/// If they are malformed, or some are missing.
 pub fn verdicts(mut answer: File, suite: &Suite) -> anyhow::Result<Vec<Verdict>> {
     let text = sealed::read(&mut answer, CHECK_OUTPUT)?;
     let missed: Vec<Option<String>> = serde_json::from_slice(&text)?;
     let requirements = manatee_check::select(&suite.names)?;
-    anyhow::ensure!(
-        missed.len() == requirements.len(),
-        "the check ended before it was done"
-    );
+    anyhow::ensure!(missed.len() == requirements.len(), "the check ended early");
     let verdict = |(requirement, missed): (&&'static manatee_check::Requirement, _)| Verdict {
         name: requirement.name,
         source: requirement.source,

@@ -1,20 +1,20 @@
-//! What a list of system calls is made of.
+//! The types of lists of system calls.
 
-/// What a process is there for, which says what it may call.
+/// The purpose of a process, which determines its system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Serves a device.
     Server,
-    /// Removes sockets and starts children. What it may call includes what a child
-    /// calls before it has a jail of its own.
+    /// Removes sockets and starts children. Its list includes the calls of a child
+    /// before that has its own jail.
     Broker,
-    /// Compiles a component, and runs nothing of it.
+    /// Compiles a component without running it.
     Compile,
     /// Compiles a component and runs it against the conformance suite.
     Check,
 }
 
-/// How a system call is allowed. Of several, one suffices.
+/// A condition under which a system call is allowed. One of several suffices.
 #[derive(Clone, Copy, Debug)]
 pub enum Allow {
     /// With any arguments.

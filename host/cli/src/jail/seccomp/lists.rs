@@ -8,7 +8,7 @@ use Allow::{Any, Bits, Own, Value};
 const WRITE: u64 = libc::PROT_WRITE as u64;
 const EXEC: u64 = libc::PROT_EXEC as u64;
 const NEVER_BOTH: &[Allow] = &[Bits(2, WRITE, 0), Bits(2, EXEC, 0)];
-/// A thread, and no process or namespace.
+/// The flags for a thread, not a process or a namespace.
 const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
@@ -24,7 +24,7 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWNET) as u64;
 const NO_PATH: u64 = libc::AT_EMPTY_PATH as u64;
 
-/// Returns the lists that together are what a role may call.
+/// Returns the lists whose union a role may call.
 pub fn of(role: Role) -> &'static [List] {
     match role {
         Role::Server => &[COMMON, CODE, SERVER],
@@ -34,9 +34,9 @@ pub fn of(role: Role) -> &'static [List] {
     }
 }
 
-/// What a process with memory, threads, clocks and open files does.
+/// The calls of every process: memory, threads, clocks and open files.
 const COMMON: List = &[
-    // Open files. No path: the calls that may take one are held to a descriptor.
+    // Open files. No paths: calls that may take one are restricted to descriptors.
     (libc::SYS_read, &[Any]),
     (libc::SYS_write, &[Any]),
     (libc::SYS_readv, &[Any]),
@@ -69,7 +69,7 @@ const COMMON: List = &[
     (libc::SYS_membarrier, &[Any]),
     // Threads.
     (libc::SYS_clone, &[Bits(0, THREAD | NAMESPACES, THREAD)]),
-    // Another filter says that it is unknown.
+    // Another filter makes it fail with ENOSYS.
     (libc::SYS_clone3, &[Any]),
     (libc::SYS_futex, &[Any]),
     (libc::SYS_set_robust_list, &[Any]),
@@ -94,7 +94,7 @@ const COMMON: List = &[
     (libc::SYS_nanosleep, &[Any]),
     (libc::SYS_clock_nanosleep, &[Any]),
     (libc::SYS_getrandom, &[Any]),
-    // What this process is; limits are read, not set.
+    // Identity and limits, which are read, not set.
     (libc::SYS_getpid, &[Any]),
     (libc::SYS_getuid, &[Any]),
     (libc::SYS_geteuid, &[Any]),
@@ -115,19 +115,19 @@ const DATA: List = &[
     (libc::SYS_mprotect, &[Bits(2, EXEC, 0)]),
 ];
 
-/// Memory that is mapped as data, and may become code when it is no longer writable:
-/// so wasmtime loads a component.
+/// Memory that is mapped as data, and may become code when it is no longer writable: wasmtime
+/// loads a component like this.
 const CODE: List = &[
     (libc::SYS_mmap, &[Bits(2, EXEC, 0)]),
     (libc::SYS_mprotect, NEVER_BOTH),
 ];
 
-/// What serving a device takes. No socket is made; connections are accepted.
+/// The calls of serving a device. No socket is created; connections are accepted.
 const SERVER: List = &[
     (libc::SYS_recvmsg, &[Any]),
     (libc::SYS_recvfrom, &[Any]),
     (libc::SYS_sendmsg, &[Any]),
-    // Without an address: to whom the socket is connected.
+    // Without an address: to the connected peer.
     (libc::SYS_sendto, &[Bits(4, u64::MAX, 0)]),
     (libc::SYS_accept4, &[Any]),
     (libc::SYS_shutdown, &[Any]),
@@ -140,7 +140,7 @@ const SERVER: List = &[
     (libc::SYS_memfd_create, &[Any]),
     (libc::SYS_ftruncate, &[Any]),
     (libc::SYS_fstatfs, &[Any]),
-    // The rings were made and restricted before.
+    // The rings were created and restricted before.
     (libc::SYS_io_uring_enter, &[Any]),
     (
         libc::SYS_ioctl,
@@ -150,8 +150,8 @@ const SERVER: List = &[
             Value(1, libc::TCGETS as u32),
         ],
     ),
-    // Interrupts: eventfds are signalled by the kernel's asynchronous I/O, which can do
-    // to open files what `read` and `write` can.
+    // Interrupts: eventfds are signalled by asynchronous I/O, which can do no more to
+    // open files than `read` and `write`.
     (libc::SYS_pipe2, &[Any]),
     // Answers to a VMM, from a pipe that outlives the process.
     (libc::SYS_splice, &[Any]),
@@ -174,7 +174,7 @@ const SERVER: List = &[
     (libc::SYS_epoll_wait, &[Any]),
 ];
 
-/// What the runtime of the conformance suite takes on top.
+/// The additional calls of the conformance suite's runtime.
 const CHECK: List = &[
     (libc::SYS_epoll_create1, &[Any]),
     (libc::SYS_epoll_ctl, &[Any]),
@@ -183,13 +183,13 @@ const CHECK: List = &[
     // The initial contents of linear memories.
     (libc::SYS_memfd_create, &[Any]),
     (libc::SYS_ftruncate, &[Any]),
-    // A pair of sockets, connected to each other and to nobody else.
+    // A pair of sockets, connected only to each other.
     (libc::SYS_socketpair, &[Value(0, libc::AF_UNIX as u32)]),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_epoll_wait, &[Any]),
 ];
 
-/// What the broker does itself.
+/// The calls of the broker itself.
 const BROKER: List = &[
     (libc::SYS_recvmsg, &[Any]),
     (libc::SYS_sendmsg, &[Any]),
@@ -202,7 +202,7 @@ const BROKER: List = &[
     (libc::SYS_unlinkat, &[Value(2, 0)]),
     (libc::SYS_statx, &[Any]),
     (libc::SYS_newfstatat, &[Any]),
-    // A process, in no namespace of its own.
+    // A process without new namespaces.
     (libc::SYS_clone, &[Bits(0, NAMESPACES, 0)]),
     (libc::SYS_execve, &[Any]),
     (libc::SYS_dup3, &[Any]),
@@ -214,7 +214,7 @@ const BROKER: List = &[
     (libc::SYS_kill, &[Value(1, libc::SIGKILL as u32)]),
 ];
 
-/// What a child does from its start until it has a jail of its own.
+/// The calls of a child from its start until it has its own jail.
 const PROGRAM: List = &[
     // The loader maps libraries: landlock allows no others.
     (libc::SYS_mmap, NEVER_BOTH),
@@ -249,7 +249,7 @@ const PROGRAM: List = &[
     (libc::SYS_dup2, &[Any]),
 ];
 
-/// What nobody here ever calls, and whoever took a process over would.
+/// Calls that this program never makes, but an attacker in it would.
 pub const DEADLY: &[c_long] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -278,7 +278,7 @@ pub const DEADLY: &[c_long] = &[
     libc::SYS_open_by_handle_at,
 ];
 
-/// [`DEADLY`], and starting another program.
+/// [`DEADLY`], and executing programs.
 pub const DEADLY_AND_EXECUTION: &[c_long] = &{
     let mut all = [0; DEADLY.len() + 2];
     let mut index = 0;

@@ -1,4 +1,4 @@
-//! Interfaces that somebody else opened.
+//! Interfaces that another process opened.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -58,7 +58,7 @@ fn queue_of_an_interface_elsewhere_has_no_mtu() {
         let elsewhere = queue(NAME, AS_WANTED);
         #[expect(deprecated)]
         rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
-        // One of the same name is here too.
+        // An interface with the same name exists here too.
         let own = queue(NAME, AS_WANTED);
         let tap = Tap::from_descriptors(vec![elsewhere]).unwrap();
         assert_eq!((tap.name(), tap.mtu()), (format!("tap={NAME}"), None));

@@ -1,4 +1,4 @@
-//! Getting hold of an interface, and being refused.
+//! Attaching to interfaces, and refusals.
 
 use std::os::fd::AsFd;
 
@@ -18,7 +18,7 @@ fn refusal(name: &str) -> TapError {
     Tap::open(name).expect_err("an interface that should be refused")
 }
 
-/// Gives up this thread's right to make and take interfaces.
+/// Drops this thread's capability to create and attach to interfaces.
 fn drop_network_capability() {
     let mut sets = rustix::thread::capabilities(None).unwrap();
     sets.effective.remove(CapabilitySet::NET_ADMIN);
@@ -78,7 +78,7 @@ fn a_queue_that_another_has_is_a_reason_to_refuse() {
             assert!(matches!(refused, TapError::Shared(_, 1)), "{refused}");
             assert!(refused.to_string().contains(NAME), "{refused}");
         }
-        // One that receives nothing at the moment is attached too.
+        // A queue that is detached from traffic still counts.
         super::ioctl::set_queue(first.queues[0].fd.as_fd(), false).unwrap();
         let refused = refusal(NAME);
         assert!(matches!(refused, TapError::Shared(_, 1)), "{refused}");

@@ -1,4 +1,4 @@
-//! The kernel's own sockets at the other end.
+//! The kernel's own sockets as the peer.
 
 use std::net::UdpSocket;
 
@@ -7,7 +7,7 @@ use crate::endpoint::headers::{IpVersion, Transport};
 use crate::endpoint::testing::{Guest, Sample};
 use crate::endpoint::{Queue, RxFlags, TxStatus};
 
-/// Returns the addresses of [`Sample`]: ours is the first one.
+/// Opens an interface with the addresses of [`Sample`]; the guest has the first one.
 fn set_up() -> TapQueue {
     keep_quiet();
     let tap = only(&mut open().unwrap());
@@ -52,7 +52,7 @@ fn a_socket_takes_what_we_send_and_its_answer_is_completed() {
     });
 }
 
-/// Returns the payload and the checksum of a frame, by etherparse.
+/// Checks the payload and the checksum of a frame with etherparse.
 fn check_udp(frame: &[u8], payload: &[u8]) {
     let parsed = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
     let Some(etherparse::NetSlice::Ipv4(ip)) = parsed.net else {

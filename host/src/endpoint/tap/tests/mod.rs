@@ -1,9 +1,8 @@
 //! Real TAP interfaces, in a network namespace of each test's own.
 //!
 //! The interface under test is a port of a bridge; the bridge's other port is
-//! a second TAP, which nobody offloads anything to. What the kernel does for
-//! us on the way (checksums, segments) has therefore been done, byte for byte,
-//! when a frame arrives there. Nothing leaves the namespace.
+//! a second TAP without offloads. So a frame that arrives there has all of the
+//! kernel's offloads (checksums, segments) carried out. Nothing leaves the namespace.
 
 mod adopt;
 mod attach;
@@ -35,9 +34,9 @@ const PEER: &str = "tap-peer";
 /// Longer than any of this takes; reached only when something is broken.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Held while a child process is around. Until it executes its program, a
-/// child has copies of all our descriptors, so that an interface stays open a
-/// little longer than the test thinks that opened it.
+/// Held while a child process is started. Until it executes its program, a
+/// child has copies of all descriptors, which would keep an interface open after
+/// a test has closed it.
 static CHILDREN: Mutex<()> = Mutex::new(());
 
 thread_local! {
@@ -45,16 +44,16 @@ thread_local! {
     static BATCHED: Cell<bool> = const { Cell::new(true) };
 }
 
-/// Opens the interface under test, in the way that this run is about.
+/// Opens the interface under test, with or without batched system calls.
 fn open() -> Result<Tap, TapError> {
     open_queues(Some(1))
 }
 
-/// Returns the same, by so many queues.
+/// Opens it with this many queues.
 fn open_queues(queues: Option<u16>) -> Result<Tap, TapError> {
     let batched = BATCHED.get();
     Tap::open_with(NAME, queues, || match batched {
-        // The other run is all there is if the kernel forbids it.
+        // If the kernel forbids io_uring, only the other run is possible.
         true => Calls::batched().unwrap_or_else(|_| Calls::one_by_one()),
         false => Calls::one_by_one(),
     })
@@ -79,8 +78,8 @@ fn run(test: &(impl Fn() + Sync), batched: bool) {
     let name = caller.name().unwrap_or("a TAP test");
     let isolated = || {
         BATCHED.set(batched);
-        // The deprecated function is the safe one; what makes its successor
-        // unsafe is another flag.
+        // The deprecated function is the safe one; its successor is unsafe
+        // because of another flag.
         #[expect(deprecated)]
         let unshared = rustix::thread::unshare(UnshareFlags::NEWNET);
         match unshared {
@@ -88,14 +87,14 @@ fn run(test: &(impl Fn() + Sync), batched: bool) {
             Err(error) => skip(name, error),
         }
     };
-    // Namespaces are a thread's own.
+    // A namespace applies to one thread.
     let outcome = std::thread::scope(|scope| scope.spawn(isolated).join());
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
 }
 
-/// Says so past the test harness, which hides what passing tests print.
+/// Prints that a test was skipped, bypassing the harness, which hides the output of passing tests.
 fn skip(test: &str, error: rustix::io::Errno) {
     let line = format!("skipped {test}: no network namespace of its own ({error}); run as root\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
@@ -112,16 +111,16 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {said}");
 }
 
-/// Keeps the kernel from sending anything of its own accord.
+/// Keeps the kernel from sending packets by itself.
 fn keep_quiet() {
     for knob in [
         "ipv6/conf/default/disable_ipv6",
         "ipv6/conf/all/disable_ipv6",
     ] {
-        // Without IPv6 there is nothing to turn off.
+        // An error means that there is no IPv6 to turn off.
         let _ = std::fs::write(format!("/proc/sys/net/{knob}"), "1");
     }
-    // Without this one, bridges do not look at IP headers anyway.
+    // An error means that bridges do not read IP headers anyway.
     let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
     let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "0");
 }
@@ -139,7 +138,7 @@ impl Peer {
         Self { fd }
     }
 
-    /// Sends a frame, with the header that goes before it.
+    /// Sends a frame with its virtio-net header.
     fn send_with(&self, vnet: VnetHeader, frame: &[u8]) {
         let bytes = [&vnet.to_bytes(), frame].concat();
         assert_eq!(rustix::io::write(&self.fd, &bytes).unwrap(), bytes.len());
@@ -149,7 +148,7 @@ impl Peer {
         self.send_with(VnetHeader::default(), frame);
     }
 
-    /// Returns the next frame that is no probe.
+    /// Returns the next frame that is not a probe.
     fn receive(&self) -> Vec<u8> {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -226,7 +225,7 @@ impl Wire {
         self.guest.send(&mut self.tap, frame, packet)
     }
 
-    /// Receives a packet into the buffers that are posted.
+    /// Receives a packet into the posted buffers.
     fn receive(&mut self) -> RxPacket {
         let end = Instant::now() + DEADLINE;
         loop {

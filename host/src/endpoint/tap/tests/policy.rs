@@ -1,4 +1,4 @@
-//! What a policy lets through, on the way out and in.
+//! A policy's effect on packets in both directions.
 
 use super::{Wire, in_namespace};
 use crate::endpoint::headers::{IpVersion, Transport};
@@ -25,7 +25,7 @@ fn a_tap_lets_through_what_its_policy_does() {
             promiscuous: false,
             vlans: Some("0,7".parse().unwrap()),
         });
-        // Of what is sent, only the last two leave.
+        // Of the packets sent, only the last two leave.
         let (plain_frame, last) = (frame(OWN, OTHER, 40), frame(OWN, OTHER, 41));
         let dropped = [
             wire.send(&frame(OTHER, OWN, 40), plain()),
@@ -38,7 +38,7 @@ fn a_tap_lets_through_what_its_policy_does() {
         assert_eq!(wire.peer.receive(), with_tag(&plain_frame, 7));
         assert_eq!(wire.peer.receive(), last);
 
-        // Of what arrives, only the last is the guest's; one buffer is enough for that.
+        // Of the packets that arrive, only the last is for the guest; one buffer is enough.
         wire.guest.post();
         wire.peer.send(&frame(OTHER, [2, 0, 0, 0, 0, 3], 40));
         wire.peer.send(&with_tag(&frame(OTHER, OWN, 40), 8));

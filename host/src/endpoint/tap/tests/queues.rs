@@ -14,7 +14,7 @@ use super::{
 use crate::endpoint::testing::Guest;
 use crate::endpoint::{Endpoint, HashTypes, Queue, Rss, RxFlags, Steering, Toeplitz};
 
-/// Any key that tells flows apart.
+/// A key that distinguishes flows.
 const KEY: &[u8; 40] = b"a key of forty bytes, of which all count";
 const FLOWS: u16 = 16;
 
@@ -23,7 +23,7 @@ fn refusal(queues: u16) -> TapError {
 }
 
 #[test]
-fn one_that_is_made_here_has_as_many_queues_as_were_asked_for() {
+fn a_created_interface_has_as_many_queues_as_requested() {
     in_namespace(|| {
         for count in [1, 2, 5, 64] {
             let mut tap = open_queues(Some(count)).unwrap();
@@ -37,7 +37,7 @@ fn one_that_is_made_here_has_as_many_queues_as_were_asked_for() {
 }
 
 #[test]
-fn one_that_is_there_has_one_unless_more_are_asked_for() {
+fn an_existing_interface_has_one_queue_unless_more_are_requested() {
     in_namespace(|| {
         ip(&format!("tuntap add dev {NAME} mode tap multi_queue"));
         let _no_child = CHILDREN.lock();
@@ -64,7 +64,7 @@ fn one_of_one_queue_is_refused_by_name_if_several_are_asked_for() {
             said.contains("tuntap add dev tap-test mode tap multi_queue"),
             "{said}"
         );
-        // That is as true while somebody has it.
+        // The same error is given while another process has it.
         let _tap = open_queues(Some(1)).unwrap();
         assert!(matches!(refusal(4), TapError::OneQueue(_, 4)));
     });
@@ -90,7 +90,7 @@ fn queues_that_others_have_are_a_reason_to_refuse() {
     });
 }
 
-/// Attaches as anybody could.
+/// Attaches another queue.
 fn another_queue() -> OwnedFd {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let fd = rustix::fs::open("/dev/net/tun", flags, Mode::empty()).unwrap();
@@ -99,7 +99,7 @@ fn another_queue() -> OwnedFd {
     fd
 }
 
-/// A TAP of so many queues with a socket's datagrams in it, and the guest's side of each.
+/// A TAP of several queues that receives a socket's datagrams, and the guest's side of each queue.
 struct Flows {
     queues: Vec<TapQueue>,
     guests: Vec<Guest>,
@@ -158,7 +158,7 @@ impl Flows {
         while self.receive().values().any(|received| !received.is_empty()) {}
     }
 
-    /// Receives all that is there: for each queue, flow and payload of each datagram.
+    /// Receives all datagrams that have arrived. Returns flow and payload of each, by queue.
     fn receive(&mut self) -> BTreeMap<u16, Vec<(u16, u8)>> {
         let mut all = BTreeMap::<_, Vec<_>>::new();
         let mut more = true;
@@ -217,7 +217,7 @@ fn packets_go_to_the_queue_that_the_table_names_whichever_they_came_on() {
                 for (flow, _) in &datagrams {
                     assert_eq!(named(*flow, table), queue, "{table:?}");
                 }
-                // The order in a flow is kept: it came on one queue, and goes to one.
+                // The order of a flow is kept: it came on one queue, and goes to one.
                 for flow in 0..FLOWS {
                     let own = datagrams.iter().filter(|(other, _)| *other == flow);
                     let own: Vec<u8> = own.map(|(_, value)| *value).collect();
@@ -285,7 +285,7 @@ fn a_flood_on_a_queue_without_buffers_stops_no_other() {
             .map(|queue| queue.counters.receive.dropped);
         assert_eq!(dropped.sum::<u64>(), 1000 - 256);
         assert_eq!(flows.tap.missed(), flows.missed);
-        // What the interface itself had no room for is counted too.
+        // Packets that the interface's own queue dropped are counted too.
         for _ in 0..3000 {
             flows.sockets[0].send(&[1]).unwrap();
         }

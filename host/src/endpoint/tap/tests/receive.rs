@@ -26,8 +26,8 @@ fn expected_flags(version: IpVersion, transport: Transport) -> RxFlags {
     ip | transport | RxFlags::IP_CHECKSUM_GOOD
 }
 
-/// Returns the frame with the sum of the pseudo header where the checksum goes, and
-/// the header that says so: as a kernel's own packets come.
+/// Returns the frame with a partial checksum, the pseudo header's sum, and the virtio-net header for
+/// that, as for packets from the local kernel.
 fn partial(sample: &Sample) -> (VnetHeader, Vec<u8>) {
     let guest = Guest::new();
     let mut frame = sample.without_checksum();
@@ -65,7 +65,7 @@ fn a_frame_arrives_in_a_buffer_of_many_segments() {
     });
 }
 
-/// Returns the frame as the device is to see it: its first tag is beside it.
+/// Returns the frame as the device receives it, without its first tag, which is in the metadata.
 fn untagged(mut frame: Vec<u8>, tags: usize) -> Vec<u8> {
     if tags > 0 {
         frame.drain(12..16);
@@ -151,7 +151,7 @@ fn a_checksum_that_comes_out_as_zero_is_written_as_ones() {
     in_namespace(|| {
         let mut wire = Wire::new();
         let mut sample = sample(2);
-        // The payload that brings the checksum to zero is the checksum itself.
+        // With its own checksum as the payload, the checksum becomes zero.
         sample.payload = vec![0; 2];
         let offset = sample.transport_offset() + 6;
         sample.payload = sample.frame()[offset..offset + 2].to_vec();
@@ -163,9 +163,8 @@ fn a_checksum_that_comes_out_as_zero_is_written_as_ones() {
     });
 }
 
-/// Nor does any TAP pass on that a checksum was verified, a network card is
-/// needed for that, or say that one lies outside of its frame. So the
-/// interface is a pipe here.
+/// Delivers a frame through a pipe instead of an interface: no TAP reports a checksum as verified,
+/// which needs a network card, or one outside of its frame.
 fn deliver(header: [u8; VNET_HEADER_BYTES], frame: &[u8]) -> (RxFlags, Vec<u8>) {
     let mut tap = only(&mut open().unwrap());
     let (from, to) = pipe();
@@ -274,7 +273,7 @@ fn one_call_takes_only_so_many() {
             wire.peer.send(&sample(index).frame());
             wire.guest.post();
         }
-        // The last one is a little behind, at most.
+        // The last one may arrive slightly later.
         while wire.guest.done.received.len() < count {
             wire.wait();
             let before = wire.guest.done.received.len();
@@ -295,7 +294,7 @@ fn frames_wait_for_buffers_that_are_memory() {
         let mut wire = Wire::new();
         let frames: Vec<_> = (0..12).map(|i| sample(100 + i).frame()).collect();
         let mut sent = frames.iter();
-        // So many that reading several at once is worth it.
+        // Enough for batched reads.
         for frame in sent.by_ref().take(8) {
             wire.peer.send(frame);
             wire.guest.post();
@@ -334,7 +333,7 @@ fn a_bad_buffer_does_not_cost_the_packet() {
         ];
         let mut ids: Vec<_> = bad.iter().map(|b| wire.guest.post_cut(b)).collect();
         ids.push(wire.guest.post_cut(&good));
-        // While there is no packet, nothing is wrong yet.
+        // Without a packet there is no error yet.
         assert!(!wire.tap.receive(&mut wire.guest.io()));
         assert!(wire.guest.received().is_empty());
 

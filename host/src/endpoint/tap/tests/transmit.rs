@@ -205,19 +205,19 @@ fn wrong_packets_are_refused_and_counted() {
         let counters = &tap.counters.transmit;
         assert_eq!((counters.memory_faults, counters.bad_headers), (6, 2));
         assert_eq!(counters.too_long, 2);
-        // Memory that can only be read may be sent. It is all zeros, which no
-        // bridge takes for a frame.
+        // Read-only memory may be sent. It is all zeros, which a bridge does not accept as a
+        // frame.
         let status = guest.send_cut(tap, &[], plain(), &[segment(READ_ONLY, 60)]);
         assert_eq!(status, TxStatus::Sent);
-        // Nothing of all that got out.
+        // None of these packets left.
         Span::new([whole]).write(&guest.memory, &frame).unwrap();
         assert_eq!(guest.send(tap, &frame, plain()), TxStatus::Sent);
         assert_eq!(peer.receive(), frame);
     });
 }
 
-/// The kernel finds that out, since it is the one who reads them. The interface is as
-/// good as before.
+/// The kernel detects it, since it reads the pages. The interface continues to
+/// work.
 #[test]
 fn pages_that_are_gone_are_a_memory_fault_of_their_packets() {
     const GONE: u64 = 0x500_0000;
@@ -227,7 +227,7 @@ fn pages_that_are_gone_are_a_memory_fault_of_their_packets() {
         let sample = Sample::new(IpVersion::V4, Transport::Tcp, 20_000);
         let (frame, mut packet) = (sample.unsegmented(), sample.segmentation_offload(SIZE));
         packet.segments = 2;
-        // The beginning is copied by us, and must be there.
+        // The host copies the beginning, which must be mapped.
         let head = PAGE_SIZE as u32;
         let rest = frame.len() as u32 - head;
         let rests = [TX_AREA + PAGE_SIZE, GONE];
@@ -305,7 +305,7 @@ fn a_deleted_interface_drops() {
         wire.guest.post();
         assert!(!wire.tap.receive(&mut wire.guest.io()));
         assert!(wire.guest.received().is_empty());
-        // Whoever polls learns of it, but is not called for ever.
+        // A polling thread may be woken for it, but not forever.
         let now = std::time::Instant::now();
         wait_readable(wire.tap.readiness().unwrap().as_fd(), now);
     });

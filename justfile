@@ -76,6 +76,12 @@ upgrade-demo *arguments:
     @{{just_executable()}} guest-programs
     @"{{target}}/release/upgrade-demo" "$@"
 
+# Kill the process under a stock guest that talks, 200 times, and count what is lost: --kills N, --kernel 6.1
+kill-demo *arguments:
+    @scripts/setup.sh
+    @{{just_executable()}} guest-programs
+    @"{{target}}/release/kill-demo" "$@"
+
 # Crash the device in five ways under a stock guest's traffic: --kernel 6.1
 fault-demo *arguments:
     @scripts/setup.sh

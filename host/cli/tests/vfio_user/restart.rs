@@ -215,22 +215,64 @@ fn terminated_process_is_followed_by_another() {
     assert_ne!(kept.process(), process);
 }
 
-#[test]
-fn killed_process_is_followed_by_one_at_power_on() {
-    let mut kept = Kept::start(&["--tries", "2"]);
-    for _ in 0..2 {
-        let (mut client, _fds) = attached(&kept);
-        let pid = Pid::from_raw(kept.process().cast_signed()).unwrap();
-        kill_process(pid, Signal::KILL).unwrap();
-        assert!(client.region_read(CONFIG, 0, &mut [0; 4]).is_err());
-        while Client::new(&kept.path("vfio")).is_err() {
-            std::thread::yield_now();
-        }
-    }
-    let pid = Pid::from_raw(kept.process().cast_signed()).unwrap();
+/// Kills the process that serves.
+fn kill_served(kept: &Kept) -> u32 {
+    let process = kept.process();
+    let pid = Pid::from_raw(process.cast_signed()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
+    process
+}
+
+#[test]
+fn killed_process_is_followed_by_one_that_continues() {
+    let mut kept = Kept::start(&["--tries", "3"]);
+    let (mut client, fds) = attached(&kept);
+    for _ in 0..3 {
+        let process = kill_served(&kept);
+        // The client waits for its answer, as if nothing had happened.
+        assert_eq!(config_u16(&mut client, 4), 6);
+        assert_ne!(kept.process(), process);
+        // What may have been raised meanwhile was.
+        assert_eq!(taken(&fds[0]), 1);
+        set(&mut client, NONE | TRIGGER, 0, 1);
+        assert_eq!(taken(&fds[0]), 1);
+        assert_eq!(kept.inspect()["memory"]["region_count"], 2);
+    }
+    kill_served(&kept);
     assert_eq!(wait(&mut kept.keeper).code(), Some(1));
     assert!(kept.log().contains("failed as well"), "{}", kept.log());
+}
+
+#[test]
+fn what_an_operator_has_set_outlives_the_process() {
+    let kept = Kept::start(&[]);
+    let (mut client, _fds) = attached(&kept);
+    let run = |arguments: &[&str]| {
+        let mut run = command();
+        run.args(arguments)
+            .arg("--control")
+            .arg(kept.path("control"));
+        let output = run.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["link", "0", "down"]);
+    let rate = run(&["rate", "0", "500"]);
+    assert!(rate.contains("500"), "{rate}");
+    kill_served(&kept);
+    assert_eq!(config_u16(&mut client, 4), 6);
+    assert_eq!(kept.inspect()["ports"]["0"]["link"]["state"], "down");
+    assert_eq!(run(&["rate", "0"]), rate);
+}
+
+#[test]
+fn vmm_that_went_while_nobody_served_is_followed_by_another() {
+    let kept = Kept::start(&[]);
+    let (client, _fds) = attached(&kept);
+    kill_served(&kept);
+    drop(client);
+    let (mut next, _fds) = attached(&kept);
+    assert_eq!(config_u16(&mut next, 4), 6);
 }
 
 #[test]
@@ -238,7 +280,7 @@ fn program_that_is_no_manatee_is_refused_and_the_old_one_continues() {
     let kept = Kept::start(&[]);
     let (mut client, _fds) = attached(&kept);
     let process = kept.process();
-    assert!(kept.refused(Path::new("/bin/true")).contains("no manatee"));
+    assert!(kept.refused(Path::new("/bin/true")).contains("is not a manatee"));
     let future = script(
         &kept,
         "future",

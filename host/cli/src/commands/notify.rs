@@ -1,4 +1,4 @@
-//! Tells the service manager how the process is (sd_notify(3)).
+//! Reports the process's status to the service manager (sd_notify(3)).
 
 use std::env;
 use std::io::IoSlice;
@@ -18,22 +18,21 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The shortest interval of a watchdog that is taken as it is.
+/// The shortest interval of a watchdog; shorter ones are raised to it.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// How long it may take to listen.
+/// How long the service manager may take to read a message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A service manager that wants to know. It is connected to before the jail, since
-/// nothing can be connected to afterwards.
+/// The connection to a service manager. It is made before the jail, which allows no new ones.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// Interval at which it wants to hear that the process is well.
+    /// The watchdog's interval.
     watchdog: Option<Duration>,
-    /// How many descriptors it keeps for the next start; 0 if it keeps none.
+    /// How many descriptors it stores for the next start; 0 if none.
     keeps: usize,
-    /// The lines that one who does not listen can cause.
+    /// Bounds the log lines about a service manager that does not read.
     ration: Mutex<Ration>,
 }
 
@@ -42,7 +41,7 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// If it names nothing that can be connected to, or the watchdog's interval is no number.
+    /// If the connection fails, or the watchdog's interval is not a number.
     pub fn connect() -> anyhow::Result<Self> {
         let Some(name) = env::var_os("NOTIFY_SOCKET") else {
             return Ok(Self {
@@ -59,7 +58,7 @@ impl Notifier {
             };
             let socket = UnixDatagram::unbound()?;
             socket.connect_addr(&address)?;
-            // Somebody who does not listen must not keep us.
+            // A service manager that does not read must not block the process.
             socket.set_nonblocking(true)?;
             std::io::Result::Ok(socket)
         };
@@ -78,7 +77,7 @@ impl Notifier {
     }
 
     /// Reports that a VMM can attach, with a status line for people. It is one message,
-    /// since who waits for readiness may not listen afterwards.
+    /// since a reader that waits for readiness may not read any further.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}\n"));
     }
@@ -105,13 +104,13 @@ impl Notifier {
         self.tell("STOPPING=1\nSTATUS=Stopping\n");
     }
 
-    /// Says that the process is well, as often as the service manager wants to hear it, each
-    /// time after `check` was done. Waits for ever if it does not want to.
+    /// Feeds the watchdog at its interval, each time after `check` is done. Waits for ever without a
+    /// watchdog.
     pub async fn keep_alive(&self, check: impl AsyncFn()) {
         let Some(interval) = self.watchdog else {
             return std::future::pending().await;
         };
-        // Twice as often as would do: sd_watchdog_enabled(3).
+        // At half the interval, as sd_watchdog_enabled(3) recommends.
         let mut ticks = tokio::time::interval((interval / 2).max(SHORTEST / 2));
         loop {
             ticks.tick().await;
@@ -120,16 +119,16 @@ impl Notifier {
         }
     }
 
-    /// Returns whether it keeps descriptors for the next start.
+    /// Returns whether it stores descriptors for the next start.
     pub fn keeps_descriptors(&self) -> bool {
         self.keeps > 0
     }
 
-    /// Checks that it keeps this many descriptors.
+    /// Checks that it stores this many descriptors.
     ///
     /// # Errors
     ///
-    /// If it does not.
+    /// If its store is smaller.
     pub fn check_room(&self, count: usize) -> anyhow::Result<()> {
         ensure!(
             count <= self.keeps,
@@ -146,7 +145,7 @@ impl Notifier {
     ///
     /// If it does not take it in time.
     pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
-        // One that hung up is kept as well: that is for the next process to see.
+        // A descriptor that hung up is stored as well: the next process has to notice.
         let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
         self.send(&text, Some(descriptor))
     }
@@ -159,14 +158,14 @@ impl Notifier {
         }
     }
 
-    /// Waits until it has heard all that it was told.
+    /// Waits until it has processed all messages.
     ///
     /// # Errors
     ///
     /// If it has not in time.
     pub fn wait_until_heard(&self) -> anyhow::Result<()> {
         let (ours, theirs) = std::io::pipe()?;
-        // It closes the other end when it has got there.
+        // It closes the other end when it gets to this message.
         self.send("BARRIER=1", Some(theirs.as_fd()))?;
         drop(theirs);
         let heard = wait_for(&ours, PollFlags::IN, PATIENCE)?;

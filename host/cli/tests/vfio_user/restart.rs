@@ -280,7 +280,10 @@ fn program_that_is_no_manatee_is_refused_and_the_old_one_continues() {
     let kept = Kept::start(&[]);
     let (mut client, _fds) = attached(&kept);
     let process = kept.process();
-    assert!(kept.refused(Path::new("/bin/true")).contains("is not a manatee"));
+    assert!(
+        kept.refused(Path::new("/bin/true"))
+            .contains("is not a manatee")
+    );
     let future = script(
         &kept,
         "future",

@@ -2,7 +2,7 @@
 
 use manatee::vfio_user::Access;
 
-/// Where groups have their names.
+/// The file with the names of groups.
 const GROUPS: &str = "/etc/group";
 
 /// Who may connect.
@@ -19,12 +19,12 @@ pub struct AccessArguments {
 }
 
 impl AccessArguments {
-    /// Returns whether anything was said about it.
+    /// Returns whether any of it was given.
     pub fn is_given(&self) -> bool {
         self.socket_group.is_some() || self.socket_mode.is_some()
     }
 
-    /// Returns what the socket's file is given.
+    /// Returns the permissions of the socket's file.
     pub fn access(&self) -> Access {
         let default = match self.socket_group {
             Some(_) => 0o660,

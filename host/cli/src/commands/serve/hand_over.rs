@@ -38,9 +38,9 @@ pub struct Estate<'a> {
     pub listed: Listed,
     pub notifier: &'a Notifier,
     pub broker: &'a Arc<Broker>,
-    /// By which a keeper and this process talk.
+    /// The line to the keeper.
     pub line: Option<&'a Line>,
-    /// What is kept while the device runs.
+    /// What the service manager keeps while the device runs.
     pub keeping: Option<&'a Keeping>,
 }
 
@@ -52,7 +52,7 @@ pub struct Listed {
 }
 
 impl Estate<'_> {
-    /// Leaves all of it with the service manager. The guest stands still from now on.
+    /// Leaves all of it with the service manager. The device is paused from now on.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl Estate<'_> {
         let descriptors = given.into_descriptors()?;
         let count = descriptors.len();
         self.notifier.check_room(count)?;
-        // The state is the last of them: without it, the others are of no use to anybody.
+        // The state is the last of them: without it, the others are useless.
         for (name, descriptor) in descriptors {
             if self.keeping.is_some() && kept::is_open(&name) {
                 continue;
@@ -99,13 +99,13 @@ impl Estate<'_> {
             "the device is left with the service manager for the next process"
         );
         if let Some(line) = self.line {
-            // Ending takes a while. Who does not hear this waits for it.
+            // Ending takes a while. A keeper that misses this waits for the end.
             let _ = line.say(Word::Left, &[]);
         }
         Ok(())
     }
 
-    /// Adds what is not the library's.
+    /// Adds the descriptors that are not the library's.
     fn complete(&self, hand_over: &mut HandOver, listener: OwnedFd) -> anyhow::Result<()> {
         if !self.listed.vfio {
             hand_over.add(kept::VFIO, listener);

@@ -57,12 +57,12 @@ pub struct Material<'a> {
     pub links: &'a Arc<Links>,
     pub rates: &'a Arc<Rates>,
     pub candidates: &'a Arc<Candidates>,
-    /// Names of what is kept of a process before this one.
+    /// Names of what is kept of a predecessor.
     pub kept: &'a [String],
 }
 
 impl Keeping {
-    /// Has everything kept from now on, also what a process before this one left that died.
+    /// Has everything kept from now on, also what a predecessor left that died.
     ///
     /// # Errors
     ///

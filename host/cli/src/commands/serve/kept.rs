@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// The prefix of the names of descriptors that a process leaves for the next one.
 pub const PREFIX: &str = "manatee-";
-/// The names of what `manatee serve` adds to what the library hands over.
+/// The names of the descriptors that `manatee serve` adds to the library's.
 pub const VFIO: &str = "listener-vfio";
 pub const CONTROL: &str = "listener-control";
 pub const METRICS: &str = "listener-metrics";
@@ -19,7 +19,7 @@ pub const COMPONENT: &str = "component";
 pub const LINE: &str = "line";
 /// The prefix of the names of TAPs' queues.
 const QUEUE: &str = "tap-";
-/// The connection of a VMM, which has this name in what the library hands over.
+/// The library's name of the VMM's connection.
 const SESSION: &str = "session";
 
 /// The notes that accompany a device, in JSON.
@@ -32,7 +32,7 @@ pub struct Notes {
     pub rates: Vec<Option<u32>>,
     /// The component that was swapped in, if one was.
     pub component: Option<Swapped>,
-    /// All that were swapped in last: which of them ran, the state says.
+    /// All that were swapped in last; the state tells which of them ran.
     #[serde(default)]
     pub candidates: Vec<Swapped>,
 }
@@ -44,7 +44,7 @@ pub struct Swapped {
     pub sha256: [u8; 32],
 }
 
-/// Descriptors that a process before this one has left, by their names without the prefix.
+/// Descriptors that a predecessor has left, by their names without the prefix.
 #[derive(Debug, Default)]
 pub struct Kept(Vec<(String, OwnedFd)>);
 
@@ -56,7 +56,7 @@ pub struct Predecessor {
 }
 
 impl Kept {
-    /// Takes those of them that have the prefix, and returns the others.
+    /// Takes those with the prefix, and returns the others.
     pub fn sort(listed: Vec<(String, OwnedFd)>) -> (Self, Vec<(String, OwnedFd)>) {
         let (kept, others) = listed
             .into_iter()
@@ -65,7 +65,7 @@ impl Kept {
         (Self(kept.into_iter().map(strip).collect()), others)
     }
 
-    /// Returns their names, with the prefix, to have them forgotten.
+    /// Returns their names, with the prefix, to have them removed.
     pub fn names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| full_name(name)).collect()
     }
@@ -75,7 +75,7 @@ impl Kept {
         self.0.iter().any(|(own, _)| own == name)
     }
 
-    /// Returns whether a process noted its device that may have died.
+    /// Returns whether a predecessor recorded its device while it served.
     pub fn has_live(&self) -> bool {
         self.0
             .iter()
@@ -101,11 +101,11 @@ impl Kept {
     }
 
     /// Returns the device to continue with: the one that was handed over, or the one of a process
-    /// that died. None if there is none, and the guest has to begin anew.
+    /// that died. None if the device starts at power-on.
     ///
     /// # Errors
     ///
-    /// If what was left can't be read, or is of no use here. It stays with the service manager.
+    /// If what was left is invalid, or of another device. It stays with the service manager.
     pub fn read(self) -> anyhow::Result<Option<Predecessor>> {
         if self.0.is_empty() {
             return Ok(None);
@@ -141,8 +141,8 @@ impl Kept {
 }
 
 impl Kept {
-    /// Reads the device that was handed over; if there is none, or if somebody took it over who
-    /// died since, the one that this one noted.
+    /// Reads the device that was handed over; if there is none, or its successor took it over and
+    /// died, the one that was recorded last.
     fn hand_over(self) -> Result<Option<HandOver>, OfferError> {
         if self.has(STATE) {
             let copy = |(name, fd): &(String, OwnedFd)| Ok((name.clone(), fd.try_clone()?));
@@ -173,7 +173,7 @@ impl Predecessor {
     ///
     /// # Errors
     ///
-    /// If they are missing, or others.
+    /// If they are missing, or have another digest.
     pub fn take_component(&mut self) -> anyhow::Result<Option<(Vec<u8>, String)>> {
         let Some((Swapped { name, sha256 }, kept)) = self.swapped() else {
             return Ok(None);

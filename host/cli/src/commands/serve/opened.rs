@@ -47,7 +47,7 @@ pub struct Opened {
     pub component: Option<Code>,
     pub notifier: Notifier,
     pub broker: Arc<Broker>,
-    /// The device of a process before this one.
+    /// The device of a predecessor.
     pub predecessor: Option<Predecessor>,
     /// The names under which the service manager stores its descriptors.
     pub kept: Vec<String>,
@@ -55,7 +55,7 @@ pub struct Opened {
     pub listed: Listed,
     /// The component that was swapped in before.
     pub swapped: Option<(Digest, String, File)>,
-    /// By which a keeper and this process talk.
+    /// The line to the keeper.
     pub line: Option<Line>,
     /// The predecessor serves, and this process waits until it has ended.
     pub waits: bool,
@@ -64,7 +64,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens it.
+    /// Opens everything.
     ///
     /// # Errors
     ///
@@ -79,8 +79,8 @@ impl Opened {
             .component
             .map(|file| crate::commands::output::compile(file, sandbox));
         let component = component.transpose()?;
-        // Sockets come first: whoever is too late must not touch the interfaces of
-        // the one who serves already.
+        // Sockets come first: a second process must not touch the interfaces of the one
+        // that serves.
         let kept = handed.kept.names();
         let sockets = asked.sockets.open(&mut handed)?;
         let metrics = asked
@@ -119,8 +119,8 @@ impl Opened {
         if let Some(predecessor) = &mut predecessor
             && let Some((wasm, name)) = predecessor.take_component()?
         {
-            // Compiled anew: machine code of a process that somebody may have taken over is
-            // not to be trusted.
+            // Compiled again: machine code of a process that may have been compromised is not
+            // trusted.
             component = Some(child::compile(&wasm, &name, sandbox)?);
             let file = sealed::with_bytes("manatee-candidate", &wasm)?;
             swapped = Some((Digest::of(&wasm), name, file));

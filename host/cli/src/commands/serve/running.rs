@@ -31,10 +31,10 @@ use crate::commands::operator::Operator;
 use crate::commands::rates::Rates;
 use crate::jail::broker::Broker;
 
-/// How long the session with a VMM may take to end when we do.
+/// How long the session with a VMM may take to end at the end of the process.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// All that serves.
+/// Everything that serves a device.
 pub struct Running {
     pub device: Served,
     pub operator: Arc<Operator>,
@@ -49,23 +49,23 @@ pub struct Running {
     pub streams: Vec<StreamPort>,
     pub notifier: Arc<Notifier>,
     pub broker: Arc<Broker>,
-    /// The session with the VMM of a process before this one.
+    /// The session with the VMM of a predecessor.
     pub session: Option<Session>,
     pub candidates: Arc<Candidates>,
     /// The queues of TAPs, for the next process.
     pub taps: Vec<(String, OwnedFd)>,
     /// Which sockets the service manager hands over by itself.
     pub listed: Listed,
-    /// By which a keeper and this process talk.
+    /// The line to the keeper.
     pub line: Option<Line>,
-    /// What is kept while the device runs.
+    /// What the service manager keeps while the device runs.
     pub keeping: Option<Arc<Keeping>>,
 }
 
 /// A port that is a stream.
 pub struct StreamPort {
     pub link: StreamLink,
-    /// Whom the broker connects it to again; None if that can't be.
+    /// The number of the peer that the broker reconnects it to; None if it can't.
     pub peer: Option<usize>,
 }
 
@@ -176,7 +176,7 @@ pub async fn serve(running: Running) -> anyhow::Result<()> {
     result
 }
 
-/// Does what signals ask for, until one asks to end. Returns whether another process may continue.
+/// Handles signals until one asks to end. Returns whether another process may continue.
 async fn heed(signals: &mut Signals, notifier: &Notifier) -> bool {
     let mut ration = Ration::default();
     loop {
@@ -199,7 +199,7 @@ async fn heed(signals: &mut Signals, notifier: &Notifier) -> bool {
     }
 }
 
-/// Waits until the device could be had: a process that can't get at it any more is of no use.
+/// Waits until the device's lock was free: a process whose device hangs is not well.
 async fn look_after(device: &Device) {
     let device = device.clone();
     // The result does not matter.

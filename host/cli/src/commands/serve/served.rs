@@ -60,7 +60,7 @@ impl Served {
         Ok(served)
     }
 
-    /// Continues with the device of a process before this one. Returns the session with its VMM,
+    /// Continues with the device of a predecessor. Returns the session with its VMM,
     /// if there was one.
     pub fn take_over(&self, hand_over: HandOver) -> anyhow::Result<Option<Session>> {
         let (build, component) = (hand_over.build().to_owned(), hand_over.component());

@@ -1,4 +1,4 @@
-//! The signals that `manatee serve` hears.
+//! The signals that `manatee serve` handles.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -11,11 +11,11 @@ pub enum Heard {
     End,
     /// To read the configuration again.
     Reload,
-    /// Nothing that is known here.
+    /// Nothing.
     Nothing(&'static str),
 }
 
-/// The signals that are heard. Any other that can be caught has the kernel's own effect: if
+/// The signals that are handled. Any other that can be caught has the kernel's own effect: if
 /// it ends the process, the broker removes the sockets.
 pub struct Signals {
     ending: [Signal; 3],
@@ -24,7 +24,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Hears them from now on: they don't end the process by themselves. Needs a runtime.
+    /// Handles them from now on: they don't end the process by themselves. Needs a runtime.
     pub fn catch() -> std::io::Result<Self> {
         Ok(Self {
             ending: [

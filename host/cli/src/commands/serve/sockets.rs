@@ -19,7 +19,7 @@ const VFIO: &str = "vfio";
 /// Its name of the control socket.
 const CONTROL: &str = "control";
 
-/// Where to serve.
+/// The sockets to serve at.
 #[derive(Debug, clap::Args)]
 pub struct SocketArguments {
     /// The vfio-user socket to make, for the VMM to connect to
@@ -49,9 +49,9 @@ pub struct Handed {
     pub listed: Listed,
     /// The state that a predecessor has left, or offers.
     pub kept: Kept,
-    /// By which a keeper and this process talk.
+    /// The line to the keeper.
     pub line: Option<Line>,
-    /// The process before this one serves, and this one waits until it has ended.
+    /// The predecessor serves, and this process waits until it has ended.
     pub waits: bool,
 }
 
@@ -128,7 +128,7 @@ impl SocketArguments {
         Ok(Sockets { vfio, control })
     }
 
-    /// Serves at the socket that a process before this one has bound to this path.
+    /// Serves at the socket that a predecessor has bound to this path.
     fn inherit_vfio(&self, socket: OwnedFd, path: &Path) -> anyhow::Result<vfio_user::Server> {
         let (absolute, inode) = place(path);
         let server = vfio_user::Server::inherit(socket, &absolute, inode);
@@ -147,12 +147,12 @@ impl SocketArguments {
 }
 
 impl Handed {
-    /// Returns the line to the keeper once more, if there is one.
+    /// Returns a copy of the line to the keeper, if there is one.
     pub fn copy_line(&self) -> Option<Line> {
         self.line.as_ref()?.copy().ok()
     }
 
-    /// Tells by their names what they are for. A single one may have any name.
+    /// Sorts them by their names. A single one may have any name.
     fn sort(listed: Vec<(String, OwnedFd)>) -> anyhow::Result<Self> {
         let (mut kept, listed) = Kept::sort(listed);
         let mut handed = Self {

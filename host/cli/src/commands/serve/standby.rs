@@ -1,4 +1,4 @@
-//! Waiting to take over: this process was started while its predecessor serves, and does ahead
+//! Waits to take over: this process was started while its predecessor serves, and prepares
 //! what takes long.
 
 use anyhow::{Context, bail, ensure};
@@ -8,12 +8,12 @@ use manatee_keeper::line::{Heard, Line, Word};
 
 use super::kept::{Kept, Predecessor};
 
-/// Rehearses with what the predecessor offers, says so, and waits for what it leaves in the end.
-/// Returns that, and the names by which it is kept.
+/// Rehearses with the predecessor's offer, reports that, and waits for what the predecessor leaves.
+/// Returns that, and the names under which it is stored.
 ///
 /// # Errors
 ///
-/// Why this process can't take over, or is not to.
+/// Why this process can't take over, or is not needed.
 pub fn stand_by(
     line: &mut Line,
     offered: Option<Predecessor>,

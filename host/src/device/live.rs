@@ -1,4 +1,4 @@
-//! Keeping what a successor needs if this process dies, and continuing after another's death.
+//! Records what a successor needs if this process dies, and continues after the death of another.
 
 use std::ops::Range;
 
@@ -13,8 +13,8 @@ use crate::continuity::live::LiveState;
 use crate::runtime::{Failure, PortState};
 
 impl Device {
-    /// Writes to a live state from now on what a successor needs if this process dies. All that it
-    /// needs by now is there when this returns.
+    /// Records in a live state, from now on, what a successor needs if this process dies. When this
+    /// returns, the current state is recorded.
     pub fn record(&self, live: &LiveState) {
         let mut inner = self.shared.own();
         inner.record(live);
@@ -52,7 +52,7 @@ impl DeviceInner {
         }
     }
 
-    /// Notes that the effect of the VMM's request in progress is part of what is kept next.
+    /// Marks the VMM's request in progress as part of the state that is recorded next.
     #[inline]
     pub(super) fn note_executed(&mut self) {
         if let Some(live) = &self.live {
@@ -60,8 +60,8 @@ impl DeviceInner {
         }
     }
 
-    /// Keeps the device as it is now for a successor, if it is to be kept: its last checkpoint, and the
-    /// doorbells that rang since.
+    /// Records the device, if it is to be recorded: its last checkpoint, and the doorbells that rang
+    /// since.
     pub(super) fn preserve(&mut self) {
         let Some(live) = self.live.clone() else {
             return;
@@ -89,7 +89,7 @@ impl DeviceInner {
         state
     }
 
-    /// Continues where a device was whose process died: as after a failure of its component.
+    /// Continues a device whose process died, as after a failure of its component.
     pub(super) fn continue_after_death(
         &mut self,
         snapshot: &[u8],
@@ -113,7 +113,7 @@ impl DeviceInner {
         if let Ok(state) = self.save() {
             self.recoverer.keep(state);
         }
-        // An interrupt may have been lost with the process; one too many does no harm.
+        // An interrupt may have been lost with the process; a spurious one is harmless.
         for vector in 0..self.state_ref().function.msix_vectors() {
             self.state().raise(vector);
         }

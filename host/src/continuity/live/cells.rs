@@ -27,11 +27,11 @@ pub struct Cells {
 }
 
 impl Cells {
-    /// Makes a file of so many bytes, all zero. Only what is written occupies memory.
+    /// Creates a file of `length` zero bytes. Only written pages occupy memory.
     ///
     /// # Errors
     ///
-    /// The kernel's.
+    /// If the kernel refuses.
     pub fn new(length: usize) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("manatee-live", flags)?);
@@ -40,11 +40,12 @@ impl Cells {
         Self::map(file, length)
     }
 
-    /// Maps a file that another process made.
+    /// Maps a file that another process created.
     ///
     /// # Errors
     ///
-    /// The kernel's, and `InvalidData` if the file has another length, or one that could change.
+    /// If the kernel refuses, and `InvalidData` if the file has another length, or one that could
+    /// change.
     pub fn open(file: OwnedFd, length: usize) -> io::Result<Self> {
         let file = File::from(file);
         let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
@@ -76,7 +77,7 @@ impl Cells {
         self.cell(offset).load(Ordering::Acquire)
     }
 
-    /// Writes a cell, after all that was written before.
+    /// Writes a cell, ordered after all earlier writes.
     #[inline]
     pub fn store(&self, offset: usize, value: u64) {
         self.cell(offset).store(value, Ordering::Release);

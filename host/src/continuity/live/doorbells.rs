@@ -1,4 +1,4 @@
-//! The doorbells that rang since the device's state was taken.
+//! The doorbells that rang since the checkpoint.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::cells::{CELL, Cells};
 use super::layout::{DOORBELL_CELLS, MAX_DOORBELLS, doorbells};
 use crate::contract::RegisterWrite;
 
-/// The table of doorbells that belongs to the copy of the device's state that counts.
+/// The table of doorbells that belongs to the current copy of the device's state.
 #[derive(Clone, Debug)]
 pub struct DoorbellTable {
     cells: Arc<Cells>,
@@ -14,7 +14,7 @@ pub struct DoorbellTable {
 }
 
 impl DoorbellTable {
-    /// Fills the table of a copy that does not count yet.
+    /// Fills the table of a copy that is about to be committed.
     pub fn fill(cells: &Arc<Cells>, copy: usize, rung: &[RegisterWrite]) -> Self {
         let table = Self {
             cells: cells.clone(),
@@ -31,7 +31,7 @@ impl DoorbellTable {
         self.base + (1 + slot * DOORBELL_CELLS) * CELL
     }
 
-    /// Writes a doorbell; a new one comes behind all others.
+    /// Writes a doorbell; a new one is appended.
     pub fn add(&self, slot: usize, write: RegisterWrite, new: bool) {
         if slot >= MAX_DOORBELLS {
             return;
@@ -45,7 +45,7 @@ impl DoorbellTable {
         }
     }
 
-    /// Notes that a doorbell rang again.
+    /// Updates the value of a doorbell.
     #[inline]
     pub fn ring(&self, slot: usize, value: u64) {
         if slot < MAX_DOORBELLS {
@@ -54,7 +54,7 @@ impl DoorbellTable {
     }
 }
 
-/// Reads the table of a copy: hostile input. None if it can't be one.
+/// Reads the table of a copy, which is hostile input. None if it is invalid.
 pub fn read(cells: &Cells, copy: usize) -> Option<Vec<RegisterWrite>> {
     let base = doorbells(copy);
     let count = usize::try_from(cells.load(base)).ok()?;

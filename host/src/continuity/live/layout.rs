@@ -1,13 +1,13 @@
-//! Where what lies in the file.
+//! The layout of the file.
 
 use super::cells::CELL;
 use super::section::Section;
 use crate::endpoint::MAX_QUEUES;
 use crate::memory::GuestMemory;
 
-/// What the file begins with.
+/// The magic number at the beginning of the file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"manalive");
-/// The version of all that follows. Others are refused.
+/// The version of the layout. Others are refused.
 pub const VERSION: u64 = 1;
 
 /// Cells of the first page.
@@ -17,22 +17,22 @@ pub const VERSION_AT: usize = CELL;
 pub const PHASE_AT: usize = 2 * CELL;
 /// The number of the VMM's request in progress.
 pub const REQUEST_AT: usize = 3 * CELL;
-/// How far it is.
+/// The progress of that request.
 pub const PROGRESS_AT: usize = 4 * CELL;
-/// Whether the VMM has used the device.
+/// Whether the VMM has sent a request.
 pub const ATTACHED_AT: usize = 5 * CELL;
 /// The length of the answer to the request in progress.
 pub const ANSWER_LENGTH_AT: usize = 6 * CELL;
-/// The WQE that the component works on, plus 1, while it says so.
+/// The WQE that the component announced (`attempt`), plus 1; 0 if none.
 pub const ATTEMPT_AT: usize = 7 * CELL;
 
 const PAGE: usize = 4096;
-/// Ports of which the last packet is noted.
+/// The ports whose last packets are recorded.
 pub const MAX_PORTS: usize = 256;
 const QUEUES: usize = MAX_QUEUES as usize;
-/// The last packet that each queue was handed, with [`HANDED`].
+/// The last packet that was handed to each queue, with [`HANDED`].
 const HANDED_AT: usize = PAGE;
-/// A packet was handed over; its id is in the lower half.
+/// Marks that a packet was handed over; its id is in the lower half.
 pub const HANDED: u64 = 1 << 32;
 
 /// The longest answer to a VMM.
@@ -40,7 +40,7 @@ pub const MAX_ANSWER: usize = 64 << 10;
 /// The answer to the request in progress.
 pub const ANSWER_AT: usize = HANDED_AT + MAX_PORTS * QUEUES * CELL;
 
-/// The device, as its last change left it.
+/// The device's state after its last change.
 pub const DEVICE: Section = Section {
     offset: ANSWER_AT + MAX_ANSWER,
     capacity: 4 << 20,
@@ -55,40 +55,40 @@ pub const VECTORS: Section = Section {
     offset: SESSION.offset + SESSION.size(),
     capacity: 64 << 10,
 };
-/// The caller's own bytes.
+/// The caller's notes.
 pub const NOTES: Section = Section {
     offset: VECTORS.offset + VECTORS.size(),
     capacity: crate::continuity::MAX_NOTES,
 };
 
-/// Doorbells that rang since the device's state was taken: a table for each copy of [`DEVICE`].
+/// The most doorbells in a table: there is one for each copy of [`DEVICE`].
 pub const MAX_DOORBELLS: usize = 8192;
-/// BAR, offset, value.
+/// The cells of a doorbell: BAR, offset, value.
 pub const DOORBELL_CELLS: usize = 3;
-/// Bytes of a table: how many there are, and the doorbells.
+/// The bytes of a table: a count, and the doorbells.
 const DOORBELLS_SIZE: usize = CELL + MAX_DOORBELLS * DOORBELL_CELLS * CELL;
 const DOORBELLS_AT: usize = NOTES.offset + NOTES.size();
 
-/// The VMM's memory.
+/// The most regions of guest memory.
 pub const MAX_REGIONS: usize = GuestMemory::MAX_REGIONS;
-/// See [`regions`](super::regions).
+/// The cells of a region: see [`regions`](super::regions).
 pub const REGION_CELLS: usize = 6;
 const REGIONS_AT: usize = DOORBELLS_AT + 2 * DOORBELLS_SIZE;
 
 /// The length of the file.
 pub const LENGTH: usize = (REGIONS_AT + MAX_REGIONS * REGION_CELLS * CELL).next_multiple_of(PAGE);
 
-/// Returns the cell of the last packet that a queue was handed.
+/// Returns the offset of the cell with the last packet handed to a queue.
 pub fn handed(port: usize, queue: usize) -> usize {
     HANDED_AT + (port * QUEUES + queue) * CELL
 }
 
-/// Returns where the table of doorbells of a copy lies.
+/// Returns the offset of a copy's table of doorbells.
 pub fn doorbells(copy: usize) -> usize {
     DOORBELLS_AT + copy * DOORBELLS_SIZE
 }
 
-/// Returns where the cells of a region lie.
+/// Returns the offset of a region's cells.
 pub fn region(slot: usize) -> usize {
     REGIONS_AT + slot * REGION_CELLS * CELL
 }

@@ -1,4 +1,4 @@
-//! What a process left that died: hostile input.
+//! Reads the state of a process that died, which is hostile input.
 
 use std::os::fd::OwnedFd;
 
@@ -10,22 +10,22 @@ use crate::continuity::{HandOver, MAX_NOTES};
 use crate::contract::HandedOver;
 use crate::device::Died;
 
-/// The session with a VMM, in the middle of which its server died.
+/// A session with a VMM whose server died.
 #[derive(Debug)]
 pub struct LostSession {
     /// The connection.
     pub connection: OwnedFd,
-    /// Whether the VMM has used the device.
+    /// Whether the VMM has sent a request.
     pub attached: bool,
-    /// How far the request in progress was, as its server noted it.
+    /// The recorded progress of the request in progress.
     pub progress: u64,
-    /// The answer to it, as far as its server noted one.
+    /// Its recorded answer.
     pub answer: Vec<u8>,
     /// Whether it had taken effect on the device.
     pub took_effect: bool,
 }
 
-/// What the next file begins with.
+/// The beginning of the successor's file.
 #[derive(Debug)]
 pub struct Follow {
     pub(super) pipe: (OwnedFd, OwnedFd),
@@ -36,18 +36,18 @@ pub struct Follow {
     pub(super) took_effect: bool,
 }
 
-/// What is left besides the device.
+/// The parts of a lost state that are not the device's.
 #[derive(Debug)]
 pub struct Lost {
     pub(crate) session: Option<LostSession>,
     pub(crate) follow: Option<Follow>,
 }
 
-/// Returns whether there is a file that a process left which died.
+/// Returns the newest active file and its number.
 ///
 /// # Errors
 ///
-/// Of the descriptors that a file's name names, one that is no such file.
+/// If a descriptor with a file's name is not such a file.
 fn newest(named: &mut Vec<(String, OwnedFd)>) -> Result<Option<(u64, Cells)>, OfferError> {
     let number = |name: &str| name.strip_prefix(PREFIX)?.parse::<u64>().ok();
     let mut newest: Option<(u64, Cells)> = None;
@@ -70,7 +70,7 @@ fn newest(named: &mut Vec<(String, OwnedFd)>) -> Result<Option<(u64, Cells)>, Of
 }
 
 impl HandOver {
-    /// Reads what a process left that died without giving its device away; None if none did.
+    /// Reads the state of a process that died without giving its device away; None if there is none.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ impl HandOver {
         let Some((number, cells)) = newest(&mut named)? else {
             return Ok(None);
         };
-        // Those of files before it are of no use.
+        // Descriptors of older files are useless.
         let own = format!("{PREFIX}{number}-");
         named.retain(|(name, _)| !name.starts_with(PREFIX) || name.starts_with(&own));
         read(number, &cells, Named::new(named)?).map(Some)

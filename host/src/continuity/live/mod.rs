@@ -47,7 +47,7 @@ pub use layout::MAX_ANSWER;
 pub use lost::{Follow, Lost, LostSession};
 use regions::Regions;
 
-/// What the names of a file and of its descriptors begin with.
+/// The prefix of the names of a file and of its descriptors.
 pub const PREFIX: &str = "live-";
 
 /// Stores descriptors for the next process, by names.
@@ -56,7 +56,7 @@ pub trait DescriptorStore: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// If it does not.
+    /// If it is not stored.
     fn store(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Removes the descriptors of a name.
@@ -73,15 +73,15 @@ pub fn next_number<'a>(names: impl Iterator<Item = &'a str>) -> u64 {
         .map_or(1, |last: u64| last.saturating_add(1))
 }
 
-/// What a file is good for.
+/// The phase of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Phase {
     /// It is not complete yet.
     Preparing = 0,
-    /// A successor can continue from it.
+    /// A successor continues from it.
     Active = 1,
-    /// The device was left otherwise, or something could not be stored.
+    /// No successor continues from it: the device was handed over, or storing failed.
     Ended = 2,
 }
 
@@ -101,7 +101,7 @@ struct VectorsRecord {
     vectors: Vec<VectorState>,
 }
 
-/// A vector of the VMM's, to be stored.
+/// A vector to be stored.
 #[derive(Debug)]
 pub struct LiveVector<'a> {
     /// Its number.
@@ -122,14 +122,14 @@ struct Inner {
     number: u64,
     cells: Arc<Cells>,
     store: Box<dyn DescriptorStore>,
-    /// Answers pass through it: its read end and its write end.
+    /// The pipe for answers: read end and write end.
     pipe: (OwnedFd, OwnedFd),
     regions: Mutex<Regions>,
-    /// Names of what is stored for the session and the vectors.
+    /// The names of the session's and the vectors' descriptors.
     names: Mutex<Names>,
     /// The number of the VMM's request in progress.
     request: AtomicU64,
-    /// The same, if it had taken effect when a process before this one died.
+    /// The same, if it had taken effect when the predecessor died.
     executed: AtomicU64,
     failed: AtomicBool,
 }
@@ -142,12 +142,12 @@ struct Names {
 }
 
 impl LiveState {
-    /// Makes a file of the [next number](next_number), and has it stored. It counts once it is
-    /// [activated](Self::activate).
+    /// Creates a file with the [next number](next_number) and stores it. Successors use it once it
+    /// is [activated](Self::activate).
     ///
     /// # Errors
     ///
-    /// The kernel's, or the store's.
+    /// If the kernel or the store refuses.
     pub fn new(store: Box<dyn DescriptorStore>, number: u64) -> io::Result<Self> {
         let (read, write) = rustix::pipe::pipe_with(
             rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK,
@@ -156,11 +156,11 @@ impl LiveState {
         Self::make(store, number, (read, write))
     }
 
-    /// Makes a file that follows that of a process that died.
+    /// Creates a file that follows that of a process that died.
     ///
     /// # Errors
     ///
-    /// The kernel's, or the store's.
+    /// If the kernel or the store refuses.
     pub fn follow(
         store: Box<dyn DescriptorStore>,
         number: u64,
@@ -204,7 +204,7 @@ impl LiveState {
             store,
             pipe,
             names: Mutex::default(),
-            // So that 0 is none.
+            // 0 means none.
             request: AtomicU64::new(1),
             executed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -220,14 +220,14 @@ impl LiveState {
         format!("{PREFIX}{}-{what}", self.0.number)
     }
 
-    /// From now on a successor continues from this file.
+    /// Makes successors continue from this file.
     pub fn activate(&self) {
         if !self.has_failed() {
             self.set_phase(Phase::Active);
         }
     }
 
-    /// From now on none does: the device is left in another way, or ends.
+    /// Ends that: the device is handed over, or ends.
     pub fn end(&self) {
         self.set_phase(Phase::Ended);
     }
@@ -251,7 +251,7 @@ impl LiveState {
         }
     }
 
-    /// Replaces the caller's own bytes, of which there are up to [`MAX_NOTES`].
+    /// Replaces the caller's notes, of up to [`MAX_NOTES`] bytes.
     pub fn set_notes(&self, notes: &[u8]) {
         if !layout::NOTES.commit(&self.0.cells, notes, 0) {
             let error = format!("{} bytes, and there is room for {MAX_NOTES}", notes.len());
@@ -259,14 +259,14 @@ impl LiveState {
         }
     }
 
-    /// Stores a descriptor of the caller's own, which a successor finds by this name.
+    /// Stores a descriptor of the caller's, which a successor finds under this name.
     pub fn add(&self, name: &str, descriptor: BorrowedFd<'_>) {
         if let Err(error) = self.0.store.store(name, descriptor) {
             self.fail("a descriptor", &error);
         }
     }
 
-    /// Has a descriptor of the caller's own forgotten.
+    /// Removes a descriptor of the caller's.
     pub fn remove(&self, name: &str) {
         self.0.store.remove(name);
     }
@@ -280,14 +280,14 @@ impl LiveState {
         self.0.request.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of the VMM's request in progress if it took effect before the process
-    /// before this one died, and 0 otherwise.
+    /// Returns the number of the VMM's request in progress if it took effect before the predecessor
+    /// died, and 0 otherwise.
     pub(crate) fn executed(&self) -> u64 {
         self.0.executed.load(Ordering::Relaxed)
     }
 
-    /// Replaces the device's state, which includes the effect of the request `executed`, and
-    /// returns where doorbells that ring from now on are noted, behind those that `rung` since.
+    /// Replaces the device's state, which includes the effect of the request `executed`. Returns the
+    /// table for doorbells, which begins with those that `rung` since the checkpoint.
     pub(crate) fn commit(
         &self,
         state: &[u8],
@@ -303,18 +303,18 @@ impl LiveState {
         table
     }
 
-    /// Returns the cell of the last packet that a queue was handed.
+    /// Returns the cell with the last packet handed to a queue.
     pub(crate) fn handed(&self, port: usize, queue: usize) -> Option<Cell> {
         let inside = port < layout::MAX_PORTS;
         inside.then(|| Cell::new(&self.0.cells, layout::handed(port, queue)))
     }
 
-    /// Returns the cell of the WQE that the component works on.
+    /// Returns the cell with the WQE that the component announced.
     pub(crate) fn attempt(&self) -> Cell {
         Cell::new(&self.0.cells, layout::ATTEMPT_AT)
     }
 
-    /// Adds a region of the VMM's memory, which the request in progress maps, or one before.
+    /// Adds a region of guest memory, mapped by the request in progress or by an earlier one.
     pub(crate) fn map(&self, region: &SharedRegion, id: Option<FileId>, mapped_now: bool) {
         let mut regions = self.0.regions.lock();
         if let (Some(id), Some((file, _))) = (id, &region.file) {
@@ -417,13 +417,12 @@ impl LiveState {
         Ok(())
     }
 
-    /// Returns how far the request in progress is, as [`set_progress`](Self::set_progress) was
-    /// called.
+    /// Returns the progress of the request in progress.
     pub fn progress(&self) -> u64 {
         self.0.cells.load(layout::PROGRESS_AT)
     }
 
-    /// Notes how far the request in progress is; `begins` with the next request.
+    /// Sets the progress; `begins` if it is that of the next request.
     pub fn set_progress(&self, progress: u64, begins: bool) {
         if begins {
             let request = self.request() + 1;

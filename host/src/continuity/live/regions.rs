@@ -1,11 +1,11 @@
-//! The VMM's memory: a region is valid from the store of its first cell on, until that becomes 0.
+//! The table of guest memory. Storing 1 to the first cell of a region commits it, and 0 removes it.
 //!
 //! | cell | what |
 //! | --- | --- |
 //! | 0 | 1 while it is valid |
 //! | 1 | address |
 //! | 2 | bytes |
-//! | 3 | number of its file, plus 1; 0 if it is out of reach |
+//! | 3 | number of its file, plus 1; 0 if it is not shared |
 //! | 4 | offset in the file |
 //! | 5 | whether it is writable (bit 0), and the number of the request that changed it last |
 
@@ -16,7 +16,7 @@ use super::cells::{CELL, Cells};
 use super::layout::{MAX_REGIONS, region};
 use crate::memory::{FileId, SharedRegion};
 
-/// A region that another process was serving with.
+/// A region of a process that died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostRegion {
     pub address: u64,
@@ -26,15 +26,15 @@ pub struct LostRegion {
     pub file: Option<(u64, u64)>,
 }
 
-/// Which regions and files there are.
+/// The regions and their files.
 #[derive(Debug)]
 pub struct Regions {
     cells: Arc<Cells>,
     /// Slots by address.
     slots: BTreeMap<u64, usize>,
-    /// Slots that were used and are free again.
+    /// Slots of removed regions.
     free: Vec<usize>,
-    /// The numbers of files, with how many regions they have.
+    /// The files' numbers and region counts.
     files: BTreeMap<FileId, (u64, usize)>,
     /// The file of each slot.
     owners: BTreeMap<usize, FileId>,
@@ -94,8 +94,8 @@ impl Regions {
         self.slots.insert(shared.address, slot);
     }
 
-    /// Removes the regions whose first byte is in a range. Returns the numbers of files that have
-    /// none any more.
+    /// Removes the regions whose first byte is in a range. Returns the numbers of files without
+    /// regions.
     pub fn remove(&mut self, range: std::ops::Range<u64>, request: u64) -> Vec<u64> {
         let gone: Vec<_> = self.slots.range(range).map(|(a, s)| (*a, *s)).collect();
         let mut unused = Vec::new();
@@ -120,7 +120,7 @@ impl Regions {
     }
 }
 
-/// Reads the regions: hostile input. Also returns whether the request with this number has changed one.
+/// Reads the regions, which are hostile input, and whether the request with this number changed one.
 pub fn read(cells: &Cells, request: u64) -> (Vec<LostRegion>, bool) {
     let mut regions = Vec::new();
     let mut changed = false;

@@ -1,20 +1,20 @@
-//! A part of the file that is replaced as a whole: two copies, of which the newer valid one counts.
+//! A part of the file that is replaced atomically: it has two copies, of which the newest valid one counts.
 
 use super::cells::{CELL, Cells};
 
-/// Sequence number, length, checksum and a word of the writer's own come before the bytes.
+/// The header of a copy: sequence number, length, checksum and a word of the writer's own.
 const HEADER: usize = 4 * CELL;
 
-/// Where a section lies.
+/// A section's position.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
     /// Its first byte in the file.
     pub offset: usize,
-    /// The most bytes that a copy has.
+    /// The capacity of a copy in bytes.
     pub capacity: usize,
 }
 
-/// What a section holds.
+/// The contents of a section.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Copy {
     /// Which of the two copies it is.
@@ -44,8 +44,8 @@ impl Section {
         usize::from(sequence(1) < sequence(0))
     }
 
-    /// Replaces what it holds. Until the last store, the copy before counts. Returns whether
-    /// there is room.
+    /// Replaces the contents. Until the last store, the previous copy counts. Returns whether
+    /// they fit.
     pub fn commit(self, cells: &Cells, bytes: &[u8], word: u64) -> bool {
         if bytes.len() > self.capacity {
             return false;
@@ -62,7 +62,7 @@ impl Section {
         true
     }
 
-    /// Returns what it holds; None if there is no valid copy.
+    /// Returns the contents; None if no copy is valid.
     pub fn read(self, cells: &Cells) -> Option<Copy> {
         let sequence = |number: &usize| cells.load(self.copy(*number));
         let mut numbers = [0, 1];
@@ -91,7 +91,7 @@ fn checksum(bytes: &[u8], sequence: u64, word: u64) -> u64 {
     sum.update(&sequence.to_le_bytes());
     sum.update(&word.to_le_bytes());
     sum.update(bytes);
-    // Not zero, as a file is that nobody has written.
+    // Never 0, which is what an unwritten file holds.
     u64::from(sum.finalize()) | 1 << 32
 }
 

@@ -1,5 +1,5 @@
-//! Has the service manager keep all that the next process needs, from the moment this one serves: it
-//! may die at any time.
+//! Stores everything that a successor needs with the service manager while this process serves, since
+//! it may die at any time.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,7 +21,7 @@ use crate::commands::metrics;
 use crate::commands::notify::Notifier;
 use crate::commands::rates::Rates;
 
-/// Descriptors that the service manager keeps.
+/// The service manager's store of descriptors.
 #[derive(Debug)]
 struct Store(Arc<Notifier>);
 
@@ -36,7 +36,7 @@ impl DescriptorStore for Store {
     }
 }
 
-/// What is kept.
+/// The device's live state, and what accompanies it.
 pub struct Keeping {
     live: LiveState,
     links: Arc<Links>,
@@ -46,7 +46,7 @@ pub struct Keeping {
     components: Mutex<BTreeSet<String>>,
 }
 
-/// What it is made of.
+/// The parts of a [`Keeping`].
 pub struct Material<'a> {
     pub notifier: &'a Arc<Notifier>,
     pub device: &'a Served,
@@ -111,7 +111,7 @@ impl Keeping {
         Ok(keeping)
     }
 
-    /// Notes what an operator has set.
+    /// Records the operator's settings and the components that were swapped in.
     pub fn note(&self) {
         let mut notes = Notes {
             links: self.links.forced(),
@@ -136,14 +136,14 @@ impl Keeping {
             .set_notes(&serde_json::to_vec(&notes).unwrap_or_default());
     }
 
-    /// Returns what is kept while the device runs.
+    /// Returns the live state.
     pub fn live(&self) -> &LiveState {
         &self.live
     }
 }
 
 impl Material<'_> {
-    /// Returns copies of what has the same name from process to process.
+    /// Returns copies of the descriptors whose names are the same in each process.
     fn sockets_and_queues(&self) -> anyhow::Result<Vec<(String, OwnedFd)>> {
         let mut all = Vec::new();
         if !self.listed.vfio {
@@ -170,7 +170,7 @@ impl Material<'_> {
     }
 }
 
-/// Returns whether what is kept by a name is the same for each process.
+/// Returns whether a name is the same in each process.
 pub fn is_lasting(name: &str) -> bool {
     let name = name.strip_prefix(kept::PREFIX).unwrap_or(name);
     kept::is_open(name) || kept::is_component(name)

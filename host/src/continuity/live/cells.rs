@@ -12,9 +12,10 @@ use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
 
-use super::layout::HANDED;
 use crate::memory::mapping::Mapping;
 
+/// Marks that a packet was handed over; its id is in the lower half of the cell.
+pub const HANDED: u64 = 1 << 32;
 /// Bytes of a cell.
 pub const CELL: usize = 8;
 

@@ -30,10 +30,8 @@ const PAGE: usize = 4096;
 /// The ports whose last packets are recorded.
 pub const MAX_PORTS: usize = 256;
 const QUEUES: usize = MAX_QUEUES as usize;
-/// The last packet that was handed to each queue, with [`HANDED`].
+/// The last packet that was handed to each queue ([`HANDED`](super::cells::HANDED)).
 const HANDED_AT: usize = PAGE;
-/// Marks that a packet was handed over; its id is in the lower half.
-pub const HANDED: u64 = 1 << 32;
 
 /// The longest answer to a VMM.
 pub const MAX_ANSWER: usize = 64 << 10;

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::cells::Cells;
+use super::cells::{Cells, HANDED};
 use super::{PREFIX, Phase, SessionRecord, VectorsRecord, doorbells, layout, regions};
 use crate::continuity::error::OfferError;
 use crate::continuity::format::{Named, RegionState, State, assemble};
@@ -173,7 +173,7 @@ fn handed_over(cells: &Cells, state: &State) -> Vec<HandedOver> {
     let queues = ports.flat_map(|(port, state)| (0..state.queues.len()).map(move |q| (port, q)));
     let handed = queues.filter_map(|(port, queue)| {
         let value = cells.load(layout::handed(port, queue));
-        (value & layout::HANDED != 0).then_some(HandedOver {
+        (value & HANDED != 0).then_some(HandedOver {
             port: port as u32,
             queue: queue as u32,
             id: value as u32,

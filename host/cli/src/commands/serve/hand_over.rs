@@ -12,6 +12,7 @@ use manatee_keeper::line::{Line, Word};
 
 use super::keeping::Keeping;
 use super::kept::{self, Notes, full_name};
+use super::listed::Listed;
 use super::served::Served;
 use crate::commands::candidates::Candidates;
 use crate::commands::links::Links;
@@ -42,13 +43,6 @@ pub struct Estate<'a> {
     pub line: Option<&'a Line>,
     /// What the service manager keeps while the device runs.
     pub keeping: Option<&'a Keeping>,
-}
-
-/// Which listening sockets the service manager hands over by itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Listed {
-    pub vfio: bool,
-    pub control: bool,
 }
 
 impl Estate<'_> {

@@ -11,8 +11,8 @@ use manatee::vfio_user;
 use manatee_control as control;
 use parking_lot::Mutex;
 
-use super::hand_over::Listed;
 use super::kept::{self, Notes, full_name};
+use super::listed::Listed;
 use super::served::Served;
 use super::sockets::Sockets;
 use crate::commands::candidates::Candidates;

@@ -5,6 +5,7 @@ mod bounds;
 mod hand_over;
 pub mod keeping;
 pub mod kept;
+mod listed;
 mod opened;
 mod running;
 mod served;

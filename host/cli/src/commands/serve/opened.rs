@@ -11,8 +11,8 @@ use manatee::endpoint::LinkWatch;
 use manatee_keeper::line::Line;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::hand_over::Listed;
 use super::kept::{self, Predecessor};
+use super::listed::Listed;
 use super::signals::Signals;
 use super::sockets::{Handed, SocketArguments, Sockets};
 use crate::commands::metrics;

@@ -18,8 +18,9 @@ use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::hand_over::{Estate, Listed};
+use super::hand_over::Estate;
 use super::keeping::Keeping;
+use super::listed::Listed;
 use super::served::Served;
 use super::signals::{Heard as Signalled, Signals};
 use super::sockets::Sockets;

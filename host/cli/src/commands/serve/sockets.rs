@@ -9,8 +9,8 @@ use manatee_control as control;
 use manatee_keeper::line::{Line, STANDBY};
 
 use super::access::AccessArguments;
-use super::hand_over::Listed;
 use super::kept::{self, Kept};
+use super::listed::Listed;
 use crate::commands::inherited::{self, check_address, place};
 use crate::jail::broker::SocketFile;
 

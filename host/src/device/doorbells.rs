@@ -231,7 +231,7 @@ mod tests {
     /// Uses few offsets that share slots, and few ids, so that the cache and the map exchange
     /// entries all the time.
     #[test]
-    fn it_is_a_map_of_last_values() {
+    fn doorbells_match_a_map_of_last_values() {
         let writes = (0u8..2, 0u64..40, any::<u8>());
         let all = proptest::collection::vec(writes, 0..200);
         proptest!(|(all in all)| {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn other_registers_are_not() {
+    fn other_registers_are_not_recorded() {
         let mut doorbells = doorbells();
         doorbells.note_whole(0, 0xff8, 1);
         doorbells.note_whole(0, 0x2000, 1);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_limit() {
+    fn doorbells_are_bounded() {
         let mut doorbells = Doorbells::new(&[Range {
             bar: 0,
             offset: 0,

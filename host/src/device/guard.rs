@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wakes_the_thread_of_an_owned_device_is_seen_to() {
+    fn wake_of_an_owned_device_is_handled() {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
         let asked = Arc::new(AtomicUsize::new(0));
         let endpoint = Bell {

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_end() {
+    fn tries_are_bounded() {
         let mut recoverer = recoverer();
         let next: Vec<_> = (0..7).map(|_| recoverer.failed(&failure(), None)).collect();
         use Next::{AskForReset, GiveUp, Recover};
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_passed_over_once_it_was_attempted() {
+    fn a_wqe_is_skipped_once_it_was_attempted() {
         let mut recoverer = recoverer();
         recoverer.failed(&failure(), None);
         recoverer.failed(&failure(), Some(7));

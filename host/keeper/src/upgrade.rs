@@ -98,7 +98,7 @@ impl Keeper {
             waits: true,
         })?;
         say(&format!(
-            "process {} of version {} is started beside the one that serves, to take over",
+            "process {} of version {} starts in parallel with the one that serves, to take over",
             standby.id(),
             next.facts.version
         ));
@@ -123,7 +123,7 @@ impl Keeper {
             match self.next(Some(deadline))? {
                 Event::Said(Word::Offered, named) => return Ok(Some(named)),
                 Event::Said(Word::Alone { reason }, _) => {
-                    say(&format!("no successor can be started beside it: {reason}"));
+                    say(&format!("no successor can be started in parallel with it: {reason}"));
                     return Ok(None);
                 }
                 Event::Said(Word::Refused { reason }, _) => {

@@ -123,7 +123,9 @@ impl Keeper {
             match self.next(Some(deadline))? {
                 Event::Said(Word::Offered, named) => return Ok(Some(named)),
                 Event::Said(Word::Alone { reason }, _) => {
-                    say(&format!("no successor can be started in parallel with it: {reason}"));
+                    say(&format!(
+                        "no successor can be started in parallel with it: {reason}"
+                    ));
                     return Ok(None);
                 }
                 Event::Said(Word::Refused { reason }, _) => {

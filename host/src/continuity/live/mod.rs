@@ -14,7 +14,7 @@
 //! rings. All of it is written by stores to memory; nothing on the path of packets and doorbells
 //! makes a system call for it.
 //!
-//! What changes as a whole is written twice ([`section`]), so that a death between any two stores
+//! What changes as a whole is written twice (`section.rs`), so that a death between any two stores
 //! leaves the one before or the one after. The successor writes a file of its own, with the next
 //! number, and [activates](LiveState::activate) it once it is complete: until then, the file
 //! before counts.

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::no_session::NoSession;
 
-/// Why [`Server::serve`] ended with an error.
+/// Why [`Server::serve`](crate::Server::serve) ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// No server could have left this session.

@@ -221,6 +221,7 @@ impl Journal for LiveState {
         let each = saved.iter().map(|state| LiveVector {
             vector: state.vector,
             eventfd: state.eventfd.as_ref().map(AsFd::as_fd),
+            assignment: state.assignment,
             masked: state.masked,
         });
         self.set_vectors(&each.collect::<Vec<_>>())
@@ -248,6 +249,7 @@ pub fn take_over(
         .map(|vector| VectorState {
             vector: vector.vector,
             eventfd: vector.eventfd,
+            assignment: 0,
             masked: vector.masked,
             pending: vector.pending,
         });

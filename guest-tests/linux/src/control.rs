@@ -23,7 +23,7 @@ pub struct Swap {
     pub from: String,
     /// The new version.
     pub to: String,
-    /// How long the device was paused.
+    /// The device's pause.
     pub pause_us: u64,
     /// The size of the state that was handed over.
     pub state_bytes: u64,

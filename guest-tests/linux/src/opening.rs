@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use crate::checks::{self, Health};
 use crate::lab::{Lab, Parts, Plan};
 use crate::report::Report;
-use crate::stage::Stage;
-use crate::traffic::{SETTINGS, Traffic};
+use crate::stage::{Options, Stage};
+use crate::traffic::{SETTINGS, Traffic, Way};
 
 /// Makes the network of a set-up.
 pub fn network(report: &Report, stage: &Arc<Stage>, plan: Plan) -> Result<Lab> {
@@ -63,6 +63,29 @@ pub fn same_guest(lab: &mut Lab, healthy: &[Health]) -> Result<String> {
     Ok("saw no reset and no link change".to_owned())
 }
 
+/// Sets a stage for a demonstration of `what`, and carries out its steps in a lab that was prepared
+/// for it. A failure comes with the ends of the logs.
+pub fn perform(
+    what: &str,
+    options: &Options,
+    plan: Plan,
+    prepare: impl FnOnce(&mut Lab),
+    steps: impl FnOnce(&Report, &mut Lab) -> Result<()>,
+) -> Result<()> {
+    let stage = Arc::new(Stage::set(options)?);
+    let kernel = &stage.kernel.release;
+    let report = Report::begin(&format!("{what} under a stock Linux {kernel}"));
+    let mut lab = network(&report, &stage, plan)?;
+    prepare(&mut lab);
+    match steps(&report, &mut lab) {
+        Ok(()) => {
+            println!("  all of it in {}", report.total());
+            Ok(())
+        }
+        Err(error) => Err(lab.with_evidence(error)),
+    }
+}
+
 /// Starts traffic on the guest's first port.
 pub fn talk(report: &Report, lab: &mut Lab) -> Result<Traffic> {
     report.step_with("traffic", || {
@@ -78,6 +101,20 @@ pub fn talk(report: &Report, lab: &mut Lab) -> Result<Traffic> {
 
 /// Ends the traffic, and checks that all of it arrived, both ways.
 pub fn all_arrived(report: &Report, lab: &mut Lab, traffic: Traffic) -> Result<()> {
+    finish(report, lab, traffic, |way| {
+        way.check_datagrams()?;
+        way.check_bytes()?;
+        Ok(way.to_string())
+    })
+}
+
+/// Ends the traffic, and checks each direction, of which `check` returns what to report.
+pub fn finish(
+    report: &Report,
+    lab: &mut Lab,
+    traffic: Traffic,
+    check: impl Fn(&Way) -> Result<String>,
+) -> Result<()> {
     let outcome = report.step_with("end of it", || {
         let Parts { vm, ports, .. } = lab.parts()?;
         let outcome = traffic.finish(vm, &ports[0])?;
@@ -87,11 +124,7 @@ pub fn all_arrived(report: &Report, lab: &mut Lab, traffic: Traffic) -> Result<(
         ("to guest", outcome.to_guest),
         ("from guest", outcome.from_guest),
     ] {
-        report.step(name, || {
-            way.check_datagrams()?;
-            way.check_bytes()?;
-            Ok(way.to_string())
-        })?;
+        report.step(name, || check(&way))?;
     }
     Ok(())
 }

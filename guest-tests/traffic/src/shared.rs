@@ -21,7 +21,7 @@ struct State {
     stopped: bool,
     /// Whether the result is no longer needed.
     abandoned: bool,
-    /// How many datagrams the other end has sent in all, once it has reported that.
+    /// The number of datagrams that the other end has sent in all, once it has reported that.
     expected: Option<u64>,
     /// Why a thread ended early.
     failure: Option<String>,

@@ -21,37 +21,46 @@ const MAX_PASSED: usize = 253;
 
 /// Descriptors that are kept, in the order of arrival.
 #[derive(Debug, Default)]
-pub struct Store(Vec<(String, OwnedFd)>);
+pub struct Store {
+    kept: Vec<(String, OwnedFd)>,
+    /// Whether the log says already that there is no room for more.
+    said_full: bool,
+}
 
 impl Store {
     /// Returns how many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.kept.len()
     }
 
     /// Returns whether a descriptor has this name.
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(own, _)| own == name)
+        self.kept.iter().any(|(own, _)| own == name)
     }
 
     /// Returns the descriptors with their names.
     pub fn named(&self) -> Vec<(&str, BorrowedFd<'_>)> {
-        let named = self.0.iter();
+        let named = self.kept.iter();
         named.map(|(name, fd)| (&**name, fd.as_fd())).collect()
     }
 
     fn add(&mut self, name: &str, descriptors: Vec<OwnedFd>) {
         for descriptor in descriptors {
-            if self.0.len() >= MOST {
-                eprintln!("manatee-keeper: a descriptor is not kept, as {MOST} are kept already");
+            if self.kept.len() >= MOST {
+                // A process can cause this as often as it likes.
+                if !std::mem::replace(&mut self.said_full, true) {
+                    eprintln!(
+                        "manatee-keeper: descriptors are not kept, as {MOST} are kept already"
+                    );
+                }
                 return;
             }
-            self.0.push((name.to_owned(), descriptor));
+            self.kept.push((name.to_owned(), descriptor));
         }
     }
 
     fn remove(&mut self, name: &str) {
-        self.0.retain(|(own, _)| own != name);
+        self.kept.retain(|(own, _)| own != name);
     }
 
     /// Carries a message out. Returns whether it says that the process is ready.

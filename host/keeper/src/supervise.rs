@@ -94,7 +94,7 @@ pub struct Keeper {
     manager: Option<UnixDatagram>,
     /// Failures in a row.
     failed: u32,
-    /// How long the last one served.
+    /// The time for which the last one served.
     served: Duration,
     /// Events that arrived during an upgrade and are handled after it.
     put_off: VecDeque<Event>,

@@ -276,10 +276,12 @@ impl DeviceInner {
             None => self.save()?,
             Some(_) => Vec::new(),
         };
-        Ok(self.state_for_successor(component, down, paused))
+        let mut given = self.state_for_successor(component, down, paused);
+        given.memory = self.state_ref().memory.shared();
+        Ok(given)
     }
 
-    /// Returns what a successor continues with, of which this is the component's own state.
+    /// Returns the state for a successor, without memory, given the component's own state.
     pub(super) fn state_for_successor(
         &mut self,
         component: Vec<u8>,
@@ -312,7 +314,7 @@ impl DeviceInner {
                 restarts: self.restarts,
                 ..self.telemetry.past()
             },
-            memory: state.memory.shared(),
+            memory: Vec::new(),
             died: None,
         }
     }

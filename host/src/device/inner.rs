@@ -52,6 +52,8 @@ pub struct DeviceInner {
     pub(super) telemetry: Arc<Telemetry>,
     /// What a successor continues with if this process dies.
     pub(super) live: Option<LiveState>,
+    /// The map of guest memory changed since it was shown last.
+    pub(super) memory_changed: bool,
     /// The VMM's last request that the device has carried out.
     pub(super) executed: u64,
     /// The size of linear memory that they see.
@@ -91,6 +93,7 @@ impl DeviceInner {
             restarts: 0,
             telemetry: Arc::new(telemetry),
             live: None,
+            memory_changed: false,
             executed: 0,
             shown_bytes: None,
         })
@@ -207,7 +210,7 @@ impl DeviceInner {
     ///
     /// [`RevokeError`] if it may still be in reach; the component has failed then.
     pub fn memory_went(&mut self, gone: &[Range<u64>]) -> Result<(), RevokeError> {
-        self.state().stale = true;
+        self.memory_changed = true;
         let Err(error) = self.state().revoke(gone) else {
             return Ok(());
         };
@@ -219,7 +222,7 @@ impl DeviceInner {
     /// Handles that a region of guest memory of this size was mapped: windows that lost their memory
     /// may have it back.
     pub fn memory_came(&mut self, size: u64) {
-        self.state().stale = true;
+        self.memory_changed = true;
         let was_waiting = self.state_ref().absence.waiting;
         if let Err(error) = self.state().give_back(size) {
             self.fail(Failure::because(&format!("laying its windows: {error}")));

@@ -44,10 +44,12 @@ impl DeviceInner {
         }
         let state = self.state_ref();
         let bytes = state.linear_memory.as_ref().map(|memory| memory.size());
-        if state.stale || bytes != self.shown_bytes {
-            if state.stale {
+        let stale = state.stale;
+        if stale || self.memory_changed || bytes != self.shown_bytes {
+            if stale {
                 self.preserve();
             }
+            self.memory_changed = false;
             self.shown_bytes = bytes;
             self.show();
         }

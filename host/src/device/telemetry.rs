@@ -149,7 +149,7 @@ pub struct Past {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// How long it has existed.
+    /// The time since it was created.
     pub uptime: Duration,
     /// Whether a VMM is attached by vfio-user.
     pub attached: bool,

@@ -126,7 +126,7 @@ pub struct Receiver<'a> {
     /// The bytes from `begin` to `end` are received and not processed yet.
     begin: usize,
     end: usize,
-    /// How long to poll for a message: not at all with one processor, which the VMM needs.
+    /// The time to poll for a message: not at all with one processor, which the VMM needs.
     patience: Duration,
     /// Bytes of the stream before `begin`.
     consumed: u64,

@@ -90,7 +90,7 @@ pub trait Journal: Send + Sync {
     fn vectors(&self, vectors: &Vectors) -> io::Result<()>;
 }
 
-/// How far a session has come. `done` are the bytes at the head of the stream that are carried
+/// The progress of a session. `done` are the bytes at the head of the stream that are carried
 /// out and not consumed, and `length` those of the message in progress behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -183,7 +183,7 @@ pub struct Lost {
     pub connection: OwnedFd,
     /// Whether the VMM has used the device.
     pub attached: bool,
-    /// How far it had come.
+    /// The progress that was noted last.
     pub progress: Progress,
     /// The answer that was noted last.
     pub answer: Vec<u8>,
@@ -195,7 +195,7 @@ pub struct Lost {
 /// What a server that died has noted of a session, and was checked.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
-    /// How far it had come.
+    /// The progress that was noted last.
     pub progress: Progress,
     /// The answer that was noted last.
     pub answer: Vec<u8>,

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub struct VectorState {
     pub vector: u16,
     /// The eventfd that the VMM assigned.
     pub eventfd: Option<OwnedFd>,
+    /// Which assignment of an eventfd that was: another number for each.
+    pub assignment: u64,
     /// Whether the VMM has masked it.
     pub masked: bool,
     /// Whether it was raised and not delivered yet.
@@ -65,11 +68,15 @@ struct Table {
     /// Deferred vectors with the time when they are due, the earliest first.
     late: Mutex<Vec<(u16, Instant)>>,
     signaller: io::Result<Signaller>,
+    /// Eventfds that were assigned so far.
+    assignments: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     eventfd: Option<EventFd>,
+    /// Which assignment that was.
+    assignment: u64,
     masked: bool,
     pending: bool,
     /// The time of the last delivery.
@@ -119,6 +126,12 @@ impl Slot {
     }
 }
 
+impl Table {
+    fn next_assignment(&self) -> u64 {
+        self.assignments.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
 impl Vectors {
     /// Creates a table of `count` vectors without eventfds.
     pub fn new(count: u16) -> Self {
@@ -126,6 +139,7 @@ impl Vectors {
             slots: (0..count).map(|_| Mutex::default()).collect(),
             late: Mutex::default(),
             signaller: Signaller::new(),
+            assignments: AtomicU64::new(0),
         }))
     }
 
@@ -147,6 +161,7 @@ impl Vectors {
         for (slot, eventfd) in self.0.slots.iter().skip(start as usize).zip(eventfds) {
             let mut slot = slot.lock();
             slot.eventfd = Some(eventfd);
+            slot.assignment = self.0.next_assignment();
             slot.release();
         }
         Ok(())
@@ -194,6 +209,7 @@ impl Vectors {
             let own = |eventfd: &EventFd| eventfd.as_fd().try_clone_to_owned();
             saved.push(VectorState {
                 vector,
+                assignment: slot.assignment,
                 eventfd: slot.eventfd.as_ref().map(own).transpose()?,
                 masked: slot.masked,
                 pending: slot.pending,
@@ -224,6 +240,7 @@ impl Vectors {
                 eventfd,
                 masked: state.masked,
                 pending: state.pending,
+                assignment: self.0.next_assignment(),
                 ..Slot::default()
             };
         }

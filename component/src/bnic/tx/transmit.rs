@@ -9,11 +9,11 @@ use crate::bnic::ledger::Run;
 pub struct Transmit {
     /// Bytes of the packet.
     pub length: u32,
-    /// How it is completed.
+    /// Its kind of completion.
     pub completion: Outcome,
 }
 
-/// How a transmit is completed.
+/// A transmit's kind of completion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The completion's type; None while it is pending.
@@ -34,7 +34,7 @@ pub struct Taken {
     pub length: u32,
     /// Whether the packet is handed over, and the host reports its status.
     pub is_handed_over: bool,
-    /// How it is completed.
+    /// Its kind of completion.
     pub outcome: Outcome,
 }
 

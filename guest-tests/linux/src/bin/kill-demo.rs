@@ -2,33 +2,34 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use manatee_guest_linux::control::Control;
 use manatee_guest_linux::lab::{Lab, Parts, Plan};
-use manatee_guest_linux::opening::{self, same_guest, talk};
+use manatee_guest_linux::opening::{self, finish, same_guest, talk};
 use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::spread::Spread;
-use manatee_guest_linux::stage::{Options, Stage};
+use manatee_guest_linux::stage::Options;
 use manatee_guest_linux::traffic::{Traffic, Way};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How many datagrams arrive both ways between two kills: those of half a second, after which the keeper
+/// Datagrams that arrive both ways between two kills: those of half a second, after which the keeper
 /// starts the next process at once.
 const BETWEEN: u64 = 256;
-/// How long after these the process is killed at most.
+/// The longest time from these to the kill.
 const LATER: Duration = Duration::from_millis(4);
-/// How long these may take.
+/// The time limit for these, and for the next process to answer.
 const WITHIN: Duration = Duration::from_secs(60);
 /// Packets of a queue that are handed over at a time: what a death may lose each way.
 const BATCH: u64 = 64;
+/// Where the guest writes how a command ended.
+const DONE: &str = "/tmp/configured";
 /// What the guest does to its adapter while the process is killed.
 const COMMANDS: [&str; 3] = [
-    "ethtool -L {} combined 1",
+    "ip link set {} mtu 1400; ip link set {} mtu 1500",
     "ip link set {} down; ip link set {} up",
     "ethtool -G {} rx 256 tx 256; ethtool -G {} rx 512 tx 512",
 ];
@@ -38,18 +39,18 @@ const COMMANDS: [&str; 3] = [
 #[derive(Parser)]
 #[command(name = "kill-demo")]
 struct Arguments {
-    /// How many times the process is killed under traffic
+    /// Number of kills under traffic
     #[arg(long, default_value_t = 200)]
     kills: usize,
-    /// How many times it is killed while the guest configures its adapter
+    /// Number of kills while the guest configures its adapter
     #[arg(long, default_value_t = 20)]
     configurations: usize,
-    /// How many queue pairs the adapter has. With several, the kernel may move a flow from one of the TAP's
+    /// Number of queue pairs. With several, the kernel may move a flow from one of the TAP's
     /// queues to another, and packets that wait at one that the guest does not empty are dropped: what is lost
     /// and reordered to the guest is then reported, and not required
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]
     queues: u16,
-    /// Where the choice of moments begins
+    /// Seed of the moments
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -61,19 +62,11 @@ fn main() -> ExitCode {
 }
 
 fn show(arguments: &Arguments) -> Result<()> {
-    let stage = Arc::new(Stage::set(&arguments.options)?);
     let what = format!("{} deaths of the process", arguments.kills);
-    let kernel = &stage.kernel.release;
-    let report = Report::begin(&format!("{what} under a stock Linux {kernel}"));
-    let mut lab = opening::network(&report, &stage, arguments.plan())?;
-    lab.keep();
-    match steps(&report, &mut lab, arguments) {
-        Ok(()) => {
-            println!("  all of it in {}", report.total());
-            Ok(())
-        }
-        Err(error) => Err(lab.with_evidence(error)),
-    }
+    let (options, plan) = (&arguments.options, arguments.plan());
+    opening::perform(&what, options, plan, Lab::keep, |report, lab| {
+        steps(report, lab, arguments)
+    })
 }
 
 impl Arguments {
@@ -106,7 +99,7 @@ fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {
         let words = same_guest(lab, &healthy)?;
         Ok(format!("{words}; QEMU is still connected"))
     })?;
-    nothing_twice(report, lab, traffic, arguments)?;
+    finish(report, lab, traffic, |way| check(way, arguments))?;
     report.step("configuring", || {
         configure(lab, &mut moments, arguments.configurations)
     })?;
@@ -139,14 +132,16 @@ fn configure(lab: &mut Lab, moments: &mut Moments, times: usize) -> Result<Strin
         let Parts { vm, ports, .. } = lab.parts()?;
         let command = COMMANDS[number % COMMANDS.len()].replace("{}", &ports[0].interface);
         vm.sh(&format!(
-            "({command}) >/tmp/configure 2>&1; echo $? >>/tmp/configure & true"
+            "rm -f {DONE}; mkfifo {DONE}; ({command}; echo $?) >{DONE} 2>&1 &"
         ))?;
         moments
             .kill(&control)
             .with_context(|| format!("while the guest did: {command}"))?;
         let Parts { vm, ports, .. } = lab.parts()?;
-        let done = vm.sh("wait; while ! tail -n 1 /tmp/configure | grep -q '^[0-9]*$'; do usleep 10000; done; cat /tmp/configure")?;
-        ensure!(done.trim().ends_with('0'), "{command}: {done}");
+        // It ends when the command has.
+        let done = vm.sh(&format!("cat {DONE}"))?;
+        let status = done.lines().last();
+        ensure!(status == Some("0"), "{command}: {done}");
         let host = ports[0]
             .tap
             .subnet()
@@ -159,28 +154,8 @@ fn configure(lab: &mut Lab, moments: &mut Moments, times: usize) -> Result<Strin
     ))
 }
 
-/// Ends the traffic, and checks that nothing arrived twice or out of order, that no more is missing than
-/// could be on its way when the process died, and that TCP delivered every byte.
-fn nothing_twice(
-    report: &Report,
-    lab: &mut Lab,
-    traffic: Traffic,
-    arguments: &Arguments,
-) -> Result<()> {
-    let outcome = report.step_with("end of it", || {
-        let Parts { vm, ports, .. } = lab.parts()?;
-        let outcome = traffic.finish(vm, &ports[0])?;
-        Ok((outcome, "both ends have told what they received".to_owned()))
-    })?;
-    for (name, way) in [
-        ("to guest", outcome.to_guest),
-        ("from guest", outcome.from_guest),
-    ] {
-        report.step(name, || check(&way, arguments))?;
-    }
-    Ok(())
-}
-
+/// Checks that nothing arrived twice or out of order, that no more is missing than could be in flight
+/// when the process died, and that TCP delivered every byte.
 fn check(way: &Way, arguments: &Arguments) -> Result<String> {
     let tally = &way.0.datagrams;
     ensure!(

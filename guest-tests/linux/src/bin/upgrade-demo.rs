@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +12,7 @@ use manatee_guest_linux::lab::{Lab, Plan};
 use manatee_guest_linux::opening::{self, all_arrived, same_guest, talk};
 use manatee_guest_linux::report::{self, Report};
 use manatee_guest_linux::spread::Spread;
-use manatee_guest_linux::stage::{Options, Stage};
+use manatee_guest_linux::stage::Options;
 use manatee_guest_linux::traffic::Traffic;
 
 const PLAN: Plan = Plan::ONE_PORT;
@@ -45,19 +44,10 @@ fn main() -> ExitCode {
 }
 
 fn show(arguments: &Arguments) -> Result<()> {
-    let stage = Arc::new(Stage::set(&arguments.options)?);
     let what = format!("{} replacements of the process", arguments.upgrades);
-    let kernel = &stage.kernel.release;
-    let report = Report::begin(&format!("{what} under a stock Linux {kernel}"));
-    let mut lab = opening::network(&report, &stage, PLAN)?;
-    lab.keep();
-    match steps(&report, &mut lab, arguments) {
-        Ok(()) => {
-            println!("  all of it in {}", report.total());
-            Ok(())
-        }
-        Err(error) => Err(lab.with_evidence(error)),
-    }
+    opening::perform(&what, &arguments.options, PLAN, Lab::keep, |report, lab| {
+        steps(report, lab, arguments)
+    })
 }
 
 fn steps(report: &Report, lab: &mut Lab, arguments: &Arguments) -> Result<()> {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -32,6 +33,8 @@ pub struct Notifier {
     watchdog: Option<Duration>,
     /// How many descriptors it stores for the next start; 0 if none.
     keeps: usize,
+    /// How many it stores now.
+    stored: AtomicUsize,
     /// Bounds the log lines about a service manager that does not read.
     ration: Mutex<Ration>,
 }
@@ -48,6 +51,7 @@ impl Notifier {
                 socket: None,
                 watchdog: None,
                 keeps: 0,
+                stored: AtomicUsize::new(0),
                 ration: Mutex::default(),
             });
         };
@@ -72,6 +76,7 @@ impl Notifier {
             socket: Some(socket),
             watchdog: watchdog()?,
             keeps: keeps()?,
+            stored: AtomicUsize::new(0),
             ration: Mutex::default(),
         })
     }
@@ -124,15 +129,21 @@ impl Notifier {
         self.keeps > 0
     }
 
-    /// Checks that it stores this many descriptors.
+    /// Notes how many descriptors of a predecessor it stores.
+    pub fn note_stored(&self, count: usize) {
+        self.stored.store(count, Ordering::Relaxed);
+    }
+
+    /// Checks that it has room for this many more descriptors: it drops others without a word.
     ///
     /// # Errors
     ///
-    /// If its store is smaller.
+    /// If its store is too small.
     pub fn check_room(&self, count: usize) -> anyhow::Result<()> {
+        let needed = self.stored.load(Ordering::Relaxed) + count;
         ensure!(
-            count <= self.keeps,
-            "{count} descriptors are to be kept, and the service manager keeps {}: raise \
+            needed <= self.keeps,
+            "{needed} descriptors are to be kept, and the service manager keeps {}: raise \
              FileDescriptorStoreMax= of the unit",
             self.keeps
         );
@@ -143,18 +154,34 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// If it does not take it in time.
+    /// If it has no room, or does not take it in time.
     pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
+        self.check_room(1)?;
         // A descriptor that hung up is stored as well: the next process has to notice.
         let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
-        self.send(&text, Some(descriptor))
+        self.send(&text, Some(descriptor))?;
+        self.stored.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Removes the descriptors with a name from its store.
+    /// Removes the descriptor with a name from its store.
     pub fn forget(&self, name: &str) {
         let text = format!("FDSTOREREMOVE=1\nFDNAME={name}\n");
-        if let Err(error) = self.send(&text, None) {
-            tracing::warn!("the service manager still keeps the descriptor {name}: {error:#}");
+        match self.send(&text, None) {
+            Ok(()) => {
+                let fewer = |stored: usize| Some(stored.saturating_sub(1));
+                let _ = self
+                    .stored
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+            }
+            Err(error) => {
+                if let Some(dropped) = self.ration.lock().pass() {
+                    tracing::warn!(
+                        dropped,
+                        "the service manager still keeps the descriptor {name}: {error:#}"
+                    );
+                }
+            }
         }
     }
 

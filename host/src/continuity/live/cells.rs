@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{Ordering, fence};
 
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
@@ -20,7 +20,7 @@ pub const HANDED: u64 = 1 << 32;
 pub const CELL: usize = 8;
 
 /// A file in memory, whose length nobody can change. Others may have it: what is read from it
-/// is hostile input, and all accesses are atomic.
+/// is hostile input, and no Rust reference to it exists.
 #[derive(Debug)]
 pub struct Cells {
     mapping: Mapping,
@@ -61,27 +61,32 @@ impl Cells {
         Ok(Self { mapping, file })
     }
 
-    /// Returns a cell, if it lies inside.
+    /// Returns the address of a cell.
     #[inline]
-    fn cell(&self, offset: usize) -> &AtomicU64 {
+    fn cell(&self, offset: usize) -> *mut u64 {
         let inside = offset.is_multiple_of(CELL) && offset < self.mapping.length();
         assert!(inside, "cell {offset:#x} is none of the file's");
-        // SAFETY: it is aligned, as the mapping begins with a page, and lies inside the mapping,
-        // which lives as long as `self`. The file can't become shorter. Others may write the
-        // memory at any time, and so it is accessed by nothing but atomics.
-        unsafe { AtomicU64::from_ptr(self.mapping.base().as_ptr().add(offset).cast()) }
+        // SAFETY: it lies inside the mapping.
+        unsafe { self.mapping.base().as_ptr().add(offset).cast() }
     }
 
     /// Reads a cell.
     #[inline]
     pub fn load(&self, offset: usize) -> u64 {
-        self.cell(offset).load(Ordering::Acquire)
+        // SAFETY: the cell is aligned, as the mapping begins with a page, and is mapped as long
+        // as `self` lives; the file can't become shorter. Others may write it at any time: no
+        // reference to it exists, and an aligned access of 64 bits is a single one.
+        let value = unsafe { self.cell(offset).read_volatile() };
+        fence(Ordering::Acquire);
+        value
     }
 
     /// Writes a cell, ordered after all earlier writes.
     #[inline]
     pub fn store(&self, offset: usize, value: u64) {
-        self.cell(offset).store(value, Ordering::Release);
+        fence(Ordering::Release);
+        // SAFETY: as in `load`.
+        unsafe { self.cell(offset).write_volatile(value) };
     }
 
     /// Writes bytes from a cell on. The rest of the last cell becomes zero.

@@ -75,7 +75,7 @@ impl HandOver {
     /// # Errors
     ///
     /// [`OfferError`]; the descriptors are closed, of which whoever tries again keeps copies.
-    pub fn from_the_dead(mut named: Vec<(String, OwnedFd)>) -> Result<Option<Self>, OfferError> {
+    pub fn from_live(mut named: Vec<(String, OwnedFd)>) -> Result<Option<Self>, OfferError> {
         let Some((number, cells)) = newest(&mut named)? else {
             return Ok(None);
         };

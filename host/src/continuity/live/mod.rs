@@ -28,6 +28,7 @@ pub(crate) mod section;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -108,6 +109,9 @@ pub struct LiveVector<'a> {
     pub vector: u16,
     /// The eventfd that the VMM gave it.
     pub eventfd: Option<BorrowedFd<'a>>,
+    /// A number that no other assignment of an eventfd has: one that is stored already is not stored
+    /// again.
+    pub assignment: u64,
     /// Whether the VMM has masked it.
     pub masked: bool,
 }
@@ -138,7 +142,8 @@ struct Inner {
 struct Names {
     generation: u64,
     session: Option<String>,
-    vectors: Vec<String>,
+    /// By their vectors: which assignment it is, and the eventfd's name.
+    vectors: BTreeMap<u16, (u64, String)>,
 }
 
 impl LiveState {
@@ -241,6 +246,25 @@ impl LiveState {
         self.0.failed.load(Ordering::Relaxed)
     }
 
+    /// Stores a descriptor by a name of the library's.
+    fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        if self.has_failed() {
+            return Err(io::Error::other("another descriptor could not be stored"));
+        }
+        let kept = self.0.store.store(name, descriptor);
+        if let Err(error) = &kept {
+            self.fail("a descriptor", error);
+        }
+        kept
+    }
+
+    /// Removes what is stored by a name. Nobody asks a store twice that does not listen.
+    fn forget(&self, name: &str) {
+        if !self.has_failed() {
+            self.0.store.remove(name);
+        }
+    }
+
     fn fail(&self, what: &str, error: &dyn std::fmt::Display) {
         self.end();
         if !self.0.failed.swap(true, Ordering::Relaxed) {
@@ -261,14 +285,13 @@ impl LiveState {
 
     /// Stores a descriptor of the caller's, which a successor finds under this name.
     pub fn add(&self, name: &str, descriptor: BorrowedFd<'_>) {
-        if let Err(error) = self.0.store.store(name, descriptor) {
-            self.fail("a descriptor", &error);
-        }
+        // That it failed is noted.
+        let _ = self.keep(name, descriptor);
     }
 
     /// Removes a descriptor of the caller's.
     pub fn remove(&self, name: &str) {
-        self.0.store.remove(name);
+        self.forget(name);
     }
 }
 
@@ -320,8 +343,9 @@ impl LiveState {
         if let (Some(id), Some((file, _))) = (id, &region.file) {
             let (number, new) = regions.file(id);
             let name = self.name(&format!("memory-{number}"));
-            if new && let Err(error) = self.0.store.store(&name, file.as_fd()) {
-                self.fail("a file of the guest's memory", &error);
+            if new {
+                // That it failed is noted.
+                let _ = self.keep(&name, file.as_fd());
             }
         }
         let request = if mapped_now { self.request() } else { 0 };
@@ -332,7 +356,7 @@ impl LiveState {
     pub(crate) fn unmap(&self, range: std::ops::Range<u64>) {
         let unused = self.0.regions.lock().remove(range, self.request());
         for number in unused {
-            self.0.store.remove(&self.name(&format!("memory-{number}")));
+            self.forget(&self.name(&format!("memory-{number}")));
         }
     }
 }
@@ -349,7 +373,7 @@ impl LiveState {
         let mut names = self.0.names.lock();
         names.generation += 1;
         let name = self.name(&format!("session-{}", names.generation));
-        self.0.store.store(&name, connection)?;
+        self.keep(&name, connection)?;
         self.0.cells.store(layout::ATTACHED_AT, 0);
         self.0.cells.store(layout::PROGRESS_AT, 0);
         self.commit_session(Some(name.clone()));
@@ -369,7 +393,9 @@ impl LiveState {
             return;
         };
         self.commit_session(None);
-        self.0.store.remove(&name);
+        self.forget(&name);
+        // Its eventfds are those of a VMM that has gone: nothing of them is stored, so this can't fail.
+        let _ = self.replace_vectors(&mut names, &[]);
     }
 
     fn commit_session(&self, connection: Option<String>) {
@@ -391,18 +417,19 @@ impl LiveState {
     ///
     /// If an eventfd can't be stored.
     pub fn set_vectors(&self, vectors: &[LiveVector<'_>]) -> io::Result<()> {
-        let mut names = self.0.names.lock();
-        names.generation += 1;
-        let generation = names.generation;
-        let mut stored = Vec::new();
+        self.replace_vectors(&mut self.0.names.lock(), vectors)
+    }
+
+    fn replace_vectors(&self, names: &mut Names, vectors: &[LiveVector<'_>]) -> io::Result<()> {
+        let mut stored = BTreeMap::new();
         let mut record = VectorsRecord::default();
         for vector in vectors {
-            let name = vector.eventfd.map(|eventfd| {
-                let name = self.name(&format!("vector-{}-{generation}", vector.vector));
-                self.0.store.store(&name, eventfd).map(|()| name)
-            });
-            let name = name.transpose()?;
-            stored.extend(name.clone());
+            let mut name = None;
+            if let Some(eventfd) = vector.eventfd {
+                let named = self.stored_eventfd(names, vector, eventfd)?;
+                stored.insert(vector.vector, (vector.assignment, named.clone()));
+                name = Some(named);
+            }
             record.vectors.push(VectorState {
                 vector: vector.vector,
                 eventfd: name,
@@ -411,10 +438,31 @@ impl LiveState {
             });
         }
         self.commit_record(layout::VECTORS, &record, "the vectors");
-        for name in std::mem::replace(&mut names.vectors, stored) {
-            self.0.store.remove(&name);
+        for (vector, before) in std::mem::replace(&mut names.vectors, stored) {
+            if names.vectors.get(&vector) != Some(&before) {
+                self.forget(&before.1);
+            }
         }
         Ok(())
+    }
+
+    /// Returns the name by which an eventfd is stored.
+    fn stored_eventfd(
+        &self,
+        names: &mut Names,
+        vector: &LiveVector<'_>,
+        eventfd: BorrowedFd<'_>,
+    ) -> io::Result<String> {
+        match names.vectors.get(&vector.vector) {
+            Some((assignment, name)) if *assignment == vector.assignment => Ok(name.clone()),
+            _ => {
+                names.generation += 1;
+                let name = format!("vector-{}-{}", vector.vector, names.generation);
+                let name = self.name(&name);
+                self.keep(&name, eventfd)?;
+                Ok(name)
+            }
+        }
     }
 
     /// Returns the progress of the request in progress.

@@ -16,10 +16,13 @@ use crate::interrupt::{Interrupts, VectorSink};
 
 /// What outlives the process.
 #[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<BTreeMap<String, OwnedFd>>>);
+struct Kept(Arc<Mutex<BTreeMap<String, OwnedFd>>>, Arc<AtomicBool>);
 
 impl DescriptorStore for Kept {
     fn store(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(io::Error::other("it is full"));
+        }
         let copy = descriptor.try_clone_to_owned()?;
         let before = self.0.lock().insert(name.to_owned(), copy);
         assert!(before.is_none(), "{name} is stored twice");
@@ -44,7 +47,7 @@ impl Kept {
     }
 
     fn read(&self) -> Option<HandOver> {
-        HandOver::from_the_dead(self.copies()).unwrap()
+        HandOver::from_live(self.copies()).unwrap()
     }
 
     fn file(&self, number: u64) -> File {
@@ -182,6 +185,59 @@ fn session_is_found_as_it_was_noted() {
     assert!(kept.read().unwrap().take_lost_session().is_none());
 }
 
+/// An eventfd is stored once for each assignment, and goes with its VMM.
+#[test]
+fn eventfds_are_stored_once_and_go_with_their_session() {
+    let (_old, live, kept) = recorded();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    live.open_session(ours.as_fd()).unwrap();
+    let file = memory();
+    let set = |assignments: &[u64]| {
+        let vectors = (0..)
+            .zip(assignments)
+            .map(|(vector, assignment)| LiveVector {
+                vector,
+                eventfd: Some(file.as_fd()),
+                assignment: *assignment,
+                masked: false,
+            });
+        live.set_vectors(&vectors.collect::<Vec<_>>()).unwrap();
+        let names = kept.names().into_iter();
+        names
+            .filter(|name| name.contains("vector"))
+            .collect::<Vec<_>>()
+    };
+    let first = set(&[1, 2]);
+    assert_eq!(first.len(), 2);
+    assert_eq!(set(&[1, 2]), first);
+    let second = set(&[1, 3]);
+    assert_eq!((second.len(), &second[0]), (2, &first[0]));
+    assert_ne!(second[1], first[1]);
+    assert_eq!(kept.read().unwrap().take_vectors().len(), 2);
+    live.close_session();
+    let gone = |name: &String| !name.contains("vector") && !name.contains("session");
+    assert!(kept.names().iter().all(gone), "{:?}", kept.names());
+    assert!(kept.read().unwrap().take_vectors().is_empty());
+}
+
+/// A store that has no room is asked once, and nobody continues from what is missing something.
+#[test]
+fn store_that_refuses_ends_what_is_kept() {
+    let (old, live, kept) = recorded();
+    kept.1.store(true, Ordering::Relaxed);
+    map(&old, 0, &memory());
+    assert!(live.has_failed());
+    kept.1.store(false, Ordering::Relaxed);
+    let before = kept.names();
+    map(&old, 1 << 32, &memory());
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    assert!(live.open_session(ours.as_fd()).is_err());
+    assert_eq!(kept.names(), before);
+    live.activate();
+    assert!(kept.read().is_none());
+    assert_eq!(old.inspect()["memory"]["region_count"], 2);
+}
+
 /// A successor that dies too leaves what it found.
 #[test]
 fn effect_is_known_after_a_second_death() {
@@ -243,7 +299,7 @@ fn what_is_no_file_of_ours_is_refused() {
         file.read_exact_at(&mut before, offset as u64).unwrap();
         file.write_all_at(&value.to_le_bytes(), offset as u64)
             .unwrap();
-        let error = HandOver::from_the_dead(kept.copies()).unwrap_err();
+        let error = HandOver::from_live(kept.copies()).unwrap_err();
         file.write_all_at(&before, offset as u64).unwrap();
         error.to_string()
     };
@@ -255,7 +311,7 @@ fn what_is_no_file_of_ours_is_refused() {
     let mut others = kept.copies();
     others.retain(|(name, _)| name != "live-1");
     others.push(("live-1".to_owned(), tempfile::tempfile().unwrap().into()));
-    let error = HandOver::from_the_dead(others).unwrap_err().to_string();
+    let error = HandOver::from_live(others).unwrap_err().to_string();
     assert!(error.contains("another length"), "{error}");
 }
 
@@ -281,7 +337,7 @@ fn any_change_is_refused_or_survived() {
         let mut before = [0; 8];
         file.read_exact_at(&mut before, at as u64).unwrap();
         file.write_all_at(&value, at as u64).unwrap();
-        let _ = HandOver::from_the_dead(kept.copies());
+        let _ = HandOver::from_live(kept.copies());
         file.write_all_at(&before, at as u64).unwrap();
     });
 }

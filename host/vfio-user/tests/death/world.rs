@@ -132,6 +132,7 @@ impl World {
         let copy = |state: &VectorState| VectorState {
             vector: state.vector,
             eventfd: state.eventfd.as_ref().map(|fd| fd.try_clone().unwrap()),
+            assignment: state.assignment,
             masked: state.masked,
             pending: state.pending,
         };

@@ -62,52 +62,39 @@ pub struct Material<'a> {
 }
 
 impl Keeping {
-    /// Has everything kept from now on, also what a predecessor left that died.
-    ///
-    /// # Errors
-    ///
-    /// If the service manager does not take it.
-    pub fn begin(material: &Material<'_>, follow: Option<Follow>) -> anyhow::Result<Self> {
+    /// Stores everything, also what a predecessor left that died.
+    fn begin(material: &Material<'_>, follow: Option<Follow>) -> anyhow::Result<Self> {
         let &Material {
             notifier,
             device,
             kept,
             ..
         } = material;
-        let names = kept
-            .iter()
-            .filter_map(|name| name.strip_prefix(kept::PREFIX));
-        let number = next_number(names);
+        let own = |name: &'_ String| name.strip_prefix(kept::PREFIX).map(str::to_owned);
+        let names: BTreeSet<String> = kept.iter().filter_map(own).collect();
+        let number = next_number(names.iter().map(String::as_str));
         let store = Box::new(Store(notifier.clone()));
         let live = match follow {
             Some(follow) => LiveState::follow(store, number, follow)?,
             None => LiveState::new(store, number)?,
         };
         for (name, descriptor) in material.sockets_and_queues()? {
-            if !kept.contains(&full_name(&name)) {
+            if !names.contains(&name) {
                 live.add(&name, descriptor.as_fd());
             }
         }
-        let names = kept
-            .iter()
-            .filter_map(|name| name.strip_prefix(kept::PREFIX));
-        let components = names.filter(|name| kept::is_component(name));
-        let components = components.map(str::to_owned).collect();
         vfio_user::record(&live, &device.device, &device.vectors)?;
+        let components = names.into_iter().filter(|name| kept::is_component(name));
         let keeping = Self {
             live,
             links: material.links.clone(),
             rates: material.rates.clone(),
             candidates: material.candidates.clone(),
-            components: Mutex::new(components),
+            components: Mutex::new(components.collect()),
         };
         keeping.note();
         notifier.wait_until_heard()?;
         keeping.live.activate();
-        let live = |name: &&String| !is_lasting(name);
-        kept.iter()
-            .filter(live)
-            .for_each(|name| notifier.forget(name));
         Ok(keeping)
     }
 
@@ -143,6 +130,27 @@ impl Keeping {
 }
 
 impl Material<'_> {
+    /// Stores everything from now on. None if nobody stores descriptors, or if that fails, which is
+    /// logged: the device is served all the same.
+    pub fn keep(&self, follow: Option<Follow>) -> Option<Keeping> {
+        if !self.notifier.keeps_descriptors() {
+            return None;
+        }
+        let begun = Keeping::begin(self, follow);
+        // From now on a predecessor's state is older than the device.
+        let passes = |name: &&String| !is_lasting(name);
+        let older = self.kept.iter().filter(passes);
+        older.for_each(|name| self.notifier.forget(name));
+        begun
+            .inspect_err(|error| {
+                tracing::error!(
+                    "the device can't be kept with the service manager ({error:#}): it is served, \
+                     and would not survive the death of this process"
+                );
+            })
+            .ok()
+    }
+
     /// Returns copies of the descriptors whose names are the same in each process.
     fn sockets_and_queues(&self) -> anyhow::Result<Vec<(String, OwnedFd)>> {
         let mut all = Vec::new();
@@ -171,7 +179,7 @@ impl Material<'_> {
 }
 
 /// Returns whether a name is the same in each process.
-pub fn is_lasting(name: &str) -> bool {
+fn is_lasting(name: &str) -> bool {
     let name = name.strip_prefix(kept::PREFIX).unwrap_or(name);
     kept::is_open(name) || kept::is_component(name)
 }

@@ -153,7 +153,7 @@ impl Kept {
             }
         }
         let others = self.0.into_iter().filter(|(name, _)| !is_open(name));
-        HandOver::from_the_dead(others.collect())
+        HandOver::from_live(others.collect())
     }
 }
 

@@ -31,7 +31,7 @@ use super::port::{self, Interface, PortArgument};
 use super::rates::Rates;
 use crate::jail::{self, Confinement, Ids, Jail, Role, limits};
 use bounds::BoundArguments;
-use keeping::{Keeping, Material};
+use keeping::Material;
 use kept::Predecessor;
 use manatee_keeper::line::Word;
 use opened::{Asked, Opened};
@@ -238,28 +238,24 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
         if inherits {
             broker.own_sockets()?;
         }
-        let keeping = match notifier.keeps_descriptors() {
-            true => {
-                let material = Material {
-                    notifier: &notifier,
-                    device: &device,
-                    sockets: &sockets,
-                    metrics: metrics.as_ref(),
-                    taps: &queues,
-                    listed,
-                    links: &links,
-                    rates: &rates,
-                    candidates: &candidates,
-                    kept: &kept,
-                };
-                let keeping = Keeping::begin(&material, follow);
-                let keeping = keeping.context("having the service manager keep the device")?;
-                // The next process has the sockets, however this one ends.
-                broker.leave_sockets();
-                Some(Arc::new(keeping))
-            }
-            false => None,
+        notifier.note_stored(kept.len());
+        let material = Material {
+            notifier: &notifier,
+            device: &device,
+            sockets: &sockets,
+            metrics: metrics.as_ref(),
+            taps: &queues,
+            listed,
+            links: &links,
+            rates: &rates,
+            candidates: &candidates,
+            kept: &kept,
         };
+        let keeping = material.keep(follow).map(Arc::new);
+        if keeping.is_some() {
+            // The next process has the sockets, however this one ends.
+            broker.leave_sockets();
+        }
         let facts = Facts {
             device: device.device.clone(),
             confined: confinement.is_some(),

@@ -60,7 +60,7 @@ pub enum Refusal {
     Starved {
         /// The component.
         name: String,
-        /// How long it ran.
+        /// Its run time.
         time: Duration,
         /// The processor time that it had.
         processor: Duration,

@@ -140,7 +140,10 @@ pub fn attach(name: &str, queues: Option<u16>) -> Result<Attached, TapError> {
     let give_up = Instant::now() + PATIENCE;
     loop {
         match try_attach(name, queues) {
-            Err(TapError::Busy(_) | TapError::Shared(..)) if Instant::now() < give_up => {
+            // One that is about to go may have had one queue.
+            Err(TapError::Busy(_) | TapError::Shared(..) | TapError::OneQueue(..))
+                if Instant::now() < give_up =>
+            {
                 thread::sleep(PAUSE);
             }
             attached => return attached,

@@ -6,6 +6,7 @@
 //! reads nor writes any of them, and contains neither wasmtime nor tokio. For an upgrade it
 //! starts the successor while the process still serves, and talks to both over a [`line`](mod@line).
 
+mod codes;
 pub mod line;
 mod process;
 pub mod protocol;

@@ -20,7 +20,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::line::{Heard, LINE, Line, STANDBY, wait_for};
+use crate::line::{BROKER_LINE, Heard, KEEPER, LINE, Line, STANDBY, Word, wait_for};
 use crate::store::{MOST, NotifySocket};
 
 /// The hidden command by which this program executes the supervised one.
@@ -141,11 +141,57 @@ fn parse(text: &[u8]) -> Result<Facts> {
 pub struct Running {
     child: Child,
     ended: OwnedFd,
-    /// The keeper's end of the line to it.
-    pub line: Line,
-    hung_up: bool,
+    /// The line to it.
+    pub line: End,
+    /// The line to its broker.
+    pub broker: End,
     /// When it was ready, if it is.
     pub ready: Option<Instant>,
+}
+
+/// The keeper's end of a line.
+#[derive(Debug)]
+pub struct End {
+    line: Line,
+    hung_up: bool,
+}
+
+impl End {
+    /// Creates a line: the keeper's end, and the one to inherit.
+    fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (line, theirs) = Line::pair()?;
+        let hung_up = false;
+        Ok((Self { line, hung_up }, theirs))
+    }
+
+    /// Returns its descriptor, while the line is open.
+    pub fn open(&self) -> Option<BorrowedFd<'_>> {
+        (!self.hung_up).then(|| self.line.as_fd())
+    }
+
+    /// Receives from the line. An invalid message closes it.
+    pub fn listen(&mut self) -> Heard {
+        if self.hung_up {
+            return Heard::Closed;
+        }
+        let heard = self.line.listen().unwrap_or(Heard::Closed);
+        self.hung_up = matches!(heard, Heard::Closed);
+        heard
+    }
+
+    /// Receives nothing more.
+    pub fn close(&mut self) {
+        self.hung_up = true;
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    ///
+    /// If the other end is closed, or does not read.
+    pub fn say(&self, word: Word, descriptors: &[(&str, BorrowedFd<'_>)]) -> io::Result<()> {
+        self.line.say(word, descriptors)
+    }
 }
 
 /// What a process is started with.
@@ -169,9 +215,11 @@ impl Running {
     pub fn start(start: &Start<'_>) -> Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        let (line, its_end) = Line::pair()?;
+        let (line, its_end) = End::pair()?;
+        let (broker, brokers_end) = End::pair()?;
         let mut named = start.named.clone();
         named.push((LINE, its_end.as_fd()));
+        named.push((BROKER_LINE, brokers_end.as_fd()));
         let names: Vec<_> = named.iter().map(|(name, _)| *name).collect();
         let mut command = Command::new("/proc/self/exe");
         command
@@ -180,6 +228,7 @@ impl Running {
             .args(start.arguments)
             .env("NOTIFY_SOCKET", start.notify.path())
             .env("FDSTORE", MOST.to_string())
+            .env(KEEPER, "1")
             .env("LISTEN_FDS", names.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
             .env_remove("LISTEN_PID")
@@ -200,7 +249,7 @@ impl Running {
             ended: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
             child,
             line,
-            hung_up: false,
+            broker,
             ready: None,
         };
         for batch in descriptors.chunks(BATCH) {
@@ -217,21 +266,6 @@ impl Running {
     /// Returns a descriptor that is readable once the process has ended.
     pub fn ended(&self) -> BorrowedFd<'_> {
         self.ended.as_fd()
-    }
-
-    /// Returns the keeper's end of its line, while that is open.
-    pub fn line(&self) -> Option<BorrowedFd<'_>> {
-        (!self.hung_up).then(|| self.line.as_fd())
-    }
-
-    /// Receives from its line. An invalid message closes the line.
-    pub fn listen(&mut self) -> Heard {
-        if self.hung_up {
-            return Heard::Closed;
-        }
-        let heard = self.line.listen().unwrap_or(Heard::Closed);
-        self.hung_up = matches!(heard, Heard::Closed);
-        heard
     }
 
     /// Sends it a signal. Does nothing if it has ended.

@@ -10,6 +10,8 @@ use rustix::net::{
     SocketAddrUnix, SocketFlags, SocketType, bind, recvmsg, socket_with, sockopt,
 };
 
+use crate::line::is_reserved;
+
 /// The most descriptors that are kept.
 pub const MOST: usize = 2048;
 /// The longest name of a descriptor in bytes, as in systemd.
@@ -71,7 +73,7 @@ impl Store {
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
         };
         let name = value("FDNAME").unwrap_or("stored");
-        if is_name(name) {
+        if is_name(name) && !is_reserved(name) {
             if value("FDSTORE") == Some("1") {
                 self.add(name, message.descriptors);
             } else if value("FDSTOREREMOVE") == Some("1") {
@@ -176,6 +178,7 @@ impl AsFd for NotifySocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::line::{BROKER_LINE, CODE, LINE};
 
     fn names(store: &Store) -> String {
         let names: Vec<_> = store.named().iter().map(|(name, _)| *name).collect();
@@ -209,6 +212,15 @@ mod tests {
     fn names_that_no_list_can_hold_are_not_taken() {
         let mut store = Store::default();
         for name in ["a:b", "a b", "é", &"x".repeat(MAX_NAME + 1)] {
+            store.heed(message(&format!("FDSTORE=1\nFDNAME={name}\n"), 1));
+        }
+        assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn the_keepers_own_names_are_not_taken() {
+        let mut store = Store::default();
+        for name in [LINE, BROKER_LINE, &format!("{CODE}{}", "0".repeat(64))] {
             store.heed(message(&format!("FDSTORE=1\nFDNAME={name}\n"), 1));
         }
         assert_eq!(store.len(), 0);

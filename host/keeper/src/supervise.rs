@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{SigSet, Signal as Heard};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
+use crate::codes::Codes;
 use crate::line::{Heard as Said, Named, Word};
 use crate::process::{Program, Running, Start};
 use crate::protocol::{Answer, Request};
@@ -87,6 +88,8 @@ pub struct Keeper {
     /// The previous program, and when the current one took over from it.
     pub before: Option<(Program, Instant)>,
     pub store: Store,
+    /// Machine code of brokers.
+    pub codes: Codes,
     pub notify: NotifySocket,
     requests: Option<Requests>,
     signals: SignalFd,
@@ -125,6 +128,7 @@ impl Keeper {
             leaving: None,
             before: None,
             store: Store::default(),
+            codes: Codes::default(),
             notify: NotifySocket::bind(folder.path())?,
             requests: requests.transpose()?,
             signals: SignalFd::with_flags(&heard, flags)?,
@@ -201,13 +205,14 @@ impl Keeper {
             program,
             options,
             store,
+            codes,
             notify,
             ..
         } = self;
         let running = Running::start(&Start {
             program,
             arguments: &options.arguments,
-            named: store.named(),
+            named: store.named().into_iter().chain(codes.named()).collect(),
             notify,
             waits: false,
         })?;
@@ -294,8 +299,9 @@ impl Keeper {
 
     /// Receives from the lines.
     fn talk(&mut self) -> Result<Option<Event>> {
+        self.keep_codes();
         if let Some(running) = &mut self.running {
-            match running.listen() {
+            match running.line.listen() {
                 Said::Said(word, named) => return Ok(Some(Event::Said(word, named))),
                 Said::Nothing | Said::Closed => {}
             }
@@ -304,7 +310,7 @@ impl Keeper {
             return Ok(None);
         };
         // Messages that it sent before it ended count.
-        if let Said::Said(word, _) = standby.listen() {
+        if let Said::Said(word, _) = standby.line.listen() {
             return Ok(Some(Event::StandbySaid(word)));
         }
         let ended = standby.status()?;
@@ -314,13 +320,31 @@ impl Keeper {
         Ok(ended.map(Event::StandbyEnded))
     }
 
+    /// Keeps the machine code that brokers have left.
+    fn keep_codes(&mut self) {
+        for process in self.running.iter_mut().chain(&mut self.standby) {
+            let Said::Said(word, named) = process.broker.listen() else {
+                continue;
+            };
+            let kept = match word {
+                Word::Code => self.codes.add(named),
+                _ => Err(anyhow!("a broker says something else")),
+            };
+            if let Err(error) = kept {
+                say(&format!("process {}: {error:#}", process.id()));
+                process.broker.close();
+            }
+        }
+    }
+
     fn wait(&self, until: Option<Instant>) -> Result<()> {
         let mut all: Vec<BorrowedFd<'_>> = vec![self.notify.as_fd(), self.signals.as_fd()];
         all.extend(self.requests.iter().flat_map(Requests::news));
         all.extend(self.leaving.as_ref().map(Running::ended));
         for process in self.running.iter().chain(&self.standby) {
             all.push(process.ended());
-            all.extend(process.line());
+            all.extend(process.line.open());
+            all.extend(process.broker.open());
         }
         let all = all.into_iter();
         let mut fds: Vec<_> = all

@@ -89,6 +89,7 @@ impl Keeper {
         let named: Vec<_> = named
             .iter()
             .map(|(name, fd)| (&**name, std::os::fd::AsFd::as_fd(fd)))
+            .chain(self.codes.named())
             .collect();
         let standby = Running::start(&Start {
             program: next,

@@ -157,7 +157,7 @@ impl Operator {
         let broker = &self.surroundings.broker;
         progress(Stage::Compiling);
         let code = broker.run(Job::new(name, Task::Compile), wasm, digest)?;
-        let component = child::load(code, digest, name)?;
+        let component = child::load(&code, digest, name)?;
         if swap.check {
             progress(Stage::Checking);
             let suite = Suite::in_background();
@@ -328,7 +328,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.write_at(b"abc", 0).unwrap();
         let (mut copy, digest) = take(file.try_clone().unwrap().into()).unwrap();
-        assert_eq!(sealed::read(&mut copy, 3).unwrap(), b"abc");
+        assert_eq!(sealed::read(&copy, 3).unwrap(), b"abc");
         assert!(sealed::is_sealed(&copy));
         assert_eq!(digest, Digest::of(b"abc"));
         file.set_len(MAX_FILE + 1).unwrap();

@@ -1,24 +1,14 @@
-//! Prints the result of a command, and opens the component that it is given.
+//! Prints the result of a command.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
-use manatee::component;
-
 use super::{errors, exit};
-use crate::jail::child;
 
 /// Prints why the command fails.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", errors::one_line(&**error));
     exit::status(error)
-}
-
-/// Compiles a component file in a child.
-pub fn compile(file: &Path, sandbox: bool) -> anyhow::Result<child::Code> {
-    let bytes = component::read(file)?;
-    child::compile(&bytes, &file.display().to_string(), sandbox)
 }
 
 /// Prints a result. A closed pipe (`| head`) is no error.

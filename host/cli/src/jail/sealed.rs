@@ -1,7 +1,8 @@
 //! Sealed files in memory, which can't be changed any more.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 
@@ -48,22 +49,23 @@ pub fn is_sealed(file: &File) -> bool {
     fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
 }
 
-/// Reads a file from its beginning, if it has no more than `most` bytes.
+/// Reads a file, if it has no more than `most` bytes. Others who have it open can't change
+/// where it is read: they may share its offset.
 ///
 /// # Errors
 ///
 /// If reading fails, or it is longer.
-pub fn read(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
-    file.seek(SeekFrom::Start(0))?;
+pub fn read(file: &File, most: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > most {
+        return Err(io::Error::other(format!("it has more than {most} bytes")));
+    }
     let mut bytes = Vec::new();
-    let length = file.metadata()?.len().min(most);
     bytes
         .try_reserve_exact(length as usize)
         .map_err(|_| io::ErrorKind::OutOfMemory)?;
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::other(format!("it has more than {most} bytes")));
-    }
+    bytes.resize(length as usize, 0);
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
 
@@ -77,8 +79,10 @@ mod tests {
         assert!(is_sealed(&file));
         assert!(file.write_all(b"x").is_err());
         assert!(file.set_len(1).is_err());
-        assert_eq!(read(&mut file, 3).unwrap(), b"abc");
-        assert!(read(&mut file, 2).is_err());
+        assert_eq!(read(&file, 3).unwrap(), b"abc");
+        file.seek(SeekFrom::Start(1)).unwrap();
+        assert_eq!(read(&file, 3).unwrap(), b"abc");
+        assert!(read(&file, 2).is_err());
         assert!(!is_sealed(&create("other").unwrap()));
         assert!(!is_sealed(&tempfile::tempfile().unwrap()));
     }

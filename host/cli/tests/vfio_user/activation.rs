@@ -14,7 +14,7 @@ use crate::harness::{Manatee, command, config_u32};
 
 /// Returns a command that starts `manatee serve` as a service manager does: with descriptors from
 /// 3 on, and variables that describe them.
-fn activated(sockets: [OwnedFd; 2], names: &str, options: &[&str]) -> Command {
+pub fn activated(sockets: [OwnedFd; 2], names: &str, options: &[&str]) -> Command {
     let script = r#"exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec "$0" serve "$@""#;
     shell(script, sockets, options, |shell| {
         let count = names.split(':').count();
@@ -37,7 +37,7 @@ fn shell(
     shell
 }
 
-fn bind(dir: &Path, name: &str) -> (UnixListener, OwnedFd) {
+pub fn bind(dir: &Path, name: &str) -> (UnixListener, OwnedFd) {
     let listener = UnixListener::bind(dir.join(name)).unwrap();
     let handed = listener.try_clone().unwrap().into();
     (listener, handed)

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attach;
+mod code;
 mod descriptors;
 mod flood;
 mod garbage;

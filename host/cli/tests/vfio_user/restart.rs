@@ -216,7 +216,7 @@ fn terminated_process_is_followed_by_another() {
 }
 
 /// Kills the process that serves.
-fn kill_served(kept: &Kept) -> u32 {
+pub fn kill_served(kept: &Kept) -> u32 {
     let process = kept.process();
     let pid = Pid::from_raw(process.cast_signed()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();

@@ -8,6 +8,8 @@ use manatee::continuity::live::PREFIX as PREFIX_OF_LIVE;
 use manatee::continuity::{HandOver, OfferError, STATE};
 use serde::{Deserialize, Serialize};
 
+use super::source::Source;
+
 /// The prefix of the names of descriptors that a process leaves for the next one.
 pub const PREFIX: &str = "manatee-";
 /// The names of the descriptors that `manatee serve` adds to the library's.
@@ -15,8 +17,6 @@ pub const VFIO: &str = "listener-vfio";
 pub const CONTROL: &str = "listener-control";
 pub const METRICS: &str = "listener-metrics";
 pub const COMPONENT: &str = "component";
-/// The name of the line to a keeper.
-pub const LINE: &str = "line";
 /// The prefix of the names of TAPs' queues.
 const QUEUE: &str = "tap-";
 /// The library's name of the VMM's connection.
@@ -169,21 +169,25 @@ impl Predecessor {
         Some((swapped.clone(), component_name(swapped.sha256)))
     }
 
-    /// Takes the bytes of the component that was swapped in, with its name, if there was one.
+    /// Takes the component that was swapped in, if there was one.
     ///
     /// # Errors
     ///
     /// If they are missing, or have another digest.
-    pub fn take_component(&mut self) -> anyhow::Result<Option<(Vec<u8>, String)>> {
+    pub fn take_component(&mut self) -> anyhow::Result<Option<Source>> {
         let Some((Swapped { name, sha256 }, kept)) = self.swapped() else {
             return Ok(None);
         };
         let file = self.hand_over.take(&kept);
         let file = file.with_context(|| format!("the bytes of {name} are missing"))?;
-        let wasm = crate::jail::sealed::read(&mut file.into(), manatee::component::MAX_FILE)?;
-        let same = Digest::of(&wasm) == Digest(sha256);
-        ensure!(same, "the bytes of {name} are not those that ran");
-        Ok(Some((wasm, name)))
+        let wasm = crate::jail::sealed::read(&file.into(), manatee::component::MAX_FILE)?;
+        let source = Source::new(&wasm, name)?;
+        let Source { name, digest, .. } = &source;
+        ensure!(
+            *digest == Digest(sha256),
+            "the bytes of {name} are not those that ran"
+        );
+        Ok(Some(source))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod bounds;
+mod from_keeper;
 mod hand_over;
 pub mod keeping;
 pub mod kept;
@@ -11,6 +12,7 @@ mod running;
 mod served;
 mod signals;
 mod sockets;
+mod source;
 mod standby;
 
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use manatee::component::Component;
 use manatee::memory::install_fault_handler;
 use manatee_control as control;
 
@@ -198,21 +201,24 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             kept,
             listed,
             swapped,
-            mut line,
+            mut keeper,
             waits,
             inherits,
         } = opened;
         let notifier = Arc::new(notifier);
         let candidates = Arc::new(Candidates::default());
-        if let Some((digest, name, wasm)) = swapped {
-            candidates.remember(digest, &name, &wasm)?;
+        if let Some(source) = component.as_ref().filter(|_| swapped) {
+            candidates.remember(source.digest, &source.name, &source.wasm)?;
         }
         let events = control::Events::default();
         let observed = Observed::default();
         let told = (events.clone(), observed.clone());
-        let component = served::load(component)?;
+        let component = match &component {
+            Some(source) => source.load(&mut keeper.codes, &broker)?,
+            None => Component::embedded()?,
+        };
         let (mut predecessor, mut kept) = (predecessor, kept);
-        if let Some(line) = line.as_mut().filter(|_| waits) {
+        if let Some(line) = keeper.line.as_mut().filter(|_| waits) {
             let limits = arguments.bounds.limits();
             let left = standby::stand_by(line, predecessor, &component, &ports, limits)?;
             predecessor = Some(left.0);
@@ -292,7 +298,7 @@ fn start(arguments: &Arguments, handed: Handed, log_level: LogLevel) -> anyhow::
             candidates,
             taps: queues,
             listed,
-            line,
+            line: keeper.line,
             keeping,
         }))
     });

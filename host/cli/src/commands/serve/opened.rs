@@ -1,27 +1,24 @@
 //! Opens everything that the process needs before it is confined.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use manatee::component::Digest;
 use manatee::continuity::STATE;
 use manatee::endpoint::LinkWatch;
-use manatee_keeper::line::Line;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::from_keeper::FromKeeper;
 use super::kept::{self, Predecessor};
 use super::listed::Listed;
 use super::signals::Signals;
 use super::sockets::{Handed, SocketArguments, Sockets};
+use super::source::Source;
 use crate::commands::metrics;
 use crate::commands::notify::Notifier;
 use crate::commands::port::{self, Interface, PortArgument};
 use crate::jail::Ids;
 use crate::jail::broker::{Begin, Broker, SocketFile};
-use crate::jail::child::{self, Code};
-use crate::jail::sealed;
 
 /// The files that a command line names.
 pub struct Asked<'a> {
@@ -44,7 +41,9 @@ pub struct Opened {
     /// None if no port is a TAP.
     pub watch: Option<LinkWatch>,
     /// None if it is the one that is built in.
-    pub component: Option<Code>,
+    pub component: Option<Source>,
+    /// Whether it was swapped in before.
+    pub swapped: bool,
     pub notifier: Notifier,
     pub broker: Arc<Broker>,
     /// The device of a predecessor.
@@ -53,10 +52,8 @@ pub struct Opened {
     pub kept: Vec<String>,
     /// Which sockets the service manager hands over at each start.
     pub listed: Listed,
-    /// The component that was swapped in before.
-    pub swapped: Option<(Digest, String, File)>,
-    /// The line to the keeper.
-    pub line: Option<Line>,
+    /// The line to the keeper, and its machine code.
+    pub keeper: FromKeeper,
     /// The predecessor serves, and this process waits until it has ended.
     pub waits: bool,
     /// Sockets are a predecessor's until this process has taken over.
@@ -75,10 +72,7 @@ impl Opened {
         let child = signal(SignalKind::child()).context("catching signals")?;
         let notifier = Notifier::connect()?;
         let sandbox = asked.sandbox;
-        let component = asked
-            .component
-            .map(|file| crate::commands::output::compile(file, sandbox));
-        let component = component.transpose()?;
+        let component = asked.component.map(Source::read).transpose()?;
         // Sockets come first: a second process must not touch the interfaces of the one
         // that serves.
         let kept = handed.kept.names();
@@ -100,7 +94,8 @@ impl Opened {
             waits: handed.kept.has(STATE) || handed.kept.has_live(),
         };
         let inherits = begin.waits;
-        let broker = Broker::start(&begin).context("starting the broker")?;
+        let mut keeper = handed.keeper;
+        let broker = Broker::start(&begin, keeper.broker.take()).context("starting the broker")?;
         let mut ports = port::open_all(asked.ports, sockets.vfio.address(), &mut handed.kept)?;
         if !notifier.keeps_descriptors() {
             ports.queues.clear();
@@ -115,16 +110,8 @@ impl Opened {
         let watch = (!taps.is_empty()).then(|| LinkWatch::open(taps));
         let watch = watch.transpose().context("watching the TAP interfaces")?;
         let mut predecessor = handed.kept.read()?;
-        let (mut component, mut swapped) = (component, None);
-        if let Some(predecessor) = &mut predecessor
-            && let Some((wasm, name)) = predecessor.take_component()?
-        {
-            // Compiled again: machine code of a process that may have been compromised is not
-            // trusted.
-            component = Some(child::compile(&wasm, &name, sandbox)?);
-            let file = sealed::with_bytes("manatee-candidate", &wasm)?;
-            swapped = Some((Digest::of(&wasm), name, file));
-        }
+        let swapped = predecessor.as_mut().map(Predecessor::take_component);
+        let swapped = swapped.transpose()?.flatten();
         Ok(Self {
             signals,
             child,
@@ -132,14 +119,14 @@ impl Opened {
             metrics,
             ports,
             watch,
-            component,
+            swapped: swapped.is_some(),
+            component: swapped.or(component),
             notifier,
             broker: Arc::new(broker),
             predecessor,
             kept,
             listed: handed.listed,
-            swapped,
-            line: handed.line,
+            keeper,
             waits: handed.waits,
             inherits,
         })

@@ -11,21 +11,12 @@ use manatee_control as control;
 use super::bounds::BoundArguments;
 use crate::commands::metrics::Observed;
 use crate::commands::told;
-use crate::jail::child::Code;
 
 /// A device and the vectors that it raises. Cheap to clone; every clone is the same.
 #[derive(Clone)]
 pub struct Served {
     pub device: Device,
     pub vectors: Vectors,
-}
-
-/// Loads the component to run.
-pub fn load(component: Option<Code>) -> anyhow::Result<Component> {
-    match component {
-        Some(code) => code.load(),
-        None => Ok(Component::embedded()?),
-    }
 }
 
 impl Served {

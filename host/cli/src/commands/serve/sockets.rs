@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use manatee::vfio_user;
 use manatee_control as control;
-use manatee_keeper::line::{Line, STANDBY};
+use manatee_keeper::line::{KEEPER, Line, STANDBY};
 
 use super::access::AccessArguments;
+use super::from_keeper::FromKeeper;
 use super::kept::{self, Kept};
 use super::listed::Listed;
 use crate::commands::inherited::{self, check_address, place};
@@ -49,8 +50,8 @@ pub struct Handed {
     pub listed: Listed,
     /// The state that a predecessor has left, or offers.
     pub kept: Kept,
-    /// The line to the keeper.
-    pub line: Option<Line>,
+    /// Lines and machine code.
+    pub keeper: FromKeeper,
     /// The predecessor serves, and this process waits until it has ended.
     pub waits: bool,
 }
@@ -65,8 +66,11 @@ pub struct Sockets {
 impl SocketArguments {
     /// Takes the sockets that were handed over. Comes before anything is opened.
     pub fn take(&self) -> anyhow::Result<Handed> {
-        let mut handed = Handed::sort(inherited::listed()?)?;
-        handed.waits = handed.line.is_some() && std::env::var_os(STANDBY).is_some();
+        let by_keeper = std::env::var_os(KEEPER).is_some();
+        let (keeper, listed) = FromKeeper::sort(inherited::listed()?, by_keeper);
+        let mut handed = Handed::sort(listed)?;
+        handed.waits = keeper.line.is_some() && std::env::var_os(STANDBY).is_some();
+        handed.keeper = keeper;
         if let Some(number) = self.fd.filter(|_| !handed.kept.has(kept::VFIO)) {
             ensure!(
                 handed.vfio.is_none(),
@@ -149,14 +153,13 @@ impl SocketArguments {
 impl Handed {
     /// Returns a copy of the line to the keeper, if there is one.
     pub fn copy_line(&self) -> Option<Line> {
-        self.line.as_ref()?.copy().ok()
+        self.keeper.line.as_ref()?.copy().ok()
     }
 
     /// Sorts them by their names. A single one may have any name.
     fn sort(listed: Vec<(String, OwnedFd)>) -> anyhow::Result<Self> {
-        let (mut kept, listed) = Kept::sort(listed);
+        let (kept, listed) = Kept::sort(listed);
         let mut handed = Self {
-            line: kept.take(kept::LINE).map(Line::new),
             kept,
             ..Self::default()
         };

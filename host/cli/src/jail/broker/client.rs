@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,12 +36,13 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker and waits until it is confined.
+    /// Starts a broker and waits until it is confined. It leaves machine code with the keeper at the
+    /// other end of `keeper`, if there is one.
     ///
     /// # Errors
     ///
     /// Why it can't be started.
-    pub fn start(begin: &Begin) -> anyhow::Result<Self> {
+    pub fn start(begin: &Begin, keeper: Option<OwnedFd>) -> anyhow::Result<Self> {
         let (ours, theirs) = wire::pair()?;
         let process = Command::new("/proc/self/exe")
             .arg0("manatee")
@@ -59,7 +60,8 @@ impl Broker {
             asking: Mutex::new(()),
             gone: AtomicBool::new(false),
         };
-        broker.ask(&Request::Begin(begin.clone()), None, PATIENCE)?;
+        let keeper = keeper.as_ref().map(AsFd::as_fd);
+        broker.ask(&Request::Begin(begin.clone()), keeper, PATIENCE)?;
         Ok(broker)
     }
 
@@ -87,7 +89,7 @@ impl Broker {
     /// Why there is none, for people.
     pub fn run(&self, job: Job, wasm: &File, digest: Digest) -> anyhow::Result<File> {
         let time = job.bounds().starved + MARGIN;
-        let answer = self.ask(&Request::start(job, digest), Some(wasm), time)?;
+        let answer = self.ask(&Request::start(job, digest), Some(wasm.as_fd()), time)?;
         answer
             .map(File::from)
             .context("the broker's answer lacks a descriptor")
@@ -106,12 +108,12 @@ impl Broker {
     fn ask(
         &self,
         request: &Request,
-        file: Option<&File>,
+        file: Option<BorrowedFd<'_>>,
         time: Duration,
     ) -> anyhow::Result<Option<OwnedFd>> {
         let _asking = self.asking.lock();
         let socket = self.socket.as_fd();
-        let answer = wire::send(socket, request, file.map(AsFd::as_fd)).and_then(|()| {
+        let answer = wire::send(socket, request, file).and_then(|()| {
             if wire::wait(socket, time)? {
                 wire::receive(socket)
             } else {

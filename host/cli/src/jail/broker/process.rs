@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
+use manatee::component::Digest;
+use manatee_keeper::line::{Line, Word, code_name};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, statat, unlinkat};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -57,10 +59,12 @@ struct Process {
     peers: Vec<PathBuf>,
     sandbox: bool,
     known: Known,
+    /// The line on which machine code is left for later processes.
+    keeper: Option<Line>,
 }
 
 fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
-    let Some((Request::Begin(begin), None)) = wire::receive(socket)? else {
+    let Some((Request::Begin(begin), keeper)) = wire::receive(socket)? else {
         bail!("it got no configuration");
     };
     let Begin {
@@ -91,6 +95,7 @@ fn begin(socket: BorrowedFd<'_>) -> anyhow::Result<Process> {
         peers,
         sandbox,
         known: Known::default(),
+        keeper: keeper.map(Line::new),
     })
 }
 
@@ -189,7 +194,9 @@ impl Process {
             digest,
         };
         if let Some(known) = self.known.get(&key, &job.name) {
-            return Ok(Some(known?));
+            let known = known?;
+            self.leave(&key, &known);
+            return Ok(Some(known));
         }
         let mut running = match Running::start(job, &wasm, self.sandbox) {
             Ok(running) => running,
@@ -202,7 +209,22 @@ impl Process {
         }
         let outcome = running.finish();
         self.known.keep(key, &outcome)?;
-        Ok(Some(outcome.map_err(|refusal| refusal.to_string())))
+        let outcome = outcome.map_err(|refusal| refusal.to_string());
+        self.leave(&key, &outcome);
+        Ok(Some(outcome))
+    }
+
+    /// Leaves machine code with the keeper, if there is one. What is stored under the digest of
+    /// another component is refused by whoever loads it: the code has its component's digest.
+    fn leave(&mut self, key: &Key, outcome: &Result<File, String>) {
+        let (Some(keeper), Ok(code), true) = (&self.keeper, outcome, key.compile) else {
+            return;
+        };
+        let name = code_name(Digest(key.digest));
+        if let Err(error) = keeper.say(Word::Code, &[(&name, code.as_fd())]) {
+            eprintln!("error: the broker can't leave machine code with the keeper: {error}");
+            self.keeper = None;
+        }
     }
 }
 

@@ -83,8 +83,8 @@ fn confine(job: &Job, sandbox: bool) -> anyhow::Result<()> {
 }
 
 fn answer(job: &Job) -> anyhow::Result<Vec<u8>> {
-    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let wasm = sealed::read(&mut input, MAX_FILE)?;
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let wasm = sealed::read(&input, MAX_FILE)?;
     match &job.task {
         Task::Compile => {
             let compiled = Component::compile(&wasm, &job.name)?;

@@ -233,7 +233,7 @@ impl Running {
                 self.bound(format!("{} MiB of machine code", bounds.output >> 20))
             }
             _ if is_lack_of_memory(&words) => self.bound(memory),
-            (Some(inside::REFUSED), _) => match sealed::read(&mut self.output, 64 << 10) {
+            (Some(inside::REFUSED), _) => match sealed::read(&self.output, 64 << 10) {
                 Ok(text) => {
                     let text = String::from_utf8_lossy(&text);
                     if is_lack_of_memory(&text) {
@@ -260,7 +260,7 @@ impl Running {
     }
 
     fn last_words(&mut self) -> String {
-        let words = sealed::read(&mut self.words, 64 << 10).unwrap_or_default();
+        let words = sealed::read(&self.words, 64 << 10).unwrap_or_default();
         clean(String::from_utf8_lossy(&words).trim(), MAX_WORDS)
     }
 
@@ -333,7 +333,7 @@ impl Code {
     ///
     /// Why it can't be used, for people.
     pub fn load(self) -> anyhow::Result<Component> {
-        load(self.file, self.digest, &self.name)
+        load(&self.file, self.digest, &self.name)
     }
 }
 
@@ -355,12 +355,12 @@ pub fn compile(wasm: &[u8], name: &str, sandbox: bool) -> anyhow::Result<Code> {
 /// # Errors
 ///
 /// Why it can't be used, for people.
-pub fn load(mut code: File, digest: Digest, name: &str) -> anyhow::Result<Component> {
+pub fn load(code: &File, digest: Digest, name: &str) -> anyhow::Result<Component> {
     anyhow::ensure!(
-        sealed::is_sealed(&code),
+        sealed::is_sealed(code),
         "the compiled code of {name} is not sealed"
     );
-    let bytes = sealed::read(&mut code, COMPILE.output)?;
+    let bytes = sealed::read(code, COMPILE.output)?;
     let compiled = inside::trust(bytes);
     Ok(Component::load(&compiled, digest, name)?)
 }
@@ -385,8 +385,8 @@ pub fn check(
 /// # Errors
 ///
 /// If they are malformed, or some are missing.
-pub fn verdicts(mut answer: File, suite: &Suite) -> anyhow::Result<Vec<Verdict>> {
-    let text = sealed::read(&mut answer, CHECK_OUTPUT)?;
+pub fn verdicts(answer: File, suite: &Suite) -> anyhow::Result<Vec<Verdict>> {
+    let text = sealed::read(&answer, CHECK_OUTPUT)?;
     let missed: Vec<Option<String>> = serde_json::from_slice(&text)?;
     let requirements = manatee_check::select(&suite.names)?;
     anyhow::ensure!(missed.len() == requirements.len(), "the check ended early");

@@ -260,7 +260,7 @@ pub fn assign_serial_number(nic: &mut Nic, request: &Request<'_>) -> Outcome {
     Ok(())
 }
 
-/// `VTL2_MOVE_FILTER`.
+/// Handles `VTL2_MOVE_FILTER`, which changes nothing here.
 pub fn move_filter(nic: &mut Nic, request: &Request<'_>) -> Outcome {
     if request.header.req.msg_version < MOVE_FILTER_VERSION {
         return Err(Status::VersionMismatch);

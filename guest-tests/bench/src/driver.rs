@@ -221,6 +221,13 @@ impl<M: Machine> Thin<M> {
         self.tell_consumed(port, |port| &mut port.sent);
     }
 
+    /// Consumes the next completion of a packet, of any type. Returns whether there is one.
+    pub fn try_take_sent(&mut self, port: usize) -> bool {
+        let taken = self.ports[port].sent.next().is_some();
+        self.tell_consumed(port, |port| &mut port.sent);
+        taken
+    }
+
     /// Consumes the completions of packets, which must be there, of any type.
     pub fn take_sent_in_any_way(&mut self, port: usize, count: u32) {
         let sent = &mut self.ports[port].sent;

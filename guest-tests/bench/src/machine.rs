@@ -23,6 +23,13 @@ pub trait Machine {
 
     /// Returns its interrupt controller.
     fn interrupts(&self) -> &InterruptController;
+
+    /// Returns the vectors raised since the last call, while the device is brought up. A machine
+    /// whose device is elsewhere waits for one.
+    fn take_interrupts(&mut self) -> Vec<u16> {
+        let raised = self.interrupts().take();
+        (0..64).filter(|vector| raised >> vector & 1 != 0).collect()
+    }
 }
 
 /// An interrupt controller for the first 64 vectors, which records the time of the last
@@ -102,7 +109,6 @@ impl<M: Machine> Guest for BringUp<'_, M> {
     }
 
     fn take_interrupts(&mut self) -> Vec<u16> {
-        let raised = self.0.interrupts().take();
-        (0..64).filter(|vector| raised >> vector & 1 != 0).collect()
+        self.0.take_interrupts()
     }
 }

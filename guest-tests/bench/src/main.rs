@@ -5,6 +5,7 @@ mod driver;
 mod machine;
 mod native;
 mod ram;
+mod remote;
 mod report;
 mod rows;
 mod sample;

@@ -106,7 +106,7 @@ impl Native {
         })
     }
 
-    /// As the host's `Body::settle`.
+    /// Processes until nothing is left, as the host does (`device/work.rs`).
     fn settle(&mut self, mut more: bool) {
         loop {
             let mut busy = false;

@@ -3,8 +3,8 @@
 use std::sync::atomic::compiler_fence;
 pub use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The free side of an asymmetric barrier: the other side makes every thread of the process
-/// execute a real one (`membarrier`).
+/// Executes the free side of an asymmetric barrier: the other side makes every thread of the
+/// process execute a real one (`membarrier`).
 #[inline]
 pub fn light_barrier() {
     compiler_fence(Ordering::SeqCst);

@@ -47,7 +47,7 @@ impl Place {
         Progress::Answering { done, length }
     }
 
-    /// The message is one of those that are done.
+    /// Counts the message among those that are done.
     pub fn finished(self) -> Progress {
         let done = self.done + self.length;
         Progress::Idle { done }

@@ -1,5 +1,6 @@
 //! The rows of the table, one file each.
 
+mod continuity;
 pub mod device;
 mod growth;
 mod guest;
@@ -52,6 +53,10 @@ pub enum Row {
     Memory,
     /// The pause of a live replacement, and a crash
     Swap,
+    /// The pause when the process is upgraded, and restarted, 1000 times
+    Upgrade,
+    /// The pause when the process is killed, 1000 times, and what recording for that costs
+    Death,
     /// Instructions a packet; needs valgrind
     Instructions,
 }
@@ -83,6 +88,8 @@ impl Row {
             Self::Growth => growth::run(),
             Self::Memory => memory::run(),
             Self::Swap => replacement::run(),
+            Self::Upgrade => continuity::run_upgrade(dir),
+            Self::Death => continuity::run_death(dir),
             Self::Instructions => instructions::run(dir),
         }
     }

@@ -49,7 +49,7 @@ struct Side {
 }
 
 impl Side {
-    /// A queue whose packets are all this frame.
+    /// Creates a side whose packets are all this frame.
     fn new(queue: Box<dyn Queue>, frame: &[u8]) -> Result<Self> {
         let size = 2 * BATCH as u64 * ROOM;
         let ram = Ram::new(size)?;

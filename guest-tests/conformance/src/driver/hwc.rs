@@ -221,7 +221,7 @@ impl Hwc {
         self.poll(driver)
     }
 
-    /// As [`wait`](Self::wait), without an interrupt.
+    /// Returns the responses that are there, without an interrupt.
     ///
     /// # Errors
     ///

@@ -30,7 +30,7 @@ impl Request {
         Self::of_bytes(code, body.as_bytes(), response)
     }
 
-    /// As [`new`](Self::new), with a body of any bytes.
+    /// Creates a request of version 1 with a body of any bytes.
     pub fn of_bytes(code: u32, body: &[u8], response: usize) -> Self {
         let message = |msg_size| MsgHeader {
             msg_type: code,

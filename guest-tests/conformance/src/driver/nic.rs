@@ -276,7 +276,7 @@ impl Driver<'_> {
         self.open_with(port, Sizes::SMALL)
     }
 
-    /// As [`open`](Self::open), with queues of these sizes (`mana_open`).
+    /// Returns a vport as [`open`](Self::open) does, with queues of these sizes (`mana_open`).
     ///
     /// # Errors
     ///

@@ -143,7 +143,7 @@ impl Driver<'_> {
         self.start_with(cap1::HWC_TIMEOUT_RECONFIG | cap1::HW_VPORT_LINK_AWARE)
     }
 
-    /// As [`start`](Self::start), with these capabilities.
+    /// Does what [`start`](Self::start) does, with these capabilities.
     ///
     /// # Errors
     ///

@@ -108,7 +108,7 @@ impl Ram {
         Self::with_size(size).expect("guest memory")
     }
 
-    /// As [`new`](Self::new).
+    /// Returns zeroed memory of `size` bytes.
     ///
     /// # Errors
     ///

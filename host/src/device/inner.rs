@@ -37,6 +37,8 @@ pub struct DeviceInner {
     /// Whether the component failed with too little time left for a fresh instance: the next owner
     /// begins with that.
     pub(super) recovering: bool,
+    /// Whether it failed while the guest had bus mastering off: it continues when that is on.
+    pub(super) recovers_with_memory: bool,
     /// Doorbells that rang while the guest had bus mastering off, or that are for the
     /// device's own thread.
     pub(super) held: Doorbells,
@@ -85,6 +87,7 @@ impl DeviceInner {
             work_left: false,
             down: false,
             recovering: false,
+            recovers_with_memory: false,
             held: doorbells.clone(),
             ring_late: false,
             ended: false,
@@ -311,6 +314,7 @@ impl DeviceInner {
         self.recoverer.forget();
         self.work_left = false;
         self.recovering = false;
+        self.recovers_with_memory = false;
         let reset = self.instance().map(Instance::reset);
         if matches!(reset, Some(Ok(()))) {
             // Revoke what the component did not give up itself.

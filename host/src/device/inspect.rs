@@ -79,7 +79,7 @@ impl DeviceInner {
         let state = self.state_ref();
         let failure = self.failure().map(|failure| failure.reason.to_string());
         let condition = match failure {
-            _ if self.recovering => Condition::Recovering,
+            _ if self.recovering || self.recovers_with_memory => Condition::Recovering,
             Some(_) => Condition::Down,
             None => Condition::Running,
         };

@@ -150,11 +150,22 @@ impl DeviceInner {
         }
     }
 
+    /// Returns whether the guest has bus mastering off and may have queues in its memory, of which
+    /// a fresh instance could read nothing.
+    fn can_not_reach_queues(&self) -> bool {
+        let function = &self.state_ref().function;
+        function.has_mastered() && !function.bus_master()
+    }
+
     /// Tries fresh instances until one continues, no more are to be tried, or the time is over.
     pub(super) fn recover(&mut self) {
         self.recovering = false;
         self.state().stale = true;
         while let Some(failure) = self.failure().cloned() {
+            self.recovers_with_memory = self.can_not_reach_queues();
+            if self.recovers_with_memory {
+                return;
+            }
             if self.is_late() {
                 self.recovering = true;
                 return;

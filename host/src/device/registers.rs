@@ -37,6 +37,9 @@ impl DeviceInner {
         }
         self.show_windows();
         if !was_master {
+            if self.recovers_with_memory {
+                self.recover();
+            }
             self.wake_all();
             self.ring_held();
         }

@@ -75,6 +75,9 @@ struct Snapshot {
     handed_over_elsewhere: Option<Vec<(u32, u32, u32)>>,
     #[n(7)]
     ports: Option<Vec<PortSettings>>,
+    /// Whether the guest has enabled bus mastering since the last reset.
+    #[n(8)]
+    has_mastered: Option<bool>,
 }
 
 /// A port's settings by the device.
@@ -166,6 +169,9 @@ impl Snapshot {
         state.stale = true;
         let _ = state.function.msix_write(0, &self.msix);
         let _ = state.function.config_write(0, &self.config);
+        if let Some(has_mastered) = self.has_mastered {
+            state.function.set_has_mastered(has_mastered);
+        }
         Ok(())
     }
 }
@@ -292,6 +298,7 @@ impl DeviceInner {
                     .collect(),
             ),
             ports: Some(settings(state)),
+            has_mastered: Some(state.function.has_mastered()),
         };
         // Writing to a vector can't fail.
         minicbor::to_vec(&snapshot).unwrap_or_default()

@@ -85,6 +85,8 @@ pub struct Function {
     msix: Msix,
     /// The VMM has paused the function, whatever the guest enabled.
     paused: bool,
+    /// The guest has enabled bus mastering since the last reset.
+    has_mastered: bool,
 }
 
 impl Function {
@@ -120,6 +122,7 @@ impl Function {
             msix_bar,
             msix,
             paused: false,
+            has_mastered: false,
         })
     }
 
@@ -140,6 +143,7 @@ impl Function {
     #[must_use = "interrupts that were held back are lost unless they are delivered"]
     pub fn config_write(&mut self, offset: u64, data: &[u8]) -> Vec<Due> {
         self.config.write(offset, data);
+        self.has_mastered |= self.config.command().contains(Command::BUS_MASTER);
         self.msix.set_gate(self.gate())
     }
 
@@ -206,6 +210,17 @@ impl Function {
         !self.paused && self.config.command().contains(Command::BUS_MASTER)
     }
 
+    /// Returns whether the guest has enabled bus mastering since the last reset: the device may have
+    /// queues in its memory.
+    pub fn has_mastered(&self) -> bool {
+        self.has_mastered
+    }
+
+    /// Sets what [`has_mastered`](Self::has_mastered) returns, for a function that is restored.
+    pub fn set_has_mastered(&mut self, has_mastered: bool) {
+        self.has_mastered = has_mastered;
+    }
+
     /// Returns whether the VMM has paused the function.
     pub fn is_paused(&self) -> bool {
         self.paused
@@ -254,6 +269,7 @@ impl Function {
     pub fn reset(&mut self) {
         self.config.reset();
         self.msix.reset();
+        self.has_mastered = false;
     }
 
     /// Returns the function's state, for people and tools.

@@ -25,6 +25,9 @@ pub const CELL: usize = 8;
 pub struct Cells {
     mapping: Mapping,
     file: File,
+    /// Called after each write.
+    #[cfg(test)]
+    pub watch: std::sync::OnceLock<tests::Watch>,
 }
 
 impl Cells {
@@ -58,7 +61,12 @@ impl Cells {
 
     fn map(file: File, length: usize) -> io::Result<Self> {
         let mapping = Mapping::new(&file, length, true)?;
-        Ok(Self { mapping, file })
+        Ok(Self {
+            mapping,
+            file,
+            #[cfg(test)]
+            watch: std::sync::OnceLock::default(),
+        })
     }
 
     /// Returns the address of a cell.
@@ -87,6 +95,10 @@ impl Cells {
         fence(Ordering::Release);
         // SAFETY: as in `load`.
         unsafe { self.cell(offset).write_volatile(value) };
+        #[cfg(test)]
+        if let Some(watch) = self.watch.get() {
+            watch.0(self);
+        }
     }
 
     /// Writes bytes from a cell on. The rest of the last cell becomes zero.
@@ -139,5 +151,19 @@ impl Cell {
     #[inline]
     pub fn store_packet(&self, id: Option<u32>) {
         self.store(id.map_or(0, |id| HANDED | u64::from(id)));
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::Cells;
+
+    /// Looks at a file after each write to it.
+    pub struct Watch(pub Box<dyn Fn(&Cells) + Send + Sync>);
+
+    impl std::fmt::Debug for Watch {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Watch")
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::memory::GuestMemory;
 /// The magic number at the beginning of the file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"manalive");
 /// The version of the layout. Others are refused.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Cells of the first page.
 pub const MAGIC_AT: usize = 0;
@@ -25,6 +25,9 @@ pub const ATTACHED_AT: usize = 5 * CELL;
 pub const ANSWER_LENGTH_AT: usize = 6 * CELL;
 /// The WQE that the component announced (`attempt`), plus 1; 0 if none.
 pub const ATTEMPT_AT: usize = 7 * CELL;
+/// The removal of regions in progress: the first address, the last one, and the number of the
+/// request plus 1; 0 if there is none.
+pub const REMOVAL_AT: usize = 8 * CELL;
 
 const PAGE: usize = 4096;
 /// The ports whose last packets are recorded.

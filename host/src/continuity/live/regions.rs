@@ -1,19 +1,23 @@
-//! The table of guest memory. Storing 1 to the first cell of a region commits it, and 0 removes it.
+//! The table of guest memory. A store to the first cell of a region adds or removes it, with the
+//! number of the request: a process that dies has carried all of a request out, or nothing.
 //!
 //! | cell | what |
 //! | --- | --- |
-//! | 0 | 1 while it is valid |
+//! | 0 | whether it is valid (bit 0), and the number of the request that changed it last |
 //! | 1 | address |
 //! | 2 | bytes |
 //! | 3 | number of its file, plus 1; 0 if it is not shared |
 //! | 4 | offset in the file |
-//! | 5 | whether it is writable (bit 0), and the number of the request that changed it last |
+//! | 5 | whether it is writable |
+//!
+//! A request may remove several regions. The store to the last cell of
+//! [`REMOVAL_AT`](super::layout::REMOVAL_AT) commits that, and whoever reads the table completes it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cells::{CELL, Cells};
-use super::layout::{MAX_REGIONS, region};
+use super::layout::{MAX_REGIONS, REMOVAL_AT, region};
 use crate::memory::{FileId, SharedRegion};
 
 /// A region of a process that died.
@@ -85,12 +89,12 @@ impl Regions {
             shared.size,
             number.map_or(0, |number| number + 1),
             offset,
-            u64::from(shared.writable) | request << 1,
+            u64::from(shared.writable),
         ];
         for (number, value) in (1..).zip(values) {
             self.cells.store(at + number * CELL, value);
         }
-        self.cells.store(at, 1);
+        self.cells.store(at, 1 | request << 1);
         self.slots.insert(shared.address, slot);
     }
 
@@ -99,12 +103,14 @@ impl Regions {
     pub fn remove(&mut self, range: std::ops::Range<u64>, request: u64) -> Vec<u64> {
         let gone: Vec<_> = self.slots.range(range).map(|(a, s)| (*a, *s)).collect();
         let mut unused = Vec::new();
+        if let (Some((first, _)), Some((last, _))) = (gone.first(), gone.last()) {
+            self.cells.store(REMOVAL_AT, *first);
+            self.cells.store(REMOVAL_AT + CELL, *last);
+            self.cells.store(REMOVAL_AT + 2 * CELL, request + 1);
+        }
         for (address, slot) in gone {
             self.slots.remove(&address);
-            let at = region(slot);
-            let writable = self.cells.load(at + 5 * CELL) & 1;
-            self.cells.store(at + 5 * CELL, writable | request << 1);
-            self.cells.store(at, 0);
+            self.cells.store(region(slot), request << 1);
             self.free.push(slot);
             if let Some(id) = self.owners.remove(&slot)
                 && let Some((number, regions)) = self.files.get_mut(&id)
@@ -116,27 +122,31 @@ impl Regions {
                 }
             }
         }
+        self.cells.store(REMOVAL_AT + 2 * CELL, 0);
         unused
     }
 }
 
 /// Reads the regions, which are hostile input, and whether the request with this number changed one.
 pub fn read(cells: &Cells, request: u64) -> (Vec<LostRegion>, bool) {
+    let removal = [0, 1, 2].map(|number| cells.load(REMOVAL_AT + number * CELL));
+    let [first, last, remover] = removal;
     let mut regions = Vec::new();
-    let mut changed = false;
+    let mut changed = remover == request.wrapping_add(1);
     for slot in 0..MAX_REGIONS {
         let at = region(slot);
         let value = |number: usize| cells.load(at + number * CELL);
-        // Slots are used in order.
-        if value(5) == 0 && value(0) == 0 {
+        // Slots are used in order, and have an address or a length from then on.
+        if [0, 1, 2].iter().all(|number| value(*number) == 0) {
             break;
         }
-        changed |= value(5) >> 1 == request;
-        if value(0) == 1 {
+        changed |= value(0) >> 1 == request;
+        let removed = remover != 0 && (first..=last).contains(&value(1));
+        if value(0) & 1 == 1 && !removed {
             regions.push(LostRegion {
                 address: value(1),
                 size: value(2),
-                writable: value(5) & 1 == 1,
+                writable: value(5) == 1,
                 file: value(3).checked_sub(1).map(|number| (number, value(4))),
             });
         }

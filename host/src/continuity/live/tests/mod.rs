@@ -1,5 +1,7 @@
 //! A process that dies, and what its successor finds.
 
+mod every_write;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -304,7 +306,7 @@ fn what_is_no_file_of_ours_is_refused() {
         error.to_string()
     };
     assert!(refused(layout::MAGIC_AT, 1).contains("begins with something else"));
-    assert!(refused(layout::VERSION_AT, 2).contains("version 2"));
+    assert!(refused(layout::VERSION_AT, 3).contains("version 3"));
     let cells = Cells::open(kept.file(1).into(), layout::LENGTH).unwrap();
     let copy = layout::DEVICE.read(&cells).unwrap().number;
     assert!(refused(layout::doorbells(copy), u64::MAX).contains("doorbells"));

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use manatee_control::{Client as Control, SwapRequest};
@@ -20,6 +20,8 @@ use crate::ram::Ram;
 
 /// The longest that a step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a wait for readiness checks that the process still runs.
+const LIVENESS: Duration = Duration::from_millis(100);
 /// The index of the configuration space, and of MSI-X (linux/vfio.h).
 const CONFIG: u32 = 7;
 const MSIX: u32 = 2;
@@ -57,10 +59,10 @@ impl Kept {
         std::fs::create_dir_all(&dir)?;
         let notify = dir.join("notify");
         let readiness = UnixDatagram::bind(&notify).context("binding the notification socket")?;
-        readiness.set_read_timeout(Some(PATIENCE))?;
+        readiness.set_read_timeout(Some(LIVENESS))?;
         let mut command = Command::new(manatee);
         command.arg("keep").arg("--control").arg(dir.join("keeper"));
-        command.args(["--tries", "1000000", "--", "serve"]);
+        command.args(["--tries", "1000", "--", "serve"]);
         for _ in 0..ports {
             command.args(["--port", "null"]);
         }
@@ -69,10 +71,16 @@ impl Kept {
         command.env("NOTIFY_SOCKET", &notify).stdin(Stdio::null());
         command.stderr(File::create(dir.join("log"))?);
         let keeper = command.spawn().context("starting manatee keep")?;
-        let kept = Self { keeper, dir };
-        let heard = readiness.recv(&mut [0; 64]);
-        heard
-            .with_context(|| format!("it is not ready; {} says why", kept.path("log").display()))?;
+        let mut kept = Self { keeper, dir };
+        let begun = Instant::now();
+        while readiness.recv(&mut [0; 64]).is_err() {
+            let ended = kept.keeper.try_wait()?.is_some();
+            ensure!(
+                !ended && begun.elapsed() < PATIENCE,
+                "it is not ready; {} says why",
+                kept.path("log").display()
+            );
+        }
         Ok(kept)
     }
 
@@ -134,7 +142,7 @@ impl Kept {
     pub fn end(&self, process: &mut u32, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(process.cast_signed()).context("a process id")?;
         kill_process(pid, signal)?;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         loop {
             // The old one may still answer, or leave a client without an answer.
             match self.process() {

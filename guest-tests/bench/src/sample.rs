@@ -95,10 +95,20 @@ impl Measured {
     /// Returns the median, over the rounds, of this contender's sample divided by the
     /// other's of the same round.
     pub fn over(&self, other: &Self) -> f64 {
+        self.against(other, |this, that| this / that)
+    }
+
+    /// Returns the median, over the rounds, of how much larger this contender's sample is than the
+    /// other's of the same round.
+    pub fn minus(&self, other: &Self) -> f64 {
+        self.against(other, |this, that| this - that)
+    }
+
+    fn against(&self, other: &Self, compare: impl Fn(f64, f64) -> f64) -> f64 {
         let pairs = self.samples.iter().zip(&other.samples);
-        let mut ratios: Vec<f64> = pairs.map(|(this, that)| this / that).collect();
-        ratios.sort_by(f64::total_cmp);
-        quantile(&ratios, 0.5)
+        let mut compared: Vec<f64> = pairs.map(|(this, that)| compare(*this, *that)).collect();
+        compared.sort_by(f64::total_cmp);
+        quantile(&compared, 0.5)
     }
 
     /// Returns the quantile of the samples for this share.

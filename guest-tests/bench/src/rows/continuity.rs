@@ -19,15 +19,17 @@ use rustix::process::Signal;
 
 use super::device::BATCH;
 use crate::driver::{Layout, Thin};
-use crate::machine::InterruptController;
 use crate::remote::{Kept, Remote, Taken};
 use crate::report::{Bound, Figure};
 use crate::sample::{Contender, Measured, alternate};
 use crate::sandboxed::Sandboxed;
 
-/// How often the process is replaced with one pair of queues, and with 64.
-const OFTEN: usize = 1000;
-const SELDOM: usize = 100;
+/// How often the process is upgraded, and killed, with one pair of queues; and otherwise.
+const UPGRADES: usize = 1000;
+const DEATHS: usize = 200;
+const SELDOM: usize = 50;
+/// A process that dies sooner is followed by another only after a while.
+const SERVED: Duration = Duration::from_millis(300);
 /// How long a packet may take at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// 99th percentiles, in microseconds.
@@ -126,7 +128,7 @@ impl Attached {
         let mut figures = vec![
             Figure::reported(row, what.clone(), "us", vec![measured]).must("p99, us", p99, bound),
         ];
-        if times >= OFTEN {
+        if times > SELDOM {
             let grow = |of: &str, unit, value, bound| {
                 let what = format!("{what}: growth of the keeper's {of} in {times}");
                 let measured = vec![Measured::once("growth", value)];
@@ -153,6 +155,7 @@ impl Attached {
     ) -> Result<Vec<Figure>> {
         let mut process = self.kept.process()?;
         self.measure(row, required, times, move |kept| {
+            std::thread::sleep(SERVED);
             kept.end(&mut process, signal)
         })
     }
@@ -177,7 +180,7 @@ fn send(thin: &mut Thin<Remote>, port: usize) -> Result<Duration> {
 /// If a process can't be replaced.
 pub fn run_upgrade(dir: &Path) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (pairs, times) in [(1, OFTEN), (64, SELDOM)] {
+    for (pairs, times) in [(1, UPGRADES), (64, SELDOM)] {
         let mut attached = Attached::start(dir, pairs)?;
         let upgrade = ("upgrade", UPGRADE);
         figures.extend(attached.measure("upgrade", upgrade, times, Kept::upgrade)?);
@@ -194,7 +197,7 @@ pub fn run_upgrade(dir: &Path) -> Result<Vec<Figure>> {
 /// If no process continues.
 pub fn run_death(dir: &Path) -> Result<Vec<Figure>> {
     let mut figures = cost()?;
-    for (pairs, times) in [(1, OFTEN), (64, SELDOM)] {
+    for (pairs, times) in [(1, DEATHS), (64, SELDOM)] {
         let mut attached = Attached::start(dir, pairs)?;
         let built_in = ("SIGKILL, the component that is built in", DEATH);
         figures.extend(attached.end("death", built_in, times, Signal::KILL)?);
@@ -220,22 +223,13 @@ impl DescriptorStore for Nowhere {
 /// Makes a device whose process may be killed, or not.
 fn device(live: Option<&LiveState>) -> Result<Thin<Sandboxed>> {
     let component = Component::embedded()?;
-    let vectors = Vectors::new(component.describe()?.msix_vectors);
     let layout = Layout::of(64);
-    let (interrupts, sink) = (InterruptController::new(), Box::new(vectors.clone()));
     let endpoints = vec![Box::new(Null::new()) as _];
-    let limits = Limits::default();
-    let machine = Sandboxed::with_sink(
-        &component,
-        endpoints,
-        layout.ram(),
-        limits,
-        interrupts,
-        sink,
-    )?;
+    let machine = Sandboxed::new(&component, endpoints, layout.ram(), Limits::default())?;
     let device = machine.device();
     let mut thin = Thin::new(machine, 1, SMALL, layout)?;
     if let Some(live) = live {
+        let vectors = Vectors::new(component.describe()?.msix_vectors);
         record(live, &device, &vectors)?;
         live.activate();
     }
@@ -265,7 +259,7 @@ fn cost() -> Result<Vec<Figure>> {
                 Contender::timed("not kept", times, || act(&mut without)),
             ],
         );
-        let more = measured[0].median - measured[1].median;
+        let more = measured[0].minus(&measured[1]);
         let what = format!("a batch of {packets}, with its doorbell");
         let figure = Figure::reported("death", what, "ns", measured);
         figures.push(figure.must("ns more", more, RECORD));

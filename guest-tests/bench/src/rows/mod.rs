@@ -55,7 +55,7 @@ pub enum Row {
     Swap,
     /// The pause when the process is upgraded, and restarted, 1000 times
     Upgrade,
-    /// The pause when the process is killed, 1000 times, and what recording for that costs
+    /// The pause when the process is killed, 200 times, and what recording for that costs
     Death,
     /// Instructions a packet; needs valgrind
     Instructions,

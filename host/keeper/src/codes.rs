@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Result, bail, ensure};
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 
-use crate::line::{CODE, Named};
+use crate::line::Named;
+use crate::names::CODE;
 
 /// The most components whose code is kept; the one that was left longest ago goes first.
 const MOST: usize = 4;

@@ -8,6 +8,7 @@
 
 mod codes;
 pub mod line;
+pub mod names;
 mod process;
 pub mod protocol;
 mod requests;

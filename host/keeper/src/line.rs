@@ -32,18 +32,9 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::store::{MAX_NAME, MOST, is_name};
+use crate::names::{MAX_NAME, is_name};
+use crate::store::MOST;
 
-/// The name under which a process inherits its end of the line (`LISTEN_FDNAMES`).
-pub const LINE: &str = "manatee-line";
-/// The name of the line that a process passes on to its broker, and does not keep.
-pub const BROKER_LINE: &str = "manatee-line-broker";
-/// The prefix of the names of machine code; the rest is the SHA-256 of its component.
-pub const CODE: &str = "manatee-code-";
-/// The environment variable by which a keeper says that it alone hands descriptors over under
-/// [reserved](is_reserved) names. Another service manager may hand over what a process stored
-/// under them.
-pub const KEEPER: &str = "MANATEE_KEEPER";
 /// The environment variable that tells a process to wait until its predecessor has ended.
 pub const STANDBY: &str = "MANATEE_STANDBY";
 /// The maximum number of descriptors in a packet.
@@ -81,16 +72,6 @@ pub enum Word {
     TakeOver,
     /// From a broker to the keeper: keep this machine code.
     Code,
-}
-
-/// Returns the name of the machine code of the component with this SHA-256, in hexadecimal digits.
-pub fn code_name(digest: impl std::fmt::Display) -> String {
-    format!("{CODE}{digest}")
-}
-
-/// Returns whether only the keeper hands descriptors over under this name.
-pub fn is_reserved(name: &str) -> bool {
-    name.starts_with(LINE) || name.starts_with(CODE)
 }
 
 /// A descriptor with its name.

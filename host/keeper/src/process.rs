@@ -20,7 +20,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::line::{BROKER_LINE, Heard, KEEPER, LINE, Line, STANDBY, Word, wait_for};
+use crate::line::{Heard, Line, STANDBY, Word, wait_for};
+use crate::names::{BROKER_LINE, KEEPER, LINE};
 use crate::store::{MOST, NotifySocket};
 
 /// The hidden command by which this program executes the supervised one.

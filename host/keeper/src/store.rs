@@ -10,12 +10,10 @@ use rustix::net::{
     SocketAddrUnix, SocketFlags, SocketType, bind, recvmsg, socket_with, sockopt,
 };
 
-use crate::line::is_reserved;
+use crate::names::{is_name, is_reserved};
 
 /// The most descriptors that are kept.
 pub const MOST: usize = 2048;
-/// The longest name of a descriptor in bytes, as in systemd.
-pub const MAX_NAME: usize = 255;
 /// The longest message in bytes.
 const MAX_MESSAGE: usize = 4096;
 /// The most descriptors that the kernel lets through with a message.
@@ -83,12 +81,6 @@ impl Store {
         // A barrier's descriptor is closed here: everything sent before it has been handled.
         lines.any(|line| line == "READY=1")
     }
-}
-
-/// Returns whether a descriptor can have this name in `LISTEN_FDNAMES`.
-pub fn is_name(name: &str) -> bool {
-    let valid = |c: char| c.is_ascii_graphic() && c != ':';
-    name.len() <= MAX_NAME && name.chars().all(valid)
 }
 
 /// A notification of a process.
@@ -178,7 +170,7 @@ impl AsFd for NotifySocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::line::{BROKER_LINE, CODE, LINE};
+    use crate::names::{BROKER_LINE, CODE, LINE, MAX_NAME};
 
     fn names(store: &Store) -> String {
         let names: Vec<_> = store.named().iter().map(|(name, _)| *name).collect();

@@ -327,7 +327,7 @@ mod tests {
     fn only_regular_files_of_bounded_length_are_taken() {
         let file = tempfile::tempfile().unwrap();
         file.write_at(b"abc", 0).unwrap();
-        let (mut copy, digest) = take(file.try_clone().unwrap().into()).unwrap();
+        let (copy, digest) = take(file.try_clone().unwrap().into()).unwrap();
         assert_eq!(sealed::read(&copy, 3).unwrap(), b"abc");
         assert!(sealed::is_sealed(&copy));
         assert_eq!(digest, Digest::of(b"abc"));

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use manatee::component::Digest;
-use manatee_keeper::line::{BROKER_LINE, LINE, Line, code_name, is_reserved};
+use manatee_keeper::line::Line;
+use manatee_keeper::names::{BROKER_LINE, LINE, code_name, is_reserved};
 
 /// Descriptors with their names.
 type Named = Vec<(String, OwnedFd)>;

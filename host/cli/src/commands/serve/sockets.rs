@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use manatee::vfio_user;
 use manatee_control as control;
-use manatee_keeper::line::{KEEPER, Line, STANDBY};
+use manatee_keeper::line::{Line, STANDBY};
+use manatee_keeper::names::KEEPER;
 
 use super::access::AccessArguments;
 use super::from_keeper::FromKeeper;

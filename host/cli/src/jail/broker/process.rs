@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use manatee::component::Digest;
-use manatee_keeper::line::{Line, Word, code_name};
+use manatee_keeper::line::{Line, Word};
+use manatee_keeper::names::code_name;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, statat, unlinkat};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};

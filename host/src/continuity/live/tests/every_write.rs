@@ -225,7 +225,7 @@ fn device_at(wire: &Wire) -> Device {
     };
     static COMPONENT: OnceLock<Component> = OnceLock::new();
     let component = COMPONENT.get_or_init(|| Component::embedded().unwrap());
-    Device::new(&component, vec![port], Interrupts::Vectors(Box::new(end()))).unwrap()
+    Device::new(component, vec![port], Interrupts::Vectors(Box::new(end()))).unwrap()
 }
 
 impl Machine {

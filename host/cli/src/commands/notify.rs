@@ -82,9 +82,15 @@ impl Notifier {
     }
 
     /// Reports that a VMM can attach, with a status line for people. It is one message,
-    /// since a reader that waits for readiness may not read any further.
+    /// since a reader that waits for readiness may not read any further. It must not get lost, even if
+    /// the service manager has yet to read what was stored before: a keeper replaces a process that
+    /// is never ready.
     pub fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={status}\n"));
+        if self.socket.is_some()
+            && let Err(error) = self.send(&format!("READY=1\nSTATUS={status}\n"), None)
+        {
+            tracing::warn!("the service manager does not hear that this is ready: {error:#}");
+        }
     }
 
     /// Reports that the configuration was reloaded.
@@ -279,4 +285,48 @@ fn watchdog() -> anyhow::Result<Option<Duration>> {
         )
     })?;
     Ok(Some(Duration::from_micros(micros)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_waits_until_what_came_before_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.connect(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        while socket.send(b"STATUS=x\n").is_ok() {}
+        let notifier = Notifier {
+            socket: Some(socket),
+            watchdog: None,
+            keeps: 0,
+            stored: AtomicUsize::new(0),
+            ration: Mutex::default(),
+        };
+        let heard = std::thread::scope(|scope| {
+            let telling = scope.spawn(|| notifier.ready("Serving"));
+            // Until then there is no room; one that does not wait ends at once.
+            for _ in 0..10_000 {
+                std::thread::yield_now();
+            }
+            let mut heard = Vec::new();
+            loop {
+                let ended = telling.is_finished();
+                let mut text = [0; 64];
+                while let Ok(length) = manager.recv(&mut text) {
+                    heard.push(text[..length].to_vec());
+                }
+                if ended {
+                    return heard;
+                }
+            }
+        });
+        let ready = heard.iter().filter(|it| it.starts_with(b"READY=1\n"));
+        assert_eq!(ready.count(), 1);
+    }
 }

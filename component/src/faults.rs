@@ -10,7 +10,7 @@ use core::fmt;
 use core::hint::black_box;
 
 use device_kit::platform::{
-    Level, LinkStatistics, MemoryError, Offloads, Platform, RxBuffer, Segment, Steering,
+    Delayed, Level, LinkStatistics, MemoryError, Offloads, Platform, RxBuffer, Segment, Steering,
     TransmitResult, TxPacket, TxStatus,
 };
 use device_kit::window::Window;
@@ -147,6 +147,10 @@ impl<P: Platform> Platform for Faulty<P> {
 
     fn raise(&mut self, vectors: &[u16]) {
         self.platform.raise(vectors);
+    }
+
+    fn raise_within(&mut self, vectors: &[Delayed]) {
+        self.platform.raise_within(vectors);
     }
 
     fn transmit(

@@ -3,8 +3,12 @@
 mod machines;
 
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use machines::machine;
+use mana_wire::bnic::CreateWqObjMore;
+use mana_wire::gdma::cap1;
+use mana_wire::queue::MAX_MODERATION_USEC;
 use manatee::device::Device;
 use manatee::endpoint::Loopback;
 use manatee::interrupt::VectorSink;
@@ -12,6 +16,9 @@ use manatee_conformance::driver::nic::Sizes;
 use manatee_conformance::driver::wqe::{Wqe, sge};
 use manatee_conformance::driver::{Driver, traffic};
 use manatee_conformance::guest::Unwired;
+
+/// The longest that an interrupt may take to come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Raised {
@@ -77,6 +84,57 @@ fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
         assert_eq!(vport.tx.cq.drain(&mut driver).unwrap().len(), 1);
         vport.eq.drain(&mut driver).unwrap();
     }
+}
+
+/// The limits of a queue whose interrupts wait as long as a driver may ask for.
+const WAITS: CreateWqObjMore = CreateWqObjMore {
+    allow_rqwqe_chain: 0,
+    req_cq_moderation: 1,
+    cq_moderation_comp: u8::MAX as u16,
+    cq_moderation_usec: MAX_MODERATION_USEC,
+    reserved2: [0; 2],
+};
+
+/// Sends a packet that comes back, on queues whose interrupts wait, and then does this. Returns how
+/// the interrupt for both was raised.
+fn raised_after(act: impl FnOnce(&Device)) -> Raised {
+    let (vectors, interrupts) = channel();
+    let (how, raised) = channel();
+    let sink = Box::new(Processor { vectors, how });
+    let machine = machine(Box::new(Loopback::new()), sink, interrupts);
+    let device = machine.device.clone();
+    let mut guest = Unwired(machine);
+    let mut driver = Driver::new(&mut guest);
+    driver.start_with(cap1::DRIVER_MODERATION).unwrap();
+    let mut vport = driver.open_moderated(0, WAITS, WAITS).unwrap();
+    let frame = driver.place(&traffic::frame(64)).unwrap();
+    vport.post_buffer(&mut driver, 2048).unwrap();
+    let packet = vport.packet(&[sge(frame, 64)]);
+    while raised.try_recv().is_ok() {}
+    vport.tx.wq.post(&mut driver, &packet);
+    act(&device);
+    let found = loop {
+        match raised.recv_timeout(PATIENCE).expect("an interrupt") {
+            Raised::Hurry => {}
+            found => break found,
+        }
+    };
+    assert_eq!(vport.rx.cq.drain(&mut driver).unwrap().len(), 1);
+    assert_eq!(vport.tx.cq.drain(&mut driver).unwrap().len(), 1);
+    found
+}
+
+#[test]
+fn interrupt_that_waits_is_raised_although_nothing_else_happens() {
+    for _ in 0..20 {
+        assert_eq!(raised_after(|_| {}), Raised::AtOnce);
+    }
+}
+
+#[test]
+fn interrupt_that_waits_is_raised_before_the_device_is_saved() {
+    let raised = raised_after(|device| drop(device.save().unwrap()));
+    assert_eq!(raised, Raised::AtOnce);
 }
 
 /// The MSI-X control register, its enable and function mask bits, and the offset of the pending

@@ -7,6 +7,7 @@ use core::fmt;
 pub use crate::bindings::exports::manatee::device::device::{
     DeviceEvent, HandedOver, Observations, RegisterWrite,
 };
+pub use crate::bindings::manatee::device::interrupts::Delayed;
 pub use crate::bindings::manatee::device::log::Level;
 pub use crate::bindings::manatee::device::packet_endpoint::{HashTypes, LinkStatistics, Steering};
 pub use crate::bindings::manatee::device::types::{
@@ -91,6 +92,14 @@ pub trait Platform {
     /// Raises MSI-X vectors.
     fn raise(&mut self, vectors: &[u16]);
 
+    /// Raises MSI-X vectors after a delay, or together with one that is raised sooner.
+    ///
+    /// Like every method that belongs to a feature, it is called only where the
+    /// feature was agreed on; a platform without it need not implement it.
+    fn raise_within(&mut self, vectors: &[Delayed]) {
+        unreachable!("{vectors:?} are raised later without the feature");
+    }
+
     /// Hands over packets to transmit.
     fn transmit(
         &mut self,
@@ -116,9 +125,6 @@ pub trait Platform {
     fn cancel_transmit(&mut self, port: u32, queue: u32);
 
     /// Sets how packets find their receive queue from now on.
-    ///
-    /// Like every method that belongs to a feature, it is called only where the
-    /// feature was agreed on; a platform without it need not implement it.
     fn steer(&mut self, port: u32, steering: &Steering) {
         unreachable!("port {port} is steered by {steering:?} without the feature");
     }

@@ -115,6 +115,9 @@ fn inspect_queue(queue: QueueRef<'_>) -> Value {
                 "memory": inspect_ring(&cq.ring), "eq": cq.eq.map(|eq| eq.0), "armed": cq.is_armed,
                 "posted": producer, "consumed": consumer, "lost": cq.lost.count(),
                 "bad_doorbells": cq.bad_doorbells.count(),
+                "moderation": cq.moderation.map(|it| {
+                    json!({ "completions": it.completions, "usec": it.usec })
+                }),
             })
         }
         QueueRef::Wq(wq) => {

@@ -33,7 +33,8 @@ const HWC_BUDGET: usize = 64;
 const FEATURES: Features = Features::STEERING
     .union(Features::RECEIVE_HASH)
     .union(Features::RATE_LIMIT)
-    .union(Features::STATISTICS);
+    .union(Features::STATISTICS)
+    .union(Features::MODERATION);
 
 /// The adapter.
 #[derive(Debug)]
@@ -251,7 +252,8 @@ impl<P: Platform> Device<P> {
         if self.phase == Phase::Rehearsed {
             self.phase = Phase::Running;
         }
-        self.queues.flush(&mut self.platform);
+        let host_delays = self.nic.host_delays();
+        self.queues.flush(&mut self.platform, host_delays);
         self.hwc_waiting || self.phase != Phase::Running || self.nic.is_waiting()
     }
 

@@ -1,7 +1,7 @@
 //! BAR 0, and the work that a write to it starts.
 
 use device_kit::platform::{Level, Platform};
-use mana_wire::queue::{RingDoorbell, WqDoorbell, doorbell};
+use mana_wire::queue::{DimDoorbell, RingDoorbell, WqDoorbell, doorbell};
 use mana_wire::registers::{self, DOORBELLS, SHARED_MEMORY, SHARED_MEMORY_END};
 
 use super::{Device, Parts};
@@ -79,6 +79,10 @@ impl<P: Platform> Device<P> {
                 };
                 self.queues.ring_cq(&mut self.platform, bell);
             }
+            doorbell::DIM if self.is_moderated() => {
+                let bell = DimDoorbell::from_bits(value);
+                self.queues.ring_dim(&mut self.platform, bell);
+            }
             doorbell::EQ => {
                 let bell = RingDoorbell::from_bits(value);
                 let bell = Doorbell {
@@ -90,6 +94,12 @@ impl<P: Platform> Device<P> {
             }
             _ => self.stray(DOORBELLS + offset, 8),
         }
+    }
+
+    /// Returns whether the driver sets how interrupts are moderated.
+    fn is_moderated(&self) -> bool {
+        let hwc = self.hwc.as_ref();
+        hwc.is_some_and(|hwc| self.nic.moderates(hwc.channel.driver_caps))
     }
 
     fn ring_wq(&mut self, id: WqId, producer: u32) {

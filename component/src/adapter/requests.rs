@@ -2,8 +2,7 @@
 
 use device_kit::Platform;
 use mana_wire::bnic::{
-    ConfigVportTxResp, CreateWqObjResp, QueryFilterStateResp, QueryVportConfigResp, SetBwClampResp,
-    code as nic_code,
+    ConfigVportTxResp, QueryFilterStateResp, QueryVportConfigResp, SetBwClampResp, code as nic_code,
 };
 use mana_wire::gdma::{
     CreateQueueResp, DmaRegionHandle, HwcTimeout, MaxResourcesResp, RegisterDeviceResp, ReqHeader,
@@ -65,7 +64,7 @@ impl<P: Platform> Scene<'_, '_, P> {
         // The hardware channel's own.
         Command { code: code::VERIFY_VF_DRIVER_VERSION, target: Target::Any, changes: CHANGE,
             layouts: &[size_of::<VerifyVersionResp>()],
-            act: |it, request, answer| gdma::verify_version(it.channel, it.ctx, request, answer) },
+            act: |it, request, answer| gdma::verify_version(it.channel, it.ctx, it.nic.capabilities(), request, answer) },
         Command { code: code::QUERY_HWC_TIMEOUT, target: Target::Any, changes: CHANGE,
             layouts: &[size_of::<HwcTimeout>()],
             act: |it, request, answer| gdma::query_hwc_timeout(it.channel, request, answer) },
@@ -133,8 +132,8 @@ impl<P: Platform> Scene<'_, '_, P> {
             layouts: nic::CONFIG_VPORT_RX_LAYOUTS,
             act: |it, request, answer| nic::config_vport_rx(it.nic, it.ctx, it.channel.driver_caps, request, answer) },
         Command { code: nic_code::CREATE_WQ_OBJ, target: Target::RegisteredNic, changes: CHANGE,
-            layouts: &[size_of::<CreateWqObjResp>()],
-            act: |it, request, answer| nic::create_wq_obj(it.nic, it.ctx, request, answer) },
+            layouts: nic::CREATE_WQ_OBJ_LAYOUTS,
+            act: |it, request, answer| nic::create_wq_obj(it.nic, it.ctx, it.channel.driver_caps, request, answer) },
         Command { code: nic_code::DESTROY_WQ_OBJ, target: Target::RegisteredNic, changes: CHANGE,
             layouts: NO_BODY,
             act: |it, request, _| nic::destroy_wq_obj(it.nic, it.ctx, request) },

@@ -12,6 +12,7 @@ use device_kit::adapter::PortConfig;
 use device_kit::platform::{Features, RxPacket, TxCompletion};
 use hashbrown::HashMap;
 use mana_wire::bnic::Stats;
+use mana_wire::gdma::cap1;
 
 use crate::gdma::Context;
 use crate::gdma::ids::WqId;
@@ -107,6 +108,24 @@ impl Nic {
     pub fn reset(&mut self) {
         let ports = self.vports.iter().map(|vport| vport.port.config);
         *self = Self::new(self.features, ports);
+    }
+
+    /// Returns the capabilities that depend on the host's features.
+    pub fn capabilities(&self) -> u64 {
+        match self.host_delays() {
+            true => cap1::MODERATION,
+            false => 0,
+        }
+    }
+
+    /// Returns whether a driver with these capabilities sets how interrupts are moderated.
+    pub fn moderates(&self, driver_caps: u64) -> bool {
+        self.host_delays() && driver_caps & cap1::DRIVER_MODERATION != 0
+    }
+
+    /// Returns whether the host delays interrupts.
+    pub fn host_delays(&self) -> bool {
+        self.features.contains(Features::MODERATION)
     }
 
     /// Returns the handle of a vport.

@@ -12,6 +12,7 @@ use super::tx::SendQueue;
 use super::{Nic, QueueKey};
 use crate::gdma::Context;
 use crate::gdma::ids::{CqId, WqId, parent_eq};
+use crate::gdma::queue::moderation::Moderation;
 use crate::gdma::queue::wq::{Direction, Owner};
 use crate::gdma::queues::Kind;
 use crate::state::object_handle;
@@ -28,7 +29,8 @@ pub struct Created {
 }
 
 impl Nic {
-    /// Creates an object of two DMA regions, which no longer exist afterwards.
+    /// Creates an object of two DMA regions, which no longer exist afterwards, whose
+    /// completion queue has this moderation.
     ///
     /// # Errors
     ///
@@ -40,6 +42,7 @@ impl Nic {
         &mut self,
         ctx: &mut Context<'_, P>,
         req: &CreateWqObjReq,
+        moderation: Option<Moderation>,
     ) -> Result<Created, Status> {
         let vport = self.vport_index(req.vport).ok_or(Status::InvalidHandle)?;
         let (direction, kind) = match QueueType::from_wire(req.wq_type) {
@@ -73,7 +76,9 @@ impl Nic {
         let number = self.sequence;
         self.add(key, number, wq, cq);
         queues.read(wq).wq.owner = Owner::Nic(key.into_bits());
-        queues.cq(cq).expect("a new queue").is_used = true;
+        let reports_to = queues.cq(cq).expect("a new queue");
+        reports_to.is_used = true;
+        reports_to.moderation = moderation;
         Ok(Created {
             wq,
             cq,

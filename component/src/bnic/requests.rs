@@ -3,10 +3,11 @@
 use device_kit::Platform;
 use mana_wire::bnic::{
     ALL_STATS, AssignSerialNumberReq, CAP_FILTER_STATE, ConfigVportRxMore, ConfigVportRxReq,
-    ConfigVportRxResp, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
-    DestroyWqObjReq, FenceRqReq, INDIRECTION_ENTRIES, MoveFilterReq, QueryDevConfigReq,
-    QueryDevConfigResp, QueryFilterStateReq, QueryFilterStateResp, QueryStatsReq, QueryStatsResp,
-    QueryVportConfigReq, QueryVportConfigResp, tri_state,
+    ConfigVportRxResp, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjMore, CreateWqObjReq,
+    CreateWqObjResp, CreateWqObjRespV2, DestroyWqObjReq, FenceRqReq, INDIRECTION_ENTRIES,
+    MoveFilterReq, QueryDevConfigReq, QueryDevConfigResp, QueryFilterStateReq,
+    QueryFilterStateResp, QueryStatsReq, QueryStatsResp, QueryVportConfigReq, QueryVportConfigResp,
+    tri_state,
 };
 use mana_wire::gdma::{RegisterDeviceResp, Status, cap1};
 
@@ -14,6 +15,7 @@ use super::port::Port;
 use super::{Nic, rx};
 use crate::gdma::Context;
 use crate::gdma::message::{Answer, Request};
+use crate::gdma::queue::moderation::Moderation;
 use crate::gdma::queue::wq::Direction;
 use crate::gdma::resources::{DOORBELL_PAGE, MEM_KEY, PDID, Registration};
 use crate::limits::{MAX_EQS, MAX_INDIRECTION_ENTRIES, TX_VPORT_OFFSET};
@@ -34,6 +36,12 @@ const COALESCING_VERSION: u16 = 2;
 const COALESCING_TIMEOUT_NS: u32 = 2048;
 /// Sizes of `CONFIG_VPORT_RX`'s response, by version.
 pub const CONFIG_VPORT_RX_LAYOUTS: &[usize] = &[0, size_of::<ConfigVportRxResp>()];
+
+/// Oldest version of `CREATE_WQ_OBJ` that says how interrupts are moderated.
+const MODERATION_VERSION: u16 = 3;
+/// Sizes of `CREATE_WQ_OBJ`'s response, by version.
+pub const CREATE_WQ_OBJ_LAYOUTS: &[usize] =
+    &[size_of::<CreateWqObjResp>(), size_of::<CreateWqObjRespV2>()];
 
 type Outcome = Result<(), Status>;
 
@@ -133,21 +141,44 @@ pub fn config_vport_tx(nic: &mut Nic, request: &Request<'_>, answer: &mut Answer
     Ok(())
 }
 
-/// Handles `CREATE_WQ_OBJ`.
+/// Handles `CREATE_WQ_OBJ`. What a driver that does not moderate appends is ignored.
 pub fn create_wq_obj(
     nic: &mut Nic,
     ctx: &mut Context<'_, impl Platform>,
+    driver_caps: u64,
     request: &Request<'_>,
     answer: &mut Answer<'_>,
 ) -> Outcome {
+    let moderation = match nic.moderates(driver_caps) {
+        true => requested_moderation(request)?,
+        false => None,
+    };
     let req: CreateWqObjReq = request.body()?;
-    let created = nic.create_object(ctx, &req)?;
-    answer.write(&CreateWqObjResp {
-        wq_id: created.wq.number(),
-        cq_id: created.cq.0,
-        wq_obj: created.handle,
+    let created = nic.create_object(ctx, &req, moderation)?;
+    let Moderation { completions, usec } = moderation.unwrap_or_default();
+    answer.write(&CreateWqObjRespV2 {
+        first: CreateWqObjResp {
+            wq_id: created.wq.number(),
+            cq_id: created.cq.0,
+            wq_obj: created.handle,
+        },
+        cq_moderation_comp: completions.into(),
+        cq_moderation_usec: usec,
+        cq_moderation_enabled: moderation.is_some().into(),
+        reserved1: [0; 3],
     });
     Ok(())
+}
+
+/// Returns the moderation that a driver requests for a new completion queue, if it does.
+fn requested_moderation(request: &Request<'_>) -> Result<Option<Moderation>, Status> {
+    let (_, more): (CreateWqObjReq, Option<CreateWqObjMore>) =
+        request.body_and_more(MODERATION_VERSION)?;
+    let wanted = more.filter(|more| more.req_cq_moderation != 0);
+    let bounded = |more: CreateWqObjMore| {
+        Moderation::within_bounds(more.cq_moderation_comp, more.cq_moderation_usec)
+    };
+    Ok(wanted.map(bounded))
 }
 
 /// Handles `DESTROY_WQ_OBJ`.

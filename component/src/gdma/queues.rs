@@ -4,17 +4,18 @@
 use alloc::vec::Vec;
 
 use device_kit::FaultCounter;
-use device_kit::platform::{Level, MemoryError, Platform};
+use device_kit::platform::{Delayed, Level, MemoryError, Platform};
 use device_kit::ring::{Layout, Ring};
 use device_kit::table::Table;
 use device_kit::window::View;
 use mana_wire::gdma::Status;
-use mana_wire::queue::{QueueType, eqe};
+use mana_wire::queue::{DimDoorbell, QueueType, eqe};
 
 use super::caution::Caution;
 use super::ids::{CqId, EqId, RqId, SqId, WqId};
 use super::queue::cq::Cq;
 use super::queue::eq::{Eq, Overrun};
+use super::queue::moderation::Urgency;
 use super::queue::wq::{Direction, Fetched, Wq, Wqe};
 use super::regions::DmaRegions;
 use crate::limits::{MAX_CQS, MAX_EQS, MAX_VECTORS, MAX_WQS};
@@ -30,7 +31,10 @@ pub struct Queues {
     dirty_cqs: Vec<CqId>,
     /// Event queues that may owe an interrupt.
     dirty_eqs: Vec<EqId>,
+    /// Vectors to be raised at the end of the call.
     vectors: Vec<u16>,
+    /// Vectors to be raised soon, each with the least delay that was asked for.
+    delayed: Vec<Delayed>,
     /// The caution after a failure.
     caution: Caution,
     /// Doorbells that were invalid, or of no queue.
@@ -273,7 +277,7 @@ impl Queues {
         details: [u32; 3],
     ) -> Result<(), Status> {
         let eq = self.eqs.get_mut(id.0).ok_or(Status::InvalidHandle)?;
-        let posted = eq.post(platform, event_type, details);
+        let posted = eq.post(platform, event_type, details, Urgency::PLAIN);
         self.note_event(platform, id, posted)
             .map_err(|Overrun| Status::NoResources)
     }
@@ -288,6 +292,29 @@ impl Queues {
         }
         if cq.is_event_due() && !core::mem::replace(&mut cq.is_dirty, true) {
             self.dirty_cqs.push(CqId(bell.id));
+        }
+    }
+
+    /// Handles a doorbell that sets the moderation of a completion queue. One that sets
+    /// neither limit changes nothing.
+    pub fn ring_dim(&mut self, platform: &mut impl Platform, bell: DimDoorbell) {
+        let id = bell.id();
+        let Some(cq) = self.cqs.get_mut(id) else {
+            let bell = Doorbell {
+                id,
+                position: 0,
+                arm: false,
+            };
+            return self.bad_doorbell(platform, QueueType::Cq, bell);
+        };
+        cq.moderate(bell);
+        if bell.is_usec_valid() != bell.are_completions_valid() {
+            // A successor sees the last doorbell, which does not have both limits.
+            platform.changed();
+        }
+        // An interrupt that waits may be due sooner now.
+        if !core::mem::replace(&mut cq.is_dirty, true) {
+            self.dirty_cqs.push(CqId(id));
         }
     }
 
@@ -307,6 +334,20 @@ impl Queues {
         }
     }
 
+    /// Has an event queue raise another vector from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Status::InvalidHandle`] if there is no such queue,
+    /// [`Status::InvalidParameter`] for a vector beyond the table.
+    pub fn move_eq(&mut self, id: EqId, vector: u32) -> Result<(), Status> {
+        let eq = self.eqs.get_mut(id.0).ok_or(Status::InvalidHandle)?;
+        let vector = u16::try_from(vector).ok().filter(|it| *it < MAX_VECTORS);
+        eq.move_to(vector.ok_or(Status::InvalidParameter)?);
+        self.dirty_eqs.push(id);
+        Ok(())
+    }
+
     /// Counts and logs a doorbell that was ignored.
     pub fn bad_doorbell(
         &mut self,
@@ -323,10 +364,10 @@ impl Queues {
         }
     }
 
-    /// Turns completions into events and events into interrupts. Called once
-    /// at the end of every call into the device.
+    /// Turns completions into events and events into interrupts, which wait only if the
+    /// host delays them. Called once at the end of every call into the device.
     #[inline]
-    pub fn flush(&mut self, platform: &mut impl Platform) {
+    pub fn flush(&mut self, platform: &mut impl Platform, host_delays: bool) {
         while let Some(id) = self.dirty_cqs.pop() {
             self.flush_cq(platform, id);
         }
@@ -334,12 +375,22 @@ impl Queues {
             return;
         }
         while let Some(id) = self.dirty_eqs.pop() {
-            if let Some(eq) = self.eqs.get_mut(id.0)
-                && eq.take_interrupt()
-                && !self.vectors.contains(&eq.vector)
-            {
-                self.vectors.push(eq.vector);
+            let Some(eq) = self.eqs.get_mut(id.0) else {
+                continue;
+            };
+            let Some(urgency) = eq.take_interrupt() else {
+                continue;
+            };
+            let vector = eq.vector;
+            match urgency.within.filter(|_| host_delays) {
+                Some(usec) => self.raise_within(vector, usec, urgency.plain),
+                None => self.raise(vector),
             }
+        }
+        if !self.delayed.is_empty() {
+            // First, so that one that is raised at once as well does not wait too.
+            platform.raise_within(&self.delayed);
+            self.delayed.clear();
         }
         if !self.vectors.is_empty() {
             platform.raise(&self.vectors);
@@ -347,23 +398,56 @@ impl Queues {
         }
     }
 
+    #[inline]
+    fn raise(&mut self, vector: u16) {
+        if !self.vectors.contains(&vector) {
+            self.vectors.push(vector);
+        }
+    }
+
+    /// Has a vector be raised within `usec` microseconds, and as soon as the host sees fit
+    /// too if something is not moderated.
+    fn raise_within(&mut self, vector: u16, usec: u16, plain: bool) {
+        let microseconds = usec.into();
+        let known = self.delayed.iter_mut().find(|it| it.vector == vector);
+        match known {
+            Some(known) => known.microseconds = known.microseconds.min(microseconds),
+            None => self.delayed.push(Delayed {
+                vector,
+                microseconds,
+            }),
+        }
+        if plain {
+            self.raise(vector);
+        }
+    }
+
     /// Posts the event that is due for a completion queue, which may have been
-    /// destroyed since it had completions.
+    /// destroyed since it had completions, or has an interrupt that waits come sooner.
     fn flush_cq(&mut self, platform: &mut impl Platform, id: CqId) {
         let Some(cq) = self.cqs.get_mut(id.0) else {
             return;
         };
         cq.is_dirty = false;
-        if !cq.is_event_due() {
+        let Some(eq_id) = cq.eq else { return };
+        if !cq.is_event_due() && cq.moderation.is_none() {
             return;
         }
-        let Some(eq_id) = cq.eq else { return };
         let eq = self.eqs.get_mut(eq_id.0);
         let eq = eq.expect("an event queue that completion queues report to");
-        let posted = eq.post(platform, eqe::COMPLETION, [id.0, 0, 0]);
+        if !cq.is_event_due() {
+            if cq.is_held(eq.rung) {
+                eq.hasten(cq.urgency());
+                self.dirty_eqs.push(eq_id);
+            }
+            return;
+        }
+        let posted = eq.post(platform, eqe::COMPLETION, [id.0, 0, 0], cq.urgency());
         // Without room for the event the queue stays armed; the event is posted when
         // the driver has consumed others.
-        cq.is_armed = posted.is_err();
+        if posted.is_ok() {
+            cq.reported(eq.rung);
+        }
         let _ = self.note_event(platform, eq_id, posted);
     }
 

@@ -18,12 +18,21 @@ impl Queues {
     pub fn save(&self) -> saved::Queues {
         saved::Queues {
             eqs: self.eqs.iter().map(|(id, eq)| eq.save(id)).collect(),
-            cqs: self.cqs.iter().map(|(id, cq)| cq.save(id)).collect(),
+            cqs: self
+                .cqs
+                .iter()
+                .map(|(id, cq)| self.save_cq(id, cq))
+                .collect(),
             sqs: self.sqs.iter().map(|(id, wq)| wq.save(id)).collect(),
             rqs: self.rqs.iter().map(|(id, wq)| wq.save(id)).collect(),
             bad_doorbells: self.bad_doorbells.count(),
             eq_overruns: self.eq_overruns.count(),
         }
+    }
+
+    fn save_cq(&self, id: u32, cq: &Cq) -> saved::Cq {
+        let eq = cq.eq.and_then(|eq| self.eqs.get(eq.0));
+        cq.save(id, eq.map_or(0, |eq| eq.rung))
     }
 
     /// Makes the queues that were saved and checked; there are none yet. Their pages

@@ -25,10 +25,11 @@ pub(super) const MAX_TIMEOUT_MS: u32 = 120_000;
 
 type Outcome = Result<(), Status>;
 
-/// Handles `VERIFY_VF_DRIVER_VERSION`.
+/// Handles `VERIFY_VF_DRIVER_VERSION`. `nic_caps` are the capabilities of the NIC.
 pub fn verify_version(
     channel: &mut Channel,
     ctx: &mut Context<'_, impl Platform>,
+    nic_caps: u64,
     request: &Request<'_>,
     answer: &mut Answer<'_>,
 ) -> Outcome {
@@ -36,7 +37,7 @@ pub fn verify_version(
     if !(req.protocol_ver_min..=req.protocol_ver_max).contains(&PROTOCOL_V1) {
         return Err(Status::VersionMismatch);
     }
-    let caps = cap1::HWC_TIMEOUT_RECONFIG | cap1::HW_VPORT_LINK_AWARE;
+    let caps = cap1::HWC_TIMEOUT_RECONFIG | cap1::HW_VPORT_LINK_AWARE | nic_caps;
     answer.write(&VerifyVersionResp {
         protocol_ver: PROTOCOL_V1,
         pf_cap_flags: [caps, 0, 0, 0],
@@ -217,13 +218,7 @@ pub fn destroy_dma_region<P>(ctx: &mut Context<'_, P>, request: &Request<'_>) ->
 /// Handles `CHANGE_MSIX_FOR_EQ`.
 pub fn change_msix<P>(ctx: &mut Context<'_, P>, request: &Request<'_>) -> Outcome {
     let req: ChangeMsixReq = request.body()?;
-    let eq = ctx.queues.eq(EqId(req.queue_index));
-    let eq = eq.ok_or(Status::InvalidHandle)?;
-    let vector = u16::try_from(req.msix)
-        .ok()
-        .filter(|vector| *vector < MAX_VECTORS);
-    eq.vector = vector.ok_or(Status::InvalidParameter)?;
-    Ok(())
+    ctx.queues.move_eq(EqId(req.queue_index), req.msix)
 }
 
 /// Handles `QUERY_HWC_TIMEOUT`, which also sets the timeout unless it is 0.

@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use device_kit::Platform;
 use device_kit::platform::Observations;
 use device_kit::ring::Ring;
-use mana_wire::queue::{CQE_SIZE, CqeInfo, EQE_SIZE, RingDoorbell, WqDoorbell, doorbell};
+use mana_wire::queue::{
+    CQE_SIZE, CqeInfo, DimDoorbell, EQE_SIZE, RingDoorbell, WqDoorbell, doorbell,
+};
 use mana_wire::registers::DOORBELLS;
 
 use crate::gdma::ids::{CqId, EqId, RqId, SqId, WqId};
@@ -23,6 +25,8 @@ pub struct Evidence {
     pub cqs: Vec<(CqId, Produced)>,
     /// The producer of each work queue in its last doorbell.
     pub producers: Vec<(WqId, u32)>,
+    /// The last doorbell that set a completion queue's moderation.
+    pub moderated: Vec<(CqId, DimDoorbell)>,
 }
 
 /// What is known about a ring that the device writes. There is none for a ring whose
@@ -62,7 +66,9 @@ impl Evidence {
             }
         }
         let mut cqs = Vec::new();
+        let mut moderated = Vec::new();
         for (id, cq) in queues.cqs_mut() {
+            moderated.extend(bells.moderation(id).map(|bell| (id, bell)));
             if let Some(producer) = find_producer(&mut cq.ring, platform, CQE_SIZE) {
                 let produced = Produced {
                     producer,
@@ -86,6 +92,7 @@ impl Evidence {
             eqs,
             cqs,
             producers,
+            moderated,
         }
     }
 }
@@ -138,6 +145,12 @@ impl Doorbells {
     fn consumer(&self, offset: u64, id: u32) -> Option<u32> {
         let value = self.last(offset, id, |value| RingDoorbell::from_bits(value).id())?;
         Some(RingDoorbell::from_bits(value).tail())
+    }
+
+    fn moderation(&self, id: CqId) -> Option<DimDoorbell> {
+        let id_of = |value| DimDoorbell::from_bits(value).id();
+        let value = self.last(doorbell::DIM, id.0, id_of)?;
+        Some(DimDoorbell::from_bits(value))
     }
 
     fn producer(&self, offset: u64, id: u32) -> Option<u32> {

@@ -19,7 +19,7 @@
 //!
 //! 1. Each completion queue continues after its last CQE, and each work queue after the
 //!    last WQE that has a CQE, up to the last doorbell. WQEs without a CQE are read
-//!    again.
+//!    again. A completion queue's moderation is what the last doorbell for that set.
 //! 2. A transmit without a CQE that was handed over is completed and not handed
 //!    over again. Receive buffers are posted again: packets that were received and
 //!    not completed are lost.
@@ -60,6 +60,14 @@ pub fn recover(
     let channel = hwc.map(|hwc| hwc.channel.sq);
     let plan = Plan::make(queues, &evidence, channel);
     plan.carry_out(queues);
+    if hwc.is_some_and(|hwc| nic.moderates(hwc.channel.driver_caps)) {
+        for (id, bell) in &evidence.moderated {
+            queues
+                .cq(*id)
+                .expect("a queue with evidence")
+                .moderate(*bell);
+        }
+    }
     nic.forget_work(|port, queue, wq| {
         let mut last = seen.transmitted.iter();
         let last = last.find(|it| (it.port, it.queue) == (port, queue))?;

@@ -99,12 +99,12 @@ impl Plan {
         for (id, position) in &self.eqs {
             let eq = queues.eq(*id).expect("a queue of the plan");
             eq.position = *position;
-            eq.is_armed = true;
+            eq.arm_again();
         }
         for it in &self.cqs {
             let cq = queues.cq(it.id).expect("a queue of the plan");
             cq.position = it.position;
-            cq.is_armed = true;
+            cq.arm_again();
             for (back, end) in (1..).zip(&it.ends) {
                 cq.note_completed(back, *end);
             }

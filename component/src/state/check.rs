@@ -7,7 +7,7 @@ use device_kit::envelope::{RestoreError, ensure};
 use device_kit::fault_counter::COUNTABLE;
 use mana_wire::bnic::{HASH_KEY_SIZE, Stats};
 use mana_wire::oob::CqeType;
-use mana_wire::queue::{CQE_SIZE, EQE_SIZE, OWNER_BITS, PAGE_SIZE, WQE_UNIT};
+use mana_wire::queue::{CQE_SIZE, EQE_SIZE, MAX_MODERATION_USEC, OWNER_BITS, PAGE_SIZE, WQE_UNIT};
 
 use super::{Cq, Hwc, Object, Pages, Queues, Regions, Ring, State, Steering, Vport, Wq};
 use crate::limits::{
@@ -155,6 +155,9 @@ impl Queues {
             ensure(eq.vector < MAX_VECTORS, "a vector beyond the table")?;
             let entries = check_memory(&eq.ring.pages, pages)? / EQE_SIZE;
             eq.ring.check(entries)?;
+            for (_, within) in eq.due.iter().chain(&eq.raised) {
+                check_usec(within.unwrap_or_default())?;
+            }
             check_id(&mut eqs, eq.id, MAX_EQS, eq)?;
         }
         for cq in &self.cqs {
@@ -175,6 +178,15 @@ impl Queues {
     }
 }
 
+/// Checks how long an interrupt waits.
+fn check_usec(usec: u16) -> Checked {
+    let is_possible = usec <= MAX_MODERATION_USEC;
+    ensure(
+        is_possible,
+        "an interrupt that waits longer than a driver can ask for",
+    )
+}
+
 /// Returns the last count of a ring before counts wrap.
 fn last_count(entries: u32) -> u32 {
     (entries << OWNER_BITS) - 1
@@ -190,6 +202,7 @@ impl Ring {
 impl Cq {
     fn check(&self, entries: u32) -> Checked {
         self.ring.check(entries)?;
+        check_usec(self.moderation.map_or(0, |(_, usec)| usec))?;
         let room = self.room.unwrap_or(entries);
         ensure(room <= entries, "more room in a ring than it has entries")?;
         let pending = self.ring.producer.wrapping_sub(self.ring.consumer) & last_count(entries);

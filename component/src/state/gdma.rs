@@ -137,6 +137,15 @@ pub struct Eq {
     /// MSI-X vector.
     #[n(2)]
     pub vector: u16,
+    /// How soon the driver is to have an interrupt for the pending events: whether some are
+    /// not moderated, and within how many microseconds those that are; absent means that
+    /// none is moderated. Earlier builds ignore it.
+    #[n(3)]
+    pub due: Option<(bool, Option<u16>)>,
+    /// The same for the interrupt that was raised since the last doorbell; absent means
+    /// none. Earlier builds ignore it.
+    #[n(4)]
+    pub raised: Option<(bool, Option<u16>)>,
 }
 
 /// A completion queue.
@@ -159,6 +168,14 @@ pub struct Cq {
     /// nor read it.
     #[n(4)]
     pub room: Option<u32>,
+    /// How many completions gather, and for how many microseconds, before there is an
+    /// interrupt; absent means no moderation. Earlier builds ignore it.
+    #[n(5)]
+    pub moderation: Option<(u8, u16)>,
+    /// Whether the interrupt for its event may still wait; absent means no. Earlier builds
+    /// ignore it.
+    #[n(6)]
+    pub is_held: Option<bool>,
 }
 
 /// A send or receive queue. Positions are in bytes modulo 2^32.

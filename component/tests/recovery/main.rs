@@ -6,8 +6,8 @@ mod mortal;
 use std::panic;
 
 use device_kit::platform::RxFlags;
-use mana_wire::bnic::{SetBwClampReq, SetBwClampResp, code};
-use mana_wire::gdma::Status;
+use mana_wire::bnic::{CreateWqObjMore, SetBwClampReq, SetBwClampResp, code};
+use mana_wire::gdma::{Status, cap1};
 use mana_wire::oob::CqeType;
 use manatee_conformance::bench::Bench;
 use manatee_conformance::driver::Driver;
@@ -243,6 +243,74 @@ fn a_request_that_fails_is_answered() {
 #[test]
 fn steering_survives_a_failure_anywhere() {
     fails_at_each_step_of(steers);
+}
+
+/// Receives a packet and returns the waits of the interrupts, of which there may be more after a
+/// failure.
+fn waits(driver: &mut Driver<'_>, vport: &mut Vport) -> Vec<u32> {
+    vport.post_buffer(driver, 256).expect("a buffer");
+    let frame = numbered_frame(60, 0);
+    let arrived = vport.arrive(driver, &frame, RxFlags::empty());
+    arrived.expect("a packet that arrives");
+    vport.eq.drain(driver).expect("events");
+    vport.eq.ring(driver, true);
+    vport.rx.cq.drain(driver).expect("completions");
+    vport.rx.cq.ring(driver, true);
+    driver.take_all_interrupts();
+    let delayed = driver.bench.take_delayed();
+    delayed.into_iter().map(|(_, usec)| usec).collect()
+}
+
+/// The checkpoint is older than the doorbells, of which the host remembers the last.
+#[test]
+fn moderation_survives_a_failure() {
+    quietly();
+    let both = |usec| (Some(9), Some(usec));
+    let cases: [(&[(Option<u8>, Option<u16>)], u32); 5] = [
+        (&[], 100),
+        (&[both(200)], 200),
+        (&[both(200), both(300)], 300),
+        (&[both(200), (None, Some(400))], 400),
+        (&[(None, Some(400)), (Some(7), None)], 400),
+    ];
+    for (doorbells, expected) in cases {
+        let mut bench = Mortal::new(true);
+        let fuse = bench.fuse();
+        let mut driver = Driver::new(&mut bench);
+        driver.start_with(cap1::DRIVER_MODERATION).expect("a start");
+        let limits = CreateWqObjMore {
+            req_cq_moderation: 1,
+            cq_moderation_comp: 8,
+            cq_moderation_usec: 100,
+            ..CreateWqObjMore::default()
+        };
+        let opened = driver.open_moderated(0, CreateWqObjMore::default(), limits);
+        let mut vport = opened.expect("a vport that opens");
+        for (completions, usec) in doorbells {
+            driver.ring_dim(vport.rx.cq.id, *completions, *usec);
+        }
+        fuse.light(1);
+        vport.works(&mut driver).expect("a vport that works");
+        // The first interrupt after a failure may be one too many.
+        waits(&mut driver, &mut vport);
+        assert_eq!(waits(&mut driver, &mut vport), [expected], "{doorbells:?}");
+        assert_eq!(bench.failures(), 1);
+    }
+}
+
+/// A doorbell that was ignored before the failure is not believed after it.
+#[test]
+fn a_driver_that_does_not_moderate_has_none_after_a_failure() {
+    quietly();
+    let mut bench = Mortal::new(true);
+    let fuse = bench.fuse();
+    let mut driver = Driver::new(&mut bench);
+    let mut vport = driver.start_and_open().expect("a vport that opens");
+    driver.ring_dim(vport.rx.cq.id, Some(8), Some(100));
+    fuse.light(1);
+    vport.works(&mut driver).expect("a vport that works");
+    assert!(waits(&mut driver, &mut vport).is_empty());
+    assert_eq!(bench.failures(), 1);
 }
 
 /// The host got a limit from the failed request, and then gets the right one again.

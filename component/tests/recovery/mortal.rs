@@ -179,6 +179,10 @@ impl Bench for Mortal {
         self.bench.take_interrupts()
     }
 
+    fn take_delayed(&mut self) -> Vec<(u16, u32)> {
+        self.bench.take_delayed()
+    }
+
     fn take_transmitted(&mut self, port: u32) -> Vec<Transmitted> {
         self.bench.take_transmitted(port)
     }

@@ -126,6 +126,18 @@ const LIES: &[Lie] = &[
     ("a queue's id is impossible or taken", |it| {
         it.queues.rqs[2].id = 1026;
     }),
+    (
+        "an interrupt that waits longer than a driver can ask for",
+        |it| it.queues.cqs[1].moderation = Some((8, 1024)),
+    ),
+    (
+        "an interrupt that waits longer than a driver can ask for",
+        |it| it.queues.eqs[1].due = Some((false, Some(1024))),
+    ),
+    (
+        "an interrupt that waits longer than a driver can ask for",
+        |it| it.queues.eqs[1].raised = Some((true, Some(u16::MAX))),
+    ),
     ("a vector beyond the table", |it| {
         it.queues.eqs[0].vector = 65;
     }),

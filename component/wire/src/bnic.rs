@@ -1,7 +1,9 @@
 //! Messages of the basic NIC.
 //!
 //! Source: `include/net/mana/mana.h`; the VTL2 commands are those of OpenVMM's
-//! `gdma_defs::bnic`.
+//! `gdma_defs::bnic`. Moderation came with Linux's commit 433f482add31, "net: mana: Add
+//! Interrupt Moderation support" (netdev, Message-ID
+//! 20260604234211.2056341-1-haiyangz@linux.microsoft.com is its second version).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -118,6 +120,21 @@ pub struct CreateWqObjReq {
     pub cq_parent_qid: u32,
 }
 
+/// What versions 2 and 3 of `struct mana_create_wqobj_req` have after version 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct CreateWqObjMore {
+    /// Version 2: a receive buffer may consist of several WQEs.
+    pub allow_rqwqe_chain: u8,
+    /// Version 3, like all that follows: whether the completion queue's interrupts are to
+    /// be moderated.
+    pub req_cq_moderation: u8,
+    pub cq_moderation_comp: u16,
+    /// In microseconds.
+    pub cq_moderation_usec: u16,
+    pub reserved2: [u8; 2],
+}
+
 /// `struct mana_create_wqobj_resp`, version 1.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -125,6 +142,19 @@ pub struct CreateWqObjResp {
     pub wq_id: u32,
     pub cq_id: u32,
     pub wq_obj: u64,
+}
+
+/// `struct mana_create_wqobj_resp`, version 2 (the newest): the moderation that is in
+/// effect follows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct CreateWqObjRespV2 {
+    pub first: CreateWqObjResp,
+    pub cq_moderation_comp: u16,
+    /// In microseconds.
+    pub cq_moderation_usec: u16,
+    pub cq_moderation_enabled: u8,
+    pub reserved1: [u8; 3],
 }
 
 /// `struct mana_destroy_wqobj_req`.

@@ -118,13 +118,20 @@ pub struct RespHeader {
     pub reserved: u32,
 }
 
-/// Driver capabilities (`GDMA_DRV_CAP_FLAG_1_*`), also used for the device's.
+/// Driver capabilities (`GDMA_DRV_CAP_FLAG_1_*`), also used for the device's, of which only
+/// [`MODERATION`](cap1::MODERATION) has a bit of its own.
 pub mod cap1 {
     pub const HWC_TIMEOUT_RECONFIG: u64 = 1 << 3;
     /// The driver uses an indirection table of the size that the device
     /// reports.
     pub const VARIABLE_INDIRECTION_TABLE: u64 = 1 << 5;
     pub const HW_VPORT_LINK_AWARE: u64 = 1 << 6;
+    /// The device moderates interrupts as a driver says
+    /// (`GDMA_PF_CAP_FLAG_1_DYN_INTERRUPT_MODERATION`).
+    pub const MODERATION: u64 = 1 << 15;
+    /// The driver says how interrupts are moderated
+    /// (`GDMA_DRV_CAP_FLAG_1_DYN_INTERRUPT_MODERATION`).
+    pub const DRIVER_MODERATION: u64 = 1 << 28;
 }
 
 /// `struct gdma_verify_ver_req`, up to the last field that the device uses.

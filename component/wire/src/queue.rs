@@ -201,6 +201,8 @@ pub mod doorbell {
     /// Announces client data of a receive queue; carries no work.
     pub const RQ_CLIENT_DATA: u64 = 0x408;
     pub const CQ: u64 = 0x800;
+    /// Sets the moderation of a completion queue.
+    pub const DIM: u64 = 0x820;
     pub const EQ: u64 = 0xff8;
 }
 
@@ -224,6 +226,31 @@ pub struct RingDoorbell {
     #[bits(31)]
     pub tail: u32,
     pub arm: bool,
+}
+
+/// The most completions that a driver asks to gather (`MANA_INTR_MODR_COMP_MAX`).
+pub const MAX_MODERATION_COMPLETIONS: u8 = u8::MAX;
+/// The longest that a driver asks to wait, in microseconds (`MANA_INTR_MODR_USEC_MAX`).
+pub const MAX_MODERATION_USEC: u16 = (1 << 10) - 1;
+
+/// A doorbell that sets the moderation of a completion queue (`mana_gd_ring_dim`).
+#[bitfield(u64)]
+pub struct DimDoorbell {
+    #[bits(24)]
+    pub id: u32,
+    __: u8,
+    /// Microseconds.
+    #[bits(10)]
+    pub usec: u16,
+    #[bits(5)]
+    __: u8,
+    /// Whether the microseconds are to be set.
+    pub is_usec_valid: bool,
+    pub completions: u8,
+    #[bits(7)]
+    __: u8,
+    /// Whether the completions are to be set.
+    pub are_completions_valid: bool,
 }
 
 #[cfg(test)]
@@ -295,5 +322,8 @@ mod tests {
             (sq.id(), sq.wqe_count(), sq.tail()),
             (0x12_3456, 0, 0xffff_ffe0)
         );
+        let dim = DimDoorbell::from_bits(1 << 63 | 0x20 << 48 | 1 << 47 | 0x3e8 << 32 | 7);
+        assert_eq!((dim.id(), dim.usec(), dim.completions()), (7, 1000, 32));
+        assert!(dim.is_usec_valid() && dim.are_completions_valid());
     }
 }

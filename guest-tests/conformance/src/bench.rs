@@ -41,6 +41,12 @@ pub trait Bench {
     /// Returns the MSI-X vectors raised since the last call, in order.
     fn take_interrupts(&mut self) -> Vec<u16>;
 
+    /// Returns the MSI-X vectors that the device had raised after a delay since the last call,
+    /// in order, with the microseconds. None if the host does not offer the feature.
+    fn take_delayed(&mut self) -> Vec<(u16, u32)> {
+        Vec::new()
+    }
+
     /// Selects the queue of a port that methods about a port refer to from now on. At
     /// first it is queue 0.
     fn on_queue(&mut self, queue: u32) {

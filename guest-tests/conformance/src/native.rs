@@ -153,6 +153,11 @@ impl Bench for NativeBench {
         self.world().take_interrupts()
     }
 
+    fn take_delayed(&mut self) -> Vec<(u16, u32)> {
+        let delayed = self.world().take_delayed().into_iter();
+        delayed.map(|it| (it.vector, it.microseconds)).collect()
+    }
+
     fn on_queue(&mut self, queue: u32) {
         self.queue = queue;
     }

@@ -4,8 +4,8 @@ use alloc::string::ToString;
 use core::fmt;
 
 use device_kit::platform::{
-    Level, LinkStatistics, MemoryError, Platform, RxBuffer, Segment, Steering, TransmitResult,
-    TxPacket,
+    Delayed, Level, LinkStatistics, MemoryError, Platform, RxBuffer, Segment, Steering,
+    TransmitResult, TxPacket,
 };
 use device_kit::window::Window;
 
@@ -69,6 +69,12 @@ impl Platform for World {
     fn raise(&mut self, vectors: &[u16]) {
         self.burn();
         World::raise(self, vectors);
+        self.punish();
+    }
+
+    fn raise_within(&mut self, vectors: &[Delayed]) {
+        self.burn();
+        World::raise_within(self, vectors);
         self.punish();
     }
 

@@ -6,7 +6,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use device_kit::platform::{
-    HandedOver, Level, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket, TxStatus,
+    Delayed, HandedOver, Level, RxBuffer, RxFlags, RxPacket, Segment, TransmitResult, TxPacket,
+    TxStatus,
 };
 
 use crate::contract::{Features, LinkStatistics, Steering};
@@ -68,6 +69,7 @@ pub enum Poison {
 #[derive(Debug, Default)]
 pub struct Done {
     interrupts: Vec<u16>,
+    delayed: Vec<Delayed>,
     log: VecDeque<(Level, String)>,
     offences: Vec<String>,
     /// The frame that is being read; keeps its allocation.
@@ -172,23 +174,53 @@ impl World {
     /// Takes vectors that the device raises.
     pub fn raise(&mut self, vectors: &[u16]) {
         for (index, vector) in vectors.iter().enumerate() {
-            if vectors[..index].contains(vector) {
-                self.offend(format!("raised vector {vector} twice in one call"));
-            }
-            // A host ignores it; no correct device does it.
-            if *vector >= self.vectors {
-                let all = self.vectors;
-                self.offend(format!("raised vector {vector} of a table with {all}"));
-            } else if self.done.interrupts.len() < MAX_INTERRUPTS {
+            let is_known = vectors[..index].contains(vector);
+            if self.check_vector(*vector, is_known) && self.done.interrupts.len() < MAX_INTERRUPTS {
                 self.done.interrupts.push(*vector);
             }
         }
+    }
+
+    /// Takes vectors that the device raises after a delay.
+    pub fn raise_within(&mut self, vectors: &[Delayed]) {
+        if !self.check_offered(Features::MODERATION, "moderation") {
+            return;
+        }
+        for (index, delayed) in vectors.iter().enumerate() {
+            let mut before = vectors[..index].iter();
+            let is_known = before.any(|other| other.vector == delayed.vector);
+            if self.check_vector(delayed.vector, is_known)
+                && self.done.delayed.len() < MAX_INTERRUPTS
+            {
+                self.done.delayed.push(*delayed);
+            }
+        }
+    }
+
+    /// Returns whether a vector exists; records an offence if not, or if it was raised in the
+    /// same call already.
+    fn check_vector(&mut self, vector: u16, is_known: bool) -> bool {
+        if is_known {
+            self.offend(format!("raised vector {vector} twice in one call"));
+        }
+        // A host ignores it; no correct device does it.
+        let exists = vector < self.vectors;
+        if !exists {
+            let all = self.vectors;
+            self.offend(format!("raised vector {vector} of a table with {all}"));
+        }
+        exists
     }
 
     /// Returns the vectors since the last call, in order.
     pub fn take_interrupts(&mut self) -> Vec<u16> {
         // Keeps its allocation.
         self.done.interrupts.drain(..).collect()
+    }
+
+    /// Returns the vectors that were raised after a delay since the last call, in order.
+    pub fn take_delayed(&mut self) -> Vec<Delayed> {
+        self.done.delayed.drain(..).collect()
     }
 
     /// Returns whether a queue exists; records an offence if not.

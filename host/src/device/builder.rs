@@ -103,9 +103,11 @@ impl DeviceBuilder {
         let wakes = PendingWakes::new(queues.len());
         let poller = Poller::new(queues)?;
         let telemetry = inner.telemetry.clone();
+        let interrupts_due = inner.state_ref().delayed.due();
         let shared = Arc::new(Shared {
             telemetry,
             wakes,
+            interrupts_due,
             queues: counts,
             inner: Mutex::new(inner),
             poller,

@@ -99,7 +99,7 @@ impl DeviceGuard<'_> {
     pub fn leave(mut self) {
         if let Some(mut inner) = self.inner.take() {
             inner.publish();
-            let more = inner.has_work();
+            let more = inner.has_work() | inner.take_interrupt_alarm();
             let Shared { wakes, poller, .. } = self.shared;
             wakes.leave(inner, more, || poller.kick());
         }
@@ -111,8 +111,8 @@ impl Drop for DeviceGuard<'_> {
         if let Some(mut inner) = self.inner.take() {
             inner.publish();
             let Shared { wakes, poller, .. } = self.shared;
-            let recovering = inner.recovering;
-            wakes.leave(inner, recovering, || poller.kick());
+            let more = inner.recovering | inner.take_interrupt_alarm();
+            wakes.leave(inner, more, || poller.kick());
         }
     }
 }

@@ -276,6 +276,8 @@ impl DeviceInner {
             None => self.save()?,
             Some(_) => Vec::new(),
         };
+        // Nobody raises them in another process.
+        self.state().raise_due(None);
         let mut given = self.state_for_successor(component, down, paused);
         given.memory = self.state_ref().memory.shared();
         Ok(given)

@@ -15,7 +15,7 @@ use crate::component::Component;
 use crate::contract::Description;
 use crate::endpoint::Watcher;
 use crate::memory::{GuestFile, GuestMemory, MapError, MemoryRange};
-use crate::runtime::Failure;
+use crate::runtime::{Due, Failure};
 
 /// A running device. Cheap to clone; every clone is the same device, which
 /// ends with the last one.
@@ -31,6 +31,8 @@ pub struct Shared {
     /// The part that is readable without the lock.
     pub telemetry: Arc<Telemetry>,
     pub wakes: PendingWakes,
+    /// When an interrupt that the device delays is due.
+    pub interrupts_due: Due,
     /// How many queues each port has; `wakes` counts them all, in order.
     pub queues: Box<[usize]>,
     pub poller: Poller,

@@ -272,6 +272,8 @@ impl DeviceInner {
             self.deliver_all();
         }
         let component = self.save()?;
+        // Nobody raises them in another process.
+        self.state().raise_due(None);
         Ok(self.snapshot_of(component))
     }
 

@@ -35,12 +35,12 @@ pub fn start(shared: &Arc<Shared>) -> io::Result<()> {
 
 fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
     let mut events = Vec::with_capacity(64);
-    // When the wait for guest memory ends, and when delayed packets are due.
-    let (mut give_up, mut due) = (None, None);
+    // When the wait for guest memory ends, and when delayed packets and interrupts are due.
+    let (mut give_up, mut due, mut interrupt) = (None, None, None);
     loop {
         events.clear();
         let spare = rustix::buffer::spare_capacity(&mut events);
-        let until = [give_up, due].into_iter().flatten().min();
+        let until = [give_up, due, interrupt].into_iter().flatten().min();
         match epoll::wait(epoll, spare, until.map(left).as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
@@ -72,9 +72,17 @@ fn run(shared: &Weak<Shared>, epoll: &OwnedFd, kick: &OwnedFd) {
         let (absent, known) = shared.waits();
         // Whoever delays packets when none were delayed wakes this thread.
         due = known.unwrap_or_else(|| due.map(|_| Instant::now() + SOON));
+        interrupt = shared.interrupts_due.next().map(not_over);
         let again = give_up.filter(|_| events.is_empty());
         give_up = absent.then(|| again.unwrap_or_else(|| Instant::now() + PATIENCE));
     }
+}
+
+/// Returns when to look at an interrupt that is due at this time: a little later if that is over,
+/// since the thread that owns the device raises it then.
+fn not_over(at: Instant) -> Instant {
+    let now = Instant::now();
+    if at > now { at } else { now + SOON }
 }
 
 /// Returns the time until then.

@@ -25,9 +25,14 @@ impl DeviceInner {
     #[must_use]
     #[inline]
     pub fn settle(&mut self) -> bool {
+        if let Some(state) = self.state_between_calls()
+            && state.delayed.is_due(Instant::now)
+        {
+            state.raise_due(Some(Instant::now()));
+        }
         let more = self.run();
         self.publish();
-        more
+        more | self.take_interrupt_alarm()
     }
 
     #[inline]
@@ -62,6 +67,20 @@ impl DeviceInner {
     fn take_alarm(&mut self) -> bool {
         let ports = self.state().ports.iter_mut();
         ports.fold(false, |any, port| any | port.take_alarm())
+    }
+
+    /// Returns whether the device's own thread has to hear when an interrupt is due.
+    pub(super) fn take_interrupt_alarm(&mut self) -> bool {
+        let state = self.state_between_calls();
+        state.is_some_and(|state| state.delayed.take_alarm())
+    }
+
+    /// Returns the host's side. None if the host's own code panicked while it restarted the device.
+    fn state_between_calls(&mut self) -> Option<&mut HostState> {
+        match self.life {
+            InstanceState::Between => None,
+            _ => Some(self.state()),
+        }
     }
 
     /// Reports to the device everything that endpoints have completed.

@@ -77,7 +77,7 @@ pub fn has_windows(limits: &Limits) -> bool {
 
 /// Returns the features that this host offers to a device with these limits.
 pub fn offered(limits: &Limits) -> Features {
-    let mut features = Features::all() - Features::MODERATION;
+    let mut features = Features::all();
     features.set(Features::WINDOWS, has_windows(limits));
     features
 }

@@ -129,13 +129,14 @@ impl HostState {
         Ok(())
     }
 
-    /// Ends an instance that uses a feature that was not offered.
+    /// Checks whether this many vectors may be raised later.
     ///
     /// # Errors
     ///
-    /// Always.
-    pub fn not_offered<T>(feature: &str) -> Result<T> {
-        bail!("used the feature `{feature}`, which this host does not offer")
+    /// If the feature was not negotiated, or as [`check_raise`](Self::check_raise).
+    pub fn check_raise_within(&self, count: usize) -> Result<()> {
+        self.agreed_on(Features::MODERATION, "moderation")?;
+        self.check_raise(count)
     }
 
     /// Logs a line, if there were not too many.

@@ -3,6 +3,7 @@
 pub mod bounds;
 mod code;
 mod deadline;
+mod delayed;
 mod direct;
 mod engine;
 mod exports;
@@ -24,6 +25,7 @@ mod sync;
 mod trial;
 
 pub use code::{Calls, PreparedComponent};
+pub use delayed::Due;
 #[cfg(feature = "compiler")]
 pub use engine::settings;
 pub use engine::{Runtime, RuntimeError};

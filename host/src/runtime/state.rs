@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
+use super::delayed::{Delayed, LONGEST};
 use super::direct::GuestAbi;
 use super::gauges::Gauges;
 use super::limits::Limits;
@@ -45,6 +46,8 @@ pub struct HostState {
     pub function: Function,
     /// The sink of interrupts.
     pub interrupts: Interrupts,
+    /// Interrupts that the instance had raised later.
+    pub delayed: Delayed,
     /// The ports.
     pub ports: Vec<PortState>,
     /// The instance's linear memory, if windows can be laid over it.
@@ -133,6 +136,7 @@ impl HostState {
             memory: GuestMemory::new(),
             function,
             interrupts,
+            delayed: Delayed::default(),
             ports,
             linear_memory: None,
             inside: None,
@@ -279,8 +283,35 @@ impl HostState {
     }
 
     /// Raises an MSI-X vector; one beyond the table is ignored. If it is masked now, it stays pending
-    /// in the function.
+    /// in the function. One that was to be raised later is raised now, with this.
     pub fn raise(&mut self, vector: u16) {
+        let was_delayed = self.delayed.take(vector);
+        self.deliver(vector, self.in_doorbell && !was_delayed);
+    }
+
+    /// Raises an MSI-X vector after this many microseconds, or with one that is raised sooner; one
+    /// beyond the table is ignored.
+    pub fn raise_within(&mut self, vector: u16, microseconds: u32) {
+        if microseconds == 0 {
+            self.delayed.take(vector);
+            return self.deliver(vector, false);
+        }
+        let delay = Duration::from_micros(microseconds.into()).min(LONGEST);
+        let vectors = self.function.msix_vectors();
+        self.delayed.add(vector, vectors, Instant::now() + delay);
+    }
+
+    /// Raises the vectors that are due at this time, or all that wait if it is None.
+    pub fn raise_due(&mut self, now: Option<Instant>) {
+        let mut from = 0;
+        while let Some(vector) = self.delayed.take_due(from, now) {
+            self.deliver(vector, false);
+            from = vector + 1;
+        }
+    }
+
+    /// Raises a vector, of which the sink may defer the delivery if `may_defer` says so.
+    fn deliver(&mut self, vector: u16, may_defer: bool) {
         if vector >= self.function.msix_vectors() {
             return;
         }
@@ -291,7 +322,7 @@ impl HostState {
             return;
         };
         match &self.interrupts {
-            Interrupts::Vectors(sink) if self.in_doorbell => sink.raise_late(vector),
+            Interrupts::Vectors(sink) if may_defer => sink.raise_late(vector),
             Interrupts::Vectors(sink) => sink.raise(vector),
             Interrupts::Messages(sink) => sink.send(message),
         }
@@ -309,7 +340,8 @@ impl HostState {
         }
     }
 
-    /// Delivers all deferred interrupts.
+    /// Delivers all interrupts that the sink deferred. Those that the device had raised later wait
+    /// on.
     pub fn hurry(&self) {
         if let Interrupts::Vectors(sink) = &self.interrupts {
             sink.hurry();
@@ -317,7 +349,8 @@ impl HostState {
     }
 
     /// Forgets interrupts that were raised and not delivered.
-    pub fn forget_raised(&self) {
+    pub fn forget_raised(&mut self) {
+        while self.delayed.take_due(0, None).is_some() {}
         if let Interrupts::Vectors(sink) = &self.interrupts {
             sink.forget();
         }

@@ -9,8 +9,8 @@ use crate::adapter::Adapter;
 use crate::bindings::manatee::device::guest_memory::WindowAccess;
 use crate::bindings::manatee::device::{guest_memory, interrupts, log, packet_endpoint, recovery};
 use crate::platform::{
-    Level, LinkStatistics, MemoryError, Platform, RxBuffer, Segment, Steering, TransmitResult,
-    TxPacket,
+    Delayed, Level, LinkStatistics, MemoryError, Platform, RxBuffer, Segment, Steering,
+    TransmitResult, TxPacket,
 };
 use crate::window::Window;
 
@@ -118,6 +118,10 @@ impl Platform for Host {
 
     fn raise(&mut self, vectors: &[u16]) {
         interrupts::raise(vectors);
+    }
+
+    fn raise_within(&mut self, vectors: &[Delayed]) {
+        interrupts::raise_within(vectors);
     }
 
     fn transmit(

@@ -31,8 +31,9 @@ use alloc::vec::Vec;
 use device_kit::FaultCounter;
 use device_kit::platform::{Level, Platform};
 use device_kit::ring::Ring;
-use mana_wire::queue::{CQE_SIZE, CqeInfo, WQE_UNIT};
+use mana_wire::queue::{CQE_SIZE, CqeInfo, DimDoorbell, WQE_UNIT};
 
+use super::moderation::{Moderation, Urgency};
 use super::position::Position;
 use crate::gdma::ids::{EqId, WqId};
 use crate::gdma::journal::{self, Record};
@@ -52,6 +53,11 @@ pub struct Cq {
     pub is_dirty: bool,
     /// Whether a work queue of the hardware channel or the NIC reports here.
     pub is_used: bool,
+    /// How long its interrupts wait, if its driver said so.
+    pub moderation: Option<Moderation>,
+    /// The doorbells of its event queue ([`Eq::rung`](super::eq::Eq::rung)) when an event
+    /// was posted for it whose interrupt may wait.
+    held_at: Option<u32>,
     /// Completions posted and consumed.
     pub position: Position,
     /// For each slot, the end position of the WQE that its CQE completed. A driver that
@@ -86,6 +92,8 @@ impl Cq {
             is_armed: true,
             is_dirty: false,
             is_used: false,
+            moderation: None,
+            held_at: None,
             position,
             completed,
             lost: FaultCounter::default(),
@@ -103,6 +111,10 @@ impl Cq {
             position,
             lost: FaultCounter::from_count(saved.ring.lost),
             bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
+            moderation: saved
+                .moderation
+                .map(|(completions, usec)| Moderation { completions, usec }),
+            held_at: saved.is_held.and_then(|is_held| is_held.then_some(0)),
             ..Self::new(ring, saved.eq.map(EqId))
         };
         let known = position.pending().min(entries);
@@ -116,8 +128,8 @@ impl Cq {
         cq
     }
 
-    /// Returns the queue to be saved.
-    pub fn save(&self, id: u32) -> saved::Cq {
+    /// Returns the queue to be saved. `rung` counts the doorbells of its event queue.
+    pub fn save(&self, id: u32, rung: u32) -> saved::Cq {
         let (entries, room) = (self.position.entries(), self.position.room());
         saved::Cq {
             id,
@@ -129,6 +141,8 @@ impl Cq {
             },
             eq: self.eq.map(|eq| eq.0),
             room: (room != entries).then_some(room),
+            moderation: self.moderation.map(|it| (it.completions, it.usec)),
+            is_held: self.is_held(rung).then_some(true),
         }
     }
 
@@ -259,5 +273,43 @@ impl Cq {
     /// the driver has not consumed.
     pub fn is_event_due(&self) -> bool {
         self.is_armed && self.position.pending() > 0
+    }
+
+    /// Sets the limits of its moderation that a doorbell has. One that has neither changes
+    /// nothing.
+    pub fn moderate(&mut self, bell: DimDoorbell) {
+        if bell.is_usec_valid() || bell.are_completions_valid() {
+            self.moderation = Some(self.moderation.unwrap_or_default().after(bell));
+        }
+    }
+
+    /// Returns how soon the driver is to have an interrupt for its completions.
+    #[inline]
+    pub fn urgency(&self) -> Urgency {
+        match self.moderation {
+            None => Urgency::PLAIN,
+            Some(moderation) => Urgency::within(moderation.wait(self.position.pending())),
+        }
+    }
+
+    /// Notes that its event was posted when its event queue's doorbell had been rung this
+    /// often.
+    #[inline]
+    pub fn reported(&mut self, rung: u32) {
+        self.is_armed = false;
+        self.held_at = self.moderation.map(|_| rung);
+    }
+
+    /// Returns whether the interrupt for its event may still wait: its event queue's
+    /// doorbell has not been rung since.
+    #[inline]
+    pub fn is_held(&self, rung: u32) -> bool {
+        self.held_at == Some(rung)
+    }
+
+    /// Arms the queue after a failure, in which an interrupt may have been lost.
+    pub fn arm_again(&mut self) {
+        self.is_armed = true;
+        self.held_at = None;
     }
 }

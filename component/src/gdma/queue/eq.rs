@@ -13,6 +13,7 @@ use device_kit::platform::{Level, Platform};
 use device_kit::ring::Ring;
 use mana_wire::queue::{EQE_SIZE, EqeInfo};
 
+use super::moderation::Urgency;
 use super::position::Position;
 use crate::state as saved;
 
@@ -25,6 +26,12 @@ pub struct Eq {
     pub vector: u16,
     /// Whether the driver wants an interrupt for the next event.
     pub is_armed: bool,
+    /// How soon the driver is to have an interrupt for the events that it has not consumed.
+    due: Urgency,
+    /// The urgency with which the vector was raised since the driver last rang the doorbell.
+    raised: Option<Urgency>,
+    /// Doorbells, modulo 2^32.
+    pub rung: u32,
     /// Events posted and consumed.
     pub position: Position,
     /// Events that were lost for lack of room or memory.
@@ -45,6 +52,9 @@ impl Eq {
             ring,
             vector,
             is_armed: true,
+            due: Urgency::PLAIN,
+            raised: None,
+            rung: 0,
             position,
             lost: FaultCounter::default(),
             bad_doorbells: FaultCounter::default(),
@@ -53,9 +63,12 @@ impl Eq {
 
     /// Continues an event queue that was saved and checked, over its memory.
     pub fn resume(ring: Ring, saved: &saved::Eq) -> Self {
+        let urgency = |(plain, within)| Urgency { plain, within };
         Self {
             position: Position::resume(ring.size() / EQE_SIZE, &saved.ring, None),
             is_armed: saved.ring.is_armed,
+            due: saved.due.map_or(Urgency::PLAIN, urgency),
+            raised: saved.raised.map(urgency),
             lost: FaultCounter::from_count(saved.ring.lost),
             bad_doorbells: FaultCounter::from_count(saved.ring.bad_doorbells),
             ..Self::new(ring, saved.vector)
@@ -64,6 +77,8 @@ impl Eq {
 
     /// Returns the queue to be saved.
     pub fn save(&self, id: u32) -> saved::Eq {
+        let pair = |it: Urgency| (it.plain, it.within);
+        let is_known = self.position.pending() > 0 && self.due != Urgency::PLAIN;
         saved::Eq {
             id,
             ring: saved::Ring {
@@ -72,10 +87,12 @@ impl Eq {
                 ..saved::Ring::of(&self.ring, self.position.counts(), self.is_armed)
             },
             vector: self.vector,
+            due: is_known.then(|| pair(self.due)),
+            raised: self.raised.map(pair),
         }
     }
 
-    /// Posts an event.
+    /// Posts an event of this urgency.
     ///
     /// # Errors
     ///
@@ -86,10 +103,15 @@ impl Eq {
         platform: &mut impl Platform,
         event_type: u8,
         details: [u32; 3],
+        urgency: Urgency,
     ) -> Result<(), Overrun> {
         if self.position.is_full() {
             return Err(Overrun);
         }
+        self.due = match self.position.pending() {
+            0 => urgency,
+            _ => self.due.and(urgency),
+        };
         let info = EqeInfo::new()
             .with_event_type(event_type)
             .with_owner(self.position.owner());
@@ -115,15 +137,52 @@ impl Eq {
             return false;
         }
         self.is_armed |= arm;
+        self.raised = None;
+        self.rung = self.rung.wrapping_add(1);
         true
     }
 
-    /// Returns whether an interrupt is due (armed, with events that the driver
-    /// has not consumed), and disarms the queue if so.
+    /// Notes that an event that was posted has become more urgent.
+    #[inline]
+    pub fn hasten(&mut self, urgency: Urgency) {
+        self.due = self.due.and(urgency);
+    }
+
+    /// Returns how soon an interrupt is due, if there is one, and disarms the queue: it is
+    /// armed, with events that the driver has not consumed, or it was raised for them
+    /// later than they are due now.
     #[must_use]
-    pub fn take_interrupt(&mut self) -> bool {
-        let due = self.is_armed && self.position.pending() > 0;
-        self.is_armed &= !due;
-        due
+    pub fn take_interrupt(&mut self) -> Option<Urgency> {
+        if self.position.pending() == 0 {
+            return None;
+        }
+        let urgency = match self.raised {
+            _ if self.is_armed => self.due,
+            Some(raised) => self.due.beyond(raised)?,
+            None => return None,
+        };
+        self.is_armed = false;
+        self.raised = Some(self.raised.map_or(self.due, |raised| raised.and(self.due)));
+        Some(urgency)
+    }
+
+    /// Moves the queue to another vector. An interrupt that still waits to be raised comes
+    /// on that one.
+    pub fn move_to(&mut self, vector: u16) {
+        self.vector = vector;
+        if self
+            .raised
+            .take()
+            .is_some_and(|raised| raised.within.is_some())
+        {
+            self.is_armed = true;
+        }
+    }
+
+    /// Arms the queue after a failure, in which an interrupt may have been lost.
+    pub fn arm_again(&mut self) {
+        self.is_armed = true;
+        self.due = Urgency::PLAIN;
+        self.raised = None;
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod cq;
 pub mod eq;
+pub mod moderation;
 pub mod position;
 pub mod wq;

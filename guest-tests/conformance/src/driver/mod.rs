@@ -7,7 +7,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use mana_wire::queue::{RingDoorbell, WqDoorbell, doorbell};
+use mana_wire::queue::{DimDoorbell, RingDoorbell, WqDoorbell, doorbell};
 
 use crate::bench::Bench;
 use crate::failure::{Failure, Outcome};
@@ -123,6 +123,18 @@ impl<'a> Driver<'a> {
     pub fn ring_eq(&mut self, id: u32, tail: u32, arm: bool) {
         let bits = RingDoorbell::new().with_id(id).with_tail(tail);
         self.doorbell(doorbell::EQ, bits.with_arm(arm).into_bits());
+    }
+
+    /// Rings the doorbell that sets a completion queue's moderation (`mana_gd_ring_dim`); a
+    /// limit that is None stays.
+    pub fn ring_dim(&mut self, id: u32, completions: Option<u8>, usec: Option<u16>) {
+        let bits = DimDoorbell::new()
+            .with_id(id)
+            .with_are_completions_valid(completions.is_some())
+            .with_completions(completions.unwrap_or_default())
+            .with_is_usec_valid(usec.is_some())
+            .with_usec(usec.unwrap_or_default());
+        self.doorbell(doorbell::DIM, bits.into_bits());
     }
 
     /// Returns how many times a vector was raised since the last call.

@@ -4,11 +4,12 @@ use alloc::vec::Vec;
 
 use super::{DOORBELL_PAGE, PDID};
 use mana_wire::bnic::{
-    ConfigVportRxReq, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjReq, CreateWqObjResp,
-    DestroyWqObjReq, FenceRqReq, NO_EQ, QueryStatsReq, QueryStatsResp, QueryVportConfigReq,
-    QueryVportConfigResp, Stats, code,
+    ConfigVportRxReq, ConfigVportTxReq, ConfigVportTxResp, CreateWqObjMore, CreateWqObjReq,
+    CreateWqObjResp, CreateWqObjRespV2, DestroyWqObjReq, FenceRqReq, NO_EQ, QueryStatsReq,
+    QueryStatsResp, QueryVportConfigReq, QueryVportConfigResp, Stats, code,
 };
 use mana_wire::queue::{PAGE_SIZE, QueueType};
+use zerocopy::IntoBytes;
 
 use super::Driver;
 use super::memory::QueueMemory;
@@ -30,6 +31,26 @@ pub struct Object {
     pub handle: u64,
     /// Type of its work queue.
     pub queue_type: QueueType,
+}
+
+impl Object {
+    fn new(
+        resp: &CreateWqObjResp,
+        queue_type: QueueType,
+        wq: QueueMemory,
+        cq: QueueMemory,
+    ) -> Self {
+        let wq = match queue_type {
+            QueueType::Rq => Wq::receive(resp.wq_id, wq),
+            _ => Wq::send(resp.wq_id, wq),
+        };
+        Self {
+            wq,
+            cq: Cq::new(resp.cq_id, cq),
+            handle: resp.wq_obj,
+            queue_type,
+        }
+    }
 }
 
 /// A vport that sends and receives.
@@ -171,19 +192,33 @@ impl Driver<'_> {
     ) -> Outcome<Object> {
         let (body, wq, cq) = self.prepare_object(vport, queue_type, eq, sizes)?;
         let size = size_of::<CreateWqObjResp>();
-        let resp: CreateWqObjResp = self
+        let resp = self
             .ask(&Request::new(code::CREATE_WQ_OBJ, &body, size))
             .during("creating a work queue object")?;
-        let wq = match queue_type {
-            QueueType::Rq => Wq::receive(resp.wq_id, wq),
-            _ => Wq::send(resp.wq_id, wq),
-        };
-        Ok(Object {
-            wq,
-            cq: Cq::new(resp.cq_id, cq),
-            handle: resp.wq_obj,
-            queue_type,
-        })
+        Ok(Object::new(&resp, queue_type, wq, cq))
+    }
+
+    /// Makes a work queue object with the fields of version 3, as Linux does since it
+    /// moderates interrupts. Returns it with the whole response.
+    ///
+    /// # Errors
+    ///
+    /// A failure if the device does not behave as the driver expects.
+    pub fn create_moderated(
+        &mut self,
+        vport: u64,
+        queue_type: QueueType,
+        eq: Option<u32>,
+        more: CreateWqObjMore,
+    ) -> Outcome<(Object, CreateWqObjRespV2)> {
+        let (body, wq, cq) = self.prepare_object(vport, queue_type, eq, Sizes::SMALL)?;
+        let bytes = [body.as_bytes(), more.as_bytes()].concat();
+        let size = size_of::<CreateWqObjRespV2>();
+        let request = Request::of_bytes(code::CREATE_WQ_OBJ, &bytes, size).versions(3, 2);
+        let resp: CreateWqObjRespV2 = self
+            .ask(&request)
+            .during("creating a moderated work queue object")?;
+        Ok((Object::new(&resp.first, queue_type, wq, cq), resp))
     }
 
     /// Destroys a work queue object.
@@ -282,12 +317,45 @@ impl Driver<'_> {
     ///
     /// A failure if the device does not behave as the driver expects.
     pub fn open_with(&mut self, port: u32, sizes: Sizes) -> Outcome<Vport> {
-        let mut eq = self.create_eq(port as u16 + 1, sizes.eq)?;
+        let eq = self.create_eq(port as u16 + 1, sizes.eq)?;
         eq.ring(self, true);
         let handle = self.query_vport(port)?.vport;
         let vp_offset = self.configure_tx(handle)?.tx_vport_offset;
         let tx = self.create_object(handle, QueueType::Sq, Some(eq.id), sizes)?;
         let rx = self.create_object(handle, QueueType::Rq, Some(eq.id), sizes)?;
+        self.enable(port, eq, (tx, rx), vp_offset, handle)
+    }
+
+    /// As [`open`](Self::open), with these limits for the send and the receive queue's
+    /// interrupts.
+    ///
+    /// # Errors
+    ///
+    /// A failure if the device does not behave as the driver expects.
+    pub fn open_moderated(
+        &mut self,
+        port: u32,
+        tx: CreateWqObjMore,
+        rx: CreateWqObjMore,
+    ) -> Outcome<Vport> {
+        let eq = self.create_eq(port as u16 + 1, Sizes::SMALL.eq)?;
+        eq.ring(self, true);
+        let handle = self.query_vport(port)?.vport;
+        let vp_offset = self.configure_tx(handle)?.tx_vport_offset;
+        let (tx, _) = self.create_moderated(handle, QueueType::Sq, Some(eq.id), tx)?;
+        let (rx, _) = self.create_moderated(handle, QueueType::Rq, Some(eq.id), rx)?;
+        self.enable(port, eq, (tx, rx), vp_offset, handle)
+    }
+
+    /// Arms the queues of a vport and lets it receive.
+    fn enable(
+        &mut self,
+        port: u32,
+        mut eq: Eq,
+        (tx, rx): (Object, Object),
+        vp_offset: u16,
+        handle: u64,
+    ) -> Outcome<Vport> {
         tx.cq.ring(self, true);
         rx.cq.ring(self, true);
         self.enable_rx(handle, rx.handle)?;

@@ -16,6 +16,7 @@ mod hwc;
 mod hwc_timeout;
 mod limits;
 mod links;
+mod moderation;
 mod nic;
 mod objects;
 mod pairs;
@@ -137,9 +138,14 @@ fn check_inspect(driver: &mut Driver<'_>, pointer: &str, expected: usize) -> Out
 
 /// Returns the requirements of ports with several queues, and of a host that offers every feature.
 pub fn of_several_queues() -> impl Iterator<Item = &'static Requirement> + Clone {
-    [pairs::REQUIREMENTS, rss::REQUIREMENTS, limits::REQUIREMENTS]
-        .into_iter()
-        .flatten()
+    [
+        pairs::REQUIREMENTS,
+        rss::REQUIREMENTS,
+        limits::REQUIREMENTS,
+        moderation::REQUIREMENTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Returns every requirement of ports with one queue, which also apply to ports with

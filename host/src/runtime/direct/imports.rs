@@ -38,9 +38,7 @@ pub fn linker(engine: &Engine) -> Result<Linker<HostState>> {
     })?;
     let interrupts = "manatee:device/interrupts@0.2.0";
     linker.func_wrap(interrupts, "raise", raise)?;
-    linker.func_wrap(interrupts, "raise-within", |_: Host<'_>, _: u32, _: u32| {
-        HostState::not_offered::<()>("moderation")
-    })?;
+    linker.func_wrap(interrupts, "raise-within", raise_within)?;
     let packets = "manatee:device/packet-endpoint@0.2.0";
     linker.func_wrap(packets, "transmit", transmit)?;
     linker.func_wrap(packets, "post-receive", post_receive)?;
@@ -172,6 +170,17 @@ fn raise(mut host: Host<'_>, vectors: u32, count: u32) -> Result<()> {
     vectors
         .iter()
         .for_each(|vector| state.raise(u16::from_le(*vector)));
+    Ok(())
+}
+
+fn raise_within(mut host: Host<'_>, vectors: u32, count: u32) -> Result<()> {
+    use layout::delayed as at;
+    let (heap, state) = called(&mut host)?;
+    state.check_raise_within(count as usize)?;
+    for words in heap.items::<[u32; at::SIZE / 4]>((vectors, count), at::ALIGN)? {
+        let words = Words(words);
+        state.raise_within(words.u16(at::VECTOR), words.u32(at::MICROSECONDS));
+    }
     Ok(())
 }
 

@@ -202,9 +202,18 @@ fn second(linker: &mut Linker<HostState>) -> Result<()> {
         Ok((unsupported(),))
     })?;
     let mut interrupts = linker.instance("manatee:device/interrupts@0.2.0")?;
-    interrupts.func_wrap("raise-within", |_: Host<'_>, (_,): (WasmList<Delayed>,)| {
-        HostState::not_offered::<()>("moderation")
-    })?;
+    interrupts.func_wrap(
+        "raise-within",
+        |mut host: Host<'_>, (vectors,): (WasmList<Delayed>,)| {
+            host.data().check_raise_within(vectors.len())?;
+            let vectors: Vec<Delayed> = copied(&mut host, &vectors)?;
+            let state = host.data_mut();
+            for it in vectors {
+                state.raise_within(it.vector, it.microseconds);
+            }
+            Ok(())
+        },
+    )?;
     let mut packets = linker.instance("manatee:device/packet-endpoint@0.2.0")?;
     packets.func_wrap("steer", steer)?;
     packets.func_wrap(

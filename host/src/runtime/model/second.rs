@@ -253,14 +253,11 @@ cases!(DeviceEvent from contract::DeviceEvent {
     Reconfigure = "reconfigure",
 });
 
-// Belongs to a feature that this host does not offer: a component may import it, and
-// ends when it calls it.
 #[derive(Clone, Copy, ComponentType, Lift)]
 #[component(record)]
-#[expect(dead_code, reason = "only its type matters yet")]
 pub struct Delayed {
-    vector: u16,
-    microseconds: u32,
+    pub vector: u16,
+    pub microseconds: u32,
 }
 
 flags! {

@@ -26,10 +26,12 @@ pub const ROWS: &[Row] = &[
     row("rates of every size", rates),
     row("statistics that are to go nowhere", statistics_nowhere),
     row("settings that outlive an instance", settings_stay),
+    row("interrupts that are to wait", waiting_interrupts),
+    row("lists of interrupts that are to wait", lists_of_waiting),
 ];
 
-/// The bits of `features` for steering, the hash, rates and statistics.
-const FEATURES: u8 = 0b11110;
+/// The bits of `features` for steering, the hash, rates, statistics and moderation.
+const FEATURES: u8 = 0b11_1110;
 
 /// Bytes of a key.
 const KEY: u32 = 40;
@@ -121,6 +123,7 @@ fn not_agreed(case: &Case) {
         steer(0, KEY, 0, 0),
         "i32.const 0 i32.const 0 i32.const 0 call $limit-rate".to_owned(),
         format!("i32.const 0 i32.const {ANSWER} call $statistics"),
+        raise_within(TABLE, 1),
     ];
     for call in calls {
         poked(case, &case.hostile(), &call).is_ended(&["agree"]);
@@ -359,4 +362,51 @@ fn settings_stay(case: &Case) {
     // A port with fewer queues can't apply it.
     let victim = case.victim(&hostile);
     assert!(victim.device.restore(&state).is_err());
+}
+
+/// Returns a call of `raise-within` with this many vectors.
+fn raise_within(at: u32, count: u32) -> String {
+    format!(
+        "i32.const {at} i32.const {} call $raise-within",
+        count as i32
+    )
+}
+
+/// However often a component has vectors raised later, and however much later, each waits once,
+/// and those that do not exist are ignored.
+fn waiting_interrupts(case: &Case) {
+    if !case.version.has_arenas {
+        return;
+    }
+    // The last vector, at once; the first, in more than an hour; two that do not exist.
+    let hostile = agreed(case).fields(format!(
+        "(data (i32.const {TABLE}) \"\\40\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\ff\\ff\\ff\\ff\\
+         \\41\\00\\00\\00\\01\\00\\00\\00\\ff\\ff\\00\\00\\00\\00\\00\\00\")"
+    ));
+    let body = rounds(10_000, &raise_within(TABLE, 4));
+    let victim = poked(case, &hostile, &body);
+    victim.runs();
+    victim.device.reset();
+    victim.poke();
+    victim.runs();
+}
+
+fn lists_of_waiting(case: &Case) {
+    if !case.version.has_arenas {
+        return;
+    }
+    const END: u32 = 16 << 16;
+    for (at, count) in [
+        (END, 1),
+        (END - 8, 2),
+        (OWN + 513, 1),
+        (TABLE, 66),
+        (0, 1 << 29),
+        (0, u32::MAX),
+    ] {
+        poked(case, &agreed(case), &raise_within(at, count)).is_ended(&[]);
+    }
+    for (at, count) in [(TABLE, 0), (TABLE, 65), (END - 8, 1)] {
+        poked(case, &agreed(case), &raise_within(at, count)).runs();
+    }
 }

@@ -355,7 +355,7 @@ mod tests {
         let levels = [Processor::X86_64V3, Processor::X86_64V2];
         let codes = levels.map(|level| compiled_for(level, &wasm));
         let codes = codes.each_ref().map(Compiled::as_bytes).concat();
-        let found = |has| {
+        let found = |has: fn(&str) -> Option<bool>| {
             let engine = engine_of_a_processor(has);
             // SAFETY: compiled just now, by this process, and not run.
             let found = unsafe { first(&engine, &codes, Digest::of(&wasm)) };

@@ -177,7 +177,7 @@ pack:
     @scripts/setup.sh build
     @scripts/pack.sh
 
-# Make a Debian package with its SBOMs, and test it in a fresh chroot: target/package (10 minutes the first time)
+# Make a Debian package with its SBOMs, and test it in a fresh chroot: target/package (25 minutes the first time)
 package:
     @scripts/setup.sh build
     @scripts/setup.sh package

@@ -343,7 +343,7 @@ mod tests {
     fn engine_of_a_processor(has: fn(&str) -> Option<bool>) -> Engine {
         let mut config = settings();
         config.target("x86_64-unknown-linux-gnu").unwrap();
-        // SAFETY: features are only denied, and none of the code is run.
+        // SAFETY: none of the code is run.
         unsafe { config.detect_host_feature(has) };
         Engine::new(&config).unwrap()
     }

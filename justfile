@@ -177,12 +177,20 @@ pack:
     @scripts/setup.sh build
     @scripts/pack.sh
 
+# Make a Debian package with its SBOMs, and test it in a fresh chroot: target/package (25 minutes the first time)
+package:
+    @scripts/setup.sh build
+    @scripts/setup.sh package
+    @scripts/package.sh
+    @scripts/package-test.sh
+
 # Run the tests that take hours: long fuzzing, 10,000 swaps and 1,000 crashes
 test-long minutes="10": setup
     MANATEE_LONG=1 cargo test --workspace --test attacks --test jail
     scripts/fuzz.sh all "$(({{minutes}} * 60))"
     @scripts/miri.sh
     @scripts/pack.sh
+    @{{just_executable()}} package
 
 # Run the stock-Linux tests; arguments are libtest's, and --kernel 6.1. Programs are built as `cargo test`
 # builds them: nothing is compiled twice, and overflows and assertions are checked

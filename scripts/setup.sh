@@ -13,6 +13,7 @@
 #   scripts/setup.sh prometheus           Prometheus with promtool, to test metrics with
 #   scripts/setup.sh tshark               tshark, to test captures with
 #   scripts/setup.sh passt                passt, which gives a guest a network without any privilege
+#   scripts/setup.sh package              what makes a Debian package with its SBOM, and a chroot to test it in
 #   scripts/setup.sh guest [KERNEL...]    what the stock Linux guest needs: QEMU, tools, kernels
 #                                         KERNEL: 6.12 (the default), 6.1, or `none` if you bring your own
 #
@@ -213,6 +214,14 @@ deny_version=0.20.2
 
 is_deny() { [ -x "$1" ] && "$1" --version 2>/dev/null | grep -q "^cargo-deny $deny_version\$"; }
 
+# cargo_install NAME VERSION: builds a program of crates.io, in $tools/bin.
+cargo_install() {
+    quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install "$1" --version "$2" --locked \
+        --root "$tools" --target-dir "$tools/build"
+    rm -rf "$tools/build"
+    done_what="$1: $2 built by cargo, in $tools/bin"
+}
+
 # Installs a program of $tools/bin: from PyPI, where `$4` is its project, or built by cargo,
 # which takes minutes. `$3` checks that a file is this program, and works.
 install_tool() {
@@ -224,10 +233,7 @@ install_tool() {
         mv "$into/bin/$name" "$tools/bin/$name"
         done_what="$name: $version from PyPI, in $tools/bin"
     else
-        quietly env -u CARGO_TARGET_DIR -u RUSTFLAGS cargo install "$name" --version "$version" --locked \
-            --root "$tools" --target-dir "$tools/build"
-        rm -rf "$tools/build"
-        done_what="$name: $version built by cargo, in $tools/bin"
+        cargo_install "$name" "$version"
     fi
     rm -rf "$into"
     "$is_it" "$tools/bin/$name" || die "$name was installed, but $tools/bin/$name does not run"
@@ -354,6 +360,83 @@ plan_passt() {
         say "passt: $tools/bin/passt"
     else
         need fetch_passt "passt, to give a guest a network without any privilege: Debian trixie's, unpacked privately (3 MB to fetch, about 5 s)"
+    fi
+}
+
+# --- package: what makes a Debian package, and a chroot to test it in ---------
+
+cargo_deb_version=3.8.0
+cyclonedx_version=0.5.9
+chroots=${CARGO_TARGET_DIR:-$root/target}/package
+# What the package depends on, and what reads its pages: kept with the chroot, so that tests need no network.
+chroot_packages=(systemd procps man-db)
+
+# A package built here needs this machine's C library, or a newer one.
+chroot_suite() {
+    # shellcheck source=/dev/null
+    (. /etc/os-release && echo "${VERSION_CODENAME:-sid}")
+}
+
+is_cargo_deb() { [ -x "$1" ] && [ "$("$1" --version 2>/dev/null)" = "cargo-deb $cargo_deb_version" ]; }
+is_cyclonedx() { [ -x "$1" ] && "$1" cyclonedx --version 2>/dev/null | grep -q " $cyclonedx_version\$"; }
+
+install_cargo_deb() {
+    cargo_install cargo-deb "$cargo_deb_version"
+    is_cargo_deb "$tools/bin/cargo-deb" || die "cargo-deb was built, but $tools/bin/cargo-deb does not run"
+}
+
+install_cyclonedx() {
+    cargo_install cargo-cyclonedx "$cyclonedx_version"
+    is_cyclonedx "$tools/bin/cargo-cyclonedx" || die "cargo-cyclonedx was built, but $tools/bin/cargo-cyclonedx does not run"
+}
+
+install_dpkg_dev() {
+    apt_install dpkg-dev binutils
+    done_what="dpkg-dev: Debian's"
+}
+
+# mmdebstrap is a script, and runs from where it is unpacked.
+make_chroot() {
+    scratch=$(mktemp -d "$chroots/scratch.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    local suite conf mirror keyring to
+    suite=$(chroot_suite) to=$chroots/chroot-$suite.tar
+    conf=$(suite "$suite")
+    mirror=$(debian_mirror)
+    keyring=$(debian_keyring "$mirror")
+    (cd "$scratch" && quietly apt-get -c "$conf" download mmdebstrap && dpkg-deb --extract mmdebstrap_*.deb mmdebstrap)
+    # shellcheck disable=SC2016 # $1 is the hook's argument, the chroot
+    quietly as_root "$scratch/mmdebstrap/usr/bin/mmdebstrap" --mode=root --variant=minbase --skip=cleanup/apt \
+        --customize-hook='rm -f "$1"/var/cache/apt/archives/*.deb' \
+        --customize-hook='chroot "$1" apt-get install --yes --no-install-recommends --download-only '"${chroot_packages[*]}" \
+        "$suite" "$scratch/chroot.tar" "deb [signed-by=$keyring] $mirror $suite main"
+    mv "$scratch/chroot.tar" "$to"
+    echo "${chroot_packages[*]}" >"$to.packages"
+    done_what="chroot: Debian $suite, minimal, in $to"
+}
+
+plan_package() {
+    [ "$(uname -m)" = x86_64 ] || die "packages are built for x86_64; this machine is $(uname -m)"
+    command -v dpkg-deb >/dev/null || die "no dpkg here: a Debian package is built on Debian"
+    mkdir -p "$tools/bin" "$chroots"
+    command -v dpkg-shlibdeps strip >/dev/null ||
+        need install_dpkg_dev "dpkg-dev, which finds a package's dependencies: Debian's (needs root; about 20 s)"
+    if is_cargo_deb "$tools/bin/cargo-deb"; then
+        say "cargo-deb: $tools/bin/cargo-deb"
+    else
+        need install_cargo_deb "cargo-deb $cargo_deb_version, to make a package: built by cargo (about 2 minutes on two cores)"
+    fi
+    if is_cyclonedx "$tools/bin/cargo-cyclonedx"; then
+        say "cargo-cyclonedx: $tools/bin/cargo-cyclonedx"
+    else
+        need install_cyclonedx "cargo-cyclonedx $cyclonedx_version, to make an SBOM: built by cargo (about 2 minutes on two cores)"
+    fi
+    local chroot
+    chroot=$chroots/chroot-$(chroot_suite).tar
+    if [ "$(cat "$chroot.packages" 2>/dev/null || true)" = "${chroot_packages[*]}" ]; then
+        say "chroot: $chroot"
+    else
+        need make_chroot "a minimal chroot of Debian, $chroot, to install the package in, made by Debian's mmdebstrap, which is not installed (needs root; 60 MB to fetch, about 40 s)"
     fi
 }
 
@@ -550,8 +633,9 @@ case ${1:-all} in
     prometheus) plan_prometheus ;;
     tshark) plan_tshark ;;
     passt) plan_passt ;;
+    package) plan_package ;;
     guest) plan_guest "${@:2}" ;;
     -h | --help | help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit ;;
-    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, book, fuzz, prometheus, tshark, passt, guest, or nothing for build and guest" ;;
+    *) die "unknown part '$1': give build, wasmtime, bench, arm, deny, book, fuzz, prometheus, tshark, passt, package, guest, or nothing for build and guest" ;;
 esac
 run_plan

@@ -185,6 +185,7 @@ pub struct Component {
     exports: Arc<[String]>,
     /// Its description, once it was asked for.
     description: Arc<OnceLock<Description>>,
+    precompiled: Option<Processor>,
 }
 
 impl Component {
@@ -204,9 +205,14 @@ impl Component {
         let (bytes, name) = (manatee_component::BYTES, "the embedded component");
         let runtime = Runtime::get()?;
         match precompiled::embedded(&runtime.engine, bytes) {
-            Some((component, module)) => {
+            Some(((component, module), processor)) => {
                 let digest = Digest::of(bytes);
-                Self::from_compiled(runtime, &component, module.as_ref(), digest, name)
+                let module = module.as_ref();
+                let loaded = Self::from_compiled(runtime, &component, module, digest, name)?;
+                Ok(Self {
+                    precompiled: Some(processor),
+                    ..loaded
+                })
             }
             #[cfg(feature = "compiler")]
             None => Self::from_bytes(bytes, name),
@@ -273,6 +279,7 @@ impl Component {
             imports,
             exports,
             description: Arc::default(),
+            precompiled: None,
         })
     }
 
@@ -289,6 +296,12 @@ impl Component {
     /// Returns its path, or another name for messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the processors that its machine code is for, if that was compiled when this program
+    /// was built. None if it was compiled since then.
+    pub fn precompiled(&self) -> Option<Processor> {
+        self.precompiled
     }
 
     /// Returns the SHA-256 of its bytes.

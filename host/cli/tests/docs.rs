@@ -111,6 +111,20 @@ fn the_book_has_every_page_and_leads_to_nothing_outside() {
 }
 
 #[test]
+fn every_part_of_the_changelog_has_upgrade_notes() {
+    let changelog = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    let parts: Vec<_> = changelog.split("\n## ").skip(1).collect();
+    assert!(!parts.is_empty());
+    for part in parts {
+        let (title, text) = part.split_once('\n').unwrap();
+        let notes = text.split_once("\n### Upgrade notes\n");
+        let notes = notes.map(|(_, after)| after.split("\n### ").next().unwrap_or_default());
+        let said = notes.is_some_and(|notes| notes.lines().any(|line| line.starts_with("- ")));
+        assert!(said, "{title} does not say what to do on an upgrade");
+    }
+}
+
+#[test]
 fn links_and_anchors_are_found() {
     let page = "# A `b`, c!\n[x](y.md#z) and [w](v)\n```\n[no](link)\n# no heading\n```\n";
     assert_eq!(links(page), ["y.md#z", "v"]);

@@ -32,7 +32,9 @@ impl Component {
         Self::precompile_for(Processor::Own)
     }
 
-    /// Returns the component as [`precompile`](Self::precompile) does, for other processors.
+    /// Returns the component as [`precompile`](Self::precompile) does, for other processors. A
+    /// build may embed several of these, one after the other, those for the newest processors
+    /// first: the first that a machine can run is loaded there.
     ///
     /// # Errors
     ///
@@ -44,7 +46,7 @@ impl Component {
             Processor::Own => Self::compile(bytes, name),
             _ => processor
                 .engine()
-                .and_then(|engine| Compiled::new(&engine, bytes))
+                .and_then(|engine| Compiled::new(&engine, processor, bytes))
                 .map_err(|error| invalid(name, &error)),
         };
         Ok(compiled?.as_bytes().to_vec())
@@ -78,7 +80,7 @@ impl Component {
     pub fn compile(bytes: &[u8], name: &str) -> Result<Compiled, ComponentError> {
         check_kind(bytes, name)?;
         let engine = &Runtime::get()?.engine;
-        Compiled::new(engine, bytes).map_err(|error| invalid(name, &error))
+        Compiled::new(engine, Processor::Own, bytes).map_err(|error| invalid(name, &error))
     }
 }
 

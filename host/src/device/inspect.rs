@@ -116,6 +116,7 @@ impl ComponentView {
             name: clean(&description.version.name, MAX_LINE),
             version: version(description),
             calls: inspect_calls(&component.calls(limits)),
+            precompiled: component.precompiled(),
         }
     }
 }

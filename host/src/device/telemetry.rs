@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::report::{Event, Recovery, SwapReport};
+use crate::component::Processor;
 use crate::endpoint::{Counters, Policy, Steering};
 use crate::memory::RegionInfo;
 use crate::pci::Function;
@@ -82,6 +83,8 @@ pub struct ComponentView {
     pub version: String,
     /// Which runtime calls it.
     pub calls: Value,
+    /// The processors that it was compiled for when this program was built.
+    pub precompiled: Option<Processor>,
 }
 
 /// Whether a device runs.
@@ -444,6 +447,7 @@ fn inspect_component(component: &ComponentView) -> Value {
         name,
         version,
         calls,
+        precompiled,
     } = component;
     json!({
         "source": source,
@@ -451,6 +455,7 @@ fn inspect_component(component: &ComponentView) -> Value {
         "name": name,
         "version": version,
         "calls": calls,
+        "precompiled": precompiled.map(|processor| processor.to_string()),
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use manatee::component::{self, Component};
+use manatee::component::{self, Component, Processor};
 use manatee::contract::Description;
 use serde_json::{Map, Value, json};
 
@@ -35,6 +35,8 @@ pub struct Arguments {
 /// A component's file.
 struct File {
     sha256: String,
+    /// The processors that it was compiled for when this program was built.
+    precompiled: Option<Processor>,
     metadata: Vec<(&'static str, String)>,
 }
 
@@ -49,6 +51,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let file = File {
         sha256: component.digest().to_string(),
+        precompiled: component.precompiled(),
         metadata: metadata::read(&wasm),
     };
     let description = component
@@ -81,6 +84,14 @@ fn as_text(
         let _ = writeln!(text, "{name:<14}{value}");
     };
     line("sha256", &file.sha256);
+    line(
+        "machine code",
+        &match file.precompiled {
+            Some(Processor::Own) => "precompiled for the build machine's processor".to_owned(),
+            Some(level) => format!("precompiled for {level}"),
+            None => "compiled now".to_owned(),
+        },
+    );
     for (index, (name, value)) in file.metadata.iter().enumerate() {
         let title = if index == 0 { "file" } else { "" };
         line(title, &format!("{name} {value}"));
@@ -152,6 +163,7 @@ fn as_json(
         "name": String::from_utf8_lossy(&version.name),
         "version": String::from_utf8_lossy(&version.build),
         "sha256": file.sha256,
+        "precompiled": file.precompiled.map(|processor| processor.to_string()),
         "metadata": metadata,
         "pci": {
             "vendor": format!("{:04x}", pci.vendor_id),
@@ -208,6 +220,7 @@ mod tests {
     fn file() -> File {
         File {
             sha256: "00ff".into(),
+            precompiled: Some(Processor::X86_64V3),
             metadata: vec![("name", "a".into()), ("licences", "MIT".into())],
         }
     }
@@ -223,7 +236,8 @@ mod tests {
             "65",
             "writes none",
             "reads none",
-            "sha256        00ff\nfile          name a\n              licences MIT\n",
+            "sha256        00ff\nmachine code  precompiled for x86-64-v3\n",
+            "\nfile          name a\n              licences MIT\n",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -237,6 +251,7 @@ mod tests {
         assert_eq!(value["pci"]["device"], "00ba");
         assert_eq!(value["saved_state"], json!({ "writes": null, "reads": [] }));
         assert_eq!(value["imports"], json!(["a"]));
+        assert_eq!(value["precompiled"], "x86-64-v3");
         assert_eq!(value["metadata"], json!({ "name": "a", "licences": "MIT" }));
     }
 }

@@ -43,7 +43,8 @@ const PAGES: [(&str, &str); 12] = [
 const TASKS: &str = include_str!("../../../../justfile");
 
 /// Other programs, and the reason why their lines are not parsed here.
-const OTHERS: [(&str, &str); 11] = [
+const OTHERS: [(&str, &str); 12] = [
+    ("apt", "just package installs the package in a chroot"),
     (
         "qemu-system-x86_64",
         "just test-guest boots a guest with these options",

@@ -16,15 +16,21 @@ pub struct Arguments {
     #[arg(value_name = "FILE")]
     output: PathBuf,
 
-    /// The target processors; others compile the component at the start
-    #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
-    processor: Level,
+    /// The target processors; others compile the component at the start. Of several levels, the
+    /// first that a machine has is used there
+    #[arg(
+        long,
+        value_enum,
+        default_value = "own",
+        value_delimiter = ',',
+        value_name = "LEVEL,..."
+    )]
+    processor: Vec<Level>,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Level {
     /// This machine's
-    #[default]
     Own,
     /// Level 2 of the x86-64 psABI
     #[value(name = "x86-64-v2")]
@@ -35,11 +41,14 @@ enum Level {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let compiled = Component::precompile_for(match arguments.processor {
-        Level::Own => Processor::Own,
-        Level::V2 => Processor::X86_64V2,
-        Level::V3 => Processor::X86_64V3,
-    })?;
+    let mut compiled = Vec::new();
+    for level in &arguments.processor {
+        compiled.extend(Component::precompile_for(match level {
+            Level::Own => Processor::Own,
+            Level::V2 => Processor::X86_64V2,
+            Level::V3 => Processor::X86_64V3,
+        })?);
+    }
     // An unchanged file is not rewritten, so that cargo does not rebuild.
     if std::fs::read(&arguments.output).is_ok_and(|found| found == compiled) {
         return Ok(());

@@ -21,6 +21,7 @@ pub fn version() -> anyhow::Result<Value> {
         "component": {
             "version": String::from_utf8_lossy(&description.version.build),
             "sha256": component.digest().to_string(),
+            "precompiled": component.precompiled().map(|processor| processor.to_string()),
             "saved_state": {
                 "writes": description.saved_state_writes,
                 "reads": description.saved_state_reads,

@@ -265,34 +265,37 @@ fn waits(driver: &mut Driver<'_>, vport: &mut Vport) -> Vec<u32> {
 #[test]
 fn moderation_survives_a_failure() {
     quietly();
-    let mut bench = Mortal::new(true);
-    let fuse = bench.fuse();
-    let mut driver = Driver::new(&mut bench);
-    driver.start_with(cap1::DRIVER_MODERATION).expect("a start");
-    let limits = CreateWqObjMore {
-        req_cq_moderation: 1,
-        cq_moderation_comp: 8,
-        cq_moderation_usec: 100,
-        ..CreateWqObjMore::default()
-    };
-    let opened = driver.open_moderated(0, CreateWqObjMore::default(), limits);
-    let mut vport = opened.expect("a vport that opens");
-    driver.bench.take_delayed();
-    let cq = vport.rx.cq.id;
-    for (completions, usec, expected) in [
-        (None, None, 100),
-        (Some(9), Some(200), 200),
-        (Some(9), Some(300), 300),
-        (None, Some(400), 400),
-        (Some(7), None, 400),
-    ] {
-        driver.ring_dim(cq, completions, usec);
+    let both = |usec| (Some(9), Some(usec));
+    let cases: [(&[(Option<u8>, Option<u16>)], u32); 5] = [
+        (&[], 100),
+        (&[both(200)], 200),
+        (&[both(200), both(300)], 300),
+        (&[both(200), (None, Some(400))], 400),
+        (&[(None, Some(400)), (Some(7), None)], 400),
+    ];
+    for (doorbells, expected) in cases {
+        let mut bench = Mortal::new(true);
+        let fuse = bench.fuse();
+        let mut driver = Driver::new(&mut bench);
+        driver.start_with(cap1::DRIVER_MODERATION).expect("a start");
+        let limits = CreateWqObjMore {
+            req_cq_moderation: 1,
+            cq_moderation_comp: 8,
+            cq_moderation_usec: 100,
+            ..CreateWqObjMore::default()
+        };
+        let opened = driver.open_moderated(0, CreateWqObjMore::default(), limits);
+        let mut vport = opened.expect("a vport that opens");
+        for (completions, usec) in doorbells {
+            driver.ring_dim(vport.rx.cq.id, *completions, *usec);
+        }
         fuse.light(1);
         vport.works(&mut driver).expect("a vport that works");
-        let _ = waits(&mut driver, &mut vport);
-        assert_eq!(waits(&mut driver, &mut vport), [expected]);
+        // The first interrupt after a failure may be one too many.
+        waits(&mut driver, &mut vport);
+        assert_eq!(waits(&mut driver, &mut vport), [expected], "{doorbells:?}");
+        assert_eq!(bench.failures(), 1);
     }
-    assert_eq!(bench.failures(), 5);
 }
 
 /// A doorbell that was ignored before the failure is not believed after it.

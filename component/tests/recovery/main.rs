@@ -266,7 +266,9 @@ fn waits(driver: &mut Driver<'_>, vport: &mut Vport) -> Vec<u32> {
 fn moderation_survives_a_failure() {
     quietly();
     let both = |usec| (Some(9), Some(usec));
-    let cases: [(&[(Option<u8>, Option<u16>)], u32); 5] = [
+    /// The completions and microseconds of a doorbell.
+    type Bell = (Option<u8>, Option<u16>);
+    let cases: [(&[Bell], u32); 5] = [
         (&[], 100),
         (&[both(200)], 200),
         (&[both(200), both(300)], 300),

@@ -380,13 +380,14 @@ fn waiting_interrupts(case: &Case) {
     }
     // The last vector, at once; the first, in more than an hour; two that do not exist.
     let hostile = agreed(case).fields(format!(
-        "(data (i32.const {TABLE}) \"\\40\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\ff\\ff\\ff\\ff\\
+        "(data (i32.const {TABLE}) \"\\40\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\00\\ff\\ff\\ff\\ff\
          \\41\\00\\00\\00\\01\\00\\00\\00\\ff\\ff\\00\\00\\00\\00\\00\\00\")"
     ));
     let body = rounds(10_000, &raise_within(TABLE, 4));
     let victim = poked(case, &hostile, &body);
     victim.runs();
     victim.device.reset();
+    victim.device.config_write(4, &[6, 0]);
     victim.poke();
     victim.runs();
 }

@@ -116,7 +116,7 @@ guest-tests-mutants *arguments:
     cargo build --package manatee-mutants
     @"{{target}}/debug/guest-tests-mutants" "$@"
 
-# Measure all rows (5 minutes at most), or some: device windows shapes sges latency tap guest start scale growth memory swap instructions
+# Measure all rows (9 minutes), or some: device windows shapes sges latency tap queues hash guest start scale growth memory swap upgrade death instructions
 bench *rows:
     @scripts/setup.sh
     @scripts/setup.sh bench

@@ -2,10 +2,10 @@
 
 mod machines;
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use machines::machine;
+use machines::{Machine, machine};
 use mana_wire::bnic::CreateWqObjMore;
 use mana_wire::gdma::cap1;
 use mana_wire::queue::MAX_MODERATION_USEC;
@@ -49,13 +49,18 @@ impl VectorSink for Processor {
     }
 }
 
-#[test]
-fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
+/// Returns a guest whose packets come back, and how its interrupts are raised.
+fn guest() -> (Unwired<Machine>, Receiver<Raised>) {
     let (vectors, interrupts) = channel();
     let (how, raised) = channel();
     let sink = Box::new(Processor { vectors, how });
     let machine = machine(Box::new(Loopback::new()), sink, interrupts);
-    let mut guest = Unwired(machine);
+    (Unwired(machine), raised)
+}
+
+#[test]
+fn what_a_guest_sent_may_be_told_late_and_what_came_back_is_told_at_once() {
+    let (mut guest, raised) = guest();
     let mut driver = Driver::new(&mut guest);
     driver.start().unwrap();
     let mut vport = driver.open_with(0, Sizes::LARGE).unwrap();
@@ -98,12 +103,8 @@ const WAITS: CreateWqObjMore = CreateWqObjMore {
 /// Sends a packet that comes back, on queues whose interrupts wait, and then does this. Returns how
 /// the interrupt for both was raised.
 fn raised_after(act: impl FnOnce(&Device)) -> Raised {
-    let (vectors, interrupts) = channel();
-    let (how, raised) = channel();
-    let sink = Box::new(Processor { vectors, how });
-    let machine = machine(Box::new(Loopback::new()), sink, interrupts);
-    let device = machine.device.clone();
-    let mut guest = Unwired(machine);
+    let (mut guest, raised) = guest();
+    let device = guest.0.device.clone();
     let mut driver = Driver::new(&mut guest);
     driver.start_with(cap1::DRIVER_MODERATION).unwrap();
     let mut vport = driver.open_moderated(0, WAITS, WAITS).unwrap();
@@ -155,12 +156,8 @@ fn pending(device: &Device) -> u64 {
 
 #[test]
 fn function_mask_holds_back_what_the_device_raises() {
-    let (vectors, interrupts) = channel();
-    let (how, raised) = channel();
-    let sink = Box::new(Processor { vectors, how });
-    let machine = machine(Box::new(Loopback::new()), sink, interrupts);
-    let device = machine.device.clone();
-    let mut guest = Unwired(machine);
+    let (mut guest, raised) = guest();
+    let device = guest.0.device.clone();
     let mut driver = Driver::new(&mut guest);
     driver.start().unwrap();
     let mut vport = driver.open_with(0, Sizes::LARGE).unwrap();

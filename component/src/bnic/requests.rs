@@ -291,7 +291,7 @@ pub fn assign_serial_number(nic: &mut Nic, request: &Request<'_>) -> Outcome {
     Ok(())
 }
 
-/// Handles `VTL2_MOVE_FILTER`, which changes nothing here.
+/// Handles `VTL2_MOVE_FILTER`: notes on which side the filter is, for `VTL2_QUERY_FILTER_STATE`.
 pub fn move_filter(nic: &mut Nic, request: &Request<'_>) -> Outcome {
     if request.header.req.msg_version < MOVE_FILTER_VERSION {
         return Err(Status::VersionMismatch);

@@ -137,9 +137,9 @@ pub struct Eq {
     /// MSI-X vector.
     #[n(2)]
     pub vector: u16,
-    /// How soon the driver is to have an interrupt for the pending events: whether some are
-    /// not moderated, and within how many microseconds those that are; absent means that
-    /// none is moderated. Earlier builds ignore it.
+    /// The urgency of an interrupt for the pending events: whether some are not
+    /// moderated, and within how many microseconds those that are; absent means that none is
+    /// moderated. Earlier builds ignore it.
     #[n(3)]
     pub due: Option<(bool, Option<u16>)>,
     /// The same for the interrupt that was raised since the last doorbell; absent means
@@ -168,8 +168,8 @@ pub struct Cq {
     /// nor read it.
     #[n(4)]
     pub room: Option<u32>,
-    /// How many completions gather, and for how many microseconds, before there is an
-    /// interrupt; absent means no moderation. Earlier builds ignore it.
+    /// The completions that gather before there is an interrupt, and the microseconds for
+    /// which they do; absent means no moderation. Earlier builds ignore it.
     #[n(5)]
     pub moderation: Option<(u8, u16)>,
     /// Whether the interrupt for its event may still wait; absent means no. Earlier builds

@@ -7,7 +7,7 @@
 use anyhow::{Result, anyhow};
 use mana_wire::oob::{CqeHeader, CqeType, LONG_FORMAT, SHORT_FORMAT, TxShortOob};
 use mana_wire::queue::{
-    CQE_SIZE, EQE_SIZE, OWNER_BITS, RingDoorbell, WqDoorbell, WqeHeader, doorbell,
+    CQE_SIZE, EQE_SIZE, OWNER_BITS, PAGE_SIZE, RingDoorbell, WqDoorbell, WqeHeader, doorbell,
 };
 use manatee_conformance::driver::Driver;
 use manatee_conformance::driver::MEM_KEY;
@@ -18,6 +18,13 @@ use manatee_conformance::guest::{MEMORY_SIZE, Unwired};
 
 use crate::machine::{BringUp, Machine};
 use crate::ram::{Ram, View};
+
+/// Queues with just room for a batch, so that 64 pairs of them fit the driver's memory.
+pub const SMALL: Sizes = Sizes {
+    eq: PAGE_SIZE,
+    wq: PAGE_SIZE,
+    cq: 2 * PAGE_SIZE,
+};
 
 /// Packets, and buffers, that the driver cycles through.
 pub const PACKETS: u64 = 64;

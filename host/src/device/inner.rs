@@ -37,7 +37,8 @@ pub struct DeviceInner {
     /// Whether the component failed with too little time left for a fresh instance: the next owner
     /// begins with that.
     pub(super) recovering: bool,
-    /// Whether it failed while the guest had bus mastering off: it continues when that is on.
+    /// Set if the component failed while the guest had bus mastering off: a fresh instance continues when
+    /// that is on again.
     pub(super) recovers_with_memory: bool,
     /// Doorbells that rang while the guest had bus mastering off, or that are for the
     /// device's own thread.

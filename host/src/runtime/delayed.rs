@@ -50,7 +50,7 @@ pub struct Delayed {
     /// When each vector is due, by number; empty as long as none has waited.
     times: Vec<Option<Instant>>,
     due: Due,
-    /// Whether one was added that is due before all others.
+    /// Set when one is added that is due before all others.
     alarm: bool,
 }
 

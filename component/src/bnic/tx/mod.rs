@@ -129,7 +129,11 @@ fn fill(
     while batch.taken.len() < most && reader.wq.has_work() {
         if queue.handed_over.is_none() {
             let short = fill_short(ctx.platform, batch, &mut reader, rules, most);
-            let several = fill_several(ctx.platform, batch, &mut reader, rules, most);
+            // Mostly that was all.
+            let several = match reader.wq.has_work() {
+                true => fill_several(ctx.platform, batch, &mut reader, rules, most),
+                false => 0,
+            };
             if short + several > 0 {
                 continue;
             }
@@ -251,7 +255,7 @@ fn fill_short(
         taken: batch.taken.spare(),
     };
     let (mut count, mut bytes) = take_bare(view.entries(most), &mut slots, position, rules);
-    if count < most {
+    if count < most.min((view.length() / WQE_UNIT) as usize) {
         // The WQE that ended the loop is read again, and only that copy is checked.
         let rest = view.skip(count * UNIT_WORDS).entries(most - count);
         let position = position.wrapping_add(count as u32 * WQE_UNIT);

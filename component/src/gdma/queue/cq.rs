@@ -53,7 +53,7 @@ pub struct Cq {
     pub is_dirty: bool,
     /// Whether a work queue of the hardware channel or the NIC reports here.
     pub is_used: bool,
-    /// How long its interrupts wait, if its driver said so.
+    /// The moderation that its driver set, if it did.
     pub moderation: Option<Moderation>,
     /// The doorbells of its event queue ([`Eq::rung`](super::eq::Eq::rung)) when an event
     /// was posted for it whose interrupt may wait.

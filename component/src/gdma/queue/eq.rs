@@ -26,7 +26,7 @@ pub struct Eq {
     pub vector: u16,
     /// Whether the driver wants an interrupt for the next event.
     pub is_armed: bool,
-    /// How soon the driver is to have an interrupt for the events that it has not consumed.
+    /// The urgency of an interrupt for the events that the driver has not consumed.
     due: Urgency,
     /// The urgency with which the vector was raised since the driver last rang the doorbell.
     raised: Option<Urgency>,

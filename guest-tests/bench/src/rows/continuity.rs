@@ -7,18 +7,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mana_wire::queue::PAGE_SIZE;
 use manatee::component::Component;
 use manatee::continuity::live::{DescriptorStore, LiveState};
 use manatee::device::Limits;
 use manatee::endpoint::Null;
 use manatee::vfio_user::{Vectors, record};
-use manatee_conformance::driver::nic::Sizes;
 use manatee_guest_linux::assets::beside_this_program;
 use rustix::process::Signal;
 
 use super::device::BATCH;
-use crate::driver::{Layout, Thin};
+use crate::driver::{Layout, SMALL, Thin};
 use crate::remote::{Kept, Remote, Taken};
 use crate::report::{Bound, Figure};
 use crate::sample::{Contender, Measured, alternate};
@@ -43,13 +41,6 @@ const MEMORY: Bound = Bound::AtMost(256.0 * 1024.0);
 const DESCRIPTORS: Bound = Bound::AtMost(0.0);
 /// Replacements after which nothing may grow any more.
 const SETTLED: usize = 50;
-
-/// Just room for a batch.
-const SMALL: Sizes = Sizes {
-    eq: PAGE_SIZE,
-    wq: PAGE_SIZE,
-    cq: 2 * PAGE_SIZE,
-};
 
 /// A guest with a process that serves it.
 struct Attached {

@@ -1,14 +1,13 @@
 //! The cost of a packet as queues, segments and guest memory grow.
 
 use anyhow::Result;
-use mana_wire::queue::PAGE_SIZE;
 use manatee::component::Component;
 use manatee::device::Limits;
 use manatee::endpoint::{Endpoint, Null};
 use manatee_conformance::driver::nic::Sizes;
 
 use super::device::BATCH;
-use crate::driver::{Layout, PACKETS, Thin};
+use crate::driver::{Layout, PACKETS, SMALL, Thin};
 use crate::machine::Machine;
 use crate::native::Native;
 use crate::report::{Bound, Figure};
@@ -19,13 +18,6 @@ const ROUNDS: usize = 101;
 const TIMES: u32 = 64;
 /// The largest growth that counts as flat, or as linear.
 const FLAT: Bound = Bound::AtMost(1.25);
-
-/// Just room for a batch, so that 64 pairs of queues fit the driver's memory.
-const SMALL: Sizes = Sizes {
-    eq: PAGE_SIZE,
-    wq: PAGE_SIZE,
-    cq: 2 * PAGE_SIZE,
-};
 
 fn endpoints(ports: u32) -> Vec<Box<dyn Endpoint>> {
     let null = |_| Box::new(Null::new()) as Box<dyn Endpoint>;

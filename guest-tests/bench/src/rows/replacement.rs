@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mana_wire::queue::PAGE_SIZE;
 use manatee::component::Component;
 use manatee::device::{Device, Limits, SwapOptions};
 use manatee::endpoint::{Endpoint, Null};
-use manatee_conformance::driver::nic::Sizes;
 
 use super::device::BATCH;
-use crate::driver::{Layout, Thin};
+use crate::driver::{Layout, SMALL, Thin};
 use crate::report::{Bound, Figure};
 use crate::sample::Measured;
 use crate::sandboxed::Sandboxed;
@@ -25,13 +23,6 @@ const STATE: Bound = Bound::AtMost(65536.0);
 /// 99th percentile of the microseconds from the trap until the following packets
 /// continue.
 const RECOVERY: Bound = Bound::AtMost(20_000.0);
-
-/// Just room for a batch.
-const SMALL: Sizes = Sizes {
-    eq: PAGE_SIZE,
-    wq: PAGE_SIZE,
-    cq: 2 * PAGE_SIZE,
-};
 
 fn thin(component: &Component, ports: u32, limits: Limits) -> Result<Thin<Sandboxed>> {
     let null = |_| Box::new(Null::new()) as Box<dyn Endpoint>;

@@ -9,7 +9,7 @@ use manatee::component::Digest;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use crate::activation::{activated, bind};
-use crate::harness::{Manatee, command, config_u16};
+use crate::harness::{Manatee, config_u16};
 use crate::restart::{Kept, attached, kill_served};
 
 /// What a process says that loads code which was kept, and what one says that finds it useless.
@@ -24,16 +24,7 @@ fn loaded(kept: &Kept) -> usize {
 fn component_is_compiled_once_for_all_later_processes() {
     let kept = Kept::start(&[]);
     let (mut client, _fds) = attached(&kept);
-    let next = kept.path("next.wasm");
-    std::fs::write(&next, manatee_variants::NEXT).unwrap();
-    let swapped = command()
-        .args(["swap", "--no-check", "--control"])
-        .arg(kept.path("control"))
-        .arg(&next)
-        .output()
-        .unwrap();
-    assert!(swapped.status.success(), "{swapped:?}");
-    let running = kept.inspect()["component"]["sha256"].clone();
+    let running = kept.swap();
     kill_served(&kept);
     assert_eq!(config_u16(&mut client, 4), 6);
     assert_eq!(kept.inspect()["component"]["sha256"], running);

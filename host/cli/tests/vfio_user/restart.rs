@@ -84,6 +84,21 @@ impl Kept {
         u32::try_from(tree["process"]["id"].as_u64().unwrap()).unwrap()
     }
 
+    /// Swaps the next component in, whose file is removed afterwards. Returns its digest.
+    pub fn swap(&self) -> serde_json::Value {
+        let next = self.path("next.wasm");
+        std::fs::write(&next, manatee_variants::NEXT).unwrap();
+        let swapped = command()
+            .args(["swap", "--no-check", "--control"])
+            .arg(self.path("control"))
+            .arg(&next)
+            .output()
+            .unwrap();
+        assert!(swapped.status.success(), "{swapped:?}");
+        std::fs::remove_file(&next).unwrap();
+        self.inspect()["component"]["sha256"].clone()
+    }
+
     fn upgrade(&self, options: &[&str]) -> Output {
         let mut upgrade = command();
         upgrade
@@ -344,17 +359,7 @@ pub fn script(kept: &Kept, name: &str, body: &str) -> PathBuf {
 #[test]
 fn component_that_was_swapped_in_goes_on() {
     let kept = Kept::start(&[]);
-    let next = kept.path("next.wasm");
-    std::fs::write(&next, manatee_variants::NEXT).unwrap();
-    let swapped = command()
-        .args(["swap", "--no-check", "--control"])
-        .arg(kept.path("control"))
-        .arg(&next)
-        .output()
-        .unwrap();
-    assert!(swapped.status.success(), "{swapped:?}");
-    std::fs::remove_file(&next).unwrap();
-    let running = kept.inspect()["component"]["sha256"].clone();
+    let running = kept.swap();
     for _ in 0..2 {
         kept.upgraded();
         assert_eq!(kept.inspect()["component"]["sha256"], running);

@@ -42,7 +42,7 @@ pub struct Opened {
     pub watch: Option<LinkWatch>,
     /// None if it is the one that is built in.
     pub component: Option<Source>,
-    /// Whether it was swapped in before.
+    /// Set if an operator swapped it in before.
     pub swapped: bool,
     pub notifier: Notifier,
     pub broker: Arc<Broker>,

@@ -37,7 +37,7 @@ struct Wire(Arc<Mutex<Lying>>);
 
 #[derive(Debug, Default)]
 struct Lying {
-    /// How many processes have died.
+    /// The number of processes that have died.
     deaths: u32,
     sent: Vec<u16>,
     arriving: VecDeque<u16>,
